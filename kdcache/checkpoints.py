@@ -1,0 +1,97 @@
+"""Find a checkpoint's folder, on disk or on the hub, and say what it holds. Imports no torch.
+
+Everything downstream works on a local folder, so a hub checkpoint is first downloaded at its pinned revision; only
+configurations, tokenizers and safetensors are fetched, never pickles and never code.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from kdcache import fingerprint
+from kdcache.errors import ModelError
+from kdcache.params import Model
+
+SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+
+
+def find_checkpoint(model: Model) -> Path:
+    """The local folder of a model's checkpoint, downloaded from the hub when it is not a folder already.
+
+    Raises:
+        ModelError: neither a folder nor reachable on the hub, no revision for a hub id, no readable config.json, or
+            no weights although `init: pretrained` asks for them.
+    """
+    folder = Path(model.checkpoint)
+    if not folder.is_dir():
+        folder = _download(model)
+    read_config(folder)
+    if model.init == "pretrained" and not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder}: init: pretrained needs weights in *.safetensors, found "
+            f"{', '.join(sorted(path.name for path in folder.iterdir()))}; "
+            "use init: scratch, or convert the checkpoint (pickled weights are never loaded)"
+        )
+    return folder
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json; a ModelError names what is wrong with it."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no config.json, so this is not a model; expected a transformers folder"
+        ) from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise ModelError(f"{path}: expected an object with model_type (bert, gpt2, vit, ...)")
+    return config
+
+
+def family(model: Model) -> str:
+    """The architecture's name in transformers (`bert`, `roberta`, `gpt2`, `vit`, `resnet`, ...)."""
+    return str(read_config(find_checkpoint(model))["model_type"])
+
+
+def weights_fingerprint(model: Model) -> str:
+    """What the model starts from: config and weights, or the config alone when it starts from scratch."""
+    folder = find_checkpoint(model)
+    start = fingerprint.of_weights(folder) if model.init == "pretrained" else fingerprint.of_config(folder)
+    return fingerprint.of_json({"init": model.init, "layers": model.layers, "start": start})
+
+
+def preprocessing_fingerprint(model: Model, max_length: int | None) -> str:
+    """What turns a row into the model's input: tokenizer or image settings, and the length limit."""
+    folder = find_checkpoint(model)
+    return fingerprint.of_json({"files": fingerprint.of_tokenizer(folder), "max_length": max_length})
+
+
+def _download(model: Model) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    name = model.checkpoint
+    if model.revision is None:
+        raise ModelError(
+            f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "
+            "(a commit hash, or `main` to accept changes)"
+        )
+    try:
+        found = huggingface_hub.snapshot_download(name, revision=model.revision, allow_patterns=SAFE_FILES)
+    except GatedRepoError:
+        raise ModelError(
+            f"checkpoint {name!r} is gated: accept its terms on its hub page, then `hf auth login`"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"checkpoint {name!r}: the hub cannot be reached and revision {model.revision!r} is not in the local "
+            "cache; check the network (HF_HUB_OFFLINE, HF_ENDPOINT) or use a local folder"
+        ) from None
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ModelError(f"checkpoint {name!r} at {model.revision!r}: the hub answered: {error}") from None
+    return Path(found)

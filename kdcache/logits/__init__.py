@@ -1,0 +1,19 @@
+"""The logit cache: one model's logits on one task, in checked Parquet shards. See docs/cache-format.md."""
+
+from kdcache.logits.format import FORMAT_VERSION, Cost, Fingerprints, Manifest, ShardInfo, SplitInfo, schema
+from kdcache.logits.reader import CachedSplit, LogitCache, Verification
+from kdcache.logits.writer import LogitWriter
+
+__all__ = [
+    "FORMAT_VERSION",
+    "CachedSplit",
+    "Cost",
+    "Fingerprints",
+    "LogitCache",
+    "LogitWriter",
+    "Manifest",
+    "ShardInfo",
+    "SplitInfo",
+    "Verification",
+    "schema",
+]

@@ -1,0 +1,287 @@
+"""The logit cache's format, version 1: what a shard and a manifest look like, and what is refused.
+
+One place decides names, types, encodings and sizes; the writer and the reader only follow.
+docs/cache-format.md describes the same for readers in other languages. Nothing is pickled or executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from kdcache import fingerprint
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.files import read_json
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+METADATA_KEY = b"kdcache"  # key of the shard's own description in the Parquet footer
+ROWS_PER_SHARD = 65536
+GROUP_BYTES = 4 << 20  # aim for the logits of one row group: small enough to shuffle, big enough to read fast
+
+Dtype = Literal["float32", "float16"]
+SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SHA256 = r"^[0-9a-f]{64}$"
+
+
+class Record(BaseModel):
+    """Base of the manifest's parts: exact types, no unknown keys, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Fingerprints(Record):
+    """What the logits were computed from; a cache is used only where all four agree."""
+
+    data: str
+    weights: str
+    preprocessing: str
+    code: str
+
+
+class Cost(Record):
+    """What computing the logits took."""
+
+    seconds: FiniteFloat = Field(ge=0)
+    rows_per_second: FiniteFloat = Field(ge=0)
+    device: str
+    peak_memory_mb: FiniteFloat | None = Field(default=None, ge=0)
+    run: str = ""
+
+
+class ShardInfo(Record):
+    """One shard: its file relative to the cache, its rows, its size and its checksum."""
+
+    file: str
+    rows: int = Field(ge=1)
+    bytes: int = Field(ge=1)
+    sha256: str = Field(pattern=SHA256)
+
+
+class SplitInfo(Record):
+    """One split: its rows and its shards, in the order of writing."""
+
+    rows: int = Field(ge=0)
+    shards: list[ShardInfo]
+
+
+class Manifest(Record):
+    """manifest.json, without the `checksum` that protects it."""
+
+    format_version: Literal[1] = 1
+    classes: int = Field(ge=1)
+    label_names: list[str]
+    dtype: Dtype
+    rows_per_shard: int = Field(ge=1)
+    splits: dict[str, SplitInfo] = Field(min_length=1)
+    fingerprints: Fingerprints
+    scores: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
+    cost: Cost | None = None
+    versions: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of everything that decides the logits: equal exactly when two caches hold the same."""
+        content = self.model_dump(mode="json", exclude={"scores", "cost", "versions"})
+        return fingerprint.of_json(content)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Manifest:
+        check_label_names(self.label_names, self.classes)
+        for name, split in self.splits.items():
+            _check_split(name, split, self.rows_per_shard)
+        unknown = [name for name in self.scores if name not in self.splits]
+        if unknown:
+            raise ValueError(f"scores for a split that is not there: {unknown}")
+        return self
+
+
+def check_label_names(names: list[str], classes: int) -> None:
+    """Label names are all there and distinct, or there are none (a regression).
+
+    Raises:
+        ValueError: they do not fit the number of classes.
+    """
+    if names and len(names) != classes:
+        raise ValueError(f"{len(names)} label names for {classes} classes")
+    if len(set(names)) != len(names):
+        raise ValueError(f"a label name is there twice: {names}")
+
+
+def _check_split(name: str, split: SplitInfo, rows_per_shard: int) -> None:
+    if not SPLIT_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no split name (letters, digits, '-' and '_')")
+    if split.rows != sum(shard.rows for shard in split.shards):
+        raise ValueError(f"split {name!r} has {split.rows} rows, its shards have another number")
+    for index, shard in enumerate(split.shards):
+        if shard.file != shard_file(name, index):  # also keeps paths inside the cache
+            raise ValueError(f"shard {index} of split {name!r} must be {shard_file(name, index)!r}")
+        if shard.rows != min(rows_per_shard, split.rows - index * rows_per_shard):
+            raise ValueError(f"{shard.file} has {shard.rows} rows, which does not fit rows_per_shard")
+
+
+def shard_file(split: str, index: int) -> str:
+    """Name of a shard relative to the cache; shard k holds the rows written at [k R, (k + 1) R)."""
+    return f"{split}/part-{index:05d}.parquet"
+
+
+def schema(classes: int, dtype: Dtype = "float32") -> pa.Schema:
+    """Arrow schema of a shard: id, row_hash and logits (a fixed-size list of `classes`), nothing nullable."""
+    element = pa.field("element", pa.from_numpy_dtype(np.dtype(dtype)), nullable=False)
+    return pa.schema(
+        [
+            pa.field("id", pa.int64(), nullable=False),
+            pa.field("row_hash", pa.uint64(), nullable=False),
+            pa.field("logits", pa.list_(element, classes), nullable=False),
+        ]
+    )
+
+
+def rows_per_group(classes: int, dtype: Dtype = "float32") -> int:
+    """Rows of a row group: the power of two whose logits come to about 4 MiB, within [1024, 65536]."""
+    wanted = GROUP_BYTES // (classes * np.dtype(dtype).itemsize)
+    return int(min(max(1 << max(wanted.bit_length() - 1, 0), 1024), 65536))
+
+
+def shard_metadata(manifest: Manifest, split: str, index: int) -> dict[str, Any]:
+    """What a shard says of itself in its Parquet footer, so that it cannot pass for another's."""
+    return {
+        "format_version": manifest.format_version,
+        "split": split,
+        "shard": index,
+        "rows_per_shard": manifest.rows_per_shard,
+        "fingerprints": manifest.fingerprints.model_dump(),
+    }
+
+
+def encode_shard(
+    ids: np.ndarray, row_hashes: np.ndarray, logits: np.ndarray, metadata: dict[str, Any]
+) -> bytes:
+    """A shard's bytes; the same input gives the same bytes.
+
+    Args:
+        ids: int64 [n]. row_hashes: uint64 [n]. logits: float32 or float16 [n, K].
+        metadata: see `shard_metadata`.
+    """
+    classes = logits.shape[1]
+    dtype: Dtype = "float16" if logits.dtype == np.float16 else "float32"
+    fields = schema(classes, dtype)
+    values = pa.array(np.ascontiguousarray(logits).reshape(-1))
+    columns = [
+        pa.array(ids),
+        pa.array(row_hashes),
+        pa.FixedSizeListArray.from_arrays(values, type=fields.field("logits").type),
+    ]
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":")).encode()
+    table = pa.Table.from_arrays(columns, schema=fields.with_metadata({METADATA_KEY: text}))
+    out = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        out,
+        row_group_size=rows_per_group(classes, dtype),
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        write_statistics=False,
+        column_encoding={
+            "id": "DELTA_BINARY_PACKED",
+            "row_hash": "PLAIN",
+            "logits.list.element": "BYTE_STREAM_SPLIT",
+        },
+    )
+    return bytes(out.getvalue())
+
+
+def open_shard(
+    source: bytes | Path, path: Path, manifest: Manifest, split: str, index: int
+) -> pq.ParquetFile:
+    """Open a shard, from its bytes or its file, and check that it is the shard the manifest means.
+
+    Raises:
+        CacheError: no Parquet file, other columns or types, other rows, or another cache's or place's shard.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
+        found_schema, found_rows = file.schema_arrow, file.metadata.num_rows
+        found = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
+    except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
+        raise CacheError(f"{path}: is no whole Parquet file ({error}); cache the logits again") from error
+    expected_schema = schema(manifest.classes, manifest.dtype)
+    if not found_schema.equals(expected_schema):
+        columns = ", ".join(f"{field.name} {field.type}" for field in found_schema)
+        wanted = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
+        raise CacheError(f"{path}: expected the columns {wanted}; found {columns}; cache the logits again")
+    expected_rows = manifest.splits[split].shards[index].rows
+    if found_rows != expected_rows:
+        raise CacheError(f"{path}: expected {expected_rows} rows, found {found_rows}; cache the logits again")
+    expected = shard_metadata(manifest, split, index)
+    if found != expected:
+        raise CacheError(
+            f"{path}: is not the shard that the manifest means; expected {expected}, found {found}; "
+            "cache the logits again"
+        )
+    return file
+
+
+def sha256(data: bytes) -> str:
+    """Checksum of a shard's bytes, in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def manifest_json(manifest: Manifest) -> dict[str, Any]:
+    """The object of manifest.json: the manifest and, last, a checksum over all of it."""
+    content = manifest.model_dump(mode="json")
+    return {**content, "checksum": fingerprint.of_json(content)}
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read and check a cache's manifest.
+
+    Raises:
+        CacheError: the folder or the manifest is missing (the cache is incomplete), it is of another format
+            version, it was edited or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        what = f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
+        raise CacheError(f"{folder}: {what}; cache the logits first (again, if that was interrupted)")
+    try:
+        raw = read_json(path)
+        _check_version(path, raw)
+        checksum = raw.pop("checksum", None)
+        found = fingerprint.of_json(raw)
+    except CacheError:
+        raise
+    except KdcacheError as error:
+        raise CacheError(str(error)) from error
+    if checksum != found:
+        raise CacheError(
+            f"{path}: was edited or damaged: its checksum says {checksum}, its content gives {found}; "
+            "restore it or cache the logits again"
+        )
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}" for e in error.errors())
+        raise CacheError(f"{path}: is no manifest of format version {FORMAT_VERSION}: {problems}") from None
+
+
+def _check_version(path: Path, raw: Any) -> None:
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if type(version) is not int or version < 1:
+        raise CacheError(
+            f"{path}: is no logit cache's manifest: expected format_version {FORMAT_VERSION}, "
+            f"found {version!r}"
+        )
+    if version > FORMAT_VERSION:
+        raise CacheError(
+            f"{path}: expected format version {FORMAT_VERSION}, found the newer {version}; update kdcache"
+        )

@@ -1,0 +1,295 @@
+"""Soft labels and losses: every label regularizer here is a variant of one formula.
+
+    loss = (1 - alpha) * CE(z, y) + alpha * tau^2 * D(p_tau || softmax(z / tau))
+
+z are the student's logits, y the true classes, tau the temperature. The soft labels p come from *soft logits*
+s by p_tau = softmax(s / tau): a teacher's raw logits, or the logarithm of hand-made probabilities. KL sums
+over the classes; the batch is averaged. `docs/adding-a-regularizer.md` has the same table with more words.
+
+| params                          | soft labels p                            | source                   |
+| ------------------------------- | ---------------------------------------- | ------------------------ |
+| {}                              | none: plain cross-entropy                |                          |
+| uniform                         | 1/K on every class                       | Szegedy et al. 2016      |
+| uniform_others                  | 1/(K-1) on all but the true class        | code of Yuan et al. 2020 |
+| uniform, divergence: reverse_kl | 1/K: the confidence penalty              | Pereyra et al. 2017      |
+| designed (variant: paper)       | `correct` on the true class, rest spread | Yuan et al. 2020, eq. 9  |
+| designed, variant: released     | softmax of those probabilities / tau     | code of Yuan et al. 2020 |
+| teacher                         | a teacher's, from the logit cache        | Hinton et al. 2015       |
+| self                            | the baseline student's own, same seed    | Yuan et al. 2020         |
+| teacher/self, divergence: mse   | raw logits, compared without softmax     | Ba and Caruana 2014      |
+
+Losses are computed in float32 (float64 logits stay float64), also under autocast.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcache.errors import KdcacheError
+from kdcache.params import Regularizer
+
+# (logits [B, K], labels [B], soft logits [B, K] or None) -> scalar
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+T = TypeVar("T")
+
+CACHED = "cached logits"
+
+
+class RegularizerError(KdcacheError):
+    """A loss cannot be built from its parameters, or was given tensors that do not fit."""
+
+
+def needs_logits(params: Regularizer) -> bool:
+    """Whether the loss reads cached logits (soft labels of a teacher, or of the student itself)."""
+    return params.soft_labels in ("teacher", "self")
+
+
+def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Loss:
+    """The loss of a regularizer or distiller.
+
+    Args:
+        params: the regularizer as written in params.yaml.
+        classes: K, the number of the student's outputs (1 for a regression).
+        regression: labels are real numbers; CE becomes the mean squared error.
+
+    Returns:
+        A function of logits [B, K], labels [B] (int64 classes, or floats for a regression) and the raw cached
+        logits [B, K] or None. It returns the mean over the batch as a float32 scalar.
+
+    Raises:
+        RegularizerError: the regularizer is not defined for such a task, or `function` cannot be imported.
+            The returned function raises it when shapes do not fit or cached logits are missing.
+    """
+    _check_task(params, classes, regression)
+    compute = _choose(params, regression)
+
+    def loss(logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None) -> Tensor:
+        _check_batch(logits, labels, soft_logits, classes)
+        with torch.autocast(logits.device.type, enabled=False):
+            soft = None if soft_logits is None else _full_precision(soft_logits.detach())
+            return compute(_full_precision(logits), labels, soft)
+
+    return loss
+
+
+# ---- soft labels: [B, K], each row sums to 1 ----
+
+
+def uniform_soft_labels(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """1/K on every class (Szegedy et al. 2016, arXiv 1512.00567, section 7).
+
+    Mixed with weight alpha, the true class keeps 1 - alpha + alpha/K: 0.95 at alpha 0.1 and K = 2.
+    """
+    return torch.full((len(labels), classes), 1 / classes, dtype=dtype, device=labels.device)
+
+
+def uniform_others_soft_labels(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """1/(K-1) on every class but the true one (`loss_label_smoothing` in the code of Yuan et al. 2020).
+
+    Mixed with weight alpha, the true class keeps 1 - alpha: 0.90 at alpha 0.1, whatever K.
+    """
+    return _spread(labels, classes, 0.0, dtype)
+
+
+def designed_soft_labels(
+    labels: Tensor, classes: int, correct: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """`correct` on the true class, (1-correct)/(K-1) on the others (TF-reg of Yuan et al. 2020)."""
+    return _spread(labels, classes, correct, dtype)
+
+
+def soften(logits: Tensor, temperature: float) -> Tensor:
+    """log softmax(logits / temperature), [B, K]; given log p, it is log of p^(1/temperature), normalised."""
+    return F.log_softmax(logits / temperature, dim=-1)
+
+
+def _spread(labels: Tensor, classes: int, correct: float, dtype: torch.dtype) -> Tensor:
+    rest = (1 - correct) / (classes - 1)
+    soft = torch.full((len(labels), classes), rest, dtype=dtype, device=labels.device)
+    return soft.scatter_(1, labels.unsqueeze(1), correct)
+
+
+# ---- divergences: a scalar, the mean over the batch ----
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log softmax(logits)[label], mean over the batch."""
+    return F.cross_entropy(logits, labels)
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q) = sum_k p_k (log p_k - log q_k), mean over the batch; p_k may be 0 (log p_k = -inf)."""
+    return F.kl_div(log_q, log_p.exp(), reduction="batchmean")
+
+
+def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(q || p): soft labels p, student q. With uniform p it is log K - H(q), the confidence penalty."""
+    return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
+
+
+def mse(logits: Tensor, soft_logits: Tensor) -> Tensor:
+    """Mean over batch *and* classes of the squared difference of raw logits (Ba and Caruana 2014).
+
+    There is no temperature in it: tau^2 * ((z - s) / tau)^2 is (z - s)^2. Half of it is the limit of
+    tau^2 * KL for large tau when both logits are centred (Hinton et al. 2015, section 2.1).
+    """
+    return F.mse_loss(logits, soft_logits)
+
+
+# ---- losses ----
+
+
+def _choose(params: Regularizer, regression: bool) -> Loss:
+    if params.function is not None:
+        return _checked(_load_function(params.function), params.function, needs_logits(params))
+    hard = _squared_error if regression else cross_entropy
+    if params.is_base:
+        return lambda logits, labels, _: hard(logits, labels)
+    soft = _soft_term(params)
+    alpha = params.alpha
+    if alpha == 1:  # also spares a 0 * inf
+        return soft
+    return lambda logits, labels, cached: (
+        (1 - alpha) * hard(logits, labels) + alpha * soft(logits, labels, cached)
+    )
+
+
+def _soft_term(params: Regularizer) -> Loss:
+    """tau^2 * D(p_tau || softmax(z / tau)), without alpha."""
+    if params.variant == "released":
+        correct = _given(params.correct, "`correct`")
+        return lambda logits, labels, _: released_tf_reg(
+            logits, labels, correct, params.temperature, params.multiplier
+        )
+    if params.divergence == "mse":
+        return lambda logits, _, cached: mse(logits, _given(cached, CACHED))
+    divergence = kl if params.divergence == "kl" else reverse_kl
+    tau = params.temperature
+
+    def term(logits: Tensor, labels: Tensor, cached: Tensor | None) -> Tensor:
+        soft_logits = _soft_logits(params, logits, labels, cached)
+        return tau**2 * divergence(soften(soft_logits, tau), soften(logits, tau))
+
+    return term
+
+
+def _soft_logits(params: Regularizer, logits: Tensor, labels: Tensor, cached: Tensor | None) -> Tensor:
+    """The source's logits [B, K]: softmax of them, un-tempered, is p."""
+    classes, dtype = logits.shape[1], logits.dtype
+    if params.soft_labels == "uniform":
+        return uniform_soft_labels(labels, classes, dtype).log()
+    if params.soft_labels == "uniform_others":
+        return uniform_others_soft_labels(labels, classes, dtype).log()
+    if params.soft_labels == "designed":
+        return designed_soft_labels(labels, classes, _given(params.correct, "`correct`"), dtype).log()
+    return _given(cached, CACHED)
+
+
+def released_tf_reg(
+    logits: Tensor, labels: Tensor, correct: float, temperature: float, multiplier: float
+) -> Tensor:
+    """multiplier / K * KL(softmax(p^d / T) || softmax(z)): `loss_kd_regularization` of Yuan et al.'s code.
+
+    (github.com/yuanli2333/Teacher-free-Knowledge-Distillation, my_loss_function.py.) It differs from eq. 9 of
+    their paper in four ways: the *probabilities* p^d are softened (0.512 on the true class at K = 2, T = 20
+    and correct 0.99, where softmax(log p^d / T) gives 0.557); the student is not tempered; there is no T^2;
+    `nn.KLDivLoss()` averages over batch and classes, so a multiplier of K makes it a mean over the batch.
+    """
+    classes = logits.shape[1]
+    target = soften(designed_soft_labels(labels, classes, correct, logits.dtype), temperature)
+    return multiplier / classes * kl(target, soften(logits, 1.0))
+
+
+def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.mse_loss(logits.squeeze(1), labels.to(logits.dtype))
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _given(value: T | None, what: str) -> T:
+    if value is None:
+        raise RegularizerError(f"this loss needs {what}, found none")
+    return value
+
+
+# ---- a user's own loss ----
+
+
+def _load_function(path: str) -> Loss:
+    module_name, _, name = path.partition(":")
+    try:
+        function = getattr(importlib.import_module(module_name), name)
+    except AttributeError:
+        raise RegularizerError(f"function: {path}: the module {module_name} has no {name!r}") from None
+    except Exception as error:  # importing runs the user's code, which may raise anything
+        raise RegularizerError(
+            f"function: {path}: cannot import {module_name}: {type(error).__name__}: {error} "
+            "(it must be importable from the folder that params.yaml is in, or be installed)"
+        ) from error
+    _check_signature(function, path)
+    return function  # type: ignore[no-any-return]
+
+
+def _check_signature(function: object, path: str) -> None:
+    if not callable(function):
+        raise RegularizerError(f"function: {path}: expected a function, found {type(function).__name__}")
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError as error:
+        raise RegularizerError(
+            f"function: {path}: must take three arguments (logits, labels, soft_logits): {error}"
+        ) from None
+    except ValueError:  # a builtin without a signature: the first call will tell
+        return
+
+
+def _checked(function: Loss, path: str, cached: bool) -> Loss:
+    def loss(logits: Tensor, labels: Tensor, soft_logits: Tensor | None) -> Tensor:
+        value = function(logits, labels, _given(soft_logits, CACHED) if cached else None)
+        if not isinstance(value, Tensor) or value.ndim != 0:
+            found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise RegularizerError(f"function: {path}: expected a scalar tensor, found {found}")
+        if logits.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+            raise RegularizerError(
+                f"function: {path}: its result does not depend on the logits (no gradient)"
+            )
+        return value
+
+    return loss
+
+
+# ---- checks ----
+
+
+def _check_task(params: Regularizer, classes: int, regression: bool) -> None:
+    if regression:
+        if classes != 1:
+            raise RegularizerError(f"a regression has one output, found {classes}")
+        if not (params.is_base or params.function or params.divergence == "mse"):
+            raise RegularizerError(
+                f"soft_labels: {params.soft_labels} with divergence: {params.divergence} is not defined "
+                "for a regression; use base, or teacher/self with divergence: mse"
+            )
+    elif classes < 2:
+        raise RegularizerError(f"a classification needs at least 2 classes, found {classes}")
+
+
+def _check_batch(logits: Tensor, labels: Tensor, soft_logits: Tensor | None, classes: int) -> None:
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        raise RegularizerError(f"expected logits of shape [B, {classes}], found {list(logits.shape)}")
+    if labels.shape != logits.shape[:1]:
+        raise RegularizerError(f"expected {len(logits)} labels, found shape {list(labels.shape)}")
+    if soft_logits is not None and soft_logits.shape != logits.shape:
+        raise RegularizerError(
+            f"the cached logits have shape {list(soft_logits.shape)}, the student's {list(logits.shape)}: "
+            "they belong to another task or batch"
+        )

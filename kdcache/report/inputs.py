@@ -1,0 +1,85 @@
+"""What a report is made from: the four files of `metrics/`, read and checked, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdcache.errors import ComparisonError
+
+# Columns that hold names: read as text, so that a task called "null" or "1e3" keeps its name.
+TEXT = frozenset(
+    (
+        *("task", "student", "family", "init", "checkpoint", "teacher", "regularizer", "metric", "baseline"),
+        *("verdict", "note", "device", "identity", "kind", "model"),
+    )
+)
+NEEDED = {
+    "trials": ("task", "student", "init", "checkpoint", "layers", "regularizer", "seed"),
+    "comparisons": (
+        *("task", "student", "init", "regularizer", "metric", "baseline", "seeds", "mean", "sd"),
+        *("baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high", "margin", "verdict"),
+        *("detectable", "permutation_floor"),
+    ),
+    "cost": ("kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"),
+}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points."""
+
+    trials: pd.DataFrame
+    comparisons: pd.DataFrame
+    cost: pd.DataFrame
+    summary: dict[str, Any]
+
+
+def read_metrics(folder: Path) -> Metrics:
+    """Read trials.csv, comparisons.csv, cost.csv and summary.json.
+
+    Raises:
+        ComparisonError: a file is missing, is not what its name says, or lacks a column.
+    """
+    tables = {name: _read_table(folder / f"{name}.csv", columns) for name, columns in NEEDED.items()}
+    return Metrics(**tables, summary=_read_summary(folder / "summary.json"))
+
+
+def flags(table: pd.DataFrame, column: str) -> list[bool]:
+    """A column of true and false as Python booleans; all false when the column is not there."""
+    return (
+        [str(flag).lower() == "true" for flag in table[column]] if column in table else [False] * len(table)
+    )
+
+
+def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
+        text = {column: str for column in header if column in TEXT}
+        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=blank)
+    except FileNotFoundError:
+        raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
+    missing = [column for column in needed if column not in table.columns]
+    if missing:
+        found = ", ".join(table.columns)
+        raise ComparisonError(f"{path}: expected the columns {', '.join(missing)}, found {found}")
+    return table
+
+
+def _read_summary(path: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
+    except ValueError as error:
+        raise ComparisonError(f"{path}: expected JSON, found: {error}; run compare again") from None
+    if not isinstance(summary, dict):
+        raise ComparisonError(f"{path}: expected a JSON object, found {type(summary).__name__}")
+    return summary

@@ -1,0 +1,181 @@
+"""The report: one HTML page that needs nothing else, and the figure as SVG and PNG beside it."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kdcache.params import Study
+from kdcache.report import figures, tables, wording
+from kdcache.report.claims import claims, margins
+from kdcache.report.inputs import Metrics, read_metrics
+
+CORRECTIONS = {
+    "holm": "Holm",
+    "bonferroni": "Bonferroni",
+    "fdr_bh": "Benjamini–Hochberg",
+    "none": "no correction",
+}
+FAMILIES = {
+    "student": "the regularizers of one student on one task",
+    "task": "all comparisons of one task",
+    "study": "all comparisons of the study",
+}
+
+
+def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
+    """Write `out`/index.html, figure.svg and figure.png from the files of a metrics folder alone.
+
+    The page is self-contained: it loads nothing and opens from a file, offline.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ComparisonError: a metrics file is missing or is not what it should be.
+    """
+    metrics = read_metrics(metrics_folder)
+    out.mkdir(parents=True, exist_ok=True)
+    page = out / "index.html"
+    page.write_text(render(metrics, study), encoding="utf-8")
+    write_figure(metrics, study, out / "figure.svg", out / "figure.png")
+    return page
+
+
+def write_figure(metrics: Metrics, study: Study, svg: Path | None = None, png: Path | None = None) -> None:
+    """Write the main figure; nothing when the study compares nothing."""
+    shown = figures.panels(metrics, 1 - study.comparison.alpha)
+    if shown:
+        spec = figures.static_figure(shown, margins(metrics.comparisons))
+        figures.write_static(spec, svg, png)
+
+
+def render(metrics: Metrics, study: Study) -> str:
+    """The page as text; the same text for the same metrics."""
+    environment = Environment(
+        loader=PackageLoader("kdcache.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["sign"] = lambda verdict: wording.SIGNS.get(verdict, "")
+    environment.filters["groupby_order"] = _in_groups
+    template = environment.get_template("report.html.j2")
+    return template.render(**_content(metrics, study), vega=Markup(figures.javascript()))
+
+
+def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
+    """Runs of rows with the same value, in the order given (Jinja's own `groupby` sorts)."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: getattr(row, attribute))]
+
+
+def _content(metrics: Metrics, study: Study) -> dict[str, Any]:
+    confidence = 1 - study.comparison.alpha
+    panels = _panels(metrics, confidence)
+    cost = tables.costs(metrics, study)
+    headings, numbers = tables.all_numbers(metrics.comparisons)
+    return {
+        "baseline": study.comparison.baseline,
+        "confidence": f"{100 * confidence:g}%",
+        "scope": _scope(metrics, study),
+        "claims": claims(metrics),
+        "panels": panels,
+        "charts": _charts(panels),
+        "margin": margins(metrics.comparisons),
+        "tables": tables.main_tables(metrics, study),
+        "interaction": tables.interaction(metrics),
+        "open": tables.open_questions(metrics.comparisons, confidence),
+        "calibration": tables.calibration(metrics, study),
+        "calibration_names": tables.calibration_names(metrics),
+        "cost": cost,
+        "cost_sentence": _cost_sentence(cost),
+        "decided": _decided(study),
+        "limits": _limits(metrics),
+        "headings": headings,
+        "numbers": numbers,
+    }
+
+
+def _scope(metrics: Metrics, study: Study) -> str:
+    compared = metrics.trials["regularizer"][metrics.trials["regularizer"] != study.comparison.baseline]
+    parts = (
+        wording.count(compared.nunique(), "regularizer"),
+        wording.count(metrics.trials["student"].nunique(), "student"),
+        wording.count(metrics.trials["task"].nunique(), "task"),
+        wording.count(metrics.trials["seed"].nunique(), "seed"),
+        wording.count(len(metrics.trials), "trial"),
+    )
+    return ", ".join(parts)
+
+
+def _panels(metrics: Metrics, confidence: float) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"panel-{place}",
+            "panel": panel,
+            "spec": figures.fluid_spec(panel),
+            "image": figures.static_image(panel),
+        }
+        for place, panel in enumerate(figures.panels(metrics, confidence))
+    ]
+
+
+def _charts(panels: list[dict[str, Any]]) -> dict[str, Any]:
+    """What report.js draws."""
+    return {
+        "themes": {name: figures.theme(name) for name in figures.PALETTES},
+        "specs": {panel["id"]: panel["spec"] for panel in panels},
+    }
+
+
+def _cost_sentence(cost: tables.Cost) -> str:
+    if not cost.teachers:
+        return f"No teacher. The trials took {wording.seconds(cost.trial_seconds)} in all."
+    return (
+        f"Teachers were trained and their logits cached once, in {wording.seconds(cost.teacher_seconds)}; "
+        f"{wording.count(cost.readers, 'trial')} read those logits. "
+        f"All trials together took {wording.seconds(cost.trial_seconds)}."
+    )
+
+
+def _decided(study: Study) -> list[tuple[str, str]]:
+    """What params.yaml fixed before any result was seen."""
+    comparison = study.comparison
+    margin = (
+        f"± {wording.points(size)} of {wording.metric(name)}" for name, size in comparison.margin.items()
+    )
+    return [
+        ("Baseline", comparison.baseline),
+        ("Judged by", _judged_by(study)),
+        ("Level (alpha)", f"{comparison.alpha:g}, so intervals are {100 * (1 - comparison.alpha):g}%"),
+        ("Equivalence margin", wording.listing(margin)),
+        ("Correction", CORRECTIONS[comparison.correction]),
+        ("Corrected together", FAMILIES[comparison.family]),
+        ("Seeds", ", ".join(str(seed) for seed in study.seeds)),
+    ]
+
+
+def _judged_by(study: Study) -> str:
+    metrics = {name: wording.metric(task.metrics[0]) for name, task in study.tasks.items()}
+    if len(set(metrics.values())) == 1:
+        return next(iter(metrics.values()))
+    return wording.listing(f"{metric} on {name}" for name, metric in metrics.items())
+
+
+def _limits(metrics: Metrics) -> str:
+    """What so few seeds cannot show; empty when the summary does not say."""
+    design = metrics.summary.get("design", {})
+    if not design.get("detectable_sd"):
+        return ""
+    seeds = wording.count(int(design["seeds"]), "seed")
+    return (
+        f"With {seeds}, an exact sign-flip test cannot give a p-value below {design['sign_flip_floor']:g}. One paired t-test finds a difference of "
+        f"{design['detectable_sd']:.2f} standard deviations (of the paired differences) with 80% power, "
+        f"{design['detectable_sd_corrected']:.2f} after correction; equivalence needs a margin of "
+        f"{design['tost_margin_sd']:.2f}, {design['tost_margin_sd_corrected']:.2f} after correction."
+    )

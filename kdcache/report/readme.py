@@ -1,0 +1,112 @@
+"""The results in the README: `python -m kdcache.report.readme` puts the table and the figure there.
+
+The text between `<!-- results:begin -->` and `<!-- results:end -->` is replaced by what the metrics say; the
+figure goes to docs/results.png beside the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kdcache.errors import ComparisonError, KdcacheError
+from kdcache.params import Study, load_study
+from kdcache.report import tables, wording
+from kdcache.report.claims import claims
+from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.report.page import CORRECTIONS, write_figure
+
+BEGIN = "<!-- results:begin -->"
+END = "<!-- results:end -->"
+FIGURE = Path("docs") / "results.png"
+ALT = "Difference from plain fine-tuning with its interval, per regularizer, pretrained beside scratch"
+
+
+def results_markdown(metrics: Metrics, study: Study) -> str:
+    """The claims, the figure and the main table as Markdown."""
+    answers = [f"- **{claim.question} {claim.answer}.** {claim.sentence}" for claim in claims(metrics)]
+    picture = f"![{ALT}]({FIGURE.as_posix()})"
+    parts = (_escape("\n".join(answers)), picture, markdown_table(metrics, study), _legend(study))
+    return "\n\n".join(parts)
+
+
+def _legend(study: Study) -> str:
+    comparison = study.comparison
+    level = f"{100 * (1 - comparison.alpha):g}%"
+    return _escape(
+        f"Mean ± standard deviation over {wording.count(len(study.seeds), 'seed')} in points; difference from "
+        f"{comparison.baseline}, paired by seed, with its {level} interval; verdict after correction "
+        f"({CORRECTIONS[comparison.correction]}). *Inconclusive* does not mean *no difference*."
+    )
+
+
+def markdown_table(metrics: Metrics, study: Study) -> str:
+    """The main table: mean ± sd over seeds, difference from the baseline with its interval, verdict."""
+    return "\n\n".join(_markdown(table) for table in tables.main_tables(metrics, study))
+
+
+def _markdown(table: tables.MainTable) -> str:
+    heads = [f"{_escape(column.task)}<br>{_escape(column.student)}" for column in table.columns]
+    lines = [_line(["", *heads]), _line(["---"] * (len(heads) + 1))]
+    lines += [_line([f"**{_escape(row.name)}**", *map(_markdown_cell, row.cells)]) for row in table.rows]
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _markdown_cell(cell: tables.Cell | None) -> str:
+    if cell is None:
+        return ""
+    if not cell.difference:
+        return f"{cell.score}<br>{cell.words}"
+    return f"{cell.score}<br>{cell.difference} {cell.interval}<br>{cell.sign} {cell.words}"
+
+
+def _escape(text: str) -> str:
+    """Names may have underscores, which Markdown can read as emphasis."""
+    return text.replace("_", r"\_")
+
+
+def replace_results(readme: str, results: str, where: Path) -> str:
+    """The README's text with new results between the two markers.
+
+    Raises:
+        ComparisonError: a marker is missing, doubled, or they are in the wrong order.
+    """
+    if (readme.count(BEGIN), readme.count(END)) != (1, 1) or readme.index(BEGIN) > readme.index(END):
+        raise ComparisonError(f"{where}: expected {BEGIN} once and {END} once after it; add the two lines")
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n\n{results}\n\n{END}{rest.split(END)[1]}"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Update the README and docs/results.png; 1 with one clear message when that cannot be done."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--metrics", type=Path, default=Path("metrics"))
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    options = parser.parse_args(arguments)
+    try:
+        update(options.metrics, options.readme, load_study(options.params))
+    except (KdcacheError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Updated {options.readme} and {options.readme.parent / FIGURE}")
+    return 0
+
+
+def update(metrics_folder: Path, readme: Path, study: Study) -> None:
+    """Put the results of a metrics folder into a README and write the figure beside it."""
+    metrics = read_metrics(metrics_folder)
+    text = replace_results(readme.read_text(encoding="utf-8"), results_markdown(metrics, study), readme)
+    figure = readme.parent / FIGURE
+    figure.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(metrics, study, png=figure)
+    readme.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,417 @@
+"""The report's tables as plain values: every number already in words, a template only lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from kdcache.params import Study
+from kdcache.report import wording
+from kdcache.report.inputs import Metrics, flags
+
+COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
+CALIBRATION = {"nll": ("NLL", 3), "brier": ("Brier score", 3), "ece": ("ECE", 3)}
+CLASS_OF_VERDICT = frozenset(wording.SIGNS)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A configuration: its score, the difference from the baseline, the verdict."""
+
+    score: str
+    difference: str = ""
+    interval: str = ""
+    verdict: str = ""
+    words: str = ""
+    sign: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A student on a task."""
+
+    task: str
+    student: str
+    init: str
+    seeds: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A regularizer, what it is in short, and its cell in every column."""
+
+    name: str
+    recipe: str
+    cells: list[Cell | None]
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """Regularizers by students; `tasks` are the column groups: name, metric and how many columns."""
+
+    tasks: list[tuple[str, str, int]]
+    columns: list[Column]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What a teacher cost once, and what it would have cost without the cache."""
+
+    task: str
+    teacher: str
+    trained: str
+    cached: str
+    readers: str
+    once: str
+    per_student: str
+    online: str
+    memory: str
+    device: str
+
+
+@dataclass(frozen=True)
+class StudentCost:
+    """What a student's trials cost on a task."""
+
+    task: str
+    student: str
+    trials: str
+    each: str
+    total: str
+    memory: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both cost tables and the sums for a sentence, in seconds."""
+
+    teachers: list[TeacherCost] = field(default_factory=list)
+    students: list[StudentCost] = field(default_factory=list)
+    teacher_seconds: float = 0.0
+    trial_seconds: float = 0.0
+    readers: int = 0
+
+
+@dataclass(frozen=True)
+class Open:
+    """An inconclusive comparison and why it is."""
+
+    where: str
+    regularizer: str
+    difference: str
+    interval: str
+    margin: str
+    detectable: str
+    seeds: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A configuration's NLL, Brier score and ECE: the mean with sd, and the change from the baseline."""
+
+    where: str
+    regularizer: str
+    scores: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All numbers of one comparison, p-values included."""
+
+    where: str
+    regularizer: str
+    numbers: list[str]
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """How much more a regularizer gains from scratch than pretrained, for a pair of students or over all."""
+
+    where: str
+    regularizer: str
+    scratch: str
+    pretrained: str
+    difference: str
+    interval: str
+    p: str
+    n: str
+    verdict: str
+    note: str
+
+
+def _where(task: object, student: object) -> str:
+    return f"{task}: {student}"
+
+
+def main_tables(metrics: Metrics, study: Study) -> list[MainTable]:
+    """The main table, cut between tasks where it would be wider than a page."""
+    students = list(
+        dict.fromkeys(zip(metrics.comparisons["task"], metrics.comparisons["student"], strict=True))
+    )
+    chunks: list[list[tuple[str, str]]] = []
+    for task in dict.fromkeys(task for task, _ in students):
+        mine = [pair for pair in students if pair[0] == task]
+        for start in range(0, len(mine), COLUMNS_AT_ONCE):
+            part = mine[start : start + COLUMNS_AT_ONCE]
+            if chunks and len(chunks[-1]) + len(part) <= COLUMNS_AT_ONCE:
+                chunks[-1] += part
+            else:
+                chunks.append(part)
+    return [_main_table(chunk, metrics.comparisons, study) for chunk in chunks]
+
+
+def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, study: Study) -> MainTable:
+    by_key = {(row.task, row.student, row.regularizer): row for row in _rows(comparisons)}
+    first = {pair: next(row for key, row in by_key.items() if key[:2] == pair) for pair in students}
+    columns = [
+        Column(task, student, first[task, student].init, _seeds(comparisons, task, student))
+        for task, student in students
+    ]
+    tasks = [
+        (task, wording.metric(study.tasks[task].metrics[0]), sum(pair[0] == task for pair in students))
+        for task in dict.fromkeys(task for task, _ in students)
+    ]
+    base: list[Cell | None] = [_baseline_cell(first[pair]) for pair in students]
+    rows = [Row(study.comparison.baseline, wording.recipe(study.method(study.comparison.baseline)), base)]
+    for name, method in _compared(comparisons, study):
+        cells = [_cell(by_key.get((*pair, name))) for pair in students]
+        if any(cells):
+            rows.append(Row(name, method, cells))
+    return MainTable(tasks, columns, rows)
+
+
+def _rows(table: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples, `negligible` a Python boolean in each."""
+    yield from table.assign(negligible=flags(table, "negligible")).itertuples(index=False)
+
+
+def _seeds(comparisons: pd.DataFrame, task: str, student: str) -> str:
+    mine = comparisons[(comparisons["task"] == task) & (comparisons["student"] == student)]["seeds"]
+    low, high = int(mine.min()), int(mine.max())
+    return wording.count(high, "seed") if low == high else f"{low} to {high} seeds"
+
+
+def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
+    """The compared regularizers in the order of the study, each with its recipe."""
+    present = list(dict.fromkeys(comparisons["regularizer"]))
+    return [(name, wording.recipe(method)) for name, method in study.methods().items() if name in present]
+
+
+def _baseline_cell(row: Any) -> Cell:
+    return Cell(wording.mean_sd(row.baseline_mean, row.baseline_sd), verdict="baseline", words="baseline")
+
+
+def _cell(row: Any | None) -> Cell | None:
+    if row is None:
+        return None
+    return Cell(
+        score=wording.mean_sd(row.mean, row.sd),
+        difference=wording.signed(row.difference),
+        interval=wording.interval(row.ci_low, row.ci_high),
+        verdict=row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive",
+        words=wording.verdict_words(row.verdict, row.negligible),
+        sign=wording.SIGNS.get(row.verdict, ""),
+        note=getattr(row, "note", ""),
+    )
+
+
+def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[Open]:
+    """The inconclusive comparisons, each with the reason in words."""
+    return [
+        Open(
+            where=_where(row.task, row.student),
+            regularizer=row.regularizer,
+            difference=wording.signed(row.difference),
+            interval=wording.interval(row.ci_low, row.ci_high),
+            margin=f"± {wording.points(row.margin)}",
+            detectable=wording.number(row.detectable, 2),
+            seeds=wording.number(row.seeds, 0),
+            why=_why(row, confidence),
+        )
+        for row in _rows(comparisons)
+        if row.verdict == "inconclusive"
+    ]
+
+
+def _why(row: Any, confidence: float) -> str:
+    note = getattr(row, "note", "")
+    if wording.missing(row.ci_low) or wording.missing(row.ci_high):
+        return note or "no interval can be made from these seeds"
+    level = f"the {confidence:.0%} interval"
+    if row.ci_low > 0 or row.ci_high < 0:
+        reason = f"{level} excludes 0 taken alone, but not after the correction"
+    elif -row.margin < row.ci_low and row.ci_high < row.margin:
+        reason = f"{level} lies within the margin taken alone, but not after the correction"
+    else:
+        reason = f"{level} holds both 0 and {_beyond(row)} the margin"
+    return f"{reason}; {note}" if note else reason
+
+
+def _beyond(row: Any) -> str:
+    above, below = row.ci_high >= row.margin, row.ci_low <= -row.margin
+    return (
+        "differences beyond both ends of"
+        if above and below
+        else ("gains beyond" if above else "losses beyond")
+    )
+
+
+def calibration(metrics: Metrics, study: Study) -> list[Calibration]:
+    """NLL, Brier score and ECE (fractions; lower is better) of every configuration with trials."""
+    names = [name for name in CALIBRATION if name in metrics.trials and metrics.trials[name].notna().any()]
+    table: list[Calibration] = []
+    for (task, student), mine in metrics.trials.groupby(["task", "student"], sort=False):
+        if not names or mine[names].isna().all(axis=None):
+            continue
+        methods = [name for name in study.methods() if name in set(mine["regularizer"])]
+        for method in methods:
+            scores = [_calibrated(mine, name, method, study.comparison.baseline) for name in names]
+            table.append(Calibration(_where(task, student), method, scores))
+    return table
+
+
+def _calibrated(mine: pd.DataFrame, name: str, method: str, baseline: str) -> tuple[str, str]:
+    """The mean with sd over seeds, and the mean change over the seeds that the baseline has too."""
+    by_seed = {key: group.set_index("seed")[name] for key, group in mine.groupby("regularizer")}
+    digits = CALIBRATION[name][1]
+    score = wording.mean_sd(by_seed[method].mean(), by_seed[method].std(), digits)
+    if method == baseline or baseline not in by_seed:
+        return score, ""
+    return score, wording.signed((by_seed[method] - by_seed[baseline]).mean(), digits)
+
+
+def calibration_names(metrics: Metrics) -> list[str]:
+    """The headings of `Calibration.scores`."""
+    return [CALIBRATION[name][0] for name in CALIBRATION if name in metrics.trials]
+
+
+def costs(metrics: Metrics, study: Study) -> Cost:
+    """What teachers, caches and trials cost; teachers first."""
+    cost = metrics.cost
+    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "trial")}
+    trials = by_kind["trial"]
+    names = pd.concat([by_kind["teacher"], by_kind["cache"]])[["task", "model"]].drop_duplicates()
+    pairs = list(names.itertuples(index=False, name=None))
+    return Cost(
+        teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
+        students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
+        teacher_seconds=float(by_kind["teacher"]["seconds"].sum() + by_kind["cache"]["seconds"].sum()),
+        trial_seconds=float(trials["seconds"].sum()),
+        readers=sum(len(_readers(task, teacher, trials, study)) for task, teacher in pairs),
+    )
+
+
+def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    for key, mine in trials.groupby(["task", "model"], sort=False):
+        yield (str(key[0]), str(key[1])), mine
+
+
+def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The trials that trained on this teacher's cached logits."""
+    students = [name for name, params in study.students.items() if params.teacher == teacher]
+    methods = [name for name, method in study.methods().items() if method.soft_labels == "teacher"]
+    mine = trials["model"].isin(students) & trials["regularizer"].isin(methods)
+    return trials[(trials["task"] == task) & mine]
+
+
+def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
+    trained, cached = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache"))
+    readers = _readers(task, teacher, by_kind["trial"], study)
+    students = readers["model"].nunique()
+    once = trained["seconds"].sum() + cached["seconds"].sum()
+    epochs = sum(study.students[student].epochs for student in readers["model"])
+    both = pd.concat([trained, cached])
+    return TeacherCost(
+        task=task,
+        teacher=teacher,
+        trained=wording.seconds(_total(trained)),
+        cached=wording.seconds(_total(cached)),
+        readers=f"{wording.count(len(readers), 'trial')} of {wording.count(students, 'student')}",
+        once=wording.seconds(once),
+        per_student=wording.seconds(once * students),
+        online=wording.seconds(_total(trained) + epochs * _total(cached)),
+        memory=wording.megabytes(both["peak_memory_mb"].max()),
+        device=_devices(both),
+    )
+
+
+def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
+    return table[(table["task"] == task) & (table["model"] == model)]
+
+
+def _total(table: pd.DataFrame) -> float:
+    return float(table["seconds"].sum(min_count=1))
+
+
+def _devices(table: pd.DataFrame) -> str:
+    return wording.listing(sorted({device for device in table["device"] if device}))
+
+
+def _student_cost(task: str, student: str, mine: pd.DataFrame) -> StudentCost:
+    return StudentCost(
+        task=task,
+        student=student,
+        trials=f"{len(mine):,}",
+        each=wording.seconds(mine["seconds"].mean()),
+        total=wording.seconds(_total(mine)),
+        memory=wording.megabytes(mine["peak_memory_mb"].max()),
+        device=_devices(mine),
+    )
+
+
+def interaction(metrics: Metrics) -> list[Interaction]:
+    """The rows of summary.json's interaction; a pool of fewer than two pairs adds nothing and is left out."""
+    rows = metrics.summary.get("interaction", [])
+    return [_interaction(row) for row in rows if row["scope"] == "pair" or row["n"] > 1]
+
+
+def _interaction(row: dict[str, Any]) -> Interaction:
+    pair = f"{_where(row['task'], row['scratch'])} against {row['pretrained']}"
+    return Interaction(
+        where=pair if row["scope"] == "pair" else "all pairs, each pair’s mean as one value",
+        regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],
+        scratch=wording.signed(row["gain_scratch"]),
+        pretrained=wording.signed(row["gain_pretrained"]),
+        difference=wording.signed(row["interaction"]),
+        interval=wording.interval(row["ci_low"], row["ci_high"]),
+        p=wording.p_value(row["p_corrected"]),
+        n=f"{row['n']} {row['unit']}",
+        verdict=row["verdict"],
+        note=row["note"],
+    )
+
+
+NUMBERS = {
+    "paired t p": "t_p",
+    "corrected": "t_p_corrected",
+    "Welch p": "welch_p",
+    "sign-flip p": "permutation_p",
+    "its floor": "permutation_floor",
+    "TOST p": "tost_p",
+    "corrected TOST p": "tost_p_corrected",
+}
+
+
+def all_numbers(comparisons: pd.DataFrame) -> tuple[list[str], list[Numbers]]:
+    """Headings and rows of the table of every number; columns that comparisons.csv lacks are left out."""
+    shown = {title: column for title, column in NUMBERS.items() if column in comparisons}
+    effect = "hedges_g" in comparisons
+    headings = ["difference", "interval", *(["Hedges’ g"] if effect else []), "detectable", *shown, "seeds"]
+    rows = []
+    for row in _rows(comparisons):
+        values = [wording.signed(row.difference), wording.interval(row.ci_low, row.ci_high)]
+        values += [wording.number(row.hedges_g, 2)] if effect else []
+        values += [wording.number(row.detectable, 2)]
+        values += [wording.p_value(getattr(row, column)) for column in shown.values()]
+        values += [wording.number(row.seeds, 0)]
+        words = wording.verdict_words(row.verdict, row.negligible)
+        rows.append(Numbers(_where(row.task, row.student), row.regularizer, values, words))
+    return headings, rows

@@ -1,0 +1,123 @@
+"""How numbers and verdicts are put into words, the same in the page, the README and the figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from kdcache.params import Regularizer
+
+MINUS = "\N{MINUS SIGN}"
+NONE = "–"
+# A verdict is never told by colour alone: it has its word and its sign.
+SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?"}
+SIGNS |= {"supported": "✓", "contradicted": "✕"}
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+
+def metric(name: str) -> str:
+    """A metric's name as people write it."""
+    return METRIC_NAMES.get(name, name)
+
+
+def missing(value: float | None) -> bool:
+    """Whether a table holds no number there."""
+    return value is None or math.isnan(value)
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    """A fixed number of decimals, a true minus sign, a dash when there is no number; never "-0.0"."""
+    if value is None or math.isnan(value):
+        return NONE
+    if math.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """Like `number`, with a plus sign in front of gains."""
+    text = number(value, digits)
+    return f"+{text}" if value is not None and text[0].isdigit() and round(value, digits) > 0 else text
+
+
+def mean_sd(mean: float | None, sd: float | None, digits: int = 1) -> str:
+    """ "79.8 ± 0.6"; the mean alone when one seed leaves no standard deviation."""
+    return number(mean, digits) if missing(sd) else f"{number(mean, digits)} ± {number(sd, digits)}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """ "[−0.10, 0.85]", or words when one seed leaves no interval."""
+    return (
+        "no interval" if missing(low) else f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
+    )
+
+
+def p_value(value: float | None) -> str:
+    """Three decimals, "< 0.001" below that: more would pretend to a precision few seeds do not give."""
+    if value is None or math.isnan(value):
+        return NONE
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def seconds(value: float | None) -> str:
+    """Seconds below two minutes, then minutes, then hours."""
+    if value is None or math.isnan(value):
+        return NONE
+    if value < 120:
+        return f"{number(value, 1 if value < 10 else 0)} s"
+    return f"{number(value / 60)} min" if value < 7200 else f"{number(value / 3600)} h"
+
+
+def megabytes(value: float | None) -> str:
+    """Mebibytes, or gibibytes from 2,048 on."""
+    if value is None or math.isnan(value):
+        return NONE
+    return f"{number(value, 0)} MB" if value < 2048 else f"{number(value / 1024)} GB"
+
+
+def points(value: float, digits: int = 1) -> str:
+    """ "1 point", "0.5 points": whole numbers without decimals."""
+    text = number(value, 0) if value == int(value) else number(value, digits)
+    return f"{text} point" if value == 1 else f"{text} points"
+
+
+def count(n: int, noun: str) -> str:
+    """ "1 seed", "5 seeds"."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+
+
+def listing(items: Iterable[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    names = list(items)
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
+
+
+def verdict_words(verdict: str, negligible: bool) -> str:
+    """The verdict; a significant difference inside the margin is also called negligible."""
+    return f"{verdict}, negligible" if negligible else verdict
+
+
+def recipe(method: Regularizer) -> str:
+    """A regularizer in a few words: "teacher logits, α 0.5, τ 2"."""
+    if method.is_base:
+        return "hard labels only"
+    names = {
+        "uniform": "uniform labels",
+        "uniform_others": "uniform over the other classes",
+        "designed": f"designed labels ({method.correct:g} correct)" if method.correct else "designed labels",
+        "teacher": "teacher’s logits",
+        "self": "own earlier logits",
+    }
+    parts = [names[method.soft_labels] if method.soft_labels else str(method.function)]
+    parts += [f"α\N{NO-BREAK SPACE}{method.alpha:g}"] if method.alpha else []
+    parts += [f"τ\N{NO-BREAK SPACE}{method.temperature:g}"] if method.temperature != 1 else []
+    parts += [method.divergence.replace("_", " ")] if method.divergence != "kl" else []
+    parts += ["released variant"] if method.variant == "released" else []
+    return ", ".join(parts)

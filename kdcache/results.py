@@ -1,0 +1,106 @@
+"""Gather a study's results from disk into tables: one row per trial, and what everything cost.
+
+The grid is enumerated from the study's params, never by looking at which folders exist: what a study no longer asks
+for is in no table, and what is missing is an error that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdcache.errors import KdcacheError
+from kdcache.files import read_json
+from kdcache.logits import LogitCache
+from kdcache.params import Study
+from kdcache.trials import TEACHER, TrialResult, read_result, trial_folder
+
+DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
+FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
+COST = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"]
+
+
+class ResultsError(KdcacheError):
+    """Results that the study asks for are missing."""
+
+
+def read_trials(study: Study, trials: Path) -> list[TrialResult]:
+    """Every trial of the study's grid, in the order of params.yaml.
+
+    Args:
+        trials: the folder that holds `<task>/<student>/<regularizer>/seed-<s>/`.
+
+    Raises:
+        ResultsError: trials are missing; the first few are named.
+    """
+    found, missing = [], []
+    for task, student, regularizer in study.configurations():
+        for seed in study.seeds:
+            folder = trial_folder(trials / task / student / regularizer, seed)
+            result = read_result(folder)
+            if result is None:
+                missing.append(str(folder))
+            else:
+                found.append(result)
+    if missing:
+        listed = "\n".join(f"  {folder}" for folder in missing[:10])
+        raise ResultsError(f"{len(missing)} trials are missing (run `dvc repro`), the first are:\n{listed}")
+    return found
+
+
+def trials_table(study: Study, root: Path) -> pd.DataFrame:
+    """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then cost and identity.
+
+    Args:
+        root: the folder that holds `trials/`.
+    """
+    rows = [_trial_row(result) for result in read_trials(study, root / "trials")]
+    table = pd.DataFrame(rows)
+    metrics = [column for column in table.columns if column not in DESCRIPTION + FIGURES]
+    table["layers"] = table["layers"].astype("Int64")
+    return table[DESCRIPTION + metrics + FIGURES]
+
+
+def _trial_row(result: TrialResult) -> dict[str, Any]:
+    fields = result.model_dump()
+    return {
+        **{name: fields[name] for name in DESCRIPTION},
+        **result.metrics,
+        **{n: fields[n] for n in FIGURES},
+    }
+
+
+def cost_table(study: Study, root: Path) -> pd.DataFrame:
+    """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, peak MiB, device.
+
+    Args:
+        root: the folder that holds `teachers/`, `logits/` and `trials/`.
+    """
+    rows = [*_teacher_costs(study, root), *_trial_costs(study, root)]
+    return pd.DataFrame(rows, columns=COST).astype({"seed": "Int64"})
+
+
+def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
+    for task, teacher in study.taught():
+        taught = read_json(root / "teachers" / task / teacher / TEACHER)
+        cost = LogitCache(root / "logits" / task / teacher).manifest.cost
+        common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
+        yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
+        yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+
+
+def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
+    for result in read_trials(study, root / "trials"):
+        yield {
+            "kind": "trial",
+            "task": result.task,
+            "model": result.student,
+            "regularizer": result.regularizer,
+            "seed": result.seed,
+            "seconds": result.seconds,
+            "peak_memory_mb": result.peak_memory_mb,
+            "device": result.device,
+        }

@@ -1,0 +1,345 @@
+"""Where a task's rows come from: built-in data, files (Parquet, CSV, JSON Lines), a hub data set.
+
+`load_source` opens both splits and checks that the columns are there. Labels are read at once, because class
+names depend on all of them; texts and images come in batches, so that images never lie decoded in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from kdcache import fingerprint
+from kdcache.builtin import load_builtin
+from kdcache.columns import listed, plain
+from kdcache.errors import KdcacheError, TaskError
+from kdcache.params import Source, Task
+
+BATCH = 1024  # rows read at a time
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
+Batches = Callable[[], Iterator[pa.Table]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split, or one file of it: its labels, the class names it declares, and its features in batches."""
+
+    label: pa.ChunkedArray
+    names: list[str] | None
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Both splits of a task, what they resolved to (for card.json), how many rows were left out, and why."""
+
+    splits: dict[str, Rows]
+    resolved: dict[str, Any]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def load_source(task: Task) -> Loaded:
+    """Open the train and validation splits of a task.
+
+    Raises:
+        TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
+    """
+    source = task.source
+    if source.builtin is not None:
+        return _load_builtin(task, source.builtin)
+    return _load_files(task, source.files) if source.files is not None else _load_hub(task)
+
+
+def _features(task: Task) -> list[str]:
+    return task.text if task.text is not None else [task.image or ""]
+
+
+def _check_columns(where: str, there: list[str], task: Task) -> None:
+    for column in [*_features(task), task.label]:
+        count = there.count(column)
+        if count == 0:
+            raise TaskError(f"{where}: no column {column!r}; there are: {listed(there, 30) or 'none'}")
+        if count > 1:
+            raise TaskError(f"{where}: {count} columns are named {column!r}; names must differ")
+
+
+def _of_table(where: str, table: pa.Table, task: Task, names: list[str] | None = None) -> Rows:
+    _check_columns(where, table.column_names, task)
+    if table.num_rows == 0:
+        raise TaskError(f"{where}: there are no rows")
+    features = table.select(_features(task))
+    return Rows(plain(table.column(task.label)), names, partial(_slices, features))
+
+
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, BATCH):
+        yield table.slice(start, BATCH)
+
+
+def _load_builtin(task: Task, name: str) -> Loaded:
+    data = load_builtin(name)
+    splits = {
+        split: _of_table(f"{name} {split}", table, task, data.label_names)
+        for split, table in data.tables.items()
+    }
+    return Loaded(splits, {"builtin": name, "package": data.package}, data.dropped)
+
+
+# Files
+
+
+def _load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
+    splits: dict[str, Rows] = {}
+    resolved: dict[str, Any] = {}
+    for split in ("train", "validation"):
+        given = files[split]
+        paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
+        splits[split] = _joined(split, [_open_file(split, path, task) for path in paths])
+        resolved[split] = [{"file": path.as_posix(), "sha256": _digest(path)} for path in paths]
+    return Loaded(splits, {"files": resolved})
+
+
+def _digest(path: Path) -> str:
+    try:
+        return fingerprint.of_file(path)
+    except KdcacheError as error:
+        raise TaskError(str(error)) from None
+
+
+def _open_file(split: str, path: Path, task: Task) -> Rows:
+    where = f"{split}: {path}"
+    if not path.exists():
+        raise TaskError(f"{where}: the file does not exist (paths count from the working directory)")
+    if path.is_dir():
+        raise TaskError(f"{where}: is a folder; list the files in it")
+    if path.suffix not in SUFFIXES:
+        raise TaskError(
+            f"{where}: expected a file named {', '.join(SUFFIXES)}, found {path.suffix or 'none'!r}"
+        )
+    if path.stat().st_size == 0:
+        raise TaskError(f"{where}: the file is empty")
+    if path.suffix == ".parquet":
+        return _open_parquet(where, path, task)
+    with _reading(where):
+        table = _read_csv(path, task) if path.suffix == ".csv" else _read_json_lines(where, path, task)
+    return _of_table(where, table, task)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise TaskError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
+
+
+def _open_parquet(where: str, path: Path, task: Task) -> Rows:
+    with _reading(where):
+        schema = pq.read_schema(path)
+        _check_columns(where, schema.names, task)
+        label = plain(pq.read_table(path, columns=[task.label]).column(task.label))
+    if len(label) == 0:
+        raise TaskError(f"{where}: there are no rows")
+    batches = partial(_parquet_batches, where, path, _features(task))
+    return Rows(label, declared_names(where, schema, task.label), batches)
+
+
+def _parquet_batches(where: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with _reading(where), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH, columns=columns):
+            yield pa.Table.from_batches([batch])
+
+
+def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | None:
+    """Class names that Hugging Face metadata declares for the label column (`ClassLabel`), or None.
+
+    Raises:
+        TaskError: the metadata is there but damaged.
+    """
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return None
+    try:
+        feature = json.loads(stored)["info"]["features"].get(label, {})
+        if feature.get("_type") != "ClassLabel":
+            return None
+        return [str(name) for name in feature["names"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r}") from None
+
+
+def _read_csv(path: Path, task: Task) -> pa.Table:
+    texts = {column: pa.string() for column in task.text or []}
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=texts),
+    )
+
+
+def _read_json_lines(where: str, path: Path, task: Task) -> pa.Table:
+    """One object a line; a key that a line lacks is a missing value, that no line has, a missing column."""
+    wanted = [*_features(task), task.label]
+    values: dict[str, list[Any]] = {column: [] for column in wanted}
+    keys: dict[str, None] = {}
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                row = _parse_line(f"{where}, line {number}", line)
+                keys.update(dict.fromkeys(row))
+                for column in wanted:
+                    values[column].append(row.get(column))
+    if not keys:
+        raise TaskError(f"{where}: there are no rows")
+    _check_columns(where, list(keys), task)
+    return pa.table({column: _json_column(where, column, found) for column, found in values.items()})
+
+
+def _parse_line(where: str, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise TaskError(f"{where}: is not JSON ({error}); expected one object a line") from None
+    if not isinstance(row, dict):
+        raise TaskError(f"{where}: expected one JSON object a line, found {type(row).__name__}")
+    return row
+
+
+def _json_column(where: str, column: str, values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, OverflowError) as error:
+        raise TaskError(f"{where}: column {column!r} mixes types: {error}") from None
+
+
+def _joined(split: str, parts: list[Rows]) -> Rows:
+    """The files of a split, one after the other."""
+    names = [part.names for part in parts if part.names is not None]
+    if any(other != names[0] for other in names[1:]):
+        raise TaskError(f"{split}: its files declare different class names: {'; '.join(map(listed, names))}")
+    try:
+        tables = [pa.table({"label": part.label}) for part in parts]
+        label = pa.concat_tables(tables, promote_options="permissive").column("label")
+    except pa.ArrowException:
+        kinds = ", ".join(str(part.label.type) for part in parts)
+        raise TaskError(f"{split}: the labels of its files are of different types: {kinds}") from None
+    return Rows(label, names[0] if names else None, partial(_chained, parts))
+
+
+def _chained(parts: list[Rows]) -> Iterator[pa.Table]:
+    for part in parts:
+        yield from part.batches()
+
+
+# The hub
+
+
+def _load_hub(task: Task) -> Loaded:
+    source = task.source
+    if Path(source.hub or "").exists():
+        raise TaskError(f"{source.hub}: is a local path; use `files` for it, or run from another folder")
+    commit = _commit(source)
+    splits: dict[str, Rows] = {}
+    for split in ("train", "validation"):
+        chosen = (source.splits or {}).get(split, split)
+        splits[split] = _open_hub_split(source, commit, chosen, task)
+    resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "commit": commit}
+    return Loaded(splits, resolved)
+
+
+def _commit(source: Source) -> str:
+    """The commit hash that the revision names; asks the hub unless it is one already."""
+    from huggingface_hub import HfApi
+
+    revision = source.revision or ""
+    if COMMIT.fullmatch(revision):
+        return revision
+    with _asking_hub(source):
+        return str(HfApi().dataset_info(source.hub or "", revision=revision).sha)
+
+
+def _open_hub_split(source: Source, commit: str, split: str, task: Task) -> Rows:
+    import datasets
+
+    with _asking_hub(source, split):
+        data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
+    where = f"{_hub_name(source)}, split {split!r}"
+    _refuse_other_commit(where, data, commit)
+    _check_columns(where, data.column_names, task)
+    if len(data) == 0:
+        raise TaskError(f"{where}: there are no rows")
+    label = data.select_columns([task.label]).with_format("arrow")[:].column(task.label)
+    names = declared_names(where, data.features.arrow_schema, task.label)
+    features = data.select_columns(_features(task)).with_format("arrow")
+    return Rows(plain(label), names, partial(features.iter, BATCH))
+
+
+def _refuse_other_commit(where: str, data: Any, commit: str) -> None:
+    """`datasets` falls back to any cached version when it cannot get the one asked for; refuse that.
+
+    Its cache folder ends in the commit hash: <name>/<configuration>/<version>/<commit>/<file>.arrow.
+    """
+    for file in data.cache_files:
+        found = Path(file["filename"]).parent.name
+        if COMMIT.fullmatch(found) and found != commit:
+            raise TaskError(
+                f"{where}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
+                f"only {found}; check the revision and the network, or pin the cached commit"
+            )
+
+
+def _hub_name(source: Source) -> str:
+    config = f" ({source.name})" if source.name else ""
+    return f"hub data set {source.hub}{config} at revision {source.revision}"
+
+
+@contextmanager
+def _asking_hub(source: Source, split: str | None = None) -> Iterator[None]:
+    """Every failure to get a hub data set, as one TaskError that says what to do."""
+    try:
+        yield
+    except Exception as error:  # httpx, huggingface_hub, datasets and builders each raise their own kinds
+        what = _hub_name(source) + (f", split {split!r}" if split else "")
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise TaskError(f"{what}: {_hub_advice(error)} ({type(error).__name__}: {reason})") from error
+
+
+def _hub_advice(error: Exception) -> str:
+    if _is_refusal(error):
+        return (
+            "the hub has no such data set or revision, or it needs a login; check the name and revision, and "
+            "for a private or gated data set run `hf auth login`"
+        )
+    if _is_connection(error):
+        return (
+            "the hub cannot be reached; check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or download the "
+            "files elsewhere and use `files`; a data set in the local cache needs a commit hash as revision"
+        )
+    return "cannot be loaded; check its name, configuration, revision and splits"
+
+
+def _is_refusal(error: Exception) -> bool:
+    from datasets.exceptions import DatasetNotFoundError
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    kinds = (DatasetNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
+    return isinstance(error, kinds) or status in (401, 403, 404)
+
+
+def _is_connection(error: Exception) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(
+        names & {"TransportError", "LocalEntryNotFoundError", "HfHubHTTPError"}
+    )

@@ -1,0 +1,34 @@
+"""The metrics files as bytes: equal results give equal bytes, and a reader never sees half a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdcache.files import write_atomically, write_json
+
+DIGITS = 6
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """CSV with 6 significant digits, blanks for what could not be estimated, true/false, rows as given."""
+    written = frame.copy()
+    for name in frame.select_dtypes("bool"):
+        written[name] = frame[name].map({True: "true", False: "false"})
+    text = written.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")
+    write_atomically(path, text.encode("utf-8"))
+
+
+def write_summary(content: dict[str, Any], path: Path) -> None:
+    """JSON in the order given, floats with 6 significant digits; NaN is an error."""
+    write_json(path, _rounded(content))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

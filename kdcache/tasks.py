@@ -1,0 +1,310 @@
+"""Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
+
+A prepared task is a folder with `train.parquet`, `validation.parquet` and, written last, `card.json`. Its
+columns: `id` int64 (the row's position, 0..n-1), `row_hash` uint64 (its content and label, see
+`kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string or `image` binary (PNG), and `label` int64
+(class index) or float64 (regression).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdcache import files, fingerprint
+from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
+from kdcache.encoding import Preprocessor, encode_images, encode_texts
+from kdcache.errors import KdcacheError, TaskError
+from kdcache.params import Task
+from kdcache.sources import Loaded, Rows, load_source
+
+log = logging.getLogger(__name__)
+
+CARD = "card.json"
+SPLITS = ("train", "validation")
+
+
+class TaskCard(BaseModel):
+    """What a prepared task is: card.json.
+
+    `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
+    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in validation
+    alike: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
+    hashes of both splits in order, the label names, the modality and whether it is a regression; not paths,
+    metrics or max_length.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: Literal["text", "image"]
+    regression: bool
+    label_names: list[str]
+    rows: dict[str, int]
+    class_counts: dict[str, list[int]]
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    source: dict[str, Any]
+    dropped: dict[str, int]
+    shared_rows: int = 0
+    metrics: list[str]
+    max_length: int | None
+    fingerprint: str
+
+    @property
+    def classes(self) -> int:
+        """K, the number of outputs: the number of classes, or 1 for a regression."""
+        return 1 if self.regression else len(self.label_names)
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """A split as a model takes it: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
+
+    Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
+    Images: `pixel_values` float32 [N, C, H, W].
+    """
+
+    ids: npt.NDArray[np.int64]
+    row_hashes: npt.NDArray[np.uint64]
+    labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    input_ids: list[npt.NDArray[np.int32]] | None = None
+    token_type_ids: list[npt.NDArray[np.int32]] | None = None
+    pixel_values: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
+    """Load the task's source, check every row, and write the prepared form into `folder`.
+
+    From the start until card.json is written again the folder counts as incomplete.
+
+    Args:
+        name: the task's name in params.yaml; default: the folder's name.
+
+    Raises:
+        TaskError: the source cannot be had, or a row, label or column is not as declared.
+        KdcacheError: the folder cannot be written (disk full, no permission).
+    """
+    folder = Path(folder)
+    name = name or folder.name
+    files.remove(folder / CARD)
+    try:
+        loaded = load_source(spec)
+        names = _agreed_names(loaded)
+        columns = {split: rows.label for split, rows in loaded.splits.items()}
+        labels = read_labels(columns, names, spec.regression)
+        _check_metrics(spec, labels.names)
+        readers = {split: _write_split(spec, folder, split, loaded.splits[split], labels) for split in SPLITS}
+    except TaskError as error:
+        raise TaskError(f"task {name!r}: {error}") from error
+    card = _card(spec, folder, name, loaded, labels, readers)
+    files.write_json(folder / CARD, card.model_dump(mode="json"))
+    _log_prepared(card, folder)
+    return card
+
+
+def _agreed_names(loaded: Loaded) -> list[str] | None:
+    train, validation = (loaded.splits[split].names for split in SPLITS)
+    if train is not None and validation is not None and train != validation:
+        raise TaskError(f"train declares the classes {listed(train)}, validation {listed(validation)}")
+    return train if train is not None else validation
+
+
+def _check_metrics(spec: Task, names: list[str]) -> None:
+    if "f1" in spec.metrics and len(names) != 2:
+        raise TaskError(
+            f"metric f1 is for two classes, there are {len(names)} ({listed(names)}); use macro_f1"
+        )
+
+
+def _write_split(
+    spec: Task, folder: Path, split: str, rows: Rows, labels: Labels
+) -> TextReader | ImageReader:
+    reader = TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
+    schema = _schema(spec)
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for table in _prepared(rows, reader, labels.values[split], schema):
+                writer.write_table(table)
+        reader.finish()
+
+    files.write_atomically(folder / f"{split}.parquet", write)
+    return reader
+
+
+def _schema(spec: Task) -> pa.Schema:
+    texts = ["text", "text_pair"][: len(spec.text or [])]
+    features = [(column, pa.string()) for column in texts] or [("image", pa.binary())]
+    label = pa.float64() if spec.regression else pa.int64()
+    return pa.schema([("id", pa.int64()), ("row_hash", pa.uint64()), *features, ("label", label)])
+
+
+def _prepared(
+    rows: Rows, reader: TextReader | ImageReader, labels: npt.NDArray[Any], schema: pa.Schema
+) -> Iterator[pa.Table]:
+    start = 0
+    for batch in rows.batches():
+        features, contents = reader.read(batch, start)
+        chosen = labels[start : start + batch.num_rows]
+        hashes = [
+            fingerprint.row_hash(parts, label) for parts, label in zip(contents, chosen.tolist(), strict=True)
+        ]
+        columns = {
+            "id": np.arange(start, start + batch.num_rows, dtype=np.int64),
+            "row_hash": pa.array(hashes, pa.uint64()),
+            **features,
+            "label": chosen,
+        }
+        yield pa.table(columns, schema=schema)
+        start += batch.num_rows
+
+
+def _card(
+    spec: Task,
+    folder: Path,
+    name: str,
+    loaded: Loaded,
+    labels: Labels,
+    readers: dict[str, TextReader | ImageReader],
+) -> TaskCard:
+    hashes = {split: _row_hashes(folder, split) for split in SPLITS}
+    return TaskCard(
+        name=name,
+        modality=spec.modality,
+        regression=spec.regression,
+        label_names=labels.names,
+        rows={split: len(hashes[split]) for split in SPLITS},
+        class_counts={split: _counts(labels.values[split], labels.names) for split in SPLITS},
+        **_image_facts([reader for reader in readers.values() if isinstance(reader, ImageReader)]),
+        source=loaded.resolved,
+        dropped=loaded.dropped,
+        shared_rows=len(np.intersect1d(hashes["train"], hashes["validation"])),
+        metrics=list(spec.metrics),
+        max_length=spec.max_length,
+        fingerprint=_fingerprint(spec, labels.names, hashes),
+    )
+
+
+def _counts(labels: npt.NDArray[Any], names: list[str]) -> list[int]:
+    return [int(count) for count in np.bincount(labels, minlength=len(names))] if names else []
+
+
+def _image_facts(readers: list[ImageReader]) -> dict[str, Any]:
+    if not readers:
+        return {}
+    size = (max(reader.height for reader in readers), max(reader.width for reader in readers))
+    return {"image_size": size, "channels": max(reader.channels for reader in readers)}
+
+
+def _row_hashes(folder: Path, split: str) -> npt.NDArray[np.uint64]:
+    column = pq.read_table(folder / f"{split}.parquet", columns=["row_hash"]).column("row_hash")
+    return np.asarray(column.to_numpy(), dtype=np.uint64)
+
+
+def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.uint64]]) -> str:
+    rows = {
+        split: hashlib.sha256(found.astype("<u8").tobytes()).hexdigest() for split, found in hashes.items()
+    }
+    content = {"modality": spec.modality, "regression": spec.regression, "label_names": names, "rows": rows}
+    return fingerprint.of_json(content)
+
+
+def _log_prepared(card: TaskCard, folder: Path) -> None:
+    counts = ", ".join(f"{split} {count:,}" for split, count in card.rows.items())
+    kind = "regression" if card.regression else f"{card.classes} classes: {listed(card.label_names)}"
+    log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
+    if card.shared_rows:
+        log.warning("task %s: %d rows are in train and in validation alike", card.name, card.shared_rows)
+    for reason, count in card.dropped.items():
+        log.info("task %s: %d train rows dropped: %s", card.name, count, reason)
+
+
+def read_card(folder: Path) -> TaskCard:
+    """The card of a prepared task.
+
+    Raises:
+        TaskError: the task is not prepared, only in part, or its card is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise TaskError(
+            f"{folder}: no {CARD}, so this task is not prepared or not completely; run stage prepare"
+        )
+    try:
+        card = TaskCard.model_validate(files.read_json(folder / CARD))
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise TaskError(f"{folder / CARD}: not a task card (see {keys}); run stage prepare again") from None
+    except KdcacheError as error:
+        raise TaskError(str(error)) from None
+    for split in card.rows:
+        if not (folder / f"{split}.parquet").is_file():
+            raise TaskError(f"{folder / split}.parquet: the file is missing; run stage prepare again")
+    return card
+
+
+def load_split(folder: Path, split: str, columns: list[str] | None = None) -> pa.Table:
+    """One split of a prepared task, in id order.
+
+    Args:
+        columns: only these; default all of them.
+
+    Raises:
+        TaskError: the task is not prepared, there is no such split, or its file is damaged.
+    """
+    card = read_card(folder)
+    if split not in card.rows:
+        raise TaskError(f"{folder}: no split {split!r}; there are: {listed(card.rows)}")
+    path = Path(folder) / f"{split}.parquet"
+    try:
+        table = pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise TaskError(f"{path}: cannot be read ({error}); run stage prepare again") from None
+    if table.num_rows != card.rows[split]:
+        raise TaskError(
+            f"{path}: has {table.num_rows} rows, the card says {card.rows[split]}; run prepare again"
+        )
+    return table
+
+
+def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> EncodedSplit:
+    """A split as the model that belongs to `preprocessor` takes it.
+
+    Texts are cut after the task's max_length tokens; how many rows that concerned is logged.
+
+    Raises:
+        TaskError: the task is not prepared, or is not of the preprocessor's modality.
+    """
+    card = read_card(folder)
+    if preprocessor.kind != card.modality:
+        raise TaskError(f"task {card.name!r} has {card.modality}s, but the model takes {preprocessor.kind}s")
+    table = load_split(folder, split)
+    ids = table.column("id").to_numpy()
+    hashes = table.column("row_hash").to_numpy()
+    labels = table.column("label").to_numpy().astype(np.float32 if card.regression else np.int64)
+    if card.modality == "image":
+        p = preprocessor
+        pixels = encode_images(table.column("image"), p.size, p.channels, p.mean, p.std)
+        return EncodedSplit(ids, hashes, labels, pixel_values=pixels)
+    try:
+        texts = encode_texts(table, preprocessor.tokenizer, card.max_length or 0)
+    except TaskError as error:
+        raise TaskError(f"task {card.name!r}, {split}: {error}") from None
+    if texts.truncated:
+        note = "task %s, %s: %d of %d texts are longer than max_length %d and were cut"
+        log.info(note, card.name, split, texts.truncated, len(ids), card.max_length)
+    return EncodedSplit(ids, hashes, labels, texts.input_ids, texts.token_type_ids)

@@ -1,0 +1,232 @@
+"""ONE training loop, for teachers and students alike, on whatever Accelerate finds: CPU, one GPU or several processes.
+
+AdamW with linear warm-up and decay, clipped gradients, batches of similar length padded to their longest row, loss
+read once an epoch. The last epoch's weights are the result: validation data are never looked at while training.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from tqdm import tqdm
+
+from kdcache.errors import TrialError
+from kdcache.params import Model
+from kdcache.tasks import EncodedSplit
+
+log = logging.getLogger(__name__)
+
+Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Rows = npt.NDArray[np.int64]
+
+# Batches are drawn from pools of this many, sorted by length within the pool: little padding, still random.
+POOL = 50
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a run of the loop was: optimizer steps, mean loss of each epoch, wall-clock seconds, peak MiB, device."""
+
+    steps: int
+    losses: list[float]
+    seconds: float
+    peak_memory_mb: float
+    device: str
+
+
+def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """Row numbers of each batch of an epoch: every row once, in an order that only seed and epoch decide.
+
+    Args:
+        lengths: [N] tokens in each row; rows of similar length share a batch.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    batches: list[Rows] = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+class Batcher:
+    """A split's features on a device, sliced into a model's keyword arguments batch by batch."""
+
+    def __init__(self, split: EncodedSplit, pad_token_id: int | None, device: torch.device) -> None:
+        self.device = device
+        self.images: Tensor | None = None
+        if split.pixel_values is not None:
+            self.images = torch.from_numpy(split.pixel_values).to(device)
+            self.lengths = np.zeros(len(split.ids), dtype=np.int64)
+            return
+        assert split.input_ids is not None
+        self.lengths = np.array([len(row) for row in split.input_ids], dtype=np.int64)
+        self.device_lengths = torch.from_numpy(self.lengths).to(device)
+        self.input_ids = self._padded(split.input_ids, pad_token_id or 0)
+        types = split.token_type_ids
+        self.token_type_ids = None if types is None else self._padded(types, 0)
+
+    def _padded(self, rows: list[npt.NDArray[np.int32]], value: int) -> Tensor:
+        matrix = np.full((len(rows), int(self.lengths.max())), value, dtype=np.int64)
+        for index, row in enumerate(rows):
+            matrix[index, : len(row)] = row
+        return torch.from_numpy(matrix).to(self.device)
+
+    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+        """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
+        index = torch.from_numpy(rows).to(self.device)
+        if self.images is not None:
+            return {"pixel_values": self.images[index]}
+        longest = int(self.lengths[rows].max())
+        positions = torch.arange(longest, device=self.device)
+        inputs = {
+            "input_ids": self.input_ids[index, :longest],
+            "attention_mask": (positions < self.device_lengths[index, None]).long(),
+        }
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[index, :longest]
+        return inputs
+
+
+def fine_tune(
+    model: torch.nn.Module,
+    split: EncodedSplit,
+    loss: Loss,
+    params: Model,
+    seed: int,
+    soft_logits: npt.NDArray[np.float32] | None = None,
+) -> tuple[torch.nn.Module, Training]:
+    """Train the model on the split and return it with the run's figures.
+
+    Args:
+        soft_logits: [N, K] cached raw logits in the split's row order, for distillers.
+
+    Raises:
+        TrialError: the loss became infinite or NaN.
+    """
+    accelerator = Accelerator()
+    _reset_peak_memory(accelerator.device)
+    start = time.perf_counter()
+    batches = Batcher(split, getattr(model.config, "pad_token_id", None), accelerator.device)
+    labels = torch.from_numpy(split.labels).to(accelerator.device)
+    soft = None if soft_logits is None else torch.from_numpy(soft_logits).to(accelerator.device)
+    per_epoch = -(-len(labels) // params.batch_size)
+    optimizer, schedule = _optimizer(model, params, per_epoch * params.epochs)
+    network, optimizer = accelerator.prepare(model, optimizer)
+    torch.manual_seed(seed + accelerator.process_index)  # dropout: the same for every regularizer
+    network.train()
+    losses: list[float] = []
+    for epoch in tqdm(range(params.epochs), desc="epochs", disable=not sys.stderr.isatty(), leave=False):
+        total = torch.zeros((), device=accelerator.device)
+        for rows in epoch_batches(batches.lengths, params.batch_size, seed, epoch):
+            mine, weight = _share(rows, accelerator)
+            index = torch.from_numpy(mine).to(accelerator.device)
+            with autocast(params.precision, accelerator.device):
+                logits = network(**batches(mine)).logits
+            value = loss(logits.float(), labels[index], None if soft is None else soft[index]) * weight
+            accelerator.backward(value)
+            accelerator.clip_grad_norm_(network.parameters(), params.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            total += value.detach()
+        losses.append(_epoch_loss(total, per_epoch, epoch))
+    trained = accelerator.unwrap_model(network)
+    accelerator.free_memory()
+    memory = peak_memory_mb(accelerator.device)
+    seconds = time.perf_counter() - start
+    return trained, Training(
+        per_epoch * params.epochs, losses, seconds, memory, device_name(accelerator.device)
+    )
+
+
+def _share(rows: Rows, accelerator: Accelerator) -> tuple[Rows, float]:
+    """This process's rows of a global batch, and the weight that makes the mean over processes the batch's mean."""
+    world = accelerator.num_processes
+    mine = rows[accelerator.process_index :: world]
+    if len(mine) == 0:
+        return rows[:1], 0.0
+    return mine, len(mine) * world / len(rows)
+
+
+def _optimizer(model: torch.nn.Module, params: Model, steps: int) -> tuple[Any, Any]:
+    """AdamW without decay on biases and norms, and a linear warm-up to the peak rate followed by a linear decay."""
+    decay = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": params.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=params.learning_rate, fused=True)
+    warmup = round(params.warmup * steps)
+
+    def rate(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return (steps - step) / max(1, steps - warmup)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+
+
+def autocast(precision: str, device: torch.device) -> Any:
+    """bfloat16 autocast when asked for, or, with `auto`, when the device is a GPU that has it; else float32."""
+    wanted = precision == "bfloat16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+
+
+def _epoch_loss(total: Tensor, batches: int, epoch: int) -> float:
+    mean = float(total) / batches
+    if not np.isfinite(mean):
+        raise TrialError(f"the training loss is {mean} in epoch {epoch + 1}; lower learning_rate or alpha")
+    log.debug("epoch %d: loss %.4f", epoch + 1, mean)
+    return mean
+
+
+def predict(
+    model: torch.nn.Module, split: EncodedSplit, batch_size: int, precision: str = "float32"
+) -> npt.NDArray[np.float32]:
+    """Raw logits [N, K] of a trained model, in the split's row order, on every process."""
+    accelerator = Accelerator()
+    network = model.to(accelerator.device).eval()
+    batches = Batcher(split, getattr(model.config, "pad_token_id", None), accelerator.device)
+    order = np.argsort(batches.lengths, kind="stable")
+    parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    mine = parts[accelerator.process_index :: accelerator.num_processes]
+    with torch.no_grad(), autocast(precision, accelerator.device):
+        found = [network(**batches(rows)).logits.float().cpu().numpy() for rows in mine]
+    if accelerator.num_processes > 1:
+        mine, found = gather_object(mine), gather_object(found)
+    logits = np.empty((len(order), found[0].shape[1]), dtype=np.float32)
+    for rows, values in zip(mine, found, strict=True):
+        logits[rows] = values
+    return logits
+
+
+def _reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak MiB: allocated on the GPU since the run began, or the process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the device type (`cpu`)."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -1,0 +1,46 @@
+"""Compare every configuration with its baseline: `python -m stages.compare` writes metrics/."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from kdcache.params import Study, load_study
+from kdcache.results import cost_table, trials_table
+from kdcache.statistics import compare, summary
+from kdcache.statistics.files import write_summary, write_table
+from stages import stage_errors
+from stages.layout import DATA, METRICS
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument(
+        "--data", type=Path, default=DATA, help="the other stages' results (default: %(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=METRICS, help="default: %(default)s")
+    return parser.parse_args(arguments)
+
+
+@stage_errors()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    write_metrics(load_study(options.params), options.data, options.out)
+
+
+def write_metrics(study: Study, data: Path, out: Path) -> None:
+    """Everything is computed before anything is written; each file is whole or absent."""
+    trials, costs = trials_table(study, data), cost_table(study, data)
+    comparisons = compare(trials, study)
+    claims = summary(trials, study, comparisons)
+    write_table(trials, out / "trials.csv")
+    write_table(comparisons, out / "comparisons.csv")
+    write_table(costs, out / "cost.csv")
+    write_summary(claims, out / "summary.json")
+    for claim in claims["claims"]:
+        print(f"{claim['question']} {claim['verdict'].capitalize()}. {claim['sentence']}")
+
+
+if __name__ == "__main__":
+    main()

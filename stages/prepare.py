@@ -1,0 +1,35 @@
+"""Load, check and prepare one task: `python -m stages.prepare --task NAME`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from kdcache.errors import TaskError
+from kdcache.params import load_study
+from kdcache.tasks import prepare_task
+from stages import stage_errors
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m stages.prepare", description=__doc__)
+    parser.add_argument("--task", required=True, metavar="NAME", help="a key of `tasks` in the study")
+    parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: data/tasks/NAME")
+    return parser.parse_args(arguments)
+
+
+@stage_errors()
+def main(arguments: list[str] | None = None) -> None:
+    options = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    study = load_study(options.params)
+    if options.task not in study.tasks:
+        raise TaskError(f"{options.params}: no task {options.task!r}; there are: {', '.join(study.tasks)}")
+    prepare_task(study.tasks[options.task], options.out or Path("data/tasks") / options.task, options.task)
+
+
+if __name__ == "__main__":
+    main()

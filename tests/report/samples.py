@@ -1,0 +1,146 @@
+"""A small metrics folder in the layouts of metrics/: numbers chosen by hand, no statistics computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from kdcache.params import Study
+
+SEEDS = [0, 1, 2, 3, 4]
+STUDENTS = [
+    ("bbc-headlines", "bert-tiny", "bert", "pretrained", "data/models/bert-tiny", 80.0),
+    ("bbc-headlines", "bert-tiny-scratch", "bert", "scratch", "data/models/bert-tiny", 73.0),
+    ("digits", "vit-tiny", "vit", "scratch", "vit-config", 95.0),
+]
+METHODS = ["label_smoothing", "tf_reg", "kd", "self_kd"]
+# difference, half width of the interval, verdict, negligible
+ROWS = {
+    ("bert-tiny", "label_smoothing"): (0.10, 0.60, "equivalent", False),
+    ("bert-tiny", "tf_reg"): (-0.40, 1.90, "inconclusive", False),
+    ("bert-tiny", "kd"): (0.45, 0.30, "better", True),
+    ("bert-tiny", "self_kd"): (0.05, 0.55, "equivalent", False),
+    ("bert-tiny-scratch", "label_smoothing"): (0.90, 1.60, "inconclusive", False),
+    ("bert-tiny-scratch", "tf_reg"): (-2.10, 1.20, "worse", False),
+    ("bert-tiny-scratch", "kd"): (2.40, 1.10, "better", False),
+    ("bert-tiny-scratch", "self_kd"): (0.70, 1.50, "inconclusive", False),
+    ("vit-tiny", "label_smoothing"): (0.02, 0.40, "equivalent", False),
+    ("vit-tiny", "tf_reg"): (-0.30, 0.60, "equivalent", False),
+    ("vit-tiny", "kd"): (0.60, 1.10, "inconclusive", False),
+    ("vit-tiny", "self_kd"): (0.00, 0.50, "equivalent", False),
+}
+PARAMS = """
+seeds: [0, 1, 2, 3, 4]
+tasks:
+  bbc-headlines:
+    {source: {builtin: bbc_headlines}, text: [text], metrics: [accuracy, macro_f1], max_length: 24}
+  digits: {source: {builtin: digits}, image: image, metrics: [accuracy]}
+teachers:
+  bert-small:
+    {checkpoint: data/models/bert-small, learning_rate: 1.0e-3, epochs: 5, batch_size: 32,
+      tasks: [bbc-headlines]}
+  resnet:
+    {checkpoint: resnet-config, init: scratch, learning_rate: 1.0e-3, epochs: 9, batch_size: 32,
+      tasks: [digits]}
+students:
+  bert-tiny:
+    {checkpoint: data/models/bert-tiny, teacher: bert-small, learning_rate: 1.0e-3, epochs: 8, batch_size: 32,
+      tasks: [bbc-headlines]}
+  bert-tiny-scratch:
+    {checkpoint: data/models/bert-tiny, init: scratch, teacher: bert-small, learning_rate: 1.0e-3, epochs: 8, batch_size: 32,
+      tasks: [bbc-headlines]}
+  vit-tiny:
+    {checkpoint: vit-config, init: scratch, teacher: resnet, learning_rate: 1.0e-3, epochs: 8, batch_size: 32,
+      tasks: [digits]}
+regularizers:
+  base: {}
+  label_smoothing: {soft_labels: uniform, alpha: 0.1}
+  tf_reg: {soft_labels: designed, correct: 0.99, alpha: 0.5, temperature: 20}
+distillers:
+  kd: {soft_labels: teacher, alpha: 0.5, temperature: 2}
+  self_kd: {soft_labels: self, alpha: 0.5, temperature: 2}
+comparison: {baseline: base, alpha: 0.05, margin: {accuracy: 1.0}, correction: holm}
+"""
+
+
+def study() -> Study:
+    return Study.model_validate(yaml.safe_load(PARAMS))
+
+
+def trials() -> pd.DataFrame:
+    """One row a trial; seed s adds (s - 2) / 10 points to every score."""
+    rows = []
+    for task, student, family, init, checkpoint, base in STUDENTS:
+        for method in ["base", *METHODS]:
+            gain = 0.0 if method == "base" else ROWS[student, method][0]
+            for seed in SEEDS:
+                score = (base + gain + (seed - 2) / 10) / 100
+                rows.append(
+                    {"task": task, "student": student, "family": family, "init": init}
+                    | {"checkpoint": checkpoint, "layers": None, "teacher": "t", "regularizer": method}
+                    | {"seed": seed, "accuracy": score, "macro_f1": score - 0.01, "nll": 1.5 - score}
+                    | {"brier": 1 - score, "ece": 0.05 + seed / 1000, "seconds": 11.0 + seed}
+                    | {"peak_memory_mb": 900.0, "device": "cpu", "identity": f"{student}-{method}-{seed}"}
+                )
+    return pd.DataFrame(rows)
+
+
+def comparisons() -> pd.DataFrame:
+    """One row per task, student and regularizer but the baseline."""
+    rows = []
+    for task, student, family, init, _, base in STUDENTS:
+        for method in METHODS:
+            gain, half, verdict, negligible = ROWS[student, method]
+            rows.append(
+                {"task": task, "student": student, "family": family, "init": init, "teacher": "t"}
+                | {
+                    "regularizer": method,
+                    "metric": "accuracy",
+                    "baseline": "base",
+                    "seeds": 5,
+                    "paired": True,
+                }
+                | {"mean": base + gain, "sd": 0.16, "baseline_mean": base, "baseline_sd": 0.16}
+                | {"difference": gain, "ci_low": gain - half, "ci_high": gain + half, "t_p": 0.02}
+                | {
+                    "t_p_corrected": 0.06,
+                    "welch_p": 0.03,
+                    "permutation_p": 0.0625,
+                    "permutation_floor": 0.0625,
+                }
+                | {"hedges_g": 0.8, "margin": 1.0, "tost_p": 0.01, "tost_p_corrected": 0.04}
+                | {"verdict": verdict, "negligible": negligible, "detectable": 1.35 * half, "note": ""}
+            )
+    return pd.DataFrame(rows)
+
+
+def cost() -> pd.DataFrame:
+    """Teachers, caches and trials; seconds chosen so that sums are easy: a teacher 100 s, a cache 4 s."""
+    rows = []
+    for task, teacher in (("bbc-headlines", "bert-small"), ("digits", "resnet")):
+        for kind, spent in (("teacher", 100.0), ("cache", 4.0)):
+            rows.append(_cost(kind, task, teacher, "", None, spent))
+    for row in trials().itertuples():
+        rows.append(_cost("trial", row.task, row.student, row.regularizer, row.seed, row.seconds))
+    return pd.DataFrame(rows)
+
+
+def _cost(kind: str, task: str, model: str, method: str, seed: int | None, spent: float) -> dict[str, object]:
+    named = {"kind": kind, "task": task, "model": model, "regularizer": method, "seed": seed}
+    return named | {"seconds": spent, "peak_memory_mb": 900.0, "device": "cpu"}
+
+
+def summary() -> dict[str, object]:
+    return {"claims": [], "interaction": []}
+
+
+def write(folder: Path) -> Path:
+    """Write the four files into a folder and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in (("trials", trials()), ("comparisons", comparisons()), ("cost", cost())):
+        table.to_csv(folder / f"{name}.csv", index=False)
+    (folder / "summary.json").write_text(json.dumps(summary()), encoding="utf-8")
+    return folder

@@ -1,0 +1,70 @@
+"""The stage `prepare`: what it writes, and how it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.errors import TaskError
+from kdcache.tasks import read_card
+from stages import stage_errors
+from stages.prepare import main
+
+STUDY = """
+seeds: [0]
+tasks:
+  films:
+    source: {files: {train: train.csv, validation: train.csv}}
+    text: [text]
+    metrics: [accuracy]
+    max_length: 8
+teachers: {}
+students: {tiny: {checkpoint: tiny, learning_rate: 0.001, epochs: 1, batch_size: 8}}
+regularizers: {base: {}}
+distillers: {}
+comparison: {baseline: base, margin: {accuracy: 1.0}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(STUDY)
+    Path("train.csv").write_text("text,label\ngood,1\nbad,0\n")
+
+
+def test_a_task_is_prepared_under_data() -> None:
+    main(["--task", "films"])
+    assert read_card(Path("data/tasks/films")).rows == {"train": 2, "validation": 2}
+
+
+def test_options() -> None:
+    Path("params.yaml").rename("other.yaml")
+    main(["--task", "films", "--params", "other.yaml", "--out", "elsewhere"])
+    assert read_card(Path("elsewhere")).name == "films"
+
+
+def fails(capsys: pytest.CaptureFixture[str], arguments: list[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_errors_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fails(capsys, ["--task", "nope"]) == "error: params.yaml: no task 'nope'; there are: films\n"
+    Path("train.csv").write_text("text,label\n")
+    assert fails(capsys, ["--task", "films"]) == (
+        "error: task 'films': train: train.csv: there are no rows\n"
+    )
+    assert "params.yaml: 1 mistake" not in fails(capsys, ["--task", "films", "--params", "train.csv"])
+    Path("params.yaml").unlink()
+    assert "params.yaml: 1 mistake\n  the file does not exist" in fails(capsys, ["--task", "films"])
+
+
+def test_stage_errors_lets_other_errors_pass() -> None:
+    with pytest.raises(ZeroDivisionError), stage_errors():
+        _ = 1 / 0
+    with pytest.raises(SystemExit), stage_errors():
+        raise TaskError("for people")

@@ -1,0 +1,44 @@
+"""The compare stage: four whole files from results on disk, or one message and nothing written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import stages.compare
+from kdcache.errors import KdcacheError
+from tests.statistics.helpers import make_study, make_trials
+
+COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
+
+
+def test_writes_the_four_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = make_trials(
+        {("news", "tiny", m): [80.0, 81.0, 82.5 + i] for i, m in enumerate(("base", "smooth"))}
+    )
+    monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
+    monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
+    stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
+    written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
+    assert written == ["comparisons.csv", "cost.csv", "summary.json", "trials.csv"]
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics" / "trials.csv"), trials)
+    assert "Pretrained students" in capsys.readouterr().out
+
+
+def test_an_error_is_one_message_and_nothing_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(study: object, root: Path) -> pd.DataFrame:
+        raise KdcacheError("3 trials are missing")
+
+    monkeypatch.setattr(stages.compare, "load_study", lambda path: make_study())
+    monkeypatch.setattr(stages.compare, "trials_table", missing)
+    with pytest.raises(SystemExit) as stopped:
+        stages.compare.main(["--out", str(tmp_path / "metrics")])
+    assert stopped.value.code == 1
+    assert "3 trials are missing" in capsys.readouterr().err
+    assert not (tmp_path / "metrics").exists()

@@ -1,0 +1,112 @@
+"""summary.json: claims follow from the rows, the layout is plain JSON, equal results give equal bytes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdcache.errors import KdcacheError
+from kdcache.params import Study
+from kdcache.statistics import compare, summary
+from kdcache.statistics.files import write_summary, write_table
+from tests.statistics.helpers import make_study, make_trials
+
+PAIR = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}
+NOISE = np.array([0.1, -0.1, 0.2, 0.0, -0.2])
+
+
+def study_with(pretrained: float, scratch: float, noise: float = 1.0) -> tuple[pd.DataFrame, Study]:
+    base = 70 + np.arange(5.0)
+    cells = {
+        ("news", student, method): base + (gain + noise * NOISE if method != "base" else 0)
+        for student, gain in (("tiny", pretrained), ("raw", scratch))
+        for method in ("base", "smooth")
+    }
+    return make_trials(cells), make_study(students=PAIR)
+
+
+def claims(trials: pd.DataFrame, study: Study) -> dict[str, str]:
+    return {claim["id"]: claim["verdict"] for claim in summary(trials, study)["claims"]}
+
+
+def test_the_papers_finding() -> None:
+    trials, study = study_with(pretrained=0.1, scratch=3.0)
+    # both students have the same noise, which cancels in the interaction: give one of them a little more
+    more = (trials["student"] == "raw") & (trials["regularizer"] == "smooth")
+    trials.loc[more, "accuracy"] += [0.001, 0, -0.001, 0.002, 0]
+    assert claims(trials, study) == {
+        "pretrained_within_margin": "supported",
+        "scratch_some_better": "supported",
+        "interaction": "supported",
+    }
+
+
+def test_the_opposite_finding() -> None:
+    found = claims(*study_with(pretrained=3.0, scratch=0.1))
+    assert found["pretrained_within_margin"] == "contradicted"
+    assert found["scratch_some_better"] == "contradicted"
+    assert found["interaction"] == "inconclusive"
+
+
+def test_noise_settles_nothing() -> None:
+    found = claims(*study_with(pretrained=0.5, scratch=0.5, noise=20))
+    assert set(found.values()) == {"inconclusive"}
+
+
+def test_contents() -> None:
+    trials, study = study_with(0.1, 3.0)
+    found = summary(trials, study)
+    assert found["study"]["trials"] == {"found": 20, "expected": 20}
+    assert found["study"]["tasks"] == {"news": {"metric": "accuracy", "margin": 1.0}}
+    assert found["decided"]["correction"] == "holm"
+    assert found["design"]["detectable_sd"] == pytest.approx(1.682, abs=5e-4)
+    assert found["design"]["tost_margin_sd"] == pytest.approx(1.600, abs=1e-3)
+    assert found["design"]["sign_flip_floor"] == 0.0625
+    assert found["verdicts"]["scratch"] == {
+        "better": 1, "worse": 0, "equivalent": 0, "inconclusive": 0, "negligible": 0, "comparisons": 1,
+    }  # fmt: skip
+    assert len(found["configurations"]) == 4
+    assert "within 1 point of accuracy" in found["claims"][0]["sentence"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_one_seed_is_plain_json_too() -> None:
+    trials, _ = study_with(0.1, 3.0)
+    few = make_study(students=PAIR, seeds=[0])
+    found = summary(trials, few)
+    assert found["design"]["sign_flip_floor"] is None
+    assert {claim["verdict"] for claim in found["claims"]} == {"inconclusive"}
+    json.dumps(found, allow_nan=False)
+
+
+def test_claims_only_where_they_can_be_asked() -> None:
+    trials = make_trials({("news", "tiny", m): 70 + np.arange(5.0) for m in ("base", "smooth")})
+    assert [claim["id"] for claim in summary(trials, make_study())["claims"]] == ["pretrained_within_margin"]
+
+
+def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
+    trials, study = study_with(0.1, 3.0)
+    for folder in ("a", "b"):
+        write_table(compare(trials, study), tmp_path / folder / "comparisons.csv")
+        write_summary(summary(trials, study), tmp_path / folder / "summary.json")
+    for name in ("comparisons.csv", "summary.json"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["comparisons.csv", "summary.json"]
+
+
+def test_csv_format(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"name": ["a,b", "c"], "flag": [True, False], "x": [1 / 3, float("nan")], "n": [5, 6]}
+    )
+    write_table(frame, tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == 'name,flag,x,n\n"a,b",true,0.333333,5\nc,false,,6\n'
+
+
+def test_json_refuses_nan(tmp_path: Path) -> None:
+    with pytest.raises(KdcacheError):
+        write_summary({"x": float("nan")}, tmp_path / "s.json")
+    assert not (tmp_path / "s.json").exists()
