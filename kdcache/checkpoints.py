@@ -6,6 +6,7 @@ configurations, tokenizers and safetensors are fetched, never pickles and never 
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from kdcache import fingerprint
 from kdcache.errors import ModelError
 from kdcache.params import Model
 
-SAFE_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+# What transformers reads, at the top of a repository: other copies of the weights (onnx/, *.bin, ...) stay there.
+SETTINGS_FILES = ["*.json", "*.txt", "*.model"]
+WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 
 def find_checkpoint(model: Model) -> Path:
@@ -26,7 +29,7 @@ def find_checkpoint(model: Model) -> Path:
     """
     folder = Path(model.checkpoint)
     if not folder.is_dir():
-        folder = _download(model)
+        folder = _download(model.checkpoint, model.revision, weights=model.init == "pretrained")
     read_config(folder)
     if model.init == "pretrained" and not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -40,17 +43,31 @@ def find_checkpoint(model: Model) -> Path:
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json; a ModelError names what is wrong with it."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelError(
-            f"{folder}: no config.json, so this is not a model; expected a transformers folder"
-        ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path}: not valid JSON ({error})") from None
-    if not isinstance(config, dict) or "model_type" not in config:
+    if not path.is_file():
+        raise ModelError(f"{folder}: no config.json, so this is not a model; expected a transformers folder")
+    config = read_settings(path)
+    if "model_type" not in config:
         raise ModelError(f"{path}: expected an object with model_type (bert, gpt2, vit, ...)")
     return config
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """One of a checkpoint's JSON files; empty when it is not there.
+
+    Raises:
+        ModelError: the file cannot be read, or is no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON ({error}); fetch the checkpoint again") from None
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(settings).__name__}")
+    return settings
 
 
 def family(model: Model) -> str:
@@ -66,32 +83,44 @@ def weights_fingerprint(model: Model) -> str:
 
 
 def preprocessing_fingerprint(model: Model, max_length: int | None) -> str:
-    """What turns a row into the model's input: tokenizer or image settings, and the length limit."""
+    """What turns a row into the model's input: tokenizer or image settings, and the length limit.
+
+    Args:
+        max_length: the task's limit in tokens; None for images, where config.json alone may say enough.
+    """
     folder = find_checkpoint(model)
-    return fingerprint.of_json({"files": fingerprint.of_tokenizer(folder), "max_length": max_length})
+    bare = not any((folder / name).is_file() for name in fingerprint.TOKENIZER_FILES)
+    files = None if bare and max_length is None else fingerprint.of_tokenizer(folder)
+    return fingerprint.of_json({"files": files, "max_length": max_length})
 
 
-def _download(model: Model) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
-
-    name = model.checkpoint
-    if model.revision is None:
+@functools.cache
+def _download(name: str, revision: str | None, weights: bool) -> Path:
+    """The hub is asked once per process and checkpoint, so that a run sees one version throughout."""
+    if revision is None:
         raise ModelError(
             f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "
             "(a commit hash, or `main` to accept changes)"
         )
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
+
+    wanted = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
     try:
-        found = huggingface_hub.snapshot_download(name, revision=model.revision, allow_patterns=SAFE_FILES)
+        found = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
+        )
     except GatedRepoError:
         raise ModelError(
             f"checkpoint {name!r} is gated: accept its terms on its hub page, then `hf auth login`"
         ) from None
     except LocalEntryNotFoundError:
         raise ModelError(
-            f"checkpoint {name!r}: the hub cannot be reached and revision {model.revision!r} is not in the local "
+            f"checkpoint {name!r}: the hub cannot be reached and revision {revision!r} is not in the local "
             "cache; check the network (HF_HUB_OFFLINE, HF_ENDPOINT) or use a local folder"
         ) from None
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise ModelError(f"checkpoint {name!r} at {model.revision!r}: the hub answered: {error}") from None
+    except Exception as error:  # the hub's client passes on whatever its HTTP library raises
+        raise ModelError(
+            f"checkpoint {name!r} at revision {revision!r} cannot be had from the hub: {error}"
+        ) from error
     return Path(found)

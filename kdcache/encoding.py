@@ -59,6 +59,9 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
     truncated = 0
     for start in range(0, table.num_rows, BATCH):
         texts = [table.column(name).slice(start, BATCH).to_pylist() for name in columns]
+        if len(texts) == 2 and tokenizer.sep_token is None:
+            # GPT-2 and Llama put nothing between two texts; their end-of-text token says where the second begins.
+            texts[1] = [f"{tokenizer.eos_token}{text}" for text in texts[1]]
         batch = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
         input_ids += [np.array(row, dtype=np.int32) for row in batch["input_ids"]]
         types += [np.array(row, dtype=np.int32) for row in batch.get("token_type_ids", [])]

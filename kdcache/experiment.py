@@ -21,7 +21,7 @@ from accelerate import PartialState
 
 from kdcache import checkpoints, fingerprint, scoring, training
 from kdcache.errors import CacheError
-from kdcache.files import write_json
+from kdcache.files import read_json, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
 from kdcache.models import Preprocessor, build_model, load_preprocessor, save_model
 from kdcache.params import Model, Regularizer, Teacher
@@ -30,7 +30,7 @@ from kdcache.tasks import EncodedSplit, TaskCard, encode_split, read_card
 from kdcache.trials import TEACHER, TrialPlan, TrialResult, write_result
 
 SPLITS = ("train", "validation")
-INFERENCE_CODE = ("kdcache.encoding", "kdcache.models", "kdcache.training")
+INFERENCE_CODE = ("kdcache.columns", "kdcache.encoding", "kdcache.models", "kdcache.training")
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 Logits = npt.NDArray[np.float32]
@@ -89,6 +89,8 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
     if PartialState().is_main_process:
         prints = _fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
         _write_cache(folder, card, prints, splits, logits, cost)
+        # What the teacher cost goes with its logits: who has those need not fetch the weights.
+        write_json(folder / TEACHER, read_json(teacher_folder / TEACHER))
 
 
 def run_trial(plan: TrialPlan) -> None:

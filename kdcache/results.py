@@ -77,7 +77,7 @@ def cost_table(study: Study, root: Path) -> pd.DataFrame:
     """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, peak MiB, device.
 
     Args:
-        root: the folder that holds `teachers/`, `logits/` and `trials/`.
+        root: the folder that holds `logits/` and `trials/`.
     """
     rows = [*_teacher_costs(study, root), *_trial_costs(study, root)]
     return pd.DataFrame(rows, columns=COST).astype({"seed": "Int64"})
@@ -85,8 +85,8 @@ def cost_table(study: Study, root: Path) -> pd.DataFrame:
 
 def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
     for task, teacher in study.taught():
-        taught = read_json(root / "teachers" / task / teacher / TEACHER)
-        cost = LogitCache(root / "logits" / task / teacher).manifest.cost
+        folder = root / "logits" / task / teacher
+        taught, cost = read_json(folder / TEACHER), LogitCache(folder).manifest.cost
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}

@@ -7,6 +7,7 @@ read once an epoch. The last epoch's weights are the result: validation data are
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import sys
 import time
@@ -17,8 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate import Accelerator, PartialState
+from accelerate.utils import GradientAccumulationPlugin, gather_object
 from torch import Tensor
 from tqdm import tqdm
 
@@ -62,10 +63,15 @@ def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, ep
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def pad_token(model: torch.nn.Module) -> int:
+    """The token that pads a model's batches; 0, unused, for a model of images."""
+    return getattr(model.config, "pad_token_id", None) or 0
+
+
 class Batcher:
     """A split's features on a device, sliced into a model's keyword arguments batch by batch."""
 
-    def __init__(self, split: EncodedSplit, pad_token_id: int | None, device: torch.device) -> None:
+    def __init__(self, split: EncodedSplit, pad_token_id: int, device: torch.device) -> None:
         self.device = device
         self.images: Tensor | None = None
         if split.pixel_values is not None:
@@ -75,12 +81,12 @@ class Batcher:
         assert split.input_ids is not None
         self.lengths = np.array([len(row) for row in split.input_ids], dtype=np.int64)
         self.device_lengths = torch.from_numpy(self.lengths).to(device)
-        self.input_ids = self._padded(split.input_ids, pad_token_id or 0)
+        self.input_ids = self._padded(split.input_ids, pad_token_id)
         types = split.token_type_ids
         self.token_type_ids = None if types is None else self._padded(types, 0)
 
     def _padded(self, rows: list[npt.NDArray[np.int32]], value: int) -> Tensor:
-        matrix = np.full((len(rows), int(self.lengths.max())), value, dtype=np.int64)
+        matrix = np.full((len(rows), int(self.lengths.max())), value, dtype=np.int32)
         for index, row in enumerate(rows):
             matrix[index, : len(row)] = row
         return torch.from_numpy(matrix).to(self.device)
@@ -93,11 +99,11 @@ class Batcher:
         longest = int(self.lengths[rows].max())
         positions = torch.arange(longest, device=self.device)
         inputs = {
-            "input_ids": self.input_ids[index, :longest],
+            "input_ids": self.input_ids[index, :longest].long(),
             "attention_mask": (positions < self.device_lengths[index, None]).long(),
         }
         if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids[index, :longest]
+            inputs["token_type_ids"] = self.token_type_ids[index, :longest].long()
         return inputs
 
 
@@ -112,45 +118,81 @@ def fine_tune(
     """Train the model on the split and return it with the run's figures.
 
     Args:
+        loss: the mean over a batch, from logits [B, K], labels [B] and soft logits [B, K].
         soft_logits: [N, K] cached raw logits in the split's row order, for distillers.
 
     Raises:
         TrialError: the loss became infinite or NaN.
     """
-    accelerator = Accelerator()
-    _reset_peak_memory(accelerator.device)
+    accelerator = _accelerator()
+    device = accelerator.device
+    _reset_peak_memory(device)
     start = time.perf_counter()
-    batches = Batcher(split, getattr(model.config, "pad_token_id", None), accelerator.device)
-    labels = torch.from_numpy(split.labels).to(accelerator.device)
-    soft = None if soft_logits is None else torch.from_numpy(soft_logits).to(accelerator.device)
-    per_epoch = -(-len(labels) // params.batch_size)
-    optimizer, schedule = _optimizer(model, params, per_epoch * params.epochs)
-    network, optimizer = accelerator.prepare(model, optimizer)
+    loop = _Loop(accelerator, model, split, loss, params, soft_logits)
     torch.manual_seed(seed + accelerator.process_index)  # dropout: the same for every regularizer
-    network.train()
-    losses: list[float] = []
-    for epoch in tqdm(range(params.epochs), desc="epochs", disable=not sys.stderr.isatty(), leave=False):
-        total = torch.zeros((), device=accelerator.device)
-        for rows in epoch_batches(batches.lengths, params.batch_size, seed, epoch):
-            mine, weight = _share(rows, accelerator)
-            index = torch.from_numpy(mine).to(accelerator.device)
-            with autocast(params.precision, accelerator.device):
-                logits = network(**batches(mine)).logits
-            value = loss(logits.float(), labels[index], None if soft is None else soft[index]) * weight
-            accelerator.backward(value)
-            accelerator.clip_grad_norm_(network.parameters(), params.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
-            total += value.detach()
-        losses.append(_epoch_loss(total, per_epoch, epoch))
-    trained = accelerator.unwrap_model(network)
+    loop.network.train()
+    epochs = tqdm(range(params.epochs), desc="epochs", disable=not sys.stderr.isatty(), leave=False)
+    losses = [loop.epoch(seed, epoch) for epoch in epochs]
+    trained = accelerator.unwrap_model(loop.network)
     accelerator.free_memory()
-    memory = peak_memory_mb(accelerator.device)
     seconds = time.perf_counter() - start
-    return trained, Training(
-        per_epoch * params.epochs, losses, seconds, memory, device_name(accelerator.device)
-    )
+    return trained, Training(loop.steps, losses, seconds, peak_memory_mb(device), device_name(device))
+
+
+def _accelerator() -> Accelerator:
+    """Processes and device as the user configured them; precision and accumulation, which change results, never."""
+    plugin = GradientAccumulationPlugin(num_steps=1)
+    return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
+
+
+class _Loop:
+    """One run of the loop: the model with its optimizer and schedule, and the rows on the device."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        split: EncodedSplit,
+        loss: Loss,
+        params: Model,
+        soft_logits: npt.NDArray[np.float32] | None,
+    ) -> None:
+        device = accelerator.device
+        self.accelerator, self.loss, self.params = accelerator, loss, params
+        self.batches = Batcher(split, pad_token(model), device)
+        self.labels = torch.from_numpy(split.labels).to(device)
+        self.soft_logits = None if soft_logits is None else torch.from_numpy(soft_logits).to(device)
+        self.steps = params.epochs * -(-len(split) // params.batch_size)
+        optimizer, self.schedule = _optimizer(model, params, self.steps)
+        self.network, self.optimizer = accelerator.prepare(model, optimizer)
+
+    def epoch(self, seed: int, epoch: int) -> float:
+        """Every row once; the mean loss over the rows, of all processes together."""
+        total = torch.zeros((), device=self.accelerator.device)
+        for rows in epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch):
+            total += self.step(rows) * len(rows)
+        mean = float(self.accelerator.reduce(total, "mean")) / len(self.labels)
+        if not math.isfinite(mean):
+            raise TrialError(
+                f"the training loss is {mean} in epoch {epoch + 1}; lower learning_rate, or alpha of the regularizer"
+            )
+        log.debug("epoch %d: loss %.4f", epoch + 1, mean)
+        return mean
+
+    def step(self, rows: Rows) -> Tensor:
+        """One optimizer step on a global batch; its loss, on the device: reading it here would wait for the GPU."""
+        mine, weight = _share(rows, self.accelerator)
+        index = torch.from_numpy(mine).to(self.accelerator.device)
+        soft_logits = None if self.soft_logits is None else self.soft_logits[index]
+        with autocast(self.params.precision, self.accelerator.device):
+            logits = self.network(**self.batches(mine)).logits
+        loss = self.loss(logits.float(), self.labels[index], soft_logits) * weight
+        self.accelerator.backward(loss)
+        self.accelerator.clip_grad_norm_(self.network.parameters(), self.params.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        return loss.detach()
 
 
 def _share(rows: Rows, accelerator: Accelerator) -> tuple[Rows, float]:
@@ -181,32 +223,26 @@ def _optimizer(model: torch.nn.Module, params: Model, steps: int) -> tuple[Any, 
 def autocast(precision: str, device: torch.device) -> Any:
     """bfloat16 autocast when asked for, or, with `auto`, when the device is a GPU that has it; else float32."""
     wanted = precision == "bfloat16" or (
-        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision == "auto"
+        and device.type == "cuda"
+        and torch.cuda.is_bf16_supported(including_emulation=False)
     )
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-def _epoch_loss(total: Tensor, batches: int, epoch: int) -> float:
-    mean = float(total) / batches
-    if not np.isfinite(mean):
-        raise TrialError(f"the training loss is {mean} in epoch {epoch + 1}; lower learning_rate or alpha")
-    log.debug("epoch %d: loss %.4f", epoch + 1, mean)
-    return mean
 
 
 def predict(
     model: torch.nn.Module, split: EncodedSplit, batch_size: int, precision: str = "float32"
 ) -> npt.NDArray[np.float32]:
     """Raw logits [N, K] of a trained model, in the split's row order, on every process."""
-    accelerator = Accelerator()
-    network = model.to(accelerator.device).eval()
-    batches = Batcher(split, getattr(model.config, "pad_token_id", None), accelerator.device)
+    state = PartialState()
+    network = model.to(state.device).eval()
+    batches = Batcher(split, pad_token(model), state.device)
     order = np.argsort(batches.lengths, kind="stable")
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-    mine = parts[accelerator.process_index :: accelerator.num_processes]
-    with torch.no_grad(), autocast(precision, accelerator.device):
+    mine = parts[state.process_index :: state.num_processes]
+    with torch.no_grad(), autocast(precision, state.device):
         found = [network(**batches(rows)).logits.float().cpu().numpy() for rows in mine]
-    if accelerator.num_processes > 1:
+    if state.num_processes > 1:
         mine, found = gather_object(mine), gather_object(found)
     logits = np.empty((len(order), found[0].shape[1]), dtype=np.float32)
     for rows, values in zip(mine, found, strict=True):

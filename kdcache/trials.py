@@ -35,6 +35,7 @@ SEED_FOLDER = re.compile(r"seed-(\d+)")
 
 # What a trial's numbers depend on: the code that encodes, builds, trains and scores.
 TRAINING_CODE = (
+    "kdcache.columns",
     "kdcache.encoding",
     "kdcache.models",
     "kdcache.regularizers",

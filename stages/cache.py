@@ -6,14 +6,15 @@ import argparse
 
 from kdcache import trials
 from kdcache.params import load_study
-from stages import layout, run_stage
+from stages import layout, stage_errors
 
 
-def main() -> None:
+@stage_errors()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.cache", description=__doc__)
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     study = load_study()
     teacher = study.teachers[args.teacher]
     folder = layout.cache_folder(args.task, args.teacher)
@@ -28,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

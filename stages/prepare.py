@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from pathlib import Path
 
 from kdcache.errors import TaskError
 from kdcache.params import load_study
 from kdcache.tasks import prepare_task
-from stages import stage_errors
+from stages import layout, stage_errors
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,12 +22,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     study = load_study(options.params)
     if options.task not in study.tasks:
         raise TaskError(f"{options.params}: no task {options.task!r}; there are: {', '.join(study.tasks)}")
-    prepare_task(study.tasks[options.task], options.out or Path("data/tasks") / options.task, options.task)
+    prepare_task(study.tasks[options.task], options.out or layout.task_folder(options.task), options.task)
 
 
 if __name__ == "__main__":

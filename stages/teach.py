@@ -8,16 +8,17 @@ import logging
 from kdcache import trials
 from kdcache.params import Regularizer, load_study
 from kdcache.tasks import read_card
-from stages import layout, run_stage
+from stages import layout, stage_errors
 
 log = logging.getLogger(__name__)
 
 
-def main() -> None:
+@stage_errors()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.teach", description=__doc__)
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     study = load_study()
     teacher = study.teachers[args.teacher]
     folder = layout.teacher_folder(args.task, args.teacher)
@@ -37,4 +38,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

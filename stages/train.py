@@ -1,4 +1,4 @@
-"""DVC stages `train` and `distill`: the trials of one configuration that are not there yet, all seeds in one process."""
+"""DVC stages `train` and `distill`: a configuration's missing trials, all its seeds in one process."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from kdcache import engine, trials
 from kdcache.logits import LogitCache
 from kdcache.params import Study, load_study
 from kdcache.tasks import read_card
-from stages import layout, run_stage
+from stages import layout, stage_errors
 
 
-def main() -> None:
+@stage_errors()
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
     parser.add_argument("--task", required=True)
     parser.add_argument("--student", required=True)
     parser.add_argument("--regularizer", required=True)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     study = load_study()
     folder = layout.configuration_folder(args.task, args.student, args.regularizer)
     with trials.exclusive(folder):
@@ -61,4 +62,4 @@ def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: 
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    main()

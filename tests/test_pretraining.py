@@ -32,6 +32,8 @@ SIZES: dict[str, Any] = {
     "heads": 2,
     "vocab_size": 300,
     "sequence_length": 16,
+    "short_length": 8,
+    "short_tokens": 128,  # two steps of short pieces, then full sequences
     "batch_size": 4,
     "learning_rate": 2e-3,
     "warmup_tokens": 128,
@@ -57,10 +59,11 @@ def make_trainer(
 # --- the fast path ----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("short_tokens", [0, 128])
 @pytest.mark.parametrize("layers", [1, 3])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_fast_path_has_the_loss_and_gradients_of_the_full_forward(family, layers, tokenizers):
-    trainer = make_trainer(family, tokenizers, layers=layers)
+def test_fast_path_has_the_loss_and_gradients_of_the_full_forward(family, layers, short_tokens, tokenizers):
+    trainer = make_trainer(family, tokenizers, layers=layers, short_tokens=short_tokens)
     for parameter in trainer.model.parameters():  # no zero biases or one-valued scales to hide behind
         torch.nn.init.normal_(parameter, std=0.3)
     asked = trainer.ask(p.batch_at(trainer.training, trainer.recipe, 0), p.MASKING, 0)
@@ -150,13 +153,21 @@ def test_sequences_are_full_and_delimited(family, tokenizers):
 
 
 def test_epochs_visit_everything_once_in_a_new_order():
-    rows = np.arange(22, dtype=np.uint16)[:, None]
+    rows, full = np.arange(22, dtype=np.uint16)[:, None], recipe("bert", short_tokens=0)
     epochs = [
-        np.concatenate([p.batch_at(rows, recipe("bert"), step)[:, 0] for step in range(5 * e, 5 * e + 5)])
+        np.concatenate([p.batch_at(rows, full, step)[:, 0] for step in range(5 * e, 5 * e + 5)])
         for e in range(2)
-    ]  # 22 rows, batches of 4: five a epoch
+    ]  # 22 rows, batches of 4: five an epoch
     assert all(len(set(epoch)) == 20 for epoch in epochs)
     assert (epochs[0] != epochs[1]).any()
+
+
+def test_first_tokens_come_in_short_pieces_of_the_same_sequences():
+    rows = np.arange(20 * 16, dtype=np.uint16).reshape(20, 16)
+    short, full = recipe("bert"), recipe("bert", short_tokens=0)
+    assert [p.batch_at(rows, short, step).shape for step in range(4)] == [(8, 8), (8, 8), (4, 16), (4, 16)]
+    for step in range(4):
+        assert (p.batch_at(rows, short, step).ravel() == p.batch_at(rows, full, step).ravel()).all()
 
 
 def test_held_out_sequences_are_not_trained_on():
@@ -409,6 +420,8 @@ def test_recipe_mistakes_are_reported_together(tmp_path):
         p.load_recipe(path, "large")
     with pytest.raises(ValueError, match="hidden 32, heads 3"):
         recipe("bert", heads=3)
+    with pytest.raises(ValueError, match="sequence_length 20, short_length 8"):
+        recipe("bert", sequence_length=20)
 
 
 def test_tokenizer_of_another_family_is_refused(saved):

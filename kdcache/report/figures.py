@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,14 @@ class Panel:
     rows: pd.DataFrame
     domain: tuple[float, float]
     alt: str
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The chart as Vega-Lite without width and theme, which are the page's or the static figure's."""
+        # Unchecked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
+        spec: dict[str, Any] = chart(self).properties(height=_height(self)).to_dict(validate=False)
+        spec.pop("config", None)
+        return spec
 
 
 def panels(metrics: Metrics, confidence: float) -> list[Panel]:
@@ -201,39 +210,35 @@ def theme(name: str, font: str = FONT) -> dict[str, Any]:
 
 def fluid_spec(panel: Panel) -> dict[str, Any]:
     """The panel for the page: as wide as its column, theme and colours given by the page."""
-    padding = {"left": 2, "right": 2, "top": 4, "bottom": 2}
-    sized = chart(panel).properties(width="container", height=_height(panel), padding=padding)
-    return _plain(sized)
+    return panel.spec | {"width": "container", "padding": {"left": 2, "right": 2, "top": 4, "bottom": 2}}
 
 
 def static_image(panel: Panel) -> str:
     """The panel as an SVG data URI in light colours: for paper, and for readers without JavaScript."""
     import vl_convert
 
-    padding = 4
-    sized = chart(panel).properties(width=360, height=_height(panel), padding=padding)
-    svg = vl_convert.vegalite_to_svg(_plain(sized), vl_version=_version(), config=_static_config())
+    spec = panel.spec | {"width": 360, "padding": 4}
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=_version(), config=_static_config())
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
 def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
     """All panels in one Vega-Lite specification with a title and a legend in words."""
-    columns = 2 if len(shown) > 1 else 1
-    titled = [
-        chart(panel).properties(width=330, height=_height(panel), title=alt.Title(panel.title))
-        for panel in shown
-    ]
     legend = (
         "blue circle: pretrained student; orange diamond: from scratch; hollow: inconclusive; "
         f"shaded: within {margin} of the baseline"
     )
-    whole = alt.concat(*titled, columns=columns, spacing={"column": 48, "row": 28})
-    whole = whole.resolve_scale(yOffset="independent")
-    title = alt.Title(
-        "Difference from plain fine-tuning, paired by seed", subtitle=legend, fontSize=16, offset=14
-    )
-    padding = 18
-    return _plain(whole.properties(title=title, padding=padding))
+    title = {"text": "Difference from plain fine-tuning, paired by seed", "fontSize": 16, "offset": 14}
+    parts = [panel.spec | {"width": 330, "title": {"text": panel.title}} for panel in shown]
+    return {
+        "$schema": alt.SCHEMA_URL,
+        "title": title | {"subtitle": legend},
+        "concat": [{key: part[key] for key in part if key != "$schema"} for part in parts],
+        "columns": min(2, len(shown)),
+        "spacing": {"column": 48, "row": 28},
+        "resolve": {"scale": {"yOffset": "independent"}},
+        "padding": 18,
+    }
 
 
 def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> None:
@@ -251,7 +256,8 @@ def javascript() -> str:
     """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`."""
     import vl_convert
 
-    bundle = vl_convert.javascript_bundle(None, vl_version=_version())
+    # The stub forgets that the snippet has a default.
+    bundle: str = vl_convert.javascript_bundle(vl_version=_version())  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
 
 
@@ -261,10 +267,3 @@ def _static_config() -> dict[str, Any]:
 
 def _version() -> str:
     return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-
-
-def _plain(sized: alt.TopLevelMixin) -> dict[str, Any]:
-    """The chart as JSON without Altair's own theme: the page brings its own."""
-    spec: dict[str, Any] = sized.to_dict()
-    spec.pop("config", None)
-    return spec

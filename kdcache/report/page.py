@@ -39,22 +39,23 @@ def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
         ComparisonError: a metrics file is missing or is not what it should be.
     """
     metrics = read_metrics(metrics_folder)
+    panels = figures.panels(metrics, 1 - study.comparison.alpha)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
-    page.write_text(render(metrics, study), encoding="utf-8")
-    write_figure(metrics, study, out / "figure.svg", out / "figure.png")
+    page.write_text(render(metrics, study, panels), encoding="utf-8")
+    write_figure(metrics, panels, out / "figure.svg", out / "figure.png")
     return page
 
 
-def write_figure(metrics: Metrics, study: Study, svg: Path | None = None, png: Path | None = None) -> None:
+def write_figure(
+    metrics: Metrics, panels: list[figures.Panel], svg: Path | None = None, png: Path | None = None
+) -> None:
     """Write the main figure; nothing when the study compares nothing."""
-    shown = figures.panels(metrics, 1 - study.comparison.alpha)
-    if shown:
-        spec = figures.static_figure(shown, margins(metrics.comparisons))
-        figures.write_static(spec, svg, png)
+    if panels:
+        figures.write_static(figures.static_figure(panels, margins(metrics.comparisons)), svg, png)
 
 
-def render(metrics: Metrics, study: Study) -> str:
+def render(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> str:
     """The page as text; the same text for the same metrics."""
     environment = Environment(
         loader=PackageLoader("kdcache.report"),
@@ -66,7 +67,7 @@ def render(metrics: Metrics, study: Study) -> str:
     environment.filters["sign"] = lambda verdict: wording.SIGNS.get(verdict, "")
     environment.filters["groupby_order"] = _in_groups
     template = environment.get_template("report.html.j2")
-    return template.render(**_content(metrics, study), vega=Markup(figures.javascript()))
+    return template.render(**_content(metrics, study, panels), vega=Markup(figures.javascript()))
 
 
 def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
@@ -74,9 +75,9 @@ def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
     return [list(group) for _, group in groupby(rows, key=lambda row: getattr(row, attribute))]
 
 
-def _content(metrics: Metrics, study: Study) -> dict[str, Any]:
+def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dict[str, Any]:
     confidence = 1 - study.comparison.alpha
-    panels = _panels(metrics, confidence)
+    drawn = _drawn(panels)
     cost = tables.costs(metrics, study)
     headings, numbers = tables.all_numbers(metrics.comparisons)
     return {
@@ -84,8 +85,8 @@ def _content(metrics: Metrics, study: Study) -> dict[str, Any]:
         "confidence": f"{100 * confidence:g}%",
         "scope": _scope(metrics, study),
         "claims": claims(metrics),
-        "panels": panels,
-        "charts": _charts(panels),
+        "panels": drawn,
+        "charts": _charts(drawn),
         "margin": margins(metrics.comparisons),
         "tables": tables.main_tables(metrics, study),
         "interaction": tables.interaction(metrics),
@@ -113,7 +114,8 @@ def _scope(metrics: Metrics, study: Study) -> str:
     return ", ".join(parts)
 
 
-def _panels(metrics: Metrics, confidence: float) -> list[dict[str, Any]]:
+def _drawn(panels: list[figures.Panel]) -> list[dict[str, Any]]:
+    """Each panel with its place in the page, its chart and its picture."""
     return [
         {
             "id": f"panel-{place}",
@@ -121,7 +123,7 @@ def _panels(metrics: Metrics, confidence: float) -> list[dict[str, Any]]:
             "spec": figures.fluid_spec(panel),
             "image": figures.static_image(panel),
         }
-        for place, panel in enumerate(figures.panels(metrics, confidence))
+        for place, panel in enumerate(panels)
     ]
 
 
@@ -172,10 +174,12 @@ def _limits(metrics: Metrics) -> str:
     design = metrics.summary.get("design", {})
     if not design.get("detectable_sd"):
         return ""
-    seeds = wording.count(int(design["seeds"]), "seed")
+    seeds, floor = wording.count(int(design["seeds"]), "seed"), design["sign_flip_floor"]
+    keys = ("detectable_sd", "detectable_sd_corrected", "tost_margin_sd", "tost_margin_sd_corrected")
+    found, found_corrected, margin, margin_corrected = (wording.number(design[key], 2) for key in keys)
     return (
-        f"With {seeds}, an exact sign-flip test cannot give a p-value below {design['sign_flip_floor']:g}. One paired t-test finds a difference of "
-        f"{design['detectable_sd']:.2f} standard deviations (of the paired differences) with 80% power, "
-        f"{design['detectable_sd_corrected']:.2f} after correction; equivalence needs a margin of "
-        f"{design['tost_margin_sd']:.2f}, {design['tost_margin_sd_corrected']:.2f} after correction."
+        f"With {seeds}, an exact sign-flip test cannot give a p-value below {floor:g}. "
+        f"One paired t-test finds a difference of {found} standard deviations (of the paired differences) with "
+        f"80% power, {found_corrected} after correction; equivalence needs a margin of {margin}, "
+        f"{margin_corrected} after correction."
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kdcache.errors import ComparisonError, KdcacheError
 from kdcache.params import Study, load_study
-from kdcache.report import tables, wording
+from kdcache.report import figures, tables, wording
 from kdcache.report.claims import claims
 from kdcache.report.inputs import Metrics, read_metrics
 from kdcache.report.page import CORRECTIONS, write_figure
@@ -32,12 +32,11 @@ def results_markdown(metrics: Metrics, study: Study) -> str:
 
 
 def _legend(study: Study) -> str:
-    comparison = study.comparison
-    level = f"{100 * (1 - comparison.alpha):g}%"
+    comparison, seeds = study.comparison, wording.count(len(study.seeds), "seed")
     return _escape(
-        f"Mean ± standard deviation over {wording.count(len(study.seeds), 'seed')} in points; difference from "
-        f"{comparison.baseline}, paired by seed, with its {level} interval; verdict after correction "
-        f"({CORRECTIONS[comparison.correction]}). *Inconclusive* does not mean *no difference*."
+        f"Mean ± standard deviation over {seeds} in points; difference from {comparison.baseline}, "
+        f"paired by seed, with its {100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
+        f"{CORRECTIONS[comparison.correction]}). *Inconclusive* does not mean *no difference*."
     )
 
 
@@ -104,7 +103,7 @@ def update(metrics_folder: Path, readme: Path, study: Study) -> None:
     text = replace_results(readme.read_text(encoding="utf-8"), results_markdown(metrics, study), readme)
     figure = readme.parent / FIGURE
     figure.parent.mkdir(parents=True, exist_ok=True)
-    write_figure(metrics, study, png=figure)
+    write_figure(metrics, figures.panels(metrics, 1 - study.comparison.alpha), png=figure)
     readme.write_text(text, encoding="utf-8")
 
 

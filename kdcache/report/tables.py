@@ -266,31 +266,39 @@ def _beyond(row: Any) -> str:
 
 def calibration(metrics: Metrics, study: Study) -> list[Calibration]:
     """NLL, Brier score and ECE (fractions; lower is better) of every configuration with trials."""
-    names = [name for name in CALIBRATION if name in metrics.trials and metrics.trials[name].notna().any()]
+    names = _calibrations(metrics)
     table: list[Calibration] = []
     for (task, student), mine in metrics.trials.groupby(["task", "student"], sort=False):
         if not names or mine[names].isna().all(axis=None):
             continue
-        methods = [name for name in study.methods() if name in set(mine["regularizer"])]
-        for method in methods:
-            scores = [_calibrated(mine, name, method, study.comparison.baseline) for name in names]
+        by_method = {str(key): group.set_index("seed")[names] for key, group in mine.groupby("regularizer")}
+        baseline = by_method.get(study.comparison.baseline)
+        for method in (name for name in study.methods() if name in by_method):
+            scores = _calibrated(by_method[method], None if method == study.comparison.baseline else baseline)
             table.append(Calibration(_where(task, student), method, scores))
     return table
 
 
-def _calibrated(mine: pd.DataFrame, name: str, method: str, baseline: str) -> tuple[str, str]:
-    """The mean with sd over seeds, and the mean change over the seeds that the baseline has too."""
-    by_seed = {key: group.set_index("seed")[name] for key, group in mine.groupby("regularizer")}
-    digits = CALIBRATION[name][1]
-    score = wording.mean_sd(by_seed[method].mean(), by_seed[method].std(), digits)
-    if method == baseline or baseline not in by_seed:
-        return score, ""
-    return score, wording.signed((by_seed[method] - by_seed[baseline]).mean(), digits)
+def _calibrated(mine: pd.DataFrame, baseline: pd.DataFrame | None) -> list[tuple[str, str]]:
+    """Per score the mean with sd over seeds, and the mean change over the seeds that the baseline has too."""
+    means, sds = mine.mean(), mine.std()
+    changes = None if baseline is None else (mine - baseline).mean()
+    return [
+        (
+            wording.mean_sd(means[name], sds[name], CALIBRATION[name][1]),
+            "" if changes is None else wording.signed(changes[name], CALIBRATION[name][1]),
+        )
+        for name in mine.columns
+    ]
+
+
+def _calibrations(metrics: Metrics) -> list[str]:
+    return [name for name in CALIBRATION if name in metrics.trials and metrics.trials[name].notna().any()]
 
 
 def calibration_names(metrics: Metrics) -> list[str]:
     """The headings of `Calibration.scores`."""
-    return [CALIBRATION[name][0] for name in CALIBRATION if name in metrics.trials]
+    return [CALIBRATION[name][0] for name in _calibrations(metrics)]
 
 
 def costs(metrics: Metrics, study: Study) -> Cost:
@@ -389,6 +397,7 @@ def _interaction(row: dict[str, Any]) -> Interaction:
     )
 
 
+EXACT = ("permutation_p", "permutation_floor")  # counts over counts: shown in full
 NUMBERS = {
     "paired t p": "t_p",
     "corrected": "t_p_corrected",
@@ -410,8 +419,13 @@ def all_numbers(comparisons: pd.DataFrame) -> tuple[list[str], list[Numbers]]:
         values = [wording.signed(row.difference), wording.interval(row.ci_low, row.ci_high)]
         values += [wording.number(row.hedges_g, 2)] if effect else []
         values += [wording.number(row.detectable, 2)]
-        values += [wording.p_value(getattr(row, column)) for column in shown.values()]
+        values += [_p(row, column) for column in shown.values()]
         values += [wording.number(row.seeds, 0)]
         words = wording.verdict_words(row.verdict, row.negligible)
         rows.append(Numbers(_where(row.task, row.student), row.regularizer, values, words))
     return headings, rows
+
+
+def _p(row: Any, column: str) -> str:
+    value = getattr(row, column)
+    return wording.number(value, 4) if column in EXACT else wording.p_value(value)

@@ -1,0 +1,54 @@
+"""What the figure shows: which students share a panel, and the axis."""
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.report import figures
+from kdcache.report.inputs import Metrics, read_metrics
+from tests.report import samples
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    return read_metrics(samples.write(tmp_path))
+
+
+def test_scratch_stands_beside_pretrained(metrics: Metrics) -> None:
+    both, alone = figures.panels(metrics, 0.95)
+    assert both.students == ["bert-tiny", "bert-tiny-scratch"]
+    assert alone.students == ["vit-tiny"]
+
+
+def test_the_axis_holds_every_interval_and_the_margin(metrics: Metrics) -> None:
+    both, alone = figures.panels(metrics, 0.95)
+    # bbc-headlines: from −3.30 (tf_reg) to 3.50 (kd), 3% of 6.8 added on each side
+    assert both.domain == pytest.approx((-3.504, 3.704))
+    # digits: the margin of 1 with 30% more on the left, kd's 1.70 on the right, 3% of 3.0
+    assert alone.domain == pytest.approx((-1.39, 1.79))
+
+
+def test_the_alternative_text_has_the_numbers(metrics: Metrics) -> None:
+    text = figures.panels(metrics, 0.95)[0].alt.replace("\N{NO-BREAK SPACE}", " ")
+    assert "95% interval" in text
+    assert "kd on bert-tiny-scratch (scratch) +2.40 points, [1.30, 3.50], better" in text
+
+
+def test_one_seed_has_a_point_and_no_interval(metrics: Metrics) -> None:
+    metrics.comparisons.loc[:, ["ci_low", "ci_high"]] = float("nan")
+    record = figures._records(figures.panels(metrics, 0.95)[0].rows)[0]
+    assert (record["ci_low"], record["interval"], record["difference"]) == (None, "no interval", 0.1)
+
+
+def test_static_files(metrics: Metrics, tmp_path: Path) -> None:
+    spec = figures.static_figure(figures.panels(metrics, 0.95), "1 point")
+    figures.write_static(spec, tmp_path / "a.svg", tmp_path / "a.png")
+    svg = (tmp_path / "a.svg").read_text()
+    assert svg.startswith("<svg")
+    assert "inconclusive" in svg
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_chart_is_valid_vega_lite(metrics: Metrics) -> None:
+    for panel in figures.panels(metrics, 0.95):
+        figures.chart(panel).to_dict(validate=True)  # raises SchemaValidationError

@@ -1,0 +1,206 @@
+"""The page: its structure, that names cannot break it, that it loads nothing, and that a browser draws it."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from kdcache.report import page as page_module
+from kdcache.report.figures import panels
+from kdcache.report.inputs import read_metrics
+from kdcache.report.page import render, write_report
+from stages import report as stage
+from tests.report import samples
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"),
+    *("--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=10000", "--dump-dom"),
+]
+EMPTY = {"br", "hr", "img", "input", "link", "meta"}
+
+
+class Outline(HTMLParser):
+    """Collects headings, tables, images and what is loaded; fails on tags closed out of order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.headings: list[str] = []
+        self.cells: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in EMPTY:
+            self.open.append(tag)
+        for kind, found in ((("h1", "h2"), self.headings), (("td", "th"), self.cells)):
+            if tag in kind:
+                found.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if {"h1", "h2"} & set(self.open):
+            self.headings[-1] += data
+        if {"td", "th"} & set(self.open):
+            self.cells[-1] += data
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(samples.write(folder / "metrics"), folder / "report", samples.study())
+
+
+@pytest.fixture(scope="module")
+def text(report: Path) -> str:
+    return report.read_text(encoding="utf-8")
+
+
+def rendered(folder: Path) -> str:
+    metrics = read_metrics(folder)
+    return render(metrics, samples.study(), panels(metrics, 0.95))
+
+
+def without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the 900 kB of Vega, which these tests do not read."""
+    monkeypatch.setattr(page_module.figures, "javascript", lambda: "")
+
+
+def test_the_answer_comes_first(text: str) -> None:
+    headings = Outline(text).headings
+    assert headings[0] == "Do label regularizers help the student?"
+    assert headings[1] == "Does any regularizer make a real difference to a pretrained student?"
+    assert headings[4:] == [
+        *("What each one changes", "Results", "Does it help more from scratch?", "What it cost"),
+        *("What is inconclusive, and why", "Decided before the data", "Calibration", "Every test"),
+        "How to read this",
+    ]
+
+
+def test_every_verdict_has_its_word(text: str) -> None:
+    cells = [" ".join(cell.split()) for cell in Outline(text).cells]
+    assert any("80.5 ± 0.2 +0.45 [0.15, 0.75] ▲ better, negligible" in cell for cell in cells)
+    assert any("? inconclusive" in cell for cell in cells)
+
+
+def test_header_cells_say_what_they_head_and_figures_have_text(text: str) -> None:
+    outline = Outline(text)
+    heads = re.findall(r"<th(?=[\s>])[^>]*>", text)
+    assert heads
+    assert all("scope=" in head for head in heads)
+    alternatives = [value for tag, name, value in outline.attributes if (tag, name) == ("img", "alt")]
+    assert len(alternatives) == 2
+    assert all("interval" in words for words in alternatives)
+    targets = [value for _, name, value in outline.attributes if name == "id"]
+    labels = [value for _, name, value in outline.attributes if name == "aria-labelledby"]
+    assert len(targets) == len(set(targets))
+    assert set(labels) <= set(targets)
+
+
+def test_the_page_loads_nothing(text: str) -> None:
+    loads = {"src", "href", "srcset", "action", "data", "poster"}
+    addresses = [value for _, name, value in Outline(text).attributes if name in loads]
+    assert all(value.startswith(("data:", "#")) for value in addresses)
+    assert "url(" not in (text.split("<style>")[1].split("</style>")[0])
+    assert "default-src 'none'" in text
+
+
+def test_names_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vega(monkeypatch)
+    folder = samples.write(tmp_path)
+    for name in ("trials", "comparisons", "cost"):
+        path = folder / f"{name}.csv"
+        path.write_text(path.read_text().replace("vit-tiny", "</script><b onclick=x>"))
+    text = rendered(folder)
+    assert "<b onclick" not in text
+    assert "&lt;b onclick=x&gt;" in text
+    Outline(text)
+
+
+def test_the_same_metrics_give_the_same_page(report: Path) -> None:
+    again = write_report(report.parents[1] / "metrics", report.parents[1] / "again", samples.study())
+    assert again.read_bytes() == report.read_bytes()
+
+
+def test_a_study_of_the_baseline_alone_has_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vega(monkeypatch)
+    folder = samples.write(tmp_path / "metrics")
+    samples.trials().query("regularizer == 'base'").to_csv(folder / "trials.csv", index=False)
+    samples.comparisons().iloc[:0].to_csv(folder / "comparisons.csv", index=False)
+    (folder / "summary.json").write_text(json.dumps({"claims": [], "interaction": []}))
+    study = samples.study().model_copy(update={"distillers": {}})
+    text = write_report(folder, tmp_path / "report", study).read_text(encoding="utf-8")
+    assert "Nothing to compare yet" in text
+    Outline(text)
+
+
+def test_missing_trials_leave_dashes_and_no_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vega(monkeypatch)
+    folder = samples.write(tmp_path)
+    table = samples.comparisons()
+    numbers = ["mean", "sd", "difference", "ci_low", "ci_high", "t_p", "tost_p", "hedges_g", "detectable"]
+    table.loc[table["student"] == "vit-tiny", numbers] = float("nan")
+    table.loc[table["student"] == "vit-tiny", ["verdict", "note"]] = ["inconclusive", "no trials yet"]
+    table.to_csv(folder / "comparisons.csv", index=False)
+    text = rendered(folder)
+    assert "no trials yet" in text
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def test_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(samples.PARAMS)
+    metrics = samples.write(tmp_path / "metrics")
+    command = ["--params", str(params), "--metrics", str(metrics), "--out", str(tmp_path / "report")]
+    assert stage.main(command) == 0
+    assert {path.name for path in (tmp_path / "report").iterdir()} == {
+        "index.html",
+        "figure.svg",
+        "figure.png",
+    }
+    (metrics / "cost.csv").unlink()
+    assert stage.main(command) == 1
+    assert "cost.csv: missing" in capsys.readouterr().err
+
+
+def browse(address: str, folder: Path) -> tuple[str, list[str], list[str]]:
+    """Open a page without a network: the drawn document, console lines, and what the page asked for."""
+    log = folder / "net.json"
+    command = [
+        str(CHROMIUM),
+        *FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--log-net-log={log}",
+        address,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    events = [event.get("params", {}) for event in json.loads(log.read_text())["events"]]
+    # The browser's own requests (its updates, the time) have no origin; a page's have one.
+    asked = [event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"]
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return done.stdout, console, [url for url in asked if url.startswith("http")]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
+def test_a_browser_draws_it_and_asks_the_network_for_nothing(report: Path, tmp_path: Path) -> None:
+    document, console, asked = browse(report.as_uri(), tmp_path)
+    assert (console, asked) == ([], [])
+    assert len(re.findall(r'class="live drawn[^"]*"[^>]*><svg', document)) == 2
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
+def test_the_browser_test_would_see_a_request(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<img src='http://pictures.invalid/a.png'><script>console.error('x')</script>")
+    _, console, asked = browse(page.as_uri(), tmp_path)
+    assert (len(console) > 0, asked[0]) == (True, "http://pictures.invalid/a.png")

@@ -1,0 +1,44 @@
+"""The README's results: only what stands between the markers changes."""
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.errors import ComparisonError
+from kdcache.report import readme
+from kdcache.report.inputs import read_metrics
+from tests.report import samples
+
+
+def test_only_the_text_between_the_markers_changes(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(samples.PARAMS)
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    metrics = samples.write(tmp_path / "metrics")
+    command = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params)]
+    assert readme.main(command) == 0
+    first = page.read_text(encoding="utf-8")
+    assert first.startswith(f"before\n{readme.BEGIN}\n")
+    assert first.endswith(f"{readme.END}\nafter\n")
+    assert "old" not in first
+    assert readme.main(command) == 0
+    assert page.read_text(encoding="utf-8") == first
+    assert (tmp_path / "docs" / "results.png").exists()
+
+
+def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:
+    table = readme.markdown_table(read_metrics(samples.write(tmp_path)), samples.study())
+    lines = table.splitlines()
+    assert len(lines) == 2 + 5
+    assert {line.count("|") for line in lines} == {5}
+    assert r"**label\_smoothing**" in table
+    assert "80.5 ± 0.2<br>+0.45 [0.15," in table
+
+
+@pytest.mark.parametrize(
+    "text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", 2 * readme.BEGIN + readme.END]
+)
+def test_wrong_markers_are_an_error(text: str) -> None:
+    with pytest.raises(ComparisonError, match="results:begin"):
+        readme.replace_results(text, "new", Path("README.md"))

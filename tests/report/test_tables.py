@@ -1,0 +1,120 @@
+"""The tables' values, worked out by hand from the sample's round numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.errors import ComparisonError
+from kdcache.report import tables
+from kdcache.report.inputs import Metrics, read_metrics
+from tests.report import samples
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    return read_metrics(samples.write(tmp_path))
+
+
+def plain(text: str) -> str:
+    return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_main_table_has_regularizers_by_students(metrics: Metrics) -> None:
+    (table,) = tables.main_tables(metrics, samples.study())
+    assert [column.student for column in table.columns] == ["bert-tiny", "bert-tiny-scratch", "vit-tiny"]
+    assert table.tasks == [("bbc-headlines", "accuracy", 2), ("digits", "accuracy", 1)]
+    assert [row.name for row in table.rows] == ["base", "label_smoothing", "tf_reg", "kd", "self_kd"]
+    kd = table.rows[3].cells[0]
+    assert kd is not None
+    assert (kd.score, kd.difference, plain(kd.interval)) == ("80.5 ± 0.2", "+0.45", "[0.15, 0.75]")
+    assert (kd.words, kd.sign) == ("better, negligible", "▲")
+
+
+def test_wide_tables_are_cut_between_tasks(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "COLUMNS_AT_ONCE", 2)
+    cut = tables.main_tables(metrics, samples.study())
+    assert [[column.student for column in table.columns] for table in cut] == [
+        *(["bert-tiny", "bert-tiny-scratch"], ["vit-tiny"])
+    ]
+
+
+def test_a_regularizer_that_the_study_dropped_is_in_no_table(metrics: Metrics) -> None:
+    study = samples.study()
+    left = {name: method for name, method in study.distillers.items() if name != "self_kd"}
+    (table,) = tables.main_tables(metrics, study.model_copy(update={"distillers": left}))
+    assert [row.name for row in table.rows] == ["base", "label_smoothing", "tf_reg", "kd"]
+
+
+def test_teacher_costs(metrics: Metrics) -> None:
+    cost = tables.costs(metrics, samples.study())
+    small, resnet = cost.teachers
+    # kd on two students with five seeds; 2 x 104 s; 100 s + 10 trials x 8 epochs x 4 s
+    assert (small.readers, small.once) == ("10 trials of 2 students", "104 s")
+    assert (small.per_student, small.online) == ("3.5 min", "7.0 min")
+    # one student: nothing saved per student; 100 s + 5 trials x 8 epochs x 4 s
+    assert (resnet.readers, resnet.once, resnet.per_student) == ("5 trials of 1 student", "104 s", "104 s")
+    assert resnet.online == "4.3 min"
+    # 75 trials of 11..15 s, 13 s on average
+    assert (cost.teacher_seconds, cost.trial_seconds, cost.readers) == (208.0, 975.0, 15)
+    assert [(row.trials, row.each) for row in cost.students] == [("25", "13 s")] * 3
+
+
+def test_every_inconclusive_comparison_has_its_reason(metrics: Metrics) -> None:
+    rows = {(row.where, row.regularizer): row for row in tables.open_questions(metrics.comparisons, 0.95)}
+    assert len(rows) == 4
+    both = rows["bbc-headlines: bert-tiny", "tf_reg"]  # [−2.30, 1.50] against ±1
+    assert both.why == "the 95% interval holds both 0 and differences beyond both ends of the margin"
+    gains = rows["digits: vit-tiny", "kd"]  # [−0.50, 1.70]
+    assert gains.why == "the 95% interval holds both 0 and gains beyond the margin"
+    assert plain(gains.interval) == "[−0.50, 1.70]"
+    assert gains.detectable == "1.49"  # 1.35 x 1.10, rounded half to even in binary
+
+
+def test_an_interval_clear_of_zero_can_be_inconclusive(metrics: Metrics) -> None:
+    metrics.comparisons.loc[[0, 1], "verdict"] = "inconclusive"
+    metrics.comparisons.loc[0, ["ci_low", "ci_high"]] = [0.01, 2.0]
+    metrics.comparisons.loc[1, ["ci_low", "ci_high", "note"]] = [float("nan"), float("nan"), "one seed"]
+    first, second, *_ = tables.open_questions(metrics.comparisons, 0.95)
+    assert first.why == "the 95% interval excludes 0 taken alone, but not after the correction"
+    assert (second.why, second.interval) == ("one seed", "no interval")
+
+
+def test_calibration_shows_the_change_from_the_baseline(metrics: Metrics) -> None:
+    rows = {(row.where, row.regularizer): row.scores for row in tables.calibration(metrics, samples.study())}
+    # nll = 1.5 - accuracy: 0.77 for base, 0.024 less for kd; ece does not depend on the regularizer
+    assert rows["bbc-headlines: bert-tiny-scratch", "base"][0] == ("0.770 ± 0.002", "")
+    assert rows["bbc-headlines: bert-tiny-scratch", "kd"][0] == ("0.746 ± 0.002", "−0.024")
+    assert rows["bbc-headlines: bert-tiny-scratch", "kd"][2] == ("0.052 ± 0.002", "0.000")
+    assert len(rows) == 15
+
+
+def test_a_pool_of_one_pair_is_left_out(metrics: Metrics) -> None:
+    (row,) = tables.interaction(metrics)
+    assert row.where == "bbc-headlines: bert-tiny-scratch against bert-tiny"
+    assert (row.difference, row.p, row.n, row.verdict) == ("+1.95", "0.004", "5 seeds", "supported")
+
+
+def test_names_that_look_like_missing_values_stay_names(tmp_path: Path) -> None:
+    samples.write(tmp_path)
+    for name in ("trials", "comparisons", "cost"):
+        path = tmp_path / f"{name}.csv"
+        path.write_text(path.read_text().replace("digits", "null"))
+    assert list(read_metrics(tmp_path).comparisons["task"])[-1] == "null"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("trials.csv", None, "missing; run the compare stage"),
+        ("trials.csv", "", "expected a CSV table"),
+        ("cost.csv", "kind,task\n", "expected the columns model"),
+        ("summary.json", "{", "expected JSON"),
+        ("summary.json", "[]", "expected a JSON object, found list"),
+        ("summary.json", None, "missing"),
+    ],
+)
+def test_bad_files_are_named(tmp_path: Path, file: str, content: str | None, message: str) -> None:
+    path = samples.write(tmp_path) / file
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ComparisonError, match=f"{file}.*{message}"):
+        read_metrics(tmp_path)

@@ -1,0 +1,50 @@
+"""Numbers and names in words."""
+
+import math
+
+import pytest
+
+from kdcache.params import Regularizer
+from kdcache.report import wording
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1.25, "+1.25"), (-0.4, "−0.40"), (0.0, "0.00"), (-0.001, "0.00"), (0.004, "0.00"), (None, "–")],
+)
+def test_a_difference_has_a_sign_unless_it_rounds_to_zero(value: float | None, text: str) -> None:
+    assert wording.signed(value) == text
+
+
+def test_missing_numbers_are_dashes_and_never_nan() -> None:
+    assert wording.number(math.nan) == wording.p_value(math.nan) == wording.seconds(math.nan) == "–"
+    assert wording.interval(math.nan, math.nan) == "no interval"
+    assert wording.mean_sd(80.0, math.nan) == "80.0"
+
+
+@pytest.mark.parametrize(
+    ("p", "text"), [(0.0004, "< 0.001"), (0.0, "< 0.001"), (0.0625, "0.062"), (1.0, "1.000")]
+)
+def test_p_values_have_three_decimals_and_are_never_zero(p: float, text: str) -> None:
+    assert wording.p_value(p) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(6.04, "6.0 s"), (119.0, "119 s"), (120.0, "2.0 min"), (9000.0, "2.5 h")]
+)
+def test_seconds_become_minutes_and_hours(value: float, text: str) -> None:
+    assert wording.seconds(value) == text
+
+
+def test_listing_and_counts() -> None:
+    assert [wording.listing(names) for names in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
+        *("none", "a", "a and b", "a, b and c")
+    ]
+    assert (wording.count(1, "seed"), wording.count(1200, "trial")) == ("1 seed", "1,200 trials")
+    assert (wording.points(1.0), wording.points(0.5)) == ("1 point", "0.5 points")
+
+
+def test_a_recipe_says_what_a_regularizer_is() -> None:
+    kd = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2, divergence="reverse_kl")
+    assert wording.recipe(kd).replace("\N{NO-BREAK SPACE}", " ") == "teacher’s logits, α 0.5, τ 2, reverse kl"
+    assert wording.recipe(Regularizer()) == "hard labels only"
