@@ -147,9 +147,12 @@ def read_result(folder: Path) -> TrialResult | None:
         return None
     try:
         return TrialResult.model_validate(read_json(path))
-    except (KdcacheError, ValidationError) as error:
+    except KdcacheError as error:
+        raise TrialError(f"{error} (a trial's result; delete {folder} to run the trial again)") from None
+    except ValidationError as error:
+        wrong = ", ".join(sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()}))
         raise TrialError(
-            f"{path}: not a trial's result ({error}); delete {folder} to run the trial again"
+            f"{path}: not a trial's result, see {wrong}; delete {folder} to run it again"
         ) from None
 
 

@@ -1,0 +1,142 @@
+"""Teacher, cache, baseline and distillers on a task of a few rows, without DVC."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import transformers
+
+from kdcache.errors import CacheError
+from kdcache.experiment import cache_logits, run_trial, teach
+from kdcache.logits import LogitCache
+from kdcache.params import Regularizer, Student, Task, Teacher
+from kdcache.tasks import prepare_task
+from kdcache.trials import TrialPlan, read_result
+
+RECIPE = {"init": "scratch", "learning_rate": 0.003, "epochs": 2, "batch_size": 64}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared task (digits 0 and 1 of a smaller set would do; the built-in one is small) and a checkpoint."""
+    root = tmp_path_factory.mktemp("experiment")
+    spec = Task.model_validate({"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]})
+    prepare_task(spec, root / "digits", "digits")
+    transformers.ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=8,
+        patch_size=4,
+        num_channels=1,
+    ).save_pretrained(root / "vit")
+    settings = {"size": {"height": 8, "width": 8}, "image_mean": [0.5], "image_std": [0.5]}
+    (root / "vit" / "preprocessor_config.json").write_text(json.dumps(settings))
+    return root
+
+
+def plan(
+    root: Path, name: str, method: Regularizer, soft_labels: Path | None = None, seed: int = 0
+) -> TrialPlan:
+    return TrialPlan(
+        folder=root / "trials" / name,
+        identity=name,
+        task="digits",
+        task_folder=root / "digits",
+        student="vit",
+        model=Student(checkpoint=str(root / "vit"), teacher="big", **RECIPE),
+        regularizer=name,
+        method=method,
+        seed=seed,
+        soft_labels=soft_labels,
+        keep_train_logits=name == "base",
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(folder: Path) -> Path:
+    """The teacher's logit cache."""
+    teacher = Teacher(checkpoint=str(folder / "vit"), seed=5, **RECIPE)
+    teach("big", folder / "digits", teacher, folder / "teacher", "identity")
+    cache_logits("big", folder / "digits", teacher, folder / "teacher", folder / "cache")
+    return folder / "cache"
+
+
+def test_a_teacher_is_a_checkpoint_and_its_cache_has_its_own_logits(folder: Path, taught: Path) -> None:
+    card = json.loads((folder / "teacher" / "teacher.json").read_text())
+    cache = LogitCache(taught)
+    assert cache.manifest.scores["validation"] == pytest.approx(card["metrics"])
+    assert {name: split.rows for name, split in cache.manifest.splits.items()} == {
+        "train": 1297,
+        "validation": 500,
+    }
+    assert cache.manifest.label_names == [str(digit) for digit in range(10)]
+    assert json.loads((taught / "teacher.json").read_text()) == card
+    model = transformers.AutoModelForImageClassification.from_pretrained(folder / "teacher")
+    assert model.config.id2label[7] == "7"
+
+
+def test_a_trial_keeps_its_metrics_and_its_validation_logits(folder: Path) -> None:
+    run_trial(plan(folder, "smooth", Regularizer(soft_labels="uniform", alpha=0.1)))
+    result = read_result(folder / "trials" / "smooth")
+    assert result is not None
+    assert (result.family, result.init, result.steps, result.device) == ("vit", "scratch", 2 * 21, "cpu")
+    assert set(result.metrics) == {"accuracy", "macro_f1", "matthews", "nll", "brier", "ece"}
+    cache = LogitCache(folder / "trials" / "smooth" / "logits")
+    assert cache.splits == ["validation"]
+    assert cache.manifest.scores["validation"] == pytest.approx(result.metrics)
+
+
+def test_distillers_learn_from_the_teacher_and_from_the_baseline_of_the_same_seed(
+    folder: Path, taught: Path
+) -> None:
+    run_trial(plan(folder, "base", Regularizer()))
+    own = folder / "trials" / "base" / "logits"
+    assert LogitCache(own).splits == ["train", "validation"]
+    kd = Regularizer(soft_labels="teacher", alpha=1.0, divergence="mse")
+    self_kd = kd.model_copy(update={"soft_labels": "self"})
+    run_trial(plan(folder, "kd", kd, taught))
+    run_trial(plan(folder, "self_kd", self_kd, own))
+    ids = np.arange(500)
+    teacher, base, by_teacher, by_self = (
+        LogitCache(path).logits("validation", ids)
+        for path in (taught, own, folder / "trials/kd/logits", folder / "trials/self_kd/logits")
+    )
+    # Each ends nearer to the logits it was taught with than to the other's.
+    assert np.mean((by_teacher - teacher) ** 2) < np.mean((by_teacher - base) ** 2)
+    assert np.mean((by_self - base) ** 2) < np.mean((by_self - teacher) ** 2)
+
+
+def test_a_trial_is_the_same_twice_and_another_with_another_seed(folder: Path) -> None:
+    results = []
+    for name, seed in (("first", 0), ("second", 0), ("other", 1)):
+        run_trial(plan(folder, name, Regularizer(), seed=seed))
+        results.append(read_result(folder / "trials" / name))
+    first, second, other = results
+    assert first is not None
+    assert second is not None
+    assert other is not None
+    assert first.losses == second.losses
+    assert first.metrics == second.metrics
+    assert first.losses != other.losses
+
+
+def test_logits_of_other_data_are_refused(folder: Path, taught: Path, tmp_path: Path) -> None:
+    rows = [{"pixels": np.eye(8).tolist(), "label": label} for label in (0, 1) for _ in range(4)]
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
+    spec = Task.model_validate({"source": {"files": files}, "image": "pixels", "metrics": ["accuracy"]})
+    prepare_task(spec, tmp_path / "other", "other")
+    kd = Regularizer(soft_labels="teacher", alpha=0.5)
+    wrong = replace(
+        plan(folder, "wrong", kd, taught), task_folder=tmp_path / "other", folder=tmp_path / "trial"
+    )
+    with pytest.raises(CacheError, match="its logits are of other data"):
+        run_trial(wrong)
+    assert not (tmp_path / "trial" / "result.json").exists()

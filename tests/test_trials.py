@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdcache import trials
+from kdcache.errors import TrialError
+from kdcache.params import Regularizer, Student
+from kdcache.tasks import TaskCard
+from kdcache.trials import TrialResult, exclusive, read_result, reconcile, training_identity, write_result
+
+RECIPE = {"learning_rate": 0.001, "epochs": 1, "batch_size": 8}
+
+
+def result(identity: str, seed: int = 0) -> TrialResult:
+    return TrialResult(
+        identity=identity,
+        task="rte",
+        student="tiny",
+        family="bert",
+        init="scratch",
+        checkpoint="models/tiny",
+        layers=None,
+        teacher=None,
+        regularizer="base",
+        seed=seed,
+        params={},
+        metrics={"accuracy": 0.5},
+        steps=1,
+        losses=[0.7],
+        seconds=0.1,
+        peak_memory_mb=10.0,
+        device="cpu",
+        versions={},
+    )
+
+
+def finish(root: Path, seed: int, identity: str) -> Path:
+    folder = trials.trial_folder(root, seed)
+    write_result(folder, result(identity, seed))
+    return folder
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    folder = tmp_path / "checkpoint"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def card(**changes: Any) -> TaskCard:
+    fields: dict[str, Any] = {
+        "name": "rte",
+        "modality": "text",
+        "regression": False,
+        "label_names": ["no", "yes"],
+        "rows": {"train": 2, "validation": 2},
+        "class_counts": {"train": [1, 1], "validation": [1, 1]},
+        "source": {},
+        "dropped": {},
+        "metrics": ["accuracy"],
+        "max_length": 16,
+        "fingerprint": "d" * 64,
+    }
+    return TaskCard(**{**fields, **changes})
+
+
+def student(checkpoint: Path, **changes: Any) -> Student:
+    return Student(**{"checkpoint": str(checkpoint), "init": "scratch", **RECIPE, **changes})
+
+
+# --- identity -----------------------------------------------------------------------------
+
+
+def test_identity_depends_on_all_that_decides_the_numbers(checkpoint: Path) -> None:
+    kd = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2)
+    identities = [
+        training_identity(card(), student(checkpoint), kd, 0, "a"),
+        training_identity(card(), student(checkpoint), kd, 1, "a"),
+        training_identity(card(), student(checkpoint), kd, 0, "b"),
+        training_identity(card(), student(checkpoint), kd.model_copy(update={"alpha": 0.6}), 0, "a"),
+        training_identity(card(), student(checkpoint, epochs=2), kd, 0, "a"),
+        training_identity(card(), student(checkpoint, precision="bfloat16"), kd, 0, "a"),
+        training_identity(card(fingerprint="e" * 64), student(checkpoint), kd, 0, "a"),
+        training_identity(card(max_length=17), student(checkpoint), kd, 0, "a"),
+    ]
+    assert len(set(identities)) == len(identities)
+
+
+def test_identity_ignores_names_and_what_is_only_scored(checkpoint: Path) -> None:
+    base = Regularizer()
+    plain = training_identity(card(), student(checkpoint), base, 0)
+    renamed = card(name="other", metrics=["macro_f1"])
+    assert training_identity(renamed, student(checkpoint, teacher="big", tasks=["rte"]), base, 0) == plain
+
+
+def test_identity_follows_the_checkpoint_and_not_its_path(checkpoint: Path, tmp_path: Path) -> None:
+    base = Regularizer()
+    before = training_identity(card(), student(checkpoint), base, 0)
+    moved = checkpoint.rename(tmp_path / "moved")
+    assert training_identity(card(), student(moved), base, 0) == before
+    (moved / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 16}))
+    assert training_identity(card(), student(moved), base, 0) != before
+
+
+def test_identity_includes_the_code_of_a_users_loss(
+    checkpoint: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    module = tmp_path / "my_losses_for_identity.py"
+    method = Regularizer(function="my_losses_for_identity:loss")
+    module.write_text("def loss(z, y, s):\n    return z.sum()\n")
+    before = training_identity(card(), student(checkpoint), method, 0)
+    module.write_text('def loss(z, y, s):\n    """Only words."""\n    return z.sum()  # a comment\n')
+    assert training_identity(card(), student(checkpoint), method, 0) == before
+    module.write_text("def loss(z, y, s):\n    return z.mean()\n")
+    assert training_identity(card(), student(checkpoint), method, 0) != before
+
+
+# --- results on disk ----------------------------------------------------------------------
+
+
+def test_a_result_comes_back_as_written(tmp_path: Path) -> None:
+    folder = finish(tmp_path, 3, "abc")
+    assert folder.name == "seed-3"
+    assert read_result(folder) == result("abc", 3)
+    assert read_result(tmp_path / "seed-4") is None
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"identity": "x"}'])
+def test_a_damaged_result_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(TrialError, match=r"result\.json: .*delete"):
+        read_result(tmp_path)
+
+
+# --- what is missing ----------------------------------------------------------------------
+
+
+def test_finished_trials_stay_and_missing_seeds_are_named_in_order(tmp_path: Path) -> None:
+    kept = finish(tmp_path, 1, "one")
+    before = (kept / "result.json").stat().st_mtime_ns
+    assert reconcile(tmp_path, {2: "two", 1: "one", 0: "zero"}) == [2, 0]
+    assert (kept / "result.json").stat().st_mtime_ns == before
+
+
+def test_everything_else_is_deleted(tmp_path: Path) -> None:
+    finish(tmp_path, 0, "stale")
+    finish(tmp_path, 7, "a seed no longer asked for")
+    interrupted = tmp_path / "seed-1" / "logits"
+    interrupted.mkdir(parents=True)
+    damaged = tmp_path / "seed-2"
+    damaged.mkdir()
+    (damaged / "result.json").write_text("{")
+    (tmp_path / "stray.txt").write_text("")
+    (tmp_path / "not-applicable.json").write_text("{}")
+    assert reconcile(tmp_path, {0: "new", 1: "one", 2: "two"}) == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_does_not_apply_leaves_only_a_note(tmp_path: Path) -> None:
+    root = tmp_path / "base"
+    finish(root, 0, "old")
+    trials.mark_inapplicable(root, "students.tiny.tasks does not list 'rte'")
+    assert [path.name for path in root.iterdir()] == ["not-applicable.json"]
+
+
+# --- the lock -----------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> None:
+    folder = tmp_path / "kd"
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(f"""
+                import time
+                from pathlib import Path
+                from kdcache.trials import exclusive
+                with exclusive(Path({str(folder)!r})):
+                    print("held", flush=True)
+                    time.sleep(600)
+            """),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    with pytest.raises(TrialError, match="another process is writing here"), exclusive(folder):
+        pass
+    holder.kill()
+    holder.wait()
+    with exclusive(folder):
+        pass
+    assert not folder.exists()
+
+
+def test_asking_what_is_missing_imports_no_torch() -> None:
+    code = "import sys, stages.train; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
