@@ -1,6 +1,6 @@
 # `make study` runs the study in params.yaml; `make test` and `make lint` check the project.
 # Each creates .venv, or brings it up to date, by itself.
-PYTHON ?= python3
+PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -13,7 +13,7 @@ study: .venv/ready
 	@echo "The report is at $(CURDIR)/report/index.html"
 
 test: .venv/ready-dev
-	HF_HUB_OFFLINE=1 pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
 
 lint: .venv/ready-dev
 	ruff check .
@@ -23,7 +23,7 @@ lint: .venv/ready-dev
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "kdcache needs Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
 	$(INSTALL) --editable .
 	@touch $@

@@ -1,8 +1,9 @@
 """Run missing trials, in this process or several at once on this machine.
 
 `run_trials` is the one interface: which engine runs a trial changes when it ends, never what comes out.
-`KDCACHE_WORKERS=N` runs N trials at once (default: as many as there are CPU cores; one on a GPU); each worker gets
-its share of the cores, so that N workers never oversubscribe the machine.
+`KDCACHE_WORKERS=N` runs N trials at once (default: as many as there are CPU cores; one on a GPU). Each trial gets its
+share of the cores, cores / N, however many trials are missing: the number of threads can change a result's last bits,
+and a resumed run has to compute what an uninterrupted one would have.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import signal
+import threading
+import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+from kdcache import processes
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.trials import TrialPlan
 
@@ -22,6 +27,7 @@ log = logging.getLogger(__name__)
 Run = Callable[[TrialPlan], None]
 
 WORKERS = "KDCACHE_WORKERS"
+DIED = f"its worker process died, or another's did before it (killed, or out of memory: lower {WORKERS}); run again"
 
 
 def run_trials(plans: Sequence[TrialPlan], run: Run | None = None, workers: int | None = None) -> None:
@@ -32,14 +38,20 @@ def run_trials(plans: Sequence[TrialPlan], run: Run | None = None, workers: int 
         workers: trials at once; default `KDCACHE_WORKERS`, else one per core, or one when there is a GPU.
 
     Raises:
-        TrialError: trials failed; the message names each with its reason.
+        TrialError: trials failed; the message names each with its reason, and with the traceback of an error that is
+            not meant for people.
     """
     if not plans:
         return
     run = run or _default_run()
-    count = min(len(plans), worker_count() if workers is None else workers)
-    log.info("%d trials to run, %d at once", len(plans), count)
-    failures = _run_here(plans, run) if count == 1 else _run_in_processes(plans, run, count)
+    workers = worker_count() if workers is None else workers
+    at_once = min(len(plans), workers)
+    log.info("%d trials to run, %d at once", len(plans), at_once)
+    if at_once == 1:
+        share_cores(workers)
+        failures = _run_here(plans, run)
+    else:
+        failures = _run_in_processes(plans, run, at_once, workers)
     if failures:
         raise TrialError("\n".join([f"{len(failures)} of {len(plans)} trials failed:", *failures]))
 
@@ -50,16 +62,33 @@ def worker_count() -> int:
     Raises:
         TrialError: KDCACHE_WORKERS is not a whole number above 0.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if processes.count() > 1:
         return 1  # the processes of `accelerate launch` train each trial together
     text = os.environ.get(WORKERS)
     if text is None:
         import torch
 
-        return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+        return 1 if torch.cuda.is_available() else cores()
     if not text.isdigit() or int(text) == 0:
         raise TrialError(f"{WORKERS} must be a whole number above 0, found {text!r}")
     return int(text)
+
+
+def cores() -> int:
+    """CPU cores that this process may use: its affinity and its container's limit count."""
+    import joblib  # type: ignore[import-untyped]
+
+    return int(joblib.cpu_count())
+
+
+def share_cores(workers: int = 1) -> None:
+    """Let torch use this process's share of the cores, when `workers` such processes run at once.
+
+    A lower number of threads, such as the user's OMP_NUM_THREADS, stays.
+    """
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), max(1, cores() // workers)))
 
 
 def _default_run() -> Run:
@@ -68,44 +97,72 @@ def _default_run() -> Run:
     return run_trial
 
 
+def _attempt(run: Run, plan: TrialPlan) -> str | None:
+    """Run one plan; None, or why it failed. A text, because not every exception survives the way between processes."""
+    try:
+        run(plan)
+    except KdcacheError as error:
+        return str(error)
+    except Exception:
+        return f"an unexpected error\n{traceback.format_exc()}"
+    return None
+
+
 def _run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
     failures = []
     for done, plan in enumerate(plans, start=1):
-        try:
-            run(plan)
-        except KdcacheError as error:
-            failures.append(f"  {plan.name}: {error}")
-        else:
+        reason = _attempt(run, plan)
+        if reason is None:
             log.info("[%d/%d] %s", done, len(plans), plan.name)
+        elif processes.count() > 1:  # going on alone would mix up what the processes send each other
+            raise TrialError(f"{plan.name}: {reason}")
+        else:
+            failures.append(f"  {plan.name}: {reason}")
     return failures
 
 
-def _run_in_processes(plans: Sequence[TrialPlan], run: Run, workers: int) -> list[str]:
+def _run_in_processes(plans: Sequence[TrialPlan], run: Run, at_once: int, workers: int) -> list[str]:
     # A fork server imports torch once and forks clean children from then on: forking this process could copy a
     # half-held lock, and spawning would import everything again in each worker.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdcache.experiment"])
-    threads = max(1, len(os.sched_getaffinity(0)) // workers)
-    failures, done = [], 0
     with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_set_threads, initargs=(threads,)
+        at_once, mp_context=context, initializer=_start_worker, initargs=(workers,)
     ) as pool:
-        futures: dict[Future[None], TrialPlan] = {pool.submit(run, plan): plan for plan in plans}
-        for future in as_completed(futures):
-            plan = futures[future]
-            try:
-                future.result()
-            except BrokenProcessPool:
-                failures.append(f"  {plan.name}: its worker process died (killed, or out of memory)")
-            except KdcacheError as error:
-                failures.append(f"  {plan.name}: {error}")
-            else:
-                done += 1
-                log.info("[%d/%d] %s", done, len(plans), plan.name)
+        futures = {pool.submit(_attempt, run, plan): plan for plan in plans}
+        try:
+            return _collect(futures)
+        except BaseException:  # Ctrl-C: start no more trials
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _collect(futures: dict[Future[str | None], TrialPlan]) -> list[str]:
+    failures, done = [], 0
+    for future in as_completed(futures):
+        plan = futures[future]
+        try:
+            reason = future.result()
+        except BrokenProcessPool:
+            reason = DIED
+        if reason is None:
+            done += 1
+            log.info("[%d/%d] %s", done, len(futures), plan.name)
+        else:
+            failures.append(f"  {plan.name}: {reason}")
     return failures
 
 
-def _set_threads(threads: int) -> None:
-    import torch
+def _start_worker(workers: int) -> None:
+    # Ctrl-C reaches the workers too, and ends them at once: they would go on with the next trial otherwise.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_stage, daemon=True).start()
+    share_cores(workers)
 
-    torch.set_num_threads(threads)
+
+def _end_with_stage() -> None:
+    """End this worker when the stage that holds the lock is gone: nobody writes into its folders without the lock."""
+    stage = multiprocessing.parent_process()
+    if stage is not None:
+        stage.join()
+        os._exit(1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -21,16 +22,27 @@ from accelerate import PartialState
 
 from kdcache import checkpoints, fingerprint, scoring, training
 from kdcache.errors import CacheError
-from kdcache.files import read_json, write_json
+from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
+from kdcache.logits.format import MANIFEST
 from kdcache.models import Preprocessor, build_model, load_preprocessor, save_model
 from kdcache.params import Model, Regularizer, Teacher
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit, TaskCard, encode_split, read_card
-from kdcache.trials import TEACHER, TrialPlan, TrialResult, write_result
+from kdcache.trials import (
+    INAPPLICABLE,
+    LOGITS,
+    RESULT,
+    TEACHER,
+    TrialPlan,
+    TrialResult,
+    logit_fingerprints,
+    teacher_files,
+    trained_teacher,
+    write_result,
+)
 
 SPLITS = ("train", "validation")
-INFERENCE_CODE = ("kdcache.columns", "kdcache.encoding", "kdcache.models", "kdcache.training")
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 Logits = npt.NDArray[np.float32]
@@ -65,18 +77,22 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
 
 
 def _save_teacher(model: Any, preprocessor: Preprocessor, folder: Path, result: Mapping[str, Any]) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
+    """teacher.json goes first and comes last: a folder that has it holds the whole teacher that it speaks of."""
+    remove(folder / TEACHER)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     save_model(model, preprocessor, folder)
-    write_json(folder / TEACHER, dict(result))
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+    write_json(folder / TEACHER, {**result, "files": teacher_files(folder)})
 
 
 def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder: Path, folder: Path) -> None:
     """Write a fine-tuned teacher's logits on the task's train and validation splits as a logit cache."""
     card = read_card(task_folder)
-    trained = teacher.model_copy(
-        update={"checkpoint": str(teacher_folder), "init": "pretrained", "layers": None}
-    )
+    trained = trained_teacher(teacher, teacher_folder)
     model = build_model(trained, card, teacher.seed, load_preprocessor(trained, card))
     start = time.perf_counter()
     splits = {split: _encode(task_folder, split, trained) for split in SPLITS}
@@ -87,10 +103,12 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
     device = PartialState().device
     cost = _cost(time.perf_counter() - start, sum(map(len, logits.values())), device, f"teacher {name}")
     if PartialState().is_main_process:
-        prints = _fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
-        _write_cache(folder, card, prints, splits, logits, cost)
+        prints = logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
+        for former in (MANIFEST, INAPPLICABLE):
+            remove(folder / former)
         # What the teacher cost goes with its logits: who has those need not fetch the weights.
         write_json(folder / TEACHER, read_json(teacher_folder / TEACHER))
+        _write_cache(folder, card, prints, splits, logits, cost)
 
 
 def run_trial(plan: TrialPlan) -> None:
@@ -101,18 +119,18 @@ def run_trial(plan: TrialPlan) -> None:
     model = build_model(plan.model, card, plan.seed, load_preprocessor(plan.model, card))
     loss = make_loss(plan.method, card.classes, card.regression)
     trained, run = training.fine_tune(model, splits["train"], loss, plan.model, plan.seed, soft)
-    kept = SPLITS if plan.keep_train_logits else SPLITS[1:]
     start = time.perf_counter()
     logits = {
         split: training.predict(trained, splits[split], plan.model.batch_size, plan.model.precision)
-        for split in kept
+        for split in plan.splits
     }
     if not PartialState().is_main_process:
         return
     rows = sum(map(len, logits.values()))
     cost = _cost(time.perf_counter() - start, rows, PartialState().device, plan.name)
-    prints = _fingerprints(card, plan.model, weights=plan.identity)
-    _write_cache(plan.folder / "logits", card, prints, splits, logits, cost)
+    prints = logit_fingerprints(card, plan.model, weights=plan.identity)
+    remove(plan.folder / RESULT)
+    _write_cache(plan.folder / LOGITS, card, prints, splits, logits, cost)
     metrics = _score(logits["validation"], splits["validation"], card)
     write_result(plan.folder, _result(plan, metrics, run))
 
@@ -170,15 +188,6 @@ def _figures(run: training.Training) -> dict[str, Any]:
         "peak_memory_mb": run.peak_memory_mb,
         "device": run.device,
     }
-
-
-def _fingerprints(card: TaskCard, model: Model, weights: str) -> Fingerprints:
-    return Fingerprints(
-        data=card.fingerprint,
-        weights=weights,
-        preprocessing=checkpoints.preprocessing_fingerprint(model, card.max_length),
-        code=fingerprint.of_code(*INFERENCE_CODE),
-    )
 
 
 def _cost(seconds: float, rows: int, device: torch.device, run: str) -> Cost:

@@ -57,15 +57,17 @@ def trials_table(study: Study, root: Path) -> pd.DataFrame:
     Args:
         root: the folder that holds `trials/`.
     """
-    rows = [_trial_row(result) for result in read_trials(study, root / "trials")]
+    rows = [_trial_row(result, study) for result in read_trials(study, root / "trials")]
     table = pd.DataFrame(rows)
     metrics = [column for column in table.columns if column not in DESCRIPTION + FIGURES]
     table["layers"] = table["layers"].astype("Int64")
     return table[DESCRIPTION + metrics + FIGURES]
 
 
-def _trial_row(result: TrialResult) -> dict[str, Any]:
-    fields = result.model_dump()
+def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
+    fields, student = result.model_dump(), study.students[result.student]
+    # Names that a trial is kept under when they change: a moved checkpoint, another teacher of a plain trial.
+    fields |= {"checkpoint": student.checkpoint, "teacher": student.teacher}
     return {
         **{name: fields[name] for name in DESCRIPTION},
         **result.metrics,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,28 +20,33 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from kdcache import checkpoints, fingerprint
-from kdcache.errors import KdcacheError, TrialError
-from kdcache.files import read_json, write_json
-from kdcache.params import Model, Regularizer, Student
+from kdcache import checkpoints, fingerprint, processes
+from kdcache.errors import CacheError, KdcacheError, TrialError
+from kdcache.files import read_json, remove, write_json
+from kdcache.logits import Fingerprints, LogitCache
+from kdcache.params import Model, Regularizer, Student, Teacher
 from kdcache.tasks import TaskCard
 
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
+LOGITS = "logits"  # a trial's own logit cache
 TEACHER = "teacher.json"
 INAPPLICABLE = "not-applicable.json"
+CHANGED = "its identity changed: other data, parameters, weights or code"
 SEED_FOLDER = re.compile(r"seed-(\d+)")
 
-# What a trial's numbers depend on: the code that encodes, builds, trains and scores.
-TRAINING_CODE = (
+# What logits depend on: the code that encodes rows, builds models and runs them.
+INFERENCE_CODE = (
     "kdcache.columns",
     "kdcache.encoding",
+    "kdcache.experiment",
     "kdcache.models",
-    "kdcache.regularizers",
-    "kdcache.scoring",
+    "kdcache.tasks",
     "kdcache.training",
 )
+# What a trial's numbers depend on. dvc.yaml lists the same files.
+TRAINING_CODE = (*INFERENCE_CODE, "kdcache.regularizers", "kdcache.scoring")
 
 # Parameters that name things or choose where they run, without changing a trial's numbers: what they stand for
 # (the checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
@@ -90,6 +95,11 @@ class TrialPlan:
     keep_train_logits: bool
 
     @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits whose logits the trial keeps."""
+        return ("train", "validation") if self.keep_train_logits else ("validation",)
+
+    @property
     def name(self) -> str:
         return f"{self.task} / {self.student} / {self.regularizer} / seed {self.seed}"
 
@@ -117,10 +127,71 @@ def training_identity(
     )
 
 
-def teacher_identity(folder: Path) -> str | None:
-    """The identity of the finished teacher in a folder; None when there is none."""
-    path = folder / TEACHER
-    return str(read_json(path).get("identity")) if path.exists() else None
+def logit_fingerprints(card: TaskCard, model: Model, weights: str) -> Fingerprints:
+    """What a logit cache is computed from.
+
+    Args:
+        model: the trained model's checkpoint decides the preprocessing.
+        weights: stands for the trained weights: their fingerprint, or the identity of the trial that trained them.
+    """
+    return Fingerprints(
+        data=card.fingerprint,
+        weights=weights,
+        preprocessing=checkpoints.preprocessing_fingerprint(model, card.max_length),
+        code=fingerprint.of_code(*INFERENCE_CODE),
+    )
+
+
+def trained_teacher(teacher: Teacher, folder: Path) -> Teacher:
+    """The teacher as it is after training: a checkpoint of its own.
+
+    Raises:
+        TrialError: the folder holds no finished teacher.
+    """
+    if not (folder / TEACHER).is_file():
+        raise TrialError(
+            f"{folder}: no {TEACHER}, so there is no finished teacher; run stage teach (`dvc repro` does)"
+        )
+    start = {"checkpoint": str(folder), "revision": None, "init": "pretrained", "layers": None}
+    return teacher.model_copy(update=start)
+
+
+def teacher_files(folder: Path) -> str:
+    """Fingerprint of a saved teacher's files, teacher.json apart."""
+    names = [path.name for path in folder.iterdir() if path.name != TEACHER and not path.name.startswith(".")]
+    return fingerprint.of_files(folder, names)
+
+
+def why_teach(folder: Path, identity: str) -> str | None:
+    """Why a teacher has to be trained, or None when the folder holds that very teacher, whole."""
+    if not (folder / TEACHER).exists():
+        return "there is none yet"
+    try:
+        saved = read_json(folder / TEACHER)
+        if saved["identity"] != identity:
+            return CHANGED
+        if saved["files"] != teacher_files(folder):
+            return "its files are not as they were saved"
+    except (KdcacheError, KeyError, TypeError) as error:
+        return f"it is damaged: {error}"
+    return None
+
+
+def why_cache(folder: Path, prints: Fingerprints, teacher: Path) -> str | None:
+    """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked.
+
+    Args:
+        teacher: the folder of the finished teacher.
+    """
+    if not folder.exists():
+        return "there are none yet"
+    try:
+        LogitCache(folder, prints).verify("full")
+        if read_json(folder / TEACHER) != read_json(teacher / TEACHER):
+            return "the teacher was trained again"
+    except KdcacheError as error:
+        return str(error)
+    return None
 
 
 def mark_inapplicable(folder: Path, reason: str) -> None:
@@ -161,60 +232,77 @@ def write_result(folder: Path, result: TrialResult) -> None:
     write_json(folder / RESULT, result.model_dump())
 
 
-def reconcile(root: Path, wanted: Mapping[int, str]) -> list[int]:
+def reconcile(root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("validation",)) -> list[int]:
     """Delete what is no longer asked for from a configuration's folder, and return the seeds that are missing.
 
-    A finished trial stays exactly when its seed is wanted and its identity is the wanted one. Everything else
-    (other seeds, other identities, interrupted or unreadable trials) is deleted, so no stale result survives.
+    A finished trial stays exactly when its seed is wanted, its identity is the wanted one and its logits are whole.
+    Everything else (other seeds, other identities, interrupted or damaged trials) is deleted, so no stale result
+    survives.
 
     Args:
         wanted: identity of each wanted seed.
+        splits: those whose logits each trial must have.
     """
     root.mkdir(parents=True, exist_ok=True)
     kept = set()
     for folder in sorted(root.iterdir()):
         match = SEED_FOLDER.fullmatch(folder.name)
         seed = int(match.group(1)) if match else None
-        reason = _why_stale(folder, wanted.get(seed) if seed is not None else None)
+        reason = _why_stale(folder, wanted.get(seed) if seed is not None else None, splits)
         if reason is None and seed is not None:
             kept.add(seed)
         else:
             log.info("%s: deleted (%s)", folder, reason)
-            shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
+            shutil.rmtree(folder) if folder.is_dir() else remove(folder)
     if kept:
         log.info("%s: kept %d finished trials (seeds %s)", root, len(kept), ", ".join(map(str, sorted(kept))))
     return [seed for seed in wanted if seed not in kept]
 
 
-def _why_stale(folder: Path, wanted: str | None) -> str | None:
+def _why_stale(folder: Path, wanted: str | None, splits: Sequence[str]) -> str | None:
     """Why a folder must go, or None when it holds the finished trial that is wanted."""
     if wanted is None:
         return "no longer asked for"
     try:
         result = read_result(folder)
-    except TrialError as error:
+        if result is None:
+            return "interrupted before it was finished"
+        if result.identity != wanted:
+            return CHANGED
+        return _why_no_logits(folder / LOGITS, splits)
+    except (TrialError, CacheError) as error:
         return str(error)
-    if result is None:
-        return "interrupted before it was finished"
-    return (
-        None if result.identity == wanted else "its identity changed: other data, parameters, weights or code"
-    )
+
+
+def _why_no_logits(folder: Path, splits: Sequence[str]) -> str | None:
+    cache = LogitCache(folder)
+    cache.verify("full")
+    lacking = [split for split in splits if split not in cache.splits]
+    return f"has no logits of {', '.join(lacking)}, which Self-KD now asks for" if lacking else None
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the lock on an output folder; it lies beside the folder and is freed when the process ends, however.
 
+    Of the processes of one `accelerate launch` only the main one, which writes, takes it.
+
     Raises:
         TrialError: another process holds it, e.g. a stage that outlived a killed `dvc repro`.
     """
+    if not processes.is_main():
+        yield
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(f"{folder}.lock")
     try:
-        with lock.acquire(timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise TrialError(
             f"{folder}: another process is writing here (it holds {lock.lock_file}), perhaps a stage that outlived a "
             "killed `dvc repro`; wait for it or stop it, then run again"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()

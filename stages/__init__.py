@@ -4,12 +4,30 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
+from kdcache import processes
 from kdcache.errors import KdcacheError
 
 CHATTY = ("filelock", "httpx", "urllib3")
+T = TypeVar("T")
+
+
+def find(kind: str, name: str, known: Mapping[str, T], params: Path = Path("params.yaml")) -> T:
+    """The study's entry of that name.
+
+    Args:
+        kind: what the entry is, for the message: "task", "student", ...
+
+    Raises:
+        KdcacheError: the study has no such entry; the message lists those it has.
+    """
+    if name not in known:
+        raise KdcacheError(f"{params}: no {kind} {name!r}; there are: {', '.join(known) or 'none'}")
+    return known[name]
 
 
 @contextmanager
@@ -18,7 +36,8 @@ def stage_errors() -> Iterator[None]:
 
     Works as `with stage_errors():` and as a decorator, `@stage_errors()`.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    level = logging.INFO if processes.is_main() else logging.WARNING
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:

@@ -1,12 +1,17 @@
-"""DVC stage: cache one fine-tuned teacher's logits on a task's train and validation splits."""
+"""DVC stage: cache one fine-tuned teacher's logits on a task's train and validation splits, unless they are there."""
 
 from __future__ import annotations
 
 import argparse
+import logging
 
-from kdcache import trials
-from kdcache.params import load_study
-from stages import layout, stage_errors
+from kdcache import fingerprint, processes, trials
+from kdcache.engine import share_cores
+from kdcache.params import Study, load_study
+from kdcache.tasks import read_card
+from stages import find, layout, stage_errors
+
+log = logging.getLogger(__name__)
 
 
 @stage_errors()
@@ -16,16 +21,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
     study = load_study()
-    teacher = study.teachers[args.teacher]
+    find("task", args.task, study.tasks)
+    teacher = find("teacher", args.teacher, study.teachers)
     folder = layout.cache_folder(args.task, args.teacher)
     with trials.exclusive(folder):
-        if not study.applies(teacher, args.task):
-            trials.mark_inapplicable(folder, f"teachers.{args.teacher}.tasks does not list {args.task!r}")
+        if not processes.from_main(lambda: _missing(study, args.task, args.teacher)):
             return
         from kdcache.experiment import cache_logits  # imports torch: not before there is work
 
+        share_cores()
         taught = layout.teacher_folder(args.task, args.teacher)
         cache_logits(args.teacher, layout.task_folder(args.task), teacher, taught, folder)
+
+
+def _missing(study: Study, task: str, name: str) -> bool:
+    """Whether the logits have to be computed."""
+    teacher, folder = study.teachers[name], layout.cache_folder(task, name)
+    if not study.applies(teacher, task):
+        trials.mark_inapplicable(folder, f"teachers.{name}.tasks does not list {task!r}")
+        return False
+    taught = layout.teacher_folder(task, name)
+    trained = trials.trained_teacher(teacher, taught)
+    weights = fingerprint.of_weights(taught)
+    prints = trials.logit_fingerprints(read_card(layout.task_folder(task)), trained, weights)
+    reason = trials.why_cache(folder, prints, taught)
+    log.info("%s: %s", folder, f"computing logits ({reason})" if reason else "the logits are there already")
+    return reason is not None
 
 
 if __name__ == "__main__":

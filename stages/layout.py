@@ -18,8 +18,12 @@ def teacher_folder(task: str, teacher: str) -> Path:
     return DATA / "teachers" / task / teacher
 
 
+def caches_folder(task: str) -> Path:
+    return DATA / "logits" / task
+
+
 def cache_folder(task: str, teacher: str) -> Path:
-    return DATA / "logits" / task / teacher
+    return caches_folder(task) / teacher
 
 
 def configuration_folder(task: str, student: str, regularizer: str) -> Path:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdcache.errors import TaskError
 from kdcache.params import load_study
 from kdcache.tasks import prepare_task
-from stages import layout, stage_errors
+from stages import find, layout, stage_errors
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,9 +22,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     study = load_study(options.params)
-    if options.task not in study.tasks:
-        raise TaskError(f"{options.params}: no task {options.task!r}; there are: {', '.join(study.tasks)}")
-    prepare_task(study.tasks[options.task], options.out or layout.task_folder(options.task), options.task)
+    task = find("task", options.task, study.tasks, options.params)
+    prepare_task(task, options.out or layout.task_folder(options.task), options.task)
+    # dvc.yaml names this folder as a dependency of `distill`; without teachers nothing else makes it.
+    layout.caches_folder(options.task).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

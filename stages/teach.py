@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 
-from kdcache import trials
-from kdcache.params import Regularizer, load_study
+from kdcache import processes, trials
+from kdcache.engine import share_cores
+from kdcache.params import Regularizer, Study, load_study
 from kdcache.tasks import read_card
-from stages import layout, stage_errors
+from stages import find, layout, stage_errors
 
 log = logging.getLogger(__name__)
 
@@ -20,21 +21,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
     study = load_study()
-    teacher = study.teachers[args.teacher]
+    find("task", args.task, study.tasks)
+    teacher = find("teacher", args.teacher, study.teachers)
     folder = layout.teacher_folder(args.task, args.teacher)
     with trials.exclusive(folder):
-        if not study.applies(teacher, args.task):
-            trials.mark_inapplicable(folder, f"teachers.{args.teacher}.tasks does not list {args.task!r}")
-            return
-        card = read_card(layout.task_folder(args.task))
-        identity = trials.training_identity(card, teacher, Regularizer(), teacher.seed)
-        if trials.teacher_identity(folder) == identity:
-            log.info("%s: the teacher is there already", folder)
+        identity = processes.from_main(lambda: _missing(study, args.task, args.teacher))
+        if identity is None:
             return
         from kdcache.experiment import teach  # imports torch: not before there is work
 
+        share_cores()
         result = teach(args.teacher, layout.task_folder(args.task), teacher, folder, identity)
         log.info("%s: validation %s, %.0f s", folder, result["metrics"], result["seconds"])
+
+
+def _missing(study: Study, task: str, name: str) -> str | None:
+    """The identity of the teacher to train; None when there is nothing to do."""
+    teacher, folder = study.teachers[name], layout.teacher_folder(task, name)
+    if not study.applies(teacher, task):
+        trials.mark_inapplicable(folder, f"teachers.{name}.tasks does not list {task!r}")
+        return None
+    card = read_card(layout.task_folder(task))
+    identity = trials.training_identity(card, teacher, Regularizer(), teacher.seed)
+    reason = trials.why_teach(folder, identity)
+    log.info("%s: %s", folder, f"training ({reason})" if reason else "the teacher is there already")
+    return identity if reason else None
 
 
 if __name__ == "__main__":

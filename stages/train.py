@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdcache import engine, trials
+from kdcache import engine, processes, trials
+from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
 from kdcache.params import Study, load_study
 from kdcache.tasks import read_card
-from stages import layout, stage_errors
+from stages import find, layout, stage_errors
 
 
 @stage_errors()
@@ -20,21 +21,30 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--regularizer", required=True)
     args = parser.parse_args(arguments)
     study = load_study()
-    folder = layout.configuration_folder(args.task, args.student, args.regularizer)
-    with trials.exclusive(folder):
-        if not study.applies(study.students[args.student], args.task):
-            trials.mark_inapplicable(folder, f"students.{args.student}.tasks does not list {args.task!r}")
-            return
-        plans = {seed: _plan(study, args.task, args.student, args.regularizer, seed) for seed in study.seeds}
-        missing = trials.reconcile(folder, {seed: plan.identity for seed, plan in plans.items()})
-        engine.run_trials([plans[seed] for seed in missing])
+    find("task", args.task, study.tasks)
+    find("student", args.student, study.students)
+    find("regularizer or distiller", args.regularizer, study.methods())
+    configuration = (args.task, args.student, args.regularizer)
+    with trials.exclusive(layout.configuration_folder(*configuration)):
+        engine.run_trials(processes.from_main(lambda: _missing(study, *configuration)))
+
+
+def _missing(study: Study, task: str, student: str, regularizer: str) -> list[trials.TrialPlan]:
+    """The trials to run; what the study no longer asks for is deleted."""
+    folder = layout.configuration_folder(task, student, regularizer)
+    if not study.applies(study.students[student], task):
+        trials.mark_inapplicable(folder, f"students.{student}.tasks does not list {task!r}")
+        return []
+    plans = {seed: _plan(study, task, student, regularizer, seed) for seed in study.seeds}
+    wanted = {seed: plan.identity for seed, plan in plans.items()}
+    return [plans[seed] for seed in trials.reconcile(folder, wanted, plans[study.seeds[0]].splits)]
 
 
 def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) -> trials.TrialPlan:
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
-    source = None if soft_labels is None else LogitCache(soft_labels).identity
     card = read_card(layout.task_folder(task))
+    source = None if soft_labels is None else _identity(soft_labels)
     return trials.TrialPlan(
         folder=trials.trial_folder(layout.configuration_folder(task, student, regularizer), seed),
         identity=trials.training_identity(card, model, method, seed, source),
@@ -50,6 +60,15 @@ def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) ->
     )
 
 
+def _identity(soft_labels: Path) -> str:
+    try:
+        return LogitCache(soft_labels).identity
+    except CacheError as error:
+        raise CacheError(
+            f"the logits to learn from are not there: {error} (`dvc repro` runs the stages that make them)"
+        ) from None
+
+
 def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: int) -> Path | None:
     """The logit cache a distiller learns from: a teacher's, or the baseline trial's of the same seed (Self-KD)."""
     kind = study.method(regularizer).soft_labels
@@ -57,7 +76,7 @@ def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: 
         return layout.cache_folder(task, str(study.students[student].teacher))
     if kind == "self":
         baseline = layout.configuration_folder(task, student, study.comparison.baseline)
-        return trials.trial_folder(baseline, seed) / "logits"
+        return trials.trial_folder(baseline, seed) / trials.LOGITS
     return None
 
 

@@ -40,8 +40,7 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Without dropout."""
-    settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return tiny.save_checkpoint(tmp_path_factory.mktemp("bert"), "bert", **settings)
+    return tiny.save_checkpoint(tmp_path_factory.mktemp("bert"), "bert", **tiny.STILL["bert"])
 
 
 def build(model: Student, seed: int = 0, **task: Any) -> Any:
@@ -220,18 +219,17 @@ def test_soft_logits_belong_to_their_rows(still_bert: Path) -> None:
 
 
 @pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
-@pytest.mark.parametrize("init", ["pretrained", "scratch"])
-def test_every_family_learns_its_rows_by_heart(tmp_path: Path, family: str, init: str) -> None:
+def test_every_family_learns_its_rows_by_heart(tmp_path: Path, family: str) -> None:
     modality = "text" if family in TEXT_FAMILIES else "image"
-    folder = tiny.save_checkpoint(tmp_path, family)
-    params = student(folder, init=init, epochs=40, batch_size=3, learning_rate=1e-2)
+    folder = tiny.save_checkpoint(tmp_path, family, **tiny.STILL[family])
+    params = student(folder, epochs=25, batch_size=3, learning_rate=1e-2)
     preprocessor = load_preprocessor(params, card(modality=modality))
     split = tiny.text_split(preprocessor.tokenizer) if modality == "text" else tiny.image_split()
     model = build_model(params, card(modality=modality), 0, preprocessor)
     trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
     assert run.losses[-1] < 0.5 * run.losses[0]
     logits = predict(trained, split, 3)
-    assert (logits.argmax(1) == split.labels).mean() >= 0.8
+    assert logits.argmax(1).tolist() == split.labels.tolist()
     # in the split's order, whatever the batches; without padding as with it
     for batch_size in (1, 4, 100):
         np.testing.assert_allclose(predict(trained, split, batch_size), logits, atol=1e-5)
@@ -328,7 +326,7 @@ def test_gradients_are_clipped(still_bert: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_loss_that_is_no_number(still_bert: Path, value: float) -> None:
     params = student(still_bert)
     with pytest.raises(TrialError, match=f"the training loss is {value} in epoch 1; lower learning_rate"):
-        fine_tune(build(params), random_split(LENGTHS), lambda z, y, s: z.sum() * value, params, 0)
+        fine_tune(build(params), random_split(LENGTHS), lambda z, y, s: z.sum() * 0 + value, params, 0)
 
 
 # ---- precision, device and what the user's Accelerate settings may change ----
@@ -433,14 +431,16 @@ def test_two_processes_give_what_one_gives(still_bert: Path, tmp_path: Path) -> 
         pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
-    launch += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", "0"]
+    # On a CPU `accelerate launch` starts several processes through MPI only; torchrun needs nothing else.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    environment["ACCELERATE_USE_CPU"] = "true"
     done = subprocess.run(
         [*launch, str(script), str(still_bert), str(tmp_path)],
         env=environment,
         capture_output=True,
         text=True,
+        timeout=180,  # instead of for ever, when the two do not find each other
     )
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in (0, 1))

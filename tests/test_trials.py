@@ -7,11 +7,15 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 from kdcache import trials
 from kdcache.errors import TrialError
-from kdcache.params import Regularizer, Student
+from kdcache.files import write_json
+from kdcache.logits import Fingerprints, LogitWriter
+from kdcache.params import Regularizer, Student, Teacher
 from kdcache.tasks import TaskCard
 from kdcache.trials import TrialResult, exclusive, read_result, reconcile, training_identity, write_result
 
@@ -41,8 +45,19 @@ def result(identity: str, seed: int = 0) -> TrialResult:
     )
 
 
-def finish(root: Path, seed: int, identity: str) -> Path:
+PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
+
+
+def put_logits(folder: Path, *splits: str) -> None:
+    with LogitWriter(folder, classes=2, label_names=["no", "yes"], fingerprints=PRINTS) as writer:
+        for split in splits:
+            writer.write(split, np.arange(3), np.arange(3, dtype=np.uint64), np.ones((3, 2), np.float32))
+        writer.finish()
+
+
+def finish(root: Path, seed: int, identity: str, *splits: str) -> Path:
     folder = trials.trial_folder(root, seed)
+    put_logits(folder / "logits", *(splits or ["validation"]))
     write_result(folder, result(identity, seed))
     return folder
 
@@ -166,11 +181,78 @@ def test_everything_else_is_deleted(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_with_damaged_logits_is_done_again(tmp_path: Path) -> None:
+    for seed in range(4):
+        finish(tmp_path, seed, "same")
+    shards = [tmp_path / f"seed-{seed}" / "logits" / "validation" / "part-00000.parquet" for seed in range(4)]
+    shards[0].unlink()
+    flipped = bytearray(shards[1].read_bytes())
+    flipped[10] ^= 1
+    shards[1].write_bytes(flipped)
+    (tmp_path / "seed-2" / "logits" / "manifest.json").unlink()
+    assert reconcile(tmp_path, dict.fromkeys(range(4), "same")) == [0, 1, 2]
+
+
+def test_a_new_baseline_needs_train_logits_and_is_done_again_without(tmp_path: Path) -> None:
+    finish(tmp_path, 0, "same")
+    finish(tmp_path, 1, "same", "train", "validation")
+    assert reconcile(tmp_path, {0: "same", 1: "same"}, ("train", "validation")) == [0]
+
+
 def test_a_configuration_that_does_not_apply_leaves_only_a_note(tmp_path: Path) -> None:
     root = tmp_path / "base"
     finish(root, 0, "old")
     trials.mark_inapplicable(root, "students.tiny.tasks does not list 'rte'")
     assert [path.name for path in root.iterdir()] == ["not-applicable.json"]
+
+
+# --- teachers and their logits ------------------------------------------------------------
+
+
+def put_teacher(folder: Path, identity: str = "same") -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "model.safetensors").write_bytes(b"weights")
+    write_json(folder / "teacher.json", {"identity": identity, "files": trials.teacher_files(folder)})
+    return folder
+
+
+def test_a_teacher_is_kept_only_whole_and_with_the_wanted_identity(tmp_path: Path) -> None:
+    assert trials.why_teach(tmp_path / "none", "same") == "there is none yet"
+    folder = put_teacher(tmp_path / "teacher")
+    assert trials.why_teach(folder, "same") is None
+    assert "identity changed" in str(trials.why_teach(folder, "other"))
+    (folder / "model.safetensors").write_bytes(b"weighty")
+    assert "not as they were saved" in str(trials.why_teach(folder, "same"))
+    for text in ("{", "[]", "{}"):
+        (folder / "teacher.json").write_text(text)
+        assert "damaged" in str(trials.why_teach(folder, "same"))
+
+
+def test_logits_are_kept_only_whole_and_from_the_same_teacher(tmp_path: Path) -> None:
+    teacher, folder = put_teacher(tmp_path / "teacher"), tmp_path / "cache"
+    assert trials.why_cache(folder, PRINTS, teacher) == "there are none yet"
+    put_logits(folder, "train", "validation")
+    (folder / "teacher.json").write_bytes((teacher / "teacher.json").read_bytes())
+    assert trials.why_cache(folder, PRINTS, teacher) is None
+    other = PRINTS.model_copy(update={"weights": "others"})
+    assert "another weights" in str(trials.why_cache(folder, other, teacher))
+    shard = folder / "train" / "part-00000.parquet"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert "truncated" in str(trials.why_cache(folder, PRINTS, teacher))
+
+
+def test_a_teacher_that_was_interrupted_is_no_teacher(tmp_path: Path) -> None:
+    teacher = Teacher(checkpoint="hub/name", revision="main", layers=2, **RECIPE)
+    with pytest.raises(TrialError, match=r"no teacher\.json.*run stage teach"):
+        trials.trained_teacher(teacher, tmp_path)
+    trained = trials.trained_teacher(teacher, put_teacher(tmp_path / "teacher"))
+    assert (trained.checkpoint, trained.revision, trained.init, trained.layers) == (
+        str(tmp_path / "teacher"),
+        None,
+        "pretrained",
+        None,
+    )
 
 
 # --- the lock -----------------------------------------------------------------------------
@@ -205,7 +287,27 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
     assert not folder.exists()
 
 
+def test_an_error_inside_the_lock_is_not_taken_for_a_busy_lock(tmp_path: Path) -> None:
+    import filelock
+
+    with pytest.raises(filelock.Timeout), trials.exclusive(tmp_path / "kd"):
+        raise filelock.Timeout("a lock of somebody else")
+
+
+def test_dvc_reruns_a_stage_when_code_of_the_identity_changes() -> None:
+    stages = yaml.safe_load((Path(__file__).parents[1] / "dvc.yaml").read_text())["stages"]
+    for stage, modules in [
+        *((stage, trials.TRAINING_CODE) for stage in ("teach", "train", "distill")),
+        ("cache", trials.INFERENCE_CODE),
+    ]:
+        files = {f"{module.replace('.', '/')}.py" for module in modules}
+        assert files <= set(stages[stage]["deps"]), stage
+
+
 def test_asking_what_is_missing_imports_no_torch() -> None:
-    code = "import sys, stages.train; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    stages = "stages.train, stages.teach, stages.cache"
+    code = (
+        f"import sys, {stages}; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -25,6 +25,15 @@ TEXTS = [
 TEXT_FAMILIES = ("bert", "roberta", "gpt2")
 IMAGE_FAMILIES = ("vit", "resnet")
 
+# Changes of a config that leave no dropout: what is computed is then the same in training.
+STILL = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "gpt2": {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    "vit": {},
+    "resnet": {},
+}
+
 SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
 
 

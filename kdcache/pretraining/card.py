@@ -1,0 +1,83 @@
+"""The model card, README.md: what a checkpoint is, how it came to be, and sections added later."""
+
+from __future__ import annotations
+
+import platform
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from kdcache.files import write_atomically
+from kdcache.pretraining.errors import PretrainingError
+from kdcache.pretraining.trainer import Trainer
+
+CARD = "README.md"
+
+
+def model_card(name: str, trainer: Trainer, documents: int, corpus: str, command: str) -> str:
+    """A README.md that says what the checkpoint is and how it came to be."""
+    family = trainer.recipe.family
+    objective = "causal" if family == "gpt2" else "masked"
+    rows = {**_model_rows(trainer), **_training_rows(trainer, f"{corpus}: {documents:,} documents")}
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"# {name}\n\nA small {family} checkpoint, trained from scratch by {objective} language "
+        f"modelling.\n\n| | |\n| --- | --- |\n{table}\n\n## Made with\n\n```\n{command}\n```\n"
+    )
+
+
+def _model_rows(trainer: Trainer) -> dict[str, str]:
+    recipe = trainer.recipe
+    size = sum(p.numel() for p in trainer.model.parameters())
+    kind = "WordPiece" if recipe.family == "bert" else "byte-level BPE"
+    return {
+        "architecture": f"{recipe.family}, {recipe.layers} layers, hidden {recipe.hidden}, "
+        f"{recipe.heads} heads, {size / 1e6:.1f}M parameters, saved as fp16",
+        "tokenizer": f"{kind}, {recipe.vocab_size} tokens, lowercased, "
+        f"at most {recipe.sequence_length} positions",
+    }
+
+
+def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
+    recipe, at, corpus_tokens = trainer.recipe, trainer.progress, trainer.training.size
+    seen = at.step * recipe.tokens_per_step
+    return {
+        "data": f"{data}, {corpus_tokens / 1e6:.1f}M tokens for training",
+        "tokens seen": f"{seen:,} ({seen / corpus_tokens:.1f} epochs)",
+        "steps": f"{at.step:,} of {recipe.batch_size} x {recipe.sequence_length} tokens, AdamW, "
+        f"peak learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        "held-out loss": f"{at.validation[-1][1]:.3f} nats a predicted token "
+        f"({len(trainer.validation):,} sequences)",
+        "time": f"{at.seconds:,.0f} s on {machine(torch.get_num_threads())}",
+        "date": date.today().isoformat(),
+    }
+
+
+def machine(threads: int) -> str:
+    """The kind of CPU and how many threads were used of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {threads} thread(s)"
+
+
+def read_card(out_dir: Path) -> str:
+    """A checkpoint's card; a PretrainingError when it has none."""
+    path = out_dir / CARD
+    if not path.is_file():
+        raise PretrainingError(f"{path}: no model card; pre-train the checkpoint first")
+    return path.read_text(encoding="utf-8")
+
+
+def add_to_card(out_dir: Path, heading: str, markdown: str) -> None:
+    """Append the section `## heading` to a checkpoint's card, or replace the one of that name."""
+    kept, *sections = read_card(out_dir).split("\n## ")
+    new = f"{heading}\n\n{markdown.strip()}\n"
+    same = [i for i, section in enumerate(sections) if section.split("\n", 1)[0].strip() == heading]
+    if same:
+        sections[same[0]] = new
+    else:
+        sections.append(new)
+    text = "\n\n## ".join(part.strip("\n") for part in [kept, *sections]) + "\n"
+    write_atomically(out_dir / CARD, text.encode("utf-8"))

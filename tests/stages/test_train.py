@@ -1,0 +1,94 @@
+"""The stages `teach`, `cache` and `train`: how they fail before there is anything to train."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages import cache, prepare, teach, train
+
+STUDY = """
+seeds: [0]
+tasks:
+  films:
+    source: {files: {train: train.csv, validation: train.csv}}
+    text: [text]
+    metrics: [accuracy]
+    max_length: 8
+  plays:
+    source: {files: {train: train.csv, validation: train.csv}}
+    text: [text]
+    metrics: [accuracy]
+    max_length: 8
+teachers:
+  big: {checkpoint: model, init: scratch, learning_rate: 0.001, epochs: 1, batch_size: 8, tasks: [films]}
+students:
+  small: {checkpoint: model, init: scratch, learning_rate: 0.001, epochs: 1, batch_size: 8, tasks: [films],
+          teacher: big}
+regularizers: {base: {}}
+distillers:
+  kd: {soft_labels: teacher, alpha: 0.5}
+  self_kd: {soft_labels: self, alpha: 0.5}
+comparison: {baseline: base, margin: {accuracy: 1.0}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text(STUDY)
+    Path("train.csv").write_text("text,label\ngood,1\nbad,0\n")
+    Path("model").mkdir()
+    Path("model/config.json").write_text(json.dumps({"model_type": "bert"}))
+    Path("model/tokenizer.json").write_text("{}")
+
+
+def fails(capsys: pytest.CaptureFixture[str], main: Callable[[list[str]], None], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 1
+    return capsys.readouterr().err
+
+
+def of(task: str, student: str, regularizer: str) -> list[str]:
+    return ["--task", task, "--student", student, "--regularizer", regularizer]
+
+
+def test_unknown_names_are_errors_that_list_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in (teach.main, cache.main):
+        assert fails(capsys, stage, "--task", "x", "--teacher", "big") == (
+            "error: params.yaml: no task 'x'; there are: films, plays\n"
+        )
+        assert "no teacher 'x'; there are: big" in fails(capsys, stage, "--task", "films", "--teacher", "x")
+    assert "no task 'x'" in fails(capsys, train.main, *of("x", "small", "base"))
+    assert "no student 'x'; there are: small" in fails(capsys, train.main, *of("films", "x", "base"))
+    message = fails(capsys, train.main, *of("films", "small", "x"))
+    assert "no regularizer or distiller 'x'; there are: base, kd, self_kd" in message
+    assert not Path("data").exists()
+
+
+def test_what_an_earlier_stage_left_out_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "data/tasks/films" in fails(capsys, train.main, *of("films", "small", "base"))
+    prepare.main(["--task", "films"])
+    kd = fails(capsys, train.main, *of("films", "small", "kd"))
+    assert "the logits to learn from are not there: data/logits/films/big" in kd
+    own = fails(capsys, train.main, *of("films", "small", "self_kd"))
+    assert "the logits to learn from are not there: data/trials/films/small/base/seed-0/logits" in own
+    taught = fails(capsys, cache.main, "--task", "films", "--teacher", "big")
+    assert "data/teachers/films/big: no teacher.json" in taught
+
+
+def test_pairs_that_do_not_apply_leave_a_note() -> None:
+    teach.main(["--task", "plays", "--teacher", "big"])
+    cache.main(["--task", "plays", "--teacher", "big"])
+    train.main(of("plays", "small", "base"))
+    for folder in ("teachers/plays/big", "logits/plays/big", "trials/plays/small/base"):
+        assert [path.name for path in Path("data", folder).iterdir()] == ["not-applicable.json"]
+
+
+def test_a_task_without_teachers_has_its_folder_of_caches() -> None:
+    prepare.main(["--task", "films"])
+    assert Path("data/logits/films").is_dir()
