@@ -76,7 +76,7 @@ def worker_count() -> int:
 
 def cores() -> int:
     """CPU cores that this process may use: its affinity and its container's limit count."""
-    import joblib  # type: ignore[import-untyped]
+    import joblib
 
     return int(joblib.cpu_count())
 
