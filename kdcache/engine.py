@@ -17,6 +17,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 
 from kdcache import processes
 from kdcache.errors import KdcacheError, TrialError
@@ -43,7 +45,7 @@ def run_trials(plans: Sequence[TrialPlan], run: Run | None = None, workers: int 
     """
     if not plans:
         return
-    run = run or _default_run()
+    run = run or _run_trial
     workers = worker_count() if workers is None else workers
     at_once = min(len(plans), workers)
     log.info("%d trials to run, %d at once", len(plans), at_once)
@@ -66,6 +68,7 @@ def worker_count() -> int:
         return 1  # the processes of `accelerate launch` train each trial together
     text = os.environ.get(WORKERS)
     if text is None:
+        _fork_server()  # imports on another core while this process asks torch about GPUs
         import torch
 
         return 1 if torch.cuda.is_available() else cores()
@@ -91,10 +94,10 @@ def share_cores(workers: int = 1) -> None:
     torch.set_num_threads(min(torch.get_num_threads(), max(1, cores() // workers)))
 
 
-def _default_run() -> Run:
-    from kdcache.experiment import run_trial
+def _run_trial(plan: TrialPlan) -> None:
+    from kdcache.experiment import run_trial  # here: this process need not import it to have workers run it
 
-    return run_trial
+    run_trial(plan)
 
 
 def _attempt(run: Run, plan: TrialPlan) -> str | None:
@@ -122,10 +125,7 @@ def _run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
 
 
 def _run_in_processes(plans: Sequence[TrialPlan], run: Run, at_once: int, workers: int) -> list[str]:
-    # A fork server imports torch once and forks clean children from then on: forking this process could copy a
-    # half-held lock, and spawning would import everything again in each worker.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.experiment"])
+    context = _fork_server()
     with ProcessPoolExecutor(
         at_once, mp_context=context, initializer=_start_worker, initargs=(workers,)
     ) as pool:
@@ -135,6 +135,18 @@ def _run_in_processes(plans: Sequence[TrialPlan], run: Run, at_once: int, worker
         except BaseException:  # Ctrl-C: start no more trials
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _fork_server() -> ForkServerContext:
+    """Start the process that workers are forked from, if it is not running yet, without waiting for its imports.
+
+    It imports torch and the rest once. Forking this process instead could copy a half-held lock, and spawning would
+    import everything again in each worker.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdcache.experiment"])
+    forkserver.ensure_running()
+    return context
 
 
 def _collect(futures: dict[Future[str | None], TrialPlan]) -> list[str]:
