@@ -230,10 +230,13 @@ def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
     )
     title = {"text": "Difference from plain fine-tuning, paired by seed", "fontSize": 16, "offset": 14}
     parts = [panel.spec | {"width": 330, "title": {"text": panel.title}} for panel in shown]
+    # Vega-Lite looks for named data at the top only: left inside a part, they would be empty.
+    top = ("$schema", "datasets")
     return {
         "$schema": alt.SCHEMA_URL,
         "title": title | {"subtitle": legend},
-        "concat": [{key: part[key] for key in part if key != "$schema"} for part in parts],
+        "datasets": {name: rows for part in parts for name, rows in part["datasets"].items()},
+        "concat": [{key: part[key] for key in part if key not in top} for part in parts],
         "columns": min(2, len(shown)),
         "spacing": {"column": 48, "row": 28},
         "resolve": {"scale": {"yOffset": "independent"}},
