@@ -49,6 +49,15 @@ def test_static_files(metrics: Metrics, tmp_path: Path) -> None:
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_static_figure_names_every_regularizer_beside_its_marks(metrics: Metrics, tmp_path: Path) -> None:
+    panels = figures.panels(metrics, 0.95)
+    svg = tmp_path / "figure.svg"
+    figures.write_static(figures.static_figure(panels, "1 point"), svg, None)
+    drawn = svg.read_text()
+    for name in {row.regularizer for panel in panels for row in panel.rows.itertuples()}:
+        assert f">{name}</text>" in drawn
+
+
 def test_the_chart_is_valid_vega_lite(metrics: Metrics) -> None:
     for panel in figures.panels(metrics, 0.95):
         figures.chart(panel).to_dict(validate=True)  # raises SchemaValidationError
