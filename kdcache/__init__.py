@@ -1,7 +1,16 @@
 """Cache a teacher's logits once; train and compare any number of students and regularizers against them."""
 
 from kdcache.errors import KdcacheError
-from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter, write_logits
 from kdcache.params import Study, load_study
 
-__all__ = ["Cost", "Fingerprints", "KdcacheError", "LogitCache", "LogitWriter", "Study", "load_study"]
+__all__ = [
+    "Cost",
+    "Fingerprints",
+    "KdcacheError",
+    "LogitCache",
+    "LogitWriter",
+    "Study",
+    "load_study",
+    "write_logits",
+]

@@ -11,13 +11,14 @@ import hashlib
 import json
 import struct
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from kdcache.errors import KdcacheError, ModelError
@@ -56,6 +57,41 @@ def of_json(value: Any) -> str:
         return hashlib.sha256(text.encode("utf-8")).hexdigest()
     except (TypeError, ValueError, RecursionError) as error:
         raise KdcacheError(f"a fingerprint needs a JSON value: {error}") from error
+
+
+def of_value(value: Any) -> str:
+    """sha256 of a nest of mappings, lists, arrays, tensors (on any device), texts, bytes, numbers and None.
+
+    Raises:
+        KdcacheError: something else is in it.
+    """
+    return of_json(_described(value))
+
+
+def _described(value: Any) -> Any:
+    """The value as JSON, with a checksum in place of each array's bytes."""
+    if isinstance(value, Mapping):
+        return {"mapping": [[str(key), _described(value[key])] for key in sorted(value, key=str)]}
+    if isinstance(value, list | tuple):
+        return {"list": [_described(item) for item in value]}
+    if value is None or isinstance(value, str | bool | int | float):
+        return repr(value) if isinstance(value, float) else value
+    if isinstance(value, bytes):
+        return {"bytes": hashlib.sha256(value).hexdigest()}
+    if hasattr(value, "detach"):  # a torch tensor; some of its types, such as bfloat16, NumPy does not have
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        array, kind = flat.view(_torch_bytes()).numpy(), str(value.dtype).removeprefix("torch.")
+    elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
+        array, kind = np.ascontiguousarray(value, value.dtype.newbyteorder("<")), value.dtype.name
+    else:
+        raise KdcacheError(f"a {type(value).__name__} has no stable content to fingerprint")
+    return {"array": kind, "shape": list(value.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
+
+
+def _torch_bytes() -> Any:
+    import torch  # somebody who has a tensor has imported it
+
+    return torch.uint8
 
 
 def of_file(path: Path) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kdcache.errors import KdcacheError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 T = TypeVar("T")
 
@@ -20,9 +23,14 @@ def count() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def rank() -> int:
+    """Which of them this process is, from 0; the main one is 0."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
 def is_main() -> bool:
     """Whether this is the process that takes the lock, decides what is missing and writes."""
-    return count() == 1 or os.environ.get("RANK", "0") == "0"
+    return rank() == 0
 
 
 def from_main(decide: Callable[[], T]) -> T:
@@ -51,7 +59,28 @@ def from_main(decide: Callable[[], T]) -> T:
     return outcome[1]  # type: ignore[no-any-return]
 
 
-def _connect() -> None:
+def gathered(values: list[T]) -> list[T]:
+    """The values of all processes, in the order of their ranks, in every process."""
+    if count() == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    _connect()
+    return gather_object(values)  # type: ignore[no-any-return]
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if count() > 1:
+        _connect().wait_for_everyone()
+
+
+def device() -> Any:
+    """This process's device (a torch.device), as Accelerate gives it."""
+    return _connect().device
+
+
+def _connect() -> PartialState:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
@@ -62,3 +91,4 @@ def _connect() -> None:
             "`accelerate launch` (on CPUs: `torchrun`, with ACCELERATE_USE_CPU=true), or unset WORLD_SIZE"
         )
     atexit.register(state.destroy_process_group)  # else one that ends first can take the others down
+    return state

@@ -1,6 +1,7 @@
 """The logit cache: one model's logits on one task, in checked Parquet shards. See docs/cache-format.md."""
 
 from kdcache.logits.format import FORMAT_VERSION, Cost, Fingerprints, Manifest, ShardInfo, SplitInfo, schema
+from kdcache.logits.inference import write_logits
 from kdcache.logits.reader import CachedSplit, LogitCache, Verification
 from kdcache.logits.writer import LogitWriter
 
@@ -16,4 +17,5 @@ __all__ = [
     "SplitInfo",
     "Verification",
     "schema",
+    "write_logits",
 ]

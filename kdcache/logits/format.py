@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -73,16 +73,29 @@ class SplitInfo(Record):
     shards: list[ShardInfo]
 
 
-class Manifest(Record):
-    """manifest.json, without the `checksum` that protects it."""
+class Header(Record):
+    """What is fixed before the first row is written, and the same for every shard."""
 
     format_version: Literal[1] = 1
     classes: int = Field(ge=1)
     label_names: list[str]
     dtype: Dtype
     rows_per_shard: int = Field(ge=1)
-    splits: dict[str, SplitInfo] = Field(min_length=1)
     fingerprints: Fingerprints
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        if self.label_names and len(self.label_names) != self.classes:
+            raise ValueError(f"{len(self.label_names)} label names for {self.classes} classes")
+        if len(set(self.label_names)) != len(self.label_names):
+            raise ValueError(f"a label name is there twice: {self.label_names}")
+        return self
+
+
+class Manifest(Header):
+    """manifest.json, without the `checksum` that protects it."""
+
+    splits: dict[str, SplitInfo] = Field(min_length=1)
     scores: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
     cost: Cost | None = None
     versions: dict[str, str] = Field(default_factory=dict)
@@ -94,26 +107,13 @@ class Manifest(Record):
         return fingerprint.of_json(content)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Manifest:
-        check_label_names(self.label_names, self.classes)
+    def _splits_fit(self) -> Self:
         for name, split in self.splits.items():
             _check_split(name, split, self.rows_per_shard)
         unknown = [name for name in self.scores if name not in self.splits]
         if unknown:
             raise ValueError(f"scores for a split that is not there: {unknown}")
         return self
-
-
-def check_label_names(names: list[str], classes: int) -> None:
-    """Label names are all there and distinct, or there are none (a regression).
-
-    Raises:
-        ValueError: they do not fit the number of classes.
-    """
-    if names and len(names) != classes:
-        raise ValueError(f"{len(names)} label names for {classes} classes")
-    if len(set(names)) != len(names):
-        raise ValueError(f"a label name is there twice: {names}")
 
 
 def _check_split(name: str, split: SplitInfo, rows_per_shard: int) -> None:
@@ -151,14 +151,14 @@ def rows_per_group(classes: int, dtype: Dtype = "float32") -> int:
     return int(min(max(1 << max(wanted.bit_length() - 1, 0), 1024), 65536))
 
 
-def shard_metadata(manifest: Manifest, split: str, index: int) -> dict[str, Any]:
-    """What a shard says of itself in its Parquet footer, so that it cannot pass for another's."""
+def shard_metadata(header: Header, split: str, index: int) -> dict[str, Any]:
+    """What a shard says of itself in its Parquet footer, besides its content's checksum: whose and which it is."""
     return {
-        "format_version": manifest.format_version,
+        "format_version": header.format_version,
         "split": split,
         "shard": index,
-        "rows_per_shard": manifest.rows_per_shard,
-        "fingerprints": manifest.fingerprints.model_dump(),
+        "rows_per_shard": header.rows_per_shard,
+        "fingerprints": header.fingerprints.model_dump(),
     }
 
 
@@ -169,8 +169,9 @@ def encode_shard(
 
     Args:
         ids: int64 [n]. row_hashes: uint64 [n]. logits: float32 or float16 [n, K].
-        metadata: see `shard_metadata`.
+        metadata: see `shard_metadata`; `content`, the checksum of the three columns, is added to it.
     """
+    metadata = {**metadata, "content": _content_checksum(ids, row_hashes, logits)}
     classes = logits.shape[1]
     dtype: Dtype = "float16" if logits.dtype == np.float16 else "float32"
     fields = schema(classes, dtype)
@@ -200,6 +201,14 @@ def encode_shard(
     return bytes(out.getvalue())
 
 
+def _content_checksum(*columns: np.ndarray) -> str:
+    """sha256 of the columns' values, little-endian, one column after the other."""
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(np.ascontiguousarray(column, dtype=column.dtype.newbyteorder("<")).data)
+    return digest.hexdigest()
+
+
 def open_shard(
     source: bytes | Path, path: Path, manifest: Manifest, split: str, index: int
 ) -> pq.ParquetFile:
@@ -208,22 +217,29 @@ def open_shard(
     Raises:
         CacheError: no Parquet file, other columns or types, other rows, or another cache's or place's shard.
     """
+    rows = manifest.splits[split].shards[index].rows
+    return parse_shard(source, path, manifest, split, index, rows)
+
+
+def parse_shard(
+    source: bytes | Path, path: Path, header: Header, split: str, index: int, rows: int
+) -> pq.ParquetFile:
+    """Like `open_shard`, for a shard that should have this place and number of rows in a cache being written."""
     try:
         file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
         found_schema, found_rows = file.schema_arrow, file.metadata.num_rows
         found = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise CacheError(f"{path}: is no whole Parquet file ({error}); cache the logits again") from error
-    expected_schema = schema(manifest.classes, manifest.dtype)
+    expected_schema = schema(header.classes, header.dtype)
     if not found_schema.equals(expected_schema):
         columns = ", ".join(f"{field.name} {field.type}" for field in found_schema)
         wanted = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
         raise CacheError(f"{path}: expected the columns {wanted}; found {columns}; cache the logits again")
-    expected_rows = manifest.splits[split].shards[index].rows
-    if found_rows != expected_rows:
-        raise CacheError(f"{path}: expected {expected_rows} rows, found {found_rows}; cache the logits again")
-    expected = shard_metadata(manifest, split, index)
-    if found != expected:
+    if found_rows != rows:
+        raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")
+    expected = shard_metadata(header, split, index)
+    if not isinstance(found, dict) or {key: found.get(key) for key in expected} != expected:
         raise CacheError(
             f"{path}: is not the shard that the manifest means; expected {expected}, found {found}; "
             "cache the logits again"

@@ -1,56 +1,55 @@
-"""Write a logit cache: rows in any number of batches, whole shards on disk, the manifest last.
-
-Shard k of a split holds the rows written at positions [k R, (k + 1) R) with R = `rows_per_shard`, whatever
-the batches were, so the same rows in the same order give the same bytes.
-"""
+"""Write a logit cache row by row: any number of batches, whole shards on disk, the manifest last."""
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 
-from kdcache.errors import CacheError, KdcacheError
-from kdcache.files import TEMPORARY_SUFFIX, remove, write_atomically, write_json
+from kdcache.errors import CacheError
 from kdcache.logits.format import (
-    MANIFEST,
     ROWS_PER_SHARD,
     SPLIT_NAME,
     Cost,
     Dtype,
     Fingerprints,
+    Header,
     Manifest,
     ShardInfo,
     SplitInfo,
-    check_label_names,
-    encode_shard,
-    manifest_json,
-    sha256,
-    shard_file,
-    shard_metadata,
+)
+from kdcache.logits.shards import (
+    Rows,
+    checked_header,
+    clear,
+    exclusive,
+    store_manifest,
+    store_shard,
+    stored_shard,
 )
 
 BITMAP_IDS = 1 << 28  # ids below this are tracked in a bitmap, the (unusual) others in a set
-PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 
 
 class LogitWriter:
     """Writes one cache; a context manager.
 
     An existing cache at `path` is removed on entry, its manifest first: until `finish` has written the new
-    manifest, the folder counts as incomplete and no reader accepts it.
+    manifest, the folder counts as incomplete and no reader accepts it. Two writers never share a folder.
 
         with LogitWriter(path, classes=2, label_names=["no", "yes"], fingerprints=fingerprints) as writer:
             for batch in batches:
                 writer.write("train", batch.ids, batch.row_hashes, logits)
             writer.finish(scores={"train": {"accuracy": 0.98}})
+
+    With `resume`, whole shards that an interrupted run with the same options left behind are kept. Ask
+    `written(split)` how many rows that are, and write the rows after those: the same rows in the same order, for
+    only the caller knows them. The cache then has the same bytes as an uninterrupted run's.
 
     Args:
         path: the cache's folder, made when missing.
@@ -59,9 +58,11 @@ class LogitWriter:
         fingerprints: what the logits are computed from.
         rows_per_shard: rows of every shard but a split's last; decides the bytes, not the values.
         dtype: "float32", or "float16" to round to half the size.
+        resume: keep what an interrupted run with these options left.
 
     Raises:
-        CacheError: from every method, when the input is not usable or the disk refuses.
+        CacheError: from every method, when the input is not usable, another process writes this cache, or the disk
+            refuses.
     """
 
     def __init__(
@@ -73,36 +74,32 @@ class LogitWriter:
         fingerprints: Fingerprints,
         rows_per_shard: int = ROWS_PER_SHARD,
         dtype: Dtype = "float32",
+        resume: bool = False,
     ) -> None:
         self.path = Path(path)
-        if classes < 1 or rows_per_shard < 1:
-            raise CacheError(
-                f"{self.path}: classes and rows_per_shard must be 1 or more, "
-                f"found {classes} and {rows_per_shard}"
-            )
-        if dtype not in get_args(Dtype):
-            raise CacheError(
-                f"{self.path}: dtype must be one of {', '.join(get_args(Dtype))}, found {dtype!r}"
-            )
-        try:
-            check_label_names(list(label_names), classes)
-        except ValueError as error:
-            raise CacheError(f"{self.path}: {error}") from None
-        self._draft = Manifest.model_construct(
+        self._header = checked_header(
+            self.path,
             classes=classes,
             label_names=list(label_names),
             dtype=dtype,
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints,
         )
+        self._resume = resume
         self._splits: dict[str, _OpenSplit] = {}
         self._state = "new"
+        self._held = ExitStack()
 
     def __enter__(self) -> Self:
         if self._state != "new":
             raise CacheError(f"{self.path}: a LogitWriter writes one cache; make another one")
-        with _as_cache_errors():
-            _clear(self.path)
+        with ExitStack() as held:
+            held.enter_context(exclusive(self.path))
+            if self._resume:
+                self._keep_stored_shards()
+            kept = [shard.file for split in self._splits.values() for shard in split.shards]
+            clear(self.path, kept)
+            self._held = held.pop_all()
         self._state = "open"
         return self
 
@@ -111,11 +108,27 @@ class LogitWriter:
     ) -> None:
         unfinished, self._state = self._state == "open", "closed"
         self._splits.clear()
+        self._held.close()
         if unfinished and kind is None:
             raise CacheError(
                 f"{self.path}: finish() was not called, so the cache is incomplete; "
                 "call it last in the `with` block"
             )
+
+    def _keep_stored_shards(self) -> None:
+        """Take over the whole shards from the start of each split, up to the first that is missing or damaged."""
+        for folder in sorted(self.path.iterdir()):
+            split = _OpenSplit(self._header)
+            while found := stored_shard(
+                self.path, self._header, folder.name, len(split.shards), self._header.rows_per_shard
+            ):
+                split.keep(*found)
+            if split.shards:
+                self._splits[folder.name] = split
+
+    def written(self, split: str) -> int:
+        """Rows that `write` has taken or an interrupted run left in whole shards: the next row's position."""
+        return self._splits[split].rows if split in self._splits else 0
 
     def write(self, split: str, ids: Any, row_hashes: Any, logits: Any) -> None:
         """Append rows to a split; full shards go to disk at once.
@@ -130,9 +143,9 @@ class LogitWriter:
         where = f"{self.path}: split {split!r}"
         if not SPLIT_NAME.fullmatch(split):
             raise CacheError(f"{where}: a split's name has letters, digits, '-' and '_' only")
-        rows = _checked_rows(where, ids, row_hashes, logits, self._draft)
+        rows = checked_rows(where, ids, row_hashes, logits, self._header)
         if split not in self._splits:
-            self._splits[split] = _OpenSplit(self._draft)
+            self._splits[split] = _OpenSplit(self._header)
         state = self._splits[split]
         duplicate = state.seen.add(rows.ids)
         if duplicate is not None:
@@ -156,20 +169,8 @@ class LogitWriter:
         for split, state in self._splits.items():
             if state.filled:
                 self._write_shard(split, state)
-        content = self._draft.model_dump(exclude={"splits", "scores", "cost", "versions"})
-        content["splits"] = {
-            name: SplitInfo(rows=s.rows, shards=s.shards) for name, s in self._splits.items()
-        }
-        try:
-            content["scores"] = {
-                name: {metric: float(value) for metric, value in values.items()}
-                for name, values in (scores or {}).items()
-            }
-            manifest = Manifest.model_validate({**content, "cost": cost, "versions": _versions()})
-        except (TypeError, ValueError) as error:
-            raise CacheError(f"{self.path}: the manifest cannot be written: {error}") from None
-        with _as_cache_errors():
-            write_json(self.path / MANIFEST, manifest_json(manifest))
+        splits = {name: SplitInfo(rows=s.rows, shards=s.shards) for name, s in self._splits.items()}
+        manifest = store_manifest(self.path, self._header, splits, scores, cost)
         self._state = "finished"
         return manifest
 
@@ -180,32 +181,20 @@ class LogitWriter:
             )
 
     def _write_shard(self, split: str, state: _OpenSplit) -> None:
-        index = len(state.shards)
-        rows = state.drain()
-        data = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(self._draft, split, index))
-        file = shard_file(split, index)
         self._state = "broken by an earlier error"  # unless the shard gets written, rows would be missing
-        with _as_cache_errors():
-            write_atomically(self.path / file, data)
+        state.shards.append(store_shard(self.path, self._header, split, len(state.shards), state.drain()))
         self._state = "open"
-        info = ShardInfo(file=file, rows=len(rows.ids), bytes=len(data), sha256=sha256(data))
-        state.shards.append(info)
-
-
-@dataclass
-class _Rows:
-    ids: np.ndarray  # int64 [n]
-    row_hashes: np.ndarray  # uint64 [n]
-    logits: np.ndarray  # the cache's dtype [n, K]
 
 
 class _OpenSplit:
     """A split being written: one shard's rows in memory, the facts of the shards already on disk."""
 
-    def __init__(self, draft: Manifest) -> None:
-        size = draft.rows_per_shard
-        self._buffer = _Rows(
-            np.empty(size, np.int64), np.empty(size, np.uint64), np.empty((size, draft.classes), draft.dtype)
+    def __init__(self, header: Header) -> None:
+        size = header.rows_per_shard
+        self._buffer = Rows(
+            np.empty(size, np.int64),
+            np.empty(size, np.uint64),
+            np.empty((size, header.classes), header.dtype),
         )
         self.filled = 0
         self.shards: list[ShardInfo] = []
@@ -219,7 +208,12 @@ class _OpenSplit:
     def full(self) -> bool:
         return self.filled == len(self._buffer.ids)
 
-    def take(self, rows: _Rows, start: int) -> int:
+    def keep(self, shard: ShardInfo, rows: Rows) -> None:
+        """Count a shard that is on disk already as written."""
+        self.seen.add(rows.ids)
+        self.shards.append(shard)
+
+    def take(self, rows: Rows, start: int) -> int:
         """Copy rows from `start` on, as many as the shard has room for; returns how many."""
         count = min(len(rows.ids) - start, len(self._buffer.ids) - self.filled)
         here, there = slice(self.filled, self.filled + count), slice(start, start + count)
@@ -229,11 +223,11 @@ class _OpenSplit:
         self.filled += count
         return count
 
-    def drain(self) -> _Rows:
+    def drain(self) -> Rows:
         """The buffered rows (valid until the next `take`); the buffer counts as empty from here on."""
         count, self.filled = self.filled, 0
         buffer = self._buffer
-        return _Rows(buffer.ids[:count], buffer.row_hashes[:count], buffer.logits[:count])
+        return Rows(buffer.ids[:count], buffer.row_hashes[:count], buffer.logits[:count])
 
 
 @dataclass
@@ -265,13 +259,18 @@ class _SeenIds:
             self.bitmap = bitmap
 
 
-def _checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, draft: Manifest) -> _Rows:
+def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> Rows:
+    """Rows as they are stored.
+
+    Raises:
+        CacheError: wrong shapes or types, negative ids, logits that are not finite; the message begins with `where`.
+    """
     ids = _checked_ids(where, ids)
     row_hashes = _checked_hashes(where, row_hashes)
     logits = np.asarray(logits)
-    if logits.ndim != 2 or logits.shape[1] != draft.classes:
+    if logits.ndim != 2 or logits.shape[1] != header.classes:
         raise CacheError(
-            f"{where}: expected logits [n, {draft.classes}], found the shape {list(logits.shape)}"
+            f"{where}: expected logits [n, {header.classes}], found the shape {list(logits.shape)}"
         )
     if not len(ids) == len(row_hashes) == len(logits):
         raise CacheError(
@@ -283,14 +282,14 @@ def _checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, draft: Man
             f"{where}: expected float32 or float16 logits, found {logits.dtype}; convert them, e.g. .float()"
         )
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
-        stored = logits.astype(draft.dtype, copy=False)
+        stored = logits.astype(header.dtype, copy=False)
     if not np.isfinite(stored).all():
         row = int(np.argmin(np.isfinite(stored).all(axis=1)))
         raise CacheError(
             f"{where}: row id {ids[row]} has the logits {logits[row].tolist()[:8]}, which are not all "
-            f"finite in {draft.dtype}; check the model and its precision"
+            f"finite in {header.dtype}; check the model and its precision"
         )
-    return _Rows(ids, row_hashes, stored)
+    return Rows(ids, row_hashes, stored)
 
 
 def _checked_ids(where: str, values: Any) -> np.ndarray:
@@ -308,33 +307,3 @@ def _checked_hashes(where: str, values: Any) -> np.ndarray:
     if hashes.ndim != 1 or (hashes.size and not unsigned):
         raise CacheError(f"{where}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)}")
     return hashes.astype(np.uint64, copy=False)
-
-
-@contextmanager
-def _as_cache_errors() -> Iterator[None]:
-    try:
-        yield
-    except KdcacheError as error:
-        raise CacheError(f"{error}; the logit cache is incomplete") from error
-
-
-def _clear(folder: Path) -> None:
-    """Remove an earlier cache: manifest first, then shards and temporary files; nothing else."""
-    if folder.exists() and not folder.is_dir():
-        raise KdcacheError(f"{folder}: is a file; a logit cache is a folder, choose another path")
-    remove(folder / MANIFEST)
-    stale = [*folder.glob(f".{MANIFEST}.*{TEMPORARY_SUFFIX}")]
-    stale += [*folder.glob("*/part-*.parquet"), *folder.glob(f"*/.part-*{TEMPORARY_SUFFIX}")]
-    for file in stale:
-        remove(file)
-    for parent in {file.parent for file in stale} - {folder}:
-        if not any(parent.iterdir()):
-            parent.rmdir()
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found

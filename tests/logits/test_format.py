@@ -1,5 +1,6 @@
 """The format's own arithmetic, and what a shard's Parquet file is made of."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -42,7 +43,9 @@ def test_what_a_shard_is_made_of(dtype):
     assert "PLAIN" in encodings["row_hash"]
     assert "BYTE_STREAM_SPLIT" in encodings["logits.list.element"]
     assert {column.compression for column in columns.values()} == {"ZSTD"}
-    assert json.loads(file.schema_arrow.metadata[b"kdcache"]) == {"split": "train"}
+    footer = json.loads(file.schema_arrow.metadata[b"kdcache"])
+    values = ids.astype("<i8").tobytes() + hashes.astype("<u8").tobytes() + logits.astype(dtype).tobytes()
+    assert footer == {"split": "train", "content": hashlib.sha256(values).hexdigest()}
     assert not any(field.nullable for field in file.schema_arrow)
 
 

@@ -176,9 +176,9 @@ def test_duplicate_id_of_an_earlier_batch(tmp_path, first):
     [
         ({"classes": 2}, "3 label names for 2 classes"),
         ({"label_names": ["a", "b", "a"]}, "a label name is there twice"),
-        ({"classes": 0, "label_names": []}, "must be 1 or more"),
-        ({"rows_per_shard": 0}, "must be 1 or more"),
-        ({"dtype": "float64"}, "dtype must be one of float32, float16, found 'float64'"),
+        ({"classes": 0, "label_names": []}, "should be greater than or equal to 1"),
+        ({"rows_per_shard": 0}, "should be greater than or equal to 1"),
+        ({"dtype": "float64"}, "dtype: Input should be .float32. or .float16., found .float64."),
     ],
 )
 def test_bad_options_are_refused(tmp_path, options, message):

@@ -1,0 +1,434 @@
+"""`write_logits`: run a model over a data set once and keep its logits, shard by shard.
+
+A shard is the unit of everything: it is computed whole by one process, from batches that never reach into the next
+shard, written, and then never touched again. So an interrupted run goes on at the shards that are missing, several
+processes share the shards out, and the cache has the same bytes either way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from kdcache import fingerprint, processes
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.logits.format import (
+    MANIFEST,
+    SPLIT_NAME,
+    Cost,
+    Dtype,
+    Fingerprints,
+    Header,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    load_manifest,
+    shard_file,
+)
+from kdcache.logits.reader import LogitCache
+from kdcache.logits.shards import (
+    Rows,
+    checked_header,
+    clear,
+    exclusive,
+    store_manifest,
+    store_shard,
+    stored_shard,
+)
+from kdcache.logits.writer import checked_rows
+from kdcache.rows import hash_rows
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_SHARD = (
+    8192  # fewer than LogitWriter's: a shard is what an interruption costs, and what processes share out
+)
+
+Score = Callable[[str, np.ndarray], Mapping[str, float]]
+Place = tuple[str, int]  # a shard: its split and its number
+
+
+def write_logits(
+    model: Any,
+    dataset: Any,
+    path: str | Path,
+    *,
+    label_names: Sequence[str] = (),
+    collate: Callable[[list[Any]], Any] | None = None,
+    batch_size: int = 64,
+    columns: Sequence[str] | None = None,
+    label: str | None = None,
+    row_hashes: Any = None,
+    lengths: Any = None,
+    fingerprints: Fingerprints | None = None,
+    score: Score | None = None,
+    run: str = "",
+    rows_per_shard: int = ROWS_PER_SHARD,
+    dtype: Dtype = "float32",
+    device: Any = None,
+    overwrite: bool = False,
+) -> LogitCache:
+    """Write the model's raw logits on every row of a data set, and open the cache.
+
+    A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under
+    `accelerate launch` or `torchrun` the processes share the shards out, and each returns the opened cache.
+
+    Args:
+        model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
+            one argument) and returns logits [b, K], or an object with `.logits`. A module is put in evaluation mode
+            meanwhile, and moved to the device.
+        dataset: sized and indexable by row position, which becomes the row's id; or a mapping from split names to
+            such data sets. A single one becomes the split "train".
+        label_names: the K names in order, or none.
+        collate: turns a list of rows into a batch; default: torch's `default_collate`, of mappings without `label`,
+            of tuples their first element.
+        columns, label: what of a row its hash covers, see `kdcache.rows.hash_row`; default: everything.
+        row_hashes: uint64 [N] (per split, if there are several), instead of hashing the rows here.
+        lengths: integers [N] (per split, if there are several); rows of similar length then share a batch, within
+            their shard.
+        fingerprints: what the logits are computed from; default, for a module: the row hashes, its weights, the first
+            batch as it reaches the model, and its class.
+        score: the model's scores on a split, from its name and its logits [N, K] in the order of the rows, for the
+            manifest. It holds one split's logits in memory.
+        run: what this run is, for the manifest's cost.
+        rows_per_shard: what an interruption loses at most, and what processes share out.
+        dtype: "float32", or "float16" to round to half the size.
+        device: where a module runs; default: Accelerate's if there are several processes, else where it is.
+        overwrite: replace a complete cache of other fingerprints.
+
+    Raises:
+        CacheError: the rows, the logits or the options cannot be used, the cache is another's, or the disk refuses.
+    """
+    path = Path(path)
+    splits = _by_split(path, dataset)
+    with _evaluating(model, device) as device:
+        predictor = _Predictor(path, model, collate or _default_collate(label), batch_size, device)
+        hashes = {
+            name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
+            for name, rows in splits.items()
+        }
+        first = predictor.first(splits)
+        header = checked_header(
+            path,
+            classes=first.classes,
+            label_names=list(label_names),
+            dtype=dtype,
+            rows_per_shard=rows_per_shard,
+            fingerprints=fingerprints or _fingerprints(path, model, hashes, first),
+        )
+        job = _Job(path, header, splits, hashes, lengths, predictor)
+        with ExitStack() as held:  # the main process's lock
+            if not processes.from_main(lambda: _is_complete(job, overwrite, held)):
+                _complete(job, score, run)
+    return LogitCache(path, expect=header.fingerprints)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be there in the end, as every process sees it."""
+
+    path: Path
+    header: Header
+    splits: Mapping[str, Any]
+    hashes: Mapping[str, np.ndarray]
+    lengths: Any
+    predictor: _Predictor
+
+    def differences(self, manifest: Manifest) -> list[str]:
+        """What a cache that is there has that this one is not to have; none: it is this one."""
+        found = [key for key in Header.model_fields if getattr(manifest, key) != getattr(self.header, key)]
+        rows = {name: split.rows for name, split in manifest.splits.items()}
+        return found + ["rows"] * (rows != {name: len(hashes) for name, hashes in self.hashes.items()})
+
+    def places(self) -> list[Place]:
+        """All shards, in order."""
+        size = self.header.rows_per_shard
+        return [(name, k) for name, hashes in self.hashes.items() for k in range(-(-len(hashes) // size))]
+
+    def positions(self, place: Place) -> np.ndarray:
+        """The rows of a shard, int64 [n]."""
+        split, index = place
+        start = index * self.header.rows_per_shard
+        return np.arange(start, min(start + self.header.rows_per_shard, len(self.hashes[split])))
+
+    def stored(self, place: Place) -> tuple[ShardInfo, Rows] | None:
+        """The shard if it is on disk, whole, and of these very rows."""
+        positions = self.positions(place)
+        found = stored_shard(self.path, self.header, *place, len(positions))
+        if found is None:
+            return None
+        same = np.array_equal(found[1].ids, positions) and np.array_equal(
+            found[1].row_hashes, self.hashes[place[0]][positions]
+        )
+        return found if same else None
+
+    def compute(self, place: Place) -> Rows:
+        """The shard's rows, from the model."""
+        split, positions = place[0], self.positions(place)
+        lengths = _of_split(self.lengths, split)
+        logits = self.predictor.logits(
+            self.splits[split], positions, None if lengths is None else np.asarray(lengths)[positions]
+        )
+        where = f"{self.path}: split {split!r}"
+        return checked_rows(where, positions, self.hashes[split][positions], logits, self.header)
+
+
+def _is_complete(job: _Job, overwrite: bool, held: ExitStack) -> bool:
+    """Whether the cache is there already; if not, lock the folder and clear what does not belong."""
+    if (job.path / MANIFEST).exists():
+        different = job.differences(load_manifest(job.path))
+        if different and not overwrite:
+            raise CacheError(
+                f"{job.path}: holds another complete cache (it differs in {', '.join(different)}); "
+                "choose another path, or pass overwrite=True to replace it"
+            )
+        if not different and _is_whole(job.path):
+            return True
+    held.enter_context(exclusive(job.path))
+    clear(job.path, keep={shard_file(*place) for place in job.places()})
+    return False
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        LogitCache(path).verify("quick")
+    except CacheError as error:
+        log.warning("%s; writing what is missing again", error)
+        return False
+    return True
+
+
+def _complete(job: _Job, score: Score | None, run: str) -> None:
+    """Write the shards that are missing, each process its share, then the manifest."""
+    start = time.perf_counter()
+    places = job.places()
+    mine = places[processes.rank() :: processes.count()]
+    infos, computed = _write_shards(job, mine)
+    together = processes.gathered([(infos, computed, time.perf_counter() - start)])
+    if processes.is_main():
+        found = {place: info for part, _, _ in together for place, info in part.items()}
+        splits = {
+            name: SplitInfo(rows=len(hashes), shards=[found[place] for place in places if place[0] == name])
+            for name, hashes in job.hashes.items()
+        }
+        seconds = max(part[2] for part in together)
+        cost = job.predictor.cost(sum(part[1] for part in together), seconds, run)
+        scores = {name: score(name, _whole(job, name)) for name in splits} if score else {}
+        store_manifest(job.path, job.header, splits, scores, cost)
+    processes.wait()
+
+
+def _write_shards(job: _Job, places: Sequence[Place]) -> tuple[dict[Place, ShardInfo], int]:
+    """The facts of these shards, and how many rows had to be computed.
+
+    A second thread encodes and writes a shard while the model computes the next.
+    """
+    infos: dict[Place, ShardInfo] = {}
+    writing: dict[Place, Future[ShardInfo]] = {}
+    computed = 0
+    progress = tqdm(places, desc="shards", disable=not sys.stderr.isatty(), leave=False)
+    with ThreadPoolExecutor(1) as pool:
+        for place in progress:
+            stored = job.stored(place)
+            if stored:
+                infos[place] = stored[0]
+                continue
+            rows = job.compute(place)
+            computed += len(rows)
+            _collect(writing, infos)  # one shard waits at most: memory stays bounded
+            writing[place] = pool.submit(store_shard, job.path, job.header, *place, rows)
+        _collect(writing, infos)
+    return infos, computed
+
+
+def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardInfo]) -> None:
+    while writing:
+        place, future = writing.popitem()
+        infos[place] = future.result()
+
+
+def _whole(job: _Job, split: str) -> np.ndarray:
+    """A split's logits [N, K] in the order of the rows, read back from its shards."""
+    parts = [job.stored(place) for place in job.places() if place[0] == split]
+    empty = np.empty((0, job.header.classes), job.header.dtype)
+    return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
+
+
+class _Predictor:
+    """The model, from rows to logits."""
+
+    def __init__(
+        self, path: Path, model: Any, collate: Callable[[list[Any]], Any], batch_size: int, device: Any
+    ) -> None:
+        if batch_size < 1:
+            raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
+        self.path, self.model, self.collate = path, model, collate
+        self.batch_size, self.device = batch_size, device
+
+    def batch(self, dataset: Any, positions: np.ndarray) -> Any:
+        """The rows at these positions, as the model gets them."""
+        wanted = positions.tolist()
+        rows = (
+            dataset.__getitems__(wanted) if hasattr(dataset, "__getitems__") else [dataset[i] for i in wanted]
+        )
+        return self.collate(rows)
+
+    def __call__(self, batch: Any) -> Any:
+        """Logits [b, K] on a batch, on the model's device."""
+        import torch
+        from accelerate.utils import send_to_device
+
+        if self.device is not None:
+            batch = send_to_device(batch, self.device)
+        with torch.inference_mode():
+            output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
+        return getattr(output, "logits", output)
+
+    def logits(self, dataset: Any, positions: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
+        """Logits [n, K] of the rows at `positions`, in that order."""
+        order = np.arange(len(positions)) if lengths is None else np.argsort(lengths, kind="stable")
+        parts = [
+            self(self.batch(dataset, positions[order[start : start + self.batch_size]]))
+            for start in range(0, len(order), self.batch_size)
+        ]
+        found = _concatenated(parts)
+        if len(found) != len(positions):
+            raise CacheError(
+                f"{self.path}: the model gave {len(found)} rows of logits for {len(positions)} rows"
+            )
+        logits = np.empty_like(found)
+        logits[order] = found
+        return logits
+
+    def first(self, splits: Mapping[str, Any]) -> _First:
+        """Run the first batch of the first split that has rows."""
+        for rows in splits.values():
+            if len(rows):
+                batch = self.batch(rows, np.arange(min(self.batch_size, len(rows))))
+                logits = _concatenated([self(batch)])
+                if logits.ndim != 2:
+                    raise CacheError(
+                        f"{self.path}: expected logits [rows, classes] from the model, found {list(logits.shape)}"
+                    )
+                return _First(logits.shape[1], batch)
+        raise CacheError(f"{self.path}: the data set has no rows")
+
+    def cost(self, rows: int, seconds: float, run: str) -> Cost:
+        import torch
+
+        from kdcache.training import device_name, peak_memory_mb
+
+        device = torch.device(self.device or "cpu")
+        return Cost(
+            seconds=seconds,
+            rows_per_second=rows / seconds,
+            device=device_name(device),
+            peak_memory_mb=peak_memory_mb(device),
+            run=run,
+        )
+
+
+@dataclass(frozen=True)
+class _First:
+    """The first batch as the model gets it, and the classes that come out."""
+
+    classes: int
+    batch: Any
+
+
+def _concatenated(parts: list[Any]) -> np.ndarray:
+    import torch
+
+    if all(isinstance(part, torch.Tensor) for part in parts):
+        return torch.cat(parts).float().cpu().numpy()
+    return np.concatenate([np.asarray(part) for part in parts]).astype(np.float32, copy=False)
+
+
+def _default_collate(label: str | None) -> Callable[[list[Any]], Any]:
+    def collate(rows: list[Any]) -> Any:
+        from torch.utils.data import default_collate
+
+        if isinstance(rows[0], Mapping):
+            return default_collate([{key: row[key] for key in row if key != label} for row in rows])
+        return default_collate([row[0] if isinstance(row, tuple | list) else row for row in rows])
+
+    return collate
+
+
+@contextmanager
+def _evaluating(model: Any, device: Any) -> Iterator[Any]:
+    """The model in evaluation mode on its device, which is given (None for a callable); then back in its mode."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        yield None
+        return
+    if device is None and processes.count() > 1:
+        device = processes.device()
+    if device is None:
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    model.to(device).eval()
+    try:
+        yield device
+    finally:
+        model.train(was_training)
+
+
+def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
+    splits = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
+    for name, rows in splits.items():
+        if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
+            raise CacheError(f"{path}: {name!r} is no split name (letters, digits, '-' and '_')")
+        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+            raise CacheError(
+                f"{path}: split {name!r} must have a length and give rows by position, found "
+                f"{type(rows).__name__}; a stream has no row ids, so materialise it first"
+            )
+    return splits
+
+
+def _of_split(values: Any, split: str) -> Any:
+    return values[split] if isinstance(values, Mapping) else values
+
+
+def _row_hashes(
+    path: Path, split: str, rows: Any, given: Any, columns: Sequence[str] | None, label: str | None
+) -> np.ndarray:
+    hashes = hash_rows(rows, columns, label) if given is None else np.asarray(given)
+    if hashes.shape != (len(rows),) or hashes.dtype != np.uint64:
+        raise CacheError(
+            f"{path}: split {split!r}: expected {len(rows)} row hashes (uint64), found {hashes.dtype} "
+            f"{list(hashes.shape)}"
+        )
+    return hashes
+
+
+def _fingerprints(path: Path, model: Any, hashes: Mapping[str, np.ndarray], first: _First) -> Fingerprints:
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise CacheError(
+            f"{path}: a {type(model).__name__} has no weights to fingerprint; say with `fingerprints` what its "
+            "logits are computed from"
+        )
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    try:
+        return Fingerprints(
+            data=fingerprint.of_value(hashes),
+            weights=fingerprint.of_value(model.state_dict()),
+            preprocessing=fingerprint.of_value(first.batch),
+            code=fingerprint.of_json(kind),
+        )
+    except KdcacheError as error:
+        raise CacheError(f"{path}: {error}; pass `fingerprints` yourself") from None

@@ -1,0 +1,219 @@
+"""A cache's files while it is being written: store a shard, recognise one that an earlier run left, clear the rest.
+
+`LogitWriter` and `write_logits` are built on this. Shard k of a split holds the rows at positions [k R, (k + 1) R)
+with R = `rows_per_shard`, and the same rows give the same bytes; so what an interrupted run left can be kept, and
+processes can write different shards of one cache without talking to each other.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import ValidationError
+
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.files import TEMPORARY_SUFFIX, remove, write_atomically, write_json
+from kdcache.logits.format import (
+    MANIFEST,
+    Cost,
+    Header,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    encode_shard,
+    manifest_json,
+    parse_shard,
+    sha256,
+    shard_file,
+    shard_metadata,
+)
+
+PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a split: the contents of a shard, or of a part of it."""
+
+    ids: np.ndarray  # int64 [n]
+    row_hashes: np.ndarray  # uint64 [n]
+    logits: np.ndarray  # the cache's dtype [n, K]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def checked_header(folder: Path, **values: Any) -> Header:
+    """The header of a cache to be written.
+
+    Raises:
+        CacheError: the options do not make a cache; every mistake is named.
+    """
+    try:
+        return Header.model_validate(values)
+    except ValidationError as error:
+        mistakes = "; ".join(_mistake(item) for item in error.errors())
+        raise CacheError(f"{folder}: {mistakes}") from None
+
+
+def _mistake(error: Any) -> str:
+    where, reason = ".".join(map(str, error["loc"])), str(error["msg"]).removeprefix("Value error, ")
+    return f"{where}: {reason}, found {error['input']!r}" if where else reason
+
+
+def store_shard(folder: Path, header: Header, split: str, index: int, rows: Rows) -> ShardInfo:
+    """Write one whole shard, atomically."""
+    data = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
+    file = shard_file(split, index)
+    with as_cache_errors():
+        write_atomically(folder / file, data)
+    return ShardInfo(file=file, rows=len(rows), bytes=len(data), sha256=sha256(data))
+
+
+def stored_shard(
+    folder: Path, header: Header, split: str, index: int, count: int
+) -> tuple[ShardInfo, Rows] | None:
+    """The shard that an interrupted run left at this place, if it is byte for byte what would be written now.
+
+    Its values are decoded and encoded again: the footer has a checksum of them, so that bytes which come out equal are
+    whole, of these fingerprints, and of this version of the encoder. Anything else is None: it has to be written again.
+    """
+    file = shard_file(split, index)
+    path = folder / file
+    try:
+        data = path.read_bytes()
+        table = parse_shard(data, path, header, split, index, count).read()
+        logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(count, header.classes)
+        rows = Rows(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
+        again = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
+    except (CacheError, OSError, pa.ArrowException, ValueError):
+        return None
+    if again != data:
+        return None
+    return ShardInfo(file=file, rows=count, bytes=len(data), sha256=sha256(data)), rows
+
+
+def store_manifest(
+    folder: Path,
+    header: Header,
+    splits: Mapping[str, SplitInfo],
+    scores: Mapping[str, Mapping[str, float]] | None,
+    cost: Cost | None,
+) -> Manifest:
+    """Write the manifest: from here on the cache is complete.
+
+    Raises:
+        CacheError: a score is no finite number, or of a split that is not there; or it cannot be written.
+    """
+    try:
+        numbers = {
+            name: {metric: float(value) for metric, value in values.items()}
+            for name, values in (scores or {}).items()
+        }
+        manifest = Manifest(
+            **header.model_dump(exclude={"fingerprints"}),
+            fingerprints=header.fingerprints,
+            splits=dict(splits),
+            scores=numbers,
+            cost=cost,
+            versions=_versions(),
+        )
+    except (TypeError, ValueError) as error:
+        raise CacheError(f"{folder}: the manifest cannot be written: {error}") from None
+    with as_cache_errors():
+        write_json(folder / MANIFEST, manifest_json(manifest))
+    return manifest
+
+
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
+
+    Nothing else is touched. From here on the folder counts as incomplete.
+
+    Args:
+        keep: shard files relative to the folder, such as "train/part-00000.parquet".
+    """
+    with as_cache_errors():
+        remove(folder / MANIFEST)
+        stale = [
+            *folder.glob(f".{MANIFEST}.*{TEMPORARY_SUFFIX}"),
+            *folder.glob(f"*/.part-*{TEMPORARY_SUFFIX}"),
+        ]
+        stale += [
+            path
+            for path in folder.glob("*/part-*.parquet")
+            if path.relative_to(folder).as_posix() not in keep
+        ]
+        for path in stale:
+            remove(path)
+        for parent in {path.parent for path in stale} - {folder}:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Be the only writer of a cache's folder, which is made when missing. The lock ends with the process, however.
+
+    It is on the folder itself, so that no lock file stays in the cache; systems without such locks get none.
+
+    Raises:
+        CacheError: another process, or another writer of this one, is writing here; or there can be no folder here.
+    """
+    with as_cache_errors(), _os_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with as_cache_errors(), _os_errors(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CacheError(
+                f"{folder}: another process is writing this cache; wait for it or stop it, then run again"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _os_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CacheError(f"{path}: is a file; a logit cache is a folder, choose another path") from error
+    except OSError as error:
+        raise KdcacheError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def as_cache_errors() -> Iterator[None]:
+    """What keeps files from being written keeps the cache from being complete: say both."""
+    try:
+        yield
+    except CacheError:
+        raise
+    except KdcacheError as error:
+        raise CacheError(f"{error}; the logit cache is incomplete") from error
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
