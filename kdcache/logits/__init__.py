@@ -2,7 +2,8 @@
 
 from kdcache.logits.format import FORMAT_VERSION, Cost, Fingerprints, Manifest, ShardInfo, SplitInfo, schema
 from kdcache.logits.inference import write_logits
-from kdcache.logits.reader import CachedSplit, LogitCache, Verification
+from kdcache.logits.reader import CachedSplit, Group, LogitCache, Verification
+from kdcache.logits.stream import LogitStream
 from kdcache.logits.writer import LogitWriter
 
 __all__ = [
@@ -10,7 +11,9 @@ __all__ = [
     "CachedSplit",
     "Cost",
     "Fingerprints",
+    "Group",
     "LogitCache",
+    "LogitStream",
     "LogitWriter",
     "Manifest",
     "ShardInfo",

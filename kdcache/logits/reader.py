@@ -1,38 +1,59 @@
 """Read a logit cache: check what it is, then give logits by row id, never another row's.
 
-Opening reads the manifest and looks at the files' sizes. A split is read when it is first asked for; the
-bytes of each shard are checked against the manifest's checksum before anything parses them.
+Opening reads the manifest and looks at the files' sizes. Values are read when they are first asked for: a whole
+split into memory (`logits`, `split`), or row group by row group (`read_group`, `stream`) where a split is larger
+than memory. A shard's checksum is compared with the manifest's before any of its values is used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from kdcache.errors import CacheError
+from kdcache import fingerprint
+from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.format import (
     MANIFEST,
     Fingerprints,
     Manifest,
     ShardInfo,
+    SplitInfo,
     load_manifest,
     open_shard,
-    sha256,
 )
+
+if TYPE_CHECKING:
+    from kdcache.logits.stream import LogitStream
+
+# Zstandard makes at most 128 KiB of 4 bytes (a run of one value): a footer that promises more lies.
+MOST_COMPRESSION = 1 << 16
 
 
 @dataclass(frozen=True)
 class CachedSplit:
-    """One split in memory, sorted by id; the arrays are read-only."""
+    """Rows of one split in memory: a whole one (`LogitCache.split`, sorted by id, read-only) or a part of it."""
 
     ids: np.ndarray  # int64 [N]
     row_hashes: np.ndarray  # uint64 [N]
     logits: np.ndarray  # float32 [N, K]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One row group of a split: the piece that is read at once, some MiB."""
+
+    split: str
+    shard: int  # its number in the split
+    group: int  # its number in the shard
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -61,11 +82,17 @@ class LogitCache:
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
         self.path = Path(path)
         self.manifest: Manifest = load_manifest(self.path)
+        self._files: dict[str, _File] = {}
+        self._loaded: dict[str, _Loaded] = {}
         for _, _, shard in self._shards():
-            self._check_size(shard)
+            self._file(shard)
         if expect is not None:
             self._check_fingerprints(expect)
-        self._loaded: dict[str, CachedSplit] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without what they can read again; checksums that were compared stay so."""
+        files = {name: replace(file, footer=None) for name, file in self._files.items()}
+        return {**self.__dict__, "_files": files, "_loaded": {}}
 
     @property
     def identity(self) -> str:
@@ -78,12 +105,13 @@ class LogitCache:
         return list(self.manifest.splits)
 
     def logits(self, split: str, ids: Any, row_hashes: Any | None = None) -> np.ndarray:
-        """The logits of the asked rows, in the asked order.
+        """The logits of the asked rows, in the asked order. The split is read into memory the first time.
 
         Args:
             split: e.g. "train".
-            ids: integers [n], in any order, repeats allowed; all must be in the cache.
+            ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
             row_hashes: uint64 [n], the hashes of the rows the caller has under these ids; checked when given.
+                int64 counts as the same 64 bits (data sets and tensors often have no uint64).
 
         Returns:
             float32 [n, K], a copy.
@@ -91,24 +119,136 @@ class LogitCache:
         Raises:
             CacheError: an id is not in the cache, or a row is not the one whose logits were cached.
         """
-        whole = self.split(split)
-        ids = np.asarray(ids)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise CacheError(f"{self.path}: ids must be integers [n], found {ids.dtype} {list(ids.shape)}")
-        positions = self._positions(split, whole, ids.astype(np.int64))
+        loaded = self._load_once(split)
+        ids = self._integers("ids", ids)
+        positions = self._positions(split, loaded, ids)
         if row_hashes is not None:
-            self._check_hashes(split, ids, np.asarray(row_hashes), whole.row_hashes[positions])
-        gathered: np.ndarray = whole.logits[positions]
+            self._check_hashes(split, ids, row_hashes, loaded.rows.row_hashes.take(positions))
+        gathered: np.ndarray = loaded.rows.logits.take(positions, axis=0)
         return gathered
+
+    def row_ids_of(self, split: str, row_hashes: Any) -> np.ndarray:
+        """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
+
+        Args:
+            split: e.g. "train".
+            row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
+
+        Returns:
+            int64 [n]. Where several rows have the same content, the lowest of their ids.
+
+        Raises:
+            CacheError: a hash is not in the cache.
+        """
+        loaded = self._load_once(split)
+        wanted = self._integers("row hashes", row_hashes).astype(np.uint64)
+        hashes, ids = loaded.by_hash
+        positions = np.searchsorted(hashes, wanted)  # the first of equals, which has the lowest id
+        missing = np.ones(len(wanted), dtype=bool)
+        inside = positions < len(hashes)
+        missing[inside] = hashes[positions[inside]] != wanted[inside]
+        if missing.any():
+            raise CacheError(
+                f"{self.path}: split {split!r} has no row with the hash {int(wanted[missing][0]):016x} (position "
+                f"{int(np.argmax(missing))}) and {int(missing.sum()) - 1} more of the {len(wanted)} asked rows; "
+                "the content differs from what was cached: check the columns, or cache the logits of this data"
+            )
+        return ids[positions]
 
     def split(self, name: str) -> CachedSplit:
         """A whole split in memory, sorted by id; read once, then kept."""
-        if name not in self._loaded:
-            self._loaded[name] = self._load(name)
-        return self._loaded[name]
+        return self._load_once(name).rows
+
+    def groups(self, split: str) -> list[Group]:
+        """The row groups of a split, in the order of writing; reads the shards' footers, and keeps them."""
+        shards = self._split_info(split).shards
+        return [
+            Group(split, index, number, rows)
+            for index in range(len(shards))
+            for number, rows in enumerate(self._footer(split, index).rows)
+            if rows
+        ]
+
+    def read_group(self, group: Group) -> CachedSplit:
+        """One row group, in the order of writing, read-only; nothing more of the split is held in memory.
+
+        The first call for a shard reads its whole file, in pieces, to compare its checksum.
+        """
+        shard = self._checked_shard(group)
+        path, file = self.path / shard.file, self._file(shard)
+        footer = self._footer(group.split, group.shard)
+        if not file.whole:
+            self._compare_checksum(shard)
+        if not group.group < len(footer.rows) or footer.rows[group.group] != group.rows:
+            raise CacheError(
+                f"{path}: has no row group {group.group} of {group.rows} rows; ask `groups` again"
+            )
+        try:
+            with pq.ParquetFile(path, metadata=footer.metadata) as parquet:
+                table = parquet.read_row_group(group.group, use_threads=False)
+            part = _decoded(table, group.rows, self.manifest.classes)
+        except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+            raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
+        if not np.isfinite(part.logits).all():
+            raise CacheError(f"{path}: has logits that are not finite; cache the logits again")
+        if self._file(shard) is not file:
+            raise CacheError(
+                f"{path}: was changed while it was read; try again when nothing writes to the cache"
+            )
+        return part
+
+    def stream(
+        self,
+        split: str,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int | None = 0,
+        buffer_groups: int = 4,
+        drop_last: bool = False,
+    ) -> LogitStream:
+        """Batches of a split in bounded memory, shuffled and shared out over processes; see `LogitStream`."""
+        from kdcache.logits.stream import LogitStream
+
+        return LogitStream(
+            self,
+            split,
+            batch_size,
+            rank=rank,
+            world_size=world_size,
+            seed=seed,
+            buffer_groups=buffer_groups,
+            drop_last=drop_last,
+        )
+
+    def join(
+        self,
+        data: Any,
+        split: str = "train",
+        *,
+        column: str = "teacher_logits",
+        id_column: str = "id",
+        hash_column: str = "row_hash",
+        columns: Sequence[str] | None = None,
+        label: str | None = None,
+    ) -> Any:
+        """The data (a `datasets.Dataset` or a loader of batches) with its rows' logits; see `join.join`."""
+        from kdcache.logits.join import join
+
+        return join(
+            self,
+            data,
+            split,
+            column=column,
+            id_column=id_column,
+            hash_column=hash_column,
+            columns=columns,
+            label=label,
+        )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage.
+        """Look for damage, whatever was looked at before; in bounded memory (8 bytes per row of a split).
 
         Args:
             level: "quick" reads every shard's footer: columns, types, rows, and whose shard it is. "full"
@@ -119,15 +259,15 @@ class LogitCache:
         """
         if level not in ("quick", "full"):
             raise CacheError(f"{self.path}: no verification level {level!r}; there are quick and full")
+        self._files.clear()
         shards = list(self._shards())
         for split, index, shard in shards:
-            if level == "quick":
-                self._check_size(shard)
-                path = self.path / shard.file
-                open_shard(path, path, self.manifest, split, index)
+            if level == "full":
+                self._compare_checksum(shard)
+            self._footer(split, index)
         if level == "full":
             for split in self.manifest.splits:
-                self._load(split)
+                self._verify_values(split)
         return Verification(
             level, len(shards), sum(s.rows for _, _, s in shards), sum(s.bytes for _, _, s in shards)
         )
@@ -159,19 +299,70 @@ class LogitCache:
             for index, shard in enumerate(split.shards):
                 yield name, index, shard
 
-    def _check_size(self, shard: ShardInfo) -> None:
+    def _split_info(self, name: str) -> SplitInfo:
+        if name not in self.manifest.splits:
+            known = ", ".join(self.manifest.splits)
+            raise CacheError(f"{self.path}: no split {name!r} in this cache (there are: {known})")
+        return self.manifest.splits[name]
+
+    def _checked_shard(self, group: Group) -> ShardInfo:
+        shards = self._split_info(group.split).shards
+        if not 0 <= group.shard < len(shards) or group.group < 0:
+            raise CacheError(
+                f"{self.path}: split {group.split!r} has {len(shards)} shards, no row group {group}"
+            )
+        return shards[group.shard]
+
+    def _file(self, shard: ShardInfo) -> _File:
+        """What is known of a shard's file; nothing, if it was changed since."""
+        stamp = self._stamp(shard)
+        known = self._files.get(shard.file)
+        if known is None or known.stamp != stamp:
+            known = self._files[shard.file] = _File(stamp)
+        return known
+
+    def _stamp(self, shard: ShardInfo) -> tuple[int, ...]:
+        """Tells one state of a file from another, cheaply. A link to a file is as good as the file."""
         path = self.path / shard.file
         try:
-            found = path.stat().st_size if path.is_file() else None
+            found = path.stat()
+        except FileNotFoundError:
+            raise CacheError(f"{path}: the shard is missing; restore it or cache the logits again") from None
         except OSError as error:
             raise CacheError(f"{path}: cannot be read: {error.strerror or error}") from error
-        if found is None:
-            raise CacheError(f"{path}: the shard is missing; restore it or cache the logits again")
-        if found != shard.bytes:
+        if not stat.S_ISREG(found.st_mode):  # a pipe would block, a device may never end
+            raise CacheError(f"{path}: is no regular file; restore it or cache the logits again")
+        if found.st_size != shard.bytes:
             raise CacheError(
-                f"{path}: expected {shard.bytes} bytes, found {found}: truncated or replaced; "
+                f"{path}: expected {shard.bytes} bytes, found {found.st_size}: truncated or replaced; "
                 "restore it or cache the logits again"
             )
+        return found.st_mtime_ns, found.st_size, found.st_dev, found.st_ino
+
+    def _compare_checksum(self, shard: ShardInfo) -> None:
+        path, file = self.path / shard.file, self._file(shard)
+        try:
+            found = fingerprint.of_file(path)
+        except KdcacheError as error:
+            raise CacheError(str(error)) from error
+        if found != shard.sha256:
+            raise CacheError(
+                f"{path}: is damaged: expected the checksum {shard.sha256}, found {found}; "
+                "restore it or cache the logits again"
+            )
+        file.whole = True
+
+    def _footer(self, split: str, index: int) -> _Footer:
+        shard = self.manifest.splits[split].shards[index]
+        path, file = self.path / shard.file, self._file(shard)
+        if file.footer is None:
+            try:
+                with open_shard(path, path, self.manifest, split, index) as parquet:
+                    rows = _rows_of_groups(path, shard, parquet.metadata, self.manifest)
+                    file.footer = _Footer(parquet.metadata, rows)
+            except (ArithmeticError, LookupError, MemoryError) as error:
+                raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
+        return file.footer
 
     def _check_fingerprints(self, expect: Fingerprints) -> None:
         expected, found = expect.model_dump(), self.manifest.fingerprints.model_dump()
@@ -185,75 +376,83 @@ class LogitCache:
                 "cache the logits again"
             )
 
+    def _load_once(self, name: str) -> _Loaded:
+        if name not in self._loaded:
+            self._loaded[name] = _Loaded(self._load(name))
+        return self._loaded[name]
+
     def _load(self, name: str) -> CachedSplit:
-        if name not in self.manifest.splits:
-            known = ", ".join(self.manifest.splits)
-            raise CacheError(f"{self.path}: no split {name!r} in this cache (there are: {known})")
-        split, classes = self.manifest.splits[name], self.manifest.classes
-        ids = np.empty(split.rows, np.int64)
-        row_hashes = np.empty(split.rows, np.uint64)
-        logits = np.empty((split.rows, classes), np.float32)
+        for shard in self._split_info(name).shards:
+            self._compare_checksum(shard)  # before the footers are parsed, and memory is asked for
+        groups = self.groups(name)
+        logits = self._empty(name, np.float32, self.manifest.classes)
+        whole = CachedSplit(self._empty(name, np.int64), self._empty(name, np.uint64), logits)
         start = 0
-        for index in range(len(split.shards)):
-            for part in self._groups(name, index):
-                rows = slice(start, start + len(part[0]))
-                ids[rows], row_hashes[rows], logits[rows] = part
-                start += len(part[0])
-        return _sorted(self.path, name, ids, row_hashes, logits)
+        for group in groups:
+            part, to = self.read_group(group), slice(start, start + group.rows)
+            whole.ids[to], whole.row_hashes[to], whole.logits[to] = part.ids, part.row_hashes, part.logits
+            start += group.rows
+        return _sorted(self.path, name, whole)
 
-    def _groups(self, split: str, index: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """(ids, row_hashes, logits) of each row group of a shard, whose checksum is verified first."""
-        shard = self.manifest.splits[split].shards[index]
-        path = self.path / shard.file
-        file = open_shard(self._verified_bytes(shard), path, self.manifest, split, index)
+    def _empty(self, name: str, dtype: type[np.generic], *columns: int) -> np.ndarray:
+        """Room for a value, or for some columns of them, per row of the split."""
+        rows = self.manifest.splits[name].rows
         try:
-            for group in range(file.metadata.num_row_groups):
-                table = file.read_row_group(group)
-                values = table["logits"].combine_chunks().flatten().to_numpy()
-                logits = values.reshape(-1, self.manifest.classes).astype(np.float32, copy=False)
-                if not np.isfinite(logits).all():
-                    raise CacheError(f"{path}: has logits that are not finite; cache the logits again")
-                yield table["id"].to_numpy(), table["row_hash"].to_numpy(), logits
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
-
-    def _verified_bytes(self, shard: ShardInfo) -> bytes:
-        self._check_size(shard)
-        path = self.path / shard.file
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise CacheError(f"{path}: cannot be read: {error.strerror or error}") from error
-        found = sha256(data)
-        if found != shard.sha256:
+            return np.empty((rows, *columns), dtype)
+        except (MemoryError, ValueError) as error:
             raise CacheError(
-                f"{path}: is damaged: expected the checksum {shard.sha256}, found {found}; "
-                "restore it or cache the logits again"
-            )
-        return data
+                f"{self.path}: split {name!r} with its {rows} rows x {self.manifest.classes} does not fit in "
+                f"memory ({error}); `stream` reads it in pieces"
+            ) from error
 
-    def _positions(self, split: str, whole: CachedSplit, ids: np.ndarray) -> np.ndarray:
-        if _dense(whole.ids):
-            positions, missing = ids, (ids < 0) | (ids >= len(whole.ids))
+    def _verify_values(self, name: str) -> None:
+        ids = self._empty(name, np.int64)
+        start = 0
+        for group in self.groups(name):
+            ids[start : start + group.rows] = self.read_group(group).ids
+            start += group.rows
+        ids.sort()
+        _refuse_duplicates(self.path, name, ids)
+
+    def _integers(self, what: str, values: Any) -> np.ndarray:
+        """Arrays, lists and tensors as an array of integers [n]."""
+        try:
+            array: np.ndarray = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+        except (TypeError, ValueError) as error:
+            raise CacheError(f"{self.path}: {what} must be integers [n]: {error}") from error
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise CacheError(
+                f"{self.path}: {what} must be integers [n], found {array.dtype} {list(array.shape)}"
+            )
+        return array
+
+    def _positions(self, split: str, loaded: _Loaded, asked: np.ndarray) -> np.ndarray:
+        ids, known = asked.astype(np.int64), loaded.rows.ids
+        if loaded.dense:
+            if not ids.size or int(ids.view(np.uint64).max()) < len(known):  # negative ids are huge there
+                return ids
+            missing = (ids < 0) | (ids >= len(known))
         else:
-            positions = np.minimum(np.searchsorted(whole.ids, ids), len(whole.ids) - 1)
-            missing = whole.ids[positions] != ids if len(whole.ids) else np.ones(len(ids), dtype=bool)
-        if missing.any():
-            raise CacheError(
-                f"{self.path}: split {split!r} has no logits for row id {ids[missing][0]} and "
-                f"{int(missing.sum()) - 1} more of the {len(ids)} asked rows; cache the logits of this data"
-            )
-        return positions
+            positions = np.minimum(np.searchsorted(known, ids), len(known) - 1)
+            missing = known[positions] != ids if len(known) else np.ones(len(ids), dtype=bool)
+            if not missing.any():
+                return positions
+        raise CacheError(
+            f"{self.path}: split {split!r} has no logits for row id {asked[missing][0]} and "
+            f"{int(missing.sum()) - 1} more of the {len(ids)} asked rows; cache the logits of this data"
+        )
 
-    def _check_hashes(self, split: str, ids: np.ndarray, expected: np.ndarray, found: np.ndarray) -> None:
-        if expected.shape != ids.shape or (expected.size and expected.dtype.kind not in "iu"):
+    def _check_hashes(self, split: str, ids: np.ndarray, row_hashes: Any, found: np.ndarray) -> None:
+        expected = self._integers("row hashes", row_hashes)
+        if expected.shape != ids.shape:
             raise CacheError(
                 f"{self.path}: expected {len(ids)} row hashes (uint64), found {expected.dtype} "
                 f"{list(expected.shape)}"
             )
-        different = expected.astype(np.uint64) != found
+        expected = expected.astype(np.uint64, copy=False)
+        different = expected != found
         if different.any():
-            self._refuse_rows(split, ids, expected.astype(np.uint64), found, different)
+            self._refuse_rows(split, ids, expected, found, different)
 
     def _refuse_rows(
         self, split: str, ids: np.ndarray, expected: np.ndarray, found: np.ndarray, different: np.ndarray
@@ -267,23 +466,96 @@ class LogitCache:
         )
 
 
-def _dense(ids: np.ndarray) -> bool:
-    """Whether sorted, distinct ids are 0 .. N-1, so that an id is a position."""
-    return len(ids) > 0 and int(ids[0]) == 0 and int(ids[-1]) == len(ids) - 1
+@dataclass
+class _Footer:
+    """A shard's Parquet footer, checked."""
+
+    metadata: Any  # pyarrow.parquet.FileMetaData
+    rows: list[int]  # of each row group
 
 
-def _sorted(
-    path: Path, split: str, ids: np.ndarray, row_hashes: np.ndarray, logits: np.ndarray
-) -> CachedSplit:
-    steps = np.diff(ids)
-    if not (steps > 0).all():
-        order = np.argsort(ids, kind="stable")
-        ids, row_hashes, logits = ids[order], row_hashes[order], logits[order]
-        same = np.flatnonzero(np.diff(ids) == 0)
-        if len(same):
+@dataclass
+class _File:
+    """What is known of a shard's file, as long as its stamp stays the same."""
+
+    stamp: tuple[int, ...]
+    footer: _Footer | None = None
+    whole: bool = False  # its checksum was compared
+
+
+class _Loaded:
+    """A split in memory, and what makes asking it fast."""
+
+    def __init__(self, rows: CachedSplit) -> None:
+        self.rows = rows
+        ids = rows.ids  # sorted and distinct: when they are 0 .. N-1, an id is a position
+        self.dense = len(ids) > 0 and int(ids[0]) == 0 and int(ids[-1]) == len(ids) - 1
+
+    @cached_property
+    def by_hash(self) -> tuple[np.ndarray, np.ndarray]:
+        """(row hashes sorted, their ids); among equal hashes, ids rise."""
+        order = np.argsort(self.rows.row_hashes, kind="stable")
+        return self.rows.row_hashes[order], self.rows.ids[order]
+
+
+def _rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manifest) -> list[int]:
+    """Rows of each row group, if the footer's numbers fit each other, the manifest and the file's size."""
+    rows = []
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        values = [group.column(column).num_values for column in range(group.num_columns)]
+        if group.num_rows < 0 or values != [
+            group.num_rows,
+            group.num_rows,
+            group.num_rows * manifest.classes,
+        ]:
             raise CacheError(
-                f"{path}: split {split!r} has row id {ids[same[0]]} twice; cache the logits again"
+                f"{path}: row group {number} says that it has {group.num_rows} rows, its columns have {values} "
+                "values; cache the logits again"
             )
-    for array in (ids, row_hashes, logits):
+        rows.append(group.num_rows)
+    if sum(rows) != shard.rows:
+        raise CacheError(
+            f"{path}: expected {shard.rows} rows, its row groups have {sum(rows)}; cache the logits again"
+        )
+    size = shard.rows * (16 + manifest.classes * np.dtype(manifest.dtype).itemsize)
+    if size > MOST_COMPRESSION * shard.bytes:
+        raise CacheError(
+            f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.classes}; "
+            "cache the logits again"
+        )
+    return rows
+
+
+def _decoded(table: pa.Table, rows: int, classes: int) -> CachedSplit:
+    values = table["logits"].combine_chunks().flatten().to_numpy()
+    logits = values.reshape(-1, classes).astype(np.float32, copy=False)
+    part = CachedSplit(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
+    if (
+        part.ids.dtype != np.int64
+        or part.row_hashes.dtype != np.uint64
+        or part.logits.shape != (rows, classes)
+    ):
+        raise ValueError("its columns are not what its footer says")
+    return _read_only(part)
+
+
+def _read_only(rows: CachedSplit) -> CachedSplit:
+    for array in (rows.ids, rows.row_hashes, rows.logits):
         array.flags.writeable = False
-    return CachedSplit(ids, row_hashes, logits)
+    return rows
+
+
+def _sorted(path: Path, split: str, rows: CachedSplit) -> CachedSplit:
+    if not (rows.ids[1:] > rows.ids[:-1]).all():
+        order = np.argsort(rows.ids, kind="stable")
+        rows = CachedSplit(rows.ids[order], rows.row_hashes[order], rows.logits[order])
+        _refuse_duplicates(path, split, rows.ids)
+    return _read_only(rows)
+
+
+def _refuse_duplicates(path: Path, split: str, ids: np.ndarray) -> None:
+    """Refuse ids [N], sorted, of which two are equal."""
+    same = np.flatnonzero(ids[1:] == ids[:-1])
+    if len(same):
+        raise CacheError(f"{path}: split {split!r} has row id {ids[same[0]]} twice; cache the logits again")

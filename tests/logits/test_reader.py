@@ -2,15 +2,23 @@
 
 import hashlib
 import json
+import os
+import pickle
 import shutil
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdcache import fingerprint
 from kdcache.errors import CacheError
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import format as cache_format
+from kdcache.logits import reader as cache_reader
 
 from .conftest import FINGERPRINTS, rows, write_cache
 
@@ -35,6 +43,15 @@ def reseal(cache, split="train", index=0):
         shard["bytes"], shard["sha256"] = len(data), hashlib.sha256(data).hexdigest()
 
     rewrite_manifest(cache, change)
+
+
+def write_one_split(path, count, classes):
+    """A cache of one split in one shard."""
+    options = {"label_names": [], "fingerprints": FINGERPRINTS, "rows_per_shard": count}
+    with LogitWriter(path, classes=classes, **options) as writer:
+        writer.write("train", *rows(count, classes=classes))
+        writer.finish()
+    return path
 
 
 def test_gathers_by_id_in_the_asked_order(cache):
@@ -93,6 +110,190 @@ def test_bad_questions(cache):
         opened.logits("train", [0, 1], rows(3)[1])
     with pytest.raises(CacheError, match="no verification level"):
         opened.verify("deep")
+
+
+def test_ids_and_hashes_as_tensors_and_signed(cache):
+    torch = pytest.importorskip("torch")
+    ids, hashes, logits = rows(25)
+    signed = hashes.view(np.int64)
+    assert (signed < 0).any()
+    opened = LogitCache(cache)
+    assert np.array_equal(
+        opened.logits("train", torch.tensor([3, 1]), torch.from_numpy(signed)[[3, 1]]), logits[[3, 1]]
+    )
+    assert np.array_equal(opened.logits("train", ids.astype(np.uint8), torch.from_numpy(hashes)), logits)
+    assert opened.logits("train", []).shape == (0, 3)
+    for bad in (
+        torch.tensor([0.5]),
+        [[0, 1]],
+        [[0], [1, 2]],
+        [True],
+        ["0"],
+        [None],
+        3,
+        torch.tensor([0]).bool(),
+    ):
+        with pytest.raises(CacheError, match="ids must be integers"):
+            opened.logits("train", bad)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), stride=st.sampled_from([1, 3]), first=st.sampled_from([0, 5]))
+def test_gather_agrees_with_a_dictionary(tmp_path_factory, data, stride, first):
+    path = tmp_path_factory.mktemp("cache")
+    count = data.draw(st.integers(0, 12))
+    _, hashes, logits = rows(count)
+    ids = first + stride * np.array(data.draw(st.permutations(range(count))), np.int64)
+    with LogitWriter(path, classes=3, label_names=[], fingerprints=FINGERPRINTS, rows_per_shard=5) as writer:
+        writer.write("train", ids, hashes, logits)
+        writer.finish()
+    expected = dict(zip(ids.tolist(), logits.tolist(), strict=True))
+    asked = data.draw(st.lists(st.integers(-2, 45) | st.sampled_from([*expected, 2**63]), max_size=6))
+    if all(i in expected for i in asked):
+        assert LogitCache(path).logits("train", asked).tolist() == [expected[i] for i in asked]
+    else:
+        with pytest.raises(CacheError, match=r"has no logits for row id|ids must be integers"):
+            LogitCache(path).logits("train", asked)
+
+
+def test_ids_by_content(tmp_path):
+    ids, hashes, logits = rows(6)
+    ids, hashes[[1, 4]], hashes[[0, 5]] = ids[::-1] * 10, 7, 2**64 - 1  # two contents are there twice
+    with LogitWriter(tmp_path, classes=3, label_names=[], fingerprints=FINGERPRINTS) as writer:
+        writer.write("train", ids, hashes, logits)
+        writer.write("empty", ids[:0], hashes[:0], logits[:0])
+        writer.finish()
+    cache = LogitCache(tmp_path)
+    asked = hashes[[5, 3, 4, 1, 0, 2]]
+    found = cache.row_ids_of("train", asked)
+    assert found.tolist() == [0, 20, 10, 10, 0, 30]
+    assert found.dtype == np.int64
+    assert cache.row_ids_of("train", asked.view(np.int64)).tolist() == found.tolist()
+    assert cache.row_ids_of("train", []).tolist() == []
+    for split in ("train", "empty"):
+        with pytest.raises(
+            CacheError, match=rf"split '{split}' has no row with the hash 000000000000002a \(position"
+        ):
+            cache.row_ids_of(split, np.array([42], np.uint64))
+    with pytest.raises(
+        CacheError, match=r"hash 0000000000000005 \(position 1\) and 1 more of the 3 asked rows"
+    ):
+        cache.row_ids_of("train", np.array([7, 5, 8], np.uint64))
+    with pytest.raises(CacheError, match="row hashes must be integers"):
+        cache.row_ids_of("train", [0.5])
+
+
+@pytest.fixture
+def grouped(tmp_path, monkeypatch):
+    """25 + 7 rows in shards of 10 rows, of row groups of 4, 4 and 2."""
+    monkeypatch.setattr(cache_format, "rows_per_group", lambda *_: 4)
+    return write_cache(tmp_path / "grouped")
+
+
+def test_row_groups(grouped):
+    cache = LogitCache(grouped)
+    groups = cache.groups("train")
+    assert [(g.shard, g.group, g.rows) for g in groups] == [
+        (0, 0, 4), (0, 1, 4), (0, 2, 2), (1, 0, 4), (1, 1, 4), (1, 2, 2), (2, 0, 4), (2, 1, 1)
+    ]  # fmt: skip
+    assert {g.split for g in groups} == {"train"}
+    for group in groups:
+        part = cache.read_group(group)
+        table = pq.ParquetFile(grouped / "train" / f"part-0000{group.shard}.parquet").read_row_group(
+            group.group
+        )
+        assert part.ids.tolist() == table["id"].to_pylist()
+        assert part.row_hashes.tolist() == table["row_hash"].to_pylist()
+        assert part.logits.tolist() == table["logits"].to_pylist()
+        assert (part.ids.dtype, part.row_hashes.dtype, part.logits.dtype) == ("int64", "uint64", "float32")
+        assert not part.logits.flags.writeable
+
+
+def test_no_such_row_group(grouped):
+    cache = LogitCache(grouped)
+    group = cache.groups("train")[2]
+    changes = [{"rows": 4}, {"group": 3}, {"group": -1}, {"shard": 3}, {"shard": -1}, {"split": "test"}]
+    for change in changes:
+        with pytest.raises(CacheError, match=r"no row group|no split"):
+            cache.read_group(replace(group, **change))
+    with pytest.raises(CacheError, match="no split 'test'"):
+        cache.groups("test")
+
+
+def test_a_checksum_is_compared_once_while_the_file_stays(grouped, monkeypatch):
+    compared, inner = [], fingerprint.of_file
+    monkeypatch.setattr(fingerprint, "of_file", lambda path: compared.append(path.name) or inner(path))
+    cache = LogitCache(grouped)
+    groups = cache.groups("train")
+    assert compared == []
+    for _ in range(2):
+        for group in groups:
+            cache.read_group(group)
+    assert compared == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    sent = pickle.loads(pickle.dumps(cache))  # to a worker process
+    assert np.array_equal(sent.read_group(groups[0]).logits, cache.read_group(groups[0]).logits)
+    assert len(compared) == 3
+    shard = grouped / "train" / "part-00001.parquet"
+    os.utime(shard, ns=(1, 1))
+    cache.read_group(groups[0])
+    assert len(compared) == 3
+    cache.read_group(groups[3])
+    assert compared[3:] == ["part-00001.parquet"]
+
+
+def test_a_shard_that_is_damaged_later(grouped):
+    cache = LogitCache(grouped)
+    assert cache.verify("full").rows == 32
+    groups = cache.groups("train")
+    shard = grouped / "train" / "part-00000.parquet"
+    times, data = shard.stat(), bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    with pytest.raises(CacheError, match=r"part-00000\.parquet: is damaged"):
+        cache.read_group(groups[0])
+    os.utime(shard, ns=(times.st_atime_ns, times.st_mtime_ns))  # a disk that rots leaves no trace
+    with pytest.raises(CacheError, match=r"part-00000\.parquet: is damaged"):
+        cache.verify("full")
+
+
+def test_a_shard_that_changes_while_it_is_read(grouped, monkeypatch):
+    cache, inner = LogitCache(grouped), cache_reader._decoded
+    shard = grouped / "train" / "part-00000.parquet"
+
+    def touching(*arguments):
+        os.utime(shard, ns=(1, 1))
+        return inner(*arguments)
+
+    monkeypatch.setattr(cache_reader, "_decoded", touching)
+    with pytest.raises(CacheError, match=r"part-00000\.parquet: was changed while it was read"):
+        cache.read_group(cache.groups("train")[0])
+
+
+def test_verification_needs_little_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_format, "rows_per_group", lambda *_: 64)
+    logits = rows(4096, classes=500)[2]
+    write_one_split(tmp_path, 4096, classes=500)
+    cache = LogitCache(tmp_path)
+    tracemalloc.start()
+    try:
+        assert cache.verify("full").rows == 4096
+        needed = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        cache.split("train")
+        assert tracemalloc.get_traced_memory()[1] > logits.nbytes  # 8 MB: the measure sees them
+    finally:
+        tracemalloc.stop()
+    assert needed < logits.nbytes / 3
+
+
+def test_streams_and_workers_find_the_cache_again(grouped):
+    cache = LogitCache(grouped)
+    cache.split("train")
+    sent = pickle.loads(pickle.dumps(cache))
+    assert len(pickle.dumps(cache)) < 20_000  # the manifest, not the logits or footers
+    assert np.array_equal(sent.logits("train", [3]), cache.logits("train", [3]))
+    assert sum(len(batch.ids) for batch in sent.stream("train", 6)) == 25
 
 
 def test_arrays_cannot_be_changed_by_accident(cache):
@@ -285,6 +486,132 @@ def replaced(table, column, values):
     kind = table.schema.field(column).type
     array = pa.FixedSizeListArray.from_arrays(values, type=kind) if column == "logits" else pa.array(values)
     return table.set_column(table.schema.get_field_index(column), table.schema.field(column), array)
+
+
+def varint(value):
+    """A signed integer as Parquet's footer has it: zigzag, then seven bits a byte, lowest first."""
+    value, out = value << 1, bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def lie(cache, rows_found, rows_claimed, times):
+    """Let a shard's footer claim other numbers of rows (the first `times` places that say them)."""
+    path = cache / "train" / "part-00000.parquet"
+    data = path.read_bytes()
+    size = int.from_bytes(data[-8:-4], "little")
+    footer = data[-8 - size : -8]
+    assert footer.count(varint(rows_found)) >= max(times, 1)
+    footer = footer.replace(varint(rows_found), varint(rows_claimed), times)
+    path.write_bytes(data[: -8 - size] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    reseal(cache)
+
+
+@pytest.mark.parametrize("claimed", [12346, 2**33, 2**40, 2**62])
+def test_a_footer_that_claims_other_rows(tmp_path, claimed):
+    for times in (1, 2, 3, 4):
+        cache = write_one_split(tmp_path / str(times), 12345, classes=1)
+        lie(cache, 12345, claimed, times)
+        for look in (
+            read_all,
+            lambda folder: LogitCache(folder).verify("quick"),
+            lambda folder: stream_all(folder),
+        ):
+            with pytest.raises(
+                CacheError, match=r"part-00000\.parquet: (expected 12345 rows|row group 0 says|cannot)"
+            ):
+                look(cache)
+
+
+def stream_all(folder):
+    opened = LogitCache(folder)
+    return [list(opened.stream(split, 4)) for split in opened.splits]
+
+
+@pytest.mark.parametrize(
+    ("claimed", "message"),
+    [
+        (2**20, "its columns are not what its footer says|cannot be decoded"),
+        (2**40, "bytes cannot hold"),
+        (2**60, "bytes cannot hold"),
+    ],
+)
+def test_absurd_sizes_on_which_all_agree(tmp_path, claimed, message):
+    cache = write_one_split(tmp_path, 12345, classes=1)
+    path = cache / "train" / "part-00000.parquet"
+    said = json.loads(pq.ParquetFile(path).schema_arrow.metadata[b"kdcache"])
+    path.write_bytes(cache_format.encode_shard(*rows(12345, classes=1), {**said, "rows_per_shard": claimed}))
+    lie(cache, 12345, claimed, -1)
+
+    def change(raw):
+        raw["rows_per_shard"] = claimed
+        raw["splits"]["train"]["rows"] = raw["splits"]["train"]["shards"][0]["rows"] = claimed
+
+    rewrite_manifest(cache, change)
+    for look in (read_all, lambda folder: LogitCache(folder).verify("full"), stream_all):
+        with pytest.raises(CacheError, match=rf"part-00000\.parquet: .*({message})"):
+            look(cache)
+
+
+def test_more_rows_than_the_file_can_hold(cache, monkeypatch):
+    monkeypatch.setattr(cache_reader, "MOST_COMPRESSION", 0)
+    with pytest.raises(CacheError, match=r"part-00000\.parquet: \d+ bytes cannot hold 10 rows x 3"):
+        LogitCache(cache).groups("train")
+
+
+def test_more_rows_than_memory_holds(cache, monkeypatch):
+    def refuse(*_):
+        raise MemoryError("8 TiB")
+
+    opened = LogitCache(cache)
+    opened.verify("full")
+    monkeypatch.setattr(np, "empty", refuse)
+    with pytest.raises(
+        CacheError, match=r"25 rows x 3 does not fit in memory \(8 TiB\); `stream` reads it in pieces"
+    ):
+        opened.split("train")
+
+
+@pytest.mark.parametrize("classes", [2, 2**31, 2**40])
+def test_a_manifest_with_absurd_classes(cache, classes):
+    rewrite_manifest(cache, lambda raw: raw.update(classes=classes, label_names=[]))
+    assert_refused(cache, r"part-00000\.parquet: ")
+
+
+def test_shards_that_are_no_files(cache, tmp_path):
+    shard = cache / "train" / "part-00001.parquet"
+    kept = shard.rename(tmp_path / "elsewhere")
+    shard.mkdir()
+    with pytest.raises(CacheError, match=r"part-00001\.parquet: is no regular file"):
+        LogitCache(cache)
+    shard.rmdir()
+    os.mkfifo(shard)
+    with pytest.raises(CacheError, match=r"part-00001\.parquet: is no regular file"):
+        LogitCache(cache)
+    shard.unlink()
+    shard.symlink_to("/dev/zero")
+    with pytest.raises(CacheError, match=r"part-00001\.parquet: is no regular file"):
+        LogitCache(cache)
+    shard.unlink()
+    shard.symlink_to(shard.name)
+    with pytest.raises(CacheError, match=r"part-00001\.parquet: cannot be read"):
+        LogitCache(cache)
+    shard.unlink()
+    shard.symlink_to(kept)  # as tools do that keep large files elsewhere: the checksum decides
+    assert len(LogitCache(cache).split("train").ids) == 25
+    data = bytearray(kept.read_bytes())
+    data[100] ^= 1
+    kept.write_bytes(data)
+    with pytest.raises(CacheError, match=r"part-00001\.parquet: is damaged"):
+        LogitCache(cache).split("train")
+
+
+def test_a_cache_that_is_a_link(cache, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(cache, target_is_directory=True)
+    assert LogitCache(link).verify("full").rows == 32
 
 
 def flip(file, random):

@@ -1,0 +1,363 @@
+"""Go through a split batch by batch in bounded memory: shuffled, shared out over processes, resumable.
+
+The order of an epoch is a function of the cache, the settings and the epoch's number alone:
+
+1. The split's row groups are permuted by (seed, epoch), on every rank alike. One after the other they are a
+   line of N rows.
+2. Rank r of R has the rows [r N / R, (r + 1) N / R) of that line, so ranks differ by at most one row. (A row
+   group that lies across the border is read by both, each of which takes its own rows.)
+3. A rank reads `buffer_groups` row groups at a time, shuffles their rows by (seed, epoch, place in the line), and
+   cuts what follows one another into batches.
+4. The workers of a DataLoader have consecutive runs of the rank's batches: the batches are the same with any
+   number of workers, only their order differs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from kdcache.errors import CacheError
+from kdcache.logits.reader import CachedSplit, Group
+
+if TYPE_CHECKING:
+    from kdcache.logits.reader import LogitCache
+
+GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
+
+
+class LogitStream:
+    """One split of a cache, batch by batch; `LogitCache.stream` makes it.
+
+        stream = cache.stream("train", batch_size=256, rank=rank, world_size=world_size, seed=0)
+        for epoch in range(3):
+            stream.set_epoch(epoch)
+            for batch in stream:
+                batch.ids, batch.row_hashes, batch.logits  # int64 [n], uint64 [n], float32 [n, K]
+
+    Over all ranks, an epoch has each row exactly once. A batch is not sorted. Memory: twice `buffer_groups` row
+    groups (of about 4 MiB of logits each, as the writer makes them) and two batches.
+
+    With torch, made after `import torch`, it is an IterableDataset whose items are batches:
+
+        loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
+
+    The workers have copies of the stream. So call `set_epoch` before each epoch (with `persistent_workers` the
+    workers count the epochs themselves and do not hear of it), and tell `state_dict` what the loader has given. Each
+    process compares a shard's checksum before it first reads from it; after `cache.verify("full")` in the main
+    process, workers need not.
+
+    Args:
+        cache: where the logits are.
+        split: e.g. "train".
+        batch_size: rows of a batch; a rank's last one may be smaller.
+        rank, world_size: this process's number and how many share the rows.
+        seed: of the order; None for the order of writing, in every epoch.
+        buffer_groups: how many row groups are shuffled together.
+        drop_last: give every rank the same number of batches, all of them full, and leave out the rows that are
+            over; for training loops whose ranks must take the same number of steps.
+
+    Raises:
+        CacheError: a setting makes no sense, there is no such split, or (when iterating) a shard is damaged.
+    """
+
+    def __init__(
+        self,
+        cache: LogitCache,
+        split: str,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int | None = 0,
+        buffer_groups: int = 4,
+        drop_last: bool = False,
+    ) -> None:
+        at_least = {"batch_size": 1, "world_size": 1, "rank": 0, "buffer_groups": 1}
+        given = {
+            "batch_size": batch_size,
+            "world_size": world_size,
+            "rank": rank,
+            "buffer_groups": buffer_groups,
+        }
+        for name, value in given.items():
+            _check_integer(name, value, at_least[name])
+        if seed is not None:
+            _check_integer("seed", seed, 0)
+        if rank >= world_size:
+            raise CacheError(f"rank must be below world_size {world_size}, found {rank}; ranks count from 0")
+        self.cache, self.split, self.batch_size = cache, split, batch_size
+        self.rank, self.world_size, self.seed = rank, world_size, seed
+        self.buffer_groups, self.drop_last = buffer_groups, bool(drop_last)
+        self._groups = cache.groups(split)
+        self._total = sum(group.rows for group in self._groups)
+        self._epoch = 0
+        self._begin = _Place()  # where the next pass over the epoch begins
+        self._reached = _Place()  # what the passes so far have given
+        self._passes = 0  # that began in this worker process
+        _make_iterable_dataset()
+
+    def __len__(self) -> int:
+        """The batches of this rank in an epoch."""
+        if self.drop_last:
+            return self._total // self.world_size // self.batch_size
+        first, last = self._share()
+        return -((first - last) // self.batch_size)
+
+    def __iter__(self) -> Iterator[CachedSplit]:
+        """The batches of the epoch; from where a loaded state was, the first time. At its end the epoch moves on."""
+        worker = _worker()
+        if worker is not None:  # each pass over the loader is an epoch, also one that was left early
+            if self._passes:
+                self.set_epoch(self._epoch + 1)
+            self._passes += 1
+        begin, (number, workers) = self._begin, worker or (0, 1)
+        if begin != _Place() and begin.workers != workers:
+            raise CacheError(
+                f"{self._where}: the state is of a loader with {begin.workers} workers, this one has {workers}, "
+                "which share out the batches otherwise; use as many, or begin the epoch again with set_epoch"
+            )
+        self._begin, self._reached = _Place(), begin
+        part, done = begin.part_and_done(number, workers)
+        return self._pass(self._epoch, part, done, workers, in_worker=worker is not None)
+
+    def __getitem__(self, index: object) -> NoReturn:
+        """Not possible; here because a DataLoader asks this way if it does not know the stream for what it is."""
+        raise CacheError(
+            f"{self._where}: a stream gives batches in its own order and none by number; for a DataLoader, import "
+            "torch before making the stream"
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the beginning of an epoch, which decides the order; a loaded state's place in this epoch stays."""
+        _check_integer("epoch", epoch, 0)
+        if epoch != self._epoch:
+            self._epoch, self._begin, self._reached = epoch, _Place(), _Place()
+
+    def state_dict(self, taken: int | None = None, workers: int = 0) -> dict[str, Any]:
+        """Where the stream is, as a JSON-like object for `load_state_dict`; it fits every rank at the same step.
+
+        Args:
+            taken: how many batches of this epoch a DataLoader has given so far (counted from the epoch's
+                beginning, also after a resume). Only the training loop knows when the workers iterate over the
+                stream. None: what was iterated in this process.
+            workers: the DataLoader's num_workers, with `taken`.
+        """
+        reached = self._reached
+        if taken is not None:
+            _check_integer("taken", taken, 0)
+            _check_integer("workers", workers, 0)
+            reached = _Place(taken, max(workers, 1) if taken else 1)
+        return {**self._identity(), "epoch": self._epoch, **asdict(reached)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the state was: the next pass gives exactly the batches of the epoch that were left.
+
+        Row groups that were used up are not read again, except those in the buffer at that place.
+
+        Raises:
+            CacheError: the state is of another cache, split, seed, batch size, number of ranks, or is no state.
+        """
+        expected = self._identity()
+        known = {*expected, "epoch", "batches", "workers", "worker"}
+        if not isinstance(state, dict) or set(state) != known:
+            raise CacheError(f"{self._where}: expected a stream's state, found {state!r:.200}")
+        for name, value in expected.items():
+            if state[name] != value:
+                raise CacheError(
+                    f"{self._where}: the state is of another stream: its {name} is {state[name]!r}, this one's "
+                    f"{value!r}; resume with the same cache and settings, or begin the epoch again"
+                )
+        found = {"worker": 0} | {name: value for name, value in state.items() if value is not None}
+        for name, least in (("epoch", 0), ("batches", 0), ("workers", 1), ("worker", 0)):
+            _check_integer(name, found.get(name), least)
+        if (
+            state["batches"] > len(self) + 1 or found["worker"] >= state["workers"]
+        ):  # another rank may have one more
+            raise CacheError(
+                f"{self._where}: the state says batch {state['batches']} of worker {state['worker']} of "
+                f"{state['workers']}, but the epoch has {len(self)} batches; count them from the epoch's beginning"
+            )
+        self._epoch, self._passes = state["epoch"], 0
+        self._begin = self._reached = _Place(state["batches"], state["workers"], state["worker"])
+
+    @property
+    def _where(self) -> str:
+        return f"{self.cache.path}: stream of split {self.split!r}"
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides the batches; not the rank, since ranks go in step."""
+        return {
+            "cache": self.cache.identity,
+            "split": self.split,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "world_size": self.world_size,
+            "buffer_groups": self.buffer_groups,
+            "drop_last": self.drop_last,
+        }
+
+    def _share(self) -> tuple[int, int]:
+        """The first of this rank's rows in the epoch's line, and the first after them."""
+        return self.rank * self._total // self.world_size, (self.rank + 1) * self._total // self.world_size
+
+    def _pass(self, epoch: int, part: int, done: int, workers: int, in_worker: bool) -> Iterator[CachedSplit]:
+        """Part `part` of the rank's batches of an epoch, less the first `done` ones of it."""
+        sizes = _even_parts(len(self), workers)
+        first, last = sum(sizes[:part]), sum(sizes[: part + 1])
+        for batch in self._batches(epoch, min(first + done, last), last):
+            done += 1
+            if self._epoch == epoch:  # not after set_epoch
+                self._reached = _Place(done, workers, part if in_worker else None)
+            yield batch
+        if not in_worker and self._epoch == epoch:
+            self.set_epoch(epoch + 1)
+
+    def _batches(self, epoch: int, first: int, last: int) -> Iterator[CachedSplit]:
+        """Batches `first` up to, not including, `last` of the rank's batches of an epoch."""
+        start, stop = self._share()
+        wanted = range(start + first * self.batch_size, min(start + last * self.batch_size, stop))
+        return _cut(self._rows(epoch, wanted), self.batch_size)
+
+    def _rows(self, epoch: int, wanted: range) -> Iterator[CachedSplit]:
+        """Blocks of shuffled rows that, one after the other, are the `wanted` places of the epoch's line."""
+        pieces = self._pieces(epoch)
+        for i in range(0, len(pieces), self.buffer_groups):
+            block = pieces[i : i + self.buffer_groups]
+            first, last = block[0].place, block[-1].place + block[-1].rows
+            start, stop = max(first, wanted.start), min(last, wanted.stop)
+            if start < stop:
+                yield _slice(self._read_block(block, epoch), start - first, stop - first)
+
+    def _pieces(self, epoch: int) -> list[_Piece]:
+        """This rank's part of the epoch's line, group by group."""
+        groups = self._groups
+        if self.seed is not None:
+            order = np.random.default_rng([self.seed, epoch, GROUP_ORDER]).permutation(len(groups))
+            groups = [groups[k] for k in order]
+        first, last = self._share()
+        pieces, begin = [], 0
+        for group in groups:
+            start, stop = max(first, begin), min(last, begin + group.rows)
+            if start < stop:
+                pieces.append(_Piece(group, start - begin, stop - begin, start))
+            begin += group.rows
+        return pieces
+
+    def _read_block(self, pieces: list[_Piece], epoch: int) -> CachedSplit:
+        """The rows of some pieces, shuffled together."""
+        parts = [_slice(self.cache.read_group(piece.group), piece.start, piece.stop) for piece in pieces]
+        if self.seed is None:
+            return _joined(parts)
+        count, classes = sum(piece.rows for piece in pieces), self.cache.manifest.classes
+        block = CachedSplit(
+            np.empty(count, np.int64), np.empty(count, np.uint64), np.empty((count, classes), np.float32)
+        )
+        to = np.random.default_rng([self.seed, epoch, ROW_ORDER, pieces[0].place]).permutation(count)
+        for part in parts:  # each row straight to its place: no third copy
+            here, to = to[: len(part.ids)], to[len(part.ids) :]
+            block.ids[here], block.row_hashes[here], block.logits[here] = (
+                part.ids,
+                part.row_hashes,
+                part.logits,
+            )
+        return block
+
+
+@dataclass(frozen=True)
+class _Place:
+    """How many batches of an epoch were given by a rank with so many workers, or by one worker of them."""
+
+    batches: int = 0
+    workers: int = 1  # also without workers
+    worker: int | None = None  # None: by all of them together, as the training loop counts
+
+    def part_and_done(self, number: int, workers: int) -> tuple[int, int]:
+        """Which part of the rank's batches worker `number` goes on with, and how many of them were given.
+
+        A DataLoader takes its workers' batches in turn, beginning with worker 0: of n batches, part p gave those
+        numbered p, p + workers, ... below n. Worker 0 goes on with the part whose turn it is, so that the order
+        stays.
+        """
+        if self.worker is not None:
+            return self.worker, self.batches
+        part = (number + self.batches) % workers
+        return part, len(range(part, self.batches, workers))
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows `start` up to `stop` of a row group; `place` is where they begin in the epoch's line."""
+
+    group: Group
+    start: int
+    stop: int
+    place: int
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+
+def _even_parts(count: int, parts: int) -> list[int]:
+    """`count` in `parts` parts that differ by at most one, the larger ones first."""
+    return [count // parts + (k < count % parts) for k in range(parts)]
+
+
+def _cut(blocks: Iterable[CachedSplit], size: int) -> Iterator[CachedSplit]:
+    """The rows of the blocks in batches of `size`; only the last may be smaller."""
+    pending: list[CachedSplit] = []
+    missing = size
+    for block in blocks:
+        start = 0
+        while start < len(block.ids):
+            pending.append(_slice(block, start, start + missing))
+            count = len(pending[-1].ids)
+            start, missing = start + count, missing - count
+            if not missing:
+                yield _joined(pending)
+                pending, missing = [], size
+        pending = [_joined(pending)] if pending else []
+        del block  # so that one block at a time is in memory
+    if pending:
+        yield _joined(pending)
+
+
+def _slice(rows: CachedSplit, start: int, stop: int) -> CachedSplit:
+    return CachedSplit(rows.ids[start:stop], rows.row_hashes[start:stop], rows.logits[start:stop])
+
+
+def _joined(parts: list[CachedSplit]) -> CachedSplit:
+    """One batch of its own: it keeps no block in memory, and may be written to."""
+    return CachedSplit(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.row_hashes for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+    )
+
+
+def _check_integer(name: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise CacheError(f"a stream's {name} must be an integer of {least} or more, found {value!r}")
+
+
+def _worker() -> tuple[int, int] | None:
+    """(number of this DataLoader worker, how many there are); None outside of a worker."""
+    if "torch" not in sys.modules:
+        return None
+    from torch.utils.data import get_worker_info
+
+    info = get_worker_info()
+    return None if info is None else (info.id, info.num_workers)
+
+
+def _make_iterable_dataset() -> None:
+    """Let a DataLoader treat streams as IterableDatasets, without importing torch for those who have no use for it."""
+    if "torch" in sys.modules:
+        from torch.utils.data import IterableDataset
+
+        IterableDataset.register(LogitStream)
