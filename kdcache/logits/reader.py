@@ -229,7 +229,7 @@ class LogitCache:
         *,
         column: str = "teacher_logits",
         id_column: str = "id",
-        hash_column: str = "row_hash",
+        hash_column: str | None = "row_hash",
         columns: Sequence[str] | None = None,
         label: str | None = None,
     ) -> Any:

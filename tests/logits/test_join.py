@@ -1,0 +1,273 @@
+"""Joining: every row gets its own logits, whatever was done to the data, or there is an error."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcache.errors import CacheError
+from kdcache.logits import LogitCache, LogitWriter
+from kdcache.logits.join import join
+from kdcache.rows import hash_rows
+from tests.logits.conftest import FINGERPRINTS
+
+datasets.disable_progress_bars()
+
+N, K = 23, 3
+TEXTS = [f"text {index}" for index in range(N)]
+LABELS = [index % K for index in range(N)]
+CONTENT: dict[str, Any] = {"columns": ["text"], "label": "label"}
+TEACHER = np.random.default_rng(1).standard_normal((N, K)).astype(np.float32)
+LOGITS = dict(zip(TEXTS, TEACHER, strict=True))  # what each text must get
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> LogitCache:
+    path = tmp_path_factory.mktemp("join") / "cache"
+    order = np.random.default_rng(2).permutation(N)  # a cache's order is nobody's business
+    hashes = hash_rows(data(id=None, row_hash=None), **CONTENT)
+    with LogitWriter(
+        path, classes=K, label_names=["a", "b", "c"], fingerprints=FINGERPRINTS, rows_per_shard=8
+    ) as writer:
+        writer.write("train", order, hashes[order], TEACHER[order])
+        writer.finish()
+    return LogitCache(path)
+
+
+def data(**changes: Any) -> datasets.Dataset:
+    """The rows with id and row_hash; a column that is None is left out."""
+    columns: dict[str, Any] = {"text": TEXTS, "label": LABELS, "id": np.arange(N), **changes}
+    whole = datasets.Dataset.from_dict(
+        {name: column for name, column in columns.items() if column is not None}
+    )
+    if "row_hash" not in changes:
+        whole = whole.add_column("row_hash", hash_rows(whole, **CONTENT))
+    return whole
+
+
+def assert_joined(joined: datasets.Dataset, count: int) -> None:
+    found = np.asarray(joined.with_format("numpy")["teacher_logits"][:])
+    assert (found.shape, found.dtype) == ((count, K), np.float32)
+    np.testing.assert_array_equal(found, [LOGITS[text] for text in joined["text"]])
+
+
+WAYS = {
+    "by id and hash": (["id", "row_hash"], {}),
+    "by hash": (["row_hash"], {}),
+    "by id and content": (["id"], CONTENT),
+    "by content": ([], CONTENT),
+    "by all content": (["id", "row_hash"], {"label": "label"}),
+    "by id alone": (["id"], {"hash_column": None}),
+}
+CHANGES = {
+    "nothing": lambda rows: rows,
+    "shuffled": lambda rows: rows.shuffle(seed=3),
+    "filtered": lambda rows: rows.filter(lambda row: row["label"] != 1),
+    "sharded": lambda rows: rows.shard(4, 1),
+    "sorted": lambda rows: rows.sort("text", reverse=True),
+    "repeated": lambda rows: rows.repeat(2).shuffle(seed=4),
+    "batched": lambda rows: rows.map(lambda row: {"length": len(row["text"])}).remove_columns("length"),
+    "formatted": lambda rows: rows.shuffle(seed=5).with_format("torch"),
+    "joined": lambda rows: datasets.concatenate_datasets([rows.select([9, 2]), rows.shuffle(seed=6)]),
+    "none": lambda rows: rows.select([]),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_data_set_gets_every_rows_own_logits(cache: LogitCache, way: str, change: str) -> None:
+    kept, options = WAYS[way]
+    changed = CHANGES[change](data().select_columns(["text", "label", *kept]))
+    joined = join(cache, changed, **options)
+    assert joined.column_names == [*changed.column_names, "teacher_logits"]
+    assert joined.features["teacher_logits"] == datasets.List(datasets.Value("float32"), length=K)
+    assert joined.format["type"] == changed.format["type"]
+    assert joined["text"][:] == changed["text"][:]
+    if len(changed):
+        assert_joined(joined, len(changed))
+    else:
+        assert len(joined) == 0
+
+
+def batches(rows: datasets.Dataset, **options: Any) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(rows, batch_size=4, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, N - 1), max_size=2 * N), st.sampled_from(sorted(WAYS)), st.booleans())
+def test_any_selection_of_rows(cache: LogitCache, chosen: list[int], way: str, loader: bool) -> None:
+    kept, options = WAYS[way]
+    rows = data().select_columns(["text", "label", *kept]).select(chosen)
+    expected = [TEACHER[row] for row in chosen]
+    if loader:  # the torch format makes int64 of the uint64 hashes, with the same bits
+        found = [
+            row
+            for batch in join(cache, batches(rows.with_format("torch")), **options)
+            for row in batch["teacher_logits"]
+        ]
+    else:
+        found = join(cache, rows, **options).with_format("numpy")["teacher_logits"][:]
+    np.testing.assert_array_equal(np.asarray(found).reshape(-1, K), np.reshape(expected, (-1, K)))
+
+
+def test_the_logits_survive_what_comes_after_the_join(cache: LogitCache, tmp_path: Path) -> None:
+    joined = join(cache, data()).shuffle(seed=1).filter(lambda row: row["label"] == 2)
+    assert_joined(joined, len([label for label in LABELS if label == 2]))
+    joined.save_to_disk(tmp_path / "joined")
+    assert_joined(datasets.load_from_disk(tmp_path / "joined"), len(joined))
+
+
+def test_rows_that_changed_are_refused(cache: LogitCache) -> None:
+    edited = data(text=[*TEXTS[:7], "edited", *TEXTS[8:]])
+    for kept, options in (["id", "row_hash"], {}), (["id"], CONTENT):
+        with pytest.raises(CacheError, match="row id 7: the logits were cached for another row"):
+            join(cache, edited.select_columns(["text", "label", *kept]), **options)
+    with pytest.raises(CacheError, match="row id 7"):  # an old hash column does not hide it
+        join(
+            cache,
+            data(text=edited["text"][:], row_hash=data().with_format("arrow")[:]["row_hash"]),
+            **CONTENT,
+        )
+    with pytest.raises(CacheError, match=r"row hash|[0-9a-f]{16}"):
+        join(cache, edited.select_columns(["text", "label"]), **CONTENT)
+    with pytest.raises(CacheError, match="row id 1: "):
+        join(cache, data(label=[0, *LABELS[:-1]]).shuffle(seed=1).sort("id"))
+
+
+def test_ids_of_another_kind_are_refused(cache: LogitCache) -> None:
+    renumbered = data(id=np.arange(N)[::-1].copy())
+    with pytest.raises(CacheError, match="row id 22: the logits were cached for another row"):
+        join(cache, renumbered)
+    with pytest.raises(
+        CacheError, match=r"cannot be checked without row hashes; found the columns .*hash_column=None"
+    ):
+        join(cache, renumbered.remove_columns("row_hash"))
+    with pytest.raises(CacheError, match="row id 1000"):
+        join(cache, data(id=1000 + np.arange(N)))
+    with pytest.raises(CacheError, match="ids must be integers"):
+        join(cache, data(id=[str(index) for index in range(N)]))
+
+
+def test_another_data_set_is_refused(cache: LogitCache) -> None:
+    other = data(text=[f"other {index}" for index in range(N)])
+    with pytest.raises(CacheError, match="23 of 23 asked rows differ"):
+        join(cache, other)
+    with pytest.raises(CacheError):
+        join(cache, other.remove_columns("id"))
+
+
+def test_what_cannot_be_joined(cache: LogitCache) -> None:
+    with pytest.raises(CacheError, match=r"nothing tells which rows these are: expected 'id' or 'row_hash'"):
+        join(cache, data().select_columns(["text"]))
+    with pytest.raises(CacheError, match="there is a column 'text' already"):
+        join(cache, data(), column="text")
+    with pytest.raises(CacheError, match="already"):
+        join(cache, join(cache, data()))
+    with pytest.raises(CacheError, match="row hashes must be uint64"):
+        join(cache, data(row_hash=["x"] * N))
+    with pytest.raises(CacheError, match="no split 'test'"):
+        join(cache, data(), "test")
+    with pytest.raises(CacheError, match="cannot join logits to a DatasetDict; give one split"):
+        join(cache, datasets.DatasetDict(train=data()))
+    with pytest.raises(CacheError, match="cannot join logits to a int"):
+        join(cache, 5)
+
+
+def test_other_names(cache: LogitCache) -> None:
+    renamed = data().rename_columns({"id": "uid", "row_hash": "hash"})
+    joined = join(cache, renamed, column="soft", id_column="uid", hash_column="hash")
+    assert_joined(joined.rename_column("soft", "teacher_logits"), N)
+
+
+# ---- loaders ----
+
+
+def test_a_loader_of_texts_by_their_content(cache: LogitCache) -> None:
+    loader = batches(data().select_columns(["text", "label"]), shuffle=True)
+    joined = join(cache, loader, **CONTENT)
+    assert len(joined) == len(loader) == 6
+    for _ in range(2):  # epochs, in different orders
+        seen = []
+        for batch in joined:
+            assert batch["teacher_logits"].dtype == torch.float32
+            np.testing.assert_array_equal(batch["teacher_logits"], [LOGITS[text] for text in batch["text"]])
+            seen += batch["text"]
+        assert sorted(seen) == sorted(TEXTS)
+
+
+def test_a_loader_with_workers_and_a_collate_function(cache: LogitCache) -> None:
+    rows = data()
+
+    def collate(items: list[dict[str, Any]]) -> UserDict[str, Any]:  # a tokenizer's BatchEncoding is one
+        return UserDict({name: [item[name] for item in items] for name in ("text", "id", "row_hash")})
+
+    loader = batches(
+        rows, collate_fn=collate, sampler=[5, 5, 0, 22, 13], num_workers=1, multiprocessing_context="fork"
+    )
+    found = list(join(cache, loader))
+    assert [type(batch) for batch in found] == [UserDict, UserDict]
+    texts = [text for batch in found for text in batch["text"]]
+    assert texts == [TEXTS[row] for row in (5, 5, 0, 22, 13)]
+    np.testing.assert_array_equal(
+        torch.cat([b["teacher_logits"] for b in found]), [LOGITS[text] for text in texts]
+    )
+
+
+def test_batches_are_not_changed_and_need_not_be_a_loaders(cache: LogitCache) -> None:
+    plain = [{"id": np.array([3, 1])}, {"id": [torch.tensor(2)]}]
+    found = list(join(cache, plain, hash_column=None))
+    np.testing.assert_array_equal(found[0]["teacher_logits"], TEACHER[[3, 1]])
+    np.testing.assert_array_equal(found[1]["teacher_logits"], TEACHER[[2]])
+    assert [list(batch) for batch in plain] == [["id"], ["id"]]
+
+    def endless() -> Iterator[dict[str, Any]]:
+        yield from plain
+
+    with pytest.raises(TypeError):
+        len(join(cache, endless(), hash_column=None))
+
+
+def test_the_logits_go_where_the_ids_are(cache: LogitCache) -> None:
+    class Elsewhere(
+        torch.Tensor
+    ):  # this machine has one device; a tensor that claims another shows who is asked
+        device = torch.device("meta")
+
+    batch = {"x": torch.zeros(2), "id": torch.tensor([1, 2]).as_subclass(Elsewhere)}
+    assert next(iter(join(cache, [batch], hash_column=None)))["teacher_logits"].device.type == "meta"
+    batch = {"row_hash": data()["row_hash"][:2], "x": torch.zeros(2, device="meta")}
+    assert next(iter(join(cache, [batch])))["teacher_logits"].device.type == "meta"
+
+
+def test_batches_that_are_refused(cache: LogitCache) -> None:
+    def first(batch: Any, **options: Any) -> Any:
+        return list(join(cache, [batch], **options))
+
+    hashes = data()["row_hash"][:]
+    with pytest.raises(CacheError, match=r"batch 0: .*row id 1: the logits were cached for another row"):
+        first({"id": [0, 1], "row_hash": [hashes[0], hashes[2]]})
+    with pytest.raises(CacheError, match=r"batch 1: .*no logits for row id 99"):
+        list(join(cache, [{"id": [1]}, {"id": [99]}], hash_column=None))
+    with pytest.raises(CacheError, match=r"batch 0: .*nothing tells which rows"):
+        first({"text": ["a"]})
+    with pytest.raises(CacheError, match="cannot be checked without row hashes"):
+        first({"id": [1]})
+    with pytest.raises(CacheError, match="already"):
+        first({"id": [1], "teacher_logits": 0}, hash_column=None)
+    with pytest.raises(CacheError, match=r"no \['label'\] in the batch, which has \['id', 'text'\]"):
+        first({"id": [1], "text": ["a"]}, **CONTENT)
+    with pytest.raises(CacheError, match="expected a mapping from column to values, found list"):
+        first([torch.zeros(2)])
+    with pytest.raises(CacheError, match="ids must be integers"):
+        first({"id": torch.tensor([0.5])}, hash_column=None)
+    with pytest.raises(CacheError, match="ids must be integers"):
+        first({"id": torch.tensor(1)}, hash_column=None)

@@ -1,0 +1,130 @@
+"""The examples and the documentation's snippets run as they are, and learn from the cached logits."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kdcache import LogitCache
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_three_examples() -> None:
+    assert EXAMPLES == ["accelerate_loop", "plain_pytorch", "transformers_trainer"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_example_runs(name: str, tmp_path: Path) -> None:
+    printed = run([str(ROOT / "examples" / f"{name}.py"), str(tmp_path / "out")], tmp_path)
+    accuracy = {
+        who: float(value) for who, value in re.findall(r"^(teacher|student): accuracy (\S+)$", printed, re.M)
+    }
+    assert accuracy.keys() == {"teacher", "student"}
+    assert min(accuracy.values()) > 0.8  # of two classes that one word tells apart
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def spied(loss: Callable[..., Tensor], seen: list[tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
+    def spy(logits: Tensor, labels: Tensor, soft_logits: Tensor | None) -> Tensor:
+        assert soft_logits is not None
+        seen.append((labels.cpu(), soft_logits.cpu()))
+        return loss(logits, labels, soft_logits)
+
+    return spy
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_an_examples_loss_gets_the_cached_logits(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load(name)
+    seen: list[tuple[Tensor, Tensor]] = []
+    monkeypatch.setattr(module, "kd_loss", spied(module.kd_loss, seen))
+    module.main(tmp_path)
+    (manifest,) = tmp_path.rglob("manifest.json")
+    rows = len(module.ROWS)
+    cached = LogitCache(manifest.parent).logits("train", np.arange(rows))
+    labels = np.array([row["label"] for row in module.ROWS])
+    first_epoch = [torch.cat(parts)[:rows].numpy() for parts in zip(*seen, strict=True)]
+    assert len(first_epoch[0]) == rows
+
+    def together(labels: Any, logits: Any) -> Any:  # labels beside logits, in an order of their own
+        table = np.column_stack([labels, logits])
+        return table[np.lexsort(table.T)]
+
+    np.testing.assert_array_equal(together(*first_epoch), together(labels, cached))
+
+
+def test_the_trainers_loss_is_a_mean_over_any_accumulation(tmp_path: Path) -> None:
+    """Two batches of 8 accumulated give the gradient of one batch of 16."""
+    module = load("transformers_trainer")
+    rows = module.Dataset.from_list(module.ROWS[:16]).add_column("teacher_logits", [[1.0, -1.0]] * 16)
+    still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = module.AutoConfig.from_pretrained(module.CHECKPOINT, num_labels=2, **still)
+    gradients = []
+    for size in (16, 8):
+        torch.manual_seed(0)
+        model = module.AutoModelForSequenceClassification.from_config(config)
+        trainer = module.trainer_of(module.KDTrainer, model, rows, tmp_path)
+        trainer.current_gradient_accumulation_steps = 16 // size
+        for start in range(0, 16, size):
+            part = [trainer.train_dataset[row] for row in range(start, start + size)]
+            trainer.training_step(model, trainer.data_collator(part), torch.tensor(16))
+        gradients.append(model.classifier.weight.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+CHECKS = """
+with torch.no_grad():
+    expected, second = teacher(encode(rows)), colleague(encode(rows))
+for path in ("cache", "by-hand"):
+    found = kdcache.LogitCache(path).logits("train", np.arange(100), row_hashes)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+of_text = {row["text"]: logits for row, logits in zip(rows, expected.tolist())}
+assert len(joined) == 67
+mine = [of_text[text] for text in joined["text"]]
+np.testing.assert_allclose(joined["teacher_logits"][:], mine, rtol=1e-5, atol=1e-6)
+mean = (2 * expected.softmax(1) + second.softmax(1)) / 3
+np.testing.assert_allclose(torch.tensor(both.logits("train", np.arange(100))).softmax(1), mean, rtol=1e-4)
+assert ids.tolist() == [5, 4]
+"""
+
+
+def test_the_snippets_of_the_documentation_run_in_order(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    assert len(snippets) >= 8
+    (tmp_path / "snippets.py").write_text("\n".join([*snippets, CHECKS]), encoding="utf-8")
+    printed = run(["snippets.py"], tmp_path)
+    assert "these logits are of another data and weights" in printed
