@@ -103,7 +103,8 @@ def write_logits(
         run: what this run is, for the manifest's cost.
         rows_per_shard: what an interruption loses at most, and what processes share out.
         dtype: "float32", or "float16" to round to half the size.
-        device: where a module runs; default: Accelerate's if there are several processes, else where it is.
+        device: where the batches go, and a module; default, for a module: Accelerate's device if there are several
+            processes, else where it is.
         overwrite: replace a complete cache of other fingerprints.
 
     Raises:
@@ -367,11 +368,11 @@ def _default_collate(label: str | None) -> Callable[[list[Any]], Any]:
 
 @contextmanager
 def _evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given (None for a callable); then back in its mode."""
+    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
     import torch
 
     if not isinstance(model, torch.nn.Module):
-        yield None
+        yield device
         return
     if device is None and processes.count() > 1:
         device = processes.device()

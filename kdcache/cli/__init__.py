@@ -1,0 +1,9 @@
+"""The `kdcache` command: what people ask a study file or a logit cache.
+
+`app` has the commands, `tables` what they print for people, `exports` the files that `kdcache export` writes, and
+`against` the re-run of a teacher for `kdcache verify --against`.
+"""
+
+from kdcache.cli.app import app, main
+
+__all__ = ["app", "main"]

@@ -1,0 +1,142 @@
+"""Re-run a teacher on some rows of its cache and compare: `kdcache verify --against`.
+
+Checksums say that a cache is as it was written; this says that it was written by this teacher, on this data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from pydantic import ValidationError
+
+from kdcache import training
+from kdcache.encoding import encode_images, encode_texts
+from kdcache.errors import CacheError
+from kdcache.files import read_json
+from kdcache.fingerprint import of_weights
+from kdcache.logits import LogitCache
+from kdcache.logits.analysis import task_rows
+from kdcache.models import Preprocessor, build_model, load_preprocessor
+from kdcache.params import Teacher
+from kdcache.tasks import EncodedSplit, TaskCard, read_card
+from kdcache.trials import TEACHER, logit_fingerprints, trained_teacher
+
+Logits = npt.NDArray[np.float32]
+
+
+def rerun(
+    cache: LogitCache, splits: Sequence[str], folder: Path, task: Path, rows: int, seed: int, tolerance: float
+) -> dict[str, Any]:
+    """Run a teacher on `rows` random rows of each split (all, where there are fewer) and compare its logits.
+
+    Args:
+        folder: the teacher, as stage teach saved it (with teacher.json).
+        task: the prepared task the cache is of.
+        seed: which rows are drawn.
+        tolerance: the largest |difference| / (1 + |cached logit|) that is accepted.
+
+    Returns:
+        `teacher`, `rows` compared in all, `seed`, `tolerance`, `difference` (the largest that was found), and
+        `other_fingerprints`: the names of those that are not what the cache says.
+
+    Raises:
+        CacheError: a logit differs by more than the tolerance, or the rows or the classes are others.
+        KdcacheError: the teacher or the task cannot be read.
+    """
+    card, teacher = read_card(task), _teacher(folder)
+    drawn = {
+        split: _draw(cache, split, task, rows, seed) for split in splits if cache.manifest.splits[split].rows
+    }
+    preprocessor = load_preprocessor(teacher, card)
+    model = build_model(teacher, card, teacher.seed, preprocessor)
+    other = _other_fingerprints(cache, card, teacher, folder)
+    largest = 0.0
+    for split, table in drawn.items():
+        encoded = _encode(table, preprocessor, card)
+        found = training.predict(model, encoded, teacher.batch_size, teacher.precision)
+        largest = max(
+            largest, _compare(cache, split, encoded, found, tolerance, f"{folder}{_note(cache, other)}")
+        )
+    return {
+        "teacher": str(folder),
+        "rows": sum(table.num_rows for table in drawn.values()),
+        "seed": seed,
+        "tolerance": tolerance,
+        "difference": largest,
+        "other_fingerprints": other,
+    }
+
+
+def _teacher(folder: Path) -> Teacher:
+    """The fine-tuned teacher; teacher.json says with which batch size and precision it runs."""
+    path = folder / TEACHER
+    if not path.is_file():
+        raise CacheError(f"{folder}: no {TEACHER}, so this is no teacher that stage teach saved")
+    try:
+        params = Teacher.model_validate(read_json(path)["params"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise CacheError(f"{path}: says no teacher's parameters ({error}); run stage teach again") from None
+    return trained_teacher(params, folder)
+
+
+def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa.Table:
+    table = task_rows(cache, split, task)
+    count = min(rows, table.num_rows)
+    return table.take(np.sort(np.random.default_rng(seed).choice(table.num_rows, count, replace=False)))
+
+
+def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
+    """Like `tasks.encode_split`, but of these rows only."""
+    ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
+    labels = table["label"].to_numpy().astype(np.float32 if card.regression else np.int64)
+    if card.modality == "image":
+        p = preprocessor
+        pixels = encode_images(table["image"], p.size, p.channels, p.mean, p.std)
+        return EncodedSplit(ids, hashes, labels, pixel_values=pixels)
+    texts = encode_texts(table, preprocessor.tokenizer, card.max_length or 0)
+    return EncodedSplit(ids, hashes, labels, texts.input_ids, texts.token_type_ids)
+
+
+def _compare(
+    cache: LogitCache, split: str, rows: EncodedSplit, found: Logits, tolerance: float, teacher: str
+) -> float:
+    """The largest relative difference of a logit.
+
+    Raises:
+        CacheError: it is above the tolerance.
+    """
+    cached = cache.logits(split, rows.ids, rows.row_hashes)
+    if cached.shape != found.shape:
+        raise CacheError(f"{cache.path}: has {cached.shape[1]} classes, {teacher} gives {found.shape[1]}")
+    differences = (np.abs(cached.astype(np.float64) - found) / (1 + np.abs(cached))).max(axis=1)
+    differences[np.isnan(differences)] = np.inf  # a teacher that gives no numbers does not agree
+    row = int(np.argmax(differences))
+    if differences[row] > tolerance:
+        raise CacheError(
+            f"{cache.path}: split {split!r}, row id {rows.ids[row]}: the teacher gives other logits than the cache: "
+            f"expected {cached[row].tolist()[:8]}, found {found[row].tolist()[:8]} "
+            f"({int((differences > tolerance).sum())} of {len(rows)} rows differ by more than {tolerance:g}) from "
+            f"{teacher}; cache this teacher's logits again, or raise --tolerance if only the precision differs"
+        )
+    return float(differences[row])
+
+
+def _other_fingerprints(cache: LogitCache, card: TaskCard, teacher: Teacher, folder: Path) -> list[str]:
+    expected = cache.manifest.fingerprints.model_dump()
+    found = logit_fingerprints(card, teacher, of_weights(folder)).model_dump()
+    return [name for name in expected if expected[name] != found[name]]
+
+
+def _note(cache: LogitCache, other: Sequence[str]) -> str:
+    """What may explain a difference: other fingerprints, another device."""
+    device = cache.manifest.cost.device if cache.manifest.cost else "cpu"
+    here = "GPU" if torch.cuda.is_available() else "cpu"
+    reasons = [f"other fingerprints: {', '.join(other)}"] if other else []
+    reasons += [f"cached on {device}, now on {here}"] if (device == "cpu") != (here == "cpu") else []
+    return f" ({'; '.join(reasons)})" if reasons else ""

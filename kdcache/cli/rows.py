@@ -1,0 +1,42 @@
+"""The rows that `kdcache head` shows, with what a prepared task knows of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from scipy.special import softmax
+
+from kdcache.logits import LogitCache
+from kdcache.logits.analysis import class_names, task_rows
+
+
+def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list[dict[str, Any]]:
+    """The first rows by id: `id`, `row_hash` (hex), with a task its columns, `logits` and (K > 1) `probabilities`."""
+    part = cache.split(split)
+    known = [{}] * len(part.ids) if task is None else _task_columns(cache, split, rows, task)
+    found = []
+    for index in range(min(rows, len(part.ids))):
+        logits = part.logits[index]
+        row = {"id": int(part.ids[index]), "row_hash": f"{part.row_hashes[index]:016x}", **known[index]}
+        row["logits"] = logits.tolist()
+        if len(logits) > 1:
+            row["probabilities"] = softmax(logits.astype(float)).tolist()
+        found.append(row)
+    return found
+
+
+def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[dict[str, Any]]:
+    """Text and text_pair, or the image's size; and the label, a class by its name."""
+    table = task_rows(cache, split, task).slice(0, rows).drop_columns(["id", "row_hash"])
+    names = class_names(cache)
+    return [{name: _value(name, value, names) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _value(column: str, value: Any, names: list[str]) -> Any:
+    if column == "image":
+        with Image.open(io.BytesIO(value)) as image:
+            return f"{image.width} x {image.height} {image.mode}"
+    return names[value] if column == "label" and isinstance(value, int) else value

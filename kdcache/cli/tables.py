@@ -1,0 +1,186 @@
+"""What the commands print for people: tables, as wide as the terminal, and 160 columns in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdcache.logits import LogitCache
+
+CLASSES = 8  # logits of at most so many classes are shown
+TOP = 3  # probabilities
+TEXT = 80  # characters of a row's text
+CLASS_ROWS = 30  # classes in the table by class
+LEFT = ("text", "text_pair", "label", "image")  # columns that are not numbers
+NAMES = {
+    "entropy": "entropy (nats)",
+    "only_a": "rows only in a",
+    "only_b": "rows only in b",
+    "kl_a_b": "KL(a||b) (nats)",
+    "kl_b_a": "KL(b||a) (nats)",
+}
+ELSEWHERE = ("predictions", "agreement", "labels")  # what other tables show
+
+
+def print_info(found: Mapping[str, Any]) -> None:
+    """`LogitCache.info()`, a line each."""
+    table = Table("key", "value", show_header=False)
+    for key, value in found.items():
+        table.add_row(_cell(key.replace("_", " ")), _cell(_text(value), lines=True))
+    _print(table)
+
+
+def print_heads(cache: LogitCache, splits: Mapping[str, list[dict[str, Any]]], with_task: bool) -> None:
+    """The first rows of each split: what the task says of them or else their logits, and the top probabilities."""
+    for split, rows in splits.items():
+        if with_task:
+            _print(_task_head(cache, split, rows))
+        else:
+            _print(_logit_head(cache, split, rows))
+
+
+def _logit_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    classes = cache.manifest.classes
+    shown = min(classes, CLASSES)
+    more = f", {shown} of {classes} classes" if shown < classes else ""
+    names = cache.manifest.label_names or [f"logit_{k}" for k in range(classes)]
+    table = _head_table(cache, split, more, ["id", "row hash", *names[:shown]], names)
+    for row in rows:
+        logits = (f"{value:.4f}" for value in row["logits"][:shown])
+        table.add_row(str(row["id"]), row["row_hash"], *logits, *_top(row, names))
+    return table
+
+
+def _task_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]]) -> Table:
+    known = [
+        key for key in (rows[0] if rows else {}) if key not in ("id", "row_hash", "logits", "probabilities")
+    ]
+    names = cache.manifest.label_names or [str(k) for k in range(cache.manifest.classes)]
+    output = ["output"] if cache.manifest.classes == 1 else []
+    table = _head_table(cache, split, "", ["id", *known, *output], names)
+    for row in rows:
+        cells = [_cell(_shortened(_number(row[key]))) for key in (*known, *(["logits"] if output else []))]
+        table.add_row(str(row["id"]), *cells, *_top(row, names))
+    return table
+
+
+def _head_table(
+    cache: LogitCache, split: str, more: str, columns: Iterable[str], names: Sequence[str]
+) -> Table:
+    table = Table(title=_cell(f"{split}: {cache.manifest.splits[split].rows} rows{more}"))
+    for column in columns:
+        table.add_column(_cell(column), justify="left" if column in LEFT else "right")
+    if len(names) > 1:
+        table.add_column("top probabilities")
+    return table
+
+
+def _top(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """One cell with the largest probabilities, none for a regression."""
+    values = row.get("probabilities", [])
+    best = sorted(range(len(values)), key=lambda k: -values[k])[:TOP]
+    return [_cell(", ".join(f"{names[k]} {values[k]:.1%}" for k in best))] if best else []
+
+
+def print_stats(cache: LogitCache, found: Sequence[Mapping[str, Any]]) -> None:
+    """`analysis.stats` of each split, a column each; then the same by class."""
+    columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in found}
+    _print(_columns(columns))
+    if "predictions" in found[0]:
+        _print(_by_class(cache.manifest.classes, found))
+
+
+def _by_class(classes: int, found: Sequence[Mapping[str, Any]]) -> Table:
+    more = f", {CLASS_ROWS} of {classes} (--json has all)" if classes > CLASS_ROWS else ""
+    table = Table("class", title=f"by class{more}")
+    for item in found:
+        table.add_column(_cell(f"{item['split']}: predicted"), justify="right")
+        if "labels" in item:
+            table.add_column(_cell(f"{item['split']}: agreement"), justify="right")
+    for name in list(found[0]["predictions"])[:CLASS_ROWS]:
+        cells = []
+        for item in found:
+            cells.append(_number(item["predictions"][name]))
+            if "labels" in item:
+                cells.append(_number(item["labels"]["agreement"][name]))
+        table.add_row(_cell(name), *cells)
+    return table
+
+
+def print_diffs(a: str, b: str, found: Sequence[Mapping[str, Any]]) -> None:
+    """`analysis.diff` of each split, a column each; then the rows that differ most."""
+    _print(f"a: {_cell(a)}\nb: {_cell(b)}")
+    _print(_columns({item["split"]: _flat(item) for item in found}))
+    for item in found:
+        if any(row["kl"] > 0 for row in item.get("largest", [])):
+            _print(_largest(item))
+
+
+def _largest(item: Mapping[str, Any]) -> Table:
+    table = Table(
+        "id", "KL(a||b)", "a predicts", "b predicts", title=_cell(f"{item['split']}: where they differ most")
+    )
+    for row in item["largest"]:
+        table.add_row(str(row["id"]), _number(row["kl"]), _cell(row["a"]), _cell(row["b"]))
+    return table
+
+
+def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A column for each split, a row for each key that one of them has."""
+    table = Table("")
+    for name in columns:
+        table.add_column(_cell(name), justify="right")
+    for key in dict.fromkeys(key for values in columns.values() for key in values):
+        table.add_row(_cell(key), *(_number(values.get(key, "")) for values in columns.values()))
+    return table
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers in it: {"top_probability": {"mean": 0.9}} becomes {"top probability, mean": 0.9}."""
+    flat = {}
+    for key, value in values.items():
+        name = NAMES.get(key, key.replace("_", " "))
+        if isinstance(value, int | float):
+            flat[name] = value
+        elif isinstance(value, Mapping) and key not in ELSEWHERE:
+            flat |= {f"{name}, {part}": number for part, number in value.items()}
+    return flat
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_number, value))
+    if value is None:
+        return "none"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _text(value: Any, between: str = "\n") -> str:
+    """A dictionary has a line for each key; one inside it stays on its line."""
+    if isinstance(value, dict):
+        return between.join(f"{key}: {_text(item, ', ')}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return "none" if value is None else str(value)
+
+
+def _cell(text: str, lines: bool = False) -> str:
+    """Text as it is, without Rich's markup or control characters: data must not steer the terminal."""
+    return escape("".join(char if char.isprintable() or (lines and char == "\n") else " " for char in text))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= TEXT else f"{text[: TEXT - 3]}..."
+
+
+def _print(what: Table | str) -> None:
+    Console(width=None if sys.stdout.isatty() else 160).print(
+        what, soft_wrap=isinstance(what, str), highlight=False
+    )

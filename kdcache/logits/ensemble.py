@@ -1,0 +1,166 @@
+"""Make one logit cache of several: the mean of their logits, or of their probabilities.
+
+An ensemble of teachers is a teacher whose forward pass costs nothing: the members' logits are cached already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+
+from kdcache import fingerprint
+from kdcache.errors import CacheError
+from kdcache.logits.format import Fingerprints
+from kdcache.logits.reader import CachedSplit, LogitCache
+from kdcache.logits.writer import LogitWriter
+
+Mean = Literal["logits", "probabilities"]
+Floats = npt.NDArray[np.float64]
+
+
+def ensemble(
+    caches: Sequence[LogitCache | str | Path],
+    path: str | Path,
+    *,
+    of: Mean = "logits",
+    weights: Sequence[float] | None = None,
+) -> LogitCache:
+    """Write the (weighted) mean of several caches as a cache of its own, in float32 and sorted by id.
+
+    All must be of the same data: the same splits, row ids, row hashes, classes and label names. In memory are one
+    member's split and the mean in float64, whatever the number of members.
+
+    Args:
+        caches: the members, open or as folders.
+        path: the new cache's folder, none of the members; a cache that is there is replaced.
+        of: "logits": z = sum_m w_m z_m. "probabilities": z = log sum_m w_m softmax(z_m), so that softmax(z) is the
+            mean of the members' probabilities.
+        weights: one number >= 0 for each member; they are scaled to the sum 1. None weighs all alike.
+
+    Returns:
+        The new cache, open. Its `weights` fingerprint stands for the members, `of` and the weights.
+
+    Raises:
+        CacheError: the members do not fit together (the first difference is named), or cannot be read; the mean or the
+            weights are not usable; the new cache cannot be written.
+    """
+    members = [cache if isinstance(cache, LogitCache) else LogitCache(cache) for cache in caches]
+    _check_members(members, Path(path), of)
+    shares = _shares(members, weights)
+    first = members[0].manifest
+    with LogitWriter(
+        path,
+        classes=first.classes,
+        label_names=first.label_names,
+        fingerprints=_fingerprints(members, of, shares),
+    ) as writer:
+        for split in first.splits:
+            mean = _mean(members, split, of, shares)
+            writer.write(split, mean.ids, mean.row_hashes, mean.logits)
+        writer.finish()
+    return LogitCache(path)
+
+
+def _mean(members: Sequence[LogitCache], split: str, of: Mean, shares: Sequence[float]) -> CachedSplit:
+    first: CachedSplit | None = None
+    total: Floats = np.empty(0)
+    for member, share in zip(members, shares, strict=True):
+        part = LogitCache(member.path).split(
+            split
+        )  # a reader of its own: it is freed before the next is read
+        if first is None:
+            first = CachedSplit(part.ids, part.row_hashes, np.empty(0, np.float32))
+            total = np.full(part.logits.shape, 0.0 if of == "logits" else -np.inf)
+        _check_rows(members[0], member, split, first, part)
+        if share > 0:
+            _add(total, part.logits, of, share)
+    assert first is not None  # there is a member
+    return CachedSplit(first.ids, first.row_hashes, total.astype(np.float32))
+
+
+def _add(total: Floats, logits: npt.NDArray[np.float32], of: Mean, share: float) -> None:
+    """Add one member to the sum of logits, or to the log of the sum of probabilities, in place."""
+    values = logits.astype(np.float64)
+    if of == "logits":
+        total += share * values
+    else:
+        np.logaddexp(total, np.log(share) + log_softmax(values, axis=1), out=total)
+
+
+def _fingerprints(members: Sequence[LogitCache], of: Mean, shares: Sequence[float]) -> Fingerprints:
+    prints = [member.manifest.fingerprints for member in members]
+    weights = {"members": [member.identity for member in members], "mean": of, "weights": list(shares)}
+    return Fingerprints(
+        data=prints[0].data,
+        weights=fingerprint.of_json(weights),
+        preprocessing=_common([item.preprocessing for item in prints]),
+        code=_common([item.code for item in prints]),
+    )
+
+
+def _common(values: list[str]) -> str:
+    """The value that all share, or a fingerprint of their list."""
+    return values[0] if len(set(values)) == 1 else fingerprint.of_json(values)
+
+
+def _shares(members: Sequence[LogitCache], weights: Sequence[float] | None) -> list[float]:
+    given = np.ones(len(members)) if weights is None else np.asarray(weights, dtype=np.float64)
+    usable = given.shape == (len(members),) and np.isfinite(given).all() and (given >= 0).all()
+    if not usable or not given.sum() > 0:
+        raise CacheError(
+            f"weights of an ensemble: expected {len(members)} numbers >= 0, one for each cache and not all zero, "
+            f"found {given.tolist()}"
+        )
+    return [float(share) for share in given / given.sum()]
+
+
+def _check_members(members: Sequence[LogitCache], path: Path, of: str) -> None:
+    if of not in get_args(Mean):
+        raise CacheError(f"{path}: no ensemble of {of!r}; there are: {', '.join(get_args(Mean))}")
+    if not members:
+        raise CacheError(f"{path}: an ensemble needs caches to be made of, found none")
+    for member in members:
+        if path.resolve() == member.path.resolve() or member.path.resolve() in path.resolve().parents:
+            raise CacheError(
+                f"{path}: is (in) one of the ensemble's caches, {member.path}; choose another folder"
+            )
+        _check_alike(members[0], member)
+    if of == "probabilities" and members[0].manifest.classes < 2:
+        raise CacheError(f"{members[0].path}: has one output (a regression), so no probabilities; use logits")
+
+
+def _check_alike(first: LogitCache, other: LogitCache) -> None:
+    for what, expected, found in (
+        ("classes", first.manifest.classes, other.manifest.classes),
+        ("label names", first.manifest.label_names, other.manifest.label_names),
+        ("data (fingerprint)", first.manifest.fingerprints.data, other.manifest.fingerprints.data),
+        ("splits (rows)", _split_rows(first), _split_rows(other)),
+    ):
+        if expected != found:
+            raise CacheError(
+                f"{other.path}: cannot be in an ensemble with {first.path}: other {what}: expected {expected}, "
+                f"found {found}; cache the logits of the same data"
+            )
+
+
+def _split_rows(cache: LogitCache) -> dict[str, int]:
+    return {name: split.rows for name, split in sorted(cache.manifest.splits.items())}
+
+
+def _check_rows(
+    first: LogitCache, other: LogitCache, split: str, expected: CachedSplit, found: CachedSplit
+) -> None:
+    different = (expected.ids != found.ids) | (expected.row_hashes != found.row_hashes)
+    if different.any():
+        row = int(np.argmax(different))
+        raise CacheError(
+            f"{other.path}: split {split!r} has other rows than {first.path}: expected row id {expected.ids[row]} "
+            f"with hash {int(expected.row_hashes[row]):016x}, found row id {found.ids[row]} with hash "
+            f"{int(found.row_hashes[row]):016x} ({int(different.sum())} of {len(different)} rows differ); "
+            "cache the logits of the same data"
+        )
