@@ -1,7 +1,8 @@
 """The results in the README: `python -m kdcache.report.readme` puts the table and the figure there.
 
 The text between `<!-- results:begin -->` and `<!-- results:end -->` is replaced by what the metrics say; the
-figure goes to docs/results.png beside the README.
+figure goes to docs/results.png beside the README. `--name families` does the same with another study's results:
+the markers are `<!-- families:begin -->` and so on, the figure docs/families.png.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ from kdcache.report.claims import claims
 from kdcache.report.inputs import Metrics, read_metrics
 from kdcache.report.page import CORRECTIONS, write_figure
 
-BEGIN = "<!-- results:begin -->"
-END = "<!-- results:end -->"
-FIGURE = Path("docs") / "results.png"
+NAME = "results"
 ALT = "Difference from plain fine-tuning with its interval, per regularizer, pretrained beside scratch"
 
 
-def results_markdown(metrics: Metrics, study: Study) -> str:
+def markers(name: str) -> tuple[str, str]:
+    """The lines between which a study's results stand."""
+    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+
+
+def figure_path(name: str) -> Path:
+    """A study's figure, relative to the README."""
+    return Path("docs") / f"{name}.png"
+
+
+def results_markdown(metrics: Metrics, study: Study, name: str = NAME) -> str:
     """The claims, the figure and the main table as Markdown."""
     answers = [f"- **{claim.question} {claim.answer}.** {claim.sentence}" for claim in claims(metrics)]
-    picture = f"![{ALT}]({FIGURE.as_posix()})"
+    picture = f"![{ALT}]({figure_path(name).as_posix()})"
     parts = (_escape("\n".join(answers)), picture, markdown_table(metrics, study), _legend(study))
     return "\n\n".join(parts)
 
@@ -69,39 +78,42 @@ def _escape(text: str) -> str:
     return text.replace("_", r"\_")
 
 
-def replace_results(readme: str, results: str, where: Path) -> str:
+def replace_results(readme: str, results: str, where: Path, name: str = NAME) -> str:
     """The README's text with new results between the two markers.
 
     Raises:
         ComparisonError: a marker is missing, doubled, or they are in the wrong order.
     """
-    if (readme.count(BEGIN), readme.count(END)) != (1, 1) or readme.index(BEGIN) > readme.index(END):
-        raise ComparisonError(f"{where}: expected {BEGIN} once and {END} once after it; add the two lines")
-    before, rest = readme.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{results}\n\n{END}{rest.split(END)[1]}"
+    begin, end = markers(name)
+    if (readme.count(begin), readme.count(end)) != (1, 1) or readme.index(begin) > readme.index(end):
+        raise ComparisonError(f"{where}: expected {begin} once and {end} once after it; add the two lines")
+    before, rest = readme.split(begin)
+    return f"{before}{begin}\n\n{results}\n\n{end}{rest.split(end)[1]}"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Update the README and docs/results.png; 1 with one clear message when that cannot be done."""
+    """Update the README and its figure; 1 with one clear message when that cannot be done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--metrics", type=Path, default=Path("metrics"))
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
+    parser.add_argument("--name", default=NAME, help="of the markers and the figure (default: results)")
     options = parser.parse_args(arguments)
     try:
-        update(options.metrics, options.readme, load_study(options.params))
+        update(options.metrics, options.readme, load_study(options.params), options.name)
     except (KdcacheError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Updated {options.readme} and {options.readme.parent / FIGURE}")
+    print(f"Updated {options.readme} and {options.readme.parent / figure_path(options.name)}")
     return 0
 
 
-def update(metrics_folder: Path, readme: Path, study: Study) -> None:
+def update(metrics_folder: Path, readme: Path, study: Study, name: str = NAME) -> None:
     """Put the results of a metrics folder into a README and write the figure beside it."""
     metrics = read_metrics(metrics_folder)
-    text = replace_results(readme.read_text(encoding="utf-8"), results_markdown(metrics, study), readme)
-    figure = readme.parent / FIGURE
+    results = results_markdown(metrics, study, name)
+    text = replace_results(readme.read_text(encoding="utf-8"), results, readme, name)
+    figure = readme.parent / figure_path(name)
     figure.parent.mkdir(parents=True, exist_ok=True)
     write_figure(metrics, figures.panels(metrics, 1 - study.comparison.alpha), png=figure)
     readme.write_text(text, encoding="utf-8")

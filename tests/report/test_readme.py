@@ -10,21 +10,28 @@ from kdcache.report.inputs import read_metrics
 from tests.report import samples
 
 
-def test_only_the_text_between_the_markers_changes(tmp_path: Path) -> None:
+BEGIN, END = readme.markers("results")
+
+
+@pytest.mark.parametrize("name", ["results", "families"])
+def test_only_the_text_between_the_markers_changes(tmp_path: Path, name: str) -> None:
     params = tmp_path / "params.yaml"
     params.write_text(samples.PARAMS)
     page = tmp_path / "README.md"
-    page.write_text(f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n")
+    blocks = {key: "{}\nold\n{}\n".format(*readme.markers(key)) for key in ("results", "families")}
+    page.write_text("before\n" + "between\n".join(blocks.values()) + "after\n")
+    before, after = page.read_text().split(blocks[name])
     metrics = samples.write(tmp_path / "metrics")
-    command = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params)]
+    command = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params), "--name", name]
     assert readme.main(command) == 0
     first = page.read_text(encoding="utf-8")
-    assert first.startswith(f"before\n{readme.BEGIN}\n")
-    assert first.endswith(f"{readme.END}\nafter\n")
-    assert "old" not in first
+    begin, end = readme.markers(name)
+    assert first.startswith(f"{before}{begin}\n")
+    assert first.endswith(f"{end}\n{after}")
+    assert first.count("\nold\n") == 1
     assert readme.main(command) == 0
     assert page.read_text(encoding="utf-8") == first
-    assert (tmp_path / "docs" / "results.png").exists()
+    assert [figure.name for figure in (tmp_path / "docs").iterdir()] == [f"{name}.png"]
 
 
 def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:
@@ -36,9 +43,7 @@ def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:
     assert "80.5 ± 0.2<br>+0.45 [0.15," in table
 
 
-@pytest.mark.parametrize(
-    "text", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}", 2 * readme.BEGIN + readme.END]
-)
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", 2 * BEGIN + END])
 def test_wrong_markers_are_an_error(text: str) -> None:
     with pytest.raises(ComparisonError, match="results:begin"):
         readme.replace_results(text, "new", Path("README.md"))
