@@ -9,7 +9,6 @@ from kdcache.report import readme
 from kdcache.report.inputs import read_metrics
 from tests.report import samples
 
-
 BEGIN, END = readme.markers("results")
 
 
