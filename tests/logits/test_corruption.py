@@ -118,4 +118,6 @@ def test_no_damage_is_silent(tmp_path, seed):
             assert everything(damaged) == expected
         except CacheError:
             refused += 1
-    assert refused > 0.9 * ROUNDS  # the rest changed nothing that is read, such as white space, or a zero to a zero
+    assert (
+        refused > 0.9 * ROUNDS
+    )  # the rest changed nothing that is read, such as white space, or a zero to a zero
