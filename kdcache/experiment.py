@@ -23,7 +23,7 @@ from accelerate import PartialState
 from kdcache import checkpoints, fingerprint, scoring, training
 from kdcache.errors import CacheError
 from kdcache.files import read_json, remove, write_json
-from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter, write_logits
 from kdcache.logits.format import MANIFEST
 from kdcache.models import Preprocessor, build_model, load_preprocessor, save_model
 from kdcache.params import Model, Regularizer, Teacher
@@ -94,21 +94,30 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
     card = read_card(task_folder)
     trained = trained_teacher(teacher, teacher_folder)
     model = build_model(trained, card, teacher.seed, load_preprocessor(trained, card))
-    start = time.perf_counter()
     splits = {split: _encode(task_folder, split, trained) for split in SPLITS}
-    logits = {
-        split: training.predict(model, data, teacher.batch_size, teacher.precision)
-        for split, data in splits.items()
-    }
     device = PartialState().device
-    cost = _cost(time.perf_counter() - start, sum(map(len, logits.values())), device, f"teacher {name}")
+    batches = {
+        name: training.Batcher(data, training.pad_token(model), device) for name, data in splits.items()
+    }
     if PartialState().is_main_process:
-        prints = logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
         for former in (MANIFEST, INAPPLICABLE):
             remove(folder / former)
         # What the teacher cost goes with its logits: who has those need not fetch the weights.
         write_json(folder / TEACHER, read_json(teacher_folder / TEACHER))
-        _write_cache(folder, card, prints, splits, logits, cost)
+    write_logits(
+        training.logits_of(model, teacher.precision),
+        batches,
+        folder,
+        label_names=card.label_names,
+        collate=lambda batch: batch,  # a Batcher gives whole batches
+        batch_size=teacher.batch_size,
+        row_hashes={split: data.row_hashes for split, data in splits.items()},
+        lengths={split: rows.lengths for split, rows in batches.items()},
+        fingerprints=logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder)),
+        score=lambda split, logits: _score(logits, splits[split], card),
+        run=f"teacher {name}",
+        device=device,
+    )
 
 
 def run_trial(plan: TrialPlan) -> None:

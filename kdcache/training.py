@@ -91,6 +91,16 @@ class Batcher:
             matrix[index, : len(row)] = row
         return torch.from_numpy(matrix).to(self.device)
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """What `kdcache.write_logits` asks a data set for: rows by position."""
+        return self(np.asarray(rows))
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return self(np.asarray([row]))
+
     def __call__(self, rows: Rows) -> dict[str, Tensor]:
         """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
         index = torch.from_numpy(rows).to(self.device)
@@ -230,18 +240,29 @@ def autocast(precision: str, device: torch.device) -> Any:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
+def logits_of(model: torch.nn.Module, precision: str = "float32") -> Callable[..., Tensor]:
+    """The trained model as a function from a batch's keyword arguments to raw logits [B, K], float32."""
+    device = PartialState().device
+    network = model.to(device).eval()
+
+    def run(**inputs: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(precision, device):
+            return network(**inputs).logits.float()  # type: ignore[no-any-return]
+
+    return run
+
+
 def predict(
     model: torch.nn.Module, split: EncodedSplit, batch_size: int, precision: str = "float32"
 ) -> npt.NDArray[np.float32]:
     """Raw logits [N, K] of a trained model, in the split's row order, on every process."""
     state = PartialState()
-    network = model.to(state.device).eval()
+    run = logits_of(model, precision)
     batches = Batcher(split, pad_token(model), state.device)
     order = np.argsort(batches.lengths, kind="stable")
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     mine = parts[state.process_index :: state.num_processes]
-    with torch.no_grad(), autocast(precision, state.device):
-        found = [network(**batches(rows)).logits.float().cpu().numpy() for rows in mine]
+    found = [run(**batches(rows)).cpu().numpy() for rows in mine]
     if state.num_processes > 1:
         mine, found = gather_object(mine), gather_object(found)
     logits = np.empty((len(order), found[0].shape[1]), dtype=np.float32)
