@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from kdcache import LogitCache
+from tests.launching import run_in_two_processes
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
@@ -44,6 +45,13 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     }
     assert accuracy.keys() == {"teacher", "student"}
     assert min(accuracy.values()) > 0.8  # of two classes that one word tells apart
+
+
+def test_two_processes_write_one_cache_and_train_one_student(tmp_path: Path) -> None:
+    printed = run_in_two_processes(ROOT / "examples" / "accelerate_loop.py", tmp_path / "two")
+    assert float(re.findall(r"^student: accuracy (\S+)$", printed, re.M)[0]) > 0.8
+    ids = LogitCache(tmp_path / "two").split("train").ids
+    assert ids.tolist() == list(range(40))  # no row twice, as padding for equal shares
 
 
 def load(name: str) -> ModuleType:

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from kdcache import processes
+from tests.launching import run_in_two_processes
 
 SCRIPT = """
 import os, sys
@@ -32,13 +30,5 @@ def test_one_process_decides_for_itself(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_two_processes_follow_the_main_one_and_only_it_takes_the_lock(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), str(tmp_path)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_in_two_processes(tmp_path / "script.py", tmp_path)
     assert [(tmp_path / f"found-{rank}").read_text() for rank in (0, 1)] == ["0 to do", "0 to do"]

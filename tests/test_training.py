@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit
 from kdcache.training import Batcher, epoch_batches, fine_tune, predict
 from tests import tiny_models as tiny
+from tests.launching import run_in_two_processes
 from tests.tiny_models import IMAGE_FAMILIES, TEXT_FAMILIES, card, random_split, same_weights, student
 
 CPU = torch.device("cpu")
@@ -427,22 +425,9 @@ state.destroy_process_group()
 
 def test_two_processes_give_what_one_gives(still_bert: Path, tmp_path: Path) -> None:
     """10 rows in batches of 4: the last batch has 2, one for each process. Takes about 20 s."""
-    if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
-        pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    # On a CPU `accelerate launch` starts several processes through MPI only; torchrun needs nothing else.
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    environment["ACCELERATE_USE_CPU"] = "true"
-    done = subprocess.run(
-        [*launch, str(script), str(still_bert), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=180,  # instead of for ever, when the two do not find each other
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_in_two_processes(script, still_bert, tmp_path)
     first, second = (torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in (0, 1))
     split = random_split(LENGTHS)
     alone, run = train(student(still_bert), split)

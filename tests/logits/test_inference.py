@@ -1,9 +1,6 @@
 """write_logits: every row's own logits, the same bytes however it was interrupted or shared out."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ from kdcache import fingerprint
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache, write_logits
 from kdcache.rows import hash_row
+from tests.launching import run_in_two_processes
 
 from .conftest import FINGERPRINTS
 from .test_writer import contents
@@ -235,7 +233,6 @@ def test_bad_input_is_one_clear_error(tmp_path, options, message):
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from tests.logits.test_inference import write
 write(Path(sys.argv[1]), rows_per_shard=int(sys.argv[2]))
 """
@@ -245,17 +242,8 @@ write(Path(sys.argv[1]), rows_per_shard=int(sys.argv[2]))
     "rows_per_shard", [16, 64]
 )  # four shards for two processes; one shard, so one has no work
 def test_two_processes_write_the_bytes_of_one(tmp_path, rows_per_shard):
-    root = Path(__file__).parents[2]
-    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(root)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), str(tmp_path / "two"), str(rows_per_shard)],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run_in_two_processes(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
     write(tmp_path / "one", rows_per_shard=rows_per_shard)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     manifests = [json.loads(found.pop("manifest.json")) for found in (one, two)]
