@@ -45,13 +45,26 @@ def batch_at(sequences: Sequences, recipe: PretrainingRecipe, step: int) -> Ids:
 
     The first `short_tokens` come as more, shorter rows: among few positions attention soon finds out that
     neighbours matter, where it can stay on a plateau for long otherwise (sequence length warm-up, Li et al.
-    2022, arXiv 2108.06084).
+    2022, arXiv 2108.06084). The `last_short_tokens` come as short rows, too, each with its own first and last token:
+    a checkpoint that has hardly seen a short text learns a task of short texts badly.
     """
     epoch, index = divmod(step, len(sequences) // recipe.batch_size)
     order = _epoch_order(recipe.seed, epoch, len(sequences))
     batch = sequences[order[index * recipe.batch_size : (index + 1) * recipe.batch_size]].astype(np.int64)
-    short = step * recipe.tokens_per_step < recipe.short_tokens
-    return batch.reshape(-1, recipe.short_length) if short else batch
+    done = step * recipe.tokens_per_step
+    if done < recipe.short_tokens:
+        return batch.reshape(-1, recipe.short_length)
+    if recipe.last_short_tokens and done >= recipe.tokens - recipe.last_short_tokens:
+        return _short_texts(batch, recipe)
+    return batch
+
+
+def _short_texts(batch: Ids, recipe: PretrainingRecipe) -> Ids:
+    """The sequences cut into short rows; BERT's and RoBERTa's begin with CLS and end with SEP, in place of a token."""
+    rows = batch.reshape(-1, recipe.short_length)
+    if recipe.family != "gpt2":
+        rows[:, 0], rows[:, -1] = batch[0, 0], batch[0, -1]
+    return rows
 
 
 @dataclass(frozen=True)

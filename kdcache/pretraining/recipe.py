@@ -27,6 +27,9 @@ class PretrainingRecipe(BaseModel):
     sequence_length: int = Field(128, ge=8)
     short_length: int = Field(32, ge=8, description="length of the pieces that the first tokens come in")
     short_tokens: int = Field(8_000_000, ge=0, description="how many tokens come in short pieces")
+    last_short_tokens: int = Field(
+        0, ge=0, description="how many of the last tokens come in short pieces, laid out as short texts"
+    )
     tokens: int = Field(gt=0, description="how many tokens to train on, counting repeats")
     batch_size: int = Field(16, gt=0, description="sequences a step")
     learning_rate: float = Field(gt=0, description="peak, held between warmup and decay")

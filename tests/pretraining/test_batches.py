@@ -65,6 +65,21 @@ def test_first_tokens_come_in_short_pieces_of_the_same_sequences():
         assert (batch_at(rows, short, step).ravel() == batch_at(rows, full, step).ravel()).all()
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_last_tokens_come_as_short_texts_of_their_own(family):
+    rows = np.arange(20 * 16, dtype=np.uint16).reshape(20, 16)
+    rows[:, 0], rows[:, -1] = 1000, 2000
+    changes = {"short_tokens": 0, "last_short_tokens": 128}
+    last, full = recipe(family, **changes), recipe(family, short_tokens=0)  # six steps of 64 tokens
+    for step in range(6):
+        found, expected = batch_at(rows, last, step), batch_at(rows, full, step)
+        if step >= 4:
+            expected = expected.reshape(8, 8)
+            if family == "bert":
+                expected[:, 0], expected[:, -1] = 1000, 2000
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_held_out_sequences_are_not_trained_on():
     rows = np.arange(500, dtype=np.uint16)[:, None]
     training, held = hold_out(rows, 0.01, seed=3)
