@@ -80,7 +80,8 @@ def _fit(data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
             "points ~ C(regularizer)", data, groups="task", re_formula="1", vc_formula={"seed": "0 + C(seed)"}
         )
         try:
-            result = model.fit(reml=True)
+            # without gradients: these get a variance to 0, where the default's line search gives up
+            result = model.fit(reml=True, method=["powell", "nm"])
         except (np.linalg.LinAlgError, ValueError):
             return None
     effects, errors = np.asarray(result.fe_params), np.asarray(result.bse_fe)

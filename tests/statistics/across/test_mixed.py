@@ -84,7 +84,7 @@ def test_what_cannot_be_fitted_says_so(data: pd.DataFrame, reason: str) -> None:
 
 @pytest.mark.parametrize("failure", ["singular", "not converged", "no error"])
 def test_a_failed_fit_is_a_note(monkeypatch: pytest.MonkeyPatch, failure: str) -> None:
-    def fit(self: object, reml: bool) -> SimpleNamespace:
+    def fit(self: object, **options: object) -> SimpleNamespace:
         if failure == "singular":
             raise np.linalg.LinAlgError("Singular matrix")
         errors = np.array([1.0, np.nan if failure == "no error" else 1.0, 1.0])
@@ -92,6 +92,21 @@ def test_a_failed_fit_is_a_note(monkeypatch: pytest.MonkeyPatch, failure: str) -
 
     monkeypatch.setattr("statsmodels.regression.mixed_linear_model.MixedLM.fit", fit)
     assert mixed_model(scores(), METHODS, "base") == ({}, "mixed model: did not converge")
+
+
+def test_variances_at_zero_still_converge() -> None:
+    # neither task nor seed matters, so their variances are at or near 0, where a line search gives up
+    random = np.random.default_rng(1)
+    grid = [(t, s, m) for t in "abcdefgh" for s in range(5) for m in METHODS]
+    data = pd.DataFrame(grid, columns=["task", "seed", "regularizer"])
+    data["points"] = 70 + random.normal(size=len(data))
+    effects, note = mixed_model(data, METHODS, "base")
+    assert note == ""
+    by_task = data.groupby(["task", "regularizer"])["points"].mean().unstack()
+    for name, effect in effects.items():
+        assert effect.difference == pytest.approx((by_task[name] - by_task["base"]).mean(), abs=1e-9)
+        error = (effect.ci_high - effect.ci_low) / (2 * 1.959963984540054)
+        assert error == pytest.approx(math.sqrt(2 / 40), rel=0.25)
 
 
 def test_no_warnings_where_the_model_is_at_its_edge() -> None:
