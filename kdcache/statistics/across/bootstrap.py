@@ -2,7 +2,7 @@
 
 As their library, rliable, defines them: the estimates over all runs and tasks, the intervals by percentiles of
 resamples in which every task's seeds are drawn anew and the tasks stay. The intervals therefore speak of other
-seeds on these tasks, not of other tasks; with five seeds a percentile interval is too narrow.
+seeds on these tasks, not of other tasks; with few seeds that of the interquartile mean is too narrow.
 """
 
 from __future__ import annotations
