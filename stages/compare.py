@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.params import Study, load_study
 from kdcache.results import cost_table, trials_table
-from kdcache.statistics import compare, summary
+from kdcache.statistics import across, compare, summary
 from kdcache.statistics.files import write_summary, write_table
 from stages import stage_errors
 from stages.layout import DATA, METRICS
@@ -34,8 +34,10 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     trials, costs = trials_table(study, data), cost_table(study, data)
     comparisons = compare(trials, study)
     claims = summary(trials, study, comparisons)
+    over_tasks = across(trials, study)
     write_table(trials, out / "trials.csv")
     write_table(comparisons, out / "comparisons.csv")
+    write_table(over_tasks, out / "across.csv")
     write_table(costs, out / "cost.csv")
     write_summary(claims, out / "summary.json")
     for claim in claims["claims"]:

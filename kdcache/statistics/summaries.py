@@ -12,6 +12,7 @@ from kdcache.params import Study
 from kdcache.statistics import tests
 from kdcache.statistics.families import correct, level
 from kdcache.statistics.interaction import ALL, interaction
+from kdcache.statistics.teacher_needed import teacher_claim, teacher_needed
 from kdcache.statistics.verdicts import compare, points_table, summary_table
 
 FORMAT = 1
@@ -34,22 +35,28 @@ def summary(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | None
     - verdicts: {pretrained | scratch: {better, worse, equivalent, inconclusive, negligible (of better and
       worse), comparisons}}, only the inits that the study has
     - claims: list of {id, question, verdict, sentence, ...numbers}; verdict: supported | contradicted |
-      inconclusive; ids pretrained_within_margin, scratch_some_better, interaction, each only where it can
-      be asked
+      inconclusive; ids pretrained_within_margin, scratch_some_better, interaction, teacher_needed, each
+      only where it can be asked
     - configurations: list of {task, student, init, regularizer, metric, n, mean, sd}, the baselines included
     - interaction: list, the rows of `kdcache.statistics.interaction` (its docstring names the columns)
+    - teacher_needed: list, the rows of `kdcache.statistics.teacher_needed`, KD against the teacher-free
     """
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = interaction(trials, study)
+    taught = teacher_needed(trials, study)
     return {
         "format": FORMAT,
         "study": _study_facts(trials, study, len(compared)),
         "decided": _decided(study),
         "design": _design(study, compared),
         "verdicts": {init: _counts(rows) for init, rows in compared.groupby("init")},
-        "claims": _claims(compared, interactions, study),
+        "claims": [
+            *_claims(compared, interactions, study),
+            *([teacher_claim(taught, study)] if len(taught) else []),
+        ],
         "configurations": records(summary_table(trials, study)),
         "interaction": records(interactions),
+        "teacher_needed": records(taught),
     }
 
 

@@ -1,4 +1,4 @@
-"""The compare stage: four whole files from results on disk, or one message and nothing written."""
+"""The compare stage: five whole files from results on disk, or one message and nothing written."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.statistics.helpers import make_study, make_trials
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 
 
-def test_writes_the_four_files(
+def test_writes_the_five_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = make_trials(
@@ -24,7 +24,7 @@ def test_writes_the_four_files(
     monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
     written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
-    assert written == ["comparisons.csv", "cost.csv", "summary.json", "trials.csv"]
+    assert written == ["across.csv", "comparisons.csv", "cost.csv", "summary.json", "trials.csv"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics" / "trials.csv"), trials)
     assert "Pretrained students" in capsys.readouterr().out
 

@@ -1,0 +1,11 @@
+"""Several tasks at once: what a study says beyond each task alone.
+
+groups.py gathers a student's scores over its tasks; ranks.py, signed_rank.py, permutation.py, bootstrap.py
+and mixed.py hold one question each, on plain arrays; table.py asks them all and gives metrics/across.csv;
+dominance.py (almost stochastic order) is there on request. docs/statistics-across.md says what each answers.
+"""
+
+from kdcache.statistics.across.dominance import almost_stochastic_order
+from kdcache.statistics.across.table import across
+
+__all__ = ["across", "almost_stochastic_order"]

@@ -1,0 +1,183 @@
+"""metrics/across.csv: what each regularizer does over several tasks, beside what it does on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdcache.params import Study
+from kdcache.statistics import tests
+from kdcache.statistics.across.bootstrap import interquartile_mean, probability_of_improvement
+from kdcache.statistics.across.groups import Group, groups
+from kdcache.statistics.across.mixed import mixed_model
+from kdcache.statistics.across.permutation import stratified_permutation
+from kdcache.statistics.across.ranks import critical_difference, friedman, mean_ranks
+from kdcache.statistics.across.signed_rank import bayesian_signed_rank, wilcoxon
+from kdcache.statistics.families import correct_by_family
+
+COLUMNS = (
+    "scope", "group", "init", "regularizer", "metric", "tasks", "trials",
+    "difference", "ci_low", "ci_high", "wilcoxon_p", "wilcoxon_p_corrected", "wilcoxon_floor",
+    "permutation_p", "permutation_p_corrected", "permutation_floor",
+    "mixed_difference", "mixed_ci_low", "mixed_ci_high", "mixed_p",
+    "improvement", "improvement_ci_low", "improvement_ci_high",
+    "bayes_worse", "bayes_within", "bayes_better", "family_size",
+    "ranked_tasks", "mean_rank", "iqm", "iqm_ci_low", "iqm_ci_high", "friedman_p", "critical_difference",
+    "note",
+)  # fmt: skip
+
+ONE_TASK = "one task: nothing across tasks"
+BAYES_TASKS = 5  # below, a posterior over so few observed differences is sure of whatever they show
+
+
+def across(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per group and regularizer, the baseline included, in the layout of across.csv.
+
+    A group is a student over its tasks (scope `student`) or all students of an init, averaged within each
+    task and seed (scope `init`). Columns, in points where not said otherwise; blank where there is nothing to
+    estimate, always with one task, and `note` says why:
+
+    - scope, group, init, regularizer, metric; tasks: with matched seeds; trials: how many matched seeds
+    - difference: mean over tasks of the mean paired difference from the baseline; ci_low, ci_high: its t
+      interval over tasks, 1 - alpha
+    - wilcoxon_p over the tasks' mean differences, wilcoxon_floor the smallest value it can have
+    - permutation_p: sign flips within tasks, permutation_floor; the corrected p-values: over the regularizers
+      of a group, or of all groups of the scope where `comparison.family` is wider than a student
+    - mixed_*: the mixed model's effect, interval and p, a cross-check and not corrected
+    - improvement: probability that a random run beats one of the baseline, 0..1, with bootstrap interval
+    - bayes_worse, bayes_within, bayes_better: posterior probabilities, the ROPE being the margin; blank
+      below `BAYES_TASKS` tasks
+    - over the tasks and seeds that all methods have: ranked_tasks, mean_rank, iqm with bootstrap interval;
+      friedman_p and critical_difference, the same on all rows of a group
+
+    Raises:
+        ComparisonError: as `kdcache.statistics.compare`.
+    """
+    rows = [row for group in groups(trials, study) for row in _rows(group, study)]
+    keys = [_key(row, study) for row in rows]
+    for name in ("wilcoxon_p", "permutation_p"):
+        corrected = _corrected([row.get(name) for row in rows], keys, study)
+        for row, p in zip(rows, corrected, strict=True):
+            row[f"{name}_corrected"] = p
+    for row, key in zip(rows, keys, strict=True):
+        row["family_size"] = keys.count(key) if key else None
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _key(row: dict[str, Any], study: Study) -> tuple[str, ...] | None:
+    """Rows with equal keys are corrected together; the baseline is in no family."""
+    if row["regularizer"] == study.comparison.baseline:
+        return None
+    return (row["scope"], row["group"]) if study.comparison.family == "student" else (row["scope"],)
+
+
+def _corrected(
+    p_values: list[float | None], keys: list[tuple[str, ...] | None], study: Study
+) -> list[float | None]:
+    compared = [row for row, key in enumerate(keys) if key]
+    families: list[Hashable] = [keys[row] for row in compared]
+    method = study.comparison.correction
+    corrected = correct_by_family([p_values[row] for row in compared], families, method)
+    return [dict(zip(compared, corrected, strict=True)).get(row) for row in range(len(keys))]
+
+
+def _rows(group: Group, study: Study) -> Iterator[dict[str, Any]]:
+    baseline, confidence = study.comparison.baseline, 1 - study.comparison.alpha
+    several = len(group.scores) > 1
+    shared, own = _ranking(group, study) if several else ({}, {})
+    effects, note = mixed_model(group.frame(), list(study.methods()), baseline, confidence)
+    for method in study.methods():
+        notes = [_metrics_note(group, study)]
+        row = _heading(group, method, study) | shared | own.get(method, {})
+        if method != baseline:
+            d = group.differences(method, baseline)
+            row |= {"tasks": len(d), "trials": sum(map(len, d.values()))}
+            if several:
+                row |= _compared(group, method, d, study, notes)
+                notes += [note]
+            if effect := effects.get(method):
+                row |= {"mixed_difference": effect.difference, "mixed_ci_low": effect.ci_low,
+                        "mixed_ci_high": effect.ci_high, "mixed_p": effect.p}  # fmt: skip
+        row["note"] = "; ".join(filter(None, notes)) if several else ONE_TASK
+        yield row
+
+
+def _heading(group: Group, method: str, study: Study) -> dict[str, Any]:
+    scores = [scores[method] for scores in group.scores.values()]
+    return {
+        "scope": group.scope, "group": group.name, "init": group.init, "regularizer": method,
+        "metric": "/".join(_metrics(group, study)), "tasks": sum(map(bool, scores)),
+        "trials": sum(map(len, scores)),
+    }  # fmt: skip
+
+
+def _metrics(group: Group, study: Study) -> list[str]:
+    return sorted({study.tasks[task].metrics[0] for task in group.scores})
+
+
+def _metrics_note(group: Group, study: Study) -> str:
+    return "points of different metrics" if len(_metrics(group, study)) > 1 else ""
+
+
+def _compared(
+    group: Group, method: str, d: dict[str, list[float]], study: Study, notes: list[str]
+) -> dict[str, Any]:
+    """What the differences from the baseline say, for two or more tasks."""
+    if len(d) < 2:
+        notes.append(f"matched seeds on {len(d)} of {len(group.scores)} tasks: two are needed")
+        return {}
+    if len(d) < len(group.scores):
+        notes.append(f"matched seeds on {len(d)} of {len(group.scores)} tasks")
+    means = [float(np.mean(values)) for values in d.values()]
+    return {
+        **_mean_difference(means, 1 - study.comparison.alpha),
+        "wilcoxon_p": wilcoxon(means), "wilcoxon_floor": tests.sign_flip_floor(len(d)),
+        "permutation_p": stratified_permutation(list(d.values())),
+        "permutation_floor": tests.sign_flip_floor(sum(map(len, d.values()))),
+        **_improvement(group, method, list(d), study), **_bayes(dict(zip(d, means, strict=True)), study),
+    }  # fmt: skip
+
+
+def _mean_difference(means: list[float], confidence: float) -> dict[str, Any]:
+    interval = tests.mean_interval(tests.differences(means, [0.0] * len(means)), confidence)
+    return {"difference": interval.mean, "ci_low": interval.ci_low, "ci_high": interval.ci_high}
+
+
+def _improvement(group: Group, method: str, tasks: list[str], study: Study) -> dict[str, Any]:
+    sides = (method, study.comparison.baseline)
+    pairs = [[list(group.scores[task][side].values()) for side in sides] for task in tasks]
+    found = probability_of_improvement([(x, y) for x, y in pairs], 1 - study.comparison.alpha)
+    return {"improvement": found.value, "improvement_ci_low": found.ci_low,
+            "improvement_ci_high": found.ci_high}  # fmt: skip
+
+
+def _bayes(means: dict[str, float], study: Study) -> dict[str, Any]:
+    """In units of each task's margin, so that tasks with different margins share one ROPE of 1."""
+    margins = {task: study.comparison.margin[study.tasks[task].metrics[0]] for task in means}
+    scaled = [mean / margins[task] for task, mean in means.items()]
+    found = bayesian_signed_rank(scaled, 1.0) if len(scaled) >= BAYES_TASKS else None
+    if found is None:
+        return {}
+    return {"bayes_worse": found.worse, "bayes_within": found.within, "bayes_better": found.better}
+
+
+def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """What all rows of the group share, and each method's rank and interquartile mean."""
+    common, methods = group.common(), list(study.methods())
+    if len(common) < 2 or len(methods) < 2:
+        return {"ranked_tasks": len(common)}, {}
+    means = [[float(np.mean(scores[method])) for method in methods] for scores in common.values()]
+    found = friedman(means)
+    shared = {
+        "ranked_tasks": len(common), "friedman_p": found.p if found else None,
+        "critical_difference": critical_difference(len(methods), len(common), study.comparison.alpha),
+    }  # fmt: skip
+    own = {}
+    for method, rank in zip(methods, mean_ranks(means), strict=True):
+        iqm = interquartile_mean([scores[method] for scores in common.values()], 1 - study.comparison.alpha)
+        own[method] = {"mean_rank": float(rank), "iqm": iqm.value, "iqm_ci_low": iqm.ci_low,
+                       "iqm_ci_high": iqm.ci_high}  # fmt: skip
+    return shared, own
