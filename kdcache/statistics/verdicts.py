@@ -30,6 +30,7 @@ from kdcache.statistics.evidence import (
 )
 from kdcache.statistics.families import correct_by_family, family_key, level
 
+Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
 
 KEYS = ("task", "student", "regularizer", "seed")
@@ -101,23 +102,21 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
     return dict(zip(known["student"], known["family"], strict=True))
 
 
-def points_table(trials: pd.DataFrame, study: Study) -> dict[tuple[str, str, str], Points]:
+def points_table(trials: pd.DataFrame, study: Study) -> Cells:
     """(task, student, regularizer) -> {seed: points of the task's first metric}; NaN for a failed trial.
 
     Only what the study still asks for; see `compare` for the errors.
     """
-    _check_layout(trials, study)
+    check_layout(trials, study)
     table = cells(trials, study, lambda row: _points(row, study.tasks[row["task"]].metrics[0]))
     if not any(table.values()):
         raise ComparisonError("trials.csv has no trial of this study; run `dvc repro` first")
     return table
 
 
-def cells(
-    trials: pd.DataFrame, study: Study, read: Callable[[Mapping[Hashable, Any]], float]
-) -> dict[tuple[str, str, str], Points]:
+def cells(trials: pd.DataFrame, study: Study, read: Callable[[Mapping[Hashable, Any]], float]) -> Cells:
     """What `read` makes of each trial of the study's grid, by configuration and seed."""
-    table: dict[tuple[str, str, str], Points] = {cell: {} for cell in study.configurations()}
+    table: Cells = {cell: {} for cell in study.configurations()}
     for row in trials.to_dict("records"):
         cell = (row["task"], row["student"], row["regularizer"])
         if cell in table and row["seed"] in study.seeds:
@@ -125,7 +124,8 @@ def cells(
     return table
 
 
-def _check_layout(trials: pd.DataFrame, study: Study) -> None:
+def check_layout(trials: pd.DataFrame, study: Study) -> None:
+    """Refuse a table that lacks a column or has a trial twice; see `compare`."""
     metrics = {task.metrics[0] for name, task in study.tasks.items() if name in set(trials.get("task", ()))}
     missing = [column for column in (*KEYS, *sorted(metrics)) if column not in trials.columns]
     if missing and len(trials):
@@ -146,9 +146,7 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     return 100.0 * fraction
 
 
-def _evidence(
-    cell: tuple[str, str, str], table: dict[tuple[str, str, str], Points], study: Study
-) -> tuple[Evidence, Detectable, str]:
+def _evidence(cell: tuple[str, str, str], table: Cells, study: Study) -> tuple[Evidence, Detectable, str]:
     """The evidence of one configuration, how to compute what it could detect, and the note."""
     task, student, regularizer = cell
     notes: list[str] = []
