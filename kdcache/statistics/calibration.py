@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
+from kdcache.errors import ComparisonError
 from kdcache.params import Study
 from kdcache.statistics.evidence import evidence_of, gain, scored
 from kdcache.statistics.families import correct_by_family, family_key
-from kdcache.statistics.verdicts import Cells, cells, check_layout, describe, verdict
+from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
 
 METRICS = ("nll", "brier", "ece")
 COLUMNS = (
@@ -32,12 +33,13 @@ def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     The columns mean what they mean in `verdicts.compare`, but in the scores' own units and not in points.
     t_p_corrected: over the declared family, each score in families of its own. direction: `better` (lower) or `worse`
     where t_p_corrected <= alpha, else `unclear`. No margin is declared for these scores, so none is `equivalent`.
+    A score that trials.csv has no column of has no rows.
 
     Raises:
-        ComparisonError: see `verdicts.compare`.
+        ComparisonError: see `verdicts.compare`; or a score that is infinite.
     """
     check_layout(trials, study)
-    rows = [row for metric in METRICS for row in _rows(trials, study, metric)]
+    rows = [row for metric in METRICS if metric in trials.columns for row in _rows(trials, study, metric)]
     keys = [(r["metric"], *family_key(study.comparison.family, r["task"], r["student"])) for r in rows]
     corrected = correct_by_family([row["t_p"] for row in rows], keys, study.comparison.correction)
     for row, p in zip(rows, corrected, strict=True):
@@ -51,8 +53,11 @@ def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[dict[str, Any]]:
     def read(row: Mapping[Hashable, Any]) -> float:
-        value = row.get(metric)
-        return math.nan if value is None or pd.isna(value) else float(value)
+        value = math.nan if pd.isna(row[metric]) else float(row[metric])
+        if math.isinf(value):
+            where = ", ".join(f"{key} {row[key]}" for key in KEYS)
+            raise ComparisonError(f"trials.csv: {metric} must be finite, found {value} ({where})")
+        return value
 
     table, baseline = cells(trials, study, read), study.comparison.baseline
     for task, student, regularizer in table:

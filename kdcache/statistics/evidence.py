@@ -78,8 +78,7 @@ def evidence_of(
     """Compare by matched seeds where there are two or more, else by Welch, else not at all.
 
     `margin` is for the equivalence tests; without one there are none. `notes` receives every departure from the
-    plain case. A seed that only one side has is left out of a
-    matched comparison: a paired test needs both.
+    plain case. A seed that only one side has is left out of a matched comparison: a paired test needs both.
     """
     matched = sorted(mine.keys() & base.keys())
     if len(matched) >= 2:
