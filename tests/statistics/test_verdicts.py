@@ -118,21 +118,24 @@ def test_a_task_more_never_changes_another_tasks_uncorrected_p() -> None:
 
 
 def test_a_mean_difference_of_zero_is_zero() -> None:
-    # of 500 rows: 94.24% twice, by other seeds; in floating point the differences add up to -1e-14
-    row = one([93.4, 94.8, 94.2, 93.8, 95.0], [95.0, 93.4, 94.8, 94.2, 93.8])
-    assert sum(np.subtract([93.4, 94.8, 94.2, 93.8, 95.0], [95.0, 93.4, 94.8, 94.2, 93.8])) != 0
+    # 94.24 on average twice, by other seeds; in floating point the differences have a mean of -2.8e-15
+    mine = 100 * np.array([0.946, 0.936, 0.942, 0.952, 0.936])
+    base = 100 * np.array([0.936, 0.928, 0.938, 0.952, 0.958])
+    assert (mine - base).mean() != 0
+    row = one(mine, base)
     assert (row["difference"], row["hedges_g"], row["t_p"]) == (0.0, 0.0, 1.0)
-    assert one([93.4, 94.8, 94.2], {3: 94.2, 4: 93.4, 5: 94.8}, seeds=range(6))["difference"] == 0.0
+    apart = one(dict(enumerate(mine)), {seed + 5: value for seed, value in enumerate(base)}, seeds=range(10))
+    assert (apart["difference"], apart["paired"]) == (0.0, False)
 
 
 def test_seeds_that_would_settle_an_inconclusive_comparison() -> None:
-    # d = 0.8 -0.4 1.0 0.2 0.4: mean 0.4, sd sqrt(1.2 / 4); both ways checked against tests/statistics/test_power.py
-    row = one(np.add(BASE, [0.8, -0.4, 1.0, 0.2, 0.4]))
+    # d = 1 -1 2 -1 0: mean 0.2, sd sqrt(6.8 / 4)
+    row = one(np.add(BASE, [1.0, -1.0, 2.0, -1.0, 0.0]))
     assert row["verdict"] == "inconclusive"
-    spread = power.Spread(0.3**0.5)
-    assert row["seeds_difference"] == power.seeds_to_find(0.4, spread, 0.05) > 5
-    assert row["seeds_equivalence"] == power.seeds_to_equate(0.4, spread, 1.0, 0.05) > 5
-    assert row["seeds_to_settle"] == min(row["seeds_difference"], row["seeds_equivalence"])
+    spread = power.Spread(1.7**0.5)
+    assert row["seeds_difference"] == power.seeds_to_find(0.2, spread, 0.05)
+    assert row["seeds_equivalence"] == power.seeds_to_equate(0.2, spread, 1.0, 0.05)
+    assert 5 < row["seeds_equivalence"] == row["seeds_to_settle"] < row["seeds_difference"]
     assert row["settled_by"] == "equivalence"
 
 
@@ -144,7 +147,7 @@ def test_seeds_to_settle_beyond_the_margin_in_families_and_of_what_is_settled() 
     cells = {("news", "tiny", m): far for m in "abcd"} | {("news", "tiny", "base"): BASE}
     frame = compare(make_trials(cells), make_study(methods=list("abcd")))
     assert frame["seeds_to_settle"][0] > row["seeds_to_settle"]  # the level is stricter
-    row = one(np.add(BASE, [8.0, -8.0, 10.0, -9.9, 0.0]))
+    row = one(np.add(BASE, [19.0, -19.0, 20.0, -14.5, 0.0]))
     assert row["settled_by"] == "more than 1000 seeds"
     assert row[["seeds_difference", "seeds_to_settle"]].isna().all()
     for settled in (one(np.add(BASE, 2 + np.array([0.1, -0.1, 0.2, 0, 0]))), one([82.0], [80.0], seeds=[0])):
