@@ -123,7 +123,8 @@ def test_a_mean_difference_of_zero_is_zero() -> None:
     base = 100 * np.array([0.936, 0.928, 0.938, 0.952, 0.958])
     assert (mine - base).mean() != 0
     row = one(mine, base)
-    assert (row["difference"], row["hedges_g"], row["t_p"]) == (0.0, 0.0, 1.0)
+    assert (row["difference"], row["hedges_g"]) == (0.0, 0.0)
+    assert row["t_p"] == pytest.approx(1.0)
     apart = one(dict(enumerate(mine)), {seed + 5: value for seed, value in enumerate(base)}, seeds=range(10))
     assert (apart["difference"], apart["paired"]) == (0.0, False)
 
