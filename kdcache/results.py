@@ -7,16 +7,20 @@ for is in no table, and what is missing is an error that names it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from kdcache.errors import KdcacheError
+from kdcache.errors import CacheError, KdcacheError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
 from kdcache.params import Study
-from kdcache.trials import TEACHER, TrialResult, read_result, trial_folder
+from kdcache.tasks import load_split
+from kdcache.trials import LOGITS, TEACHER, TrialResult, read_result, trial_folder
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
@@ -25,6 +29,18 @@ COST = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_
 
 class ResultsError(KdcacheError):
     """Results that the study asks for are missing."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the trials of one configuration say of each validation row, one line a seed.
+
+    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression.
+    """
+
+    seeds: tuple[int, ...]
+    labels: npt.NDArray[Any]
+    outputs: npt.NDArray[Any]
 
 
 def read_trials(study: Study, trials: Path) -> list[TrialResult]:
@@ -106,3 +122,45 @@ def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
             "peak_memory_mb": result.peak_memory_mb,
             "device": result.device,
         }
+
+
+def validation_outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:
+    """The outputs of one configuration's trials for every validation row, in the order of the prepared task.
+
+    The logits are read in pieces; what is kept is one number a row and seed.
+
+    Args:
+        root: the folder that holds `tasks/` and `trials/`.
+
+    Raises:
+        CacheError: a trial's logits are missing or damaged, or are of other rows than the task's.
+        TaskError: the task is not prepared.
+    """
+    rows = load_split(root / "tasks" / task, "validation", ["row_hash", "label"])
+    folder = root / "trials" / task / student / regularizer
+    caches = [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in study.seeds]
+    hashes = rows["row_hash"].to_numpy()
+    outputs = np.stack([_row_outputs(cache, "validation", hashes) for cache in caches])
+    return Outputs(tuple(study.seeds), rows["label"].to_numpy(), outputs)
+
+
+def _row_outputs(cache: LogitCache, split: str, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    """[N]: the predicted class, or the one output, of every row of a split; none missing, none of another row."""
+    single = cache.manifest.classes == 1
+    outputs = np.zeros(len(hashes), dtype=np.float64 if single else np.int64)
+    seen = np.zeros(len(hashes), dtype=bool)
+    for group in cache.groups(split):
+        part = cache.read_group(group)
+        inside = (part.ids >= 0) & (part.ids < len(hashes))
+        if not inside.all() or (part.row_hashes != hashes[part.ids]).any():
+            raise CacheError(
+                f"{cache.path}: split {split!r} has logits of other rows than the prepared task; run `dvc repro`"
+            )
+        outputs[part.ids] = part.logits[:, 0] if single else part.logits.argmax(axis=1)
+        seen[part.ids] = True
+    if not seen.all():
+        raise CacheError(
+            f"{cache.path}: split {split!r} lacks {int((~seen).sum())} of the task's {len(hashes)} rows, the first is "
+            f"row {int(np.argmin(seen))}; run `dvc repro`"
+        )
+    return outputs

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from kdcache.params import Study, load_study
-from kdcache.results import cost_table, trials_table
-from kdcache.statistics import across, compare, summary
+from kdcache.results import Outputs, cost_table, trials_table, validation_outputs
+from kdcache.statistics import across, calibration_comparisons, compare, compare_examples, summary
 from kdcache.statistics.files import write_summary, write_table
 from stages import stage_errors
 from stages.layout import DATA, METRICS
@@ -33,10 +33,18 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     """Everything is computed before anything is written; each file is whole or absent."""
     trials, costs = trials_table(study, data), cost_table(study, data)
     comparisons = compare(trials, study)
+    calibration = calibration_comparisons(trials, study)
     claims = summary(trials, study, comparisons)
     over_tasks = across(trials, study)
+
+    def outputs(task: str, student: str, regularizer: str) -> Outputs:
+        return validation_outputs(study, data, task, student, regularizer)
+
+    examples = compare_examples(study, outputs)
     write_table(trials, out / "trials.csv")
     write_table(comparisons, out / "comparisons.csv")
+    write_table(examples, out / "examples.csv")
+    write_table(calibration, out / "calibration.csv")
     write_table(over_tasks, out / "across.csv")
     write_table(costs, out / "cost.csv")
     write_summary(claims, out / "summary.json")

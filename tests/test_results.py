@@ -4,12 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from kdcache.errors import CacheError
 from kdcache.files import write_json
 from kdcache.logits import Cost, Fingerprints, LogitWriter
 from kdcache.params import Study
-from kdcache.results import ResultsError, cost_table, trials_table
+from kdcache.results import ResultsError, cost_table, trials_table, validation_outputs
 from kdcache.trials import TrialResult, write_result
 
 MODEL = {"checkpoint": "models/m", "learning_rate": 0.1, "epochs": 1, "batch_size": 4}
@@ -111,3 +114,66 @@ def test_costs_of_teacher_cache_and_trials(root: Path) -> None:
         *[["trial", "small", 1.5, 100.0]] * 2,
         *[["trial", "tiny", 1.5, 100.0]] * 2,
     ]
+
+
+LABELS = np.array([1, 0, 1, 1])
+LOGITS = np.array([[0.0, 1], [2, 1], [5, 4], [-1, 0]], dtype=np.float32)  # classes 1 0 0 1
+HASHES = np.array([11, 12, 13, 14], dtype=np.uint64)
+
+
+def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False) -> None:
+    folder = root / "tasks" / "one"
+    folder.mkdir(parents=True)
+    rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
+    pq.write_table(pa.table(rows), folder / "validation.parquet")
+    names = [] if regression else ["a", "b"]
+    card = {"name": "one", "modality": "image", "regression": regression, "label_names": names,
+            "rows": {"validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
+            "metrics": ["accuracy"], "max_length": None, "fingerprint": "d"}  # fmt: skip
+    write_json(folder / "card.json", card)
+
+
+def put_logits(root: Path, seed: int, logits: np.ndarray, hashes: np.ndarray, order: list[int]) -> None:
+    """A trial's logit cache, its rows written in another order than their ids, in two shards."""
+    folder = root / "trials" / "one" / "small" / "base" / f"seed-{seed}" / "logits"
+    prints = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
+    names = ["a", "b"] if logits.shape[1] > 1 else []
+    writer = LogitWriter(
+        folder, classes=logits.shape[1], label_names=names, fingerprints=prints, rows_per_shard=2
+    )
+    with writer:
+        writer.write("validation", np.array(order), hashes[order], logits[order])
+        writer.finish()
+
+
+def test_validation_outputs_are_in_the_order_of_the_task(tmp_path: Path) -> None:
+    put_task(tmp_path)
+    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
+    put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
+    found = validation_outputs(study(), tmp_path, "one", "small", "base")
+    assert found.seeds == (0, 1)
+    assert found.labels.tolist() == [1, 0, 1, 1]
+    assert found.outputs.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def test_validation_outputs_of_a_regression_are_its_numbers(tmp_path: Path) -> None:
+    put_task(tmp_path, np.array([0.5, 2.5]), regression=True)
+    put_logits(tmp_path, 0, np.array([[0.25], [3.0]], dtype=np.float32), HASHES, [1, 0])
+    found = validation_outputs(study(seeds=[0]), tmp_path, "one", "small", "base")
+    assert found.outputs.tolist() == [[0.25, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("hashes", "order", "said"),
+    [
+        (HASHES + np.uint64(1), [0, 1, 2, 3], "logits of other rows than the prepared task"),
+        (HASHES, [0, 1, 3], "lacks 1 of the task's 4 rows, the first is row 2"),
+    ],
+)
+def test_logits_of_other_rows_are_refused(
+    tmp_path: Path, hashes: np.ndarray, order: list[int], said: str
+) -> None:
+    put_task(tmp_path)
+    put_logits(tmp_path, 0, LOGITS, hashes, order)
+    with pytest.raises(CacheError, match=said):
+        validation_outputs(study(seeds=[0]), tmp_path, "one", "small", "base")

@@ -5,16 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from kdcache.errors import ComparisonError
 from kdcache.files import write_atomically, write_json
 
 DIGITS = 6
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """CSV with 6 significant digits, blanks for what could not be estimated, true/false, rows as given."""
+    """CSV with 6 significant digits, blanks for what could not be estimated, true/false, rows as given.
+
+    Raises:
+        ComparisonError: a number is infinite.
+    """
     written = frame.copy()
+    for name in frame.select_dtypes("float"):
+        if np.isinf(frame[name]).any():
+            raise ComparisonError(f"{path}: the column {name} has an infinite number; nothing was written")
+        written[name] = frame[name] + 0.0  # -0.0 becomes 0
     for name in frame.select_dtypes("bool"):
         written[name] = frame[name].map({True: "true", False: "false"})
     text = written.to_csv(index=False, float_format=f"%.{DIGITS}g", lineterminator="\n")

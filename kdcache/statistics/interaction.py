@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from kdcache.params import Study
-from kdcache.statistics import tests
+from kdcache.statistics import power, tests
+from kdcache.statistics.evidence import Points, gain
 from kdcache.statistics.families import correct_by_family, family_key, level
-from kdcache.statistics.verdicts import Points, points_table
+from kdcache.statistics.verdicts import points_table
 
 ALL = "all"  # the mean over regularizers, or the pool of pairs
 COLUMNS = (
@@ -27,6 +28,8 @@ COLUMNS = (
     "gain_scratch", "gain_pretrained", "interaction", "sd", "ci_low", "ci_high", "p", "p_corrected",
     "family_size", "detectable", "verdict", "note",
 )  # fmt: skip
+
+SCALE = 100.0  # points: gains are differences of scores of this size, and so is their rounding noise
 
 Cells = dict[tuple[str, str, str], Points]
 Pair = tuple[str, str, str]  # task, scratch student, pretrained student
@@ -51,7 +54,7 @@ def interaction(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     rows: list[dict[str, Any]] = []
     for pair in pairs(study):
-        of_pair = {name: _by_seed(cells, pair, name, study.comparison.baseline) for name in methods}
+        of_pair = {name: _by_seed(cells, pair, name, study) for name in methods}
         rows += [_pair_row(pair, name, gains, study) for name, gains in of_pair.items()]
         if methods:
             rows.append(_pair_row(pair, ALL, _mean_gains(list(of_pair.values())), study))
@@ -73,12 +76,13 @@ def pairs(study: Study) -> Iterator[Pair]:
 Gains = dict[int, tuple[float, float]]  # seed -> (gain from scratch, gain when pretrained), points
 
 
-def _by_seed(cells: Cells, pair: Pair, name: str, baseline: str) -> Gains:
+def _by_seed(cells: Cells, pair: Pair, name: str, study: Study) -> Gains:
     """The two gains of every seed that has all four scores."""
     task, scratch, pretrained = pair
-    four = [cells[task, s, r] for s in (scratch, pretrained) for r in (name, baseline)]
+    metric = study.tasks[task].metrics[0]
+    four = [cells[task, s, r] for s in (scratch, pretrained) for r in (name, study.comparison.baseline)]
     seeds = sorted(set.intersection(*({s for s, v in points.items() if np.isfinite(v)} for points in four)))
-    return {s: (four[0][s] - four[1][s], four[2][s] - four[3][s]) for s in seeds}
+    return {s: (gain(metric, four[0][s] - four[1][s]), gain(metric, four[2][s] - four[3][s])) for s in seeds}
 
 
 def _mean_gains(of_methods: list[Gains]) -> Gains:
@@ -124,7 +128,7 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
     scratch, pretrained = ([pair[side] for pair in gains] for side in (0, 1))
     result: dict[str, Any] = dict.fromkeys(("interaction", "sd", "ci_low", "ci_high", "p"))
     if gains:
-        result["interaction"] = float(np.mean(scratch) - np.mean(pretrained))
+        result["interaction"] = tests.settled(float(np.mean(scratch) - np.mean(pretrained)), SCALE)
     if len(gains) >= 2:
         d = tests.differences(scratch, pretrained)
         interval = tests.mean_interval(d, 1 - alpha)
@@ -134,7 +138,7 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
             note = "; ".join(filter(None, [note, "no spread: exact sign-flip test"]))
     elif not note:
         note = "a test needs two or more seeds"
-    means = [float(np.mean(side)) if side else None for side in (scratch, pretrained)]
+    means = [tests.settled(float(np.mean(side)), SCALE) if side else None for side in (scratch, pretrained)]
     return {"n": len(gains), "gain_scratch": means[0], "gain_pretrained": means[1], **result, "note": note}
 
 
@@ -163,4 +167,4 @@ def _key(row: dict[str, Any], study: Study) -> tuple[str, ...]:
 
 def _detectable(row: dict[str, Any], at: float) -> float | None:
     """One-sided at level `at` is two-sided at 2 * at (the other tail's power is negligible)."""
-    return tests.detectable_difference(row["n"], row["sd"], 2 * at) if row["sd"] else None
+    return power.detectable_difference(row["n"], row["sd"], 2 * at) if row["sd"] else None

@@ -9,10 +9,12 @@ from typing import Any
 import pandas as pd
 
 from kdcache.params import Study
-from kdcache.statistics import tests
+from kdcache.statistics import power
+from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct, level
 from kdcache.statistics.interaction import ALL, interaction
 from kdcache.statistics.teacher_needed import teacher_claim, teacher_needed
+from kdcache.statistics.tests import sign_flip_floor
 from kdcache.statistics.verdicts import compare, points_table, summary_table
 
 FORMAT = 1
@@ -93,7 +95,7 @@ def _decided(study: Study) -> dict[str, Any]:
         "baseline": comparison.baseline,
         "alpha": comparison.alpha,
         "confidence": 1 - comparison.alpha,
-        "power": tests.POWER,
+        "power": power.POWER,
         "margin": dict(comparison.margin),
         "correction": comparison.correction,
         "family": comparison.family,
@@ -111,11 +113,11 @@ def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
             "detectable_sd", "detectable_sd_corrected", "tost_margin_sd", "tost_margin_sd_corrected",
             "sign_flip_floor"))  # fmt: skip
     return facts | {
-        "detectable_sd": tests.detectable_difference(n, 1.0, comparison.alpha),
-        "detectable_sd_corrected": tests.detectable_difference(n, 1.0, strict),
-        "tost_margin_sd": tests.tost_detectable_margin(n, 1.0, comparison.alpha),
-        "tost_margin_sd_corrected": tests.tost_detectable_margin(n, 1.0, strict),
-        "sign_flip_floor": tests.sign_flip_floor(n),
+        "detectable_sd": power.detectable_difference(n, 1.0, comparison.alpha),
+        "detectable_sd_corrected": power.detectable_difference(n, 1.0, strict),
+        "tost_margin_sd": power.tost_detectable_margin(n, 1.0, comparison.alpha),
+        "tost_margin_sd_corrected": power.tost_detectable_margin(n, 1.0, strict),
+        "sign_flip_floor": sign_flip_floor(n),
     }
 
 
@@ -180,7 +182,8 @@ def _some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_p"].tolist(), study)
     better = sum(
-        p <= alpha and difference > 0 for p, difference in zip(corrected, rows["difference"], strict=True)
+        p <= alpha and gain(metric, difference) > 0
+        for p, metric, difference in zip(corrected, rows["metric"], rows["difference"], strict=True)
     )
     no_gain = (rows["verdict"] == "worse") | (rows["tost_p_corrected"].astype(float) <= alpha)
     verdict = "supported" if better else "contradicted" if no_gain.all() else "inconclusive"

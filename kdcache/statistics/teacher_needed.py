@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 
 from kdcache.params import Study
+from kdcache.statistics.evidence import Points, evidence_of
 from kdcache.statistics.families import correct_by_family, level
-from kdcache.statistics.verdicts import Points, evidence_of, points_table, verdict
+from kdcache.statistics.verdicts import points_table, verdict
 
 ALL = "all"
 COLUMNS = (

@@ -13,14 +13,12 @@ ours is what to answer when the textbook formula has none:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special, stats
+from scipy import stats
 
 from kdcache.errors import ComparisonError
 
@@ -30,7 +28,6 @@ Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
 EXACT = 16  # sign flips are enumerated up to 2^16, and group labels up to as many splits
 RESAMPLES = 99_999  # Monte Carlo draws beyond that; p >= 1 / (RESAMPLES + 1)
 ROUNDING = 1e-12  # differences that agree to this, relative to the scores, are equal
-POWER = 0.8
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,8 @@ def differences(x: ArrayLike, y: ArrayLike) -> Scores:
     """`x - y` for matched seeds, [n], without rounding noise.
 
     0.85 - 0.80 and 0.90 - 0.85 differ by 1e-16 in floating point. Left alone, that noise would pass for a
-    tiny spread and give an absurdly small p; so differences that agree to `ROUNDING` are made equal.
+    tiny spread and give an absurdly small p; so differences that agree to `ROUNDING` are made equal. In the same
+    way a mean of the differences that is rounding noise beside the scores is made 0.
     """
     first, second = scores(x), scores(y)
     if first.size != second.size:
@@ -66,7 +64,14 @@ def differences(x: ArrayLike, y: ArrayLike) -> Scores:
     noise = ROUNDING * max(np.abs(first).max(), np.abs(second).max())
     if np.ptp(d) <= noise:
         d = np.full_like(d, d.mean())
-    return scores(np.where(np.abs(d) <= noise, 0.0, d))
+    d = np.where(np.abs(d) <= noise, 0.0, d)
+    return d - d.mean() if abs(d.mean()) <= noise else d
+
+
+def settled(value: float, *samples: ArrayLike) -> float:
+    """`value`, or exactly 0.0 where it is rounding noise beside the scores that it was computed from."""
+    largest = max(float(np.abs(sample).max()) for sample in samples)
+    return 0.0 if abs(value) <= ROUNDING * largest else float(value)
 
 
 def constant(values: Scores) -> bool:
@@ -84,7 +89,7 @@ def mean_interval(d: ArrayLike, confidence: float = 0.95) -> Difference:
     d = scores(d)
     if constant(d):
         return Difference(float(d[0]), 0.0, None, None)
-    mean, sd = float(d.mean()), float(d.std(ddof=1))
+    mean, sd = settled(float(d.mean()), d), float(d.std(ddof=1))
     half = float(stats.t.ppf((1 + confidence) / 2, d.size - 1)) * sd / math.sqrt(d.size)
     return Difference(mean, sd, mean - half, mean + half)
 
@@ -92,7 +97,7 @@ def mean_interval(d: ArrayLike, confidence: float = 0.95) -> Difference:
 def welch_difference(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Difference:
     """Difference of the means of two independent samples with Welch's interval."""
     first, second = scores(x), scores(y)
-    mean = float(first.mean() - second.mean())
+    mean = settled(float(first.mean() - second.mean()), first, second)
     if constant(first) and constant(second):
         return Difference(mean, None, None, None)
     error, df = welch_error(first, second)
@@ -111,7 +116,7 @@ def paired_t(d: ArrayLike, null: float = 0.0, alternative: Alternative = "two-si
     d = scores(d)
     if constant(d):
         return sign_flip(d - null, alternative)
-    return _positive(stats.ttest_1samp(d, null, alternative=alternative).pvalue)
+    return positive(stats.ttest_1samp(d, null, alternative=alternative).pvalue)
 
 
 def welch_t(x: ArrayLike, y: ArrayLike, null: float = 0.0, alternative: Alternative = "two-sided") -> float:
@@ -122,11 +127,11 @@ def welch_t(x: ArrayLike, y: ArrayLike, null: float = 0.0, alternative: Alternat
     error, df = welch_error(first, second)
     t = float(first.mean() - second.mean() - null) / error
     if alternative == "two-sided":
-        return _positive(2 * stats.t.sf(abs(t), df))
-    return _positive(stats.t.sf(t if alternative == "greater" else -t, df))
+        return positive(2 * stats.t.sf(abs(t), df))
+    return positive(stats.t.sf(t if alternative == "greater" else -t, df))
 
 
-def _positive(p: Any) -> float:
+def positive(p: Any) -> float:
     """A p-value is never exactly 0, however far out the statistic."""
     return max(float(p), float(np.finfo(np.float64).tiny))
 
@@ -188,37 +193,6 @@ def label_permutation_floor(n: int, m: int) -> float:
     return min(1.0, 2.0 / splits if splits <= 2**EXACT else 2.0 / (RESAMPLES + 1))
 
 
-def hedges_g_av(x: ArrayLike, y: ArrayLike) -> float | None:
-    """Hedges' g_av for matched seeds: J(n-1) * mean(x - y) / sqrt((sd_x^2 + sd_y^2) / 2).
-
-    The unit is the spread over seeds, not the spread of the differences, so that g does not grow with the
-    correlation that the matching brings and stays comparable with unpaired studies (Cumming 2012; Lakens
-    2013, doi 10.3389/fpsyg.2013.00863). `None` without spread or below 3 seeds, where no unbiased version
-    exists.
-    """
-    first, second = scores(x), scores(y)
-    return _hedges(differences(x, y).mean(), (first.var(ddof=1) + second.var(ddof=1)) / 2, first.size - 1)
-
-
-def hedges_g_s(x: ArrayLike, y: ArrayLike) -> float | None:
-    """Hedges' g_s for independent samples: J(n+m-2) * (mean x - mean y) / pooled sd (Hedges 1981)."""
-    first, second = scores(x), scores(y)
-    df = first.size + second.size - 2
-    pooled = ((first.size - 1) * first.var(ddof=1) + (second.size - 1) * second.var(ddof=1)) / df
-    return _hedges(first.mean() - second.mean(), pooled, df)
-
-
-def _hedges(mean: Any, variance: Any, df: int) -> float | None:
-    if df < 2 or float(variance) <= (ROUNDING * abs(float(mean))) ** 2:
-        return None
-    return small_sample_factor(df) * float(mean) / math.sqrt(float(variance))
-
-
-def small_sample_factor(df: int) -> float:
-    """Hedges' exact correction J(df) = Gamma(df/2) / (sqrt(df/2) Gamma((df-1)/2)), for df >= 2."""
-    return math.exp(special.gammaln(df / 2) - special.gammaln((df - 1) / 2)) / math.sqrt(df / 2)
-
-
 def tost_paired(d: ArrayLike, margin: float) -> float:
     """p of equivalence: the larger of the one-sided p's against mean <= -margin and mean >= margin.
 
@@ -240,87 +214,3 @@ def beyond_margin_paired(d: ArrayLike, margin: float) -> float:
 def beyond_margin_welch(x: ArrayLike, y: ArrayLike, margin: float) -> float:
     """`beyond_margin_paired` for independent samples, on Welch's tests."""
     return min(1.0, 2 * min(welch_t(x, y, margin, "greater"), welch_t(x, y, -margin, "less")))
-
-
-def detectable_difference(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """The true difference that a two-sided paired t-test of `n` seeds finds with the given power.
-
-    `sd` is that of the differences. Solves P(|T'| > t_{1-alpha/2, n-1}) = power for the noncentrality
-    delta sqrt(n) / sd of the noncentral t variable T' (Cohen 1988). At n = 5: 1.68 sd.
-    """
-    return _detectable_errors(n - 1, alpha, power) * sd / math.sqrt(n)
-
-
-def detectable_welch(x: ArrayLike, y: ArrayLike, alpha: float = 0.05, power: float = POWER) -> float | None:
-    """`detectable_difference` for Welch's test, at the observed error and its degrees of freedom."""
-    first, second = scores(x), scores(y)
-    if constant(first) and constant(second):
-        return None
-    error, df = welch_error(first, second)
-    return _detectable_errors(df, alpha, power) * error
-
-
-@lru_cache(maxsize=4096)
-def _detectable_errors(df: float, alpha: float, power: float) -> float:
-    """The detectable difference in standard errors of the mean difference."""
-    critical = float(stats.t.isf(alpha / 2, df))
-
-    def excess(effect: float) -> float:
-        return _expected(lambda s: _found(effect, critical * s), df, effect, critical) - power
-
-    return _root(excess, critical)
-
-
-def _found(effect: float, bound: Scores) -> Scores:
-    """P(|Z + effect| > bound) for a standard normal Z."""
-    return np.asarray(special.ndtr(effect - bound) + special.ndtr(-effect - bound))
-
-
-def _expected(value: Callable[[Scores], Scores], df: float, turn: float, critical: float) -> float:
-    """E[value(S)] for S^2 = chi^2_df / df, where `value` turns within a few 1/critical of turn/critical.
-
-    Gauss-Legendre panels around the turn. Used in place of scipy's noncentral t, which is NaN for the large
-    noncentralities of 2 or 3 seeds, and slower.
-    """
-    spread = stats.chi(df, scale=1 / math.sqrt(df))
-    end = float(spread.isf(1e-16))
-    near = (turn + np.array([-12, -6, -3, -1, 0, 1, 3, 6, 12])) / critical
-    cuts = np.unique(np.concatenate([np.linspace(0, end, 9), near[(near > 0) & (near < end)]]))
-    nodes, weights = np.polynomial.legendre.leggauss(32)
-    half = np.diff(cuts)[:, None] / 2
-    s = cuts[:-1, None] + half * (1 + nodes)
-    return float(np.sum(half * weights * value(s) * spread.pdf(s)))
-
-
-def tost_detectable_margin(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """The margin that TOST of `n` matched seeds needs for the given power when the true mean is 0.
-
-    With Z standard normal and S^2 = chi^2_{n-1} / (n-1) independent of it, TOST rejects when
-    |Z| < k - t_{1-alpha, n-1} S for k = margin sqrt(n) / sd; so its power is E[max(0, 2 Phi(k - t S) - 1)]
-    (exact, Phillips 1990). At n = 5: 1.61 sd.
-    """
-    return _tost_errors(n - 1, alpha, power) * sd / math.sqrt(n)
-
-
-@lru_cache(maxsize=4096)
-def _tost_errors(df: int, alpha: float, power: float) -> float:
-    """The margin in standard errors of the mean difference."""
-    critical = float(stats.t.isf(alpha, df))
-
-    def excess(margin: float) -> float:
-        return _expected(lambda s: _shown(margin, critical * s), df, margin, critical) - power
-
-    return _root(excess, critical)
-
-
-def _shown(margin: float, bound: Scores) -> Scores:
-    """P(|Z| < margin - bound) for a standard normal Z."""
-    return np.maximum(0.0, 2 * special.ndtr(margin - bound) - 1)
-
-
-def _root(increasing: Callable[[float], float], start: float) -> float:
-    """Where an increasing function crosses zero, searched upwards from 0."""
-    high = start
-    while increasing(high) < 0:
-        high *= 2
-    return float(optimize.brentq(increasing, 0, high, xtol=1e-12, rtol=1e-13))

@@ -10,19 +10,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 import pandas as pd
 
 from kdcache.errors import ComparisonError
 from kdcache.params import Study
-from kdcache.statistics import tests
+from kdcache.statistics import power
+from kdcache.statistics.evidence import (
+    LOWER_IS_BETTER,
+    Detectable,
+    Evidence,
+    Points,
+    evidence_of,
+    gain,
+    mean_sd,
+    scored,
+)
 from kdcache.statistics.families import correct_by_family, family_key, level
 
+Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
-Points: TypeAlias = dict[int, float]  # seed -> score in points
 
 KEYS = ("task", "student", "regularizer", "seed")
 COLUMNS = (
@@ -30,34 +39,14 @@ COLUMNS = (
     "mean", "sd", "baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high",
     "t_p", "t_p_corrected", "welch_p", "permutation_p", "permutation_floor", "hedges_g",
     "margin", "tost_p", "tost_p_corrected", "verdict", "negligible", "detectable", "note",
-    "sd_difference", "beyond_p", "family_size",
+    "sd_difference", "beyond_p", "family_size", "bca_low", "bca_high", "cliffs_delta",
+    "seeds_difference", "seeds_equivalence", "seeds_to_settle", "settled_by",
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What the trials say of one comparison before any correction; `None`: not estimable. Units: points."""
-
-    seeds: int
-    paired: bool
-    mean: float | None = None
-    sd: float | None = None
-    baseline_mean: float | None = None
-    baseline_sd: float | None = None
-    difference: float | None = None
-    ci_low: float | None = None
-    ci_high: float | None = None
-    t_p: float | None = None
-    welch_p: float | None = None
-    permutation_p: float | None = None
-    permutation_floor: float | None = None
-    hedges_g: float | None = None
-    tost_p: float | None = None
-    sd_difference: float | None = None
-    beyond_p: float | None = None
-
-
-Detectable: TypeAlias = Callable[[float], float | None]  # level -> points
+NO_SEEDS: dict[str, Any] = {
+    "seeds_difference": None, "seeds_equivalence": None, "seeds_to_settle": None, "settled_by": "",
+}  # fmt: skip
 
 
 def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -75,6 +64,12 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
     - detectable: the true difference that the corrected test finds with 80% power at this spread
     - sd_difference: of the matched differences; beyond_p: H0 |true difference| <= margin; family_size
+    - bca_low, bca_high: BCa bootstrap interval of the mean difference, at 1 - alpha
+    - cliffs_delta: P(higher) - P(lower) over all pairs of a score and a baseline score
+    - of an inconclusive comparison, the fewest seeds with which, at this spread and the family's strictest level,
+      with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
+      be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
+      settled_by: difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
 
     Args:
         trials: trials.csv: task, student, regularizer, seed and a column of fractions per metric.
@@ -107,23 +102,30 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
     return dict(zip(known["student"], known["family"], strict=True))
 
 
-def points_table(trials: pd.DataFrame, study: Study) -> dict[tuple[str, str, str], Points]:
+def points_table(trials: pd.DataFrame, study: Study) -> Cells:
     """(task, student, regularizer) -> {seed: points of the task's first metric}; NaN for a failed trial.
 
     Only what the study still asks for; see `compare` for the errors.
     """
-    _check_layout(trials, study)
-    table: dict[tuple[str, str, str], Points] = {cell: {} for cell in study.configurations()}
-    for row in trials.to_dict("records"):
-        cell = (row["task"], row["student"], row["regularizer"])
-        if cell in table and row["seed"] in study.seeds:
-            table[cell][int(row["seed"])] = _points(row, study.tasks[cell[0]].metrics[0])
+    check_layout(trials, study)
+    table = cells(trials, study, lambda row: _points(row, study.tasks[row["task"]].metrics[0]))
     if not any(table.values()):
         raise ComparisonError("trials.csv has no trial of this study; run `dvc repro` first")
     return table
 
 
-def _check_layout(trials: pd.DataFrame, study: Study) -> None:
+def cells(trials: pd.DataFrame, study: Study, read: Callable[[Mapping[Hashable, Any]], float]) -> Cells:
+    """What `read` makes of each trial of the study's grid, by configuration and seed."""
+    table: Cells = {cell: {} for cell in study.configurations()}
+    for row in trials.to_dict("records"):
+        cell = (row["task"], row["student"], row["regularizer"])
+        if cell in table and row["seed"] in study.seeds:
+            table[cell][int(row["seed"])] = read(row)
+    return table
+
+
+def check_layout(trials: pd.DataFrame, study: Study) -> None:
+    """Refuse a table that lacks a column or has a trial twice; see `compare`."""
     metrics = {task.metrics[0] for name, task in study.tasks.items() if name in set(trials.get("task", ()))}
     missing = [column for column in (*KEYS, *sorted(metrics)) if column not in trials.columns]
     if missing and len(trials):
@@ -138,130 +140,52 @@ def _check_layout(trials: pd.DataFrame, study: Study) -> None:
 def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     value = row[metric]
     fraction = math.nan if value is None or pd.isna(value) else float(value)
-    if abs(fraction) > 1:
+    if abs(fraction) > 1 and metric not in LOWER_IS_BETTER:
         where = ", ".join(f"{key} {row[key]}" for key in KEYS)
         raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({where})")
     return 100.0 * fraction
 
 
-def _evidence(
-    cell: tuple[str, str, str], table: dict[tuple[str, str, str], Points], study: Study
-) -> tuple[Evidence, Detectable, str]:
+def _evidence(cell: tuple[str, str, str], table: Cells, study: Study) -> tuple[Evidence, Detectable, str]:
     """The evidence of one configuration, how to compute what it could detect, and the note."""
     task, student, regularizer = cell
     notes: list[str] = []
     baseline = study.comparison.baseline
-    mine = _scored(table[cell], regularizer, notes)
-    base = _scored(table[task, student, baseline], baseline, notes)
+    mine = scored(table[cell], regularizer, notes)
+    base = scored(table[task, student, baseline], baseline, notes)
     margin = study.comparison.margin[study.tasks[task].metrics[0]]
     evidence, detectable = evidence_of(mine, base, margin, 1 - study.comparison.alpha, notes)
     return evidence, detectable, "; ".join(notes)
 
 
-def _scored(points: Points, name: str, notes: list[str]) -> Points:
-    """The trials that have a score; failed ones (NaN) are named in the notes."""
-    failed = sorted(seed for seed, value in points.items() if math.isnan(value))
-    if failed:
-        notes.append(f"{name} has no score at seed {_listed(failed)} (left out: read with care)")
-    return {seed: value for seed, value in sorted(points.items()) if seed not in failed}
-
-
-def _listed(seeds: list[int]) -> str:
-    return ", ".join(map(str, seeds))
-
-
-def evidence_of(
-    mine: Points, base: Points, margin: float, confidence: float, notes: list[str]
-) -> tuple[Evidence, Detectable]:
-    """Compare by matched seeds where there are two or more, else by Welch, else not at all.
-
-    `notes` receives every departure from the plain case. A seed that only one side has is left out of a
-    matched comparison: a paired test needs both.
-    """
-    matched = sorted(mine.keys() & base.keys())
-    if len(matched) >= 2:
-        if len(matched) < max(len(mine), len(base)):
-            notes.append(f"paired on {len(matched)} matched seeds of {len(mine)} against {len(base)}")
-        return _paired([mine[s] for s in matched], [base[s] for s in matched], margin, confidence, notes)
-    if len(mine) >= 2 and len(base) >= 2:
-        found = "1 matched seed" if matched else "no matched seeds"
-        notes.append(f"{found}: Welch on {len(mine)} against {len(base)}")
-        return _unpaired(list(mine.values()), list(base.values()), margin, confidence, notes)
-    return _untestable(mine, base, matched, notes)
-
-
-def _paired(
-    x: list[float], y: list[float], margin: float, confidence: float, notes: list[str]
-) -> tuple[Evidence, Detectable]:
-    d = tests.differences(x, y)
-    interval = tests.mean_interval(d, confidence)
-    if tests.constant(d):
-        notes.append("every seed gives the same difference: no spread, so the exact sign-flip test is used")
-    evidence = Evidence(
-        seeds=len(x), paired=True, **_means(x, y),
-        difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, sd_difference=interval.sd,
-        t_p=tests.paired_t(d), welch_p=tests.welch_t(x, y),
-        permutation_p=tests.sign_flip(d), permutation_floor=tests.sign_flip_floor(len(x)),
-        hedges_g=tests.hedges_g_av(x, y), tost_p=tests.tost_paired(d, margin),
-        beyond_p=tests.beyond_margin_paired(d, margin),
-    )  # fmt: skip
-    sd = interval.sd
-    return evidence, lambda at: tests.detectable_difference(len(x), sd, at) if sd else None
-
-
-def _unpaired(
-    x: list[float], y: list[float], margin: float, confidence: float, notes: list[str]
-) -> tuple[Evidence, Detectable]:
-    interval = tests.welch_difference(x, y, confidence)
-    if interval.ci_low is None:
-        notes.append("neither side has any spread, so the exact permutation test is used")
-    p = tests.welch_t(x, y)
-    evidence = Evidence(
-        seeds=len(x), paired=False, **_means(x, y),
-        difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, t_p=p, welch_p=p,
-        permutation_p=tests.label_permutation(x, y),
-        permutation_floor=tests.label_permutation_floor(len(x), len(y)), hedges_g=tests.hedges_g_s(x, y),
-        tost_p=tests.tost_welch(x, y, margin), beyond_p=tests.beyond_margin_welch(x, y, margin),
-    )  # fmt: skip
-    return evidence, lambda at: tests.detectable_welch(x, y, at)
-
-
-def _untestable(
-    mine: Points, base: Points, matched: list[int], notes: list[str]
-) -> tuple[Evidence, Detectable]:
-    """No test exists: fewer than two seeds on a side. What can be said (the means) is said."""
-    if not mine or not base:
-        notes.append("no trials yet" if not mine else "the baseline has no trials yet")
-    else:
-        notes.append(f"{len(mine)} seed against {len(base)}: a test needs two or more")
-    x = [mine[s] for s in matched] or list(mine.values())
-    y = [base[s] for s in matched] or list(base.values())
-    difference = float(np.mean(x) - np.mean(y)) if x and y else None
-    evidence = Evidence(seeds=len(x), paired=bool(matched), difference=difference, **_means(x, y))
-    return evidence, lambda at: None
-
-
-def _means(x: list[float], y: list[float]) -> dict[str, float | None]:
-    (mean, sd), (baseline_mean, baseline_sd) = mean_sd(x), mean_sd(y)
-    return {"mean": mean, "sd": sd, "baseline_mean": baseline_mean, "baseline_sd": baseline_sd}
-
-
-def mean_sd(values: list[float]) -> tuple[float | None, float | None]:
-    """Mean and sample sd (n - 1); `None` where there are too few values."""
-    return (
-        float(np.mean(values)) if values else None,
-        float(np.std(values, ddof=1)) if len(values) > 1 else None,
-    )
-
-
 def verdict(
     difference: float | None, t_p: float | None, tost_p: float | None, alpha: float
 ) -> tuple[Verdict, bool]:
-    """The verdict and whether a significant difference is negligible, from corrected p-values."""
+    """The verdict and whether a significant difference is negligible, from corrected p-values.
+
+    `difference` is a gain: positive is better (see `evidence.gain`).
+    """
     within = tost_p is not None and tost_p <= alpha
     if difference is not None and t_p is not None and t_p <= alpha:
         return ("better" if difference > 0 else "worse"), within
     return ("equivalent" if within else "inconclusive"), False
+
+
+def to_settle(evidence: Evidence, margin: float, at: float) -> dict[str, Any]:
+    """How many seeds would settle a comparison either way, at the level `at`; the last columns of `compare`."""
+    spread = evidence.spread
+    if spread is None or evidence.difference is None:
+        return NO_SEEDS
+    found = {
+        "difference": power.seeds_to_find(evidence.difference, spread, at),
+        "equivalence": power.seeds_to_equate(evidence.difference, spread, margin, at),
+    }
+    known = {way: seeds for way, seeds in found.items() if seeds is not None}
+    by = min(known, key=lambda way: known[way], default=f"more than {power.MOST_SEEDS} seeds")
+    return {
+        "seeds_difference": found["difference"], "seeds_equivalence": found["equivalence"],
+        "seeds_to_settle": known.get(by), "settled_by": by,
+    }  # fmt: skip
 
 
 def _row(
@@ -270,13 +194,16 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     task, student, regularizer = cell
     comparison, metric = study.comparison, study.tasks[task].metrics[0]
-    word, negligible = verdict(evidence.difference, t_p, tost_p, comparison.alpha)
+    at = level(comparison.alpha, size, comparison.correction)
+    change = None if evidence.difference is None else gain(metric, evidence.difference)
+    word, negligible = verdict(change, t_p, tost_p, comparison.alpha)
+    settling = to_settle(evidence, comparison.margin[metric], at) if word == "inconclusive" else NO_SEEDS
     return {
-        **asdict(evidence), **describe(student, regularizer, study),
+        **asdict(evidence), **settling, **describe(student, regularizer, study),
         "task": task, "student": student, "regularizer": regularizer, "metric": metric,
         "baseline": comparison.baseline, "margin": comparison.margin[metric],
         "t_p_corrected": t_p, "tost_p_corrected": tost_p, "verdict": word, "negligible": negligible,
-        "detectable": detectable(level(comparison.alpha, size, comparison.correction)),
+        "detectable": detectable(at),
         "note": note, "family_size": size,
     }  # fmt: skip
 
@@ -295,7 +222,7 @@ def summary_table(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     rows = []
     for (task, student, regularizer), points in points_table(trials, study).items():
-        values = list(_scored(points, regularizer, []).values())
+        values = list(scored(points, regularizer, []).values())
         mean, sd = mean_sd(values)
         rows.append({
             "task": task, "student": student, "init": study.students[student].init,

@@ -1,20 +1,29 @@
-"""The compare stage: five whole files from results on disk, or one message and nothing written."""
+"""The compare stage: seven whole files from results on disk, or one message and nothing written."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import stages.compare
 from kdcache.errors import KdcacheError
+from kdcache.params import Study
+from kdcache.results import Outputs
 from tests.statistics.helpers import make_study, make_trials
 
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 
 
-def test_writes_the_five_files(
+def outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:
+    labels = np.arange(20) % 2
+    right = np.random.default_rng(len(regularizer)).random((len(study.seeds), 20)) < 0.8
+    return Outputs(tuple(study.seeds), labels, np.where(right, labels, 1 - labels))
+
+
+def test_writes_the_seven_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = make_trials(
@@ -22,9 +31,23 @@ def test_writes_the_five_files(
     )
     monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
     monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
+    monkeypatch.setattr(stages.compare, "validation_outputs", outputs)
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
     written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
-    assert written == ["across.csv", "comparisons.csv", "cost.csv", "summary.json", "trials.csv"]
+    assert written == [
+        *(
+            "across.csv",
+            "calibration.csv",
+            "comparisons.csv",
+            "cost.csv",
+            "examples.csv",
+            "summary.json",
+            "trials.csv",
+        )
+    ]
+    for name in ("comparisons.csv", "examples.csv"):
+        table = pd.read_csv(tmp_path / "metrics" / name)
+        assert table["regularizer"].tolist() == ["smooth"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics" / "trials.csv"), trials)
     assert "Pretrained students" in capsys.readouterr().out
 

@@ -110,3 +110,11 @@ def test_json_refuses_nan(tmp_path: Path) -> None:
     with pytest.raises(KdcacheError):
         write_summary({"x": float("nan")}, tmp_path / "s.json")
     assert not (tmp_path / "s.json").exists()
+
+
+def test_csv_has_no_minus_zero_and_refuses_infinity(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"x": [-0.0, 1.0]}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "x\n0\n1\n"
+    with pytest.raises(KdcacheError, match="column x has an infinite number"):
+        write_table(pd.DataFrame({"x": [float("inf"), 1.0]}), tmp_path / "other.csv")
+    assert not (tmp_path / "other.csv").exists()

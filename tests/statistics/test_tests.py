@@ -14,7 +14,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from kdcache.errors import ComparisonError
-from kdcache.statistics import tests
+from kdcache.statistics import effects, power, tests
 
 CLOSE = 1e-9
 X = [81.0, 82.0, 83.0, 82.0, 82.0]
@@ -62,13 +62,13 @@ def test_label_permutation_by_hand() -> None:
 def test_hedges_g_by_hand() -> None:
     # sd_x^2 = (1+0+1+0+0)/4 = 0.5, sd_y^2 = (0+0+0+1+1)/4 = 0.5, so d_av = 2/sqrt(0.5); J(4) = sqrt(2/pi)
     # because Gamma(2) / (sqrt(2) Gamma(1.5)) = 1 / (sqrt(2) sqrt(pi)/2) = sqrt(2/pi).
-    assert tests.hedges_g_av(X, Y) == pytest.approx(math.sqrt(2 / math.pi) * 2 / math.sqrt(0.5), abs=CLOSE)
+    assert effects.hedges_g_av(X, Y) == pytest.approx(math.sqrt(2 / math.pi) * 2 / math.sqrt(0.5), abs=CLOSE)
     # pooled variance 0.5 too, J(8) = Gamma(4)/(2 Gamma(3.5)) = 3/(15 sqrt(pi)/8) = 8/(5 sqrt(pi)).
-    assert tests.hedges_g_s(X, Y) == pytest.approx(
+    assert effects.hedges_g_s(X, Y) == pytest.approx(
         8 / (5 * math.sqrt(math.pi)) * 2 / math.sqrt(0.5), abs=CLOSE
     )
-    assert tests.hedges_g_av([1.0, 2.0], [0.0, 3.0]) is None  # two seeds: no unbiased version
-    assert tests.hedges_g_av([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]) is None
+    assert effects.hedges_g_av([1.0, 2.0], [0.0, 3.0]) is None  # two seeds: no unbiased version
+    assert effects.hedges_g_av([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]) is None
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 12, 40])
@@ -141,43 +141,43 @@ def test_minimum_effect_agrees_with_the_95_percent_interval() -> None:
 @pytest.mark.parametrize("alpha", [0.05, 0.0125])
 @pytest.mark.parametrize("n", [3, 5, 10, 40])
 def test_detectable_difference_has_the_power_that_statsmodels_computes(n: int, alpha: float) -> None:
-    effect = tests.detectable_difference(n, 2.0, alpha) / 2.0
+    effect = power.detectable_difference(n, 2.0, alpha) / 2.0
     assert TTestPower().power(effect, n, alpha) == pytest.approx(0.8, abs=CLOSE)
 
 
 def test_known_limits() -> None:
-    assert tests.detectable_difference(5, 1.0) == pytest.approx(1.68, abs=0.005)
-    assert tests.detectable_difference(40, 1.0) == pytest.approx(0.45, abs=0.005)
+    assert power.detectable_difference(5, 1.0) == pytest.approx(1.68, abs=0.005)
+    assert power.detectable_difference(40, 1.0) == pytest.approx(0.45, abs=0.005)
     # two seeds, beyond scipy's noncentral t: power of |T_1| has the closed form checked by simulation below
-    assert tests.detectable_difference(2, 1.0) == pytest.approx(11.55, abs=0.005)
+    assert power.detectable_difference(2, 1.0) == pytest.approx(11.55, abs=0.005)
 
 
 @pytest.mark.parametrize(("n", "alpha"), [(2, 0.0125), (5, 0.05), (5, 0.0125), (40, 0.05)])
 def test_power_by_simulation(n: int, alpha: float) -> None:
     rng, draws = np.random.default_rng(7), 200_000
     z, s = rng.standard_normal(draws), np.sqrt(rng.chisquare(n - 1, draws) / (n - 1))
-    effect = tests.detectable_difference(n, 1.0, alpha) * math.sqrt(n)
+    effect = power.detectable_difference(n, 1.0, alpha) * math.sqrt(n)
     found = np.abs(z + effect) > stats.t.isf(alpha / 2, n - 1) * s
     assert found.mean() == pytest.approx(0.8, abs=0.004)  # 4 Monte Carlo errors of 0.0009
-    margin = tests.tost_detectable_margin(n, 1.0, alpha) * math.sqrt(n)
+    margin = power.tost_detectable_margin(n, 1.0, alpha) * math.sqrt(n)
     shown = np.abs(z) < margin - stats.t.isf(alpha, n - 1) * s
     assert shown.mean() == pytest.approx(0.8, abs=0.004)
 
 
 def test_tost_margin_limits() -> None:
     # the exact integral; test_power_by_simulation agrees
-    assert tests.tost_detectable_margin(5, 1.0) == pytest.approx(1.6005, abs=5e-5)
-    assert tests.tost_detectable_margin(40, 1.0) == pytest.approx(0.4710, abs=5e-5)
+    assert power.tost_detectable_margin(5, 1.0) == pytest.approx(1.6005, abs=5e-5)
+    assert power.tost_detectable_margin(40, 1.0) == pytest.approx(0.4710, abs=5e-5)
 
 
 def test_detectable_welch_equals_statsmodels_for_equal_samples() -> None:
     from statsmodels.stats.power import TTestIndPower
 
     x = np.array([1.0, 2.0, 3.0, 4.0])  # equal sizes and variances: Welch is the pooled test, df = 6
-    found = tests.detectable_welch(x, x + 5)
+    found = power.detectable_welch(x, x + 5)
     assert found is not None
     assert TTestIndPower().power(found / x.std(ddof=1), 4, 0.05) == pytest.approx(0.8, abs=CLOSE)
-    assert tests.detectable_welch([1.0, 1.0], [2.0, 2.0]) is None
+    assert power.detectable_welch([1.0, 1.0], [2.0, 2.0]) is None
 
 
 def test_equal_differences_never_give_certainty() -> None:
@@ -233,7 +233,7 @@ def test_symmetry_shift_scale_and_order(d: list[float], random: object, shift: i
     x = np.asarray(d) + 50.0
     y = np.full_like(x, 50.0)
     assume(np.ptp(tests.differences(x, y)) > 0)
-    p, g, tost = tests.paired_t(x - y), tests.hedges_g_s(x, y), tests.tost_paired(x - y, 2.0)
+    p, g, tost = tests.paired_t(x - y), effects.hedges_g_s(x, y), tests.tost_paired(x - y, 2.0)
     flip = tests.sign_flip(x - y)
     order = np.random.default_rng(shift + 50).permutation(len(d))
     for first, second, factor, sign in (
@@ -244,7 +244,7 @@ def test_symmetry_shift_scale_and_order(d: list[float], random: object, shift: i
         assert tests.paired_t(other) == pytest.approx(p, rel=1e-6, abs=CLOSE)
         assert tests.sign_flip(other) == flip
         assert tests.tost_paired(other, 2.0 * factor) == pytest.approx(tost, rel=1e-6, abs=CLOSE)
-        found = tests.hedges_g_s(first, second)
+        found = effects.hedges_g_s(first, second)
         assert found is None if g is None else found == pytest.approx(sign * g, rel=1e-6, abs=CLOSE)
 
 

@@ -15,14 +15,14 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from kdcache.errors import ComparisonError
-from kdcache.statistics import compare, summary_table
+from kdcache.statistics import bootstrap, compare, power, summary_table
 from kdcache.statistics.verdicts import COLUMNS, verdict
 from tests.statistics.helpers import make_study, make_trials
 
 BASE = [80.0, 80.0, 80.0, 81.0, 79.0]
 NUMBERS = [c for c in COLUMNS if c not in (
     "task", "student", "family", "init", "teacher", "regularizer", "metric", "baseline", "note", "verdict",
-    "negligible", "paired")]  # fmt: skip
+    "negligible", "paired", "settled_by")]  # fmt: skip
 
 
 def one(values: Any, base: Any = BASE, **study: Any) -> pd.Series:
@@ -45,6 +45,9 @@ def test_a_row_by_hand() -> None:
     assert row["tost_p"] == pytest.approx(stats.t.sf(-1 * math.sqrt(5), 4), abs=1e-9)  # (1 - 2) / (1/sqrt 5)
     assert (row["verdict"], row["negligible"], row["note"]) == ("better", False, "")
     assert row["detectable"] == pytest.approx(1.682, abs=5e-4)
+    assert (row["bca_low"], row["bca_high"]) == pytest.approx(bootstrap.bca_mean([1, 2, 3, 1, 3]), abs=1e-9)
+    assert row["cliffs_delta"] == 24 / 25  # of 25 pairs 24 above and one tie, 81 and 81
+    assert row["settled_by"] == ""
 
 
 def test_the_four_verdicts() -> None:
@@ -114,6 +117,45 @@ def test_a_task_more_never_changes_another_tasks_uncorrected_p() -> None:
     assert both["t_p_corrected"][0] >= alone["t_p_corrected"][0]
 
 
+def test_a_mean_difference_of_zero_is_zero() -> None:
+    # 94.24 on average twice, by other seeds; in floating point the differences have a mean of -2.8e-15
+    mine = 100 * np.array([0.946, 0.936, 0.942, 0.952, 0.936])
+    base = 100 * np.array([0.936, 0.928, 0.938, 0.952, 0.958])
+    assert (mine - base).mean() != 0
+    row = one(mine, base)
+    assert (row["difference"], row["hedges_g"]) == (0.0, 0.0)
+    assert row["t_p"] == pytest.approx(1.0)
+    apart = one(dict(enumerate(mine)), {seed + 5: value for seed, value in enumerate(base)}, seeds=range(10))
+    assert (apart["difference"], apart["paired"]) == (0.0, False)
+
+
+def test_seeds_that_would_settle_an_inconclusive_comparison() -> None:
+    # d = 1 -1 2 -1 0: mean 0.2, sd sqrt(6.8 / 4)
+    row = one(np.add(BASE, [1.0, -1.0, 2.0, -1.0, 0.0]))
+    assert row["verdict"] == "inconclusive"
+    spread = power.Spread(1.7**0.5)
+    assert row["seeds_difference"] == power.seeds_to_find(0.2, spread, 0.05)
+    assert row["seeds_equivalence"] == power.seeds_to_equate(0.2, spread, 1.0, 0.05)
+    assert 5 < row["seeds_equivalence"] == row["seeds_to_settle"] < row["seeds_difference"]
+    assert row["settled_by"] == "equivalence"
+
+
+def test_seeds_to_settle_beyond_the_margin_in_families_and_of_what_is_settled() -> None:
+    far = np.add(BASE, [8.0, -4.0, 10.0, 2.0, 4.0])
+    row = one(far)
+    assert (row["verdict"], row["settled_by"]) == ("inconclusive", "difference")
+    assert pd.isna(row["seeds_equivalence"])
+    cells = {("news", "tiny", m): far for m in "abcd"} | {("news", "tiny", "base"): BASE}
+    frame = compare(make_trials(cells), make_study(methods=list("abcd")))
+    assert frame["seeds_to_settle"][0] > row["seeds_to_settle"]  # the level is stricter
+    row = one(np.add(BASE, [19.0, -19.0, 20.0, -14.5, 0.0]))
+    assert row["settled_by"] == "more than 1000 seeds"
+    assert row[["seeds_difference", "seeds_to_settle"]].isna().all()
+    for settled in (one(np.add(BASE, 2 + np.array([0.1, -0.1, 0.2, 0, 0]))), one([82.0], [80.0], seeds=[0])):
+        assert settled["settled_by"] == ""
+        assert pd.isna(settled["seeds_to_settle"])
+
+
 def test_unequal_seeds_use_the_matched_ones_and_say_so() -> None:
     row = one({0: 81.0, 1: 82.0, 2: 83.0})
     assert (row["seeds"], row["paired"]) == (3, True)
@@ -158,7 +200,12 @@ def test_identical_scores() -> None:
 def test_equal_differences_are_never_certain() -> None:
     row = one([v + 5 for v in BASE])
     assert (row["t_p"], row["verdict"]) == (0.0625, "inconclusive")
-    assert row[["ci_low", "ci_high", "detectable"]].isna().all()
+    assert row[["ci_low", "ci_high", "bca_low", "bca_high", "detectable"]].isna().all()
+    assert (row["seeds_to_settle"], row["settled_by"], row["cliffs_delta"]) == (
+        6,
+        "difference",
+        1.0,
+    )  # 2 / 2^6
 
 
 def test_a_metric_at_its_ceiling() -> None:
@@ -224,6 +271,10 @@ def test_any_input_has_a_whole_answer(mine: dict[int, float], base: dict[int, fl
     assert row["verdict"] in ("better", "worse", "equivalent", "inconclusive")
     p_values = row[["t_p", "t_p_corrected", "welch_p", "permutation_p", "tost_p", "beyond_p"]].dropna()
     assert ((p_values > 0) & (p_values <= 1)).all()
+    assert not np.isinf(row[NUMBERS].astype(float)).any()
+    if row["settled_by"] in ("difference", "equivalence"):
+        assert row["verdict"] == "inconclusive"
+        assert row["seeds_to_settle"] > 2
     shuffled = trials.sample(frac=1, random_state=random.randrange(1000))
     pd.testing.assert_series_equal(compare(shuffled, study).iloc[0], row)
     swapped = {("news", "tiny", "base"): mine, ("news", "tiny", "smooth"): base}

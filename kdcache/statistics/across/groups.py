@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from kdcache.params import Study
-from kdcache.statistics.verdicts import Points, points_table
+from kdcache.statistics.evidence import Points
+from kdcache.statistics.verdicts import points_table
 
 Scope: TypeAlias = Literal["student", "init"]
 Cells: TypeAlias = Mapping[tuple[str, str, str], Points]

@@ -1,0 +1,79 @@
+"""Does a regularizer change how well probabilities are calibrated? In the layout of metrics/calibration.csv.
+
+Distillation and label smoothing push confidence in opposite directions, at equal accuracy. The scores are those of
+trials.csv and **lower is better** in all of them: nll in nats, brier 0 to 2, ece 0 to 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from kdcache.errors import ComparisonError
+from kdcache.params import Study
+from kdcache.statistics.evidence import evidence_of, gain, scored
+from kdcache.statistics.families import correct_by_family, family_key
+from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
+
+METRICS = ("nll", "brier", "ece")
+COLUMNS = (
+    "task", "student", "init", "teacher", "regularizer", "metric", "baseline", "seeds", "paired",
+    "mean", "sd", "baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high", "bca_low", "bca_high",
+    "t_p", "t_p_corrected", "direction", "note",
+)  # fmt: skip
+KEPT = COLUMNS[COLUMNS.index("seeds") : COLUMNS.index("t_p") + 1]
+
+
+def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """One row per configuration that is not the baseline and calibration score; classification tasks only.
+
+    The columns mean what they mean in `verdicts.compare`, but in the scores' own units and not in points.
+    t_p_corrected: over the declared family, each score in families of its own. direction: `better` (lower) or `worse`
+    where t_p_corrected <= alpha, else `unclear`. No margin is declared for these scores, so none is `equivalent`.
+    A score that trials.csv has no column of has no rows.
+
+    Raises:
+        ComparisonError: see `verdicts.compare`; or a score that is infinite.
+    """
+    check_layout(trials, study)
+    rows = [row for metric in METRICS if metric in trials.columns for row in _rows(trials, study, metric)]
+    keys = [(r["metric"], *family_key(study.comparison.family, r["task"], r["student"])) for r in rows]
+    corrected = correct_by_family([row["t_p"] for row in rows], keys, study.comparison.correction)
+    for row, p in zip(rows, corrected, strict=True):
+        change = None if row["difference"] is None else gain(row["metric"], row["difference"])
+        word, _ = verdict(change, p, None, study.comparison.alpha)
+        row |= {"t_p_corrected": p, "direction": "unclear" if word == "inconclusive" else word}
+    order = {cell: place for place, cell in enumerate(study.configurations())}
+    rows.sort(key=lambda row: order[row["task"], row["student"], row["regularizer"]])
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[dict[str, Any]]:
+    def read(row: Mapping[Hashable, Any]) -> float:
+        value = math.nan if pd.isna(row[metric]) else float(row[metric])
+        if math.isinf(value):
+            where = ", ".join(f"{key} {row[key]}" for key in KEYS)
+            raise ComparisonError(f"trials.csv: {metric} must be finite, found {value} ({where})")
+        return value
+
+    table, baseline = cells(trials, study, read), study.comparison.baseline
+    for task, student, regularizer in table:
+        if regularizer != baseline and not study.tasks[task].regression:
+            yield {
+                "task": task, "student": student, **describe(student, regularizer, study),
+                "regularizer": regularizer, "metric": metric, "baseline": baseline,
+                **_compared(table, (task, student, regularizer), study),
+            }  # fmt: skip
+
+
+def _compared(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:
+    notes: list[str] = []
+    task, student, regularizer = cell
+    baseline = study.comparison.baseline
+    mine = scored(table[cell], regularizer, notes)
+    base = scored(table[task, student, baseline], baseline, notes)
+    evidence, _ = evidence_of(mine, base, None, 1 - study.comparison.alpha, notes)
+    return {name: getattr(evidence, name) for name in KEPT} | {"note": "; ".join(notes)}

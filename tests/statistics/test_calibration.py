@@ -1,0 +1,91 @@
+"""Calibration: lower is better, paired by seed, corrected score by score."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+
+from kdcache.errors import ComparisonError
+from kdcache.params import Study
+from kdcache.statistics import calibration_comparisons, compare, interaction, summary
+from kdcache.statistics.calibration import COLUMNS
+from tests.statistics.helpers import make_study, make_trials
+
+METHODS = ("up", "down")
+
+
+def trials() -> pd.DataFrame:
+    """nll falls under `down`, rises under `up`, by 0.2 and a little noise; brier and ece do not change on average."""
+    table = make_trials({("news", "tiny", m): [80.0] * 5 for m in ("base", *METHODS)})
+    rng = np.random.default_rng(0)
+    shift = table["regularizer"].map({"base": 0.0, "up": 0.2, "down": -0.2})
+    table["nll"] = 1.5 + shift + rng.normal(0, 0.02, len(table))
+    wiggle = table["seed"].map({0: 0.01, 1: -0.01, 2: 0.02, 3: -0.02, 4: 0.0})
+    return table.assign(brier=0.4 + wiggle, ece=0.15 + wiggle * shift)
+
+
+def test_direction_and_numbers() -> None:
+    table = trials()
+    frame = calibration_comparisons(table, make_study(methods=METHODS))
+    assert list(frame.columns) == list(COLUMNS)
+    assert frame["metric"].tolist() == ["nll", "brier", "ece"] * 2  # configuration by configuration
+    found = frame[frame["metric"] == "nll"].set_index("regularizer")
+    assert found["direction"].to_dict() == {"up": "worse", "down": "better"}
+    values = table.pivot(index="seed", columns="regularizer", values="nll")
+    raw = [stats.ttest_rel(values[m], values["base"]).pvalue for m in METHODS]
+    np.testing.assert_allclose(found["t_p"], raw, atol=1e-9)
+    np.testing.assert_allclose(found["t_p_corrected"], multipletests(raw, method="holm")[1], atol=1e-9)
+    assert found.loc["down", "difference"] == pytest.approx((values["down"] - values["base"]).mean())
+    low, high = stats.ttest_rel(values["up"], values["base"]).confidence_interval()
+    assert found.loc["up", ["ci_low", "ci_high"]].tolist() == pytest.approx([low, high])
+    assert set(frame[frame["metric"] != "nll"]["direction"]) == {"unclear"}
+
+
+def test_degenerate_input_has_an_answer() -> None:
+    table = trials()
+    table.loc[(table["regularizer"] == "up") & (table["seed"] == 3), "nll"] = math.nan
+    table["ece"] = 0.25
+    frame = calibration_comparisons(table, make_study(methods=METHODS)).set_index(["regularizer", "metric"])
+    assert frame.loc[("up", "nll"), "seeds"] == 4
+    assert "up has no score at seed 3" in frame.loc[("up", "nll"), "note"]
+    same = frame.loc[("down", "ece")]
+    assert (same["difference"], same["t_p"], same["direction"]) == (0.0, 1.0, "unclear")
+    one = calibration_comparisons(table, make_study(methods=METHODS, seeds=[0]))
+    assert set(one["direction"]) == {"unclear"}
+    assert one["t_p"].isna().all()
+    table.loc[0, "nll"] = math.inf
+    with pytest.raises(ComparisonError, match=r"nll must be finite, found inf \(task news"):
+        calibration_comparisons(table, make_study(methods=METHODS))
+
+
+def test_what_has_no_calibration_has_no_rows() -> None:
+    table = trials().drop(columns=["brier", "ece"])
+    assert set(calibration_comparisons(table, make_study(methods=METHODS))["metric"]) == {"nll"}
+    regression = Study.model_validate({
+        **make_study(methods=METHODS).model_dump(exclude={"tasks", "regularizers", "comparison"}),
+        "tasks": {"news": {"source": {"files": {"train": "a.csv", "validation": "b.csv"}},
+                           "text": ["text"], "metrics": ["pearson"], "max_length": 8}},
+        "regularizers": {"base": {}, "up": {"function": "m:f"}}, "comparison": {"margin": {"pearson": 1.0}},
+    })  # fmt: skip
+    assert calibration_comparisons(trials().assign(pearson=0.5), regression).empty
+
+
+def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
+    # no params.yaml can ask for it, see params.Metric; a caller of the library could
+    study = make_study(methods=METHODS, students={"tiny": ("t", "pretrained"), "raw": ("t", "scratch")})
+    task = study.tasks["news"].model_copy(update={"metrics": ["nll"]})
+    comparison = study.comparison.model_copy(update={"margin": {"nll": 1.0}})
+    study = study.model_copy(update={"tasks": {"news": task}, "comparison": comparison})
+    table = pd.concat([trials(), trials().assign(student="raw", nll=lambda t: t["nll"] + 0.01 * t["seed"])])
+    table.loc[(table["student"] == "raw") & (table["regularizer"] == "down"), "nll"] -= 1.0
+    frame = compare(table, study)
+    assert frame["verdict"].tolist() == ["worse", "better"] * 2
+    gains = interaction(table, study).set_index(["scope", "regularizer"])
+    assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(100.0)  # 1 nat less is 100 points more
+    claims = {claim["id"]: claim for claim in summary(table, study, frame)["claims"]}
+    assert claims["scratch_some_better"]["better"] == 1
