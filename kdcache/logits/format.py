@@ -225,6 +225,8 @@ def encode_shard(
     row_values = math.prod(logits.shape[1:])
     dtype: Dtype = "float16" if logits.dtype == np.float16 else "float32"
     fields = schema(row_values, dtype)
+    plain = logits.ndim == 2
+    group_rows = rows_per_group(row_values, dtype) if plain else rows_per_group(row_values, dtype, least=1)
     values = pa.array(np.ascontiguousarray(logits).reshape(-1))
     columns = [
         pa.array(ids),
@@ -237,7 +239,7 @@ def encode_shard(
     pq.write_table(
         table,
         out,
-        row_group_size=rows_per_group(row_values, dtype, least=1024 if logits.ndim == 2 else 1),
+        row_group_size=group_rows,
         compression="zstd",
         compression_level=1,
         use_dictionary=False,
