@@ -62,7 +62,7 @@ class Augmented:
         return {**ROWS[index], "image": crop_and_flip(ROWS[index]["image"])}
 
 
-def train(model: nn.Module, data, loss_of, epochs: int = 20) -> float:
+def train(model: nn.Module, data, loss_of, epochs: int = 12) -> float:
     """Train the model and return its accuracy on the last epoch's batches."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     loader = DataLoader(data, batch_size=16, shuffle=True)  # and num_workers, as you like

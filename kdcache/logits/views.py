@@ -60,16 +60,16 @@ def replay(transform: Callable[[In], Out], value: In, seed: int) -> Out:
 def _seeded(seed: int) -> Iterator[None]:
     import torch
 
-    python, legacy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        try:
-            random.seed(seed)
-            np.random.seed([seed % 2**32, seed // 2**32, 1])  # without the 1, Python's very numbers
-            torch.default_generator.manual_seed(seed)
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(legacy)
+    python, legacy, generator = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
+    try:
+        random.seed(seed)
+        np.random.seed([seed % 2**32, seed // 2**32, 1])  # without the 1, Python's very numbers
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(legacy)
+        torch.default_generator.set_state(generator)
 
 
 @dataclass(frozen=True)
