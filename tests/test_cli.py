@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcache.cli import main
-from kdcache.logits import Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import Augmentation, Fingerprints, LogitCache, LogitWriter
 from kdcache.params import Task, Teacher
 from kdcache.tasks import load_split, prepare_task
 from tests.tiny_models import TEXTS, save_checkpoint
@@ -129,6 +129,50 @@ def test_info(cache, capsys):
 
 def test_info_for_scripts(cache, capsys):
     assert run_json(capsys, "info", cache) == LogitCache(cache).info()
+
+
+@pytest.fixture
+def views(tmp_path):
+    """Two views of three rows; the second view's logits are the first one's, the other way round."""
+    options = {"classes": 2, "label_names": ["[no]", "yes"], "fingerprints": FINGERPRINTS}
+    augmentation = Augmentation(views=2, seed=5, description="crop [and] flip")
+    with LogitWriter(tmp_path / "views", **options, augmentation=augmentation) as writer:
+        writer.write("train", [0, 1, 2], HASHES, np.stack([LOGITS, LOGITS[:, ::-1]], axis=1))
+        writer.finish()
+    return tmp_path / "views"
+
+
+def test_views_are_shown(views, capsys):
+    _, out, _ = run(capsys, "info", views)
+    assert re.search(r"augmentation.*views: 2", out)
+    assert "description: crop [and] flip" in out
+    _, out, _ = run(capsys, "head", views, "-n", "1")
+    assert [re.findall(r"-?\d\.\d{4}", line) for line in out.splitlines() if ".1000" in line] == [
+        ["0.1000", "-2.5000"],
+        ["-2.5000", "0.1000"],
+    ]
+    found = run_json(capsys, "head", views, "-n", "2")["splits"]["train"]
+    assert [(row["id"], row["view"]) for row in found] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert found[3]["logits"] == LOGITS[1, ::-1].tolist()
+    assert run_json(capsys, "verify", views)["rows"] == 3
+
+
+def test_what_takes_no_views_says_so(views, cache, tmp_path, capsys):
+    for arguments in (
+        ["stats", views],
+        ["diff", cache, views],
+        ["diff", views, cache],
+        ["ensemble", tmp_path / "out", cache, views],
+        ["export", views, tmp_path / "out.csv"],
+        ["export", views, f"{tmp_path}/out/"],
+        ["verify", views, "--against", tmp_path, "--task", tmp_path],
+    ):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (1, "")
+        assert f"{views}: " in err
+        assert "this cache has 2 augmented views of each" in err
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out.csv").exists()
 
 
 def test_head(cache, capsys):

@@ -33,8 +33,8 @@ def run(arguments: list[str], folder: Path) -> str:
     return done.stdout
 
 
-def test_there_are_three_examples() -> None:
-    assert EXAMPLES == ["accelerate_loop", "plain_pytorch", "transformers_trainer"]
+def test_there_are_four_examples() -> None:
+    assert EXAMPLES == ["accelerate_loop", "augmented_views", "plain_pytorch", "transformers_trainer"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -44,7 +44,7 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
         who: float(value) for who, value in re.findall(r"^(teacher|student): accuracy (\S+)$", printed, re.M)
     }
     assert accuracy.keys() == {"teacher", "student"}
-    assert min(accuracy.values()) > 0.8  # of two classes that one word tells apart
+    assert min(accuracy.values()) > 0.8  # of two classes that one word, or one bar, tells apart
 
 
 def test_two_processes_write_one_cache_and_train_one_student(tmp_path: Path) -> None:
@@ -82,7 +82,8 @@ def test_an_examples_loss_gets_the_cached_logits(
     module.main(tmp_path)
     (manifest,) = tmp_path.rglob("manifest.json")
     rows = len(module.ROWS)
-    cached = LogitCache(manifest.parent).logits("train", np.arange(rows))
+    cache = LogitCache(manifest.parent)
+    cached = cache.logits("train", np.arange(rows), view=None if cache.views is None else 0)
     labels = np.array([row["label"] for row in module.ROWS])
     first_epoch = [torch.cat(parts)[:rows].numpy() for parts in zip(*seen, strict=True)]
     assert len(first_epoch[0]) == rows
@@ -126,6 +127,11 @@ np.testing.assert_allclose(joined["teacher_logits"][:], mine, rtol=1e-5, atol=1e
 mean = (2 * expected.softmax(1) + second.softmax(1)) / 3
 np.testing.assert_allclose(torch.tensor(both.logits("train", np.arange(100))).softmax(1), mean, rtol=1e-4)
 assert ids.tolist() == [5, 4]
+assert views.logits("train", [5, 7]).shape == (2, 4, 3)
+np.testing.assert_array_equal(row["teacher_logits"], views.logits("train", [5], view=3)[0])
+with torch.no_grad():
+    seen = vision_teacher(row["image"][None])[0]
+np.testing.assert_allclose(row["teacher_logits"], seen, rtol=1e-5, atol=1e-5)
 """
 
 

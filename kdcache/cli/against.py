@@ -49,6 +49,7 @@ def rerun(
         CacheError: a logit differs by more than the tolerance, or the rows or the classes are others.
         KdcacheError: the teacher or the task cannot be read.
     """
+    cache.require_plain("running the teacher again on the task's rows")
     card, teacher = read_card(task), _teacher(folder)
     drawn = {
         split: _draw(cache, split, task, rows, seed) for split in splits if cache.manifest.splits[split].rows

@@ -33,6 +33,7 @@ def write_export(cache: LogitCache, splits: list[str], out: str, form: str | Non
         CacheError: no such format, columns for a format that has none, or the folder is there already.
         KdcacheError: the file cannot be written.
     """
+    cache.require_plain("an export")
     chosen = form or ("dataset" if out.endswith("/") else Path(out).suffix.removeprefix("."))
     if chosen == "dataset":
         _write_dataset(cache, splits, Path(out), task)

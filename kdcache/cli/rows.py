@@ -6,6 +6,8 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from scipy.special import softmax
 
@@ -14,17 +16,30 @@ from kdcache.logits.analysis import class_names, task_rows
 
 
 def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list[dict[str, Any]]:
-    """The first rows by id: `id`, `row_hash` (hex), with a task its columns, `logits` and (K > 1) `probabilities`."""
+    """The first rows by id: `id`, `row_hash` (hex), with a task its columns, `logits` and (K > 1) `probabilities`.
+
+    A cache with V views has V of them for each row, with their `view`.
+    """
     part = cache.split(split)
     known = [{}] * len(part.ids) if task is None else _task_columns(cache, split, rows, task)
     found = []
     for index in range(min(rows, len(part.ids))):
-        logits = part.logits[index]
-        row = {"id": int(part.ids[index]), "row_hash": f"{part.row_hashes[index]:016x}", **known[index]}
-        row["logits"] = logits.tolist()
-        if len(logits) > 1:
-            row["probabilities"] = softmax(logits.astype(float)).tolist()
-        found.append(row)
+        row = {"id": int(part.ids[index]), "row_hash": f"{part.row_hashes[index]:016x}"}
+        if cache.views is None:
+            found.append({**row, **known[index], **_outputs(part.logits[index])})
+        else:
+            found += [
+                {**row, "view": view, **known[index], **_outputs(logits)}
+                for view, logits in enumerate(part.logits[index])
+            ]
+    return found
+
+
+def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """`logits` [K] and, of a classification, their `probabilities`."""
+    found = {"logits": logits.tolist()}
+    if len(logits) > 1:
+        found["probabilities"] = softmax(logits.astype(float)).tolist()
     return found
 
 

@@ -49,10 +49,12 @@ def _logit_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]]
     shown = min(classes, CLASSES)
     more = f", {shown} of {classes} classes" if shown < classes else ""
     names = cache.manifest.label_names or [f"logit_{k}" for k in range(classes)]
-    table = _head_table(cache, split, more, ["id", "row hash", *names[:shown]], names)
+    view = [] if cache.views is None else ["view"]
+    table = _head_table(cache, split, more, ["id", "row hash", *view, *names[:shown]], names)
     for row in rows:
-        logits = (f"{value:.4f}" for value in row["logits"][:shown])
-        table.add_row(str(row["id"]), row["row_hash"], *logits, *_top(row, names))
+        cells = [str(row["id"]), row["row_hash"], *(str(row[key]) for key in view)]
+        cells += [f"{value:.4f}" for value in row["logits"][:shown]]
+        table.add_row(*cells, *_top(row, names))
     return table
 
 

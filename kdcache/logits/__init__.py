@@ -1,13 +1,25 @@
 """The logit cache: one model's logits on one task, in checked Parquet shards. See docs/cache-format.md."""
 
-from kdcache.logits.format import FORMAT_VERSION, Cost, Fingerprints, Manifest, ShardInfo, SplitInfo, schema
+from kdcache.logits.format import (
+    FORMAT_VERSION,
+    Augmentation,
+    Cost,
+    Fingerprints,
+    Manifest,
+    ShardInfo,
+    SplitInfo,
+    schema,
+)
 from kdcache.logits.inference import write_logits
 from kdcache.logits.reader import CachedSplit, Group, LogitCache, Verification
 from kdcache.logits.stream import LogitStream
+from kdcache.logits.views import AugmentedDataset, replay, view_seed
 from kdcache.logits.writer import LogitWriter
 
 __all__ = [
     "FORMAT_VERSION",
+    "Augmentation",
+    "AugmentedDataset",
     "CachedSplit",
     "Cost",
     "Fingerprints",
@@ -19,6 +31,8 @@ __all__ = [
     "ShardInfo",
     "SplitInfo",
     "Verification",
+    "replay",
     "schema",
+    "view_seed",
     "write_logits",
 ]

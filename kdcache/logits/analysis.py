@@ -125,6 +125,7 @@ def class_names(cache: LogitCache) -> list[str]:
 
 
 def _filled_split(cache: LogitCache, split: str) -> CachedSplit:
+    cache.require_plain("a description of its predictions")
     part = cache.split(split)
     if not len(part.ids):
         raise CacheError(f"{cache.path}: split {split!r} has no rows to describe; name another split")
@@ -176,6 +177,8 @@ class _Pair:
 
 
 def _join(a: LogitCache, b: LogitCache, split: str) -> _Pair:
+    for cache in (a, b):
+        cache.require_plain("a comparison of two teachers")
     for what, expected, found in (
         ("classes", a.manifest.classes, b.manifest.classes),
         ("label names", class_names(a), class_names(b)),

@@ -125,6 +125,7 @@ def _check_members(members: Sequence[LogitCache], path: Path, of: str) -> None:
     if not members:
         raise CacheError(f"{path}: an ensemble needs caches to be made of, found none")
     for member in members:
+        member.require_plain("an ensemble")
         if path.resolve() == member.path.resolve() or member.path.resolve() in path.resolve().parents:
             raise CacheError(
                 f"{path}: is (in) one of the ensemble's caches, {member.path}; choose another folder"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -15,7 +16,16 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from kdcache import fingerprint
 from kdcache.errors import CacheError, KdcacheError
@@ -25,6 +35,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 METADATA_KEY = b"kdcache"  # key of the shard's own description in the Parquet footer
 ROWS_PER_SHARD = 65536
+MOST_VALUES = 2**31 - 1  # of a row: Arrow counts a list's elements in 32 bits
 GROUP_BYTES = 4 << 20  # aim for the logits of one row group: small enough to shuffle, big enough to read fast
 
 Dtype = Literal["float32", "float16"]
@@ -45,6 +56,17 @@ class Fingerprints(Record):
     weights: str
     preprocessing: str
     code: str
+
+
+class Augmentation(Record):
+    """How a cache's rows were augmented: each has `views`, whose seeds follow from `seed` (`views.view_seed`).
+
+    `description` says what the transform is, for people; all three are part of the cache's identity.
+    """
+
+    views: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**63)
+    description: str
 
 
 class Cost(Record):
@@ -82,6 +104,31 @@ class Header(Record):
     dtype: Dtype
     rows_per_shard: int = Field(ge=1)
     fingerprints: Fingerprints
+    augmentation: Augmentation | None = None
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row's logits: (K,), or (V, K) where each row has V views."""
+        return (self.augmentation.views, self.classes) if self.augmentation else (self.classes,)
+
+    @property
+    def row_values(self) -> int:
+        """How many logits a row has: K, or V K."""
+        return math.prod(self.row_shape)
+
+    @model_serializer(mode="wrap")
+    def _without_absent_augmentation(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A cache without views says nothing of them, so that its bytes and its identity are those of before views."""
+        found: dict[str, Any] = dump(self)
+        if self.augmentation is None:
+            found.pop("augmentation", None)
+        return found
+
+    @model_validator(mode="after")
+    def _row_fits(self) -> Self:
+        if self.row_values > MOST_VALUES:
+            raise ValueError(f"a row of {' x '.join(map(str, self.row_shape))} logits is too long")
+        return self
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:
@@ -133,33 +180,36 @@ def shard_file(split: str, index: int) -> str:
     return f"{split}/part-{index:05d}.parquet"
 
 
-def schema(classes: int, dtype: Dtype = "float32") -> pa.Schema:
-    """Arrow schema of a shard: id, row_hash and logits (a fixed-size list of `classes`), nothing nullable."""
+def schema(row_values: int, dtype: Dtype = "float32") -> pa.Schema:
+    """Arrow schema of a shard: id, row_hash and logits (a fixed-size list of `row_values`), nothing nullable."""
     element = pa.field("element", pa.from_numpy_dtype(np.dtype(dtype)), nullable=False)
     return pa.schema(
         [
             pa.field("id", pa.int64(), nullable=False),
             pa.field("row_hash", pa.uint64(), nullable=False),
-            pa.field("logits", pa.list_(element, classes), nullable=False),
+            pa.field("logits", pa.list_(element, row_values), nullable=False),
         ]
     )
 
 
-def rows_per_group(classes: int, dtype: Dtype = "float32") -> int:
-    """Rows of a row group: the power of two whose logits come to about 4 MiB, within [1024, 65536]."""
-    wanted = GROUP_BYTES // (classes * np.dtype(dtype).itemsize)
-    return int(min(max(1 << max(wanted.bit_length() - 1, 0), 1024), 65536))
+def rows_per_group(row_values: int, dtype: Dtype = "float32", least: int = 1024) -> int:
+    """Rows of a row group: the power of two whose logits come to about 4 MiB, within [least, 65536]."""
+    wanted = GROUP_BYTES // (row_values * np.dtype(dtype).itemsize)
+    return int(min(max(1 << max(wanted.bit_length() - 1, 0), least), 65536))
 
 
 def shard_metadata(header: Header, split: str, index: int) -> dict[str, Any]:
     """What a shard says of itself in its Parquet footer, besides its content's checksum: whose and which it is."""
-    return {
+    found = {
         "format_version": header.format_version,
         "split": split,
         "shard": index,
         "rows_per_shard": header.rows_per_shard,
         "fingerprints": header.fingerprints.model_dump(),
     }
+    if header.augmentation:
+        found["augmentation"] = header.augmentation.model_dump()
+    return found
 
 
 def encode_shard(
@@ -168,13 +218,15 @@ def encode_shard(
     """A shard's bytes; the same input gives the same bytes.
 
     Args:
-        ids: int64 [n]. row_hashes: uint64 [n]. logits: float32 or float16 [n, K].
+        ids: int64 [n]. row_hashes: uint64 [n]. logits: float32 or float16 [n, K] or [n, V, K].
         metadata: see `shard_metadata`; `content`, the checksum of the three columns, is added to it.
     """
     metadata = {**metadata, "content": _content_checksum(ids, row_hashes, logits)}
-    classes = logits.shape[1]
+    row_values = math.prod(logits.shape[1:])
     dtype: Dtype = "float16" if logits.dtype == np.float16 else "float32"
-    fields = schema(classes, dtype)
+    fields = schema(row_values, dtype)
+    plain = logits.ndim == 2
+    group_rows = rows_per_group(row_values, dtype) if plain else rows_per_group(row_values, dtype, least=1)
     values = pa.array(np.ascontiguousarray(logits).reshape(-1))
     columns = [
         pa.array(ids),
@@ -187,7 +239,7 @@ def encode_shard(
     pq.write_table(
         table,
         out,
-        row_group_size=rows_per_group(classes, dtype),
+        row_group_size=group_rows,
         compression="zstd",
         compression_level=1,
         use_dictionary=False,
@@ -231,7 +283,7 @@ def parse_shard(
         found = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise CacheError(f"{path}: is no whole Parquet file ({error}); cache the logits again") from error
-    expected_schema = schema(header.classes, header.dtype)
+    expected_schema = schema(header.row_values, header.dtype)
     if not found_schema.equals(expected_schema):
         columns = ", ".join(f"{field.name} {field.type}" for field in found_schema)
         wanted = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
@@ -239,7 +291,8 @@ def parse_shard(
     if found_rows != rows:
         raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")
     expected = shard_metadata(header, split, index)
-    if not isinstance(found, dict) or {key: found.get(key) for key in expected} != expected:
+    keys = [*expected, "augmentation"]  # which must not be there where none is expected
+    if not isinstance(found, dict) or any(found.get(key) != expected.get(key) for key in keys):
         raise CacheError(
             f"{path}: is not the shard that the manifest means; expected {expected}, found {found}; "
             "cache the logits again"

@@ -25,6 +25,7 @@ from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.format import (
     MANIFEST,
     SPLIT_NAME,
+    Augmentation,
     Cost,
     Dtype,
     Fingerprints,
@@ -45,8 +46,9 @@ from kdcache.logits.shards import (
     store_shard,
     stored_shard,
 )
+from kdcache.logits.views import Augmenter, fetched
 from kdcache.logits.writer import checked_rows
-from kdcache.rows import hash_rows
+from kdcache.rows import Column, hash_rows
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,9 @@ def write_logits(
     row_hashes: Any = None,
     lengths: Any = None,
     fingerprints: Fingerprints | None = None,
+    augment: Callable[[Any], Any] | None = None,
+    augment_column: Column | None = None,
+    augmentation: Augmentation | None = None,
     score: Score | None = None,
     run: str = "",
     rows_per_shard: int = ROWS_PER_SHARD,
@@ -98,10 +103,16 @@ def write_logits(
             their shard.
         fingerprints: what the logits are computed from; default, for a module: the row hashes, its weights, the first
             batch as it reaches the model, and its class.
-        score: the model's scores on a split, from its name and its logits [N, K] in the order of the rows, for the
-            manifest. It holds one split's logits in memory.
+        augment: cache views: the model gets each row V times, augmented before `collate` under the seeds of its views,
+            and a student replays them (`AugmentedDataset`). See `views` for what it may be. The row hashes stay those
+            of the rows as they are.
+        augment_column: the value of a row (a position, if rows are tuples) that `augment` takes and returns; default:
+            the whole row.
+        augmentation: how many views, their seed, and what `augment` is; given exactly when `augment` is.
+        score: the model's scores on a split, from its name and its logits [N, K] (or [N, V, K]) in the order of the
+            rows, for the manifest. It holds one split's logits in memory.
         run: what this run is, for the manifest's cost.
-        rows_per_shard: what an interruption loses at most, and what processes share out.
+        rows_per_shard: what an interruption loses at most, what processes share out, and what is held in memory.
         dtype: "float32", or "float16" to round to half the size.
         device: where the batches go, and a module; default, for a module: Accelerate's device if there are several
             processes, else where it is.
@@ -112,8 +123,9 @@ def write_logits(
     """
     path = Path(path)
     splits = _by_split(path, dataset)
+    views = _views(path, augment, augment_column, augmentation)
     with _evaluating(model, device) as device:
-        predictor = _Predictor(path, model, collate or _default_collate(label), batch_size, device)
+        predictor = _Predictor(path, model, collate or _default_collate(label), batch_size, device, views)
         hashes = {
             name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
             for name, rows in splits.items()
@@ -126,6 +138,7 @@ def write_logits(
             dtype=dtype,
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints or _fingerprints(path, model, hashes, first),
+            augmentation=augmentation,
         )
         job = _Job(path, header, splits, hashes, lengths, predictor)
         with ExitStack() as held:  # the main process's lock
@@ -259,9 +272,9 @@ def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardIn
 
 
 def _whole(job: _Job, split: str) -> np.ndarray:
-    """A split's logits [N, K] in the order of the rows, read back from its shards."""
+    """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
     parts = [job.stored(place) for place in job.places() if place[0] == split]
-    empty = np.empty((0, job.header.classes), job.header.dtype)
+    empty = np.empty((0, *job.header.row_shape), job.header.dtype)
     return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
 
 
@@ -269,20 +282,30 @@ class _Predictor:
     """The model, from rows to logits."""
 
     def __init__(
-        self, path: Path, model: Any, collate: Callable[[list[Any]], Any], batch_size: int, device: Any
+        self,
+        path: Path,
+        model: Any,
+        collate: Callable[[list[Any]], Any],
+        batch_size: int,
+        device: Any,
+        views: _Views | None,
     ) -> None:
         if batch_size < 1:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
         self.path, self.model, self.collate = path, model, collate
-        self.batch_size, self.device = batch_size, device
+        self.batch_size, self.device, self.views = batch_size, device, views
 
-    def batch(self, dataset: Any, positions: np.ndarray) -> Any:
-        """The rows at these positions, as the model gets them."""
-        wanted = positions.tolist()
-        rows = (
-            dataset.__getitems__(wanted) if hasattr(dataset, "__getitems__") else [dataset[i] for i in wanted]
-        )
-        return self.collate(rows)
+    def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
+        """The rows at these positions as the model gets them: one batch, or one for each view."""
+        ids = positions.tolist()
+        rows = fetched(dataset, ids)
+        if self.views is None:
+            yield self.collate(list(rows))
+            return
+        for view in range(self.views.count):
+            yield self.collate(
+                [self.views.augmenter(row, row_id, view) for row, row_id in zip(rows, ids, strict=True)]
+            )
 
     def __call__(self, batch: Any) -> Any:
         """Logits [b, K] on a batch, on the model's device."""
@@ -296,13 +319,17 @@ class _Predictor:
         return getattr(output, "logits", output)
 
     def logits(self, dataset: Any, positions: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Logits [n, K] of the rows at `positions`, in that order."""
+        """Logits [n, K] or [n, V, K] of the rows at `positions`, in that order."""
         order = np.arange(len(positions)) if lengths is None else np.argsort(lengths, kind="stable")
         parts = [
-            self(self.batch(dataset, positions[order[start : start + self.batch_size]]))
+            [
+                self(batch)
+                for batch in self.batches(dataset, positions[order[start : start + self.batch_size]])
+            ]
             for start in range(0, len(order), self.batch_size)
         ]
-        found = _concatenated(parts)
+        by_view = [_concatenated(list(view)) for view in zip(*parts, strict=True)]
+        found = by_view[0] if self.views is None else np.stack(by_view, axis=1)
         if len(found) != len(positions):
             raise CacheError(
                 f"{self.path}: the model gave {len(found)} rows of logits for {len(positions)} rows"
@@ -312,10 +339,12 @@ class _Predictor:
         return logits
 
     def first(self, splits: Mapping[str, Any]) -> _First:
-        """Run the first batch of the first split that has rows."""
+        """Run the first batch of the first split that has rows (their first view)."""
         for rows in splits.values():
             if len(rows):
-                batch = self.batch(rows, np.arange(min(self.batch_size, len(rows))))
+                if self.views:
+                    self.views.check_replay(self.path, fetched(rows, [0])[0])
+                batch = next(self.batches(rows, np.arange(min(self.batch_size, len(rows)))))
                 logits = _concatenated([self(batch)])
                 if logits.ndim != 2:
                     raise CacheError(
@@ -337,6 +366,36 @@ class _Predictor:
             peak_memory_mb=peak_memory_mb(device),
             run=run,
         )
+
+
+@dataclass(frozen=True)
+class _Views:
+    """How many views each row has, and how they are made."""
+
+    count: int
+    augmenter: Augmenter
+
+    def check_replay(self, path: Path, first_row: Any) -> None:
+        try:
+            self.augmenter.check_replay(first_row, 0)
+        except CacheError as error:
+            raise CacheError(f"{path}: {error}") from None
+
+
+def _views(
+    path: Path,
+    augment: Callable[[Any], Any] | None,
+    column: Column | None,
+    augmentation: Augmentation | None,
+) -> _Views | None:
+    if augment is not None and augmentation is not None:
+        return _Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
+    if augment is None and augmentation is None and column is None:
+        return None
+    raise CacheError(
+        f"{path}: views need both `augment`, the function, and `augmentation`, an Augmentation that says how many "
+        "views, their seed and what the function is; give both or neither (and `augment_column` only with them)"
+    )
 
 
 @dataclass(frozen=True)

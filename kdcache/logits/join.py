@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.rows import hash_row, hash_rows, is_dataset
+from kdcache.rows import Column, hash_row, hash_rows, is_dataset
 
 if TYPE_CHECKING:
     from kdcache.logits.reader import LogitCache
@@ -34,6 +34,7 @@ def join(
     hash_column: str | None = "row_hash",
     columns: Sequence[str] | None = None,
     label: str | None = None,
+    view: int | None = None,
 ) -> Any:
     """The same data with one column more: each row's cached logits.
 
@@ -51,6 +52,8 @@ def join(
         hash_column: uint64 row hashes (an int64 tensor with the same bits is fine: torch likes those better).
             None: there are none, and the ids are trusted.
         columns, label: the columns that the hashes in the cache cover. In a loader, batches must have them.
+        view: which view's logits, of a cache with views: for data whose inputs are that view's. For the usual case, an
+            augmentation that differs from epoch to epoch, there is `views.AugmentedDataset`.
 
     Returns:
         For a `datasets.Dataset`: the data set with a float32 [K] column. Otherwise: an iterable of the same
@@ -58,11 +61,19 @@ def join(
         device of the ids (of the batch's first tensor, where there are no ids).
 
     Raises:
-        CacheError: the column is already there; there is nothing to tell the rows by; a row is not in the
-            cache, or is another row there. With a loader, the batch's number is named, and the error comes
-            when that batch does.
+        CacheError: the cache has views and none is named; the column is already there; there is nothing to tell
+            the rows by; a row is not in the cache, or is another row there. With a loader, the batch's number is
+            named, and the error comes when that batch does.
     """
-    joiner = _Joiner(cache, split, column, id_column, hash_column, columns, label)
+    if view is not None:
+        cache.check_view(view)
+    elif cache.views is not None:
+        raise CacheError(
+            f"{cache.path}: its logits are of augmented inputs ({cache.views} views of each row), which must not be "
+            "joined to rows as they are; kdcache.AugmentedDataset replays the inputs, or name the one view that the "
+            "data's inputs are with view="
+        )
+    joiner = Joiner(cache, split, column, id_column, hash_column, columns, label, view)
     if is_dataset(data):
         return joiner.dataset(data)
     if hasattr(data, "column_names") or not isinstance(data, Iterable):
@@ -76,7 +87,7 @@ def join(
 class JoinedBatches:
     """The batches of `data`, each with its rows' logits; iterable as often as `data` is, and as long."""
 
-    def __init__(self, data: Iterable[Any], joiner: _Joiner) -> None:
+    def __init__(self, data: Iterable[Any], joiner: Joiner) -> None:
         self.data = data
         self._joiner = joiner
 
@@ -92,16 +103,17 @@ class JoinedBatches:
 
 
 @dataclass(frozen=True)
-class _Joiner:
-    """How rows are told apart, and where their logits are."""
+class Joiner:
+    """How rows are told apart, and where their logits are; the arguments are those of `join`."""
 
     cache: LogitCache
     split: str
     column: str
     id_column: str
     hash_column: str | None
-    columns: Sequence[str] | None
-    label: str | None
+    columns: Sequence[Column] | None
+    label: Column | None
+    view: int | None = None
 
     def dataset(self, data: Any) -> Any:
         from datasets import Features, List, Value
@@ -136,6 +148,18 @@ class _Joiner:
         joined[self.column] = logits.to(_device(batch, self.id_column))
         return joined
 
+    def rows(self, rows: Sequence[Any], view: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The ids int64 [n] of some rows (mappings, tuples or lists), and their logits [n, K] in a view."""
+        names = rows[0] if rows and isinstance(rows[0], Mapping) else []
+        self._check_free(names)
+        ids = _array([row[self.id_column] for row in rows]) if self.id_column in names else None
+        hashes: Any = None
+        if self._of_content():
+            hashes = np.array([hash_row(row, self.columns, self.label) for row in rows], np.uint64)
+        elif self.hash_column in names:
+            hashes = _array([row[self.hash_column] for row in rows])
+        return self._found(ids, hashes, names, view)
+
     def _check_free(self, names: Iterable[str]) -> None:
         if self.column in names:
             raise CacheError(
@@ -147,7 +171,7 @@ class _Joiner:
             name = self.hash_column
             return None if name is None or name not in batch else _array(batch[name])
         label = [] if self.label is None else [self.label]
-        wanted = list(batch) if self.columns is None else [*self.columns, *label]
+        wanted: list[Any] = list(batch) if self.columns is None else [*self.columns, *label]
         missing = [name for name in wanted if name not in batch]
         if missing:
             raise CacheError(
@@ -162,12 +186,18 @@ class _Joiner:
 
     def _logits(self, ids: Any, hashes: Any, names: Iterable[str]) -> npt.NDArray[np.float32]:
         """float32 [n, K] of the rows with these ids [n] and hashes [n], either of which may be None."""
+        return self._found(ids, hashes, names, self.view)[1]
+
+    def _found(
+        self, ids: Any, hashes: Any, names: Iterable[str], view: int | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Their ids [n] in the cache, and their logits in a view."""
         if hashes is None and (ids is None or self.hash_column is not None):
             self._refuse_unknown(ids is not None, names)
         bits = None if hashes is None else self._bits(hashes)
         if ids is None:
             ids = self.cache.row_ids_of(self.split, bits)
-        return self.cache.logits(self.split, ids, bits)
+        return np.asarray(ids), self.cache.logits(self.split, ids, bits, view)
 
     def _bits(self, hashes: npt.NDArray[Any]) -> Uint64:
         if hashes.dtype.kind not in "iu" and hashes.size:

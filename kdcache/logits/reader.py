@@ -43,7 +43,7 @@ class CachedSplit:
 
     ids: np.ndarray  # int64 [N]
     row_hashes: np.ndarray  # uint64 [N]
-    logits: np.ndarray  # float32 [N, K]
+    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,14 @@ class LogitCache:
         """The names of the splits, in the order of writing."""
         return list(self.manifest.splits)
 
-    def logits(self, split: str, ids: Any, row_hashes: Any | None = None) -> np.ndarray:
+    @property
+    def views(self) -> int | None:
+        """V, the augmented views of each row; None where the logits are of the rows as they are."""
+        return self.manifest.augmentation.views if self.manifest.augmentation else None
+
+    def logits(
+        self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
+    ) -> np.ndarray:
         """The logits of the asked rows, in the asked order. The split is read into memory the first time.
 
         Args:
@@ -112,20 +119,25 @@ class LogitCache:
             ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
             row_hashes: uint64 [n], the hashes of the rows the caller has under these ids; checked when given.
                 int64 counts as the same 64 bits (data sets and tensors often have no uint64).
+            view: for a cache with views: which one, an integer for all rows or one for each [n]. None: all.
 
         Returns:
-            float32 [n, K], a copy.
+            float32 [n, K], a copy; of a cache with views, when none is named, [n, V, K].
 
         Raises:
-            CacheError: an id is not in the cache, or a row is not the one whose logits were cached.
+            CacheError: an id is not in the cache, a row is not the one whose logits were cached, or there is no such
+                view.
         """
         loaded = self._load_once(split)
         ids = self._integers("ids", ids)
         positions = self._positions(split, loaded, ids)
         if row_hashes is not None:
             self._check_hashes(split, ids, row_hashes, loaded.rows.row_hashes.take(positions))
-        gathered: np.ndarray = loaded.rows.logits.take(positions, axis=0)
-        return gathered
+        if view is None:
+            gathered: np.ndarray = loaded.rows.logits.take(positions, axis=0)
+            return gathered
+        chosen: np.ndarray = loaded.rows.logits[positions, self._checked_views(view, len(ids))]
+        return chosen
 
     def row_ids_of(self, split: str, row_hashes: Any) -> np.ndarray:
         """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
@@ -186,7 +198,7 @@ class LogitCache:
         try:
             with pq.ParquetFile(path, metadata=footer.metadata) as parquet:
                 table = parquet.read_row_group(group.group, use_threads=False)
-            part = _decoded(table, group.rows, self.manifest.classes)
+            part = _decoded(table, group.rows, self.manifest.row_shape)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
             raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
         if not np.isfinite(part.logits).all():
@@ -232,6 +244,7 @@ class LogitCache:
         hash_column: str | None = "row_hash",
         columns: Sequence[str] | None = None,
         label: str | None = None,
+        view: int | None = None,
     ) -> Any:
         """The data (a `datasets.Dataset` or a loader of batches) with its rows' logits; see `join.join`."""
         from kdcache.logits.join import join
@@ -245,7 +258,28 @@ class LogitCache:
             hash_column=hash_column,
             columns=columns,
             label=label,
+            view=view,
         )
+
+    def check_view(self, view: Any) -> None:
+        """Refuse a view that is not there, and any view of a cache that has none.
+
+        Raises:
+            CacheError: says which there are.
+        """
+        self._checked_views(view, 1)
+
+    def require_plain(self, doing: str) -> None:
+        """Refuse a cache with views, where the logits must be of the rows as they are.
+
+        Raises:
+            CacheError: `doing`, such as "an ensemble", takes no views.
+        """
+        if self.views is not None:
+            raise CacheError(
+                f"{self.path}: {doing} takes logits of the rows as they are, but this cache has {self.views} augmented "
+                "views of each; cache the logits without augmentation for it"
+            )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
         """Look for damage, whatever was looked at before; in bounded memory (8 bytes per row of a split).
@@ -284,6 +318,7 @@ class LogitCache:
             "classes": manifest.classes,
             "label_names": manifest.label_names,
             "dtype": manifest.dtype,
+            "augmentation": manifest.augmentation.model_dump() if manifest.augmentation else None,
             "rows": {name: split.rows for name, split in manifest.splits.items()},
             "shards": {name: len(split.shards) for name, split in manifest.splits.items()},
             "bytes": size,
@@ -385,7 +420,7 @@ class LogitCache:
         for shard in self._split_info(name).shards:
             self._compare_checksum(shard)  # before the footers are parsed, and memory is asked for
         groups = self.groups(name)
-        logits = self._empty(name, np.float32, self.manifest.classes)
+        logits = self._empty(name, np.float32, *self.manifest.row_shape)
         whole = CachedSplit(self._empty(name, np.int64), self._empty(name, np.uint64), logits)
         start = 0
         for group in groups:
@@ -396,12 +431,12 @@ class LogitCache:
 
     def _empty(self, name: str, dtype: type[np.generic], *columns: int) -> np.ndarray:
         """Room for a value, or for some columns of them, per row of the split."""
-        rows = self.manifest.splits[name].rows
+        rows, shape = self.manifest.splits[name].rows, " x ".join(map(str, self.manifest.row_shape))
         try:
             return np.empty((rows, *columns), dtype)
         except (MemoryError, ValueError) as error:
             raise CacheError(
-                f"{self.path}: split {name!r} with its {rows} rows x {self.manifest.classes} does not fit in "
+                f"{self.path}: split {name!r} with its {rows} rows x {shape} does not fit in "
                 f"memory ({error}); `stream` reads it in pieces"
             ) from error
 
@@ -425,6 +460,26 @@ class LogitCache:
                 f"{self.path}: {what} must be integers [n], found {array.dtype} {list(array.shape)}"
             )
         return array
+
+    def _checked_views(self, view: Any, rows: int) -> np.ndarray:
+        """The view of each row, integers [] or [rows]."""
+        if self.views is None:
+            raise CacheError(
+                f"{self.path}: has no views, its logits are of the rows as they are; leave out view={view!r:.80}"
+            )
+        views: np.ndarray = np.asarray(view.cpu() if hasattr(view, "cpu") else view)
+        if views.shape not in ((), (rows,)) or (views.size and views.dtype.kind not in "iu"):
+            raise CacheError(
+                f"{self.path}: expected one view, or one for each of the {rows} rows, found {views.dtype} "
+                f"{list(views.shape)}"
+            )
+        wrong = (views < 0) | (views >= self.views)
+        if wrong.any():
+            raise CacheError(
+                f"{self.path}: no view {views[wrong].flat[0]} in this cache, which has {self.views} of each row "
+                f"(0 to {self.views - 1})"
+            )
+        return views
 
     def _positions(self, split: str, loaded: _Loaded, asked: np.ndarray) -> np.ndarray:
         ids, known = asked.astype(np.int64), loaded.rows.ids
@@ -507,7 +562,7 @@ def _rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manif
         if group.num_rows < 0 or values != [
             group.num_rows,
             group.num_rows,
-            group.num_rows * manifest.classes,
+            group.num_rows * manifest.row_values,
         ]:
             raise CacheError(
                 f"{path}: row group {number} says that it has {group.num_rows} rows, its columns have {values} "
@@ -518,23 +573,23 @@ def _rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manif
         raise CacheError(
             f"{path}: expected {shard.rows} rows, its row groups have {sum(rows)}; cache the logits again"
         )
-    size = shard.rows * (16 + manifest.classes * np.dtype(manifest.dtype).itemsize)
+    size = shard.rows * (16 + manifest.row_values * np.dtype(manifest.dtype).itemsize)
     if size > MOST_COMPRESSION * shard.bytes:
         raise CacheError(
-            f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.classes}; "
+            f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.row_values}; "
             "cache the logits again"
         )
     return rows
 
 
-def _decoded(table: pa.Table, rows: int, classes: int) -> CachedSplit:
+def _decoded(table: pa.Table, rows: int, row_shape: tuple[int, ...]) -> CachedSplit:
     values = table["logits"].combine_chunks().flatten().to_numpy()
-    logits = values.reshape(-1, classes).astype(np.float32, copy=False)
+    logits = values.reshape(-1, *row_shape).astype(np.float32, copy=False)
     part = CachedSplit(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
     if (
         part.ids.dtype != np.int64
         or part.row_hashes.dtype != np.uint64
-        or part.logits.shape != (rows, classes)
+        or part.logits.shape != (rows, *row_shape)
     ):
         raise ValueError("its columns are not what its footer says")
     return _read_only(part)

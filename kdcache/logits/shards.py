@@ -46,7 +46,7 @@ class Rows:
 
     ids: np.ndarray  # int64 [n]
     row_hashes: np.ndarray  # uint64 [n]
-    logits: np.ndarray  # the cache's dtype [n, K]
+    logits: np.ndarray  # the cache's dtype [n, K], or [n, V, K] with V views
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -92,7 +92,7 @@ def stored_shard(
     try:
         data = path.read_bytes()
         table = parse_shard(data, path, header, split, index, count).read()
-        logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(count, header.classes)
+        logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(count, *header.row_shape)
         rows = Rows(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
         again = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
     except (CacheError, OSError, pa.ArrowException, ValueError):
@@ -120,8 +120,7 @@ def store_manifest(
             for name, values in (scores or {}).items()
         }
         manifest = Manifest(
-            **header.model_dump(exclude={"fingerprints"}),
-            fingerprints=header.fingerprints,
+            **dict(header),
             splits=dict(splits),
             scores=numbers,
             cost=cost,

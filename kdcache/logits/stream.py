@@ -39,6 +39,8 @@ class LogitStream:
             for batch in stream:
                 batch.ids, batch.row_hashes, batch.logits  # int64 [n], uint64 [n], float32 [n, K]
 
+    With a cache of V views the logits are [n, V, K]: all views of a row, in every epoch.
+
     Over all ranks, an epoch has each row exactly once. A batch is not sorted. Memory: twice `buffer_groups` row
     groups (of about 4 MiB of logits each, as the writer makes them) and two batches.
 
@@ -253,9 +255,9 @@ class LogitStream:
         parts = [_slice(self.cache.read_group(piece.group), piece.start, piece.stop) for piece in pieces]
         if self.seed is None:
             return _joined(parts)
-        count, classes = sum(piece.rows for piece in pieces), self.cache.manifest.classes
+        count, row_shape = sum(piece.rows for piece in pieces), self.cache.manifest.row_shape
         block = CachedSplit(
-            np.empty(count, np.int64), np.empty(count, np.uint64), np.empty((count, classes), np.float32)
+            np.empty(count, np.int64), np.empty(count, np.uint64), np.empty((count, *row_shape), np.float32)
         )
         to = np.random.default_rng([self.seed, epoch, ROW_ORDER, pieces[0].place]).permutation(count)
         for part in parts:  # each row straight to its place: no third copy

@@ -15,6 +15,7 @@ from kdcache.errors import CacheError
 from kdcache.logits.format import (
     ROWS_PER_SHARD,
     SPLIT_NAME,
+    Augmentation,
     Cost,
     Dtype,
     Fingerprints,
@@ -59,6 +60,7 @@ class LogitWriter:
         rows_per_shard: rows of every shard but a split's last; decides the bytes, not the values.
         dtype: "float32", or "float16" to round to half the size.
         resume: keep what an interrupted run with these options left.
+        augmentation: the logits are of V augmented views of each row; None: of the row as it is.
 
     Raises:
         CacheError: from every method, when the input is not usable, another process writes this cache, or the disk
@@ -75,6 +77,7 @@ class LogitWriter:
         rows_per_shard: int = ROWS_PER_SHARD,
         dtype: Dtype = "float32",
         resume: bool = False,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.path = Path(path)
         self._header = checked_header(
@@ -84,6 +87,7 @@ class LogitWriter:
             dtype=dtype,
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints,
+            augmentation=augmentation,
         )
         self._resume = resume
         self._splits: dict[str, _OpenSplit] = {}
@@ -137,7 +141,7 @@ class LogitWriter:
             split: its name, e.g. "train".
             ids: integers [n], 0 or more, each once per split.
             row_hashes: uint64 [n], see `kdcache.fingerprint.row_hash`.
-            logits: float32 or float16 [n, K], raw (un-tempered) and finite.
+            logits: float32 or float16 [n, K] ([n, V, K] with an augmentation), raw (un-tempered) and finite.
         """
         self._require_open()
         where = f"{self.path}: split {split!r}"
@@ -194,7 +198,7 @@ class _OpenSplit:
         self._buffer = Rows(
             np.empty(size, np.int64),
             np.empty(size, np.uint64),
-            np.empty((size, header.classes), header.dtype),
+            np.empty((size, *header.row_shape), header.dtype),
         )
         self.filled = 0
         self.shards: list[ShardInfo] = []
@@ -268,10 +272,9 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
     ids = _checked_ids(where, ids)
     row_hashes = _checked_hashes(where, row_hashes)
     logits = np.asarray(logits)
-    if logits.ndim != 2 or logits.shape[1] != header.classes:
-        raise CacheError(
-            f"{where}: expected logits [n, {header.classes}], found the shape {list(logits.shape)}"
-        )
+    if logits.shape[1:] != header.row_shape:
+        wanted = ", ".join(map(str, header.row_shape))
+        raise CacheError(f"{where}: expected logits [n, {wanted}], found the shape {list(logits.shape)}")
     if not len(ids) == len(row_hashes) == len(logits):
         raise CacheError(
             f"{where}: {len(ids)} ids, {len(row_hashes)} row hashes and {len(logits)} rows of logits "
@@ -284,9 +287,9 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
         stored = logits.astype(header.dtype, copy=False)
     if not np.isfinite(stored).all():
-        row = int(np.argmin(np.isfinite(stored).all(axis=1)))
+        row = int(np.argmin(np.isfinite(stored).reshape(len(stored), -1).all(axis=1)))
         raise CacheError(
-            f"{where}: row id {ids[row]} has the logits {logits[row].tolist()[:8]}, which are not all "
+            f"{where}: row id {ids[row]} has the logits {logits[row].reshape(-1).tolist()[:8]}, which are not all "
             f"finite in {header.dtype}; check the model and its precision"
         )
     return Rows(ids, row_hashes, stored)

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcache.logits import LogitCache
+from kdcache.logits import Augmentation, LogitCache, LogitWriter
+
+from .conftest import FINGERPRINTS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cache-format.md").read_text()
 
@@ -46,6 +48,26 @@ def test_polars(split):
     table = polars.read_parquet("cache/train/*.parquet").sort("id")
     assert table["row_hash"].to_list() == split.row_hashes.tolist()
     assert np.array_equal(table["logits"].to_numpy(), split.logits)
+
+
+def test_views_in_other_tools(tmp_path):
+    """The page's asides on views: which of the V K elements are a view's."""
+    views, classes = 2, 3
+    logits = np.arange(24, dtype=np.float32).reshape(4, views, classes)
+    augmentation = Augmentation(views=views, seed=0, description="none")
+    options = {"classes": classes, "label_names": [], "fingerprints": FINGERPRINTS}
+    with LogitWriter(tmp_path / "cache", **options, augmentation=augmentation) as writer:
+        writer.write("train", np.arange(4), np.arange(4, dtype=np.uint64), logits)
+        writer.finish()
+    file = str(tmp_path / "cache" / "train" / "*.parquet")
+    duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
+    part = re.search(r"`(\(logits.*?\])`", PAGE)[1].replace("v", "1").replace("K", str(classes))
+    found = duckdb.sql(f"SELECT {part} FROM read_parquet('{file}') ORDER BY id")
+    assert [row[0] for row in found.fetchall()] == logits[:, 1].tolist()
+    expression = re.search(r"With V views: `(.*?)`", PAGE)[1]
+    reshaped = eval(expression, {"polars": polars, "V": views, "K": classes})
+    table = polars.read_parquet(file).sort("id").select(reshaped)
+    assert np.array_equal(table["logits"].to_numpy(), logits)
 
 
 def test_pyarrow(split):
