@@ -28,7 +28,7 @@ def write(path: Path, file: str, results: Results) -> None:
 
 def render(file: str, results: Results) -> str:
     """The page as Markdown."""
-    parts = [_head(file, results), _answer(results), _scenarios()]
+    parts = [_head(file, results), _answer(results), _reading(), _scenarios()]
     parts += [_section(table, results.table(table.name)) for table in TABLES]
     return "\n\n".join(parts) + "\n"
 
@@ -70,6 +70,20 @@ def _answer(results: Results) -> str:
             lines.append(f"| {table.title} | {met} | {_placed(low)} | {_placed(high)} |")
     lines += ["", "What misses:", "", *_missed(results)]
     return "\n".join(lines)
+
+
+def _reading() -> str:
+    """In words; the tests hold these sentences against the committed results."""
+    return """## How to read it
+
+- Skew in *all* arms cancels in the differences and makes the tests cautious. Skew in *one* arm stays in them. When a
+  regularizer now and then fails and the baseline does not (*skewed regularizers*, an extreme case), a t-test on few
+  seeds calls differences that are not there, and more seeds mend it slowly. Look at the single scores of a
+  configuration whose spread is unlike its baseline's before you trust its verdict.
+- 277 rows are enough for the t-tests, near the ceiling too: rows make scores coarse, not skewed.
+- `student` families bound the mistakes of each family, not of the study: with many tasks and students some family
+  will have one. Declare `family: study` for a statement about the whole study.
+- A bootstrap interval of five seeds is much too short; quote the t interval."""
 
 
 def _placed(cell: Cell) -> str:
@@ -193,7 +207,7 @@ def figure(cells: list[Cell]) -> dict[str, Any]:
         ("inconclusive, effect ", "inconclusive: margin 1 sd", "true difference (sd)"),
     ]
     charts = [_curves(_points(cells, prefix), title, x) for prefix, title, x in panels]
-    title = alt.Title("What five seeds, or more, can show", subtitle=(
+    title = alt.Title("What a number of seeds can show", offset=16, subtitle=(
         "share of verdicts on one of four regularizers, Holm-corrected; sd of the matched differences"))  # fmt: skip
     joined = alt.hconcat(*charts, spacing=28).properties(title=title, padding=16)
     spec: dict[str, Any] = joined.to_dict()

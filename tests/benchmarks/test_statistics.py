@@ -165,3 +165,19 @@ def test_the_committed_results_are_whole() -> None:
         for cell in cells:
             goal = table.goal(cell.column)
             assert (goal is None) == (cell.met is None)
+
+
+def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
+    rate = {(cell.table, cell.row, cell.column): cell.rate for cell in read(COMMITTED).cells}
+    for kind in ("skewed", "heavy tail", "collapses"):
+        assert rate["null", kind, "student: 4"] < 0.04
+    by_seeds = [rate["null_by_seeds", "skewed regularizers", f"{n} seeds"] for n in (5, 10, 20, 40)]
+    assert by_seeds == sorted(by_seeds, reverse=True)
+    assert by_seeds[0] > 0.1
+    assert by_seeds[-1] > 0.05
+    for kind in ("277 rows", "277 rows, ceiling"):
+        assert rate["null", kind, "student: 4"] <= 0.05
+        assert 0.935 <= rate["coverage", kind, "paired t, 5"] <= 0.965
+    assert rate["null", "normal", "student families, any of 16"] > 0.4
+    assert rate["null", "normal", "study, 8 tasks: 64"] < 0.06
+    assert all(rate["coverage", name, "BCa, 5"] < 0.9 for name in questions.NAMES)
