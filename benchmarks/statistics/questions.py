@@ -31,7 +31,7 @@ from benchmarks.statistics.procedure import (
 )
 from benchmarks.statistics.scenarios import SCENARIOS, Scenario
 from kdcache.statistics.families import Family
-from kdcache.statistics.tests import detectable_difference, tost_detectable_margin
+from kdcache.statistics.power import detectable_difference, tost_detectable_margin
 
 ALPHA = 0.05
 ARMS = 5  # the baseline and four regularizers
