@@ -3,6 +3,7 @@
 python -m benchmarks.cache                          all but --large; writes the committed JSON and page
 python -m benchmarks.cache --large --minilm FOLDER
 python -m benchmarks.cache --only stores streaming  these alone; prints the table
+python -m benchmarks.cache --only epochs --json FILE --page FILE  these again, the rest of FILE as it is
 python -m benchmarks.cache --quick                  tiny sizes: whether it runs, not how fast
 """
 
@@ -23,7 +24,7 @@ from typing import Any
 from benchmarks.cache import report
 from benchmarks.cache.measuring import Measurement, Options
 from kdcache.errors import KdcacheError
-from kdcache.files import write_atomically, write_json
+from kdcache.files import read_json, write_atomically, write_json
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
@@ -89,14 +90,23 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         minilm=args.minilm,
         quick=args.quick,
     )
-    run = {**facts(args), "measurements": {}}
+    run = {**facts(args), "measurements": _kept(args)}
     for name in args.only or [name for name in NAMES if args.large or name != "large"]:
         log.info("%s ...", name)
         run["measurements"][name] = asdict(_measure(name, options))
+        run["measurements"] = {key: run["measurements"][key] for key in NAMES if key in run["measurements"]}
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
             write_json(args.json, run)
     return run
+
+
+def _kept(args: argparse.Namespace) -> dict[str, Any]:
+    """What --only leaves as it is in the file given by --json."""
+    if not (args.only and args.json and args.json.exists()):
+        return {}
+    kept: dict[str, Any] = read_json(args.json)["measurements"]
+    return kept
 
 
 def _measure(name: str, options: Options) -> Measurement:
