@@ -75,6 +75,22 @@ def table(metrics: Metrics, study: Study) -> list[Calibration]:
     return found
 
 
+def sentence(metrics: Metrics) -> str:
+    """How often each regularizer is better or worse calibrated than the baseline; empty without calibration.csv."""
+    rows = metrics.calibration
+    if rows.empty:
+        return ""
+    groups = rows.groupby("regularizer", sort=False)["direction"]
+    counts = {str(name): directions.value_counts().to_dict() for name, directions in groups}
+    said = "; ".join(f"{name} {_directions(found)}" for name, found in counts.items())
+    return f"Over all students and scores: {said}."
+
+
+def _directions(counts: dict[Any, int]) -> str:
+    known = (word for word in ("better", "worse", "unclear") if counts.get(word))
+    return wording.listing(f"{word} in {counts[word]}" for word in known)
+
+
 def _tested(metrics: Metrics) -> dict[tuple[Any, ...], Any]:
     rows = metrics.calibration.itertuples(index=False)
     return {(row.task, row.student, row.regularizer, row.metric): row for row in rows}
@@ -137,7 +153,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     points = shared.mark_point(filled=True, size=55, opacity=1).encode(shape=shape, tooltip=tooltip)
     ends = [{"confidence": scale.domain[0], "accuracy": scale.domain[0]}, {"confidence": 1, "accuracy": 1}]
     diagonal = alt.Chart(alt.InlineData(values=ends)).mark_line(style="zero", aria=False, strokeDash=[4, 4])
-    diagonal = diagonal.encode(x="confidence:Q", y="accuracy:Q")
+    diagonal = diagonal.encode(x=shared.encoding.x, y=shared.encoding.y)
     return alt.LayerChart(layer=[diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points])
 
 

@@ -269,7 +269,7 @@ KNOWN: dict[str, Known] = {
         {"supported": "Yes", "contradicted": "No"},
         {
             "supported": "distillation beats the teacher-free regularizers on average",
-            "contradicted": "distillation does not beat the teacher-free regularizers on average",
+            "contradicted": "distillation does not beat the teacher-free regularizers by the margin",
         },
         _teacher,
     ),

@@ -108,7 +108,7 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "ranking": ranking,
         "calibration": calibration.table(metrics, study),
         "calibration_names": calibration.names(metrics),
-        "calibration_tested": len(metrics.calibration) > 0,
+        "calibration_sentence": calibration.sentence(metrics),
         "reliability": reliability,
         "fewest_rows": calibration.FEWEST_ROWS,
         "cost": cost,
