@@ -1,6 +1,6 @@
 """A report of a large study: how long it takes to build, how large the page is, how soon a browser has it.
 
-`python -m benchmarks.report --out FOLDER` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials of normal
+`python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials with normal
 scores around invented means (no model is trained), the metrics of them and the report, and prints what each took.
 """
 
