@@ -98,10 +98,11 @@ def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
     found = rows[rows["verdict"].isin(["better", "worse"]) & ~rows["negligible"]]
     if found.empty or not undecided:
         return ""
+    verb = "may be" if beyond else "is" if len(found) == 1 else "are"
     words = wording.listing(f"{n} {name}" for name, n in Counter(found["verdict"]).items())
     return (
         f"“Undecided” is about the margin, with all {len(rows)} comparisons together: the {words} in the table, "
-        f"where each family is corrected alone, {'may be' if beyond else 'are'} among them."
+        f"where each family is corrected alone, {verb} among them."
     )
 
 
@@ -115,7 +116,8 @@ def _scratch(claim: dict[str, Any], metrics: Metrics) -> Words:
     together = int(claim["better"])
     beside = [_others(rows)]
     if together != len(won):
-        beside.append(f"Corrected over all {len(rows)} together, {together or 'none'} remain better.")
+        remain = f"{together or 'none'} {'remains' if together == 1 else 'remain'}"
+        beside.append(f"Corrected over all {len(rows)} together, {remain} better.")
     return f"{text}.", " ".join(part for part in [*beside, _limits(rows)] if part)
 
 
@@ -235,11 +237,11 @@ KNOWN: dict[str, Known] = {
     "pretrained_within_margin": Known(
         "Does any regularizer make a real difference to a pretrained student?",
         "none beyond the margin",
-        "whether any matters to a pretrained student",
+        "whether any regularizer matters to a pretrained student",
         {"supported": "No", "contradicted": "Yes"},
         {
-            "supported": "none moves a pretrained student beyond the margin",
-            "contradicted": "some move a pretrained student beyond the margin",
+            "supported": "no regularizer moves a pretrained student beyond the margin",
+            "contradicted": "some regularizers move a pretrained student beyond the margin",
         },
         _pretrained,
     ),
@@ -249,8 +251,8 @@ KNOWN: dict[str, Known] = {
         "whether any helps from scratch",
         {"supported": "Yes", "contradicted": "No"},
         {
-            "supported": "some help a student trained from scratch",
-            "contradicted": "none helps a student trained from scratch",
+            "supported": "some regularizers help a student trained from scratch",
+            "contradicted": "no regularizer helps a student trained from scratch",
         },
         _scratch,
     ),
@@ -259,7 +261,7 @@ KNOWN: dict[str, Known] = {
         "more gain from scratch",
         "whether they help more from scratch than pretrained",
         {"supported": "Yes", "contradicted": "No"},
-        {"supported": "they help more from scratch than pretrained"},
+        {"supported": "regularizers help more from scratch than pretrained"},
         _interaction,
     ),
     "teacher_needed": Known(

@@ -1,5 +1,5 @@
-// Draws each chart in the colours that the reader prefers, when it comes near the window; until then, and on paper, its
-// picture stands there.
+// Draws each chart in the colours that the reader prefers; until it is drawn, and on paper, its picture stands there.
+// One after the other, so that the page answers meanwhile; those in a closed part when it is opened.
 (function () {
   "use strict";
   const { themes, specs } = JSON.parse(document.getElementById("charts").textContent);
@@ -11,21 +11,26 @@
     const options = { renderer: "svg", actions: false, config: themes[name], tooltip: { theme: name } };
     const target = document.getElementById(id);
     target.classList.add("drawn");
-    drawn.add(id);
-    window.vegaEmbed(target, specs[id], options).catch(function (error) {
+    return window.vegaEmbed(target, specs[id], options).catch(function (error) {
       target.classList.remove("drawn");
       console.error(error);
     });
   }
 
-  const near = new IntersectionObserver(function (entries) {
-    entries.filter((entry) => entry.isIntersecting).forEach(function (entry) {
-      near.unobserve(entry.target);
-      draw(entry.target.querySelector(".live").id);
-    });
-  }, { rootMargin: "600px" });
-  Object.keys(specs).forEach((id) => near.observe(document.getElementById(id).parentElement));
-  dark.addEventListener("change", () => drawn.forEach(draw));
+  function drawAll(ids) {
+    ids.reduce((before, id) => before.then(() => draw(id)), Promise.resolve());
+  }
+
+  function drawOpen() {
+    const open = (id) => document.getElementById(id).closest("details:not([open])") === null;
+    const next = Object.keys(specs).filter((id) => !drawn.has(id) && open(id));
+    next.forEach((id) => drawn.add(id));
+    drawAll(next);
+  }
+
+  document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", drawOpen));
+  dark.addEventListener("change", () => drawAll(Array.from(drawn)));
+  drawOpen();
 })();
 
 // Sorting by a click on a heading; without JavaScript the table stands as it was written.
