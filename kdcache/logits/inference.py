@@ -298,9 +298,9 @@ class _Predictor:
     def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
         """The rows at these positions as the model gets them: one batch, or one for each view."""
         ids = positions.tolist()
-        rows = fetched(dataset, ids)
+        rows: Any = fetched(dataset, ids)  # a Batcher gives a whole batch, which `collate` lets pass
         if self.views is None:
-            yield self.collate(list(rows))
+            yield self.collate(rows)
             return
         for view in range(self.views.count):
             yield self.collate(

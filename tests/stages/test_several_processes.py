@@ -70,6 +70,8 @@ def test_two_processes_teach_cache_and_distill_as_one_does(
         expected, found = logits(one / folder), logits(two / folder)
         assert expected.keys() == found.keys()
         for split, values in expected.items():
-            np.testing.assert_allclose(found[split], values, atol=0.05)  # sums in another order, over an epoch
+            np.testing.assert_allclose(
+                found[split], values, atol=0.05
+            )  # sums in another order, over an epoch
     metrics = [json.loads((folder / TRIAL / "result.json").read_text())["metrics"] for folder in (one, two)]
     assert metrics[1]["accuracy"] == pytest.approx(metrics[0]["accuracy"], abs=0.01)
