@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,10 @@ from kdcache.trials import LOGITS, TEACHER, TrialResult, read_result, trial_fold
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
+SPLIT = "validation"
 COST = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"]
+
+Block: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
 class ResultsError(KdcacheError):
@@ -136,31 +139,57 @@ def validation_outputs(study: Study, root: Path, task: str, student: str, regula
         CacheError: a trial's logits are missing or damaged, or are of other rows than the task's.
         TaskError: the task is not prepared.
     """
-    rows = load_split(root / "tasks" / task, "validation", ["row_hash", "label"])
+    hashes, labels = _validation_rows(root, task)
+    caches = _caches(study, root, task, student, regularizer)
+    outputs = np.stack([_row_outputs(cache, hashes) for cache in caches])
+    return Outputs(tuple(study.seeds), labels, outputs)
+
+
+def validation_logits(study: Study, root: Path, task: str, student: str, regularizer: str) -> Iterator[Block]:
+    """The validation logits of one configuration's trials, all seeds, in pieces: logits [n, K] and labels [n].
+
+    The arguments and errors are those of `validation_outputs`.
+    """
+    hashes, labels = _validation_rows(root, task)
+    for cache in _caches(study, root, task, student, regularizer):
+        for ids, logits in _pieces(cache, hashes):
+            yield logits, labels[ids]
+
+
+def _validation_rows(root: Path, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
+    """Row hashes and labels of the prepared task's validation split."""
+    rows = load_split(root / "tasks" / task, SPLIT, ["row_hash", "label"])
+    return rows["row_hash"].to_numpy(), rows["label"].to_numpy()
+
+
+def _caches(study: Study, root: Path, task: str, student: str, regularizer: str) -> list[LogitCache]:
     folder = root / "trials" / task / student / regularizer
-    caches = [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in study.seeds]
-    hashes = rows["row_hash"].to_numpy()
-    outputs = np.stack([_row_outputs(cache, "validation", hashes) for cache in caches])
-    return Outputs(tuple(study.seeds), rows["label"].to_numpy(), outputs)
+    return [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in study.seeds]
 
 
-def _row_outputs(cache: LogitCache, split: str, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
-    """[N]: the predicted class, or the one output, of every row of a split; none missing, none of another row."""
+def _row_outputs(cache: LogitCache, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
+    """[N]: the predicted class, or the one output, of every row; none missing, none of another row."""
     single = cache.manifest.classes == 1
     outputs = np.zeros(len(hashes), dtype=np.float64 if single else np.int64)
+    for ids, logits in _pieces(cache, hashes):
+        outputs[ids] = logits[:, 0] if single else logits.argmax(axis=1)
+    return outputs
+
+
+def _pieces(cache: LogitCache, hashes: npt.NDArray[np.uint64]) -> Iterator[Block]:
+    """Row ids [n] and logits [n, K], row group by row group; an error for another row, at the end for a missing one."""
     seen = np.zeros(len(hashes), dtype=bool)
-    for group in cache.groups(split):
+    for group in cache.groups(SPLIT):
         part = cache.read_group(group)
         inside = (part.ids >= 0) & (part.ids < len(hashes))
         if not inside.all() or (part.row_hashes != hashes[part.ids]).any():
             raise CacheError(
-                f"{cache.path}: split {split!r} has logits of other rows than the prepared task; run `dvc repro`"
+                f"{cache.path}: split {SPLIT!r} has logits of other rows than the prepared task; run `dvc repro`"
             )
-        outputs[part.ids] = part.logits[:, 0] if single else part.logits.argmax(axis=1)
+        yield part.ids, part.logits
         seen[part.ids] = True
     if not seen.all():
         raise CacheError(
-            f"{cache.path}: split {split!r} lacks {int((~seen).sum())} of the task's {len(hashes)} rows, the first is "
+            f"{cache.path}: split {SPLIT!r} lacks {int((~seen).sum())} of the task's {len(hashes)} rows, the first is "
             f"row {int(np.argmin(seen))}; run `dvc repro`"
         )
-    return outputs

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from kdcache.params import Study, load_study
-from kdcache.results import Outputs, cost_table, trials_table, validation_outputs
-from kdcache.statistics import across, calibration_comparisons, compare, compare_examples, summary
+from kdcache.results import Block, Outputs, cost_table, trials_table, validation_logits, validation_outputs
+from kdcache.statistics import (
+    across,
+    calibration_comparisons,
+    compare,
+    compare_examples,
+    reliability_table,
+    summary,
+)
 from kdcache.statistics.files import write_summary, write_table
 from stages import stage_errors
 from stages.layout import DATA, METRICS
@@ -37,14 +45,19 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     claims = summary(trials, study, comparisons)
     over_tasks = across(trials, study)
 
-    def outputs(task: str, student: str, regularizer: str) -> Outputs:
-        return validation_outputs(study, data, task, student, regularizer)
+    def outputs(*configuration: str) -> Outputs:
+        return validation_outputs(study, data, *configuration)
+
+    def logits(*configuration: str) -> Iterator[Block]:
+        return validation_logits(study, data, *configuration)
 
     examples = compare_examples(study, outputs)
+    reliability = reliability_table(study, logits)
     write_table(trials, out / "trials.csv")
     write_table(comparisons, out / "comparisons.csv")
     write_table(examples, out / "examples.csv")
     write_table(calibration, out / "calibration.csv")
+    write_table(reliability, out / "reliability.csv")
     write_table(over_tasks, out / "across.csv")
     write_table(costs, out / "cost.csv")
     write_summary(claims, out / "summary.json")

@@ -12,7 +12,7 @@ from kdcache.errors import CacheError
 from kdcache.files import write_json
 from kdcache.logits import Cost, Fingerprints, LogitWriter
 from kdcache.params import Study
-from kdcache.results import ResultsError, cost_table, trials_table, validation_outputs
+from kdcache.results import ResultsError, cost_table, trials_table, validation_logits, validation_outputs
 from kdcache.trials import TrialResult, write_result
 
 MODEL = {"checkpoint": "models/m", "learning_rate": 0.1, "epochs": 1, "batch_size": 4}
@@ -177,3 +177,13 @@ def test_logits_of_other_rows_are_refused(
     put_logits(tmp_path, 0, LOGITS, hashes, order)
     with pytest.raises(CacheError, match=said):
         validation_outputs(study(seeds=[0]), tmp_path, "one", "small", "base")
+
+
+def test_validation_logits_come_with_their_labels_whatever_the_order(tmp_path: Path) -> None:
+    put_task(tmp_path)
+    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
+    put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
+    blocks = list(validation_logits(study(), tmp_path, "one", "small", "base"))
+    logits, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+    assert logits.tolist() == [*LOGITS.tolist(), *(-LOGITS[[2, 0, 3, 1]]).tolist()]
+    assert labels.tolist() == [1, 0, 1, 1, 1, 1, 1, 0]

@@ -15,6 +15,7 @@ import pandas as pd
 from kdcache.report import wording
 from kdcache.report.inputs import Metrics, flags
 
+VERDICTS = ("better", "worse", "equivalent", "inconclusive")
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 
 
@@ -27,6 +28,7 @@ class Claim:
     verdict: str  # supported, contradicted or inconclusive
     sentence: str
     beside: str = ""
+    tested: str = ""  # the claim behind the verdict, in a few words
 
 
 Words: TypeAlias = tuple[str, str]  # the sentence, and what to know beside it
@@ -42,8 +44,38 @@ def _claim(claim: dict[str, Any], metrics: Metrics) -> Claim:
     verdict = str(claim["verdict"])
     if claim["id"] not in KNOWN:
         return Claim(str(claim["question"]), verdict.capitalize(), verdict, str(claim["sentence"]))
-    question, answers, words = KNOWN[claim["id"]]
-    return Claim(question, answers.get(verdict, "Not settled"), verdict, *words(claim, metrics))
+    known = KNOWN[claim["id"]]
+    answer = known.answers.get(verdict, "Not settled")
+    return Claim(known.question, answer, verdict, *known.words(claim, metrics), tested=known.tested)
+
+
+def in_short(metrics: Metrics) -> str:
+    """The study in two sentences: what is settled and what is not, and all verdicts counted."""
+    verdicts = {str(claim["id"]): str(claim["verdict"]) for claim in metrics.summary.get("claims", [])}
+    asked = [(known, verdicts[name]) for name, known in KNOWN.items() if name in verdicts]
+    shown = [known.shown[verdict] for known, verdict in asked if verdict in known.shown]
+    left = [known.topic for known, verdict in asked if verdict not in known.shown]
+    parts = [f"This study shows that {wording.listing(shown)}."] if shown else []
+    if left and shown:
+        parts.append(f"It leaves open {_either(left)}.")
+    elif left:
+        parts.append("This study settles none of its questions." if len(left) > 1 else "The answer is open.")
+    return " ".join([*parts, _counted(metrics.comparisons)]).strip()
+
+
+def _either(topics: list[str]) -> str:
+    return " and ".join(", ".join(part) for part in (topics[:-1], topics[-1:]) if part)
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """ "Of 12 differences from the baseline, from −0.84 to +0.64 points, 1 is equivalent and 11 inconclusive."."""
+    counts = ((name, int((rows["verdict"] == name).sum())) for name in VERDICTS)
+    said = wording.listing(f"{n} {name}" for name, n in counts if n)
+    known = rows["difference"].dropna()
+    if known.empty:
+        return ""
+    span = f"{wording.signed(known.min())} to {wording.signed(known.max())} points"
+    return f"{wording.count(len(rows), 'difference')} from the baseline, {span}: {said}."
 
 
 def _of_init(init: str, metrics: Metrics) -> pd.DataFrame:
@@ -57,7 +89,21 @@ def _pretrained(claim: dict[str, Any], metrics: Metrics) -> Words:
     shown = f"{_share(within, len(rows))} shown to lie within {margins(rows)} of plain fine-tuning"
     others = [f"{n} {what}" for n, what in ((beyond, "beyond it"), (open_, "undecided")) if n]
     text = ", ".join([shown, *others])
-    return f"{text}. {_extremes(rows)}".strip(), _limits(rows)
+    beside = " ".join(part for part in (_wider(rows, beyond, open_), _limits(rows)) if part)
+    return f"{text}. {_extremes(rows)}".strip(), beside
+
+
+def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
+    """Why a comparison can be better in the table and undecided here."""
+    found = rows[rows["verdict"].isin(["better", "worse"]) & ~rows["negligible"]]
+    if found.empty or not undecided:
+        return ""
+    verb = "may be" if beyond else "is" if len(found) == 1 else "are"
+    words = wording.listing(f"{n} {name}" for name, n in Counter(found["verdict"]).items())
+    return (
+        f"“Undecided” is about the margin, with all {len(rows)} comparisons together: the {words} in the table, "
+        f"where each family is corrected alone, {verb} among them."
+    )
 
 
 def _scratch(claim: dict[str, Any], metrics: Metrics) -> Words:
@@ -70,7 +116,8 @@ def _scratch(claim: dict[str, Any], metrics: Metrics) -> Words:
     together = int(claim["better"])
     beside = [_others(rows)]
     if together != len(won):
-        beside.append(f"Corrected over all {len(rows)} together, {together or 'none'} remain better.")
+        remain = f"{together or 'none'} {'remains' if together == 1 else 'remain'}"
+        beside.append(f"Corrected over all {len(rows)} together, {remain} better.")
     return f"{text}.", " ".join(part for part in [*beside, _limits(rows)] if part)
 
 
@@ -148,21 +195,84 @@ def margins(rows: pd.DataFrame) -> str:
     return wording.listing(wording.points(value) for value in sorted(set(rows["margin"].dropna())))
 
 
-# The questions are the reader's; for the first, "supported" (no effect beyond the margin) answers No.
-KNOWN: dict[str, tuple[str, dict[str, str], Wording]] = {
-    "pretrained_within_margin": (
+def _teacher(claim: dict[str, Any], metrics: Metrics) -> Words:
+    """KD against the mean of the teacher-free, from the pooled rows of summary.json."""
+    free = [str(name) for name in claim.get("teacher_free", [])]
+    rows = metrics.summary.get("teacher_needed", [])
+    pooled = [row for row in rows if row["scope"] == "pooled" and row["init"] == "all"]
+    if not pooled or not free:
+        return str(claim["sentence"]), ""
+    against = free[0] if len(free) == 1 else f"the mean of {wording.listing(free)}"
+    found = wording.listing(_advantage(row) for row in pooled)
+    counts = wording.listing(f"{claim[name]} {name}" for name in VERDICTS if claim.get(name))
+    seeds = wording.count(int(pooled[0]["seeds"]), "seed")
+    beside = f"From {seeds}, over all tasks and students. One by one, corrected together: {counts or 'none'}."
+    return f"Against {against}, {found}.", beside
+
+
+def _advantage(row: dict[str, Any]) -> str:
+    if row["difference"] is None:
+        return f"{row['regularizer']} cannot be compared: no seed has all its trials"
+    gain = f"{wording.signed(row['difference'])} points {wording.interval(row['ci_low'], row['ci_high'])}"
+    return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A claim that this module has words for; the questions are the reader's.
+
+    `answers` and `shown` by verdict; a verdict that is in neither is not settled. For the first claim "supported"
+    (no effect beyond the margin) answers No.
+    """
+
+    question: str
+    tested: str
+    topic: str
+    answers: dict[str, str]
+    shown: dict[str, str]
+    words: Wording
+
+
+KNOWN: dict[str, Known] = {
+    "pretrained_within_margin": Known(
         "Does any regularizer make a real difference to a pretrained student?",
+        "none beyond the margin",
+        "whether any regularizer matters to a pretrained student",
         {"supported": "No", "contradicted": "Yes"},
+        {
+            "supported": "no regularizer moves a pretrained student beyond the margin",
+            "contradicted": "some regularizers move a pretrained student beyond the margin",
+        },
         _pretrained,
     ),
-    "scratch_some_better": (
+    "scratch_some_better": Known(
         "Does any help a student trained from scratch?",
+        "some better from scratch",
+        "whether any helps from scratch",
         {"supported": "Yes", "contradicted": "No"},
+        {
+            "supported": "some regularizers help a student trained from scratch",
+            "contradicted": "no regularizer helps a student trained from scratch",
+        },
         _scratch,
     ),
-    "interaction": (
+    "interaction": Known(
         "Do they help more from scratch than pretrained?",
+        "more gain from scratch",
+        "whether they help more from scratch than pretrained",
         {"supported": "Yes", "contradicted": "No"},
+        {"supported": "regularizers help more from scratch than pretrained"},
         _interaction,
+    ),
+    "teacher_needed": Known(
+        "Is a teacher needed: does distillation beat what needs none?",
+        "KD above the teacher-free",
+        "whether a teacher is needed",
+        {"supported": "Yes", "contradicted": "No"},
+        {
+            "supported": "distillation beats the teacher-free regularizers on average",
+            "contradicted": "distillation does not beat the teacher-free regularizers by the margin",
+        },
+        _teacher,
     ),
 }

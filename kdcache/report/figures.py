@@ -31,6 +31,16 @@ PALETTES = {
 NARROW = 420  # pixels; below, the verdicts' words would leave too little room for the intervals
 GAP = 0.3  # the share of a regularizer's band that keeps it from its neighbours
 ROW_STEP = 17  # pixels a student's line takes
+STATIC_WIDTH = 360  # pixels
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart of the page: Vega-Lite without width and theme, which are the page's, and its text alternative."""
+
+    title: str
+    spec: dict[str, Any]
+    alt: str
 
 
 @dataclass(frozen=True)
@@ -192,6 +202,7 @@ def theme(name: str, font: str = FONT) -> dict[str, Any]:
         "view": {"stroke": None},
         "axis": {"labelColor": ink, "titleColor": soft, "titleFontWeight": "normal", "labelFontSize": 12}
         | {"titleFontSize": 12, "titlePadding": 6, "domainColor": line, "tickColor": line},
+        "legend": {"labelColor": ink, "labelFontSize": 12},
         "title": {
             "color": ink,
             "fontSize": 13,
@@ -208,17 +219,17 @@ def theme(name: str, font: str = FONT) -> dict[str, Any]:
     }
 
 
-def fluid_spec(panel: Panel) -> dict[str, Any]:
-    """The panel for the page: as wide as its column, theme and colours given by the page."""
-    return panel.spec | {"width": "container", "padding": {"left": 2, "right": 2, "top": 4, "bottom": 2}}
+def fluid_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """A chart for the page: as wide as its column, theme and colours given by the page."""
+    return spec | {"width": "container", "padding": {"left": 2, "right": 2, "top": 4, "bottom": 2}}
 
 
-def static_image(panel: Panel) -> str:
-    """The panel as an SVG data URI in light colours: for paper, and for readers without JavaScript."""
+def static_image(spec: dict[str, Any]) -> str:
+    """A chart as an SVG data URI in light colours: for paper, and for readers without JavaScript."""
     import vl_convert
 
-    spec = panel.spec | {"width": 360, "padding": 4}
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=_version(), config=_static_config())
+    whole = spec | {"width": STATIC_WIDTH, "padding": 4}
+    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config())
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

@@ -1,4 +1,7 @@
-"""What a report is made from: the four files of `metrics/`, read and checked, and nothing else."""
+"""What a report is made from: the files of `metrics/`, read and checked, and nothing else.
+
+Four are needed. The others were added later: without one the report says less, it does not fail.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ from kdcache.errors import ComparisonError
 TEXT = frozenset(
     (
         *("task", "student", "family", "init", "checkpoint", "teacher", "regularizer", "metric", "baseline"),
-        *("verdict", "note", "device", "identity", "kind", "model"),
+        *("verdict", "note", "device", "identity", "kind", "model", "settled_by", "direction"),
+        *("scope", "group"),
     )
 )
 NEEDED = {
@@ -27,26 +31,57 @@ NEEDED = {
     ),
     "cost": ("kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"),
 }
+OPTIONAL = {
+    "examples": (
+        *("task", "student", "regularizer", "rows", "seeds", "difference", "gained", "lost"),
+        *("rows_p_corrected", "sd_rows", "sd_seeds", "sd_total", "total_low", "total_high", "note"),
+    ),
+    "calibration": (
+        *("task", "student", "regularizer", "metric", "difference", "ci_low", "ci_high", "direction", "note"),
+    ),
+    "reliability": ("task", "student", "init", "regularizer", "rows", "confidence", "accuracy"),
+    "across": (
+        *("scope", "group", "init", "regularizer", "tasks", "difference", "ci_low", "ci_high"),
+        *("wilcoxon_p_corrected", "wilcoxon_floor", "permutation_p_corrected", "improvement"),
+        *("bayes_worse", "bayes_within", "bayes_better", "ranked_tasks", "mean_rank", "friedman_p"),
+        *("critical_difference", "note"),
+    ),
+}
+SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points."""
+    """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points.
+
+    A table whose file is not there has no rows. `files`: the text of every file that is, by name.
+    """
 
     trials: pd.DataFrame
     comparisons: pd.DataFrame
     cost: pd.DataFrame
+    examples: pd.DataFrame
+    calibration: pd.DataFrame
+    reliability: pd.DataFrame
+    across: pd.DataFrame
     summary: dict[str, Any]
+    files: dict[str, str]
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Read trials.csv, comparisons.csv, cost.csv and summary.json.
+    """Read trials.csv, comparisons.csv, cost.csv and summary.json, and what else there is.
 
     Raises:
-        ComparisonError: a file is missing, is not what its name says, or lacks a column.
+        ComparisonError: a needed file is missing, or a file is not what its name says or lacks a column.
     """
     tables = {name: _read_table(folder / f"{name}.csv", columns) for name, columns in NEEDED.items()}
-    return Metrics(**tables, summary=_read_summary(folder / "summary.json"))
+    for name, columns in OPTIONAL.items():
+        path = folder / f"{name}.csv"
+        tables[name] = _read_table(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
+    summary = _read_summary(folder / SUMMARY)
+    paths = [*(folder / f"{name}.csv" for name in tables), folder / SUMMARY]
+    files = {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+    return Metrics(**tables, summary=summary, files=files)
 
 
 def flags(table: pd.DataFrame, column: str) -> list[bool]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdcache.params import Study
-from kdcache.report import figures, tables, wording
-from kdcache.report.claims import claims, margins
+from kdcache.report import across, calibration, examples, figures, tables, wording
+from kdcache.report.claims import claims, in_short, margins
+from kdcache.report.downloads import downloads
 from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.statistics import power
 
 CORRECTIONS = {
     "holm": "Holm",
@@ -25,6 +29,8 @@ FAMILIES = {
     "task": "all comparisons of one task",
     "study": "all comparisons of the study",
 }
+# What a page shows at once; more is a click away, so that a study of 1,200 trials still opens at once.
+OPEN = {"panels_open": 6, "tables_open": 3, "rows_open": 40}
 
 
 def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
@@ -67,7 +73,7 @@ def render(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> str:
     environment.filters["sign"] = lambda verdict: wording.SIGNS.get(verdict, "")
     environment.filters["groupby_order"] = _in_groups
     template = environment.get_template("report.html.j2")
-    return template.render(**_content(metrics, study, panels), vega=Markup(figures.javascript()))
+    return template.render(**OPEN, **_content(metrics, study, panels), vega=Markup(figures.javascript()))
 
 
 def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
@@ -77,29 +83,57 @@ def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
 
 def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dict[str, Any]:
     confidence = 1 - study.comparison.alpha
-    drawn = _drawn(panels)
+    drawn = _drawn("panel", panels)
+    reliability = _drawn("reliability", calibration.diagrams(metrics))
+    ranking = _drawn("ranking", across.diagrams(metrics))
     cost = tables.costs(metrics, study)
-    headings, numbers = tables.all_numbers(metrics.comparisons)
+    headings, comparisons = tables.all_comparisons(metrics.comparisons)
     return {
         "baseline": study.comparison.baseline,
         "confidence": f"{100 * confidence:g}%",
         "scope": _scope(metrics, study),
+        "in_short": in_short(metrics),
         "claims": claims(metrics),
+        "certainty": _certainty(study),
         "panels": drawn,
-        "charts": _charts(drawn),
+        "charts": _charts([*drawn, *reliability, *ranking]),
         "margin": margins(metrics.comparisons),
         "tables": tables.main_tables(metrics, study),
         "interaction": tables.interaction(metrics),
         "open": tables.open_questions(metrics.comparisons, confidence),
-        "calibration": tables.calibration(metrics, study),
-        "calibration_names": tables.calibration_names(metrics),
+        "examples": examples.table(metrics),
+        "examples_sentence": examples.sentence(metrics),
+        "across": across.table(metrics),
+        "wilcoxon_floor": across.limits(metrics),
+        "ranking": ranking,
+        "calibration": calibration.table(metrics, study),
+        "calibration_names": calibration.names(metrics),
+        "calibration_sentence": calibration.sentence(metrics),
+        "reliability": reliability,
+        "fewest_rows": calibration.FEWEST_ROWS,
         "cost": cost,
         "cost_sentence": _cost_sentence(cost),
         "decided": _decided(study),
+        "together": FAMILIES[study.comparison.family],
+        "correction": CORRECTIONS[study.comparison.correction],
         "limits": _limits(metrics),
         "headings": headings,
-        "numbers": numbers,
+        "comparisons": comparisons,
+        "verdicts": list(dict.fromkeys(row.verdict for row in comparisons)),
+        "inits": list(dict.fromkeys(row.init for row in comparisons)),
+        "downloads": downloads(metrics),
+        "params": yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
     }
+
+
+def _certainty(study: Study) -> str:
+    """How far the first screen can be relied on, in a sentence."""
+    comparison = study.comparison
+    return (
+        f"Brackets are {100 * (1 - comparison.alpha):g}% intervals over {wording.count(len(study.seeds), 'seed')}. "
+        f"A claim stands only if its test, corrected ({CORRECTIONS[comparison.correction]}), allows it; "
+        "inconclusive is not “no difference”."
+    )
 
 
 def _scope(metrics: Metrics, study: Study) -> str:
@@ -114,39 +148,40 @@ def _scope(metrics: Metrics, study: Study) -> str:
     return ", ".join(parts)
 
 
-def _drawn(panels: list[figures.Panel]) -> list[dict[str, Any]]:
-    """Each panel with its place in the page, its chart and its picture."""
+def _drawn(name: str, drawings: Sequence[figures.Drawing | figures.Panel]) -> list[dict[str, Any]]:
+    """Each chart with its place in the page, its specification and its picture."""
     return [
         {
-            "id": f"panel-{place}",
-            "panel": panel,
-            "spec": figures.fluid_spec(panel),
-            "image": figures.static_image(panel),
+            "id": f"{name}-{place}",
+            "of": drawing,
+            "spec": figures.fluid_spec(drawing.spec),
+            "image": figures.static_image(drawing.spec),
         }
-        for place, panel in enumerate(panels)
+        for place, drawing in enumerate(drawings)
     ]
 
 
-def _charts(panels: list[dict[str, Any]]) -> dict[str, Any]:
+def _charts(drawn: list[dict[str, Any]]) -> dict[str, Any]:
     """What report.js draws."""
     return {
         "themes": {name: figures.theme(name) for name in figures.PALETTES},
-        "specs": {panel["id"]: panel["spec"] for panel in panels},
+        "specs": {chart["id"]: chart["spec"] for chart in drawn},
     }
 
 
 def _cost_sentence(cost: tables.Cost) -> str:
     if not cost.teachers:
         return f"No teacher. The trials took {wording.seconds(cost.trial_seconds)} in all."
+    online = "" if cost.online is None else f" (without a cache about {wording.seconds(cost.online)})"
     return (
         f"Teachers were trained and their logits cached once, in {wording.seconds(cost.teacher_seconds)}; "
-        f"{wording.count(cost.readers, 'trial')} read those logits. "
-        f"All trials together took {wording.seconds(cost.trial_seconds)}."
+        f"{wording.count(cost.readers, 'trial')} read those logits{online}. "
+        f"All trials together took {wording.seconds(cost.trial_seconds)}, on {cost.device}."
     )
 
 
 def _decided(study: Study) -> list[tuple[str, str]]:
-    """What params.yaml fixed before any result was seen."""
+    """What params.yaml fixed before any result was seen, and what kdcache fixes for every study."""
     comparison = study.comparison
     margin = (
         f"± {wording.points(size)} of {wording.metric(name)}" for name, size in comparison.margin.items()
@@ -156,9 +191,14 @@ def _decided(study: Study) -> list[tuple[str, str]]:
         ("Judged by", _judged_by(study)),
         ("Level (alpha)", f"{comparison.alpha:g}, so intervals are {100 * (1 - comparison.alpha):g}%"),
         ("Equivalence margin", wording.listing(margin)),
+        ("ROPE (across tasks)", "the margin of each task"),
         ("Correction", CORRECTIONS[comparison.correction]),
-        ("Corrected together", FAMILIES[comparison.family]),
+        ("Corrected together in the tables", FAMILIES[comparison.family]),
+        ("Corrected together in a claim", "all comparisons that the claim is about"),
         ("Seeds", ", ".join(str(seed) for seed in study.seeds)),
+        ("Test of a difference", "two-sided paired t, seed by seed"),
+        ("Test of equivalence", "two one-sided t-tests (TOST) against the margin"),
+        ("Power that “detectable” means", f"{power.POWER:.0%}"),
     ]
 
 

@@ -16,7 +16,7 @@ from kdcache.params import Study, load_study
 from kdcache.report import figures, tables, wording
 from kdcache.report.claims import claims
 from kdcache.report.inputs import Metrics, read_metrics
-from kdcache.report.page import CORRECTIONS, write_figure
+from kdcache.report.page import CORRECTIONS, FAMILIES, write_figure
 
 NAME = "results"
 ALT = "Difference from plain fine-tuning with its interval, per regularizer, pretrained beside scratch"
@@ -45,7 +45,9 @@ def _legend(study: Study) -> str:
     return _escape(
         f"Mean ± standard deviation over {seeds} in points; difference from {comparison.baseline}, "
         f"paired by seed, with its {100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
-        f"{CORRECTIONS[comparison.correction]}). *Inconclusive* does not mean *no difference*."
+        f"{CORRECTIONS[comparison.correction]}, over {FAMILIES[comparison.family]}). The answers above are "
+        "corrected over all comparisons that they are about, so *better* here can stand beside *undecided* there. "
+        "*Inconclusive* does not mean *no difference*."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,6 @@ from kdcache.report import wording
 from kdcache.report.inputs import Metrics, flags
 
 COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
-CALIBRATION = {"nll": ("NLL", 3), "brier": ("Brier score", 3), "ece": ("ECE", 3)}
 CLASS_OF_VERDICT = frozenset(wording.SIGNS)
 
 
@@ -96,6 +95,8 @@ class Cost:
     teacher_seconds: float = 0.0
     trial_seconds: float = 0.0
     readers: int = 0
+    online: float | None = None  # seconds of teachers, had they run in every epoch of every reader
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,26 +110,28 @@ class Open:
     margin: str
     detectable: str
     seeds: str
+    settle: str
     why: str
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """A configuration's NLL, Brier score and ECE: the mean with sd, and the change from the baseline."""
+class Value:
+    """A number in words, and what to sort it by (empty: none, sorted last)."""
 
-    where: str
-    regularizer: str
-    scores: list[tuple[str, str]]
+    text: str
+    key: str = ""
 
 
 @dataclass(frozen=True)
-class Numbers:
-    """All numbers of one comparison, p-values included."""
+class Comparison:
+    """All numbers of one comparison, p-values included; `words` is what a search looks in."""
 
-    where: str
-    regularizer: str
-    numbers: list[str]
+    names: list[str]
+    numbers: list[Value]
     verdict: str
+    verdict_words: str
+    init: str
+    words: str
 
 
 @dataclass(frozen=True)
@@ -234,11 +237,20 @@ def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[Open]:
             margin=f"± {wording.points(row.margin)}",
             detectable=wording.number(row.detectable, 2),
             seeds=wording.number(row.seeds, 0),
+            settle=_settle(row),
             why=_why(row, confidence),
         )
         for row in _rows(comparisons)
         if row.verdict == "inconclusive"
     ]
+
+
+def _settle(row: Any) -> str:
+    """How many seeds would settle a comparison, and how: "12 (equivalence)", "more than 1000"."""
+    by, seeds = getattr(row, "settled_by", ""), getattr(row, "seeds_to_settle", None)
+    if wording.missing(seeds):
+        return by.removesuffix(" seeds") or wording.NONE
+    return f"{wording.number(seeds, 0)} ({by})"
 
 
 def _why(row: Any, confidence: float) -> str:
@@ -264,43 +276,6 @@ def _beyond(row: Any) -> str:
     )
 
 
-def calibration(metrics: Metrics, study: Study) -> list[Calibration]:
-    """NLL, Brier score and ECE (fractions; lower is better) of every configuration with trials."""
-    names = _calibrations(metrics)
-    table: list[Calibration] = []
-    for (task, student), mine in metrics.trials.groupby(["task", "student"], sort=False):
-        if not names or mine[names].isna().all(axis=None):
-            continue
-        by_method = {str(key): group.set_index("seed")[names] for key, group in mine.groupby("regularizer")}
-        baseline = by_method.get(study.comparison.baseline)
-        for method in (name for name in study.methods() if name in by_method):
-            scores = _calibrated(by_method[method], None if method == study.comparison.baseline else baseline)
-            table.append(Calibration(_where(task, student), method, scores))
-    return table
-
-
-def _calibrated(mine: pd.DataFrame, baseline: pd.DataFrame | None) -> list[tuple[str, str]]:
-    """Per score the mean with sd over seeds, and the mean change over the seeds that the baseline has too."""
-    means, sds = mine.mean(), mine.std()
-    changes = None if baseline is None else (mine - baseline).mean()
-    return [
-        (
-            wording.mean_sd(means[name], sds[name], CALIBRATION[name][1]),
-            "" if changes is None else wording.signed(changes[name], CALIBRATION[name][1]),
-        )
-        for name in mine.columns
-    ]
-
-
-def _calibrations(metrics: Metrics) -> list[str]:
-    return [name for name in CALIBRATION if name in metrics.trials and metrics.trials[name].notna().any()]
-
-
-def calibration_names(metrics: Metrics) -> list[str]:
-    """The headings of `Calibration.scores`."""
-    return [CALIBRATION[name][0] for name in _calibrations(metrics)]
-
-
 def costs(metrics: Metrics, study: Study) -> Cost:
     """What teachers, caches and trials cost; teachers first."""
     cost = metrics.cost
@@ -308,12 +283,15 @@ def costs(metrics: Metrics, study: Study) -> Cost:
     trials = by_kind["trial"]
     names = pd.concat([by_kind["teacher"], by_kind["cache"]])[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
+    online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
         students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
         teacher_seconds=float(by_kind["teacher"]["seconds"].sum() + by_kind["cache"]["seconds"].sum()),
         trial_seconds=float(trials["seconds"].sum()),
         readers=sum(len(_readers(task, teacher, trials, study)) for task, teacher in pairs),
+        online=None if wording.missing(online) else online,
+        device=_devices(cost),
     )
 
 
@@ -335,7 +313,6 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
     readers = _readers(task, teacher, by_kind["trial"], study)
     students = readers["model"].nunique()
     once = trained["seconds"].sum() + cached["seconds"].sum()
-    epochs = sum(study.students[student].epochs for student in readers["model"])
     both = pd.concat([trained, cached])
     return TeacherCost(
         task=task,
@@ -345,10 +322,17 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         readers=f"{wording.count(len(readers), 'trial')} of {wording.count(students, 'student')}",
         once=wording.seconds(once),
         per_student=wording.seconds(once * students),
-        online=wording.seconds(_total(trained) + epochs * _total(cached)),
+        online=wording.seconds(_online(task, teacher, by_kind, study)),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
+
+
+def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
+    """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
+    trained, cached = (_total(_of(by_kind[kind], task, teacher)) for kind in ("teacher", "cache"))
+    readers = _readers(task, teacher, by_kind["trial"], study)
+    return trained + cached * sum(study.students[student].epochs for student in readers["model"])
 
 
 def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
@@ -397,35 +381,60 @@ def _interaction(row: dict[str, Any]) -> Interaction:
     )
 
 
-EXACT = ("permutation_p", "permutation_floor")  # counts over counts: shown in full
-NUMBERS = {
-    "paired t p": "t_p",
-    "corrected": "t_p_corrected",
-    "Welch p": "welch_p",
-    "sign-flip p": "permutation_p",
-    "its floor": "permutation_floor",
-    "TOST p": "tost_p",
-    "corrected TOST p": "tost_p_corrected",
+def _p4(value: float | None) -> str:
+    """Counts over counts: shown in full."""
+    return wording.number(value, 4)
+
+
+def _score(value: float | None) -> str:
+    return wording.number(value, 1)
+
+
+def _two(value: float | None) -> str:
+    return wording.number(value, 2)
+
+
+def _whole(value: float | None) -> str:
+    return wording.number(value, 0)
+
+
+NAMES = ("task", "student", "regularizer")
+# heading: the column of comparisons.csv and how it is written; the interval is written with the difference
+NUMBERS: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "score": ("mean", _score),
+    "baseline": ("baseline_mean", _score),
+    "difference": ("difference", wording.signed),
+    "from": ("ci_low", _two),
+    "to": ("ci_high", _two),
+    "corrected p": ("t_p_corrected", wording.p_value),
+    "corrected TOST p": ("tost_p_corrected", wording.p_value),
+    "detectable": ("detectable", _two),
+    "seeds": ("seeds", _whole),
+    "seeds to settle": ("seeds_to_settle", _whole),
+    "paired t p": ("t_p", wording.p_value),
+    "Welch p": ("welch_p", wording.p_value),
+    "sign-flip p": ("permutation_p", _p4),
+    "its floor": ("permutation_floor", _p4),
+    "TOST p": ("tost_p", wording.p_value),
+    "Hedges’ g": ("hedges_g", _two),
+    "Cliff’s delta": ("cliffs_delta", _two),
 }
 
 
-def all_numbers(comparisons: pd.DataFrame) -> tuple[list[str], list[Numbers]]:
-    """Headings and rows of the table of every number; columns that comparisons.csv lacks are left out."""
-    shown = {title: column for title, column in NUMBERS.items() if column in comparisons}
-    effect = "hedges_g" in comparisons
-    headings = ["difference", "interval", *(["Hedges’ g"] if effect else []), "detectable", *shown, "seeds"]
-    rows = []
-    for row in _rows(comparisons):
-        values = [wording.signed(row.difference), wording.interval(row.ci_low, row.ci_high)]
-        values += [wording.number(row.hedges_g, 2)] if effect else []
-        values += [wording.number(row.detectable, 2)]
-        values += [_p(row, column) for column in shown.values()]
-        values += [wording.number(row.seeds, 0)]
-        words = wording.verdict_words(row.verdict, row.negligible)
-        rows.append(Numbers(_where(row.task, row.student), row.regularizer, values, words))
-    return headings, rows
+def all_comparisons(comparisons: pd.DataFrame) -> tuple[list[str], list[Comparison]]:
+    """Number headings and rows of the table of everything; columns that comparisons.csv lacks are left out."""
+    shown = {title: how for title, how in NUMBERS.items() if how[0] in comparisons}
+    return list(shown), [_comparison(row, list(shown.values())) for row in _rows(comparisons)]
 
 
-def _p(row: Any, column: str) -> str:
-    value = getattr(row, column)
-    return wording.number(value, 4) if column in EXACT else wording.p_value(value)
+def _comparison(row: Any, shown: list[tuple[str, Callable[[float | None], str]]]) -> Comparison:
+    names = [str(getattr(row, name)) for name in NAMES]
+    verdict = row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive"
+    words = wording.verdict_words(row.verdict, row.negligible)
+    values = [Value(write(getattr(row, column)), _key(getattr(row, column))) for column, write in shown]
+    searched = " ".join([*names, row.init, words]).lower()
+    return Comparison(names, values, verdict, words, row.init, searched)
+
+
+def _key(value: float | None) -> str:
+    return "" if value is None or wording.missing(value) else f"{value:.6g}"

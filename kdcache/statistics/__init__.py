@@ -5,13 +5,15 @@ another interval, power.py what a number of seeds can show; evidence.py puts the
 corrects, verdicts.py compares every configuration of a study with its baseline, calibration.py their calibration,
 interaction.py asks whether a gain is larger from scratch, teacher_needed.py whether KD beats the regularizers without a
 teacher, across/ what holds over several tasks; summaries.py turns it all into claims. Row by row: examples.py, on
-weighted.py, and for a whole study examples_table.py. files.py writes the results.
+weighted.py, and for a whole study examples_table.py; reliability.py has the
+bins of reliability diagrams. files.py writes the results.
 """
 
 from kdcache.statistics.across import across, almost_stochastic_order
 from kdcache.statistics.calibration import calibration_comparisons
 from kdcache.statistics.examples_table import compare_examples
 from kdcache.statistics.interaction import interaction
+from kdcache.statistics.reliability import reliability_table
 from kdcache.statistics.summaries import summary
 from kdcache.statistics.teacher_needed import teacher_needed
 from kdcache.statistics.verdicts import compare, summary_table
@@ -23,6 +25,7 @@ __all__ = [
     "compare",
     "compare_examples",
     "interaction",
+    "reliability_table",
     "summary",
     "summary_table",
     "teacher_needed",

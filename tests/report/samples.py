@@ -9,6 +9,7 @@ import pandas as pd
 import yaml
 
 from kdcache.params import Study
+from kdcache.report.inputs import OPTIONAL
 
 SEEDS = [0, 1, 2, 3, 4]
 STUDENTS = [
@@ -135,7 +136,9 @@ def _cost(kind: str, task: str, model: str, method: str, seed: int | None, spent
 
 def summary() -> dict[str, object]:
     """The claims and the interaction of one pair of students, in the layout of summary.json, format 1."""
-    return {"format": 1, "claims": claims(), "interaction": interaction(), "design": DESIGN}
+    return {"format": 1, "claims": claims(), "interaction": interaction(), "design": DESIGN} | {
+        "teacher_needed": [TEACHER]
+    }
 
 
 DESIGN = {"seeds": 5, "detectable_sd": 1.682, "detectable_sd_corrected": 2.477, "tost_margin_sd": 1.6}
@@ -158,7 +161,74 @@ def claims() -> list[dict[str, object]]:
         plain | {"id": "scratch_some_better", "verdict": "supported", "better": 1},
         plain | {"id": "interaction", "verdict": "inconclusive", "p": 0.13, "unit": "seeds", "n": 5}
         | {"per_regularizer_supported": shown} | gains,
+        plain | {"id": "teacher_needed", "verdict": "contradicted", "teacher_free": ["label_smoothing", "tf_reg"]}
+        | {"better": 0, "worse": 1, "equivalent": 0, "inconclusive": 5},
     ]  # fmt: skip
+
+
+TEACHER = {"scope": "pooled", "init": "all", "regularizer": "kd", "difference": -0.32, "ci_low": -0.61}
+TEACHER |= {"ci_high": -0.02, "seeds": 5, "verdict": "worse", "negligible": True}
+
+
+def examples() -> pd.DataFrame:
+    """One row per comparison: the rows' error is 0.5 for all, the seeds' 0.2 and for vit-tiny 0.8."""
+    rows = comparisons()[["task", "student", "init", "regularizer", "seeds", "difference"]]
+    seeds = [0.8 if student == "vit-tiny" else 0.2 for student in rows["student"]]
+    return rows.assign(
+        rows=1000, gained=25.0, lost=21.2, rows_p_corrected=0.25, sd_rows=0.5, sd_seeds=seeds, sd_total=0.9,
+        total_low=-1.5, total_high=2.5, note="",
+    )  # fmt: skip
+
+
+def calibration() -> pd.DataFrame:
+    """One row per comparison and score: label smoothing is better, KD worse, the others unclear."""
+    directions = {"label_smoothing": "better", "kd": "worse"}
+    rows = [
+        {"task": row.task, "student": row.student, "init": row.init, "regularizer": row.regularizer}
+        | {"metric": name, "difference": 0.021, "ci_low": 0.015, "ci_high": 0.027}
+        | {"direction": directions.get(str(row.regularizer), "unclear"), "note": ""}
+        for row in comparisons().itertuples()
+        for name in ("nll", "brier", "ece")
+    ]
+    return pd.DataFrame(rows)
+
+
+def reliability() -> pd.DataFrame:
+    """Two bins and one with too few rows to be drawn: 90 rows 10 points too sure, 100 rows 20, 10 rows 100."""
+    bins = [(0.6, 0.5, 90), (0.9, 0.7, 100), (1.0, 0.0, 10)]
+    rows = [
+        {"task": task, "student": student, "init": init, "regularizer": method, "low": 0.0, "high": 1.0}
+        | {"rows": rows, "confidence": confidence, "accuracy": accuracy}
+        for task, student, _, init, _, _ in STUDENTS
+        for method in ("base", *METHODS)
+        for confidence, accuracy, rows in bins
+    ]
+    return pd.DataFrame(rows)
+
+
+RANKS = {"base": 2.5, "label_smoothing": 4.0, "tf_reg": 5.0, "kd": 1.0, "self_kd": 2.5}
+
+
+def across() -> pd.DataFrame:
+    """One group of six tasks, and one of a single task, which has nothing across tasks."""
+    empty = dict.fromkeys(OPTIONAL["across"])
+    found = {"difference": 0.5, "ci_low": -0.25, "ci_high": 1.25, "wilcoxon_p_corrected": 0.25}
+    found |= {"wilcoxon_floor": 0.03125, "permutation_p_corrected": 0.04, "improvement": 0.66}
+    found |= {"bayes_worse": 0.0, "bayes_within": 0.9, "bayes_better": 0.1}
+    rows = []
+    for method in ("base", *METHODS):
+        names = {"scope": "init", "group": "pretrained", "init": "pretrained", "regularizer": method}
+        ranks = {
+            "ranked_tasks": 6,
+            "mean_rank": RANKS[method],
+            "friedman_p": 0.03,
+            "critical_difference": 2.0,
+        }
+        of_method = {} if method == "base" else found
+        rows.append(empty | names | {"tasks": 6, "note": ""} | ranks | of_method)
+        alone = {"scope": "student", "group": "vit-tiny", "init": "scratch", "regularizer": method}
+        rows.append(empty | alone | {"tasks": 1, "note": "one task: nothing across tasks"})
+    return pd.DataFrame(rows)
 
 
 def interaction() -> list[dict[str, object]]:
@@ -175,9 +245,17 @@ def interaction() -> list[dict[str, object]]:
 
 
 def write(folder: Path) -> Path:
-    """Write the four files into a folder and return it."""
+    """Write the four files that a report needs into a folder and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in (("trials", trials()), ("comparisons", comparisons()), ("cost", cost())):
         table.to_csv(folder / f"{name}.csv", index=False)
     (folder / "summary.json").write_text(json.dumps(summary()), encoding="utf-8")
+    return folder
+
+
+def write_all(folder: Path) -> Path:
+    """Write all eight files into a folder and return it."""
+    write(folder)
+    for make in (examples, calibration, reliability, across):
+        make().to_csv(folder / f"{make.__name__}.csv", index=False)
     return folder

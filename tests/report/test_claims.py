@@ -1,10 +1,11 @@
 """The sentences that a reader sees first."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kdcache.report.claims import claims
+from kdcache.report.claims import claims, in_short
 from kdcache.report.inputs import Metrics, read_metrics
 from tests.report import samples
 
@@ -25,6 +26,7 @@ def test_pretrained(metrics: Metrics) -> None:
         "3 of 4 comparisons are shown to lie within 1 point of plain fine-tuning, 1 undecided. "
         "Differences run from −0.40 to +0.45 points."
     )
+    assert claim.tested == "none beyond the margin"
     # tf_reg alone is inconclusive: 1.35 x 1.90
     assert claim.beside == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
 
@@ -61,7 +63,53 @@ def test_an_interaction_without_trials_says_so(metrics: Metrics) -> None:
 
 
 def test_an_unknown_claim_keeps_its_own_words(metrics: Metrics) -> None:
-    new = {"id": "teacher_needed", "question": "Is it?", "verdict": "contradicted", "sentence": "It is not."}
+    new = {"id": "a_new_one", "question": "Is it?", "verdict": "contradicted", "sentence": "It is not."}
     metrics.summary["claims"] = [new]
     (claim,) = claims(metrics)
     assert (claim.question, claim.answer, claim.sentence) == ("Is it?", "Contradicted", "It is not.")
+
+
+def test_better_in_the_table_beside_undecided_is_explained(metrics: Metrics) -> None:
+    metrics.comparisons.loc[2, "negligible"] = (
+        False  # kd on bert-tiny: better, not shown to be within the margin
+    )
+    assert claims(metrics)[0].beside.startswith(
+        "“Undecided” is about the margin, with all 4 comparisons together: the 1 better in the table, "
+        "where each family is corrected alone, is among them."
+    )
+
+
+def test_teacher(metrics: Metrics) -> None:
+    claim = claims(metrics)[3]
+    assert (claim.answer, claim.verdict, claim.tested) == ("No", "contradicted", "KD above the teacher-free")
+    assert plain(claim.sentence) == (
+        "Against the mean of label_smoothing and tf_reg, kd −0.32 points [−0.61, −0.02], worse, negligible."
+    )
+    assert claim.beside == (
+        "From 5 seeds, over all tasks and students. One by one, corrected together: 1 worse and 5 inconclusive."
+    )
+
+
+def test_a_teacher_without_trials_says_so(metrics: Metrics) -> None:
+    metrics.summary["teacher_needed"] = [samples.TEACHER | {"difference": None, "verdict": "inconclusive"}]
+    assert "kd cannot be compared: no seed has all its trials" in claims(metrics)[3].sentence
+
+
+def test_in_short(metrics: Metrics) -> None:
+    assert in_short(metrics) == (
+        "This study shows that some regularizers help a student trained from scratch and distillation does not beat "
+        "the teacher-free regularizers by the margin. It leaves open whether any regularizer matters to a pretrained "
+        "student and whether they help more from scratch than pretrained. "
+        "12 differences from the baseline, −2.10 to +2.40 points: 2 better, 1 worse, 5 equivalent and 4 inconclusive."
+    )
+
+
+def test_in_short_when_nothing_is_settled(metrics: Metrics) -> None:
+    for claim in metrics.summary["claims"]:
+        claim["verdict"] = "inconclusive"
+    assert in_short(metrics).startswith("This study settles none of its questions. 12 differences")
+
+
+def test_in_short_without_comparisons(metrics: Metrics) -> None:
+    metrics.summary["claims"] = []
+    assert in_short(replace(metrics, comparisons=metrics.comparisons.iloc[:0])) == ""

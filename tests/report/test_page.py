@@ -13,8 +13,11 @@ from kdcache.report import page as page_module
 from kdcache.report.figures import panels
 from kdcache.report.inputs import read_metrics
 from kdcache.report.page import render, write_report
+from kdcache.statistics import across, calibration_comparisons, compare, summary
+from kdcache.statistics.files import write_summary, write_table
 from stages import report as stage
 from tests.report import samples
+from tests.statistics.helpers import make_study, make_trials
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -58,7 +61,7 @@ class Outline(HTMLParser):
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
-    return write_report(samples.write(folder / "metrics"), folder / "report", samples.study())
+    return write_report(samples.write_all(folder / "metrics"), folder / "report", samples.study())
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +83,60 @@ def test_the_answer_comes_first(text: str) -> None:
     headings = Outline(text).headings
     assert headings[0] == "Do label regularizers help the student?"
     assert headings[1] == "Does any regularizer make a real difference to a pretrained student?"
-    assert headings[4:] == [
-        *("What each one changes", "Results", "Does it help more from scratch?", "What it cost"),
-        *("What is inconclusive, and why", "Decided before the data", "Calibration", "Every test"),
+    assert headings[4] == "Is a teacher needed: does distillation beat what needs none?"
+    assert headings[5:] == [
+        *("What each one changes", "Results", "Every comparison", "Does it help more from scratch?"),
+        *("Across tasks", "Would other seeds, or other rows, change it?", "What it cost"),
+        *("What is inconclusive, and why", "Decided before the data", "Calibration", "How this was made"),
         "How to read this",
     ]
+
+
+def test_the_first_screen_has_claims_cost_and_certainty(text: str) -> None:
+    first = re.sub(r"<[^>]+>", " ", text.split("</section>")[0].split("<main>")[1])
+    words = " ".join(first.split())
+    assert [words.count(verdict) for verdict in ("✓ supported", "✕ contradicted", "? inconclusive")] == [
+        1,
+        1,
+        2,
+    ]
+    # two teachers of 100 s, two caches of 4 s; 75 trials of 13 s on average
+    assert "in 3.5 min; 15 trials read those logits (without a cache about 11.3 min)" in words
+    assert "All trials together took 16.2 min, on cpu." in words
+    assert "95% intervals over 5 seeds" in words
+
+
+def test_older_metrics_have_a_page_that_says_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_vega(monkeypatch)
+    headings = Outline(rendered(samples.write(tmp_path))).headings
+    assert {"Calibration", "What it cost"} < set(headings)
+    assert not {"Across tasks", "Would other seeds, or other rows, change it?"} & set(headings)
+
+
+@pytest.mark.parametrize("seeds", [[0], [0, 1, 2, 3, 4]])
+def test_a_study_of_one_student_and_few_seeds_has_no_nan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seeds: list[int]
+) -> None:
+    """From the real statistics: one student; with five seeds, one of them has failed."""
+    without_vega(monkeypatch)
+    study = make_study(seeds=seeds)
+    scores = [80.0, 81.0, 79.5, 80.5, 80.2][: len(seeds)]
+    table = make_trials({("news", "tiny", method): scores for method in ("base", "smooth")})
+    table = table.assign(init="pretrained", checkpoint="tiny", layers=None, nll=0.5, brier=0.4, ece=0.1)
+    table.loc[4:4, ["accuracy", "nll", "brier", "ece"]] = float("nan")
+    compared, folder = compare(table, study), tmp_path / "metrics"
+    tables = {"trials": table, "comparisons": compared, "across": across(table, study)}
+    tables |= {"calibration": calibration_comparisons(table, study), "cost": samples.cost().iloc[:0]}
+    for name, frame in tables.items():
+        write_table(frame, folder / f"{name}.csv")
+    write_summary(summary(table, study, compared), folder / "summary.json")
+    shown = visible(write_report(folder, tmp_path / "report", study).read_text(encoding="utf-8"))
+    assert not re.search(r"\b(NaN|nan|null|inf)\b|\bNone\b(?! of)", shown)
+
+
+def visible(text: str) -> str:
+    """The page's words without its scripts and styles."""
+    return re.sub(r"<(script|style)\b.*?</\1>|<[^>]+>", " ", text, flags=re.DOTALL)
 
 
 def test_every_verdict_has_its_word(text: str) -> None:
@@ -99,8 +151,10 @@ def test_header_cells_say_what_they_head_and_figures_have_text(text: str) -> Non
     assert heads
     assert all("scope=" in head for head in heads)
     alternatives = [value for tag, name, value in outline.attributes if (tag, name) == ("img", "alt")]
-    assert len(alternatives) == 2
-    assert all("interval" in words for words in alternatives)
+    kinds = [
+        sum(kind in words for words in alternatives) for kind in ("interval", "Reliability", "Mean ranks")
+    ]
+    assert (kinds, len(alternatives)) == ([2, 3, 1], 6)
     targets = [value for _, name, value in outline.attributes if name == "id"]
     labels = [value for _, name, value in outline.attributes if name == "aria-labelledby"]
     assert len(targets) == len(set(targets))
@@ -117,9 +171,8 @@ def test_the_page_loads_nothing(text: str) -> None:
 
 def test_names_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_vega(monkeypatch)
-    folder = samples.write(tmp_path)
-    for name in ("trials", "comparisons", "cost"):
-        path = folder / f"{name}.csv"
+    folder = samples.write_all(tmp_path)
+    for path in folder.glob("*.csv"):
         path.write_text(path.read_text().replace("vit-tiny", "</script><b onclick=x>"))
     text = rendered(folder)
     assert "<b onclick" not in text
@@ -195,7 +248,34 @@ def browse(address: str, folder: Path) -> tuple[str, list[str], list[str]]:
 def test_a_browser_draws_it_and_asks_the_network_for_nothing(report: Path, tmp_path: Path) -> None:
     document, console, asked = browse(report.as_uri(), tmp_path)
     assert (console, asked) == ([], [])
-    assert len(re.findall(r'class="live drawn[^"]*"[^>]*><svg', document)) == 2
+    assert len(re.findall(r'class="live drawn[^"]*"[^>]*><svg', document)) == 6
+
+
+ACT = """
+const table = document.getElementById("comparisons");
+const heading = Array.from(table.tHead.rows[0].cells).find((cell) => cell.textContent === "difference");
+heading.querySelector("button").click();
+heading.querySelector("button").click();
+const form = document.querySelector("form.filter");
+form.elements.words.value = "KD bert";
+form.elements.init.value = "scratch";
+form.dispatchEvent(new Event("input"));
+document.title = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden).map((row) => row.cells[0].textContent
+  + " " + row.cells[6].textContent).join("; ") + " | " + form.querySelector("output").textContent
+  + " | " + heading.getAttribute("aria-sort");
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")
+def test_a_browser_sorts_and_filters_the_comparisons(report: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    text = report.read_text(encoding="utf-8")
+    before, end, after = text.rpartition("</body>")
+    page.write_text(f"{before}<script>{ACT}</script>{end}{after}", encoding="utf-8")
+    document, console, _ = browse(page.as_uri(), tmp_path)
+    assert console == []
+    # scratch students of which a name holds "bert" and the regularizer "kd": 2.40 before 0.70
+    assert "<title>kd +2.40; self_kd +0.70 | 2 of 12 | descending</title>" in document
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")

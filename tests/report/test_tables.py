@@ -79,13 +79,31 @@ def test_an_interval_clear_of_zero_can_be_inconclusive(metrics: Metrics) -> None
     assert (second.why, second.interval) == ("one seed", "no interval")
 
 
-def test_calibration_shows_the_change_from_the_baseline(metrics: Metrics) -> None:
-    rows = {(row.where, row.regularizer): row.scores for row in tables.calibration(metrics, samples.study())}
-    # nll = 1.5 - accuracy: 0.77 for base, 0.024 less for kd; ece does not depend on the regularizer
-    assert rows["bbc-headlines: bert-tiny-scratch", "base"][0] == ("0.770 ± 0.002", "")
-    assert rows["bbc-headlines: bert-tiny-scratch", "kd"][0] == ("0.746 ± 0.002", "−0.024")
-    assert rows["bbc-headlines: bert-tiny-scratch", "kd"][2] == ("0.052 ± 0.002", "0.000")
-    assert len(rows) == 15
+def test_seeds_to_settle_say_what_they_would_show(metrics: Metrics) -> None:
+    metrics.comparisons["settled_by"] = ""
+    metrics.comparisons["seeds_to_settle"] = float("nan")
+    metrics.comparisons.loc[1, ["settled_by", "seeds_to_settle"]] = ["equivalence", 12.0]
+    metrics.comparisons.loc[4, "settled_by"] = "more than 1000 seeds"
+    first, second, third, _ = tables.open_questions(metrics.comparisons, 0.95)
+    assert (first.settle, second.settle, third.settle) == ("12 (equivalence)", "more than 1000", "–")
+
+
+def test_every_comparison_can_be_sorted_and_searched(metrics: Metrics) -> None:
+    metrics.comparisons.loc[0, "sd"] = float("nan")
+    metrics.comparisons.loc[0, "t_p"] = float("nan")
+    headings, rows = tables.all_comparisons(metrics.comparisons)
+    assert "Cliff’s delta" not in headings  # a column that the sample has not
+    first = dict(zip(headings, rows[0].numbers, strict=True))
+    assert (first["difference"].text, first["difference"].key) == ("+0.10", "0.1")
+    assert (first["paired t p"].text, first["paired t p"].key) == ("–", "")
+    assert rows[0].words == "bbc-headlines bert-tiny label_smoothing pretrained equivalent"
+    assert len(rows) == 12
+
+
+def test_online_is_the_sum_over_teachers(metrics: Metrics) -> None:
+    cost = tables.costs(metrics, samples.study())
+    assert cost.online == 100 + 10 * 8 * 4 + 100 + 5 * 8 * 4
+    assert cost.device == "cpu"
 
 
 def test_a_pool_of_one_pair_is_left_out(metrics: Metrics) -> None:

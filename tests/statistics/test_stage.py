@@ -1,4 +1,4 @@
-"""The compare stage: seven whole files from results on disk, or one message and nothing written."""
+"""The compare stage: eight whole files from results on disk, or one message and nothing written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outputs(study: Study, root: Path, task: str, student: str, regularizer: str)
     return Outputs(tuple(study.seeds), labels, np.where(right, labels, 1 - labels))
 
 
-def test_writes_the_seven_files(
+def test_writes_the_eight_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = make_trials(
@@ -32,6 +32,7 @@ def test_writes_the_seven_files(
     monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
     monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
     monkeypatch.setattr(stages.compare, "validation_outputs", outputs)
+    monkeypatch.setattr(stages.compare, "validation_logits", lambda *_: [(np.eye(2), np.array([0, 1]))])
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
     written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
     assert written == [
@@ -41,6 +42,7 @@ def test_writes_the_seven_files(
             "comparisons.csv",
             "cost.csv",
             "examples.csv",
+            "reliability.csv",
             "summary.json",
             "trials.csv",
         )

@@ -1,0 +1,156 @@
+"""Across tasks: what each regularizer does over several tasks, and the critical-difference diagram of the ranking."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from kdcache.report import wording
+from kdcache.report.figures import Drawing
+from kdcache.report.inputs import Metrics
+
+STEP = 24  # pixels a method's line takes
+
+
+@dataclass(frozen=True)
+class Across:
+    """A regularizer over the tasks of one student, or of all students of an init."""
+
+    where: str
+    regularizer: str
+    tasks: str
+    difference: str
+    interval: str
+    permutation: str
+    wilcoxon: str
+    improvement: str
+    bayes: str
+    rank: str
+    note: str
+
+
+def table(metrics: Metrics) -> list[Across]:
+    """The rows of across.csv whose group has two or more tasks; the baseline has a rank only."""
+    return [_row(row) for row in _several(metrics).itertuples(index=False)]
+
+
+def _several(metrics: Metrics) -> pd.DataFrame:
+    if metrics.across.empty:
+        return metrics.across
+    most = metrics.across.groupby(["scope", "group"])["tasks"].transform("max")
+    return metrics.across[most >= 2]
+
+
+def _row(row: Any) -> Across:
+    return Across(
+        where=_group(row.scope, row.group),
+        regularizer=row.regularizer,
+        tasks=wording.number(row.tasks, 0),
+        difference=wording.signed(row.difference),
+        interval=wording.NONE
+        if wording.missing(row.difference)
+        else wording.interval(row.ci_low, row.ci_high),
+        permutation=wording.p_value(row.permutation_p_corrected),
+        wilcoxon=wording.p_value(row.wilcoxon_p_corrected),
+        improvement=_percent(row.improvement),
+        bayes=_bayes(row),
+        rank=wording.number(row.mean_rank, 2),
+        note=row.note,
+    )
+
+
+def _group(scope: str, group: str) -> str:
+    return f"all {group} students" if scope == "init" else str(group)
+
+
+def _percent(share: float) -> str:
+    return wording.NONE if wording.missing(share) else f"{share:.0%}"
+
+
+def _bayes(row: Any) -> str:
+    if wording.missing(row.bayes_within):
+        return wording.NONE
+    shares = (row.bayes_worse, row.bayes_within, row.bayes_better)
+    return " / ".join(_percent(share) for share in shares)
+
+
+def limits(metrics: Metrics) -> str:
+    """How far Wilcoxon's test can go at all with so many tasks; empty when there is nothing across tasks."""
+    floors = _several(metrics)["wilcoxon_floor"].dropna()
+    return f"{floors.max():.3g}" if len(floors) else ""
+
+
+def diagrams(metrics: Metrics) -> list[Drawing]:
+    """One critical-difference diagram per group that has a ranking."""
+    rows = _several(metrics).dropna(subset=["mean_rank", "critical_difference"])
+    groups = rows.groupby(["scope", "group"], sort=False)
+    return [_diagram(_group(str(key[0]), str(key[1])), group) for key, group in groups]
+
+
+def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
+    """The widest runs of sorted ranks no further apart than `critical`, as (first, last); two members or more."""
+    runs: list[tuple[float, float]] = []
+    for start in ranks:
+        last = max(rank for rank in ranks if rank - start <= critical)
+        if last > start and (not runs or last > runs[-1][1]):
+            runs.append((start, last))
+    return runs
+
+
+def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
+    ranked = rows.sort_values("mean_rank", kind="stable")
+    critical, tasks = float(ranked["critical_difference"].iloc[0]), int(ranked["ranked_tasks"].iloc[0])
+    named = [
+        (str(name), float(rank))
+        for name, rank in zip(ranked["regularizer"], ranked["mean_rank"], strict=True)
+    ]
+    spec = _chart(named, critical).to_dict(validate=False)
+    spec.pop("config", None)
+    said = ", ".join(f"{name} {rank:.2f}" for name, rank in named)
+    friedman = wording.p_value(ranked["friedman_p"].iloc[0])
+    tested = "" if friedman == wording.NONE else f"; Friedman p {friedman}"
+    words = (
+        f"{title}, {tasks} tasks. Mean ranks, 1 is best: {said}. Critical difference {critical:.2f}{tested}."
+    )
+    return Drawing(f"{title}, {wording.count(tasks, 'task')}{tested}", spec, words)
+
+
+def _chart(named: list[tuple[str, float]], critical: float) -> alt.LayerChart:
+    """Methods by rank, one a line; below them bars join those that the critical difference does not tell apart."""
+    bars = cliques([rank for _, rank in named], critical)
+    lines = len(named) + len(bars) + 1
+    domain = [0.8, max(len(named), 1 + critical) + 0.2]
+    axis = alt.Axis(orient="top", grid=False, tickMinStep=1)
+    x = alt.X("rank:Q", title="mean rank (1 is best)", scale=alt.Scale(domain=domain, nice=False), axis=axis)
+    y = alt.Y("line:Q", axis=None, scale=alt.Scale(domain=[lines - 0.5, -0.5], nice=False))
+    points = [{"regularizer": name, "rank": rank, "line": line} for line, (name, rank) in enumerate(named)]
+    joined = [
+        {"rank": low, "end": high, "line": len(named) + place, "what": "not told apart"}
+        for place, (low, high) in enumerate(bars)
+    ]
+    size = {
+        "rank": 1.0,
+        "end": 1 + critical,
+        "line": lines - 1,
+        "what": f"critical difference {critical:.2f}",
+    }
+    dots = alt.Chart(alt.InlineData(values=points)).encode(x=x, y=y)
+    rules = alt.Chart(alt.InlineData(values=[*joined, size])).encode(x=x, y=y)
+    # A name stands on the side of its dot that has room.
+    middle = (domain[0] + domain[1]) / 2
+    left, right = f"datum.rank <= {middle}", f"datum.rank > {middle}"
+    words: dict[str, Any] = {"style": "verdict", "aria": False}
+    layers = [
+        rules.mark_rule(strokeWidth=4, strokeCap="round", style="zero", aria=False).encode(x2="end:Q"),
+        rules.mark_text(**words, align="left", dx=8).encode(x="end:Q", text="what:N"),
+        dots.mark_point(filled=True, size=70, opacity=1, color="#3a7fc4").encode(
+            tooltip=[alt.Tooltip("regularizer:N"), alt.Tooltip("rank:Q", title="mean rank", format=".2f")]
+        ),
+        dots.transform_filter(left).mark_text(**words, align="left", dx=8).encode(text="regularizer:N"),
+        dots.transform_filter(right).mark_text(**words, align="right", dx=-8).encode(text="regularizer:N"),
+    ]
+    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(height=STEP * lines)
+    return chart

@@ -1,0 +1,163 @@
+"""Calibration: does a student know how sure it may be? The table, and reliability diagrams.
+
+Soft labels move confidence, and not all in one direction, so this can change where accuracy does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from kdcache.params import Study
+from kdcache.report import wording
+from kdcache.report.figures import Drawing
+from kdcache.report.inputs import Metrics
+
+NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
+DIGITS = 3
+FEWEST_ROWS = 20  # a bin with fewer says more about chance than about the model
+HEIGHT = 260  # pixels
+# Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
+COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
+SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One calibration score: the mean with sd; the change from the baseline, its interval and direction."""
+
+    mean: str
+    change: str = ""
+    interval: str = ""
+    direction: str = ""  # better, worse or unclear; empty when it was not tested
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A configuration's NLL, Brier score and ECE, and how much surer it is than right, in points."""
+
+    where: str
+    regularizer: str
+    scores: list[Score]
+    overconfidence: str
+
+
+def names(metrics: Metrics) -> list[str]:
+    """The headings of `Calibration.scores`."""
+    return [NAMES[name] for name in _scores(metrics)]
+
+
+def _scores(metrics: Metrics) -> list[str]:
+    return [name for name in NAMES if name in metrics.trials and metrics.trials[name].notna().any()]
+
+
+def table(metrics: Metrics, study: Study) -> list[Calibration]:
+    """NLL, Brier score and ECE (lower is better) of every configuration with trials.
+
+    The change is calibration.csv's; without that file it is the mean over the shared seeds, untested.
+    """
+    columns, tested, sure = _scores(metrics), _tested(metrics), overconfidence(metrics.reliability)
+    found: list[Calibration] = []
+    for (task, student), mine in metrics.trials.groupby(["task", "student"], sort=False):
+        if not columns or mine[columns].isna().all(axis=None):
+            continue
+        by_method = {str(key): group.set_index("seed")[columns] for key, group in mine.groupby("regularizer")}
+        baseline = by_method.get(study.comparison.baseline)
+        for method in (name for name in study.methods() if name in by_method):
+            base = None if method == study.comparison.baseline else baseline
+            rows = {name: tested.get((task, student, method, name)) for name in columns}
+            gap = wording.signed(sure.get((str(task), str(student), method)), 1)
+            scores = [_score(by_method[method], base, name, rows[name]) for name in columns]
+            found.append(Calibration(f"{task}: {student}", method, scores, gap))
+    return found
+
+
+def sentence(metrics: Metrics) -> str:
+    """How often each regularizer is better or worse calibrated than the baseline; empty without calibration.csv."""
+    rows = metrics.calibration
+    if rows.empty:
+        return ""
+    groups = rows.groupby("regularizer", sort=False)["direction"]
+    counts = {str(name): directions.value_counts().to_dict() for name, directions in groups}
+    said = "; ".join(f"{name} {_directions(found)}" for name, found in counts.items())
+    return f"Over all students and scores: {said}."
+
+
+def _directions(counts: dict[Any, int]) -> str:
+    known = (word for word in ("better", "worse", "unclear") if counts.get(word))
+    return wording.listing(f"{word} in {counts[word]}" for word in known)
+
+
+def _tested(metrics: Metrics) -> dict[tuple[Any, ...], Any]:
+    rows = metrics.calibration.itertuples(index=False)
+    return {(row.task, row.student, row.regularizer, row.metric): row for row in rows}
+
+
+def _score(mine: pd.DataFrame, baseline: pd.DataFrame | None, name: str, tested: Any | None) -> Score:
+    mean = wording.mean_sd(mine[name].mean(), mine[name].std(), DIGITS)
+    if tested is not None:
+        interval = wording.interval(tested.ci_low, tested.ci_high, DIGITS)
+        return Score(mean, wording.signed(tested.difference, DIGITS), interval, tested.direction)
+    change = None if baseline is None else float((mine[name] - baseline[name]).mean())
+    return Score(mean, "" if change is None else wording.signed(change, DIGITS))
+
+
+def overconfidence(reliability: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    """Mean confidence minus accuracy of each (task, student, regularizer), in points; above 0: too sure."""
+    if reliability.empty:
+        return {}
+    gaps = reliability.assign(gap=reliability["rows"] * (reliability["confidence"] - reliability["accuracy"]))
+    sums = gaps.groupby(["task", "student", "regularizer"], sort=False)[["gap", "rows"]].sum()
+    shares = (100 * sums["gap"] / sums["rows"]).reset_index(name="share")
+    keys = zip(shares["task"], shares["student"], shares["regularizer"], strict=True)
+    return dict(zip(keys, map(float, shares["share"]), strict=True))
+
+
+def diagrams(metrics: Metrics) -> list[Drawing]:
+    """A reliability diagram per task and student: accuracy against confidence, one line a regularizer."""
+    rows = metrics.reliability[metrics.reliability["rows"] >= FEWEST_ROWS]
+    groups = rows.groupby(["task", "student"], sort=False)
+    return [_diagram(f"{key[0]}: {key[1]}", group) for key, group in groups]
+
+
+def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
+    spec = _chart(rows).properties(height=HEIGHT).to_dict(validate=False)
+    spec.pop("config", None)
+    sure = overconfidence(rows)
+    said = (f"{key[2]} {abs(gap):.1f} points {'above' if gap > 0 else 'below'}" for key, gap in sure.items())
+    words = f"{title}. Reliability diagram. Mean confidence against accuracy: {'; '.join(said)}."
+    return Drawing(title, spec, words)
+
+
+def _chart(rows: pd.DataFrame) -> alt.LayerChart:
+    low = float(min(rows["confidence"].min(), rows["accuracy"].min()))
+    scale = alt.Scale(domain=[max(0.0, round(low - 0.05, 1)), 1.0], nice=False)
+    methods = list(dict.fromkeys(rows["regularizer"]))
+    columns = ["regularizer", "confidence", "accuracy", "rows"]
+    records = rows[columns].round({"confidence": 4, "accuracy": 4}).to_dict("records")
+    values = [{str(key): value for key, value in record.items()} for record in records]
+    legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
+    colours = [COLOURS[place % len(COLOURS)] for place in range(len(methods))]
+    shapes = [SHAPES[place % len(SHAPES)] for place in range(len(methods))]
+    shared = alt.Chart(alt.InlineData(values=values)).encode(
+        x=_axis("confidence", "how sure the student is", scale),
+        y=_axis("accuracy", "how often it is right", scale),
+        color=alt.Color("regularizer:N", scale=alt.Scale(domain=methods, range=colours), legend=legend),
+    )
+    shape = alt.Shape("regularizer:N", scale=alt.Scale(domain=methods, range=shapes), legend=legend)
+    tooltip = [alt.Tooltip("regularizer:N"), alt.Tooltip("confidence:Q", format=".1%")]
+    tooltip += [alt.Tooltip("accuracy:Q", format=".1%"), alt.Tooltip("rows:Q", format=",")]
+    points = shared.mark_point(filled=True, size=55, opacity=1).encode(shape=shape, tooltip=tooltip)
+    ends = [{"confidence": scale.domain[0], "accuracy": scale.domain[0]}, {"confidence": 1, "accuracy": 1}]
+    diagonal = alt.Chart(alt.InlineData(values=ends)).mark_line(style="zero", aria=False, strokeDash=[4, 4])
+    diagonal = diagonal.encode(x=shared.encoding.x, y=shared.encoding.y)
+    return alt.LayerChart(layer=[diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points])
+
+
+def _axis(field: str, title: str, scale: alt.Scale) -> Any:
+    axis = alt.Axis(format=".0%", grid=False, tickCount=5)
+    kind = alt.X if field == "confidence" else alt.Y
+    return kind(f"{field}:Q", title=title, scale=scale, axis=axis)

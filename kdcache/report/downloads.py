@@ -1,0 +1,43 @@
+"""The metrics files inside the page, so that whoever is sent the page alone has the numbers too."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+from kdcache.report.inputs import Metrics
+
+LARGEST = 2_000_000  # bytes; a page that opens on a phone matters more than a file that is beside it
+HOLDS = {
+    "comparisons.csv": "every configuration against the baseline",
+    "trials.csv": "every trial with its scores, cost and identity",
+    "examples.csv": "seeds and rows as sources of error, McNemar",
+    "calibration.csv": "NLL, Brier score and ECE against the baseline",
+    "reliability.csv": "the bins of the reliability diagrams",
+    "across.csv": "each regularizer over several tasks",
+    "cost.csv": "seconds and memory of teachers, caches and trials",
+    "summary.json": "the claims with their verdicts and numbers",
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file: its name, size and content in words, and its address, empty when it is too large to carry."""
+
+    name: str
+    size: str
+    holds: str
+    address: str
+
+
+def downloads(metrics: Metrics) -> list[Download]:
+    """The files that there are, in the order of `HOLDS`."""
+    return [_download(name, metrics.files[name]) for name in HOLDS if name in metrics.files]
+
+
+def _download(name: str, text: str) -> Download:
+    content = text.encode("utf-8")
+    kind = "application/json" if name.endswith(".json") else "text/csv"
+    address = f"data:{kind};charset=utf-8;base64,{base64.b64encode(content).decode()}"
+    size = f"{max(1, round(len(content) / 1024)):,} kB"
+    return Download(name, size, HOLDS[name], address if len(content) <= LARGEST else "")
