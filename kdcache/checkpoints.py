@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kdcache import fingerprint
-from kdcache.errors import ModelError
+from kdcache.errors import KdcacheError, ModelError
+from kdcache.mirror import mirrored
 from kdcache.params import Model
 
 # What transformers reads, at the top of a repository: other copies of the weights (onnx/, *.bin, ...) stay there.
@@ -29,7 +30,7 @@ def find_checkpoint(model: Model) -> Path:
     """
     folder = Path(model.checkpoint)
     if not folder.is_dir():
-        folder = _download(model.checkpoint, model.revision, weights=model.init == "pretrained")
+        folder = _from_hub(model.checkpoint, model.revision, weights=model.init == "pretrained")
     read_config(folder)
     if model.init == "pretrained" and not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -94,14 +95,22 @@ def preprocessing_fingerprint(model: Model, max_length: int | None) -> str:
     return fingerprint.of_json({"files": files, "max_length": max_length})
 
 
-@functools.cache
-def _download(name: str, revision: str | None, weights: bool) -> Path:
-    """The hub is asked once per process and checkpoint, so that a run sees one version throughout."""
+def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
+    """A hub id's folder: the mirror's when one is set, else downloaded."""
     if revision is None:
         raise ModelError(
             f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "
             "(a commit hash, or `main` to accept changes)"
         )
+    try:
+        return mirrored(name) or _download(name, revision, weights)
+    except KdcacheError as error:
+        raise error if isinstance(error, ModelError) else ModelError(f"checkpoint {error}") from None
+
+
+@functools.cache
+def _download(name: str, revision: str, weights: bool) -> Path:
+    """The hub is asked once per process and checkpoint, so that a run sees one version throughout."""
     import huggingface_hub
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 

@@ -116,6 +116,8 @@ class Task(Params):
     label: Text = "label"
     metrics: list[Metric] = Field(min_length=1)
     max_length: int | None = Field(default=None, ge=4)
+    train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
+    sample_seed: Seed = 0  # which rows train_size draws
 
     @model_validator(mode="after")
     def _text_or_image(self) -> Task:
@@ -135,6 +137,8 @@ class Task(Params):
             yield "metrics mixes classification and regression"
         if len(set(self.metrics)) != len(self.metrics):
             yield f"a metric is listed twice: {', '.join(self.metrics)}"
+        if self.train_size is None and "sample_seed" in self.model_fields_set:
+            yield "sample_seed says which rows train_size draws; without it, it has no effect"
 
     @property
     def regression(self) -> bool:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from kdcache import fingerprint
+from kdcache import fingerprint, subsets
 from kdcache.builtin import load_builtin
 from kdcache.columns import listed, plain
 from kdcache.errors import KdcacheError, TaskError
+from kdcache.mirror import mirrored
 from kdcache.params import Source, Task
 
 BATCH = 1024  # rows read at a time
@@ -55,10 +56,26 @@ def load_source(task: Task) -> Loaded:
     Raises:
         TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
     """
+    loaded = _load_whole(task)
+    return loaded if task.train_size is None else _with_train_size(loaded, task, task.train_size)
+
+
+def _load_whole(task: Task) -> Loaded:
     source = task.source
     if source.builtin is not None:
         return _load_builtin(task, source.builtin)
-    return _load_files(task, source.files) if source.files is not None else _load_hub(task)
+    if source.files is not None:
+        return _load_files(task, source.files)
+    folder = _mirror_folder(source)
+    return _load_hub(task) if folder is None else _load_mirror(task, folder)
+
+
+def _with_train_size(loaded: Loaded, task: Task, size: int) -> Loaded:
+    train = loaded.splits["train"]
+    rows = subsets.draw(train.label, size, task.sample_seed, task.regression)
+    part = Rows(train.label.take(pa.array(rows)), train.names, subsets.taken(train.batches, rows))
+    dropped = {**loaded.dropped, f"not drawn (train_size: {size})": len(train.label) - size}
+    return replace(loaded, splits={**loaded.splits, "train": part}, dropped=dropped)
 
 
 def _features(task: Task) -> list[str]:
@@ -243,6 +260,25 @@ def _chained(parts: list[Rows]) -> Iterator[pa.Table]:
 
 
 # The hub
+
+
+def _mirror_folder(source: Source) -> Path | None:
+    try:
+        return mirrored(source.hub or "")
+    except KdcacheError as error:
+        raise TaskError(f"{_hub_name(source)}: {error}") from None
+
+
+def _load_mirror(task: Task, folder: Path) -> Loaded:
+    """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`."""
+    source = task.source
+    folder = folder / source.name if source.name else folder
+    chosen = {split: (source.splits or {}).get(split, split) for split in ("train", "validation")}
+    paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
+    splits = {split: _open_file(split, path, task) for split, path in paths.items()}
+    digests = {split: _digest(path) for split, path in paths.items()}
+    resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "mirrored": digests}
+    return Loaded(splits, resolved)
 
 
 def _load_hub(task: Task) -> Loaded:

@@ -1,0 +1,36 @@
+"""Local folders in place of the hub, for machines without a network: `KDCACHE_MIRROR=DIR`.
+
+`DIR/<owner>/<name>/` stands for the hub id `<owner>/<name>`: a model is a transformers folder, a data set holds
+`<configuration>/<split>.parquet`, or `<split>.parquet` when it has no configurations. Fingerprints are of content, so a
+trial's identity is the same as with the hub. While a mirror is set, nothing is asked of the hub.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kdcache.errors import KdcacheError
+
+MIRROR = "KDCACHE_MIRROR"
+
+
+def mirrored(name: str) -> Path | None:
+    """The mirror's folder for a hub id; None when no mirror is set.
+
+    Raises:
+        KdcacheError: the mirror is no folder, or lacks this id.
+    """
+    root = os.environ.get(MIRROR)
+    if not root:
+        return None
+    if not Path(root).is_dir():
+        raise KdcacheError(
+            f"{MIRROR}={root}: no such folder; name one that has <owner>/<name>/ for each hub id"
+        )
+    folder = Path(root) / name
+    if ".." in Path(name).parts or not folder.is_dir():
+        raise KdcacheError(
+            f"{name!r} is not in the mirror: {folder} is no folder; put it there, or unset {MIRROR} to ask the hub"
+        )
+    return folder
