@@ -593,7 +593,9 @@ def test_a_study_can_be_built_without_a_file() -> None:
 
 
 def test_a_student_has_no_teacher_one_or_several(tmp_path: Path) -> None:
-    several = changed({"teachers.other": STUDY["teachers"]["big"], "students.small.teacher": ["big", "other"]})
+    several = changed(
+        {"teachers.other": STUDY["teachers"]["big"], "students.small.teacher": ["big", "other"]}
+    )
     study = load_study(write(tmp_path, several))
     assert study.students["small"].teachers == ("big", "other")
     assert study.students["small"].teacher_name == "big+other"
