@@ -9,15 +9,15 @@ cross-entropy, q the label, p the student, u = 1/K, a alpha, m a multiplier; `me
 | --- | --- | --- | --- |
 | base | H(q, p) | the same | the same |
 | label smoothing | H((1 - a) q + a u, p) | a / (K - 1) on the others | either, less a constant |
-| TF-reg | (1 - a) H(q, p) + a KL(p^d_tau, p_tau) | a m mean KL(softmax(p^d/tau), p) | the first, tau^2 KL; or the second |
+| TF-reg | (1 - a) H(q, p) + a KL(p^d_tau, p_tau) | a m mean KL(softmax(p^d/tau), p) | tau^2 KL, or the released |
 | KD | (1 - a) H(q, p) + a KL(p^t_tau, p_tau) | a tau^2 mean KL | a tau^2 KL: a sum over the classes |
 | Self-KD | KD by a fine-tuned copy of the student | KD's, times m | KD by the baseline of the same seed |
 
 That our losses are these formulas is proved in test_regularizers.py: base by test_base_*; label smoothing by
 test_uniform_*; TF-reg by test_designed_as_*, test_released_* and test_constants_of_the_design; KD and Self-KD by
 test_distillation_*; and all against a slow version. That Self-KD learns from the same seed's baseline is proved in
-test_experiment.py. Here: how our numbers, the paper's and the released ones go over into each other. A constant added to a loss changes no gradient; a
-constant factor changes almost nothing (AdamW divides it out; it only moves where gradients are clipped).
+test_experiment.py. Here: how our numbers, the paper's and the released ones go over into each other. A constant added
+to a loss changes no gradient; a constant factor changes little: AdamW divides it out, but gradients are clipped sooner.
 """
 
 from __future__ import annotations
