@@ -65,7 +65,7 @@ def test_label_smoothing_as_released() -> None:
     assert value(OTHERS, FIVE, 0) + 0.1 * ln(4) == pytest.approx(0.831777, abs=2e-6)
 
 
-# ---- the paper's KD, Self-KD and TF-reg: no tau^2 is printed ----
+# ---- KD, Self-KD and TF-reg of the paper: no tau^2, as far as public summaries show ----
 # (1 - a) H + a tau^2 KL = c * ((1 - a') H + a' KL) with c = 1 - a + a tau^2 and a' = a tau^2 / c.
 
 
