@@ -297,7 +297,7 @@ class Regularizer(Params):
             if self.soft_labels not in ("teacher", "self"):
                 yield "divergence: dkd takes logits apart, so it needs soft_labels: teacher or self"
             if self.beta is None:
-                yield "divergence: dkd needs `beta`, the weight of the classes that are not true (Zhao et al.: 0.5 to 8)"
+                yield "divergence: dkd needs `beta`, the weight of the classes that are not true (usual: 0.5 to 8)"
         elif self.beta is not None:
             yield "beta belongs to divergence: dkd"
         if self.divergence == "mse":
