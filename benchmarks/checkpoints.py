@@ -146,7 +146,7 @@ def _plan(args: argparse.Namespace, card: TaskCard, folder: Path, init: Init, se
         regularizer="base",
         method=Regularizer(),
         seed=seed,
-        soft_labels=None,
+        soft_labels=(),
         keep_train_logits=False,
     )
 

@@ -153,7 +153,7 @@ def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) 
         init=plan.model.init,
         checkpoint=plan.model.checkpoint,
         layers=plan.model.layers,
-        teacher=plan.model.teacher,
+        teacher=plan.model.teacher_name,
         regularizer=plan.regularizer,
         seed=plan.seed,
         params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},
@@ -164,10 +164,19 @@ def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) 
 
 
 def _soft_logits(plan: TrialPlan, card: TaskCard, train: EncodedSplit) -> Logits | None:
-    """The cached raw logits [N, K] of the plan's teacher, in the order of the train rows; every row is checked."""
-    if plan.soft_labels is None:
+    """The cached raw logits [N, K] that the plan learns from, in the order of the train rows; every row is checked.
+
+    Of several teachers it is the mean of their logits, as `kdcache.logits.ensemble` makes by default: unlike the mean
+    of probabilities it is one for every temperature, for logit matching and for a regression.
+    """
+    if not plan.soft_labels:
         return None
-    cache = LogitCache(plan.soft_labels)
+    logits = [_cached_logits(path, card, train) for path in plan.soft_labels]
+    return np.asarray(np.mean(logits, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def _cached_logits(path: Path, card: TaskCard, train: EncodedSplit) -> Logits:
+    cache = LogitCache(path)
     cached, expected = cache.manifest.fingerprints.data, card.fingerprint
     if cached != expected:
         raise CacheError(

@@ -13,14 +13,16 @@ import re
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -43,6 +45,15 @@ def _check_name(name: object) -> object:
     return name
 
 
+def _check_teachers(value: object) -> object:
+    if not isinstance(value, list | tuple):
+        return _check_name(value)
+    names = [_check_name(name) for name in value]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"expected a teacher or a list of different teachers, found {value!r}")
+    return tuple(names)
+
+
 def _check_files(value: object) -> object:
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
@@ -51,9 +62,12 @@ def _check_files(value: object) -> object:
 
 
 Name = Annotated[str, BeforeValidator(_check_name)]
+Teachers = Annotated[str | tuple[str, ...], BeforeValidator(_check_teachers)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Text = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
 
 
 def _raise_all(mistakes: Iterable[str]) -> None:
@@ -177,7 +191,48 @@ class Teacher(Model):
 class Student(Model):
     """A model trained once per task, regularizer and seed."""
 
-    teacher: Name | None = None
+    teacher: Teachers | None = None  # one, or a list: an ensemble, whose logits are the mean of its members'
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of its teachers: none, one, or the members of an ensemble."""
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher or ())
+
+    @property
+    def teacher_name(self) -> str | None:
+        """Its teacher in tables: "big", or "big+small" for an ensemble."""
+        return "+".join(self.teachers) or None
+
+
+N = TypeVar("N", bound=float)
+
+
+class Schedule(Params, Generic[N]):
+    """A number that changes linearly over the optimizer steps: `start` at the first, `end` at the last."""
+
+    start: N
+    end: N
+
+    @model_validator(mode="after")
+    def _changes(self) -> Schedule[N]:
+        if self.start == self.end:
+            raise ValueError(f"start and end are the same; write the number {self.start:g}")
+        return self
+
+    def at(self, progress: float) -> float:
+        """Its value at a progress of training from 0 (first step) to 1 (last step)."""
+        return (1 - progress) * self.start + progress * self.end
+
+
+# The tags keep pydantic from reporting a faulty number as a faulty schedule too; no path shows them.
+NUMBER, SCHEDULE = "[number]", "[schedule]"
+NUMBER_OR_SCHEDULE = Discriminator(lambda value: SCHEDULE if isinstance(value, dict | Schedule) else NUMBER)
+AnnealedShare = Annotated[
+    Annotated[Share, Tag(NUMBER)] | Annotated[Schedule[Share], Tag(SCHEDULE)], NUMBER_OR_SCHEDULE
+]
+AnnealedPositive = Annotated[
+    Annotated[Positive, Tag(NUMBER)] | Annotated[Schedule[Positive], Tag(SCHEDULE)], NUMBER_OR_SCHEDULE
+]
 
 
 class Regularizer(Params):
@@ -188,10 +243,11 @@ class Regularizer(Params):
     """
 
     soft_labels: Literal["uniform", "uniform_others", "designed", "teacher", "self"] | None = None
-    alpha: float = Field(default=0.0, ge=0, le=1)
-    temperature: float = Field(default=1.0, gt=0)
+    alpha: AnnealedShare = 0.0
+    temperature: AnnealedPositive = 1.0
     correct: float | None = Field(default=None, gt=0, lt=1)
-    divergence: Literal["kl", "reverse_kl", "mse"] = "kl"
+    divergence: Literal["kl", "reverse_kl", "mse", "dkd"] = "kl"
+    beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
@@ -237,6 +293,13 @@ class Regularizer(Params):
             yield "multiplier belongs to variant: released"
 
     def _divergence_mistakes(self) -> Iterator[str]:
+        if self.divergence == "dkd":
+            if self.soft_labels not in ("teacher", "self"):
+                yield "divergence: dkd takes logits apart, so it needs soft_labels: teacher or self"
+            if self.beta is None:
+                yield "divergence: dkd needs `beta`, the weight of the classes that are not true (usual: 0.5 to 8)"
+        elif self.beta is not None:
+            yield "beta belongs to divergence: dkd"
         if self.divergence == "mse":
             if self.soft_labels not in ("teacher", "self"):
                 yield "divergence: mse compares logits, so it needs soft_labels: teacher or self"
@@ -369,6 +432,7 @@ GROUPS: dict[str, type[Params]] = {
 }
 # The keys that mistakes between entries depend on.
 LINKS = {"teacher", "tasks", "soft_labels", "divergence", "function", "metrics", "baseline", "margin"}
+UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 P = TypeVar("P", bound=Params)
 
 
@@ -421,7 +485,7 @@ def _sound(kind: type[P], entry: object) -> P | None:
 
 
 def _describe(item: Any) -> str:
-    loc = tuple(str(part) for part in item["loc"] if part != "[key]")
+    loc = tuple(str(part) for part in item["loc"] if part not in UNSEEN)
     return f"{'.'.join(loc) or '(top level)'}: {_wording(item, loc)}"
 
 
@@ -463,6 +527,8 @@ def _model_at(loc: tuple[str, ...]) -> type[Params]:
         return Study
     if loc[-1] == "source":
         return Source
+    if len(loc) == 3 and loc[-1] in ("alpha", "temperature"):
+        return Schedule
     return GROUPS.get(loc[0], Comparison)
 
 
@@ -495,16 +561,15 @@ def _teacher_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str
     ]
     for name, student in study.students.items():
         where = f"students.{name}.teacher"
-        if student.teacher is None:
-            if needing:
-                yield f"{where}: missing, but {', '.join(needing)} needs a teacher (there are: {known})"
-        elif student.teacher not in names["teachers"]:
-            yield f"{where}: no teacher {student.teacher!r} (there are: {known})"
-        elif student.teacher in study.teachers:
-            teacher = study.teachers[student.teacher]
-            for task in names["tasks"]:
-                if study.applies(student, task) and not study.applies(teacher, task):
-                    yield f"{where}: {student.teacher!r} is not declared for task {task!r}"
+        if needing and not student.teachers:
+            yield f"{where}: missing, but {', '.join(needing)} needs a teacher (there are: {known})"
+        for teacher in student.teachers:
+            if teacher not in names["teachers"]:
+                yield f"{where}: no teacher {teacher!r} (there are: {known})"
+            elif teacher in study.teachers:
+                for task in names["tasks"]:
+                    if study.applies(student, task) and not study.applies(study.teachers[teacher], task):
+                        yield f"{where}: {teacher!r} is not declared for task {task!r}"
 
 
 def _method_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:

@@ -17,6 +17,10 @@ over the classes; the batch is averaged. `docs/adding-a-regularizer.md` has the 
 | teacher                         | a teacher's, from the logit cache        | Hinton et al. 2015       |
 | self                            | the baseline student's own, same seed    | Yuan et al. 2020         |
 | teacher/self, divergence: mse   | raw logits, compared without softmax     | Ba and Caruana 2014      |
+| teacher/self, divergence: dkd   | the true class and the others apart      | Zhao et al. 2022         |
+
+`alpha` and `temperature` may change linearly over the training steps (annealed KD); a loss then has to be told how far
+training is.
 
 Losses are computed in float32 (float64 logits stay float64), also under autocast.
 """
@@ -26,18 +30,29 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from kdcache.errors import KdcacheError
-from kdcache.params import Regularizer
+from kdcache.params import Regularizer, Schedule
 
-# (logits [B, K], labels [B], soft logits [B, K] or None) -> scalar
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 T = TypeVar("T")
+
+
+class Loss(Protocol):
+    """(logits [B, K], labels [B], soft logits [B, K] or None, progress of training 0..1 or None) -> scalar."""
+
+    def __call__(
+        self, logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None, progress: float | None = None
+    ) -> Tensor: ...
+
+
+# The same with all four arguments given, and a user's own loss, which has three.
+Term = Callable[[Tensor, Tensor, Tensor | None, float | None], Tensor]
+Own = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 CACHED = "cached logits"
 
@@ -60,21 +75,24 @@ def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Lo
         regression: labels are real numbers; CE becomes the mean squared error.
 
     Returns:
-        A function of logits [B, K], labels [B] (int64 classes, or floats for a regression) and the raw cached
-        logits [B, K] or None. It returns the mean over the batch as a float32 scalar.
+        A function of logits [B, K], labels [B] (int64 classes, or floats for a regression), the raw cached logits
+        [B, K] or None, and the progress of training (0 at the first optimizer step, 1 at the last), which only a
+        schedule of alpha or temperature needs. It returns the mean over the batch as a float32 scalar.
 
     Raises:
         RegularizerError: the regularizer is not defined for such a task, or `function` cannot be imported.
-            The returned function raises it when shapes do not fit or cached logits are missing.
+            The returned function raises it when shapes do not fit, or cached logits or the progress are missing.
     """
     _check_task(params, classes, regression)
     compute = _choose(params, regression)
 
-    def loss(logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None) -> Tensor:
+    def loss(
+        logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None, progress: float | None = None
+    ) -> Tensor:
         _check_batch(logits, labels, soft_logits, classes)
         with torch.autocast(logits.device.type, enabled=False):
             soft = None if soft_logits is None else _full_precision(soft_logits.detach())
-            return compute(_full_precision(logits), labels, soft)
+            return compute(_full_precision(logits), labels, soft, progress)
 
     return loss
 
@@ -134,6 +152,41 @@ def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return F.kl_div(log_p, log_q, reduction="batchmean", log_target=True)
 
 
+def decoupled_kl(log_p: Tensor, log_q: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """TCKD + beta * NCKD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): KL(p || q) with its two parts weighed apart.
+
+    TCKD is the KL between (p_t, 1 - p_t) and (q_t, 1 - q_t), t the true class: how hard the row is. NCKD is the KL
+    between p and q over the K - 1 other classes, each scaled to the sum 1. KL(p || q) = TCKD + (1 - p_t) * NCKD, so a
+    sure teacher hardly teaches NCKD; here its weight is beta, whatever p_t. With K = 2 there is one other class: NCKD
+    is 0, and what is left is KL(p || q), plain KD.
+
+    The paper minimises CE + a * tau^2 * TCKD + b * tau^2 * NCKD. Its code (github.com/megvii-research/mdistiller) has
+    a = 1 and, on CIFAR-100, tau = 4 and b = 8 by default, 2 or 6 for some pairs; on ImageNet tau = 1 and b = 0.5; the
+    weight of both rises over the first epochs. (1 - alpha) * CE + alpha * tau^2 * (TCKD + beta * NCKD) is 1 - alpha
+    times that with a = alpha / (1 - alpha) and b = beta * a: `alpha: 0.5, beta: 8, temperature: 4` is half of the
+    default, without the rise.
+
+    Args:
+        log_p, log_q: [B, K] log-probabilities, or logits: a constant added to a row changes nothing.
+        labels: [B] true classes.
+    """
+    tckd = kl(_true_or_not(log_p, labels), _true_or_not(log_q, labels))
+    nckd = kl(soften(_others(log_p, labels), 1), soften(_others(log_q, labels), 1))
+    return tckd + beta * nckd
+
+
+def _true_or_not(logits: Tensor, labels: Tensor) -> Tensor:
+    """log (p_t, 1 - p_t), [B, 2]: the others together have the logit log sum exp of theirs."""
+    true = logits.gather(1, labels.unsqueeze(1))
+    return soften(torch.cat([true, _others(logits, labels).logsumexp(1, keepdim=True)], 1), 1)
+
+
+def _others(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B, K-1]: every row without its true class (by gather: a boolean mask would wait for the GPU)."""
+    columns = torch.arange(logits.shape[1] - 1, device=logits.device).expand(len(labels), -1)
+    return logits.gather(1, columns + (columns >= labels.unsqueeze(1)))
+
+
 def mse(logits: Tensor, soft_logits: Tensor) -> Tensor:
     """Mean over batch *and* classes of the squared difference of raw logits (Ba and Caruana 2014).
 
@@ -146,38 +199,59 @@ def mse(logits: Tensor, soft_logits: Tensor) -> Tensor:
 # ---- losses ----
 
 
-def _choose(params: Regularizer, regression: bool) -> Loss:
+def _choose(params: Regularizer, regression: bool) -> Term:
     if params.function is not None:
         return _checked(_load_function(params.function), params.function, needs_logits(params))
     hard = _squared_error if regression else cross_entropy
     if params.is_base:
-        return lambda logits, labels, _: hard(logits, labels)
+        return lambda logits, labels, *_: hard(logits, labels)
     soft = _soft_term(params)
-    alpha = params.alpha
-    if alpha == 1:  # also spares a 0 * inf
-        return soft
-    return lambda logits, labels, cached: (
-        (1 - alpha) * hard(logits, labels) + alpha * soft(logits, labels, cached)
-    )
+
+    def mixed(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
+        alpha, term = _at(params.alpha, progress), soft(logits, labels, cached, progress)
+        if alpha == 1:  # also spares a 0 * inf
+            return term
+        return (1 - alpha) * hard(logits, labels) + alpha * term
+
+    return mixed
 
 
-def _soft_term(params: Regularizer) -> Loss:
+def _at(value: float | Schedule[float], progress: float | None) -> float:
+    """The value of alpha or temperature at this progress of training."""
+    if not isinstance(value, Schedule):
+        return value
+    progress = _given(progress, "the progress of training, for its schedule")
+    if not 0 <= progress <= 1:
+        raise RegularizerError(f"the progress of training is from 0 to 1, found {progress}")
+    return value.at(progress)
+
+
+def _soft_term(params: Regularizer) -> Term:
     """tau^2 * D(p_tau || softmax(z / tau)), without alpha."""
     if params.variant == "released":
         correct = _given(params.correct, "`correct`")
-        return lambda logits, labels, _: released_tf_reg(
-            logits, labels, correct, params.temperature, params.multiplier
+        return lambda logits, labels, _, progress: released_tf_reg(
+            logits, labels, correct, _at(params.temperature, progress), params.multiplier
         )
     if params.divergence == "mse":
-        return lambda logits, _, cached: mse(logits, _given(cached, CACHED))
-    divergence = kl if params.divergence == "kl" else reverse_kl
-    tau = params.temperature
+        return lambda logits, _, cached, __: mse(logits, _given(cached, CACHED))
+    divergence = _divergence(params)
 
-    def term(logits: Tensor, labels: Tensor, cached: Tensor | None) -> Tensor:
+    def term(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
+        tau = _at(params.temperature, progress)
         soft_logits = _soft_logits(params, logits, labels, cached)
-        return tau**2 * divergence(soften(soft_logits, tau), soften(logits, tau))
+        return tau**2 * divergence(soften(soft_logits, tau), soften(logits, tau), labels)
 
     return term
+
+
+def _divergence(params: Regularizer) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """D of log p_tau [B, K], the student's log-probabilities [B, K] and the labels [B]."""
+    if params.divergence == "dkd":
+        beta = _given(params.beta, "`beta`")
+        return lambda log_p, log_q, labels: decoupled_kl(log_p, log_q, labels, beta)
+    divergence = kl if params.divergence == "kl" else reverse_kl
+    return lambda log_p, log_q, _: divergence(log_p, log_q)
 
 
 def _soft_logits(params: Regularizer, logits: Tensor, labels: Tensor, cached: Tensor | None) -> Tensor:
@@ -224,7 +298,7 @@ def _given(value: T | None, what: str) -> T:
 # ---- a user's own loss ----
 
 
-def _load_function(path: str) -> Loss:
+def _load_function(path: str) -> Own:
     module_name, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name)
@@ -252,8 +326,8 @@ def _check_signature(function: object, path: str) -> None:
         return
 
 
-def _checked(function: Loss, path: str, cached: bool) -> Loss:
-    def loss(logits: Tensor, labels: Tensor, soft_logits: Tensor | None) -> Tensor:
+def _checked(function: Own, path: str, cached: bool) -> Term:
+    def loss(logits: Tensor, labels: Tensor, soft_logits: Tensor | None, _: float | None) -> Tensor:
         value = function(logits, labels, _given(soft_logits, CACHED) if cached else None)
         if not isinstance(value, Tensor) or value.ndim != 0:
             found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

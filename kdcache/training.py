@@ -32,7 +32,7 @@ from kdcache.tasks import EncodedSplit
 
 log = logging.getLogger(__name__)
 
-Loss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 Rows = npt.NDArray[np.int64]
 
 # Batches are drawn from pools of this many, sorted by length within the pool: little padding, still random.
@@ -131,7 +131,8 @@ def fine_tune(
     """Train the model on the split and return it with the run's figures.
 
     Args:
-        loss: the mean over a batch, from logits [B, K], labels [B] and soft logits [B, K].
+        loss: the mean over a batch, from logits [B, K], labels [B], soft logits [B, K] and the progress of training,
+            0 at the first step and 1 at the last.
         soft_logits: [N, K] cached raw logits in the split's row order, for distillers.
 
     Raises:
@@ -202,7 +203,8 @@ class _Loop:
         soft_logits = None if self.soft_logits is None else self.soft_logits[index]
         with autocast(self.params.precision, self.accelerator.device):
             logits = self.network(**self.batches(mine)).logits
-        loss = self.loss(logits.float(), self.labels[index], soft_logits) * weight
+        progress = self.schedule.last_epoch / max(1, self.steps - 1)
+        loss = self.loss(logits.float(), self.labels[index], soft_logits, progress) * weight
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()

@@ -91,7 +91,7 @@ class TrialPlan:
     regularizer: str
     method: Regularizer
     seed: int
-    soft_labels: Path | None  # a logit cache whose train split is learned from
+    soft_labels: tuple[Path, ...]  # logit caches whose train splits are learned from, their mean when several
     keep_train_logits: bool
 
     @property
@@ -104,13 +104,11 @@ class TrialPlan:
         return f"{self.task} / {self.student} / {self.regularizer} / seed {self.seed}"
 
 
-def training_identity(
-    card: TaskCard, model: Model, method: Regularizer, seed: int, soft_labels: str | None = None
-) -> str:
+def training_identity(card: TaskCard, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str:
     """Hash of all that decides a trained model's numbers: data, start, preprocessing, method, seed and code.
 
     Args:
-        soft_labels: the identity of the logit cache the method learns from, for distillers.
+        soft_labels: for distillers, the identities of the logit caches that the method learns from, in order.
     """
     code = [*TRAINING_CODE, *([method.function.split(":")[0]] if method.function else [])]
     return fingerprint.of_json(

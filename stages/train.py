@@ -44,10 +44,9 @@ def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) ->
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
     card = read_card(layout.task_folder(task))
-    source = None if soft_labels is None else _identity(soft_labels)
     return trials.TrialPlan(
         folder=trials.trial_folder(layout.configuration_folder(task, student, regularizer), seed),
-        identity=trials.training_identity(card, model, method, seed, source),
+        identity=trials.training_identity(card, model, method, seed, *map(_identity, soft_labels)),
         task=task,
         task_folder=layout.task_folder(task),
         student=student,
@@ -69,15 +68,15 @@ def _identity(soft_labels: Path) -> str:
         ) from None
 
 
-def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: int) -> Path | None:
-    """The logit cache a distiller learns from: a teacher's, or the baseline trial's of the same seed (Self-KD)."""
+def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
+    """The logit caches a distiller learns from: its teachers', or the baseline trial's of the same seed (Self-KD)."""
     kind = study.method(regularizer).soft_labels
     if kind == "teacher":
-        return layout.cache_folder(task, str(study.students[student].teacher))
+        return tuple(layout.cache_folder(task, teacher) for teacher in study.students[student].teachers)
     if kind == "self":
         baseline = layout.configuration_folder(task, student, study.comparison.baseline)
-        return trials.trial_folder(baseline, seed) / trials.LOGITS
-    return None
+        return (trials.trial_folder(baseline, seed) / trials.LOGITS,)
+    return ()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def plan(folder: Path, seed: int) -> TrialPlan:
         regularizer="base",
         method=Regularizer(),
         seed=seed,
-        soft_labels=None,
+        soft_labels=(),
         keep_train_logits=False,
     )
 

@@ -13,6 +13,7 @@ import transformers
 from kdcache.errors import CacheError
 from kdcache.experiment import cache_logits, run_trial, teach
 from kdcache.logits import LogitCache
+from kdcache.logits.ensemble import ensemble
 from kdcache.params import Regularizer, Student, Task, Teacher
 from kdcache.tasks import prepare_task
 from kdcache.trials import TrialPlan, read_result
@@ -40,9 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def plan(
-    root: Path, name: str, method: Regularizer, soft_labels: Path | None = None, seed: int = 0
-) -> TrialPlan:
+def plan(root: Path, name: str, method: Regularizer, *soft_labels: Path, seed: int = 0) -> TrialPlan:
     return TrialPlan(
         folder=root / "trials" / name,
         identity=name,
@@ -110,6 +109,25 @@ def test_distillers_learn_from_the_teacher_and_from_the_baseline_of_the_same_see
     # Each ends nearer to the logits it was taught with than to the other's.
     assert np.mean((by_teacher - teacher) ** 2) < np.mean((by_teacher - base) ** 2)
     assert np.mean((by_self - base) ** 2) < np.mean((by_self - teacher) ** 2)
+
+
+def test_several_teachers_teach_the_mean_of_their_logits(folder: Path, taught: Path, tmp_path: Path) -> None:
+    """As the ensemble of their caches, written beforehand, does."""
+    teacher = Teacher(checkpoint=str(folder / "vit"), seed=6, **{**RECIPE, "epochs": 1})
+    teach("other", folder / "digits", teacher, tmp_path / "other", "identity")
+    cache_logits("other", folder / "digits", teacher, tmp_path / "other", tmp_path / "cache")
+    together = ensemble([taught, tmp_path / "cache"], tmp_path / "mean")
+    kd = Regularizer(soft_labels="teacher", alpha=0.9, temperature=2)
+    both = plan(folder, "kd_both", kd, taught, tmp_path / "cache")
+    run_trial(replace(both, model=both.model.model_copy(update={"teacher": ("big", "other")})))
+    run_trial(plan(folder, "kd_mean", kd, together.path))
+    run_trial(plan(folder, "kd_one", kd, taught))
+    results = [read_result(folder / "trials" / name) for name in ("kd_both", "kd_mean", "kd_one")]
+    found, expected, one = (result for result in results if result is not None)
+    assert (found.teacher, expected.teacher) == ("big+other", "big")
+    assert found.losses == pytest.approx(expected.losses, rel=1e-5)
+    assert found.losses != pytest.approx(one.losses, rel=1e-3)
+    assert found.metrics == pytest.approx(expected.metrics, rel=1e-4)
 
 
 def test_a_trial_is_the_same_twice_and_another_with_another_seed(folder: Path) -> None:

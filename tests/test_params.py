@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from kdcache.errors import ParamsError
-from kdcache.params import Regularizer, Study, load_study
+from kdcache.params import Regularizer, Schedule, Study, load_study
 
 ROOT = Path(__file__).parents[1]
 MODEL = {"checkpoint": "data/models/m", "learning_rate": 1e-3, "epochs": 2, "batch_size": 8}
@@ -267,6 +267,16 @@ ONE = [
     ({"students.small.teacher": "eye"}, "students.small.teacher: 'eye' is not declared for task 'news'"),
     ({"students.small.teacher": ABSENT},
      "students.small.teacher: missing, but distillers.kd needs a teacher"),
+    ({"students.small.teacher": []},
+     "students.small.teacher: expected a teacher or a list of different teachers, found []"),
+    ({"students.small.teacher": ["big", "big"]},
+     "students.small.teacher: expected a teacher or a list of different teachers, found ['big', 'big']"),
+    ({"students.small.teacher": ["big", 3]},
+     "students.small.teacher: a name has letters, digits, '-' and '_' only, found 3 (quote it"),
+    ({"students.small.teacher": ["big", "huge"]},
+     "students.small.teacher: no teacher 'huge' (there are: big, eye)"),
+    ({"students.small.teacher": ["big", "eye"]},
+     "students.small.teacher: 'eye' is not declared for task 'news'"),
     # regularizers
     ({"regularizers": {}}, "regularizers: expected at least 1, found 0"),
     ({"regularizers.smooth.epsilon": 0.1},
@@ -317,9 +327,37 @@ ONE = [
     ({"distillers.kd": {}}, "distillers.kd.soft_labels: a distiller needs teacher or self, found none"),
     ({"distillers.kd.divergence": "mse"}, "distillers.kd: temperature has no effect with divergence: mse"),
     ({"distillers.kd.divergence": "jensen"},
-     "distillers.kd.divergence: Input should be 'kl', 'reverse_kl' or 'mse'"),
+     "distillers.kd.divergence: Input should be 'kl', 'reverse_kl', 'mse' or 'dkd'"),
+    ({"distillers.kd.divergence": "dkd"}, "distillers.kd: divergence: dkd needs `beta`"),
+    ({"distillers.kd.beta": 8}, "distillers.kd: beta belongs to divergence: dkd"),
+    ({"distillers.kd.beta": -1}, "distillers.kd.beta: Input should be greater than or equal to 0, found -1"),
+    ({"regularizers.smooth.divergence": "dkd", "regularizers.smooth.beta": 8},
+     "regularizers.smooth: divergence: dkd takes logits apart, so it needs soft_labels: teacher or self"),
     ({"distillers.smooth": {"soft_labels": "self", "alpha": 0.5}},
      "distillers.smooth: the name is also a regularizer's; names must differ"),
+    # schedules
+    ({"distillers.kd.alpha": {"start": 1.0}}, "distillers.kd.alpha.end: missing"),
+    ({"distillers.kd.alpha": {"start": 2, "end": 0}},
+     "distillers.kd.alpha.start: Input should be less than or equal to 1, found 2"),
+    ({"distillers.kd.alpha": {"start": "high", "end": 0}},
+     "distillers.kd.alpha.start: Input should be a valid number, unable to parse string as a number, found 'high'"),
+    ({"distillers.kd.alpha": {"start": 0.5, "end": 0.5}},
+     "distillers.kd.alpha: start and end are the same; write the number 0.5"),
+    ({"distillers.kd.alpha": {"start": 1.0, "end": True}}, "distillers.kd.alpha: true and false are no values"),
+    ({"distillers.kd.alpha": {"start": 1.0, "stop": 0.0, "end": 0.5}},
+     "distillers.kd.alpha.stop: unknown key (there are: start, end)"),
+    ({"distillers.kd.alpha": [1.0, 0.0]}, "distillers.kd.alpha: Input should be a valid number"),
+    ({"distillers.kd.temperature": {"start": 4, "end": 0}},
+     "distillers.kd.temperature.end: Input should be greater than 0, found 0"),
+    ({"distillers.kd.temperature": {"start": 4, "end": float("inf")}},
+     "distillers.kd.temperature.end: Input should be a finite number"),
+    ({"distillers.kd.divergence": "mse", "distillers.kd.temperature": {"start": 4, "end": 1}},
+     "distillers.kd: temperature has no effect with divergence: mse"),
+    ({"regularizers.base": {"alpha": {"start": 1.0, "end": 0.0}}},
+     "regularizers.base: without soft_labels or function, alpha has no effect"),
+    ({"regularizers.mine": {"function": "m:f", "temperature": {"start": 4, "end": 1}}},
+     "regularizers.mine: beside function, temperature has no effect"),
+    ({"comparison.alpha": {"start": 0.1, "end": 0.05}}, "comparison.alpha: Input should be a valid number"),
     # comparison
     ({"comparison.baseline": "plain"},
      "comparison.baseline: no regularizer 'plain' (there are: base, smooth)"),
@@ -535,6 +573,10 @@ def test_a_quoted_number_is_the_number(tmp_path: Path) -> None:
         {"soft_labels": "teacher", "alpha": 1.0},
         {"soft_labels": "teacher", "alpha": 0.5, "divergence": "reverse_kl", "temperature": 2},
         {"soft_labels": "self", "alpha": 0.5, "divergence": "mse"},
+        {"soft_labels": "self", "alpha": 0.5, "divergence": "dkd", "beta": 0, "temperature": 4},
+        {"soft_labels": "teacher", "alpha": {"start": 1.0, "end": 0.0}, "divergence": "mse"},
+        {"soft_labels": "teacher", "alpha": 0.5, "temperature": {"start": 8, "end": 1}},
+        {"soft_labels": "uniform", "alpha": {"start": "0", "end": 1}},
         {"function": "package.module:name"},
         {"function": "module:name", "soft_labels": "teacher"},
     ],
@@ -545,3 +587,39 @@ def test_regularizers_that_are_allowed(params: dict[str, Any]) -> None:
 
 def test_a_study_can_be_built_without_a_file() -> None:
     assert Study.model_validate(STUDY).comparison.baseline == "base"
+
+
+# ---- ensembles and schedules ----
+
+
+def test_a_student_has_no_teacher_one_or_several(tmp_path: Path) -> None:
+    several = changed(
+        {"teachers.other": STUDY["teachers"]["big"], "students.small.teacher": ["big", "other"]}
+    )
+    study = load_study(write(tmp_path, several))
+    assert study.students["small"].teachers == ("big", "other")
+    assert study.students["small"].teacher_name == "big+other"
+    assert study.students["glance"].teachers == ("eye",)
+    assert study.students["glance"].teacher_name == "eye"
+    alone = study.students["small"].model_copy(update={"teacher": None})
+    assert (alone.teachers, alone.teacher_name) == ((), None)
+    assert hash(study.students["small"])  # its encoded rows are kept by it
+
+
+def test_a_mistake_beside_an_ensemble_hides_no_missing_member(tmp_path: Path) -> None:
+    found = mistakes(
+        tmp_path, changed({"students.small.epoch": 3, "students.small.teacher": ["big", "huge", "eye"]})
+    )
+    assert sorted(line.split(": ")[0] for line in found) == [
+        "students.small.epoch",
+        "students.small.teacher",  # no huge
+        "students.small.teacher",  # eye is for another task
+    ]
+
+
+def test_a_schedule_goes_in_a_straight_line_from_start_to_end() -> None:
+    alpha = Regularizer(soft_labels="teacher", alpha={"start": 1.0, "end": 0.2}).alpha
+    assert isinstance(alpha, Schedule)
+    assert [alpha.at(progress) for progress in (0.0, 0.25, 0.5, 1.0)] == pytest.approx([1.0, 0.8, 0.6, 0.2])
+    assert (alpha.at(0.0), alpha.at(1.0)) == (1.0, 0.2)
+    assert Regularizer(soft_labels="teacher", alpha=alpha).model_dump()["alpha"] == {"start": 1.0, "end": 0.2}

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from kdcache.params import Regularizer
+from kdcache.params import Regularizer, Schedule
 from kdcache.regularizers import (
     RegularizerError,
+    decoupled_kl,
     designed_soft_labels,
     kl,
     make_loss,
@@ -32,12 +33,16 @@ ln = math.log
 
 
 def value(
-    params: dict[str, Any], logits: list[float], label: int, cached: list[float] | None = None
+    params: dict[str, Any],
+    logits: list[float],
+    label: int,
+    cached: list[float] | None = None,
+    progress: float | None = None,
 ) -> float:
     """The loss of one row."""
     loss = make_loss(Regularizer(**params), len(logits))
     soft = None if cached is None else torch.tensor([cached])
-    return float(loss(torch.tensor([logits]), torch.tensor([label]), soft))
+    return float(loss(torch.tensor([logits]), torch.tensor([label]), soft, progress))
 
 
 # ---- hand-computed numbers ----
@@ -163,6 +168,62 @@ def test_distillation_with_mse() -> None:
     assert value({**params, "alpha": 0.5}, TWO, 0, [0.0, 0.0]) == pytest.approx(0.445578, abs=1e-6)
 
 
+DKD = {"soft_labels": "teacher", "divergence": "dkd", "alpha": 1.0, "temperature": 2}
+
+
+def test_decoupled_two_classes() -> None:
+    # One class is not true, so NCKD is 0 and KL is TCKD: as KD above, whatever beta.
+    for beta in (0, 1, 8):
+        params = {**DKD, "alpha": 0.3, "beta": beta}
+        assert value(params, TWO_HOT, 0, [ln(4), 0.0]) == pytest.approx(0.094599, abs=1e-6)
+
+
+def test_decoupled_five_classes() -> None:
+    # At tau 2 the teacher is (1/3, 1/6, 1/6, 1/6, 1/6), the student (1/2, 1/8, 1/8, 1/8, 1/8).
+    # True class 0: the others are uniform on both sides, so NCKD is 0 and TCKD the KL above, 0.056633;  times 4.
+    assert value({**DKD, "beta": 8}, FIVE_HOT, 0, FIVE) == pytest.approx(0.226532, abs=1e-6)
+    # True class 4: TCKD = 1/6 ln(1/6 / 1/8) + 5/6 ln(5/6 / 7/8) = 0.047947 - 0.040658 = 0.007289
+    assert value({**DKD, "beta": 0}, FIVE_HOT, 4, FIVE) == pytest.approx(4 * 0.007289, abs=4e-6)
+    # Others (2/5, 1/5, 1/5, 1/5) and (4/7, 1/7, 1/7, 1/7):
+    # NCKD = 2/5 ln(7/10) + 3/5 ln(7/5) = -0.142670 + 0.201883 = 0.059213
+    # TCKD + 8 NCKD = 0.480995;  times 4: 1.923980.  CE = ln 20 = 2.995732;  half of both: 2.459856
+    assert value({**DKD, "alpha": 0.5, "beta": 8}, FIVE_HOT, 4, FIVE) == pytest.approx(2.459856, abs=4e-6)
+    # With the weight 1 - p_t = 5/6 it is KD: 0.007289 + 5/6 * 0.059213 = 0.056633
+    assert value({**DKD, "beta": 5 / 6}, FIVE_HOT, 4, FIVE) == pytest.approx(0.226532, abs=1e-6)
+
+
+def test_annealed() -> None:
+    # KD of two classes above: CE 0.105361, tau^2 KL 0.069488. Alpha 0.9, 0.6, 0.3.
+    params = {"soft_labels": "teacher", "alpha": {"start": 0.9, "end": 0.3}, "temperature": 2}
+    for progress, expected in ((0.0, 0.073075), (0.5, 0.083837), (1.0, 0.094599)):
+        found = value(params, TWO_HOT, 0, [ln(4), 0.0], progress)
+        assert found == pytest.approx(expected, abs=1e-6)
+    # The temperature from 2 to 1: teacher (4/5, 1/5), student (9/10, 1/10), alpha 1:
+    # KL = 4/5 ln(8/9) + 1/5 ln 2 = -0.094226 + 0.138629 = 0.044403
+    params = {"soft_labels": "teacher", "alpha": 1, "temperature": {"start": 2, "end": 1}}
+    assert value(params, TWO_HOT, 0, [ln(4), 0.0], 0.0) == pytest.approx(0.069488, abs=1e-6)
+    assert value(params, TWO_HOT, 0, [ln(4), 0.0], 1.0) == pytest.approx(0.044403, abs=1e-6)
+
+
+def test_alpha_may_end_at_nothing_but_cross_entropy_or_start_without_it() -> None:
+    params = {"soft_labels": "teacher", "alpha": {"start": 1.0, "end": 0.0}, "temperature": 2}
+    assert value(params, TWO_HOT, 0, [ln(4), 0.0], 0.0) == pytest.approx(0.069488, abs=1e-6)
+    assert value(params, TWO_HOT, 0, [ln(4), 0.0], 1.0) == pytest.approx(0.105361, abs=1e-6)
+
+
+def test_a_schedule_needs_the_progress_of_training_and_nothing_else_does() -> None:
+    params = {"soft_labels": "teacher", "alpha": {"start": 1.0, "end": 0.0}}
+    with pytest.raises(
+        RegularizerError, match="needs the progress of training, for its schedule, found none"
+    ):
+        value(params, TWO, 0, TWO_HOT)
+    for progress in (-0.1, 1.5):
+        with pytest.raises(RegularizerError, match=f"progress of training is from 0 to 1, found {progress}"):
+            value(params, TWO, 0, TWO_HOT, progress)
+    constant = {"soft_labels": "teacher", "alpha": 0.5}
+    assert value(constant, TWO, 0, TWO_HOT) == value(constant, TWO, 0, TWO_HOT, 0.7)
+
+
 def test_the_batch_is_averaged() -> None:
     loss = make_loss(Regularizer(soft_labels="uniform", alpha=0.1), 2)
     both = float(loss(torch.tensor([TWO, TWO_HOT]), torch.tensor([0, 1]), None))
@@ -229,6 +290,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "teacher_reverse": {"soft_labels": "teacher", "alpha": 0.7, "temperature": 3, "divergence": "reverse_kl"},
     "self": {"soft_labels": "self", "alpha": 0.5, "temperature": 2},
     "self_mse": {"soft_labels": "self", "alpha": 0.5, "divergence": "mse"},
+    "teacher_decoupled": {**DKD, "alpha": 0.5, "beta": 8, "temperature": 4},
+    "teacher_annealed": {
+        "soft_labels": "teacher", "alpha": {"start": 1.0, "end": 0.2}, "temperature": {"start": 5, "end": 1},
+    },
+    "released_annealed": {**RELEASED, "alpha": 0.5, "correct": 0.99, "temperature": {"start": 20, "end": 2}},
 }  # fmt: skip
 
 
@@ -262,12 +328,29 @@ def slow_soft_term(params: Regularizer, z: list[Any], label: int, cached: list[A
     if params.variant == "released":
         return params.multiplier * slow_kl(p, slow_softmax(z)) / len(z)
     q = slow_softmax([a / params.temperature for a in z])
+    if params.divergence == "dkd":
+        return params.temperature**2 * slow_decoupled(p, q, label, params.beta)
     divergence = slow_kl(p, q) if params.divergence == "kl" else slow_kl(q, p)
     return params.temperature**2 * divergence
 
 
+def slow_decoupled(p: list[Any], q: list[Any], label: int, beta: Any) -> Any:
+    """From the probabilities themselves."""
+    others = [k for k in range(len(p)) if k != label]
+    p_rest, q_rest = sum(p[k] for k in others), sum(q[k] for k in others)
+    true_or_not = slow_kl([p[label], p_rest], [q[label], q_rest])
+    return true_or_not + beta * slow_kl([p[k] / p_rest for k in others], [q[k] / q_rest for k in others])
+
+
+PROGRESS = 0.25  # where the slow version stands in training
+
+
 def slow_loss(params: Regularizer, logits: Tensor, labels: Tensor, cached: Tensor) -> Tensor:
     """The formula, row by row and class by class."""
+    for key in ("alpha", "temperature"):
+        if isinstance(scheduled := getattr(params, key), Schedule):
+            now = 0.75 * scheduled.start + 0.25 * scheduled.end
+            params = params.model_copy(update={key: now})
     total = torch.zeros((), dtype=torch.float64)
     for row, label in enumerate(labels.tolist()):
         z = [logits[row, k] for k in range(logits.shape[1])]
@@ -290,7 +373,7 @@ def batch(classes: int, rows: int = 6) -> tuple[Tensor, Tensor, Tensor]:
 def test_value_and_gradient_equal_the_slow_version(name: str, classes: int) -> None:
     params = Regularizer(**VARIANTS[name])
     logits, labels, cached = batch(classes)
-    fast = make_loss(params, classes)(logits, labels, cached)
+    fast = make_loss(params, classes)(logits, labels, cached, PROGRESS)
     slow = slow_loss(params, logits, labels, cached)
     assert fast.item() == pytest.approx(slow.item(), rel=1e-12)
     (fast_gradient,) = torch.autograd.grad(fast, logits)
@@ -302,14 +385,14 @@ def test_value_and_gradient_equal_the_slow_version(name: str, classes: int) -> N
 def test_gradients_equal_finite_differences(name: str) -> None:
     logits, labels, cached = batch(classes=3, rows=2)
     loss = make_loss(Regularizer(**VARIANTS[name]), 3)
-    assert torch.autograd.gradcheck(lambda z: loss(z, labels, cached), (logits,))
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels, cached, PROGRESS), (logits,))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_losses_are_finite_for_extreme_logits(name: str) -> None:
     logits = torch.tensor([[200.0, -200.0], [-200.0, 200.0]], requires_grad=True)
     cached = torch.tensor([[-200.0, 200.0], [-200.0, 200.0]])
-    loss = make_loss(Regularizer(**VARIANTS[name]), 2)(logits, torch.tensor([0, 0]), cached)
+    loss = make_loss(Regularizer(**VARIANTS[name]), 2)(logits, torch.tensor([0, 0]), cached, PROGRESS)
     (gradient,) = torch.autograd.grad(loss, logits)
     assert torch.isfinite(loss)
     assert torch.isfinite(gradient).all()
@@ -371,6 +454,23 @@ def test_divergences_are_zero_only_for_equal_rows(values: list[float], shift: fl
         assert float(divergence(soften(logits, tau), soften(logits.flip(1), tau))) >= -1e-12
 
 
+def test_kl_is_its_two_parts_with_the_teachers_doubt_as_weight() -> None:
+    """KL(p || q) = TCKD + (1 - p_t) NCKD (Zhao et al. 2022, eq. 6), row by row."""
+    logits, labels, cached = batch(5)
+    log_p, log_q = soften(cached, 3), soften(logits, 3)
+    for row, label in enumerate(labels.tolist()):
+        doubt = 1 - float(log_p[row, label].exp())
+        here = slice(row, row + 1)
+        parts = decoupled_kl(log_p[here], log_q[here], labels[here], doubt)
+        assert parts.item() == pytest.approx(kl(log_p[here], log_q[here]).item(), rel=1e-12)
+
+
+@pytest.mark.usefixtures("own")
+def test_an_own_function_is_called_with_three_arguments_whatever_the_progress() -> None:
+    params = {"function": "own_losses:against", "soft_labels": "teacher"}
+    assert value(params, [1.0, 3.0], 0, [2.0, 1.0], 0.5) == pytest.approx(1.5)
+
+
 # ---- precision ----
 
 
@@ -379,9 +479,9 @@ def test_losses_are_float32_for_bfloat16_logits_and_under_autocast(name: str) ->
     logits, labels, cached = (tensor.detach() for tensor in batch(5))
     half = logits.bfloat16()
     loss = make_loss(Regularizer(**VARIANTS[name]), 5)
-    expected = loss(half.float(), labels, cached.float())
+    expected = loss(half.float(), labels, cached.float(), PROGRESS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = loss(half, labels, cached.float())
+        found = loss(half, labels, cached.float(), PROGRESS)
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
 
@@ -406,7 +506,7 @@ def test_cached_logits_get_no_gradient() -> None:
 
 def test_needs_logits() -> None:
     assert [name for name, params in VARIANTS.items() if needs_logits(Regularizer(**params))] == [
-        "teacher", "teacher_only", "teacher_reverse", "self", "self_mse",
+        "teacher", "teacher_only", "teacher_reverse", "self", "self_mse", "teacher_decoupled", "teacher_annealed",
     ]  # fmt: skip
     assert needs_logits(Regularizer(function="m:f", soft_labels="teacher"))
 

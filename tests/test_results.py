@@ -93,6 +93,14 @@ def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
     ]
 
 
+def test_the_names_of_an_ensemble_are_joined(root: Path) -> None:
+    teachers = {"big": {**MODEL, "tasks": ["one"]}, "huge": {**MODEL, "tasks": ["one"]}}
+    students = study().model_dump(exclude_unset=True)["students"]
+    students["small"]["teacher"] = ["huge", "big"]
+    table = trials_table(study(teachers=teachers, students=students), root)
+    assert table["teacher"].fillna("none").tolist() == ["huge+big", "huge+big", "none", "none"]
+
+
 def test_what_the_study_does_not_ask_for_is_in_no_table(root: Path) -> None:
     put_trial(root, "one", "small", "removed", 0, 0.1)
     put_trial(root, "one", "small", "base", 9, 0.1)

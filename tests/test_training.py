@@ -205,7 +205,9 @@ def test_soft_logits_belong_to_their_rows(still_bert: Path) -> None:
     soft = np.repeat(np.arange(10, dtype=np.float32)[:, None], 10, 1)
     seen: list[int] = []
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None) -> torch.Tensor:
+    def loss(
+        logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None, _: float
+    ) -> torch.Tensor:
         assert soft_logits is not None
         assert soft_logits[:, 0].tolist() == labels.tolist()
         seen.extend(labels.tolist())
@@ -214,6 +216,45 @@ def test_soft_logits_belong_to_their_rows(still_bert: Path) -> None:
     params = student(still_bert, epochs=3)
     fine_tune(build(params, classes=10), split, loss, params, 0, soft)
     assert sorted(seen) == sorted(list(range(10)) * 3)
+
+
+def test_the_loss_is_told_the_progress_of_training(still_bert: Path) -> None:
+    """From 0 at the first optimizer step to 1 at the last, over all epochs; 0 when there is one step only."""
+    seen: list[float] = []
+
+    def loss(
+        logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None, progress: float
+    ) -> torch.Tensor:
+        seen.append(progress)
+        return logits.sum() * 0
+
+    for epochs, batch_size in ((2, 4), (1, 10)):  # 2 x 3 steps, and one
+        params = student(still_bert, epochs=epochs, batch_size=batch_size)
+        fine_tune(build(params), random_split(LENGTHS), loss, params, 0)
+    assert seen == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1, 0])
+
+
+def test_annealed_distillation_is_equal_to_a_loss_written_by_hand(still_bert: Path) -> None:
+    params, split = student(still_bert), random_split(LENGTHS)
+    soft = np.linspace(-1, 1, 3 * len(split)).reshape(-1, 3).astype(np.float32)
+    steps = iter(range(6))  # 2 epochs x 3 batches
+
+    def by_hand(
+        logits: torch.Tensor, labels: torch.Tensor, soft_logits: torch.Tensor | None, _: float
+    ) -> torch.Tensor:
+        assert soft_logits is not None
+        step = next(steps)
+        alpha, tau = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0][step], [6.0, 5.0, 4.0, 3.0, 2.0, 1.0][step]
+        teacher = F.softmax(soft_logits / tau, -1)
+        away = (teacher * (teacher.log() - F.log_softmax(logits / tau, -1))).sum(-1).mean()
+        return (1 - alpha) * F.cross_entropy(logits, labels) + alpha * tau**2 * away
+
+    expected, slow = fine_tune(build(params), split, by_hand, params, 0, soft)
+    schedules = {"alpha": {"start": 1.0, "end": 0.0}, "temperature": {"start": 6, "end": 1}}
+    found, run = train(params, split, Regularizer(soft_labels="teacher", **schedules))
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+    assert run.losses == pytest.approx(slow.losses, rel=1e-5)
 
 
 @pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
@@ -324,7 +365,7 @@ def test_gradients_are_clipped(still_bert: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_loss_that_is_no_number(still_bert: Path, value: float) -> None:
     params = student(still_bert)
     with pytest.raises(TrialError, match=f"the training loss is {value} in epoch 1; lower learning_rate"):
-        fine_tune(build(params), random_split(LENGTHS), lambda z, y, s: z.sum() * 0 + value, params, 0)
+        fine_tune(build(params), random_split(LENGTHS), lambda z, y, s, _: z.sum() * 0 + value, params, 0)
 
 
 # ---- precision, device and what the user's Accelerate settings may change ----

@@ -101,6 +101,10 @@ def test_identity_depends_on_all_that_decides_the_numbers(checkpoint: Path) -> N
         training_identity(card(), student(checkpoint), kd, 0, "a"),
         training_identity(card(), student(checkpoint), kd, 1, "a"),
         training_identity(card(), student(checkpoint), kd, 0, "b"),
+        training_identity(
+            card(), student(checkpoint), kd, 0, "a", "b"
+        ),  # an ensemble: all of it, in its order
+        training_identity(card(), student(checkpoint), kd, 0, "b", "a"),
         training_identity(card(), student(checkpoint), kd.model_copy(update={"alpha": 0.6}), 0, "a"),
         training_identity(card(), student(checkpoint, epochs=2), kd, 0, "a"),
         training_identity(card(), student(checkpoint, precision="bfloat16"), kd, 0, "a"),

@@ -284,12 +284,13 @@ def costs(metrics: Metrics, study: Study) -> Cost:
     names = pd.concat([by_kind["teacher"], by_kind["cache"]])[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
     online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
+    readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
         students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
         teacher_seconds=float(by_kind["teacher"]["seconds"].sum() + by_kind["cache"]["seconds"].sum()),
         trial_seconds=float(trials["seconds"].sum()),
-        readers=sum(len(_readers(task, teacher, trials, study)) for task, teacher in pairs),
+        readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
         online=None if wording.missing(online) else online,
         device=_devices(cost),
     )
@@ -302,7 +303,7 @@ def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Data
 
 def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The trials that trained on this teacher's cached logits."""
-    students = [name for name, params in study.students.items() if params.teacher == teacher]
+    students = [name for name, params in study.students.items() if teacher in params.teachers]
     methods = [name for name, method in study.methods().items() if method.soft_labels == "teacher"]
     mine = trials["model"].isin(students) & trials["regularizer"].isin(methods)
     return trials[(trials["task"] == task) & mine]

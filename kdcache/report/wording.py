@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from kdcache.params import Regularizer
+from kdcache.params import Regularizer, Schedule
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
@@ -116,8 +116,14 @@ def recipe(method: Regularizer) -> str:
         "self": "own earlier logits",
     }
     parts = [names[method.soft_labels] if method.soft_labels else str(method.function)]
-    parts += [f"α\N{NO-BREAK SPACE}{method.alpha:g}"] if method.alpha else []
-    parts += [f"τ\N{NO-BREAK SPACE}{method.temperature:g}"] if method.temperature != 1 else []
+    parts += [f"α\N{NO-BREAK SPACE}{_over_time(method.alpha)}"] if method.alpha else []
+    parts += [f"τ\N{NO-BREAK SPACE}{_over_time(method.temperature)}"] if method.temperature != 1 else []
+    parts += [f"β\N{NO-BREAK SPACE}{method.beta:g}"] if method.beta is not None else []
     parts += [method.divergence.replace("_", " ")] if method.divergence != "kl" else []
     parts += ["released variant"] if method.variant == "released" else []
     return ", ".join(parts)
+
+
+def _over_time(value: float | Schedule[float]) -> str:
+    """ "0.5", or "1 to 0" for what changes while training."""
+    return f"{value.start:g} to {value.end:g}" if isinstance(value, Schedule) else f"{value:g}"

@@ -102,7 +102,7 @@ def _names(pairs: list[tuple[str, str]], study: Study) -> dict[str, Any]:
     metrics = sorted({study.tasks[task].metrics[0] for task, _ in pairs})
     return {
         "task": _one({task for task, _ in pairs}), "student": _one({student for _, student in pairs}),
-        "init": _one({s.init for s in students}), "teacher": _one({s.teacher or "" for s in students}),
+        "init": _one({s.init for s in students}), "teacher": _one({s.teacher_name or "" for s in students}),
         "metric": "/".join(metrics), "margin": min(study.comparison.margin[metric] for metric in metrics),
     }  # fmt: skip
 

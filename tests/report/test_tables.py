@@ -1,7 +1,9 @@
 """The tables' values, worked out by hand from the sample's round numbers."""
 
+import dataclasses
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from kdcache.errors import ComparisonError
@@ -57,6 +59,21 @@ def test_teacher_costs(metrics: Metrics) -> None:
     # 75 trials of 11..15 s, 13 s on average
     assert (cost.teacher_seconds, cost.trial_seconds, cost.readers) == (208.0, 975.0, 15)
     assert [(row.trials, row.each) for row in cost.students] == [("25", "13 s")] * 3
+
+
+def test_each_member_of_an_ensemble_is_read_and_a_trial_is_counted_once(metrics: Metrics) -> None:
+    study = samples.study()
+    vit = study.students["vit-tiny"].model_copy(update={"tasks": None, "teacher": ("resnet", "huge")})
+    study = study.model_copy(update={"students": {**study.students, "vit-tiny": vit}})
+    huge = metrics.cost[metrics.cost["model"] == "resnet"].assign(model="huge", seconds=50.0)
+    everything = pd.concat([metrics.cost, huge], ignore_index=True)
+    cost = tables.costs(dataclasses.replace(metrics, cost=everything), study)
+    assert [(row.teacher, row.readers) for row in cost.teachers] == [
+        ("bert-small", "10 trials of 2 students"),
+        ("resnet", "5 trials of 1 student"),
+        ("huge", "5 trials of 1 student"),
+    ]
+    assert cost.readers == 15
 
 
 def test_every_inconclusive_comparison_has_its_reason(metrics: Metrics) -> None:

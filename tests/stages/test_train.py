@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from kdcache import engine
+from kdcache.logits import Fingerprints, LogitWriter
+from kdcache.trials import TrialPlan
 from stages import cache, prepare, teach, train
 
 STUDY = """
@@ -79,6 +83,42 @@ def test_what_an_earlier_stage_left_out_is_named(capsys: pytest.CaptureFixture[s
     assert "the logits to learn from are not there: data/trials/films/small/base/seed-0/logits" in own
     taught = fails(capsys, cache.main, "--task", "films", "--teacher", "big")
     assert "data/teachers/films/big: no teacher.json" in taught
+
+
+def test_every_teacher_of_an_ensemble_is_learned_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    big = next(line for line in STUDY.splitlines() if line.startswith("  big:"))
+    several = STUDY.replace(big, f"{big}\n{big.replace('big', 'huge')}")
+    Path("params.yaml").write_text(several.replace("teacher: big", "teacher: [huge, big]"))
+    prepare.main(["--task", "films"])
+    assert "data/logits/films/huge" in fails(capsys, train.main, *of("films", "small", "kd"))
+    put_logits("huge", weights="h")
+    assert "data/logits/films/big" in fails(capsys, train.main, *of("films", "small", "kd"))
+    put_logits("big", weights="b")
+    plans = planned(monkeypatch)
+    train.main(of("films", "small", "kd"))
+    assert plans[0].soft_labels == (Path("data/logits/films/huge"), Path("data/logits/films/big"))
+    put_logits("big", weights="another")
+    train.main(of("films", "small", "kd"))
+    Path("params.yaml").write_text(several.replace("teacher: big", "teacher: [big, huge]"))
+    train.main(of("films", "small", "kd"))
+    assert len({plan.identity for plan in plans}) == 3  # one teacher's logits changed, then the order
+
+
+def put_logits(teacher: str, weights: str) -> None:
+    prints = Fingerprints(data="d", weights=weights, preprocessing="p", code="c")
+    folder = Path("data/logits/films", teacher)
+    with LogitWriter(folder, classes=2, label_names=["0", "1"], fingerprints=prints) as writer:
+        writer.write("train", np.arange(2), np.arange(2, dtype=np.uint64), np.zeros((2, 2), dtype=np.float32))
+        writer.finish()
+
+
+def planned(monkeypatch: pytest.MonkeyPatch) -> list[TrialPlan]:
+    """The trials that the stage would run, in place of running them."""
+    plans: list[TrialPlan] = []
+    monkeypatch.setattr(engine, "run_trials", plans.extend)
+    return plans
 
 
 def test_pairs_that_do_not_apply_leave_a_note() -> None:
