@@ -31,6 +31,10 @@ VOLATILE_CONFIG_KEYS = frozenset(
     {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
 )
 
+# Keys of a tokenizer's settings that say where its files were found: transformers writes them when it saves one.
+VOLATILE_TOKENIZER_KEYS = frozenset({"is_local", "local_files_only", "name_or_path", "tokenizer_file", "vocab_file"})
+
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -162,14 +166,25 @@ def of_config(folder: Path) -> str:
 def of_tokenizer(folder: Path) -> str:
     """The tokenizer and preprocessor files of a checkpoint folder (those of `TOKENIZER_FILES` that exist).
 
+    Settings count as JSON, without keys that say where the files came from; vocabularies by their bytes.
+
     Raises:
-        ModelError: none of them is there.
+        ModelError: none of them is there, or one that should be JSON is not.
     """
     folder = Path(folder)
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
         raise ModelError(f"{folder}: no tokenizer or preprocessor file (one of {', '.join(TOKENIZER_FILES)})")
-    return of_files(folder, present)
+    return of_json({name: _tokenizer_file(folder / name) for name in present})
+
+
+def _tokenizer_file(path: Path) -> Any:
+    if path.name not in TOKENIZER_SETTINGS:
+        return of_file(path)
+    try:
+        return _without(read_json(path), VOLATILE_TOKENIZER_KEYS)
+    except KdcacheError as error:
+        raise ModelError(str(error)) from None
 
 
 def of_code(*modules: ModuleType | str) -> str:
@@ -213,18 +228,17 @@ def _config(folder: Path) -> Any:
     if not file.is_file():
         raise ModelError(f"{folder}: no config.json here, so this is no checkpoint folder")
     try:
-        return _without_volatile(read_json(file))
+        return _without(read_json(file), VOLATILE_CONFIG_KEYS)
     except KdcacheError as error:
         raise ModelError(str(error)) from None
 
 
-def _without_volatile(value: Any) -> Any:
+def _without(value: Any, keys: frozenset[str]) -> Any:
+    """The JSON value without these keys, at any depth."""
     if isinstance(value, dict):
-        return {
-            key: _without_volatile(item) for key, item in value.items() if key not in VOLATILE_CONFIG_KEYS
-        }
+        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
     if isinstance(value, list):
-        return [_without_volatile(item) for item in value]
+        return [_without(item, keys) for item in value]
     return value
 
 

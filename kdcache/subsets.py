@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def stratified(classes: npt.ArrayLike, size: int, seed: int) -> Indices:
-    """`size` row numbers, ascending, each class within one row of its share; a larger size holds every smaller one.
+    """`size` row numbers, ascending, of each class about its share; a larger size holds every smaller one.
 
     The rows of each class, in random order, are spread evenly over a line from 0 to 1; the first `size` are taken.
 
@@ -25,12 +25,11 @@ def stratified(classes: npt.ArrayLike, size: int, seed: int) -> Indices:
         seed: which rows; the same draw on every machine.
     """
     codes = np.unique(np.asarray(classes), return_inverse=True)[1]
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(codes))
+    order = np.random.default_rng(seed).permutation(len(codes))
     place = np.empty(len(codes))
     for code in range(codes.max() + 1):
         rows = order[codes[order] == code]
-        place[rows] = (np.arange(len(rows)) + rng.random()) / len(rows)
+        place[rows] = (np.arange(len(rows)) + 0.5) / len(rows)
     return np.sort(np.argsort(place, kind="stable")[:size])
 
 

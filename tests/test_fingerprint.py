@@ -152,6 +152,21 @@ def test_of_tokenizer(tmp_path):
     assert fingerprint.of_tokenizer(tmp_path) != first
 
 
+def test_of_tokenizer_ignores_where_its_files_came_from(tmp_path):
+    (tmp_path / "vocab.txt").write_text("a\nb")
+    settings = tmp_path / "tokenizer_config.json"
+
+    def written(**keys):
+        settings.write_text(json.dumps({"do_lower_case": True, **keys}, indent=len(keys)))
+        return fingerprint.of_tokenizer(tmp_path)
+
+    assert written() == written(local_files_only=True, is_local=False) == written(name_or_path="/home/me")
+    assert written() != written(do_lower_case=False)
+    settings.write_text("{")
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
+        fingerprint.of_tokenizer(tmp_path)
+
+
 SOURCE = '''
 """Docstring."""
 def f(x):

@@ -317,7 +317,7 @@ def test_regularizers_differ_in_nothing_but_their_loss(bert: Path) -> None:
 
 def rates(steps: int, warmup: float, peak: float = 1.0) -> list[float]:
     params = Student(checkpoint="x", learning_rate=peak, epochs=1, batch_size=1, warmup=warmup)
-    optimizer, schedule = training._optimizer(torch.nn.Linear(1, 1), params, steps)
+    optimizer, schedule = training._optimizer(list(torch.nn.Linear(1, 1).parameters()), params, steps)
     found = []
     for _ in range(steps):
         found.append(optimizer.param_groups[0]["lr"])
@@ -338,7 +338,7 @@ def test_the_learning_rate() -> None:
 
 def test_no_decay_on_biases_and_norms(still_bert: Path) -> None:
     model = build(student(still_bert))
-    optimizer, _ = training._optimizer(model, student(still_bert, weight_decay=0.1), 10)
+    optimizer, _ = training._optimizer(list(model.parameters()), student(still_bert, weight_decay=0.1), 10)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, plain = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
@@ -382,23 +382,56 @@ def seen_precision(folder: Path, precision: Any) -> tuple[set[torch.dtype], Any]
 
 
 def test_precision_on_a_cpu(still_bert: Path) -> None:
-    automatic, first = seen_precision(still_bert, "auto")
-    single, second = seen_precision(still_bert, "float32")
-    half, third = seen_precision(still_bert, "bfloat16")
-    assert automatic == single == {torch.float32}
+    single, first = seen_precision(still_bert, "float32")
+    half, second = seen_precision(still_bert, "bfloat16")
+    assert single == {torch.float32}
     assert half == {torch.bfloat16}
-    assert same_weights(first, second)
-    assert not same_weights(first, third)
-    assert {value.dtype for value in third.parameters()} == {torch.float32}
+    assert not same_weights(first, second)
+    assert {value.dtype for value in second.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("native", ["avx512_bf16", "amx_bf16", None])
+def test_auto_precision_on_a_cpu(
+    native: str | None, still_bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 where the CPU has instructions for it, else float32."""
+    capabilities = {
+        "avx2": True,
+        "avx512_bf16": False,
+        "amx_bf16": False,
+        **({native: True} if native else {}),
+    }
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    training.has_bfloat16.cache_clear()
+    expected = "float32" if native is None else "bfloat16"
+    try:
+        found, trained = seen_precision(still_bert, "auto")
+        assert found == {getattr(torch, expected)}
+        assert same_weights(trained, seen_precision(still_bert, expected)[1])
+    finally:
+        training.has_bfloat16.cache_clear()
+
+
+def test_attention_on_a_cpu_is_matrix_products_while_training_only(tmp_path: Path) -> None:
+    seen = set()
+    params = student(tiny.save_checkpoint(tmp_path / "vit", "vit"), epochs=1)
+    model = build(params, modality="image")
+    model.register_forward_pre_hook(lambda *_: seen.add(torch.backends.cuda.flash_sdp_enabled()))
+    trained, _ = fine_tune(model, tiny.image_split(), make_loss(Regularizer(), 3), params, 0)
+    assert seen == {False}
+    predict(trained, tiny.image_split(), 4)
+    assert seen == {False, True}
 
 
 def test_auto_precision_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """bfloat16 where the GPU computes in it, not where torch would imitate it."""
     for real in (True, False):
+        training.has_bfloat16.cache_clear()
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, real=real: real)
         monkeypatch.setattr(torch, "autocast", lambda kind, dtype, enabled: (kind, enabled))
         assert training.autocast("auto", torch.device("cuda")) == ("cuda", real)
         assert training.autocast("float32", torch.device("cuda")) == ("cuda", False)
+    training.has_bfloat16.cache_clear()
 
 
 def test_accelerate_settings_do_not_change_the_numbers(bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,8 @@ def card(classes: int = 3, modality: Any = "text", max_length: int | None = 16, 
 
 
 def student(folder: Path | str, **changes: Any) -> Student:
-    values: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 4}
+    # float32 whatever the machine: "auto" is bfloat16 on CPUs that compute in it
+    values: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 4, "precision": "float32"}
     return Student(checkpoint=str(folder), **{**values, **changes})
 
 
