@@ -42,7 +42,6 @@ from kdcache.trials import (
     write_result,
 )
 
-SPLITS = ("train", "validation")
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 Logits = npt.NDArray[np.float32]
@@ -52,22 +51,25 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
     """Fine-tune a teacher on a prepared task and save it as a checkpoint folder, with `teacher.json` written last.
 
     Returns:
-        The content of teacher.json: params, metrics on validation, steps, losses, seconds, peak memory, device.
+        The content of teacher.json: params, metrics (see `_metrics`), steps, losses, seconds, peak memory, device.
     """
     card = read_card(task_folder)
     preprocessor = load_preprocessor(teacher, card)
     model = build_model(teacher, card, teacher.seed, preprocessor)
-    train, validation = (_encode(task_folder, split, teacher) for split in SPLITS)
+    splits = {split: _encode(task_folder, split, teacher) for split in ("train", *card.evaluated)}
     loss = make_loss(Regularizer(), card.classes, card.regression)
-    trained, run = training.fine_tune(model, train, loss, teacher, teacher.seed)
-    logits = training.predict(trained, validation, teacher.batch_size, teacher.precision)
+    trained, run = training.fine_tune(model, splits["train"], loss, teacher, teacher.seed)
+    logits = {
+        split: training.predict(trained, splits[split], teacher.batch_size, teacher.precision)
+        for split in card.evaluated
+    }
     result = {
         "identity": identity,
         "task": card.name,
         "teacher": name,
         "family": checkpoints.family(teacher),
         "params": teacher.model_dump(),
-        "metrics": _score(logits, validation, card),
+        "metrics": _metrics(logits, splits, card),
         **_figures(run),
         "versions": versions(),
     }
@@ -90,11 +92,11 @@ def _save_teacher(model: Any, preprocessor: Preprocessor, folder: Path, result: 
 
 
 def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder: Path, folder: Path) -> None:
-    """Write a fine-tuned teacher's logits on the task's train and validation splits as a logit cache."""
+    """Write a fine-tuned teacher's logits on every split of the task as a logit cache."""
     card = read_card(task_folder)
     trained = trained_teacher(teacher, teacher_folder)
     model = build_model(trained, card, teacher.seed, load_preprocessor(trained, card))
-    splits = {split: _encode(task_folder, split, trained) for split in SPLITS}
+    splits = {split: _encode(task_folder, split, trained) for split in ("train", *card.evaluated)}
     device = PartialState().device
     batches = {
         name: training.Batcher(data, training.pad_token(model), device) for name, data in splits.items()
@@ -123,7 +125,7 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
 def run_trial(plan: TrialPlan) -> None:
     """Train, score and save one trial; its result.json is written last."""
     card = read_card(plan.task_folder)
-    splits = {split: _encode(plan.task_folder, split, plan.model) for split in SPLITS}
+    splits = {split: _encode(plan.task_folder, split, plan.model) for split in ("train", *plan.evaluated)}
     soft = _soft_logits(plan, card, splits["train"])
     model = build_model(plan.model, card, plan.seed, load_preprocessor(plan.model, card))
     loss = make_loss(plan.method, card.classes, card.regression)
@@ -140,8 +142,7 @@ def run_trial(plan: TrialPlan) -> None:
     prints = logit_fingerprints(card, plan.model, weights=plan.identity)
     remove(plan.folder / RESULT)
     _write_cache(plan.folder / LOGITS, card, prints, splits, logits, cost)
-    metrics = _score(logits["validation"], splits["validation"], card)
-    write_result(plan.folder, _result(plan, metrics, run))
+    write_result(plan.folder, _result(plan, _metrics(logits, splits, card), run))
 
 
 def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) -> TrialResult:
@@ -186,7 +187,7 @@ def _cached_logits(path: Path, card: TaskCard, train: EncodedSplit) -> Logits:
     return cache.logits("train", train.ids, train.row_hashes)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _encode(task_folder: Path, split: str, model: Model) -> EncodedSplit:
     """Encoded once per process: all seeds of a configuration share it."""
     card = read_card(task_folder)
@@ -196,6 +197,17 @@ def _encode(task_folder: Path, split: str, model: Model) -> EncodedSplit:
 def _score(logits: Logits, split: EncodedSplit, card: TaskCard) -> dict[str, float]:
     names = scoring.applicable_metrics(card.classes, card.regression)
     return scoring.score(logits, split.labels, names, card.regression)
+
+
+def _metrics(
+    logits: Mapping[str, Logits], splits: Mapping[str, EncodedSplit], card: TaskCard
+) -> dict[str, float]:
+    """The scores on validation under their own names, then those on a further split as `<metric>_<split>`."""
+    return {
+        metric if split == "validation" else f"{metric}_{split}": value
+        for split in card.evaluated
+        for metric, value in _score(logits[split], splits[split], card).items()
+    }
 
 
 def _figures(run: training.Training) -> dict[str, Any]:

@@ -99,18 +99,18 @@ class Source(Params):
     """Where a task's rows come from: exactly one of `builtin`, `files` and `hub`."""
 
     builtin: Literal["bbc_headlines", "digits"] | None = None
-    files: dict[str, Files] | None = None
+    files: dict[Name, Files] | None = None
     hub: Text | None = None
     name: str | None = None  # the hub data set's configuration, e.g. `rte` of nyu-mll/glue
     revision: str | None = None
-    splits: dict[Literal["train", "validation"], str] | None = None  # hub split names when they differ
+    splits: dict[Name, Text] | None = None  # the hub's names of train, validation and further splits
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
         given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of builtin, files, hub; found {', '.join(given) or 'none'}")
-        if self.files is not None and set(self.files) != {"train", "validation"}:
+        if self.files is not None and not {"train", "validation"} <= set(self.files):
             raise ValueError(f"files needs the keys train and validation, found {', '.join(self.files)}")
         if self.hub is not None and self.revision is None:
             raise ValueError(
@@ -119,6 +119,12 @@ class Source(Params):
         if self.hub is None and (self.name or self.revision or self.splits):
             raise ValueError("name, revision and splits belong to a hub source")
         return self
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """train, validation, and the further splits that are evaluated like validation, in the file's order."""
+        named = {**(self.files or {}), **(self.splits or {})}
+        return tuple(dict.fromkeys(["train", "validation", *named]))
 
 
 class Task(Params):

@@ -1,8 +1,8 @@
 """Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
 
-A prepared task is a folder with `train.parquet`, `validation.parquet` and, written last, `card.json`. Its
-columns: `id` int64 (the row's position, 0..n-1), `row_hash` uint64 (its content and label, see
-`kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string or `image` binary (PNG), and `label` int64
+A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
+evaluated like validation) and, written last, `card.json`. The columns: `id` int64 (the row's position, 0..n-1),
+`row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string or `image` binary (PNG), and `label` int64
 (class index) or float64 (regression).
 """
 
@@ -31,16 +31,15 @@ from kdcache.sources import Loaded, Rows, load_source
 log = logging.getLogger(__name__)
 
 CARD = "card.json"
-SPLITS = ("train", "validation")
 
 
 class TaskCard(BaseModel):
     """What a prepared task is: card.json.
 
     `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
-    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in validation
-    alike: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
-    hashes of both splits in order, the label names, the modality and whether it is a regression; not paths,
+    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
+    evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
+    hashes of every split in order, the label names, the modality and whether it is a regression; not paths,
     metrics or max_length.
     """
 
@@ -65,6 +64,11 @@ class TaskCard(BaseModel):
     def classes(self) -> int:
         """K, the number of outputs: the number of classes, or 1 for a regression."""
         return 1 if self.regression else len(self.label_names)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The splits that models are scored on: validation first, then the further ones."""
+        return ("validation", *(split for split in self.rows if split not in ("train", "validation")))
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,9 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         columns = {split: rows.label for split, rows in loaded.splits.items()}
         labels = read_labels(columns, names, spec.regression)
         _check_metrics(spec, labels.names)
-        readers = {split: _write_split(spec, folder, split, loaded.splits[split], labels) for split in SPLITS}
+        readers = {
+            split: _write_split(spec, folder, split, rows, labels) for split, rows in loaded.splits.items()
+        }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
     card = _card(spec, folder, name, loaded, labels, readers)
@@ -117,10 +123,14 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
 
 
 def _agreed_names(loaded: Loaded) -> list[str] | None:
-    train, validation = (loaded.splits[split].names for split in SPLITS)
-    if train is not None and validation is not None and train != validation:
-        raise TaskError(f"train declares the classes {listed(train)}, validation {listed(validation)}")
-    return train if train is not None else validation
+    declared = {split: rows.names for split, rows in loaded.splits.items() if rows.names is not None}
+    first = next(iter(declared), "")
+    for split, names in declared.items():
+        if names != declared[first]:
+            raise TaskError(
+                f"{first} declares the classes {listed(declared[first])}, {split} {listed(names)}"
+            )
+    return declared.get(first)
 
 
 def _check_metrics(spec: Task, names: list[str]) -> None:
@@ -181,18 +191,19 @@ def _card(
     labels: Labels,
     readers: dict[str, TextReader | ImageReader],
 ) -> TaskCard:
-    hashes = {split: _row_hashes(folder, split) for split in SPLITS}
+    hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
+    seen = np.concatenate([found for split, found in hashes.items() if split != "train"])
     return TaskCard(
         name=name,
         modality=spec.modality,
         regression=spec.regression,
         label_names=labels.names,
-        rows={split: len(hashes[split]) for split in SPLITS},
-        class_counts={split: _counts(labels.values[split], labels.names) for split in SPLITS},
+        rows={split: len(found) for split, found in hashes.items()},
+        class_counts={split: _counts(labels.values[split], labels.names) for split in hashes},
         **_image_facts([reader for reader in readers.values() if isinstance(reader, ImageReader)]),
         source=loaded.resolved,
         dropped=loaded.dropped,
-        shared_rows=len(np.intersect1d(hashes["train"], hashes["validation"])),
+        shared_rows=len(np.intersect1d(hashes["train"], seen)),
         metrics=list(spec.metrics),
         max_length=spec.max_length,
         fingerprint=_fingerprint(spec, labels.names, hashes),
@@ -228,7 +239,8 @@ def _log_prepared(card: TaskCard, folder: Path) -> None:
     kind = "regression" if card.regression else f"{card.classes} classes: {listed(card.label_names)}"
     log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
     if card.shared_rows:
-        log.warning("task %s: %d rows are in train and in validation alike", card.name, card.shared_rows)
+        evaluated = " or ".join(card.evaluated)
+        log.warning("task %s: %d rows are in train and in %s alike", card.name, card.shared_rows, evaluated)
     for reason, count in card.dropped.items():
         log.info("task %s: %d train rows dropped: %s", card.name, count, reason)
 

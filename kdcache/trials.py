@@ -1,8 +1,8 @@
 """A trial's identity, its result on disk, and what is still missing.
 
 A trial is a configuration (task x student x regularizer) with a seed. Its folder `seed-<s>/` holds `logits/`, its
-own logit cache (validation, and train for the baseline, which is Self-KD's teacher), and `result.json`, written last:
-a folder without it is an interrupted trial and is done again. The result carries the trial's *identity*; a trial is
+own logit cache (the evaluated splits, and train for the baseline, which is Self-KD's teacher), and `result.json`,
+written last: a folder without it is an interrupted trial and is done again. The result carries the trial's *identity*; a trial is
 run exactly when its identity is new. Nothing here imports torch, so that a stage with nothing to do ends at once.
 """
 
@@ -93,11 +93,12 @@ class TrialPlan:
     seed: int
     soft_labels: tuple[Path, ...]  # logit caches whose train splits are learned from, their mean when several
     keep_train_logits: bool
+    evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits whose logits the trial keeps."""
-        return ("train", "validation") if self.keep_train_logits else ("validation",)
+        return ("train", *self.evaluated) if self.keep_train_logits else self.evaluated
 
     @property
     def name(self) -> str:

@@ -56,6 +56,7 @@ def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) ->
         seed=seed,
         soft_labels=soft_labels,
         keep_train_logits=regularizer == study.comparison.baseline,
+        evaluated=card.evaluated,
     )
 
 

@@ -114,6 +114,52 @@ def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "f", {**TRAIN, **renamed[0]}, {**VALIDATION, **renamed[1]}) != first
 
 
+def test_the_fingerprint_of_a_task_with_two_splits_never_changes(prepared: Path) -> None:
+    known = "fd4b590f2de88a9256fa1568380f1d913a17074fa6c8022959d56f3c0aa45569"
+    assert read_card(prepared).fingerprint == known
+
+
+def further_files(folder: Path, columns: Any) -> dict[str, str]:
+    """A third split, named so that it sorts before the other two."""
+    files = save(folder, TRAIN, VALIDATION)
+    pq.write_table(pa.table(columns), folder / "hard.parquet")
+    return {"hard": str(folder / "hard.parquet"), **files}
+
+
+def test_a_further_split_is_prepared_checked_and_hashed(tmp_path: Path, prepared: Path) -> None:
+    hard = {"text": ["not good", "bad film", "not bad"], "label": ["neg", "neg", "pos"]}
+    card = prepare_task(text_task(further_files(tmp_path / "three", hard)), tmp_path / "out")
+    assert read_card(tmp_path / "out") == card
+    assert card.evaluated == ("validation", "hard")
+    assert card.rows == {"train": 3, "validation": 2, "hard": 3}
+    assert card.class_counts["hard"] == [2, 1]
+    assert card.shared_rows == 1  # "bad film" of the further split
+    assert card.fingerprint != read_card(prepared).fingerprint
+    assert load_split(tmp_path / "out", "hard", ["text", "label"]).to_pydict() == {
+        "text": hard["text"],
+        "label": [0, 0, 1],
+    }
+    again = prepare_task(
+        text_task(further_files(tmp_path / "four", {**hard, "label": ["neg", "neg", "neg"]})),
+        tmp_path / "other",
+    )
+    assert again.fingerprint != card.fingerprint
+
+
+def test_a_class_that_only_a_further_split_has_is_refused(tmp_path: Path) -> None:
+    files = further_files(tmp_path, {"text": ["odd"], "label": ["unknown"]})
+    with pytest.raises(TaskError, match="hard: labels that train does not have: unknown"):
+        prepare_task(text_task(files), tmp_path / "out")
+
+
+def test_a_further_split_of_a_regression(tmp_path: Path) -> None:
+    files = save(tmp_path, {**TRAIN, "label": [0.5, 1.0, 2.0]}, {**VALIDATION, "label": [0.0, 5.0]})
+    pq.write_table(pa.table({"text": ["far"], "label": [4.5]}), tmp_path / "far.parquet")
+    task = text_task({**files, "far": str(tmp_path / "far.parquet")}, metrics=["pearson"])
+    prepare_task(task, tmp_path / "out")
+    assert load_split(tmp_path / "out", "far", ["label"]).to_pydict() == {"label": [4.5]}
+
+
 def test_pairs(tmp_path: Path) -> None:
     columns = {"a": ["one", "two"], "b": ["three", "four"], "label": [0, 1]}
     folder = tmp_path / "out"
