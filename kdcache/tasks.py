@@ -2,8 +2,8 @@
 
 A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
 evaluated like validation) and, written last, `card.json`. The columns: `id` int64 (the row's position, 0..n-1),
-`row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string or `image` binary (PNG), and `label` int64
-(class index) or float64 (regression).
+`row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string
+or `image` binary (PNG), and `label` int64 (class index) or float64 (regression).
 """
 
 from __future__ import annotations
