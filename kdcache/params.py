@@ -138,6 +138,8 @@ class Task(Params):
     max_length: int | None = Field(default=None, ge=4)
     train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
     sample_seed: Seed = 0  # which rows train_size draws
+    label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
+    noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
 
     @model_validator(mode="after")
     def _text_or_image(self) -> Task:
@@ -157,6 +159,10 @@ class Task(Params):
             yield "metrics mixes classification and regression"
         if len(set(self.metrics)) != len(self.metrics):
             yield f"a metric is listed twice: {', '.join(self.metrics)}"
+        if self.label_noise and self.regression:
+            yield "label_noise replaces a class by another; a regression has none"
+        if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
+            yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
         if self.train_size is None and "sample_seed" in self.model_fields_set:
             yield "sample_seed says which rows train_size draws; without it, it has no effect"
 

@@ -273,7 +273,7 @@ def _load_mirror(task: Task, folder: Path) -> Loaded:
     """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`."""
     source = task.source
     folder = folder / source.name if source.name else folder
-    chosen = {split: (source.splits or {}).get(split, split) for split in ("train", "validation")}
+    chosen = {split: (source.splits or {}).get(split, split) for split in source.split_names}
     paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
     splits = {split: _open_file(split, path, task) for split, path in paths.items()}
     digests = {split: _digest(path) for split, path in paths.items()}

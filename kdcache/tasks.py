@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,12 +25,23 @@ from kdcache import files, fingerprint
 from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
 from kdcache.encoding import Preprocessor, encode_images, encode_texts
 from kdcache.errors import KdcacheError, TaskError
+from kdcache.noise import with_noise
 from kdcache.params import Task
 from kdcache.sources import Loaded, Rows, load_source
 
 log = logging.getLogger(__name__)
 
 CARD = "card.json"
+
+
+class LabelNoise(BaseModel):
+    """The train labels that were made wrong on purpose: how many, the fraction asked for, and the seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    fraction: float
+    seed: int
 
 
 class TaskCard(BaseModel):
@@ -56,6 +67,7 @@ class TaskCard(BaseModel):
     source: dict[str, Any]
     dropped: dict[str, int]
     shared_rows: int = 0
+    label_noise: LabelNoise | None = None
     metrics: list[str]
     max_length: int | None
     fingerprint: str
@@ -111,12 +123,13 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         columns = {split: rows.label for split, rows in loaded.splits.items()}
         labels = read_labels(columns, names, spec.regression)
         _check_metrics(spec, labels.names)
+        labels, noise = _noisy(spec, labels)
         readers = {
             split: _write_split(spec, folder, split, rows, labels) for split, rows in loaded.splits.items()
         }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
-    card = _card(spec, folder, name, loaded, labels, readers)
+    card = _card(spec, folder, name, loaded, labels, readers).model_copy(update={"label_noise": noise})
     files.write_json(folder / CARD, card.model_dump(mode="json"))
     _log_prepared(card, folder)
     return card
@@ -138,6 +151,15 @@ def _check_metrics(spec: Task, names: list[str]) -> None:
         raise TaskError(
             f"metric f1 is for two classes, there are {len(names)} ({listed(names)}); use macro_f1"
         )
+
+
+def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
+    """The labels with the task's `label_noise` in train: all that follows, row hashes too, is of the noisy ones."""
+    if spec.label_noise == 0:
+        return labels, None
+    noisy = with_noise(labels.values["train"], len(labels.names), spec.label_noise, spec.noise_seed)
+    facts = LabelNoise(rows=len(noisy.rows), fraction=spec.label_noise, seed=spec.noise_seed)
+    return replace(labels, values={**labels.values, "train": noisy.labels}), facts
 
 
 def _write_split(
@@ -241,6 +263,8 @@ def _log_prepared(card: TaskCard, folder: Path) -> None:
     if card.shared_rows:
         evaluated = " or ".join(card.evaluated)
         log.warning("task %s: %d rows are in train and in %s alike", card.name, card.shared_rows, evaluated)
+    if card.label_noise:
+        log.warning("task %s: %d train labels are wrong on purpose", card.name, card.label_noise.rows)
     for reason, count in card.dropped.items():
         log.info("task %s: %d train rows dropped: %s", card.name, count, reason)
 

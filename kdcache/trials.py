@@ -3,7 +3,8 @@
 A trial is a configuration (task x student x regularizer) with a seed. Its folder `seed-<s>/` holds `logits/`, its
 own logit cache (the evaluated splits, and train for the baseline, which is Self-KD's teacher), and `result.json`,
 written last: a folder without it is an interrupted trial and is done again. The result carries the trial's
-*identity*; a trial is run exactly when its identity is new. Nothing here imports torch, so that a stage with nothing to do ends at once.
+*identity*; a trial is run exactly when its identity is new. Nothing here imports torch, so that a stage with nothing
+to do ends at once.
 """
 
 from __future__ import annotations

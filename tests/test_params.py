@@ -229,6 +229,8 @@ ONE = [
      "tasks.news.source.files.train: expected a file or a list of files, found []"),
     ({"tasks.news.source": {"builtin": "bbc_headlines", "splitz": {}}},
      "tasks.news.source.splitz: unknown key; did"),
+    ({"tasks.news.label_noise": 1.0}, "tasks.news.label_noise: Input should be less than 1, found 1.0"),
+    ({"tasks.news.noise_seed": 1}, "tasks.news: noise_seed says which labels label_noise makes wrong"),
     ({"tasks.news.text": ABSENT, "tasks.news.max_length": ABSENT}, "tasks.news: give exactly one of text"),
     ({"tasks.news.image": "image"}, "tasks.news: give exactly one of text (one or two columns) and image"),
     ({"tasks.news.text": "text"}, "tasks.news.text: Input should be a valid list, found 'text'"),

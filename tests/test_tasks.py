@@ -18,7 +18,7 @@ import xxhash
 from kdcache.columns import from_png, to_png
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.params import Task
-from kdcache.tasks import TaskCard, encode_split, load_split, prepare_task, read_card
+from kdcache.tasks import LabelNoise, TaskCard, encode_split, load_split, prepare_task, read_card
 
 TRAIN = {"text": ["good film", "bad film", "so so"], "label": ["pos", "neg", "pos"]}
 VALIDATION = {"text": ["bad", "good"], "label": ["neg", "pos"]}
@@ -158,6 +158,42 @@ def test_a_further_split_of_a_regression(tmp_path: Path) -> None:
     task = text_task({**files, "far": str(tmp_path / "far.parquet")}, metrics=["pearson"])
     prepare_task(task, tmp_path / "out")
     assert load_split(tmp_path / "out", "far", ["label"]).to_pydict() == {"label": [4.5]}
+
+
+def test_label_noise_is_in_train_alone_and_in_its_hashes(tmp_path: Path, prepared: Path) -> None:
+    texts = [f"film {row}" for row in range(10)]
+    files = save(tmp_path, {"text": texts, "label": ["neg", "pos"] * 5}, VALIDATION)
+    clean = prepare_task(text_task(files), tmp_path / "clean")
+    noisy = prepare_task(text_task(files, label_noise=0.3, noise_seed=4), tmp_path / "noisy")
+    assert clean.label_noise is None
+    assert noisy.label_noise == LabelNoise(rows=3, fraction=0.3, seed=4)
+    assert read_card(tmp_path / "noisy") == noisy
+    before, after = (load_split(tmp_path / name, "train") for name in ("clean", "noisy"))
+    changed = np.flatnonzero(before["label"].to_numpy() != after["label"].to_numpy())
+    assert len(changed) == 3
+    assert (
+        np.flatnonzero(before["row_hash"].to_numpy() != after["row_hash"].to_numpy()).tolist()
+        == changed.tolist()
+    )
+    assert after["text"] == before["text"]
+    assert noisy.class_counts["train"] == np.bincount(after["label"].to_numpy()).tolist()
+    assert load_split(tmp_path / "noisy", "validation").equals(load_split(tmp_path / "clean", "validation"))
+    assert noisy.fingerprint != clean.fingerprint
+
+
+def test_a_regression_has_no_label_noise() -> None:
+    with pytest.raises(ValueError, match="label_noise replaces a class by another; a regression has none"):
+        text_task({"train": "a.csv", "validation": "b.csv"}, metrics=["pearson"], label_noise=0.1)
+
+
+def test_label_noise_is_of_the_rows_that_train_size_leaves(tmp_path: Path) -> None:
+    files = save(
+        tmp_path, {"text": list("abcdefgh"), "label": [0, 1] * 4}, {"text": ["i", "j"], "label": [0, 1]}
+    )
+    card = prepare_task(text_task(files, train_size=4, label_noise=0.5), tmp_path / "out")
+    assert card.rows["train"] == 4
+    assert card.label_noise is not None
+    assert card.label_noise.rows == 2
 
 
 def test_pairs(tmp_path: Path) -> None:
