@@ -127,6 +127,21 @@ class Source(Params):
         return tuple(dict.fromkeys(["train", "validation", *named]))
 
 
+class Augment(Params):
+    """Random views of the train images: crop and flip, `views` of each row; epoch e trains on view e mod `views`."""
+
+    crop: int = Field(default=0, ge=0)  # pixels of the prepared image that it may shift each way
+    flip: float = Field(default=0.0, ge=0, le=1)  # probability of mirroring left and right
+    views: int = Field(default=4, ge=1)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Augment:
+        if not (self.crop or self.flip):
+            raise ValueError("give crop (pixels, such as 4), flip (a probability, such as 0.5), or both")
+        return self
+
+
 class Task(Params):
     """A labelled data set with train and validation splits, its columns and its metric."""
 
@@ -140,6 +155,7 @@ class Task(Params):
     sample_seed: Seed = 0  # which rows train_size draws
     label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
     noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
+    augment: Augment | None = None
 
     @model_validator(mode="after")
     def _text_or_image(self) -> Task:
@@ -159,6 +175,8 @@ class Task(Params):
             yield "metrics mixes classification and regression"
         if len(set(self.metrics)) != len(self.metrics):
             yield f"a metric is listed twice: {', '.join(self.metrics)}"
+        if self.augment is not None and self.image is None:
+            yield "augment (crop, flip) is for an image task"
         if self.label_noise and self.regression:
             yield "label_noise replaces a class by another; a regression has none"
         if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
@@ -537,8 +555,8 @@ def _model_at(loc: tuple[str, ...]) -> type[Params]:
     """The model whose keys stand at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not loc:
         return Study
-    if loc[-1] == "source":
-        return Source
+    if loc[-1] in ("source", "augment"):
+        return Source if loc[-1] == "source" else Augment
     if len(loc) == 3 and loc[-1] in ("alpha", "temperature"):
         return Schedule
     return GROUPS.get(loc[0], Comparison)

@@ -26,7 +26,7 @@ from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
 from kdcache.encoding import Preprocessor, encode_images, encode_texts
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.noise import with_noise
-from kdcache.params import Task
+from kdcache.params import Augment, Task
 from kdcache.sources import Loaded, Rows, load_source
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class TaskCard(BaseModel):
     null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
     evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
     hashes of every split in order, the label names, the modality and whether it is a regression; not paths,
-    metrics or max_length.
+    metrics, max_length or augment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +70,7 @@ class TaskCard(BaseModel):
     label_noise: LabelNoise | None = None
     metrics: list[str]
     max_length: int | None
+    augment: Augment | None = None
     fingerprint: str
 
     @property
@@ -88,7 +89,7 @@ class EncodedSplit:
     """A split as a model takes it: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
 
     Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
-    Images: `pixel_values` float32 [N, C, H, W].
+    Images: `pixel_values` float32 [N, C, H, W], or [V, N, C, H, W] of V augmented views (`kdcache.augmentation`).
     """
 
     ids: npt.NDArray[np.int64]
@@ -100,6 +101,12 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def views(self) -> Iterator[EncodedSplit]:
+        """Each of the V views, as a split of its own; none, where rows are as they are."""
+        if self.pixel_values is not None and self.pixel_values.ndim == 5:
+            for pixels in self.pixel_values:
+                yield replace(self, pixel_values=pixels)
 
 
 def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
@@ -228,6 +235,7 @@ def _card(
         shared_rows=len(np.intersect1d(hashes["train"], seen)),
         metrics=list(spec.metrics),
         max_length=spec.max_length,
+        augment=spec.augment,
         fingerprint=_fingerprint(spec, labels.names, hashes),
     )
 

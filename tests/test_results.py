@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,16 @@ def test_the_scores_of_a_further_split_have_columns_of_their_own(root: Path) -> 
     assert table.columns[9:12].tolist() == ["accuracy", "nll", "accuracy_hard"]
     assert table["accuracy_hard"].tolist()[:2] == [0.5, 0.6]
     assert table["accuracy_hard"].isna().tolist() == [False, False, True, True]  # a task without that split
+
+
+def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
+    cache = root / "logits/one/big"
+    shutil.copytree(cache, root / "views")
+    shutil.move(root / "views", cache / "views")
+    augmented = {**study().model_dump()["tasks"]["one"], "augment": {"crop": 1}}
+    table = cost_table(study(tasks={"one": augmented, "two": study().tasks["two"]}), root)
+    assert table["kind"].tolist() == ["teacher", "cache", "views", "trial", "trial", "trial", "trial"]
+    assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
 
 
 def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
