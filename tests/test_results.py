@@ -95,8 +95,8 @@ def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
     cache = root / "logits/one/big"
     shutil.copytree(cache, root / "views")
     shutil.move(root / "views", cache / "views")
-    augmented = {**study().model_dump()["tasks"]["one"], "augment": {"crop": 1}}
-    table = cost_table(study(tasks={"one": augmented, "two": study().tasks["two"]}), root)
+    task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
+    table = cost_table(study(tasks={"one": {**task, "augment": {"crop": 1}}, "two": task}), root)
     assert table["kind"].tolist() == ["teacher", "cache", "views", "trial", "trial", "trial", "trial"]
     assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
 
