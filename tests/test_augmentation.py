@@ -25,7 +25,7 @@ from tests import tiny_models
 
 ROWS, VIEWS = 12, 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8))
-RECIPE = {"init": "scratch", "learning_rate": 0.003, "epochs": 4, "batch_size": 5}
+RECIPE = {"init": "scratch", "learning_rate": 0.003, "epochs": 4, "batch_size": 5, "precision": "float32"}
 
 
 def shifted(image: Any, down: int, right: int, flipped: bool) -> Any:

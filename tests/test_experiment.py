@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -42,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def student(root: Path) -> Student:
-    return Student(checkpoint=str(root / "vit"), teacher="big", **RECIPE)
+def student(root: Path, **changes: Any) -> Student:
+    return Student(checkpoint=str(root / "vit"), teacher="big", **{**RECIPE, **changes})
 
 
 def plan(root: Path, name: str, method: Regularizer, *soft_labels: Path, seed: int = 0) -> TrialPlan:
@@ -159,11 +160,13 @@ def test_further_splits_are_scored_and_their_logits_kept(folder: Path, tmp_path:
     files = {split: str(tmp_path / f"{split}.parquet") for split in tables}
     spec = Task.model_validate({"source": {"files": files}, "image": "image", "metrics": ["accuracy"]})
     card = prepare_task(spec, tmp_path / "task", "digits")
-    teacher = Teacher(checkpoint=str(folder / "vit"), seed=5, **RECIPE)
+    teacher = Teacher(checkpoint=str(folder / "vit"), seed=5, precision="float32", **RECIPE)
     teach("big", tmp_path / "task", teacher, tmp_path / "teacher", "identity")
     cache_logits("big", tmp_path / "task", teacher, tmp_path / "teacher", tmp_path / "cache")
     mine = {"task_folder": tmp_path / "task", "evaluated": card.evaluated}
-    run_trial(replace(plan(tmp_path, "base", Regularizer()), model=student(folder), **mine))
+    run_trial(
+        replace(plan(tmp_path, "base", Regularizer()), model=student(folder, precision="float32"), **mine)
+    )
     result = read_result(tmp_path / "trials" / "base")
     assert result is not None
     own = LogitCache(tmp_path / "trials/base/logits")
