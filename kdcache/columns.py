@@ -53,7 +53,7 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
     """Class indices or real targets of every split.
 
     Args:
-        columns: the label column of `train` and of `validation`.
+        columns: the label column of every split; `train` is one of them.
         names: class names in order where the data declares them (`ClassLabel`), else None.
 
     Raises:
@@ -69,7 +69,7 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
     kinds = {split: _kind(split, column.type) for split, column in columns.items()}
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
-        raise TaskError(f"the labels are of different types: {found}; write them the same way in both splits")
+        raise TaskError(f"the labels are of different types: {found}; write them the same way in every split")
     values, names = _indices(columns, kinds["train"], names)
     _refuse_absent(values, names)
     return Labels(values, names)

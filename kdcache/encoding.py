@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from kdcache.columns import from_png
+from kdcache.columns import Pixels, from_png
 from kdcache.errors import TaskError
 
 BATCH = 1024  # texts tokenised at a time
@@ -90,6 +90,20 @@ def encode_images(
     Raises:
         TaskError: the preprocessor has other than 1 or 3 channels, or a mean or std of another length.
     """
+    values = np.empty((len(images), channels, size, size), dtype=np.float32)
+    for row, png in enumerate(images):
+        values[row] = encode_image(from_png(png.as_py()), size, channels, mean, std)
+    return values
+
+
+def encode_image(
+    pixels: Pixels, size: int, channels: int, mean: list[float], std: list[float]
+) -> npt.NDArray[np.float32]:
+    """One image, uint8 [H, W] or [H, W, 3], as `encode_images` encodes it: float32 [channels, size, size].
+
+    Raises:
+        TaskError: as `encode_images`.
+    """
     if channels not in (1, 3) or len(mean) != channels or len(std) != channels or 0 in std:
         raise TaskError(
             f"an image model needs 1 or 3 channels with as many means and non-zero stds, found {channels} "
@@ -97,15 +111,13 @@ def encode_images(
         )
     centre = np.array(mean, dtype=np.float32).reshape(channels, 1, 1)
     scale = np.array(std, dtype=np.float32).reshape(channels, 1, 1)
-    values = np.empty((len(images), channels, size, size), dtype=np.float32)
-    for row, png in enumerate(images):
-        values[row] = (_resized(png.as_py(), size, channels) / np.float32(255) - centre) / scale
-    return values
+    encoded: npt.NDArray[np.float32] = (_resized(pixels, size, channels) / np.float32(255) - centre) / scale
+    return encoded
 
 
-def _resized(png: bytes, size: int, channels: int) -> npt.NDArray[np.float32]:
-    image = Image.fromarray(from_png(png)).convert("L" if channels == 1 else "RGB")
+def _resized(pixels: Pixels, size: int, channels: int) -> npt.NDArray[np.float32]:
+    image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(image, dtype=np.float32).reshape(size, size, channels)
-    return pixels.transpose(2, 0, 1)
+    resized = np.asarray(image, dtype=np.float32).reshape(size, size, channels)
+    return resized.transpose(2, 0, 1)

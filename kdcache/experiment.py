@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from accelerate import PartialState
 
-from kdcache import checkpoints, fingerprint, scoring, training
+from kdcache import augmentation, checkpoints, fingerprint, scoring, training
 from kdcache.errors import CacheError
 from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter, write_logits
@@ -34,6 +34,7 @@ from kdcache.trials import (
     LOGITS,
     RESULT,
     TEACHER,
+    VIEWS,
     TrialPlan,
     TrialResult,
     logit_fingerprints,
@@ -42,7 +43,6 @@ from kdcache.trials import (
     write_result,
 )
 
-SPLITS = ("train", "validation")
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 Logits = npt.NDArray[np.float32]
@@ -52,22 +52,23 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
     """Fine-tune a teacher on a prepared task and save it as a checkpoint folder, with `teacher.json` written last.
 
     Returns:
-        The content of teacher.json: params, metrics on validation, steps, losses, seconds, peak memory, device.
+        The content of teacher.json: params, metrics (see `_metrics`), steps, losses, seconds, peak memory, device.
     """
     card = read_card(task_folder)
     preprocessor = load_preprocessor(teacher, card)
     model = build_model(teacher, card, teacher.seed, preprocessor)
-    train, validation = (_encode(task_folder, split, teacher) for split in SPLITS)
+    splits = {split: _encode(task_folder, split, teacher) for split in card.evaluated}
     loss = make_loss(Regularizer(), card.classes, card.regression)
+    train = _training_rows(task_folder, teacher, card)
     trained, run = training.fine_tune(model, train, loss, teacher, teacher.seed)
-    logits = training.predict(trained, validation, teacher.batch_size, teacher.precision)
+    logits = {split: _predicted(trained, rows, teacher) for split, rows in splits.items()}
     result = {
         "identity": identity,
         "task": card.name,
         "teacher": name,
         "family": checkpoints.family(teacher),
         "params": teacher.model_dump(),
-        "metrics": _score(logits, validation, card),
+        "metrics": _metrics(logits, splits, card),
         **_figures(run),
         "versions": versions(),
     }
@@ -90,11 +91,11 @@ def _save_teacher(model: Any, preprocessor: Preprocessor, folder: Path, result: 
 
 
 def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder: Path, folder: Path) -> None:
-    """Write a fine-tuned teacher's logits on the task's train and validation splits as a logit cache."""
+    """Write a fine-tuned teacher's logits on every split of the task as a logit cache."""
     card = read_card(task_folder)
     trained = trained_teacher(teacher, teacher_folder)
     model = build_model(trained, card, teacher.seed, load_preprocessor(trained, card))
-    splits = {split: _encode(task_folder, split, trained) for split in SPLITS}
+    splits = {split: _encode(task_folder, split, trained) for split in ("train", *card.evaluated)}
     device = PartialState().device
     batches = {
         name: training.Batcher(data, training.pad_token(model), device) for name, data in splits.items()
@@ -102,10 +103,31 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
     if PartialState().is_main_process:
         for former in (MANIFEST, INAPPLICABLE):
             remove(folder / former)
+        if card.augment is None and (folder / VIEWS).exists():
+            shutil.rmtree(folder / VIEWS)
         # What the teacher cost goes with its logits: who has those need not fetch the weights.
         write_json(folder / TEACHER, read_json(teacher_folder / TEACHER))
+    network = training.logits_of(model, teacher.precision)
+    prints = logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
+    if card.augment is not None:
+        images = augmentation.Images(task_folder, load_preprocessor(trained, card))
+        write_logits(
+            network,
+            images,
+            folder / VIEWS,
+            label_names=card.label_names,
+            collate=images.collate,
+            batch_size=teacher.batch_size,
+            row_hashes=splits["train"].row_hashes,
+            augment=augmentation.transform(card.augment),
+            augmentation=augmentation.recorded(card.augment),
+            fingerprints=prints,
+            run=f"teacher {name}, views",
+            device=device,
+            overwrite=True,
+        )
     write_logits(
-        training.logits_of(model, teacher.precision),
+        network,
         batches,
         folder,
         label_names=card.label_names,
@@ -113,7 +135,7 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
         batch_size=teacher.batch_size,
         row_hashes={split: data.row_hashes for split, data in splits.items()},
         lengths={split: rows.lengths for split, rows in batches.items()},
-        fingerprints=logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder)),
+        fingerprints=prints,
         score=lambda split, logits: _score(logits, splits[split], card),
         run=f"teacher {name}",
         device=device,
@@ -123,25 +145,25 @@ def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder:
 def run_trial(plan: TrialPlan) -> None:
     """Train, score and save one trial; its result.json is written last."""
     card = read_card(plan.task_folder)
-    splits = {split: _encode(plan.task_folder, split, plan.model) for split in SPLITS}
-    soft = _soft_logits(plan, card, splits["train"])
+    train = _training_rows(plan.task_folder, plan.model, card)
+    soft = _soft_logits(plan, card, train)
     model = build_model(plan.model, card, plan.seed, load_preprocessor(plan.model, card))
     loss = make_loss(plan.method, card.classes, card.regression)
-    trained, run = training.fine_tune(model, splits["train"], loss, plan.model, plan.seed, soft)
+    trained, run = training.fine_tune(model, train, loss, plan.model, plan.seed, soft)
     start = time.perf_counter()
-    logits = {
-        split: training.predict(trained, splits[split], plan.model.batch_size, plan.model.precision)
-        for split in plan.splits
-    }
+    splits = {split: _encode(plan.task_folder, split, plan.model) for split in plan.splits}
+    logits = {split: _predicted(trained, rows, plan.model) for split, rows in splits.items()}
+    views = _predicted_views(trained, train, plan.model) if plan.keep_views else None
     if not PartialState().is_main_process:
         return
     rows = sum(map(len, logits.values()))
     cost = _cost(time.perf_counter() - start, rows, PartialState().device, plan.name)
     prints = logit_fingerprints(card, plan.model, weights=plan.identity)
     remove(plan.folder / RESULT)
+    if views is not None:
+        _write_views(plan.folder / LOGITS / VIEWS, card, prints, train, views)
     _write_cache(plan.folder / LOGITS, card, prints, splits, logits, cost)
-    metrics = _score(logits["validation"], splits["validation"], card)
-    write_result(plan.folder, _result(plan, metrics, run))
+    write_result(plan.folder, _result(plan, _metrics(logits, splits, card), run))
 
 
 def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) -> TrialResult:
@@ -166,8 +188,9 @@ def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) 
 def _soft_logits(plan: TrialPlan, card: TaskCard, train: EncodedSplit) -> Logits | None:
     """The cached raw logits [N, K] that the plan learns from, in the order of the train rows; every row is checked.
 
-    Of several teachers it is the mean of their logits, as `kdcache.logits.ensemble` makes by default: unlike the mean
-    of probabilities it is one for every temperature, for logit matching and for a regression.
+    Of a task with `augment` those of each view, [N, V, K]. Of several teachers it is the mean of their logits, as
+    `kdcache.logits.ensemble` makes by default: unlike the mean of probabilities it is one for every temperature, for
+    logit matching and for a regression.
     """
     if not plan.soft_labels:
         return None
@@ -176,26 +199,64 @@ def _soft_logits(plan: TrialPlan, card: TaskCard, train: EncodedSplit) -> Logits
 
 
 def _cached_logits(path: Path, card: TaskCard, train: EncodedSplit) -> Logits:
-    cache = LogitCache(path)
+    cache = LogitCache(path if card.augment is None else path / VIEWS)
     cached, expected = cache.manifest.fingerprints.data, card.fingerprint
     if cached != expected:
         raise CacheError(
             f"{cache.path}: its logits are of other data: the task {card.name!r} has fingerprint {expected}, "
             f"the cache {cached}; cache the logits again"
         )
+    views = None if card.augment is None else augmentation.recorded(card.augment)
+    if cache.manifest.augmentation != views:
+        raise CacheError(
+            f"{cache.path}: its logits are of other views: expected {views}, found {cache.manifest.augmentation}; "
+            "cache the logits again"
+        )
     return cache.logits("train", train.ids, train.row_hashes)
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=8)
 def _encode(task_folder: Path, split: str, model: Model) -> EncodedSplit:
     """Encoded once per process: all seeds of a configuration share it."""
     card = read_card(task_folder)
     return encode_split(task_folder, split, load_preprocessor(model, card))
 
 
+def _training_rows(task_folder: Path, model: Model, card: TaskCard) -> EncodedSplit:
+    """The train split, in every view where the task is augmented."""
+    if card.augment is None:
+        return _encode(task_folder, "train", model)
+    return _encode_views(task_folder, model)
+
+
+@functools.lru_cache(maxsize=1)
+def _encode_views(task_folder: Path, model: Model) -> EncodedSplit:
+    return augmentation.encode_views(task_folder, load_preprocessor(model, read_card(task_folder)))
+
+
+def _predicted(trained: Any, split: EncodedSplit, model: Model) -> Logits:
+    return training.predict(trained, split, model.batch_size, model.precision)
+
+
+def _predicted_views(trained: Any, train: EncodedSplit, model: Model) -> Logits:
+    """[N, V, K]: the logits of each view."""
+    return np.stack([_predicted(trained, view, model) for view in train.views()], axis=1)
+
+
 def _score(logits: Logits, split: EncodedSplit, card: TaskCard) -> dict[str, float]:
     names = scoring.applicable_metrics(card.classes, card.regression)
     return scoring.score(logits, split.labels, names, card.regression)
+
+
+def _metrics(
+    logits: Mapping[str, Logits], splits: Mapping[str, EncodedSplit], card: TaskCard
+) -> dict[str, float]:
+    """The scores on validation under their own names, then those on a further split as `<metric>_<split>`."""
+    return {
+        metric if split == "validation" else f"{metric}_{split}": value
+        for split in card.evaluated
+        for metric, value in _score(logits[split], splits[split], card).items()
+    }
 
 
 def _figures(run: training.Training) -> dict[str, Any]:
@@ -233,6 +294,22 @@ def _write_cache(
             writer.write(split, splits[split].ids, splits[split].row_hashes, values)
         scores = {split: _score(values, splits[split], card) for split, values in logits.items()}
         writer.finish(scores=scores, cost=cost)
+
+
+def _write_views(
+    folder: Path, card: TaskCard, prints: Fingerprints, train: EncodedSplit, logits: Logits
+) -> None:
+    """The cache [N, V, K] of the train rows' views, beside the plain one: Self-KD's teacher of an augmented task."""
+    assert card.augment is not None  # or there are no views
+    with LogitWriter(
+        folder,
+        classes=card.classes,
+        label_names=card.label_names,
+        fingerprints=prints,
+        augmentation=augmentation.recorded(card.augment),
+    ) as writer:
+        writer.write("train", train.ids, train.row_hashes, logits)
+        writer.finish()
 
 
 def versions() -> dict[str, str]:

@@ -99,18 +99,18 @@ class Source(Params):
     """Where a task's rows come from: exactly one of `builtin`, `files` and `hub`."""
 
     builtin: Literal["bbc_headlines", "digits"] | None = None
-    files: dict[str, Files] | None = None
+    files: dict[Name, Files] | None = None
     hub: Text | None = None
     name: str | None = None  # the hub data set's configuration, e.g. `rte` of nyu-mll/glue
     revision: str | None = None
-    splits: dict[Literal["train", "validation"], str] | None = None  # hub split names when they differ
+    splits: dict[Name, Text] | None = None  # the hub's names of train, validation and further splits
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Source:
         given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of builtin, files, hub; found {', '.join(given) or 'none'}")
-        if self.files is not None and set(self.files) != {"train", "validation"}:
+        if self.files is not None and not {"train", "validation"} <= set(self.files):
             raise ValueError(f"files needs the keys train and validation, found {', '.join(self.files)}")
         if self.hub is not None and self.revision is None:
             raise ValueError(
@@ -118,6 +118,27 @@ class Source(Params):
             )
         if self.hub is None and (self.name or self.revision or self.splits):
             raise ValueError("name, revision and splits belong to a hub source")
+        return self
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """train, validation, and the further splits that are evaluated like validation, in the file's order."""
+        named = {**(self.files or {}), **(self.splits or {})}
+        return tuple(dict.fromkeys(["train", "validation", *named]))
+
+
+class Augment(Params):
+    """Random views of the train images: crop and flip, `views` of each row; epoch e trains on view e mod `views`."""
+
+    crop: int = Field(default=0, ge=0)  # pixels of the prepared image that it may shift each way
+    flip: float = Field(default=0.0, ge=0, le=1)  # probability of mirroring left and right
+    views: int = Field(default=4, ge=1)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Augment:
+        if not (self.crop or self.flip):
+            raise ValueError("give crop (pixels, such as 4), flip (a probability, such as 0.5), or both")
         return self
 
 
@@ -132,6 +153,9 @@ class Task(Params):
     max_length: int | None = Field(default=None, ge=4)
     train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
     sample_seed: Seed = 0  # which rows train_size draws
+    label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
+    noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
+    augment: Augment | None = None
 
     @model_validator(mode="after")
     def _text_or_image(self) -> Task:
@@ -151,6 +175,12 @@ class Task(Params):
             yield "metrics mixes classification and regression"
         if len(set(self.metrics)) != len(self.metrics):
             yield f"a metric is listed twice: {', '.join(self.metrics)}"
+        if self.augment is not None and self.image is None:
+            yield "augment (crop, flip) is for an image task"
+        if self.label_noise and self.regression:
+            yield "label_noise replaces a class by another; a regression has none"
+        if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
+            yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
         if self.train_size is None and "sample_seed" in self.model_fields_set:
             yield "sample_seed says which rows train_size draws; without it, it has no effect"
 
@@ -525,8 +555,8 @@ def _model_at(loc: tuple[str, ...]) -> type[Params]:
     """The model whose keys stand at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not loc:
         return Study
-    if loc[-1] == "source":
-        return Source
+    if loc[-1] in ("source", "augment"):
+        return Source if loc[-1] == "source" else Augment
     if len(loc) == 3 and loc[-1] in ("alpha", "temperature"):
         return Schedule
     return GROUPS.get(loc[0], Comparison)

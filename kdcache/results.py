@@ -20,7 +20,7 @@ from kdcache.files import read_json
 from kdcache.logits import LogitCache
 from kdcache.params import Study
 from kdcache.tasks import load_split
-from kdcache.trials import LOGITS, TEACHER, TrialResult, read_result, trial_folder
+from kdcache.trials import LOGITS, TEACHER, VIEWS, TrialResult, read_result, trial_folder
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
@@ -95,7 +95,7 @@ def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
 
 
 def cost_table(study: Study, root: Path) -> pd.DataFrame:
-    """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, peak MiB, device.
+    """metrics/cost.csv: one row per teacher (paid once), logit cache, cache of views and trial: seconds, MiB, device.
 
     Args:
         root: the folder that holds `logits/` and `trials/`.
@@ -111,6 +111,9 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+        if study.tasks[task].augment is not None:
+            cost = LogitCache(folder / VIEWS).manifest.cost
+            yield {"kind": "views", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
 
 
 def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:

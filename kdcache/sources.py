@@ -1,6 +1,6 @@
 """Where a task's rows come from: built-in data, files (Parquet, CSV, JSON Lines), a hub data set.
 
-`load_source` opens both splits and checks that the columns are there. Labels are read at once, because class
+`load_source` opens all splits and checks that the columns are there. Labels are read at once, because class
 names depend on all of them; texts and images come in batches, so that images never lie decoded in memory.
 """
 
@@ -43,7 +43,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Both splits of a task, what they resolved to (for card.json), how many rows were left out, and why."""
+    """The splits of a task, what they resolved to (for card.json), how many rows were left out, and why."""
 
     splits: dict[str, Rows]
     resolved: dict[str, Any]
@@ -51,7 +51,7 @@ class Loaded:
 
 
 def load_source(task: Task) -> Loaded:
-    """Open the train and validation splits of a task.
+    """Open the train and validation splits of a task, and the further ones that it names.
 
     Raises:
         TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
@@ -119,7 +119,7 @@ def _load_builtin(task: Task, name: str) -> Loaded:
 def _load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}
-    for split in ("train", "validation"):
+    for split in task.source.split_names:
         given = files[split]
         paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
         splits[split] = _joined(split, [_open_file(split, path, task) for path in paths])
@@ -273,7 +273,7 @@ def _load_mirror(task: Task, folder: Path) -> Loaded:
     """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`."""
     source = task.source
     folder = folder / source.name if source.name else folder
-    chosen = {split: (source.splits or {}).get(split, split) for split in ("train", "validation")}
+    chosen = {split: (source.splits or {}).get(split, split) for split in source.split_names}
     paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
     splits = {split: _open_file(split, path, task) for split, path in paths.items()}
     digests = {split: _digest(path) for split, path in paths.items()}
@@ -287,7 +287,7 @@ def _load_hub(task: Task) -> Loaded:
         raise TaskError(f"{source.hub}: is a local path; use `files` for it, or run from another folder")
     commit = _commit(source)
     splits: dict[str, Rows] = {}
-    for split in ("train", "validation"):
+    for split in source.split_names:
         chosen = (source.splits or {}).get(split, split)
         splits[split] = _open_hub_split(source, commit, chosen, task)
     resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "commit": commit}

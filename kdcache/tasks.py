@@ -1,9 +1,9 @@
 """Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
 
-A prepared task is a folder with `train.parquet`, `validation.parquet` and, written last, `card.json`. Its
-columns: `id` int64 (the row's position, 0..n-1), `row_hash` uint64 (its content and label, see
-`kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string or `image` binary (PNG), and `label` int64
-(class index) or float64 (regression).
+A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
+evaluated like validation) and, written last, `card.json`. The columns: `id` int64 (the row's position, 0..n-1),
+`row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string
+or `image` binary (PNG), and `label` int64 (class index) or float64 (regression).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,23 +25,33 @@ from kdcache import files, fingerprint
 from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
 from kdcache.encoding import Preprocessor, encode_images, encode_texts
 from kdcache.errors import KdcacheError, TaskError
-from kdcache.params import Task
+from kdcache.noise import with_noise
+from kdcache.params import Augment, Task
 from kdcache.sources import Loaded, Rows, load_source
 
 log = logging.getLogger(__name__)
 
 CARD = "card.json"
-SPLITS = ("train", "validation")
+
+
+class LabelNoise(BaseModel):
+    """The train labels that were made wrong on purpose: how many, the fraction asked for, and the seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    fraction: float
+    seed: int
 
 
 class TaskCard(BaseModel):
     """What a prepared task is: card.json.
 
     `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
-    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in validation
-    alike: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
-    hashes of both splits in order, the label names, the modality and whether it is a regression; not paths,
-    metrics or max_length.
+    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
+    evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
+    hashes of every split in order, the label names, the modality and whether it is a regression; not paths,
+    metrics, max_length or augment.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,8 +67,10 @@ class TaskCard(BaseModel):
     source: dict[str, Any]
     dropped: dict[str, int]
     shared_rows: int = 0
+    label_noise: LabelNoise | None = None
     metrics: list[str]
     max_length: int | None
+    augment: Augment | None = None
     fingerprint: str
 
     @property
@@ -66,13 +78,18 @@ class TaskCard(BaseModel):
         """K, the number of outputs: the number of classes, or 1 for a regression."""
         return 1 if self.regression else len(self.label_names)
 
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The splits that models are scored on: validation first, then the further ones."""
+        return ("validation", *(split for split in self.rows if split not in ("train", "validation")))
+
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """A split as a model takes it: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
 
     Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
-    Images: `pixel_values` float32 [N, C, H, W].
+    Images: `pixel_values` float32 [N, C, H, W], or [V, N, C, H, W] of V augmented views (`kdcache.augmentation`).
     """
 
     ids: npt.NDArray[np.int64]
@@ -84,6 +101,12 @@ class EncodedSplit:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def views(self) -> Iterator[EncodedSplit]:
+        """Each of the V views, as a split of its own; none, where rows are as they are."""
+        if self.pixel_values is not None and self.pixel_values.ndim == 5:
+            for pixels in self.pixel_values:
+                yield replace(self, pixel_values=pixels)
 
 
 def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
@@ -107,20 +130,27 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         columns = {split: rows.label for split, rows in loaded.splits.items()}
         labels = read_labels(columns, names, spec.regression)
         _check_metrics(spec, labels.names)
-        readers = {split: _write_split(spec, folder, split, loaded.splits[split], labels) for split in SPLITS}
+        labels, noise = _noisy(spec, labels)
+        readers = {
+            split: _write_split(spec, folder, split, rows, labels) for split, rows in loaded.splits.items()
+        }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
-    card = _card(spec, folder, name, loaded, labels, readers)
+    card = _card(spec, folder, name, loaded, labels, readers).model_copy(update={"label_noise": noise})
     files.write_json(folder / CARD, card.model_dump(mode="json"))
     _log_prepared(card, folder)
     return card
 
 
 def _agreed_names(loaded: Loaded) -> list[str] | None:
-    train, validation = (loaded.splits[split].names for split in SPLITS)
-    if train is not None and validation is not None and train != validation:
-        raise TaskError(f"train declares the classes {listed(train)}, validation {listed(validation)}")
-    return train if train is not None else validation
+    declared = {split: rows.names for split, rows in loaded.splits.items() if rows.names is not None}
+    first = next(iter(declared), "")
+    for split, names in declared.items():
+        if names != declared[first]:
+            raise TaskError(
+                f"{first} declares the classes {listed(declared[first])}, {split} {listed(names)}"
+            )
+    return declared.get(first)
 
 
 def _check_metrics(spec: Task, names: list[str]) -> None:
@@ -128,6 +158,15 @@ def _check_metrics(spec: Task, names: list[str]) -> None:
         raise TaskError(
             f"metric f1 is for two classes, there are {len(names)} ({listed(names)}); use macro_f1"
         )
+
+
+def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
+    """The labels with the task's `label_noise` in train: all that follows, row hashes too, is of the noisy ones."""
+    if spec.label_noise == 0:
+        return labels, None
+    noisy = with_noise(labels.values["train"], len(labels.names), spec.label_noise, spec.noise_seed)
+    facts = LabelNoise(rows=len(noisy.rows), fraction=spec.label_noise, seed=spec.noise_seed)
+    return replace(labels, values={**labels.values, "train": noisy.labels}), facts
 
 
 def _write_split(
@@ -181,20 +220,22 @@ def _card(
     labels: Labels,
     readers: dict[str, TextReader | ImageReader],
 ) -> TaskCard:
-    hashes = {split: _row_hashes(folder, split) for split in SPLITS}
+    hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
+    seen = np.concatenate([found for split, found in hashes.items() if split != "train"])
     return TaskCard(
         name=name,
         modality=spec.modality,
         regression=spec.regression,
         label_names=labels.names,
-        rows={split: len(hashes[split]) for split in SPLITS},
-        class_counts={split: _counts(labels.values[split], labels.names) for split in SPLITS},
+        rows={split: len(found) for split, found in hashes.items()},
+        class_counts={split: _counts(labels.values[split], labels.names) for split in hashes},
         **_image_facts([reader for reader in readers.values() if isinstance(reader, ImageReader)]),
         source=loaded.resolved,
         dropped=loaded.dropped,
-        shared_rows=len(np.intersect1d(hashes["train"], hashes["validation"])),
+        shared_rows=len(np.intersect1d(hashes["train"], seen)),
         metrics=list(spec.metrics),
         max_length=spec.max_length,
+        augment=spec.augment,
         fingerprint=_fingerprint(spec, labels.names, hashes),
     )
 
@@ -228,7 +269,10 @@ def _log_prepared(card: TaskCard, folder: Path) -> None:
     kind = "regression" if card.regression else f"{card.classes} classes: {listed(card.label_names)}"
     log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
     if card.shared_rows:
-        log.warning("task %s: %d rows are in train and in validation alike", card.name, card.shared_rows)
+        evaluated = " or ".join(card.evaluated)
+        log.warning("task %s: %d rows are in train and in %s alike", card.name, card.shared_rows, evaluated)
+    if card.label_noise:
+        log.warning("task %s: %d train labels are wrong on purpose", card.name, card.label_noise.rows)
     for reason, count in card.dropped.items():
         log.info("task %s: %d train rows dropped: %s", card.name, count, reason)
 

@@ -76,9 +76,12 @@ class Batcher:
 
     def __init__(self, split: EncodedSplit, pad_token_id: int, device: torch.device) -> None:
         self.device = device
-        self.images: Tensor | None = None
+        self.images: Tensor | None = None  # [V, N, C, H, W]
+        self.views, self.view = 1, 0  # V, and the view that rows are given in
         if split.pixel_values is not None:
-            self.images = torch.from_numpy(split.pixel_values).to(device)
+            images = torch.from_numpy(split.pixel_values).to(device)
+            self.images = images if images.ndim == 5 else images[None]
+            self.views = len(self.images)
             self.lengths = np.zeros(len(split.ids), dtype=np.int64)
             return
         assert split.input_ids is not None
@@ -108,7 +111,7 @@ class Batcher:
         """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
         index = torch.from_numpy(rows).to(self.device)
         if self.images is not None:
-            return {"pixel_values": self.images[index]}
+            return {"pixel_values": self.images[self.view, index]}
         longest = int(self.lengths[rows].max())
         positions = torch.arange(longest, device=self.device)
         inputs = {
@@ -131,9 +134,10 @@ def fine_tune(
     """Train the model on the split and return it with the run's figures.
 
     Args:
+        split: of images it may have V views; epoch e is then trained on view e mod V.
         loss: the mean over a batch, from logits [B, K], labels [B], soft logits [B, K] and the progress of training,
             0 at the first step and 1 at the last.
-        soft_logits: [N, K] cached raw logits in the split's row order, for distillers.
+        soft_logits: [N, K] cached raw logits in the split's row order, for distillers; [N, V, K] of a split with views.
 
     Raises:
         TrialError: the loss became infinite or NaN.
@@ -178,6 +182,8 @@ class _Loop:
         self.batches = Batcher(split, pad_token(model), device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.soft_logits = None if soft_logits is None else torch.from_numpy(soft_logits).to(device)
+        if self.soft_logits is not None and self.soft_logits.ndim == 2:
+            self.soft_logits = self.soft_logits[:, None]
         self.steps = params.epochs * -(-len(split) // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)
@@ -185,6 +191,7 @@ class _Loop:
 
     def epoch(self, seed: int, epoch: int) -> float:
         """Every row once; the mean loss over the rows, of all processes together."""
+        self.batches.view = epoch % self.batches.views
         total = torch.zeros((), device=self.accelerator.device)
         for rows in epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch):
             total += self.step(rows) * len(rows)
@@ -200,7 +207,7 @@ class _Loop:
         """One optimizer step on a global batch; its loss, on the device: reading it here would wait for the GPU."""
         mine, weight = _share(rows, self.accelerator)
         index = torch.from_numpy(mine).to(self.accelerator.device)
-        soft_logits = None if self.soft_logits is None else self.soft_logits[index]
+        soft_logits = None if self.soft_logits is None else self.soft_logits[index, self.batches.view]
         with autocast(self.params.precision, self.accelerator.device):
             logits = self.network(**self.batches(mine)).logits
         progress = self.schedule.last_epoch / max(1, self.steps - 1)

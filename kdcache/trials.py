@@ -1,9 +1,10 @@
 """A trial's identity, its result on disk, and what is still missing.
 
 A trial is a configuration (task x student x regularizer) with a seed. Its folder `seed-<s>/` holds `logits/`, its
-own logit cache (validation, and train for the baseline, which is Self-KD's teacher), and `result.json`, written last:
-a folder without it is an interrupted trial and is done again. The result carries the trial's *identity*; a trial is
-run exactly when its identity is new. Nothing here imports torch, so that a stage with nothing to do ends at once.
+own logit cache (the evaluated splits, and train for the baseline, which is Self-KD's teacher), and `result.json`,
+written last: a folder without it is an interrupted trial and is done again. The result carries the trial's
+*identity*; a trial is run exactly when its identity is new. Nothing here imports torch, so that a stage with nothing
+to do ends at once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 LOGITS = "logits"  # a trial's own logit cache
+VIEWS = "views"  # inside a logit cache's folder: a cache of the train rows in each augmented view
 TEACHER = "teacher.json"
 INAPPLICABLE = "not-applicable.json"
 CHANGED = "its identity changed: other data, parameters, weights or code"
@@ -38,6 +40,7 @@ SEED_FOLDER = re.compile(r"seed-(\d+)")
 
 # What logits depend on: the code that encodes rows, builds models and runs them.
 INFERENCE_CODE = (
+    "kdcache.augmentation",
     "kdcache.columns",
     "kdcache.encoding",
     "kdcache.experiment",
@@ -93,11 +96,13 @@ class TrialPlan:
     seed: int
     soft_labels: tuple[Path, ...]  # logit caches whose train splits are learned from, their mean when several
     keep_train_logits: bool
+    evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
+    keep_views: bool = False  # beside the train logits, those of every augmented view
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits whose logits the trial keeps."""
-        return ("train", "validation") if self.keep_train_logits else ("validation",)
+        return ("train", *self.evaluated) if self.keep_train_logits else self.evaluated
 
     @property
     def name(self) -> str:
@@ -115,7 +120,7 @@ def training_identity(card: TaskCard, model: Model, method: Regularizer, seed: i
         {
             "data": card.fingerprint,
             "weights": checkpoints.weights_fingerprint(model),
-            "preprocessing": checkpoints.preprocessing_fingerprint(model, card.max_length),
+            "preprocessing": _preprocessing(card, model),
             "recipe": model.model_dump(exclude=NAMES_ONLY | {"seed"}),
             "method": method.model_dump(),
             "soft_labels": soft_labels,
@@ -123,6 +128,15 @@ def training_identity(card: TaskCard, model: Model, method: Regularizer, seed: i
             "code": fingerprint.of_code(*code),
         }
     )
+
+
+def _preprocessing(card: TaskCard, model: Model) -> str:
+    """How a model is given the rows. With `augment` it stands for the views too, so that a distiller's identity, in
+    which a cache's fingerprints are, covers the cache of views beside it."""
+    plain = checkpoints.preprocessing_fingerprint(model, card.max_length)
+    if card.augment is None:
+        return plain
+    return fingerprint.of_json({"preprocessing": plain, "augment": card.augment.model_dump()})
 
 
 def logit_fingerprints(card: TaskCard, model: Model, weights: str) -> Fingerprints:
@@ -135,7 +149,7 @@ def logit_fingerprints(card: TaskCard, model: Model, weights: str) -> Fingerprin
     return Fingerprints(
         data=card.fingerprint,
         weights=weights,
-        preprocessing=checkpoints.preprocessing_fingerprint(model, card.max_length),
+        preprocessing=_preprocessing(card, model),
         code=fingerprint.of_code(*INFERENCE_CODE),
     )
 
@@ -175,16 +189,19 @@ def why_teach(folder: Path, identity: str) -> str | None:
     return None
 
 
-def why_cache(folder: Path, prints: Fingerprints, teacher: Path) -> str | None:
+def why_cache(folder: Path, prints: Fingerprints, teacher: Path, views: bool = False) -> str | None:
     """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked.
 
     Args:
         teacher: the folder of the finished teacher.
+        views: whether the logits of augmented views belong to them.
     """
     if not folder.exists():
         return "there are none yet"
     try:
         LogitCache(folder, prints).verify("full")
+        if views:
+            LogitCache(folder / VIEWS, prints).verify("full")
         if read_json(folder / TEACHER) != read_json(teacher / TEACHER):
             return "the teacher was trained again"
     except KdcacheError as error:
@@ -230,7 +247,9 @@ def write_result(folder: Path, result: TrialResult) -> None:
     write_json(folder / RESULT, result.model_dump())
 
 
-def reconcile(root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("validation",)) -> list[int]:
+def reconcile(
+    root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("validation",), views: bool = False
+) -> list[int]:
     """Delete what is no longer asked for from a configuration's folder, and return the seeds that are missing.
 
     A finished trial stays exactly when its seed is wanted, its identity is the wanted one and its logits are whole.
@@ -240,13 +259,14 @@ def reconcile(root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("v
     Args:
         wanted: identity of each wanted seed.
         splits: those whose logits each trial must have.
+        views: whether it must have the logits of augmented views too.
     """
     root.mkdir(parents=True, exist_ok=True)
     kept = set()
     for folder in sorted(root.iterdir()):
         match = SEED_FOLDER.fullmatch(folder.name)
         seed = int(match.group(1)) if match else None
-        reason = _why_stale(folder, wanted.get(seed) if seed is not None else None, splits)
+        reason = _why_stale(folder, wanted.get(seed) if seed is not None else None, splits, views)
         if reason is None and seed is not None:
             kept.add(seed)
         else:
@@ -257,7 +277,7 @@ def reconcile(root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("v
     return [seed for seed in wanted if seed not in kept]
 
 
-def _why_stale(folder: Path, wanted: str | None, splits: Sequence[str]) -> str | None:
+def _why_stale(folder: Path, wanted: str | None, splits: Sequence[str], views: bool) -> str | None:
     """Why a folder must go, or None when it holds the finished trial that is wanted."""
     if wanted is None:
         return "no longer asked for"
@@ -267,14 +287,16 @@ def _why_stale(folder: Path, wanted: str | None, splits: Sequence[str]) -> str |
             return "interrupted before it was finished"
         if result.identity != wanted:
             return CHANGED
-        return _why_no_logits(folder / LOGITS, splits)
+        return _why_no_logits(folder / LOGITS, splits, views)
     except (TrialError, CacheError) as error:
         return str(error)
 
 
-def _why_no_logits(folder: Path, splits: Sequence[str]) -> str | None:
+def _why_no_logits(folder: Path, splits: Sequence[str], views: bool) -> str | None:
     cache = LogitCache(folder)
     cache.verify("full")
+    if views:
+        LogitCache(folder / VIEWS).verify("full")
     lacking = [split for split in splits if split not in cache.splits]
     return f"has no logits of {', '.join(lacking)}, which Self-KD now asks for" if lacking else None
 

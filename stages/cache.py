@@ -43,8 +43,9 @@ def _missing(study: Study, task: str, name: str) -> bool:
     taught = layout.teacher_folder(task, name)
     trained = trials.trained_teacher(teacher, taught)
     weights = fingerprint.of_weights(taught)
-    prints = trials.logit_fingerprints(read_card(layout.task_folder(task)), trained, weights)
-    reason = trials.why_cache(folder, prints, taught)
+    card = read_card(layout.task_folder(task))
+    prints = trials.logit_fingerprints(card, trained, weights)
+    reason = trials.why_cache(folder, prints, taught, views=card.augment is not None)
     log.info("%s: %s", folder, f"computing logits ({reason})" if reason else "the logits are there already")
     return reason is not None
 

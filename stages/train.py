@@ -37,7 +37,8 @@ def _missing(study: Study, task: str, student: str, regularizer: str) -> list[tr
         return []
     plans = {seed: _plan(study, task, student, regularizer, seed) for seed in study.seeds}
     wanted = {seed: plan.identity for seed, plan in plans.items()}
-    return [plans[seed] for seed in trials.reconcile(folder, wanted, plans[study.seeds[0]].splits)]
+    plan = plans[study.seeds[0]]
+    return [plans[seed] for seed in trials.reconcile(folder, wanted, plan.splits, plan.keep_views)]
 
 
 def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) -> trials.TrialPlan:
@@ -56,6 +57,8 @@ def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) ->
         seed=seed,
         soft_labels=soft_labels,
         keep_train_logits=regularizer == study.comparison.baseline,
+        evaluated=card.evaluated,
+        keep_views=regularizer == study.comparison.baseline and card.augment is not None,
     )
 
 

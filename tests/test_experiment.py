@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import transformers
 
@@ -15,7 +17,7 @@ from kdcache.experiment import cache_logits, run_trial, teach
 from kdcache.logits import LogitCache
 from kdcache.logits.ensemble import ensemble
 from kdcache.params import Regularizer, Student, Task, Teacher
-from kdcache.tasks import prepare_task
+from kdcache.tasks import load_split, prepare_task
 from kdcache.trials import TrialPlan, read_result
 
 RECIPE = {"init": "scratch", "learning_rate": 0.003, "epochs": 2, "batch_size": 64}
@@ -41,6 +43,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def student(root: Path, **changes: Any) -> Student:
+    return Student(checkpoint=str(root / "vit"), teacher="big", **{**RECIPE, **changes})
+
+
 def plan(root: Path, name: str, method: Regularizer, *soft_labels: Path, seed: int = 0) -> TrialPlan:
     return TrialPlan(
         folder=root / "trials" / name,
@@ -48,7 +54,7 @@ def plan(root: Path, name: str, method: Regularizer, *soft_labels: Path, seed: i
         task="digits",
         task_folder=root / "digits",
         student="vit",
-        model=Student(checkpoint=str(root / "vit"), teacher="big", **RECIPE),
+        model=student(root),
         regularizer=name,
         method=method,
         seed=seed,
@@ -142,6 +148,43 @@ def test_a_trial_is_the_same_twice_and_another_with_another_seed(folder: Path) -
     assert first.losses == second.losses
     assert first.metrics == second.metrics
     assert first.losses != other.losses
+
+
+def test_further_splits_are_scored_and_their_logits_kept(folder: Path, tmp_path: Path) -> None:
+    tables = {
+        split: load_split(folder / "digits", split, ["image", "label"]) for split in ("train", "validation")
+    }
+    tables["backwards"] = tables["validation"].take(list(range(499, 449, -1)))
+    for split, table in tables.items():
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    files = {split: str(tmp_path / f"{split}.parquet") for split in tables}
+    spec = Task.model_validate({"source": {"files": files}, "image": "image", "metrics": ["accuracy"]})
+    card = prepare_task(spec, tmp_path / "task", "digits")
+    teacher = Teacher(checkpoint=str(folder / "vit"), seed=5, precision="float32", **RECIPE)
+    teach("big", tmp_path / "task", teacher, tmp_path / "teacher", "identity")
+    cache_logits("big", tmp_path / "task", teacher, tmp_path / "teacher", tmp_path / "cache")
+    mine = {"task_folder": tmp_path / "task", "evaluated": card.evaluated}
+    run_trial(
+        replace(plan(tmp_path, "base", Regularizer()), model=student(folder, precision="float32"), **mine)
+    )
+    result = read_result(tmp_path / "trials" / "base")
+    assert result is not None
+    own = LogitCache(tmp_path / "trials/base/logits")
+    assert own.splits == ["train", "validation", "backwards"]
+    for cache, metrics in (
+        (
+            LogitCache(tmp_path / "cache"),
+            json.loads((tmp_path / "teacher/teacher.json").read_text())["metrics"],
+        ),
+        (own, result.metrics),
+    ):
+        # The same rows in another order: the same logits, and the score that their labels give.
+        again = cache.logits("backwards", np.arange(50))
+        np.testing.assert_allclose(again, cache.logits("validation", np.arange(499, 449, -1)), atol=1e-5)
+        labels = tables["backwards"]["label"].to_numpy()
+        assert metrics["accuracy_backwards"] == np.mean(again.argmax(axis=1) == labels)
+        assert metrics["nll_backwards"] == cache.manifest.scores["backwards"]["nll"]
+        assert metrics["accuracy"] == cache.manifest.scores["validation"]["accuracy"]
 
 
 def test_logits_of_other_data_are_refused(folder: Path, taught: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,9 @@ def study(**changes: Any) -> Study:
     return Study.model_validate({**fields, **changes})
 
 
-def put_trial(root: Path, task: str, student: str, regularizer: str, seed: int, accuracy: float) -> None:
+def put_trial(
+    root: Path, task: str, student: str, regularizer: str, seed: int, accuracy: float, **further: float
+) -> None:
     folder = root / "trials" / task / student / regularizer / f"seed-{seed}"
     result = TrialResult(
         identity=f"{task}{seed}",
@@ -50,7 +53,7 @@ def put_trial(root: Path, task: str, student: str, regularizer: str, seed: int, 
         regularizer=regularizer,
         seed=seed,
         params={},
-        metrics={"accuracy": accuracy, "nll": 0.5},
+        metrics={"accuracy": accuracy, "nll": 0.5, **further},
         steps=1,
         losses=[0.5],
         seconds=1.5,
@@ -77,6 +80,25 @@ def root(tmp_path: Path) -> Path:
         put_trial(tmp_path, "two", "tiny", "base", seed, 0.8)
     put_teacher(tmp_path)
     return tmp_path
+
+
+def test_the_scores_of_a_further_split_have_columns_of_their_own(root: Path) -> None:
+    for seed in (0, 1):
+        put_trial(root, "one", "small", "base", seed, 0.9, accuracy_hard=0.5 + seed / 10)
+    table = trials_table(study(), root)
+    assert table.columns[9:12].tolist() == ["accuracy", "nll", "accuracy_hard"]
+    assert table["accuracy_hard"].tolist()[:2] == [0.5, 0.6]
+    assert table["accuracy_hard"].isna().tolist() == [False, False, True, True]  # a task without that split
+
+
+def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
+    cache = root / "logits/one/big"
+    shutil.copytree(cache, root / "views")
+    shutil.move(root / "views", cache / "views")
+    task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
+    table = cost_table(study(tasks={"one": {**task, "augment": {"crop": 1}}, "two": task}), root)
+    assert table["kind"].tolist() == ["teacher", "cache", "views", "trial", "trial", "trial", "trial"]
+    assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
 
 
 def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:

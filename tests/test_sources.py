@@ -222,6 +222,25 @@ def test_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.resolved["commit"] == COMMIT
 
 
+def test_further_splits_of_a_hub_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = serve(monkeypatch, hub_rows())
+    names = {"validation": "validation_matched", "validation_mismatched": "validation_mismatched"}
+    loaded = load_source(hub_task(splits=names))
+    assert list(loaded.splits) == ["train", "validation", "validation_mismatched"]
+    assert [call[-1] for call in calls] == ["train", "validation_matched", "validation_mismatched"]
+
+
+def test_further_splits_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "someone/things/small"
+    folder.mkdir(parents=True)
+    for split, row in {"train": 0, "matched": 1, "mismatched": 2}.items():
+        parquet(folder / f"{split}.parquet", {key: values[row : row + 1] for key, values in ROWS.items()})
+    monkeypatch.setenv("KDCACHE_MIRROR", str(tmp_path))
+    loaded = load_source(hub_task(splits={"validation": "matched", "validation_mismatched": "mismatched"}))
+    assert list(loaded.splits) == ["train", "validation", "validation_mismatched"]
+    assert read(loaded, "validation_mismatched") == {"text": ["fine, really"], "label": [1]}
+
+
 def test_a_shuffled_hub_data_set_keeps_labels_with_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, hub_rows().select([2, 0]))
     assert read(load_source(hub_task())) == {"text": ["fine, really", "good film"], "label": [1, 1]}

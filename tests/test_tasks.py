@@ -18,7 +18,7 @@ import xxhash
 from kdcache.columns import from_png, to_png
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.params import Task
-from kdcache.tasks import TaskCard, encode_split, load_split, prepare_task, read_card
+from kdcache.tasks import LabelNoise, TaskCard, encode_split, load_split, prepare_task, read_card
 
 TRAIN = {"text": ["good film", "bad film", "so so"], "label": ["pos", "neg", "pos"]}
 VALIDATION = {"text": ["bad", "good"], "label": ["neg", "pos"]}
@@ -112,6 +112,88 @@ def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
     assert fingerprint(tmp_path / "e", {**TRAIN, "label": ["pos", "neg", "neg"]}) != first
     renamed = {"label": ["positive", "neg", "positive"]}, {"label": ["neg", "positive"]}
     assert fingerprint(tmp_path / "f", {**TRAIN, **renamed[0]}, {**VALIDATION, **renamed[1]}) != first
+
+
+def test_the_fingerprint_of_a_task_with_two_splits_never_changes(prepared: Path) -> None:
+    known = "fd4b590f2de88a9256fa1568380f1d913a17074fa6c8022959d56f3c0aa45569"
+    assert read_card(prepared).fingerprint == known
+
+
+def further_files(folder: Path, columns: Any) -> dict[str, str]:
+    """A third split, named so that it sorts before the other two."""
+    files = save(folder, TRAIN, VALIDATION)
+    pq.write_table(pa.table(columns), folder / "hard.parquet")
+    return {"hard": str(folder / "hard.parquet"), **files}
+
+
+def test_a_further_split_is_prepared_checked_and_hashed(tmp_path: Path, prepared: Path) -> None:
+    hard = {"text": ["not good", "bad film", "not bad"], "label": ["neg", "neg", "pos"]}
+    card = prepare_task(text_task(further_files(tmp_path / "three", hard)), tmp_path / "out")
+    assert read_card(tmp_path / "out") == card
+    assert card.evaluated == ("validation", "hard")
+    assert card.rows == {"train": 3, "validation": 2, "hard": 3}
+    assert card.class_counts["hard"] == [2, 1]
+    assert card.shared_rows == 1  # "bad film" of the further split
+    assert card.fingerprint != read_card(prepared).fingerprint
+    assert load_split(tmp_path / "out", "hard", ["text", "label"]).to_pydict() == {
+        "text": hard["text"],
+        "label": [0, 0, 1],
+    }
+    again = prepare_task(
+        text_task(further_files(tmp_path / "four", {**hard, "label": ["neg", "neg", "neg"]})),
+        tmp_path / "other",
+    )
+    assert again.fingerprint != card.fingerprint
+
+
+def test_a_class_that_only_a_further_split_has_is_refused(tmp_path: Path) -> None:
+    files = further_files(tmp_path, {"text": ["odd"], "label": ["unknown"]})
+    with pytest.raises(TaskError, match="hard: labels that train does not have: unknown"):
+        prepare_task(text_task(files), tmp_path / "out")
+
+
+def test_a_further_split_of_a_regression(tmp_path: Path) -> None:
+    files = save(tmp_path, {**TRAIN, "label": [0.5, 1.0, 2.0]}, {**VALIDATION, "label": [0.0, 5.0]})
+    pq.write_table(pa.table({"text": ["far"], "label": [4.5]}), tmp_path / "far.parquet")
+    task = text_task({**files, "far": str(tmp_path / "far.parquet")}, metrics=["pearson"])
+    prepare_task(task, tmp_path / "out")
+    assert load_split(tmp_path / "out", "far", ["label"]).to_pydict() == {"label": [4.5]}
+
+
+def test_label_noise_is_in_train_alone_and_in_its_hashes(tmp_path: Path, prepared: Path) -> None:
+    texts = [f"film {row}" for row in range(10)]
+    files = save(tmp_path, {"text": texts, "label": ["neg", "pos"] * 5}, VALIDATION)
+    clean = prepare_task(text_task(files), tmp_path / "clean")
+    noisy = prepare_task(text_task(files, label_noise=0.3, noise_seed=4), tmp_path / "noisy")
+    assert clean.label_noise is None
+    assert noisy.label_noise == LabelNoise(rows=3, fraction=0.3, seed=4)
+    assert read_card(tmp_path / "noisy") == noisy
+    before, after = (load_split(tmp_path / name, "train") for name in ("clean", "noisy"))
+    changed = np.flatnonzero(before["label"].to_numpy() != after["label"].to_numpy())
+    assert len(changed) == 3
+    assert (
+        np.flatnonzero(before["row_hash"].to_numpy() != after["row_hash"].to_numpy()).tolist()
+        == changed.tolist()
+    )
+    assert after["text"] == before["text"]
+    assert noisy.class_counts["train"] == np.bincount(after["label"].to_numpy()).tolist()
+    assert load_split(tmp_path / "noisy", "validation").equals(load_split(tmp_path / "clean", "validation"))
+    assert noisy.fingerprint != clean.fingerprint
+
+
+def test_a_regression_has_no_label_noise() -> None:
+    with pytest.raises(ValueError, match="label_noise replaces a class by another; a regression has none"):
+        text_task({"train": "a.csv", "validation": "b.csv"}, metrics=["pearson"], label_noise=0.1)
+
+
+def test_label_noise_is_of_the_rows_that_train_size_leaves(tmp_path: Path) -> None:
+    files = save(
+        tmp_path, {"text": list("abcdefgh"), "label": [0, 1] * 4}, {"text": ["i", "j"], "label": [0, 1]}
+    )
+    card = prepare_task(text_task(files, train_size=4, label_noise=0.5), tmp_path / "out")
+    assert card.rows["train"] == 4
+    assert card.label_noise is not None
+    assert card.label_noise.rows == 2
 
 
 def test_pairs(tmp_path: Path) -> None:

@@ -1,0 +1,99 @@
+"""Augmented views of a task's train images: random crop and flip, V of them for each row, the same for every model.
+
+With `augment` in a task, whoever trains on it sees view (epoch mod V) of each row. A view follows from the task's
+seed and the row alone (`kdcache.logits.view_seed`), so a student sees exactly the pixels that its teacher's cached
+logits are of, and every method and every trial the same ones. Crop and flip are done on the prepared image, before a
+model's own resizing: models of different input sizes see the same part of the picture.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdcache.columns import Pixels, from_png
+from kdcache.encoding import Preprocessor, encode_image
+from kdcache.errors import TaskError
+from kdcache.logits import Augmentation
+from kdcache.logits.views import Augmenter
+from kdcache.params import Augment
+from kdcache.tasks import EncodedSplit, encode_split, load_split, read_card
+
+SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """Shift an image by up to `crop` pixels each way, what comes in being black; mirror it with probability `flip`.
+
+    (Pad and crop, as is usual for CIFAR since He et al. 2016.) Draws from Python's `random`, always three numbers.
+    """
+
+    crop: int
+    flip: float
+
+    def __call__(self, pixels: Pixels) -> Pixels:
+        """uint8 [H, W] or [H, W, 3] to the same shape."""
+        top, left = random.randint(0, 2 * self.crop), random.randint(0, 2 * self.crop)
+        flipped = random.random() < self.flip
+        margins = [(self.crop, self.crop)] * 2 + [(0, 0)] * (pixels.ndim - 2)
+        height, width = pixels.shape[:2]
+        part = np.pad(pixels, margins)[top : top + height, left : left + width]
+        return part[:, ::-1] if flipped else part
+
+
+def recorded(augment: Augment) -> Augmentation:
+    """What a cache of views says of them."""
+    description = f"crop {augment.crop}, flip {augment.flip:g}"
+    return Augmentation(views=augment.views, seed=augment.seed, description=description)
+
+
+def transform(augment: Augment) -> CropAndFlip:
+    """What makes a view of an image."""
+    return CropAndFlip(augment.crop, augment.flip)
+
+
+class Images:
+    """A task's train images, decoded when asked for, and how a model takes a batch of them: for `write_logits`."""
+
+    def __init__(self, folder: Path, preprocessor: Preprocessor) -> None:
+        self._pngs = load_split(folder, SPLIT, ["image"]).column("image")
+        self._preprocessor = preprocessor
+
+    def __len__(self) -> int:
+        return len(self._pngs)
+
+    def __getitem__(self, row: int) -> Pixels:
+        return from_png(self._pngs[row].as_py())
+
+    def collate(self, images: list[Pixels]) -> dict[str, Any]:
+        """A batch: `pixel_values` float32 [n, C, H, W], a tensor."""
+        import torch
+
+        p = self._preprocessor
+        values = [encode_image(pixels, p.size, p.channels, p.mean, p.std) for pixels in images]
+        return {"pixel_values": torch.from_numpy(np.stack(values))}
+
+
+def encode_views(folder: Path, preprocessor: Preprocessor) -> EncodedSplit:
+    """The train split of a task with `augment`, as a model takes it, `pixel_values` [V, N, C, H, W]: all its views.
+
+    Raises:
+        TaskError: the task is not prepared, or is not of the preprocessor's modality, or has no `augment`.
+    """
+    augment = read_card(folder).augment
+    if augment is None:
+        raise TaskError(f"{folder}: has no views, the task has no `augment`")
+    plain, images = encode_split(folder, SPLIT, preprocessor), Images(folder, preprocessor)
+    assert plain.pixel_values is not None  # only an image task has `augment`
+    make, p = Augmenter(transform(augment), None, augment.seed), preprocessor
+    values = np.empty((augment.views, *plain.pixel_values.shape), dtype=np.float32)
+    for row, row_id in enumerate(plain.ids.tolist()):
+        pixels = images[row]
+        for view in range(augment.views):
+            values[view, row] = encode_image(make(pixels, row_id, view), p.size, p.channels, p.mean, p.std)
+    return replace(plain, pixel_values=values)
