@@ -6,6 +6,7 @@ trial's seed alone.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from kdcache.errors import KdcacheError, ModelError
 from kdcache.files import write_json
 from kdcache.params import Model
 from kdcache.tasks import TaskCard
+
+SEGMENTS = "token_type_ids"
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,27 @@ def _load_tokenizer(config: Any, folder: Path) -> Any:
             "they do not belong together"
         )
     tokenizer.padding_side = "right"
+    _set_segments(config, tokenizer)
     return tokenizer
+
+
+def _set_segments(config: Any, tokenizer: Any) -> None:
+    """Tell the first of two texts from the second (`token_type_ids`) exactly as the model was pre-trained.
+
+    A tokenizer need not fit its model in this: ALBERT's leaves the segments out, BERT's gives them to a DistilBERT or
+    a RoBERTa of one segment, which take none.
+    """
+    head = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    given = SEGMENTS in tokenizer.model_input_names
+    segments = getattr(config, "type_vocab_size", None)
+    if segments is None:  # no table of them: XLNet compares them, most have none
+        wanted = given and SEGMENTS in inspect.signature(head.forward).parameters
+    else:
+        wanted = segments > 1 and (given or any(tokenizer("a", "a", return_token_type_ids=True)[SEGMENTS]))
+    if given != wanted:
+        others = [name for name in tokenizer.model_input_names if name != SEGMENTS]
+        tokenizer.model_input_names = [*others, SEGMENTS] if wanted else others
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # saved with a trained model
 
 
 def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
@@ -109,9 +132,14 @@ def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
 
 
 def _image_size(config: Any, settings: dict[str, Any], folder: Path) -> int:
-    """Height and width of the model's input: fixed by the model (ViT), else what it was pre-trained on."""
+    """Height and width of the model's input: fixed by the model (ViT), else what it was pre-trained on.
+
+    Stages of convolutions (`depths`) take any size, whatever their config says: a ConvNeXt's always says 224.
+    """
+    own = getattr(config, "image_size", None)
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
-    found = next((s for s in (getattr(config, "image_size", None), crop, settings.get("size")) if s), None)
+    trained = [crop, settings.get("size")]
+    found = next((s for s in ([*trained, own] if hasattr(config, "depths") else [own, *trained]) if s), None)
     sides = list(found.values()) if isinstance(found, dict) else found
     sides = set(sides) if isinstance(sides, list | tuple) else {sides}
     size = sides.pop() if len(sides) == 1 else None
