@@ -17,7 +17,7 @@ from kdcache.mirror import mirrored
 from kdcache.params import Model
 
 # What transformers reads, at the top of a repository: other copies of the weights (onnx/, *.bin, ...) stay there.
-SETTINGS_FILES = ["*.json", "*.txt", "*.model"]
+SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 

@@ -77,10 +77,7 @@ def _check_modality(config: Any, card: TaskCard, folder: Path) -> None:
 
 
 def _load_tokenizer(config: Any, folder: Path) -> Any:
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # its formats are many, and each is broken in its own way
-        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {error}") from error
+    tokenizer = _open_tokenizer(folder)
     # Without files transformers makes a tokenizer out of nothing: all words would be unknown.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(
@@ -100,6 +97,25 @@ def _load_tokenizer(config: Any, folder: Path) -> Any:
     tokenizer.padding_side = "right"
     _set_segments(config, tokenizer)
     return tokenizer
+
+
+def _open_tokenizer(folder: Path) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its formats are many, and each is broken in its own way
+        reason = _needs_sentencepiece(folder) or error
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {reason}") from error
+
+
+def _needs_sentencepiece(folder: Path) -> str | None:
+    found = [path.name for path in folder.glob("*.model")]
+    if not found or (folder / "tokenizer.json").is_file():
+        return None
+    return (
+        f"{found[0]} is SentencePiece's; `pip install sentencepiece protobuf`, with which transformers reads it, or put "
+        "a tokenizer.json made from it into the folder"
+    )
 
 
 def _set_segments(config: Any, tokenizer: Any) -> None:
@@ -316,9 +332,26 @@ def save_model(network: Any, preprocessor: Preprocessor, folder: Path) -> None:
         with _quiet():
             network.save_pretrained(folder)
             if preprocessor.kind == "text":
-                preprocessor.tokenizer.save_pretrained(folder)
+                _save_tokenizer(preprocessor.tokenizer, folder)
+    except KdcacheError:
+        raise
     except Exception as error:  # safetensors has an error of its own for a full disk
         raise ModelError(f"{folder}: the model cannot be written: {error}") from error
     if preprocessor.kind == "image":
         settings = {"size": preprocessor.size, "image_mean": preprocessor.mean, "image_std": preprocessor.std}
         write_json(folder / "preprocessor_config.json", settings)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Some of those in Python (BERTweet's) are not saved as they were: the model would later read other tokens."""
+    tokenizer.save_pretrained(folder)
+    if not tokenizer.is_fast:
+        sample = " ".join(list(tokenizer.get_vocab())[:1000])
+        if (
+            tokenizer(sample, verbose=False).input_ids
+            != _open_tokenizer(folder)(sample, verbose=False).input_ids
+        ):
+            raise ModelError(
+                f"{folder}: transformers does not save {type(tokenizer).__name__} as it was; use a checkpoint with "
+                "tokenizer.json"
+            )

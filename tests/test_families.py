@@ -6,6 +6,7 @@ saved teacher and is given one row at a time, without padding.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ RECIPE: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 1, "batch_size": 4}
 
 
 def word_pieces(tokenizer: str) -> Any:
-    vocabulary = [*WORDPIECE, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)]
+    vocabulary = dict.fromkeys([*WORDPIECE, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS)])
     return getattr(transformers, tokenizer)(vocab={word: index for index, word in enumerate(vocabulary)})
 
 
@@ -99,12 +100,21 @@ class Family:
 
 
 # "distilbert" and "gpt2" have names of their own for the usual sizes.
-TEXT: dict[str, Any] = {**tiny.SIZES, "vocab_size": 300, "intermediate_size": 32, "max_position_embeddings": 64}
+TEXT: dict[str, Any] = {
+    **tiny.SIZES,
+    "vocab_size": 300,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 IMAGE: dict[str, Any] = {**tiny.SIZES, "intermediate_size": 32, "image_size": 8, "patch_size": 4}
 DISTIL: dict[str, Any] = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32, "vocab_size": 300}
 GPT2: dict[str, Any] = {"n_embd": 16, "n_layer": 3, "n_head": 2, "n_positions": 64, "vocab_size": 300}
 STAGES: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1]}
-RELATIVE: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False}
+RELATIVE: dict[str, Any] = {
+    "relative_attention": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+}
 ENDS: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0}
 WORDPIECE = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ROBERTA = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -201,8 +211,6 @@ def texts_alone(folder: Path, task: Path, split: str) -> Iterator[dict[str, Any]
 
 
 def images_alone(task: Path, split: str) -> Iterator[dict[str, Any]]:
-    import io
-
     for row in load_split(task, split).to_pylist():
         pixels = np.asarray(Image.open(io.BytesIO(row["image"])), dtype=np.float32)
         yield {"pixel_values": torch.from_numpy(pixels / 255 * 2 - 1).permute(2, 0, 1)[None]}
@@ -210,22 +218,23 @@ def images_alone(task: Path, split: str) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_teach_cache_train_distill(tmp_path: Path, tasks: dict[str, Path], name: str) -> None:
-    folder = save_checkpoint(tmp_path / "hub", name)
-    task = tasks[FAMILIES[name].modality]
-    teacher = Teacher(checkpoint=str(folder), **RECIPE)
-    taught = teach("big", task, teacher, tmp_path / "teacher", "identity")
-    cache_logits("big", task, teacher, tmp_path / "teacher", tmp_path / "cache")
-    cache = LogitCache(tmp_path / "cache")
+    go_through(tmp_path, save_checkpoint(tmp_path / "hub", name), tasks[FAMILIES[name].modality])
+
+
+def go_through(root: Path, checkpoint: Path, task: Path) -> None:
+    teacher = Teacher(checkpoint=str(checkpoint), **RECIPE)
+    taught = teach("big", task, teacher, root / "teacher", "identity")
+    cache_logits("big", task, teacher, root / "teacher", root / "cache")
+    cache = LogitCache(root / "cache")
     assert cache.manifest.scores["validation"] == pytest.approx(taught["metrics"])
     for split, rows in (("train", 12), ("validation", 5)):
-        expected = alone(tmp_path / "teacher", task, split)
+        expected = alone(root / "teacher", task, split)
         assert expected.shape == (rows, 2)
-        torch.testing.assert_close(
-            torch.from_numpy(cache.logits(split, np.arange(rows))), expected, atol=1e-5, rtol=1e-5
-        )
+        found = torch.from_numpy(cache.logits(split, np.arange(rows)))
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     losses = []
-    for method, source in ((Regularizer(), None), (DISTIL_ALL, tmp_path / "cache")):
-        plan = trial(tmp_path, task, folder, "kd" if source else "base", method, source)
+    for method, source in ((Regularizer(), None), (DISTIL_ALL, root / "cache")):
+        plan = trial(root, task, checkpoint, "kd" if source else "base", method, source)
         run_trial(plan)
         result = read_result(plan.folder)
         assert result is not None
@@ -253,6 +262,95 @@ def trial(
         soft_labels=source,
         keep_train_logits=name == "base",
     )
+
+
+# ---- tokenizers ----
+
+
+def with_tokenizer_in_python(folder: Path, name: str) -> Path:
+    """A RoBERTa with one of the few tokenizers that transformers still runs in Python; "a b 7" merges a and b."""
+    save_checkpoint(folder, "roberta")
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": name}))
+    pieces = dict.fromkeys([*WORDS, *LETTERS, *(f"{letter}@@" for letter in LETTERS)])
+    (folder / "vocab.txt").write_text("".join(f"{piece} 1\n" for piece in pieces))
+    (folder / "bpe.codes").write_text("h e</w> 9\nt he</w> 8\na t</w> 7\nc at</w> 6\n")
+    return folder
+
+
+def test_a_tokenizer_in_python(tmp_path: Path, tasks: dict[str, Path]) -> None:
+    folder = with_tokenizer_in_python(tmp_path / "hub", "PhobertTokenizer")
+    tokenizer = load_preprocessor(tiny.student(folder), tiny.card()).tokenizer
+    assert not tokenizer.is_fast
+    assert tokenizer.tokenize("the cat sat") == ["the", "cat", "s@@", "at"]
+    go_through(tmp_path, folder, tasks["text"])
+
+
+def test_a_tokenizer_that_is_not_saved_as_it_was(tmp_path: Path, tasks: dict[str, Path]) -> None:
+    """Read back, BERTweet's has lost the second half of each merge: the teacher's logits would be of other tokens."""
+    folder = with_tokenizer_in_python(tmp_path / "hub", "BertweetTokenizer")
+    with pytest.raises(ModelError, match="transformers does not save BertweetTokenizer as it was"):
+        teach(
+            "big", tasks["text"], Teacher(checkpoint=str(folder), **RECIPE), tmp_path / "teacher", "identity"
+        )
+    assert not (tmp_path / "teacher" / "teacher.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in TEXTS if name not in ("modernbert", "llama", "albert", "deberta-v2")]
+)
+def test_the_files_of_former_slow_tokenizers(tmp_path: Path, name: str) -> None:
+    """Old repositories have no tokenizer.json, but a vocabulary [and merges] that say the same."""
+    model = tiny.student(save_checkpoint(tmp_path, name))
+    expected = load_preprocessor(model, tiny.card()).tokenizer("the cat sat", "a bird")
+    content = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    if content["type"] == "WordPiece":
+        (tmp_path / "vocab.txt").write_text("\n".join(sorted(content["vocab"], key=content["vocab"].get)))
+    else:
+        (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
+        (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, content["merges"])))
+    assert load_preprocessor(model, tiny.card()).tokenizer("the cat sat", "a bird") == expected
+
+
+@pytest.mark.parametrize(("name", "file"), [("albert", "spiece.model"), ("deberta-v2", "spm.model")])
+def test_sentencepiece_files_alone(tmp_path: Path, name: str, file: str) -> None:
+    """No tokenizer.json, and the packages that would make one are not among kdcache's."""
+    model = tiny.student(save_checkpoint(tmp_path, name))
+    (tmp_path / "tokenizer.json").rename(tmp_path / file)
+    with pytest.raises(ModelError, match=rf"{file} is SentencePiece's; `pip install sentencepiece protobuf`"):
+        load_preprocessor(model, tiny.card())
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "settings", "segments"),
+    [
+        ("bert", "BertTokenizer", {}, True),
+        ("albert", "AlbertTokenizer", {}, True),  # its tokenizer does not list them
+        ("distilbert", "BertTokenizer", {}, False),  # a model without them, a tokenizer with them
+        ("roberta", "BertTokenizer", {"type_vocab_size": 1}, False),  # as in Korean and Chinese RoBERTas
+        (
+            "roberta",
+            "RobertaTokenizer",
+            {"type_vocab_size": 2},
+            False,
+        ),  # a table that pre-training never used
+        ("gpt2", "GPT2Tokenizer", {}, False),  # would add the embeddings of words 0 and 1 to every token
+    ],
+)
+def test_segments_are_the_models(
+    tmp_path: Path, name: str, classes: str, settings: dict[str, Any], segments: bool
+) -> None:
+    model = tiny.student(save_checkpoint(tmp_path, name, **settings))
+    if classes == "BertTokenizer":
+        word_pieces(classes).save_pretrained(tmp_path)
+    preprocessor = load_preprocessor(model, tiny.card())
+    inputs = preprocessor.tokenizer("a cat", "the dog", return_tensors="pt")
+    assert ("token_type_ids" in inputs) == segments
+    if segments:
+        assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1]]
+    build_model(model, tiny.card(), 0, preprocessor)(**inputs)
 
 
 # ---- heads ----
@@ -290,7 +388,7 @@ def test_what_is_left_of_a_language_model_is_its_body(tmp_path: Path, name: str,
 
 
 def built(folder: Path, **changes: Any) -> Any:
-    modality = "text" if (folder / "tokenizer.json").exists() else "image"
+    modality: Any = "text" if (folder / "tokenizer.json").exists() else "image"
     task = tiny.card(modality=modality)
     model = tiny.student(folder, **changes)
     return build_model(model, task, 0, load_preprocessor(model, task)).eval()
@@ -317,7 +415,9 @@ def test_the_first_layers(tmp_path: Path, name: str) -> None:
 
 def final_norm(model: Any) -> Any:
     """What comes after the last layer and is part of the last hidden state."""
-    return next((getattr(model, name) for name in ("ln_f", "norm", "final_norm") if hasattr(model, name)), lambda x: x)
+    return next(
+        (getattr(model, name) for name in ("ln_f", "norm", "final_norm") if hasattr(model, name)), lambda x: x
+    )
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES.keys() - set(STACKS)))
