@@ -113,8 +113,8 @@ def _needs_sentencepiece(folder: Path) -> str | None:
     if not found or (folder / "tokenizer.json").is_file():
         return None
     return (
-        f"{found[0]} is SentencePiece's; `pip install sentencepiece protobuf`, with which transformers reads it, or put "
-        "a tokenizer.json made from it into the folder"
+        f"{found[0]} is SentencePiece's; `pip install sentencepiece protobuf`, with which transformers reads it, or "
+        "put a tokenizer.json made from it into the folder"
     )
 
 
@@ -124,7 +124,7 @@ def _set_segments(config: Any, tokenizer: Any) -> None:
     A tokenizer need not fit its model in this: ALBERT's leaves the segments out, BERT's gives them to a DistilBERT or
     a RoBERTa of one segment, which take none.
     """
-    head = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    head: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     given = SEGMENTS in tokenizer.model_input_names
     segments = getattr(config, "type_vocab_size", None)
     if segments is None:  # no table of them: XLNet compares them, most have none
@@ -155,7 +155,8 @@ def _image_size(config: Any, settings: dict[str, Any], folder: Path) -> int:
     own = getattr(config, "image_size", None)
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
     trained = [crop, settings.get("size")]
-    found = next((s for s in ([*trained, own] if hasattr(config, "depths") else [own, *trained]) if s), None)
+    candidates = [*trained, own] if hasattr(config, "depths") else [own, *trained]
+    found = next((candidate for candidate in candidates if candidate), None)
     sides = list(found.values()) if isinstance(found, dict) else found
     sides = set(sides) if isinstance(sides, list | tuple) else {sides}
     size = sides.pop() if len(sides) == 1 else None
@@ -345,13 +346,14 @@ def save_model(network: Any, preprocessor: Preprocessor, folder: Path) -> None:
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Some of those in Python (BERTweet's) are not saved as they were: the model would later read other tokens."""
     tokenizer.save_pretrained(folder)
-    if not tokenizer.is_fast:
-        sample = " ".join(list(tokenizer.get_vocab())[:1000])
-        if (
-            tokenizer(sample, verbose=False).input_ids
-            != _open_tokenizer(folder)(sample, verbose=False).input_ids
-        ):
-            raise ModelError(
-                f"{folder}: transformers does not save {type(tokenizer).__name__} as it was; use a checkpoint with "
-                "tokenizer.json"
-            )
+    if tokenizer.is_fast:
+        return
+    sample = " ".join(list(tokenizer.get_vocab())[:1000])
+    before, after = (
+        reader(sample, verbose=False).input_ids for reader in (tokenizer, _open_tokenizer(folder))
+    )
+    if before != after:
+        raise ModelError(
+            f"{folder}: transformers does not save {type(tokenizer).__name__} as it was; use a checkpoint with "
+            "tokenizer.json"
+        )
