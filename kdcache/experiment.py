@@ -66,6 +66,7 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
         "task": card.name,
         "teacher": name,
         "family": checkpoints.family(teacher),
+        "commit": checkpoints.commit(teacher),
         "params": teacher.model_dump(),
         "metrics": _score(logits, validation, card),
         **_figures(run),
@@ -141,10 +142,12 @@ def run_trial(plan: TrialPlan) -> None:
     remove(plan.folder / RESULT)
     _write_cache(plan.folder / LOGITS, card, prints, splits, logits, cost)
     metrics = _score(logits["validation"], splits["validation"], card)
-    write_result(plan.folder, _result(plan, metrics, run))
+    write_result(plan.folder, _result(plan, card, metrics, run))
 
 
-def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) -> TrialResult:
+def _result(
+    plan: TrialPlan, card: TaskCard, metrics: dict[str, float], run: training.Training
+) -> TrialResult:
     return TrialResult(
         identity=plan.identity,
         task=plan.task,
@@ -152,6 +155,8 @@ def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) 
         family=checkpoints.family(plan.model),
         init=plan.model.init,
         checkpoint=plan.model.checkpoint,
+        commit=checkpoints.commit(plan.model),
+        start=checkpoints.start_fingerprint(plan.model, card.max_length),
         layers=plan.model.layers,
         teacher=plan.model.teacher,
         regularizer=plan.regularizer,
