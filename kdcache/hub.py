@@ -67,6 +67,8 @@ def explain(error: Exception, instead: str, otherwise: str) -> str:
     status = next(filter(None, map(_status, causes)), None)
     if status in (401, 403):
         advice = f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
+    elif status == 404:
+        advice = "the hub has no such thing (HTTP 404); check the name and the revision"
     elif status is not None:
         advice = f"the hub fails (HTTP {status}); try again later, or {instead}"
     else:
@@ -88,7 +90,9 @@ def _status(error: BaseException) -> int | None:
 
 
 def _without_token(text: str) -> str:
+    """An HTTP library that finds a header ill-formed prints it whole."""
     from huggingface_hub import get_token
 
     token = get_token()
-    return text.replace(token, "***") if token else text
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"Bearer [^'\"\s]+", "Bearer ***", text)

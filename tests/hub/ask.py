@@ -6,7 +6,6 @@ A process of its own, because the hub's client reads HF_ENDPOINT and HF_HOME whe
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from typing import Any
@@ -45,11 +44,10 @@ def data(name: str, revision: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    hub.PATIENCE = 0.5
+    hub.PATIENCE = 2.0
     constants.DOWNLOAD_CHUNK_SIZE = 16  # so that half of a small file is kept
     time.sleep = lambda seconds: None  # between its five tries
     for ask in json.load(sys.stdin):
-        os.environ["HF_TOKEN"] = ask.get("token", "")
         try:
             answer = {"model": model, "data": data}[ask["kind"]](ask["name"], ask["revision"])
         except KdcacheError as error:

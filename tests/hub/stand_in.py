@@ -108,11 +108,13 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         path = unquote(url.path)
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.hub.requests.append((self.command, path, dict(self.headers)))
+        self.hub.requests.append(
+            (self.command, path, {name.lower(): value for name, value in self.headers.items()})
+        )
         fault = self.hub.fault(path)
         try:
             if fault == "hang":
-                time.sleep(3)
+                time.sleep(5)
             if isinstance(fault, int):
                 raise _Refused(fault, "", "out of order")
             parts = path.strip("/").split("/")

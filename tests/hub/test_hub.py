@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.hub.stand_in import Hub, Repository, serve
+from kdcache.hub import explain
+from tests.hub.stand_in import TOKEN, Hub, Repository, serve
 
 ROOT = Path(__file__).parents[2]
 TROUBLES = ("gated", "private", "slow", "cut", "down", "forbidden", "resumed")
@@ -58,13 +59,9 @@ def parquet(rows: dict[str, list[Any]]) -> bytes:
     return file.getvalue()
 
 
-def ask(
-    hub: str, home: Path, *asks: tuple[str, str, str], token: str = "", **environment: str
-) -> list[dict[str, Any]]:
-    """What kdcache answers in a process of its own to (kind, name, revision), and what it printed beside."""
-    wanted = [
-        {"kind": kind, "name": name, "revision": revision, "token": token} for kind, name, revision in asks
-    ]
+def ask(hub: str, home: Path, *asks: tuple[str, str, str], **environment: str) -> list[dict[str, Any]]:
+    """What kdcache answers in a process of its own to (kind, name, revision),"""
+    wanted = [{"kind": kind, "name": name, "revision": revision} for kind, name, revision in asks]
     done = subprocess.run(
         [sys.executable, "-m", "tests.hub.ask"],
         cwd=ROOT,
@@ -80,7 +77,7 @@ def ask(
 
 def environment_for(hub: str, home: Path, **changes: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "KDCACHE_"))}
-    return {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "1", **changes}
+    return {**kept, "HF_ENDPOINT": hub, "HF_HOME": str(home), "HF_HUB_ETAG_TIMEOUT": "5", **changes}
 
 
 @dataclass
@@ -103,16 +100,18 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         asks += [(kind, "some/thing", "main") for kind in commits]
         asks += [(kind, f"some/{trouble}", "main") for kind in commits for trouble in (*TROUBLES, "missing")]
         asks += [(kind, "some/thing", revision) for kind in commits for revision in ("no-branch", "e" * 40)]
+        asks += [("model", "some/documented", "main")]
         before = dict(zip(asks, ask(hub.url, home, *asks), strict=True))
         requests = [path for _, path, _ in hub.requests]
-        ranges = [path for _, path, headers in hub.requests if "Range" in headers]
+        ranges = [path for _, path, headers in hub.requests if "range" in headers]
         assert any("some/resumed" in path for path in ranges)
 
         hub.faults.clear()
+        hub.models["some/documented"].commit(model_files(3, readme=b"# A model, and what it is for"))
         commits["model"].append(hub.models["some/thing"].commit(model_files(2)))
         commits["data"].append(hub.datasets["some/thing"].commit(data_files("new", "rows")))
         asks = [(kind, "some/thing", revision) for kind in commits for revision in ("main", commits[kind][0])]
-        asks += [(kind, "some/cut", "main") for kind in commits]
+        asks += [("model", "some/documented", "main"), *((kind, "some/cut", "main") for kind in commits)]
         after = dict(zip(asks, ask(hub.url, home, *asks), strict=True))
 
         hub.requests.clear()
@@ -143,6 +142,8 @@ def fill(hub: Hub) -> dict[str, list[str]]:
         ):
             commit = repository[f"some/{trouble}"].branches["main"]
             hub.faults[f"some/{trouble}/resolve/{commit}/{file}"] = fault
+    hub.models["some/documented"] = Repository()
+    hub.models["some/documented"].commit(model_files(3))
     hub.models["some/thing"] = Repository()
     hub.datasets["some/thing"] = Repository()
     return {
@@ -186,6 +187,14 @@ def test_what_is_in_each_commit(story: Story) -> None:
     assert story.after["data", "some/thing", "main"]["texts"]["validation"] == ["new", "rows"]
 
 
+def test_what_a_model_starts_from_is_its_content_not_its_commit(story: Story) -> None:
+    old, new = (asked["model", "some/documented", "main"] for asked in (story.before, story.after))
+    assert old["commit"] != new["commit"]
+    assert old["start"] == new["start"]
+    old, new = (asked["model", "some/thing", "main"] for asked in (story.before, story.after))
+    assert old["start"] != new["start"]
+
+
 # ---- what does not ----
 
 
@@ -223,6 +232,20 @@ def test_nobody_listens(tmp_path: Path) -> None:
         assert "the hub cannot be reached; check the network and HF_ENDPOINT, or " in answer["error"]
         assert instead in answer["error"]
         assert "Connection refused" in answer["error"]
+
+
+def test_a_token_is_in_no_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An HTTP library that refuses a header prints it."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for text in (
+        f"illegal header b'Bearer {TOKEN}'",
+        "illegal header b'Bearer hf_other'",
+        f"no such token: {TOKEN}",
+    ):
+        message = explain(ValueError(text), "use a folder", "cannot be had")
+        assert message.startswith("cannot be had (ValueError: ")
+        assert message.endswith(text.split(" ")[-1].replace(TOKEN, "***").replace("hf_other", "***") + ")")
+        assert "hf_" not in message
 
 
 @pytest.mark.parametrize("kind", ["model", "data"])
