@@ -11,13 +11,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdcache import fingerprint
+from kdcache import fingerprint, hub
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.mirror import mirrored
 from kdcache.params import Model
 
 # What transformers reads, at the top of a repository: other copies of the weights (onnx/, *.bin, ...) stay there.
-SETTINGS_FILES = ["*.json", "*.txt", "*.model"]
+SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 
@@ -76,6 +76,17 @@ def family(model: Model) -> str:
     return str(read_config(find_checkpoint(model))["model_type"])
 
 
+def commit(model: Model) -> str | None:
+    """The commit that a checkpoint's revision stood for when it was downloaded; None when it is a local folder."""
+    name = find_checkpoint(model).name  # the hub's cache calls a download's folder by its commit
+    return name if hub.COMMIT.fullmatch(name) and not Path(model.checkpoint).is_dir() else None
+
+
+def start_fingerprint(model: Model, max_length: int | None) -> str:
+    """What a model starts from and how it reads its rows, by content: a branch of the hub may have moved."""
+    return fingerprint.of_json([weights_fingerprint(model), preprocessing_fingerprint(model, max_length)])
+
+
 def weights_fingerprint(model: Model) -> str:
     """What the model starts from: config and weights, or the config alone when it starts from scratch."""
     folder = find_checkpoint(model)
@@ -112,24 +123,14 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
 def _download(name: str, revision: str, weights: bool) -> Path:
     """The hub is asked once per process and checkpoint, so that a run sees one version throughout."""
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
+    hub.limit_waiting()
     wanted = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
     try:
         found = huggingface_hub.snapshot_download(
             name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
         )
-    except GatedRepoError:
-        raise ModelError(
-            f"checkpoint {name!r} is gated: accept its terms on its hub page, then `hf auth login`"
-        ) from None
-    except LocalEntryNotFoundError:
-        raise ModelError(
-            f"checkpoint {name!r}: the hub cannot be reached and revision {revision!r} is not in the local "
-            "cache; check the network (HF_HUB_OFFLINE, HF_ENDPOINT) or use a local folder"
-        ) from None
     except Exception as error:  # the hub's client passes on whatever its HTTP library raises
-        raise ModelError(
-            f"checkpoint {name!r} at revision {revision!r} cannot be had from the hub: {error}"
-        ) from error
+        advice = hub.explain(error, "use a local folder", "cannot be had from the hub")
+        raise ModelError(f"checkpoint {name!r} at revision {revision!r}: {advice}") from error
     return Path(found)

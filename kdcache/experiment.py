@@ -67,6 +67,7 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
         "task": card.name,
         "teacher": name,
         "family": checkpoints.family(teacher),
+        "commit": checkpoints.commit(teacher),
         "params": teacher.model_dump(),
         "metrics": _metrics(logits, splits, card),
         **_figures(run),
@@ -163,10 +164,12 @@ def run_trial(plan: TrialPlan) -> None:
     if views is not None:
         _write_views(plan.folder / LOGITS / VIEWS, card, prints, train, views)
     _write_cache(plan.folder / LOGITS, card, prints, splits, logits, cost)
-    write_result(plan.folder, _result(plan, _metrics(logits, splits, card), run))
+    write_result(plan.folder, _result(plan, card, _metrics(logits, splits, card), run))
 
 
-def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) -> TrialResult:
+def _result(
+    plan: TrialPlan, card: TaskCard, metrics: dict[str, float], run: training.Training
+) -> TrialResult:
     return TrialResult(
         identity=plan.identity,
         task=plan.task,
@@ -174,6 +177,8 @@ def _result(plan: TrialPlan, metrics: dict[str, float], run: training.Training) 
         family=checkpoints.family(plan.model),
         init=plan.model.init,
         checkpoint=plan.model.checkpoint,
+        commit=checkpoints.commit(plan.model),
+        start=checkpoints.start_fingerprint(plan.model, card.max_length),
         layers=plan.model.layers,
         teacher=plan.model.teacher_name,
         regularizer=plan.regularizer,

@@ -6,6 +6,7 @@ trial's seed alone.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from kdcache.errors import KdcacheError, ModelError
 from kdcache.files import write_json
 from kdcache.params import Model
 from kdcache.tasks import TaskCard
+
+SEGMENTS = "token_type_ids"
 
 
 @dataclass(frozen=True)
@@ -74,10 +77,7 @@ def _check_modality(config: Any, card: TaskCard, folder: Path) -> None:
 
 
 def _load_tokenizer(config: Any, folder: Path) -> Any:
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # its formats are many, and each is broken in its own way
-        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {error}") from error
+    tokenizer = _open_tokenizer(folder)
     # Without files transformers makes a tokenizer out of nothing: all words would be unknown.
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ModelError(
@@ -95,7 +95,46 @@ def _load_tokenizer(config: Any, folder: Path) -> Any:
             "they do not belong together"
         )
     tokenizer.padding_side = "right"
+    _set_segments(config, tokenizer)
     return tokenizer
+
+
+def _open_tokenizer(folder: Path) -> Any:
+    try:
+        with _quiet():
+            return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # its formats are many, and each is broken in its own way
+        reason = _needs_sentencepiece(folder) or error
+        raise ModelError(f"{folder}: its tokenizer cannot be loaded: {reason}") from error
+
+
+def _needs_sentencepiece(folder: Path) -> str | None:
+    found = [path.name for path in folder.glob("*.model")]
+    if not found or (folder / "tokenizer.json").is_file():
+        return None
+    return (
+        f"{found[0]} is SentencePiece's; `pip install sentencepiece protobuf`, with which transformers reads it, or "
+        "put a tokenizer.json made from it into the folder"
+    )
+
+
+def _set_segments(config: Any, tokenizer: Any) -> None:
+    """Tell the first of two texts from the second (`token_type_ids`) exactly as the model was pre-trained.
+
+    A tokenizer need not fit its model in this: ALBERT's leaves the segments out, BERT's gives them to a DistilBERT or
+    a RoBERTa of one segment, which take none.
+    """
+    head: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    given = SEGMENTS in tokenizer.model_input_names
+    segments = getattr(config, "type_vocab_size", None)
+    if segments is None:  # no table of them: XLNet compares them, most have none
+        wanted = given and SEGMENTS in inspect.signature(head.forward).parameters
+    else:
+        wanted = segments > 1 and (given or any(tokenizer("a", "a", return_token_type_ids=True)[SEGMENTS]))
+    if given != wanted:
+        others = [name for name in tokenizer.model_input_names if name != SEGMENTS]
+        tokenizer.model_input_names = [*others, SEGMENTS] if wanted else others
+        tokenizer.init_kwargs["model_input_names"] = tokenizer.model_input_names  # saved with a trained model
 
 
 def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
@@ -109,9 +148,15 @@ def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
 
 
 def _image_size(config: Any, settings: dict[str, Any], folder: Path) -> int:
-    """Height and width of the model's input: fixed by the model (ViT), else what it was pre-trained on."""
+    """Height and width of the model's input: fixed by the model (ViT), else what it was pre-trained on.
+
+    Stages of convolutions (`depths`) take any size, whatever their config says: a ConvNeXt's always says 224.
+    """
+    own = getattr(config, "image_size", None)
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None
-    found = next((s for s in (getattr(config, "image_size", None), crop, settings.get("size")) if s), None)
+    trained = [crop, settings.get("size")]
+    candidates = [*trained, own] if hasattr(config, "depths") else [own, *trained]
+    found = next((candidate for candidate in candidates if candidate), None)
     sides = list(found.values()) if isinstance(found, dict) else found
     sides = set(sides) if isinstance(sides, list | tuple) else {sides}
     size = sides.pop() if len(sides) == 1 else None
@@ -288,9 +333,27 @@ def save_model(network: Any, preprocessor: Preprocessor, folder: Path) -> None:
         with _quiet():
             network.save_pretrained(folder)
             if preprocessor.kind == "text":
-                preprocessor.tokenizer.save_pretrained(folder)
+                _save_tokenizer(preprocessor.tokenizer, folder)
+    except KdcacheError:
+        raise
     except Exception as error:  # safetensors has an error of its own for a full disk
         raise ModelError(f"{folder}: the model cannot be written: {error}") from error
     if preprocessor.kind == "image":
         settings = {"size": preprocessor.size, "image_mean": preprocessor.mean, "image_std": preprocessor.std}
         write_json(folder / "preprocessor_config.json", settings)
+
+
+def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Some of those in Python (BERTweet's) are not saved as they were: the model would later read other tokens."""
+    tokenizer.save_pretrained(folder)
+    if tokenizer.is_fast:
+        return
+    sample = " ".join(list(tokenizer.get_vocab())[:1000])
+    before, after = (
+        reader(sample, verbose=False).input_ids for reader in (tokenizer, _open_tokenizer(folder))
+    )
+    if before != after:
+        raise ModelError(
+            f"{folder}: transformers does not save {type(tokenizer).__name__} as it was; use a checkpoint with "
+            "tokenizer.json"
+        )

@@ -53,7 +53,7 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
         trials: the folder that holds `<task>/<student>/<regularizer>/seed-<s>/`.
 
     Raises:
-        ResultsError: trials are missing; the first few are named.
+        ResultsError: trials are missing (the first few are named), or a student began with different weights.
     """
     found, missing = [], []
     for task, student, regularizer in study.configurations():
@@ -67,7 +67,24 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
     if missing:
         listed = "\n".join(f"  {folder}" for folder in missing[:10])
         raise ResultsError(f"{len(missing)} trials are missing (run `dvc repro`), the first are:\n{listed}")
+    _check_starts(found)
     return found
+
+
+def _check_starts(results: list[TrialResult]) -> None:
+    """Only trials that began with the same model can be compared: a branch of the hub moves, perhaps half-way."""
+    starts: dict[tuple[str, str], dict[str | None, TrialResult]] = {}
+    for result in results:
+        starts.setdefault((result.task, result.student), {}).setdefault(result.start, result)
+    for (task, student), kinds in starts.items():
+        if len(kinds) > 1:
+            listed = "; ".join(
+                f"{kind.regularizer} seed {kind.seed}: {kind.commit or 'a folder'}" for kind in kinds.values()
+            )
+            raise ResultsError(
+                f"students.{student}: its trials on {task} did not begin with the same weights and tokenizer "
+                f"({kinds[next(iter(kinds))].checkpoint} at {listed}); pin `revision` to one commit and run `dvc repro`"
+            )
 
 
 def trials_table(study: Study, root: Path) -> pd.DataFrame:

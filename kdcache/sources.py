@@ -7,7 +7,6 @@ names depend on all of them; texts and images come in batches, so that images ne
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from kdcache import fingerprint, subsets
+from kdcache import fingerprint, hub, subsets
 from kdcache.builtin import load_builtin
 from kdcache.columns import listed, plain
 from kdcache.errors import KdcacheError, TaskError
@@ -27,7 +26,6 @@ from kdcache.mirror import mirrored
 from kdcache.params import Source, Task
 
 BATCH = 1024  # rows read at a time
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 Batches = Callable[[], Iterator[pa.Table]]
 
@@ -295,14 +293,13 @@ def _load_hub(task: Task) -> Loaded:
 
 
 def _commit(source: Source) -> str:
-    """The commit hash that the revision names; asks the hub unless it is one already."""
+    """The commit hash that the revision names; without the hub, the one that it last named."""
     from huggingface_hub import HfApi
 
-    revision = source.revision or ""
-    if COMMIT.fullmatch(revision):
-        return revision
+    hub.limit_waiting()
     with _asking_hub(source):
-        return str(HfApi().dataset_info(source.hub or "", revision=revision).sha)
+        found = HfApi().resolve_revision(source.hub or "", repo_type="dataset", revision=source.revision)
+    return str(found.resolved)
 
 
 def _open_hub_split(source: Source, commit: str, split: str, task: Task) -> Rows:
@@ -311,7 +308,7 @@ def _open_hub_split(source: Source, commit: str, split: str, task: Task) -> Rows
     with _asking_hub(source, split):
         data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
     where = f"{_hub_name(source)}, split {split!r}"
-    _refuse_other_commit(where, data, commit)
+    data = _of_commit(where, data, commit, split, source)
     _check_columns(where, data.column_names, task)
     if len(data) == 0:
         raise TaskError(f"{where}: there are no rows")
@@ -321,18 +318,28 @@ def _open_hub_split(source: Source, commit: str, split: str, task: Task) -> Rows
     return Rows(plain(label), names, partial(features.iter, BATCH))
 
 
-def _refuse_other_commit(where: str, data: Any, commit: str) -> None:
-    """`datasets` falls back to any cached version when it cannot get the one asked for; refuse that.
+def _of_commit(where: str, data: Any, commit: str, split: str, source: Source) -> Any:
+    """The data of that very commit: when `datasets` cannot reach the hub, it takes the newest that it has cached.
 
     Its cache folder ends in the commit hash: <name>/<configuration>/<version>/<commit>/<file>.arrow.
     """
-    for file in data.cache_files:
-        found = Path(file["filename"]).parent.name
-        if COMMIT.fullmatch(found) and found != commit:
-            raise TaskError(
-                f"{where}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
-                f"only {found}; check the revision and the network, or pin the cached commit"
-            )
+    folders = [Path(file["filename"]).parent for file in data.cache_files]
+    other = next((path for path in folders if hub.COMMIT.fullmatch(path.name) and path.name != commit), None)
+    if other is None:
+        return data
+    if not other.with_name(commit).is_dir():
+        raise TaskError(
+            f"{where}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
+            f"only {other.name}; check the revision and the network, or pin the cached commit"
+        )
+    from datasets.packaged_modules.cache.cache import Cache
+
+    *_, configuration, version, _ = other.parts
+    name = str(source.hub).split("/")[-1]
+    builder = Cache(
+        dataset_name=name, repo_id=source.hub, config_name=configuration, version=version, hash=commit
+    )
+    return builder.as_dataset(split=split)
 
 
 def _hub_name(source: Source) -> str:
@@ -347,35 +354,9 @@ def _asking_hub(source: Source, split: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # httpx, huggingface_hub, datasets and builders each raise their own kinds
         what = _hub_name(source) + (f", split {split!r}" if split else "")
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise TaskError(f"{what}: {_hub_advice(error)} ({type(error).__name__}: {reason})") from error
-
-
-def _hub_advice(error: Exception) -> str:
-    if _is_refusal(error):
-        return (
-            "the hub has no such data set or revision, or it needs a login; check the name and revision, and "
-            "for a private or gated data set run `hf auth login`"
+        advice = hub.explain(
+            error,
+            "download its files and use `files`",
+            "cannot be loaded; check its name, configuration, revision and splits",
         )
-    if _is_connection(error):
-        return (
-            "the hub cannot be reached; check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or download the "
-            "files elsewhere and use `files`; a data set in the local cache needs a commit hash as revision"
-        )
-    return "cannot be loaded; check its name, configuration, revision and splits"
-
-
-def _is_refusal(error: Exception) -> bool:
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub import errors
-
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    kinds = (DatasetNotFoundError, errors.RepositoryNotFoundError, errors.RevisionNotFoundError)
-    return isinstance(error, kinds) or status in (401, 403, 404)
-
-
-def _is_connection(error: Exception) -> bool:
-    names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(
-        names & {"TransportError", "LocalEntryNotFoundError", "HfHubHTTPError"}
-    )
+        raise TaskError(f"{what}: {advice}") from error

@@ -57,7 +57,10 @@ NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher"}
 
 
 class TrialResult(BaseModel):
-    """`result.json`: what was run, what came out and what it cost. Metrics are fractions, 0..1."""
+    """`result.json`: what was run, what came out and what it cost. Metrics are fractions, 0..1.
+
+    `commit` is what a hub checkpoint's revision stood for, `start` the content that the trial began with.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,6 +70,8 @@ class TrialResult(BaseModel):
     family: str
     init: str
     checkpoint: str
+    commit: str | None = None
+    start: str | None = None
     layers: int | None
     teacher: str | None
     regularizer: str

@@ -12,7 +12,7 @@ from typing import TypeVar
 from kdcache import processes
 from kdcache.errors import KdcacheError
 
-CHATTY = ("filelock", "httpx", "urllib3")
+CHATTY = ("filelock", "httpx", "httpx2", "urllib3")
 T = TypeVar("T")
 
 

@@ -409,7 +409,8 @@ def test_a_padding_token_outside_the_vocabulary_is_replaced(tmp_path: Path) -> N
         ({"size": 8}, {}, 8),
         ({"size": {"height": 8, "width": 8}}, {}, 8),
         ({"size": {"shortest_edge": 8}}, {}, 8),
-        ({"size": 12}, {"image_size": 8}, 8),  # the model's own is fixed
+        ({"size": 12}, {"model_type": "vit", "image_size": 8}, 8),  # the model's own is fixed
+        ({"size": 12}, {"model_type": "convnext", "image_size": 8}, 12),  # its weights take any size
         ({"size": 12, "crop_size": {"height": 8, "width": 8}, "do_center_crop": True}, {}, 8),
         ({"size": 12, "crop_size": 8, "do_center_crop": False}, {}, 12),
     ],

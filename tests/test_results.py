@@ -38,7 +38,7 @@ def study(**changes: Any) -> Study:
 
 
 def put_trial(
-    root: Path, task: str, student: str, regularizer: str, seed: int, accuracy: float, **further: float
+    root: Path, task: str, student: str, regularizer: str, seed: int, accuracy: float, **changes: Any
 ) -> None:
     folder = root / "trials" / task / student / regularizer / f"seed-{seed}"
     result = TrialResult(
@@ -53,7 +53,7 @@ def put_trial(
         regularizer=regularizer,
         seed=seed,
         params={},
-        metrics={"accuracy": accuracy, "nll": 0.5, **further},
+        metrics={"accuracy": accuracy, "nll": 0.5},
         steps=1,
         losses=[0.5],
         seconds=1.5,
@@ -61,7 +61,7 @@ def put_trial(
         device="cpu",
         versions={},
     )
-    write_result(folder, result)
+    write_result(folder, result.model_copy(update=changes))
 
 
 def put_teacher(root: Path) -> None:
@@ -84,7 +84,8 @@ def root(tmp_path: Path) -> Path:
 
 def test_the_scores_of_a_further_split_have_columns_of_their_own(root: Path) -> None:
     for seed in (0, 1):
-        put_trial(root, "one", "small", "base", seed, 0.9, accuracy_hard=0.5 + seed / 10)
+        metrics = {"accuracy": 0.9, "nll": 0.5, "accuracy_hard": 0.5 + seed / 10}
+        put_trial(root, "one", "small", "base", seed, 0.9, metrics=metrics)
     table = trials_table(study(), root)
     assert table.columns[9:12].tolist() == ["accuracy", "nll", "accuracy_hard"]
     assert table["accuracy_hard"].tolist()[:2] == [0.5, 0.6]
@@ -217,3 +218,21 @@ def test_validation_logits_come_with_their_labels_whatever_the_order(tmp_path: P
     logits, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     assert logits.tolist() == [*LOGITS.tolist(), *(-LOGITS[[2, 0, 3, 1]]).tolist()]
     assert labels.tolist() == [1, 0, 1, 1, 1, 1, 1, 0]
+
+
+def test_trials_of_a_student_that_began_differently_are_not_compared(root: Path) -> None:
+    """A branch of the hub moved between two stages."""
+    put_trial(root, "one", "small", "base", 0, 0.9, start="x", commit="aaa")
+    put_trial(root, "one", "small", "base", 1, 0.9, start="y", commit="bbb")
+    message = (
+        r"students\.small: its trials on one did not begin with the same weights and tokenizer "
+        r"\(models/m at base seed 0: aaa; base seed 1: bbb\); pin `revision`"
+    )
+    with pytest.raises(ResultsError, match=message):
+        trials_table(study(), root)
+
+
+def test_another_commit_with_the_same_content_is_the_same_start(root: Path) -> None:
+    for seed, commit in ((0, "aaa"), (1, "bbb")):
+        put_trial(root, "one", "small", "base", seed, 0.9, start="x", commit=commit)
+    assert len(trials_table(study(), root)) == 4

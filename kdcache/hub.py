@@ -1,0 +1,98 @@
+"""Asking the Hugging Face hub: with patience that ends, and failures that say what to do, in one line.
+
+The hub's client, `datasets` and the HTTP library below them raise dozens of kinds, wrapped in one another; what matters
+is the cause at the bottom. No access token is in any message.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+PATIENCE = 10.0  # seconds without a byte from the hub
+COMMIT = re.compile(r"[0-9a-f]{40}")
+LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+# The first kind that is among the causes decides.
+REFUSALS = {
+    "GatedRepoError": f"it is gated: accept its conditions on its page on the hub, then {LOG_IN}",
+    "RevisionNotFoundError": "the hub has no such revision of it; give a branch, a tag or a whole commit hash",
+    "RepositoryNotFoundError": f"the hub has no such repository, or it is private; check its name, or {LOG_IN}",
+    "DatasetNotFoundError": f"the hub has no such repository, or it is private; check its name, or {LOG_IN}",
+}
+UNREACHABLE = {
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE is set, and the local cache (HF_HOME) does not have it, or not all of it; "
+    "run once without HF_HUB_OFFLINE",
+    "RemoteProtocolError": "the download broke off; run again",
+    "TransportError": "the hub cannot be reached; check the network and HF_ENDPOINT",
+    "ConnectionError": "the hub cannot be reached; check the network and HF_ENDPOINT",
+    "TimeoutError": "the hub cannot be reached; check the network and HF_ENDPOINT",
+    "LocalEntryNotFoundError": "the hub cannot be reached, and the local cache does not have it; check the network",
+}
+
+
+def limit_waiting() -> None:
+    """Let every request of this process give up after PATIENCE; for most the hub's client itself sets no limit."""
+    from huggingface_hub.utils import get_session
+
+    client = get_session()
+    if _limit not in client.event_hooks["request"]:
+        client.event_hooks = {**client.event_hooks, "request": [*client.event_hooks["request"], _limit]}
+
+
+def _limit(request: Any) -> None:
+    given = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = {
+        step: given.get(step) or PATIENCE for step in ("connect", "read", "write", "pool")
+    }
+
+
+def explain(error: Exception, instead: str, otherwise: str) -> str:
+    """What is wrong and what to do about it.
+
+    Args:
+        instead: what to do without the hub, for when it cannot be reached.
+        otherwise: what to say of an error that says nothing of the hub.
+    """
+    causes = list(_causes(error))
+    kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
+    # `datasets` can lose the cause, but it is in the message: (OfflineModeIsEnabled).
+    kinds.update(re.findall(r"\((\w+)\)$", str(error)))
+    if "is a gated dataset" in str(error):
+        kinds.add("GatedRepoError")
+    for kind, advice in REFUSALS.items():
+        if kind in kinds:
+            return advice
+    status = next(filter(None, map(_status, causes)), None)
+    if status in (401, 403):
+        advice = f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
+    elif status == 404:
+        advice = "the hub has no such thing (HTTP 404); check the name and the revision"
+    elif status is not None:
+        advice = f"the hub fails (HTTP {status}); try again later, or {instead}"
+    else:
+        found = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
+        advice = f"{found}, or {instead}" if found else otherwise
+    text = " ".join(str(causes[-1]).split()) or "no more is known"
+    return f"{advice} ({type(causes[-1]).__name__}: {_without_token(text)})"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status that an error carries."""
+    return getattr(getattr(error, "response", None), "status_code", None)
+
+
+def _without_token(text: str) -> str:
+    """An HTTP library that finds a header ill-formed prints it whole."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    text = text.replace(token, "***") if token else text
+    return re.sub(r"Bearer [^'\"\s]+", "Bearer ***", text)
