@@ -18,11 +18,27 @@ from collections.abc import Sequence
 from kdcache import processes
 from kdcache.engine.local import Workers, default_workers
 from kdcache.engine.pool import Pool, Run, run_here, run_in
-from kdcache.engine.resources import THREADS, WORKERS, share_cores, threads_per_trial, use_threads, workers_asked_for
+from kdcache.engine.resources import (
+    THREADS,
+    WORKERS,
+    share_cores,
+    threads_per_trial,
+    use_threads,
+    workers_asked_for,
+)
 from kdcache.errors import TrialError
 from kdcache.trials import TrialPlan
 
-__all__ = ["ENGINE", "ENGINES", "THREADS", "WORKERS", "run_trials", "share_cores", "threads_per_trial", "worker_count"]
+__all__ = [
+    "ENGINE",
+    "ENGINES",
+    "THREADS",
+    "WORKERS",
+    "run_trials",
+    "share_cores",
+    "threads_per_trial",
+    "worker_count",
+]
 
 log = logging.getLogger(__name__)
 

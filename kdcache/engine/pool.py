@@ -77,7 +77,9 @@ def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
         if isinstance(outcome, Lost) and plan.folder not in lost:
             log.warning("%s: its worker died (%s); the trial is tried once more", plan.name, outcome.how)
             lost.add(plan.folder)
-            shutil.rmtree(plan.folder, ignore_errors=True)  # an interrupted trial is done again from the start
+            shutil.rmtree(
+                plan.folder, ignore_errors=True
+            )  # an interrupted trial is done again from the start
             waiting.append(plan)
         elif outcome is None:
             done = len(plans) - len(waiting) - running - len(failures)
@@ -113,4 +115,6 @@ def attempt(run: Run, plan: TrialPlan) -> str | None:
 
 
 def _died_twice(lost: Lost) -> str:
-    return f"its worker process died, twice ({lost.how}); when memory ran out, run fewer at once, then run again"
+    return (
+        f"its worker process died, twice ({lost.how}); when memory ran out, run fewer at once, then run again"
+    )

@@ -21,7 +21,14 @@ from kdcache.trials import TrialPlan
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = ("KDCACHE_", "HF_", "TOKENIZERS_", "OMP_", "MKL_", "RAYON_")  # variables that a trial may depend on
+PASSED_ON = (
+    "KDCACHE_",
+    "HF_",
+    "TOKENIZERS_",
+    "OMP_",
+    "MKL_",
+    "RAYON_",
+)  # variables that a trial may depend on
 UNLIMITED = 1 << 30
 
 
@@ -43,12 +50,12 @@ class RayTasks(Pool):
         self._at_once = workers or UNLIMITED
         self._threads = threads_per_trial(workers or cores())
         self._gpus = self._gpu_share()
-        self._task = self._ray.remote(_work).options(
+        self._task = self._ray.remote(
             num_cpus=self._threads,
             num_gpus=self._gpus,
             max_retries=0,  # the pool tries again, once, whatever was lost
             runtime_env={"env_vars": _environment(self._threads)},
-        )
+        )(_work)
         self._run = self._ray.put(run)
         self._running: dict[Any, TrialPlan] = {}
 
@@ -65,13 +72,18 @@ class RayTasks(Pool):
 
     def next(self) -> tuple[TrialPlan, Outcome]:
         errors = self._ray.exceptions
-        lost = (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError)
+        lost = (
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.OutOfMemoryError,
+            errors.ObjectLostError,
+        )
         [ready], _ = self._ray.wait(list(self._running), num_returns=1)
         plan = self._running.pop(ready)
         try:
             outcome: Outcome = self._ray.get(ready)
         except lost as error:
-            outcome = Lost(_first_line(error))
+            outcome = Lost(f"{type(error).__name__} says Ray")
         except errors.RayError as error:
             outcome = f"Ray could not run it: {error}"
         return plan, outcome
@@ -100,9 +112,11 @@ def _ray() -> Any:
 
 
 def _connect(ray: Any) -> None:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a Ray that is started here sends no statistics home
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # a Ray that is started here sends no statistics home
     try:
-        ray.init(logging_level=logging.WARNING, configure_logging=False)
+        ray.init(include_dashboard=False, logging_level=logging.WARNING, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         place = os.environ.get("RAY_ADDRESS", "this machine")
         raise TrialError(f"no Ray cluster can be used at {place} (RAY_ADDRESS): {error}") from error
@@ -113,10 +127,6 @@ def _environment(threads: int) -> dict[str, str]:
     passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" is the current folder
     return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _work(run: Run, plan: TrialPlan, folder: str, threads: int) -> str | None:

@@ -37,7 +37,9 @@ def test_a_trial_that_loses_its_worker_twice_is_named_and_the_others_finish(tmp_
         run_trials(plans(tmp_path, 5), die_on_seed_1, workers=2)
     first, second = str(caught.value).splitlines()
     assert first == "1 of 5 trials failed:"
-    assert second.startswith("  rte / tiny / base / seed 1: its worker process died, twice (killed by SIGKILL)")
+    assert second.startswith(
+        "  rte / tiny / base / seed 1: its worker process died, twice (killed by SIGKILL)"
+    )
     assert seeds(tmp_path) == [0, 2, 3, 4]
 
 
@@ -99,7 +101,9 @@ def stage(folder: Path, trials: int) -> subprocess.Popen[bytes]:
         "from pathlib import Path; from kdcache.engine import run_trials; from tests.engine.plans import *; "
         f"run_trials(plans(Path({str(folder)!r}), {trials}), tell_pid_and_wait, 2)"
     )
-    started = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        [sys.executable, "-c", code], start_new_session=True, stderr=subprocess.DEVNULL
+    )
     wait_for(lambda: all((folder / f"seed-{seed}" / "pid").exists() for seed in (0, 1)), 120)
     return started
 

@@ -84,7 +84,9 @@ def test_workers_are_dealt_out_over_the_gpus(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-b"])
     monkeypatch.setenv("KDCACHE_THREADS", "5")
     run_trials(plans(tmp_path, 4), tell_variables_together, workers=4)
-    told = {name: sorted(path.read_text() for path in tmp_path.glob(f"*/{name}")) for name in ("gpu", "threads")}
+    told = {
+        name: sorted(path.read_text() for path in tmp_path.glob(f"*/{name}")) for name in ("gpu", "threads")
+    }
     assert told == {"gpu": ["3", "3", "GPU-b", "GPU-b"], "threads": ["5"] * 4}
 
 

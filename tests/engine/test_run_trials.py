@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -86,6 +87,19 @@ def test_the_engine_is_chosen_by_argument_then_variable_then_address(
     monkeypatch.setenv("KDCACHE_ENGINE", "local")
     run_trials(plans(tmp_path, 1), touch, workers=1)
     assert seeds(tmp_path) == [0]
+
+
+def test_a_cluster_that_does_not_answer_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**_: object) -> None:
+        raise ConnectionError("could not find any running Ray instance")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with pytest.raises(
+        TrialError, match=r"^no Ray cluster can be used at auto \(RAY_ADDRESS\): could not find"
+    ):
+        run_trials(plans(tmp_path, 1), touch)
 
 
 def test_processes_that_train_together_cannot_use_ray(
