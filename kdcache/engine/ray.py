@@ -1,8 +1,8 @@
 """Trials as tasks on a Ray cluster whose machines share a file system.
 
-RAY_ADDRESS names the cluster (`ray job submit` sets it); without one a Ray of this machine is used, or started. Each task
-reserves the CPUs that it has threads for, and KDCACHE_GPUS_PER_TRIAL of a GPU. What is wanted of a worker (its folder,
-its modules, its threads) goes with the task, so that it computes what a worker process here would.
+RAY_ADDRESS names the cluster (`ray job submit` sets it); without one a Ray of this machine is used, or started. Each
+task reserves the CPUs that it has threads for, and KDCACHE_GPUS_PER_TRIAL of a GPU. What is wanted of a worker (its
+folder, its modules, its threads) goes with the task, so that it computes what a worker process here would.
 """
 
 from __future__ import annotations
