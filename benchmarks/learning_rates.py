@@ -124,7 +124,7 @@ def _plan(folder: Path, task: str, name: str, model: Model, rate: float) -> tria
         regularizer="base",
         method=Regularizer(),
         seed=SEED,
-        soft_labels=None,
+        soft_labels=(),
         keep_train_logits=False,
     )
 

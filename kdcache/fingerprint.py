@@ -7,6 +7,7 @@ listed, or the way a checkpoint is cut into files. A fingerprint is the sha256 o
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import struct
@@ -298,10 +299,15 @@ def _code_text(module: ModuleType | str) -> str:
         origin = spec.origin if spec is not None else getattr(module, "__file__", None)
         if not origin or not origin.endswith(".py"):
             raise KdcacheError(f"module {name!r}: no Python source file was found")
-        tree = ast.parse(Path(origin).read_bytes())
+        return _without_comments(Path(origin).read_bytes())
     except (ImportError, OSError, ValueError, SyntaxError) as error:
         raise KdcacheError(f"module {name!r}: its source cannot be read: {error}") from error
-    return ast.unparse(_without_docstrings(tree))
+
+
+@functools.lru_cache(maxsize=64)
+def _without_comments(source: bytes) -> str:
+    """Source in one layout, without docstrings and comments; kept, because every trial's identity asks for it."""
+    return ast.unparse(_without_docstrings(ast.parse(source)))
 
 
 def _find_spec(name: str) -> ModuleSpec | None:

@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--student", required=True)
     parser.add_argument("--regularizer", required=True)
+    parser.add_argument("--workers", type=_above_0, help="trials at once (default: KDCACHE_WORKERS)")
+    parser.add_argument("--engine", choices=engine.ENGINES, help="default: KDCACHE_ENGINE")
     args = parser.parse_args(arguments)
     study = load_study()
     find("task", args.task, study.tasks)
@@ -26,7 +28,14 @@ def main(arguments: list[str] | None = None) -> None:
     find("regularizer or distiller", args.regularizer, study.methods())
     configuration = (args.task, args.student, args.regularizer)
     with trials.exclusive(layout.configuration_folder(*configuration)):
-        engine.run_trials(processes.from_main(lambda: _missing(study, *configuration)))
+        plans = processes.from_main(lambda: _missing(study, *configuration))
+        engine.run_trials(plans, workers=args.workers, engine=args.engine)
+
+
+def _above_0(text: str) -> int:
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"a whole number above 0, found {text!r}")
+    return int(text)
 
 
 def _missing(study: Study, task: str, student: str, regularizer: str) -> list[trials.TrialPlan]:

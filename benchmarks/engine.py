@@ -1,0 +1,428 @@
+"""What a study's bookkeeping costs: 10,000 trials that take no time, and DVC's own share per stage.
+
+`python -m benchmarks.engine` makes a study of 8 tasks x 50 students x 5 regularizers x 5 seeds whose trials write
+invented logits of 277 validation rows at once, and takes it through every step that a real one goes through: planning
+(identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
+process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
+What is counted is CPU seconds: wall time on a shared machine says as much of its other users. Results go to
+benchmarks/results/engine.json and docs/engine-benchmarks.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from benchmarks import report as sample
+from benchmarks.cache.measuring import in_child, peak_memory, profiled
+from benchmarks.cache.report import table
+from kdcache.files import read_json, write_json
+from kdcache.params import Study, Task
+from kdcache.trials import TrialPlan
+
+LABELS = ["no", "yes"]
+ROWS = sample.ROWS
+GOAL = 20.0  # ms of CPU a trial, all steps together
+STAGES = (10, 100, 300)
+LIBRARIES = ("dvc", "numpy", "pandas", "scipy", "pyarrow", "pydantic", "altair")
+
+
+# ---- the study and its trials ----
+
+
+def study(tasks: int, pairs: int) -> Study:
+    """`benchmarks.report`'s study, with 2 x `pairs` students, each pretrained and from scratch."""
+    values = sample.study(tasks).model_dump(exclude_unset=True)
+    model = sample.MODEL | {"teacher": "teacher"}
+    values["students"] = {
+        f"m{pair}{suffix}": model | {"checkpoint": f"models/m{pair}", "init": init}
+        for pair in range(pairs)
+        for suffix, init in {"": "pretrained", "-scratch": "scratch"}.items()
+    }
+    values["comparison"]["baseline"] = "base"
+    return Study.model_validate(values)
+
+
+def lay_out(of: Study) -> None:
+    """What a study finds when its trials are to start, in the current folder: tasks, checkpoints, teachers' logits."""
+    from kdcache.tasks import prepare_task
+    from stages import layout
+
+    for place in range(len({student.checkpoint for student in of.students.values()})):
+        _write_checkpoint(Path(f"models/m{place}"))
+    rows = "text,label\n" + "".join(f"row {row},{LABELS[row % 2]}\n" for row in range(ROWS))
+    Path("rows.csv").write_text(rows, encoding="utf-8")
+    files = {"train": "rows.csv", "validation": "rows.csv"}
+    spec = Task(source={"files": files}, text=["text"], metrics=["accuracy"], max_length=24)  # type: ignore[arg-type]
+    for task in of.tasks:
+        prepare_task(spec, layout.task_folder(task), task)
+        for teacher in of.teachers:
+            folder = layout.cache_folder(task, teacher)
+            _write_logits(folder, layout.task_folder(task), "teacher", 0, ("train", "validation"))
+            write_json(folder / "teacher.json", {"seconds": 100.0, "peak_memory_mb": 500.0, "device": "cpu"})
+
+
+def _write_checkpoint(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", {"model_type": "bert"})
+    write_json(folder / "tokenizer.json", {})
+    save_file({"weight": np.zeros(1, dtype=np.float32)}, folder / "model.safetensors")
+
+
+def run_at_once(plan: TrialPlan) -> None:
+    """A trial without its training: what it would write, and nothing else."""
+    from kdcache.experiment import versions
+    from kdcache.trials import LOGITS, TrialResult, write_result
+
+    scratch = plan.model.init == "scratch"
+    gained = sample.METHODS.get(plan.regularizer, 0.0) / 100 * scratch
+    right = _write_logits(
+        plan.folder / LOGITS,
+        plan.task_folder,
+        plan.identity,
+        plan.seed,
+        plan.splits,
+        0.85 - 0.1 * scratch + gained,
+    )
+    result = TrialResult(
+        identity=plan.identity,
+        task=plan.task,
+        student=plan.student,
+        family="bert",
+        init=plan.model.init,
+        checkpoint=plan.model.checkpoint,
+        layers=None,
+        teacher=plan.model.teacher,
+        regularizer=plan.regularizer,
+        seed=plan.seed,
+        params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},
+        metrics={"accuracy": right, "nll": 1.2 - right / 2, "brier": 1 - right, "ece": 0.1 + right / 100},
+        steps=100,
+        losses=[1 / (step + 1) for step in range(plan.model.epochs)],
+        seconds=20.0,
+        peak_memory_mb=500.0,
+        device="cpu",
+        versions=versions(),
+    )
+    write_result(plan.folder, result)
+
+
+def _write_logits(
+    folder: Path, task_folder: Path, weights: str, seed: int, splits: Sequence[str], right: float = 0.9
+) -> float:
+    """Logits of the task's rows, the right class ahead with a chance of `right`; the share of validation rows right."""
+    from kdcache.logits import Cost, Fingerprints, LogitWriter
+    from kdcache.tasks import load_split, read_card
+
+    random, card = np.random.default_rng([seed, len(weights), ord(weights[0])]), read_card(task_folder)
+    prints = Fingerprints(data=card.fingerprint, weights=weights, preprocessing="none", code="none")
+    with LogitWriter(folder, classes=2, label_names=card.label_names, fingerprints=prints) as writer:
+        for split in splits:
+            rows = load_split(task_folder, split, ["row_hash", "label"])
+            labels, ahead = rows["label"].to_numpy(), random.random(ROWS) < right
+            logits = random.normal(0, 0.3, (ROWS, 2)).astype(np.float32)
+            logits[np.arange(ROWS), np.where(ahead, labels, 1 - labels)] += 2
+            writer.write(split, np.arange(ROWS), rows["row_hash"].to_numpy(), logits)
+        writer.finish(cost=Cost(seconds=1.0, rows_per_second=ROWS, device="cpu", peak_memory_mb=500.0))
+    return float((logits.argmax(axis=1) == labels).mean())
+
+
+# ---- the steps; each is a process ----
+
+
+def _plans(of: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
+    """What a configuration lacks, as the stages `train` and `distill` find out."""
+    from kdcache.trials import exclusive
+    from stages import layout, train
+
+    with exclusive(layout.configuration_folder(*configuration)):
+        return train._missing(of, *configuration)
+
+
+def plan(of: Study) -> dict[str, Any]:
+    """What is missing when nothing is; in a study that was run this checks every result and all logits."""
+    return {"missing": sum(len(_plans(of, configuration)) for configuration in of.configurations())}
+
+
+def plan_and_run(of: Study) -> dict[str, Any]:
+    """Plan each configuration and run what it lacks, in this process."""
+    from kdcache import engine
+
+    ran = 0
+    for configuration in of.configurations():
+        plans = _plans(of, configuration)
+        engine.run_trials(plans, run_at_once, workers=1, engine="local")
+        ran += len(plans)
+    return {"ran": ran}
+
+
+def hand_out(of: Study) -> dict[str, Any]:
+    """All trials at once through two worker processes that have nothing to do: what the handing out costs."""
+    from kdcache import engine
+
+    plans = [
+        TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), student, of.students[student], method,
+                  of.method(method), seed, None, False)
+        for task, student, method in of.configurations()
+        for seed in of.seeds
+    ]  # fmt: skip
+    engine.run_trials(plans, do_nothing, workers=2, engine="local")
+    return {"ran": len(plans)}
+
+
+def do_nothing(plan: TrialPlan) -> None:
+    """An instantaneous trial."""
+
+
+def compare(of: Study) -> dict[str, Any]:
+    from stages import layout
+    from stages.compare import write_metrics
+
+    with contextlib.redirect_stdout(None):
+        write_metrics(of, layout.DATA, layout.METRICS)
+    return {"comparisons": len((layout.METRICS / "comparisons.csv").read_text().splitlines()) - 1}
+
+
+def report(of: Study) -> dict[str, Any]:
+    from kdcache.report.page import write_report
+    from stages import layout
+
+    page = write_report(layout.METRICS, layout.REPORT, of)
+    return {"page_megabytes": round(page.stat().st_size / 1e6, 2)}
+
+
+STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
+    "run": ("plan every trial, run it, write its result and logits", plan_and_run),
+    "plan": ("plan again with nothing missing: every result and all logits are checked", plan),
+    "hand_out": ("hand trials to two workers", hand_out),
+    "compare": ("compare", compare),
+    "report": ("report", report),
+}
+
+
+def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any]:
+    """In a process of its own: CPU seconds (its workers' too), wall seconds, peak memory, and what the step found."""
+    os.chdir(folder)
+    logging.disable(logging.WARNING)
+    work = STEPS[step][1]
+    begun, cpu = time.perf_counter(), _cpu_seconds()
+    lines = []
+    if profile:
+        lines = profiled(lambda: work(of))
+        found: dict[str, Any] = {}
+    else:
+        found = work(of)
+    return {
+        "what": STEPS[step][0],
+        "cpu_seconds": round(_cpu_seconds() - cpu, 2),
+        "wall_seconds": round(time.perf_counter() - begun, 2),
+        "peak_megabytes": round(peak_memory() / 1e6),
+        **found,
+        **({"profile": lines} if lines else {}),
+    }
+
+
+def _cpu_seconds() -> float:
+    spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in spent)
+
+
+# ---- DVC's own share ----
+
+
+def dvc(stages: int) -> dict[str, Any]:
+    """`dvc repro` of so many stages that write a file each, then again with nothing to do; seconds of CPU and wall."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        _dvc(folder, "init", "--no-scm", "--quiet")
+        _dvc(folder, "config", "core.analytics", "false")
+        matrix = {"matrix": {"n": list(range(stages))}, "cmd": "echo ${item.n} > out-${item.n}"}
+        pipeline = {"stages": {"trial": matrix | {"deps": ["params.yaml"], "outs": ["out-${item.n}"]}}}
+        (folder / "params.yaml").write_text("{}\n", encoding="utf-8")
+        (folder / "dvc.yaml").write_text(yaml.safe_dump(pipeline), encoding="utf-8")
+        return {"stages": stages, "first": _timed(folder), "again": _timed(folder)}
+
+
+def _timed(folder: Path) -> dict[str, float]:
+    begun, cpu = time.perf_counter(), _cpu_seconds()
+    _dvc(folder, "repro", "--quiet")
+    return {
+        "cpu_seconds": round(_cpu_seconds() - cpu, 2),
+        "wall_seconds": round(time.perf_counter() - begun, 2),
+    }
+
+
+def _dvc(folder: Path, *arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, capture_output=True)
+
+
+def idle_stage(folder: Path, of: Study) -> float:
+    """CPU seconds of one `python -m stages.train` process that finds nothing missing, its start included."""
+    (folder / "params.yaml").write_text(
+        yaml.safe_dump(of.model_dump(mode="json", exclude_unset=True)), encoding="utf-8"
+    )
+    task, student, method = next(of.configurations())
+    names = ["--task", task, "--student", student, "--regularizer", method]
+    path = str(Path(__file__).parents[1])
+    cpu = _cpu_seconds()
+    command = [sys.executable, "-m", "stages.train", *names]
+    subprocess.run(
+        command, cwd=folder, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    return round(_cpu_seconds() - cpu, 2)
+
+
+# ---- the command line ----
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parse(arguments)
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the steps' processes: waiting threads would count as work
+    run = _kept(args) | facts()
+    if not args.dvc_only:
+        with tempfile.TemporaryDirectory() as folder:
+            run["study"] = measure_study(study(args.tasks, args.pairs), Path(folder), args.profile)
+    if args.stages:
+        run["dvc"] = [dvc(stages) for stages in args.stages]
+    print(json.dumps(run, indent=2))
+    if args.json:
+        write_json(args.json, run)
+    if args.page:
+        args.page.write_text(page(run), encoding="utf-8")
+
+
+def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
+    configurations = len(list(of.configurations()))
+    trials = configurations * len(of.seeds)
+    in_child(_lay_out_in, of, folder)
+    steps = {}
+    for step in STEPS:
+        steps[step] = in_child(measured, step, of, folder, profile)
+        print(step, steps[step], file=sys.stderr)
+    total = sum(found["cpu_seconds"] for found in steps.values())
+    return {
+        "configurations": configurations,
+        "trials": trials,
+        "steps": steps,
+        "milliseconds_per_trial": round(1000 * total / trials, 2),
+        "idle_stage_cpu_seconds": idle_stage(folder, of),
+    }
+
+
+def _lay_out_in(of: Study, folder: Path) -> None:
+    os.chdir(folder)
+    lay_out(of)
+
+
+def facts() -> dict[str, Any]:
+    from kdcache.pretraining.card import machine
+
+    found = {name: version(name) for name in LIBRARIES}
+    versions = {"python": platform.python_version(), **found}
+    return {"date": date.today().isoformat(), "machine": machine(1), "versions": versions}
+
+
+def _kept(args: argparse.Namespace) -> dict[str, Any]:
+    return dict(read_json(args.json)) if args.json and args.json.exists() else {}
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument(
+        "--pairs", type=int, default=25, help="checkpoints; each is two students (default: 25)"
+    )
+    parser.add_argument(
+        "--stages", type=int, nargs="*", default=STAGES, help="DVC stages (default: 10 100 300)"
+    )
+    parser.add_argument("--dvc-only", action="store_true", help="leave the study as it was measured before")
+    parser.add_argument("--profile", action="store_true", help="say where each step's time goes")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path)
+    return parser.parse_args(arguments)
+
+
+# ---- the page ----
+
+
+def page(run: dict[str, Any]) -> str:
+    found, versions = run["study"], ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    steps = [
+        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / found['trials']:.2f}",
+         f"{step['peak_megabytes']}"]
+        for step in found["steps"].values()
+    ]  # fmt: skip
+    met = "met" if found["milliseconds_per_trial"] <= GOAL else "missed"
+    stages = [
+        [str(one["stages"]), *(f"{one[turn][what]:.1f}" for turn in ("first", "again") for what in COLUMNS),
+         f"{1000 * one['again']['cpu_seconds'] / one['stages']:.0f}"]
+        for one in run["dvc"]
+    ]  # fmt: skip
+    return PAGE.format(
+        trials=found["trials"],
+        configurations=found["configurations"],
+        steps=table(["step", "CPU s", "ms a trial", "peak MB"], steps, right=[1, 2, 3]),
+        total=f"{found['milliseconds_per_trial']:.1f}",
+        goal=f"{GOAL:g}",
+        met=met,
+        idle=found["idle_stage_cpu_seconds"],
+        page=found["steps"]["report"]["page_megabytes"],
+        dvc=table(DVC_HEADER, stages, right=range(6)),
+        machine=run["machine"],
+        date=run["date"],
+        versions=versions,
+    )
+
+
+COLUMNS = ("cpu_seconds", "wall_seconds")
+DVC_HEADER = [
+    "stages",
+    "first, CPU s",
+    "first, wall s",
+    "again, CPU s",
+    "again, wall s",
+    "again, CPU ms a stage",
+]
+PAGE = """# What a study's bookkeeping costs
+
+Written by `python -m benchmarks.engine`, which says what is measured; do not edit it by hand.
+
+**A study of {trials:,} trials** ({configurations:,} configurations of 5 seeds, 277 validation rows each) whose trials
+take no time: all that is left is bookkeeping. Each step is one process on one thread.
+
+{steps}
+
+Together {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
+Not in the table: in a real study each configuration is a process of its own; one that finds nothing to do takes {idle}
+CPU seconds, its start included.
+
+**DVC's own share.** `dvc repro` of generated stages that write one small file each, then again with nothing to do. That
+is why a stage is a configuration and runs its seeds inside.
+
+{dvc}
+
+{machine}; {date}; {versions}.
+"""
+
+
+if __name__ == "__main__":
+    main()

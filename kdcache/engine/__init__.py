@@ -1,0 +1,122 @@
+"""Run missing trials: in this process, in several worker processes of this machine, or on a Ray cluster.
+
+`run_trials` is the one interface. Which engine runs a trial, and beside which others, changes when it ends, never what
+comes out. A worker that dies (killed, out of memory) costs its own trial only, which is tried once more.
+
+    resources.py   how many trials at once, on how many threads, on which GPU
+    pool.py        hand out the plans, try again what a dead worker had, gather what failed
+    local.py       worker processes on this machine
+    ray.py         tasks on a Ray cluster
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from kdcache import processes
+from kdcache.engine.local import Workers, default_workers
+from kdcache.engine.pool import Pool, Run, run_here, run_in
+from kdcache.engine.resources import (
+    THREADS,
+    WORKERS,
+    share_cores,
+    threads_per_trial,
+    use_threads,
+    workers_asked_for,
+)
+from kdcache.errors import TrialError
+from kdcache.trials import TrialPlan
+
+__all__ = [
+    "ENGINE",
+    "ENGINES",
+    "THREADS",
+    "WORKERS",
+    "run_trials",
+    "share_cores",
+    "threads_per_trial",
+    "worker_count",
+]
+
+log = logging.getLogger(__name__)
+
+ENGINE = "KDCACHE_ENGINE"
+ENGINES = ("local", "ray")
+
+
+def run_trials(
+    plans: Sequence[TrialPlan],
+    run: Run | None = None,
+    workers: int | None = None,
+    engine: str | None = None,
+) -> None:
+    """Run every plan; when some fail, the others still run, and one error names the failed ones.
+
+    Args:
+        run: what runs one plan; default `kdcache.experiment.run_trial`.
+        workers: trials at once; default `KDCACHE_WORKERS`, else one per GPU, else one per CPU core; on Ray as many as
+            fit. One that is asked for runs in this process.
+        engine: "local" or "ray"; default `KDCACHE_ENGINE`, else "ray" when `RAY_ADDRESS` is set.
+
+    Raises:
+        TrialError: trials failed; the message names each with its reason, and with the traceback of an error that is
+            not meant for people. Or the engine cannot be had as asked for.
+    """
+    if not plans:
+        return
+    run, engine, workers = run or _run_trial, _engine(engine), _workers(workers)
+    if engine == "local" and workers == 1:
+        use_threads(threads_per_trial(1))
+        log.info("%d trials to run, one at a time", len(plans))
+        failures = run_here(plans, run)
+    else:
+        with _pool(engine, run, workers, len(plans)) as pool:
+            log.info("%d trials to run, %s", len(plans), pool)
+            failures = run_in(pool, plans)
+    if failures:
+        raise TrialError("\n".join([f"{len(failures)} of {len(plans)} trials failed:", *failures]))
+
+
+def worker_count() -> int:
+    """How many trials run at once on this machine, on `threads_per_trial` threads each.
+
+    Raises:
+        TrialError: KDCACHE_WORKERS is not a whole number above 0.
+    """
+    return _workers(None) or default_workers()
+
+
+def _workers(number: int | None) -> int | None:
+    if processes.count() > 1:
+        return 1  # the processes of `accelerate launch` train each trial together
+    return number or workers_asked_for()
+
+
+def _pool(engine: str, run: Run, workers: int | None, plans: int) -> Pool:
+    if engine == "ray":
+        from kdcache.engine.ray import RayTasks
+
+        return RayTasks(run, workers)
+    return Workers(run, workers, plans)
+
+
+def _engine(name: str | None) -> str:
+    """The engine asked for by the argument or the environment."""
+    by_default = "ray" if os.environ.get("RAY_ADDRESS") else "local"
+    name = name or os.environ.get(ENGINE) or by_default
+    if name not in ENGINES:
+        raise TrialError(f"{ENGINE} must be one of {', '.join(ENGINES)}, found {name!r}")
+    if name == "ray" and processes.count() > 1:
+        raise TrialError(
+            "the processes of `accelerate launch` train each trial together and cannot hand it to Ray: set "
+            f"{ENGINE}=local, or start the stage without the launcher"
+        )
+    return name
+
+
+def _run_trial(plan: TrialPlan) -> None:
+    from kdcache.experiment import run_trial  # here: this process need not import it to have workers run it
+
+    run_trial(plan)

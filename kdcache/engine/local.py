@@ -1,0 +1,181 @@
+"""Worker processes on this machine: each runs one plan after the other, and is replaced when it dies.
+
+They are forked from a server that has imported torch and the rest once: forking this process instead could copy a
+half-held lock, and spawning would import everything again in each worker. Nothing that the server does touches a GPU,
+so each worker can be given its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection, forkserver
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
+from kdcache.engine.resources import cores, threads_per_trial, use_threads
+from kdcache.errors import TrialError
+from kdcache.trials import TrialPlan
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+PATIENCE = 10  # seconds that a worker has to end by itself
+
+
+@dataclass(frozen=True)
+class _Worker:
+    place: int
+    process: ForkServerProcess
+    pipe: Connection
+
+
+class Workers(Pool):
+    """Processes that are dealt out over the GPUs; each keeps what it has loaded for its next plan.
+
+    Args:
+        workers: trials at once, which the cores are shared out for; default one per GPU, else one per core.
+        plans: how many there are to run: no more processes than that are started.
+    """
+
+    def __init__(self, run: Run, workers: int | None, plans: int) -> None:
+        self._run = run
+        self._gpus = visible_gpus()
+        workers = workers or default_workers(self._gpus)
+        self._threads = threads_per_trial(workers)
+        self._places = list(range(min(workers, plans)))  # those without a process
+        self._idle: list[_Worker] = []
+        self._busy: dict[Connection, tuple[_Worker, TrialPlan]] = {}
+
+    def __str__(self) -> str:
+        return f"{self.room} at once, CPU threads each: {self._threads}, GPUs: {len(self._gpus)}"
+
+    @property
+    def room(self) -> int:
+        return len(self._places) + len(self._idle)
+
+    def start(self, plan: TrialPlan) -> None:
+        worker = self._idle.pop() if self._idle else self._launch()
+        if not _sent(worker, plan):  # it died since its last plan
+            self._bury(worker)
+            worker = self._launch()
+            _sent(worker, plan)  # when this one is dead at once `next` will find out
+        self._busy[worker.pipe] = worker, plan
+
+    def next(self) -> tuple[TrialPlan, Outcome]:
+        ready = connection.wait(list(self._busy))[0]
+        assert isinstance(ready, Connection)
+        worker, plan = self._busy.pop(ready)
+        try:
+            outcome: Outcome = ready.recv()
+        except (EOFError, OSError):  # the other end is closed
+            return plan, Lost(self._bury(worker))
+        self._idle.append(worker)
+        return plan, outcome
+
+    def close(self) -> None:
+        for worker, _ in self._busy.values():
+            worker.process.terminate()
+        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+            worker.pipe.close()  # an idle one ends when there will be no more plans
+        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
+            self._bury(worker)
+
+    def _launch(self) -> _Worker:
+        place = self._places.pop(0)
+        ours, theirs = multiprocessing.Pipe()
+        gpu = self._gpus[place % len(self._gpus)] if len(self._gpus) > 1 else None
+        arguments = (theirs, self._run, self._threads, gpu)
+        process = _server().Process(target=_work, args=arguments, name=f"trials-{place}")
+        process.start()
+        theirs.close()
+        return _Worker(place, process, ours)
+
+    def _bury(self, worker: _Worker) -> str:
+        """Make sure that a worker has ended, free its place, and say how it ended."""
+        worker.process.join(PATIENCE)
+        if worker.process.is_alive():
+            worker.process.kill()
+            worker.process.join()
+        worker.pipe.close()
+        self._places.append(worker.place)
+        code = worker.process.exitcode or 0
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def default_workers(gpus: Sequence[str] | None = None) -> int:
+    """One per GPU, or one per CPU core where there is none."""
+    return len(visible_gpus() if gpus is None else gpus) or cores()
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that torch sees, by the names that CUDA_VISIBLE_DEVICES has for them.
+
+    A worker is asked, which has imported torch; so this process need not.
+
+    Raises:
+        TrialError: no worker can be started.
+    """
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = _server().Process(target=_tell_gpus, args=(theirs,))
+    process.start()
+    theirs.close()
+    try:
+        count = int(ours.recv())
+    except EOFError:
+        raise TrialError("a worker process cannot be started; what it printed above says why") from None
+    finally:
+        process.join()
+    listed = os.environ.get(VISIBLE)
+    return (listed.split(",") if listed else [str(number) for number in range(count)])[:count]
+
+
+def _server() -> ForkServerContext:
+    """The process that workers are forked from; started if it is not running, without waiting for its imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["kdcache.experiment"])
+    forkserver.ensure_running()
+    return context
+
+
+def _sent(worker: _Worker, plan: TrialPlan) -> bool:
+    try:
+        worker.pipe.send(plan)
+    except OSError:
+        return False
+    return True
+
+
+# ---- in the workers ----
+
+
+def _tell_gpus(pipe: Connection) -> None:
+    import torch
+
+    pipe.send(torch.cuda.device_count())
+
+
+def _work(pipe: Connection, run: Run, threads: int, gpu: str | None) -> None:
+    # Ctrl-C reaches the workers too, and ends them at once: they would go on with the next trial otherwise.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_end_with_stage, daemon=True).start()
+    if gpu is not None:
+        os.environ[VISIBLE] = gpu
+    use_threads(threads)
+    while True:
+        try:
+            plan = pipe.recv()
+        except EOFError:  # there are no more
+            return
+        pipe.send(attempt(run, plan))
+
+
+def _end_with_stage() -> None:
+    """End this worker when the stage that holds the lock is gone: nobody writes into its folders without the lock."""
+    stage = multiprocessing.parent_process()
+    if stage is not None:
+        stage.join()
+        os._exit(1)

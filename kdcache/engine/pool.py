@@ -1,0 +1,120 @@
+"""Hand plans to workers, try again what a dead one had, and gather what failed: the same for every engine."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from kdcache import processes
+from kdcache.errors import KdcacheError, TrialError
+from kdcache.trials import TrialPlan
+
+log = logging.getLogger(__name__)
+
+Run = Callable[[TrialPlan], None]
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A trial's worker is gone, and the trial with it; `how` says what is known of its end."""
+
+    how: str
+
+
+Outcome = str | Lost | None  # why the trial failed; None: it did not
+
+
+class Pool(ABC):
+    """Workers that run plans, each by itself. Leaving the `with` block ends them, in the middle of a trial too."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """How it runs them, for the log."""
+
+    @property
+    @abstractmethod
+    def room(self) -> int:
+        """How many more plans can be started now."""
+
+    @abstractmethod
+    def start(self, plan: TrialPlan) -> None:
+        """Have a plan run; only when there is room."""
+
+    @abstractmethod
+    def next(self) -> tuple[TrialPlan, Outcome]:
+        """Wait until one of the started plans has ended."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the workers."""
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
+    """Run every plan; a line for each that failed. One that is lost with its worker is tried once more."""
+    waiting, running, lost = deque(plans), 0, set[Path]()
+    failures: dict[Path, str] = {}
+    while waiting or running:
+        while waiting and pool.room:
+            pool.start(waiting.popleft())
+            running += 1
+        plan, outcome = pool.next()
+        running -= 1
+        if isinstance(outcome, Lost) and plan.folder not in lost:
+            log.warning("%s: its worker died (%s); the trial is tried once more", plan.name, outcome.how)
+            lost.add(plan.folder)
+            shutil.rmtree(
+                plan.folder, ignore_errors=True
+            )  # an interrupted trial is done again from the start
+            waiting.append(plan)
+        elif outcome is None:
+            done = len(plans) - len(waiting) - running - len(failures)
+            log.info("[%d/%d] %s", done, len(plans), plan.name)
+        else:
+            failures[plan.folder] = _died_twice(outcome) if isinstance(outcome, Lost) else outcome
+    return [f"  {plan.name}: {failures[plan.folder]}" for plan in plans if plan.folder in failures]
+
+
+def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
+    """Run every plan in this process; a line for each that failed."""
+    failures = []
+    for done, plan in enumerate(plans, start=1):
+        reason = attempt(run, plan)
+        if reason is None:
+            log.info("[%d/%d] %s", done, len(plans), plan.name)
+        elif processes.count() > 1:  # going on alone would mix up what the processes send each other
+            raise TrialError(f"{plan.name}: {reason}")
+        else:
+            failures.append(f"  {plan.name}: {reason}")
+    return failures
+
+
+def attempt(run: Run, plan: TrialPlan) -> str | None:
+    """Run one plan; None, or why it failed. A text, because not every exception survives the way between processes."""
+    try:
+        run(plan)
+    except KdcacheError as error:
+        return str(error)
+    except Exception:
+        return f"an unexpected error\n{traceback.format_exc()}"
+    return None
+
+
+def _died_twice(lost: Lost) -> str:
+    return (
+        f"its worker process died, twice ({lost.how}); when memory ran out, run fewer at once, then run again"
+    )

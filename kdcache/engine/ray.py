@@ -1,0 +1,139 @@
+"""Trials as tasks on a Ray cluster whose machines share a file system.
+
+RAY_ADDRESS names the cluster (`ray job submit` sets it); without one a Ray of this machine is used, or started. Each
+task reserves the CPUs that it has threads for, and KDCACHE_GPUS_PER_TRIAL of a GPU. What is wanted of a worker (its
+folder, its modules, its threads) goes with the task, so that it computes what a worker process here would.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
+from kdcache.engine.resources import cores, gpus_per_trial, threads_per_trial, use_threads
+from kdcache.errors import TrialError
+from kdcache.trials import TrialPlan
+
+log = logging.getLogger(__name__)
+
+PASSED_ON = (
+    "KDCACHE_",
+    "HF_",
+    "TOKENIZERS_",
+    "OMP_",
+    "MKL_",
+    "RAYON_",
+)  # variables that a trial may depend on
+UNLIMITED = 1 << 30
+
+
+class RayTasks(Pool):
+    """Tasks on a Ray cluster, queued there until a machine has room for them.
+
+    Args:
+        workers: trials at once; default as many as fit.
+
+    Raises:
+        TrialError: Ray is not installed, or there is no cluster at RAY_ADDRESS.
+    """
+
+    def __init__(self, run: Run, workers: int | None) -> None:
+        self._ray = _ray()
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
+            _connect(self._ray)
+        self._at_once = workers or UNLIMITED
+        self._threads = threads_per_trial(workers or cores())
+        self._gpus = self._gpu_share()
+        self._task = self._ray.remote(
+            num_cpus=self._threads,
+            num_gpus=self._gpus,
+            max_retries=0,  # the pool tries again, once, whatever was lost
+            runtime_env={"env_vars": _environment(self._threads)},
+        )(_work)
+        self._run = self._ray.put(run)
+        self._running: dict[Any, TrialPlan] = {}
+
+    def __str__(self) -> str:
+        return f"on Ray; each reserves CPUs: {self._threads}, GPUs: {self._gpus:g}"
+
+    @property
+    def room(self) -> int:
+        return self._at_once - len(self._running)
+
+    def start(self, plan: TrialPlan) -> None:
+        task = self._task.options(name=plan.name)
+        self._running[task.remote(self._run, plan, os.getcwd(), self._threads)] = plan
+
+    def next(self) -> tuple[TrialPlan, Outcome]:
+        errors = self._ray.exceptions
+        lost = (
+            errors.WorkerCrashedError,
+            errors.NodeDiedError,
+            errors.OutOfMemoryError,
+            errors.ObjectLostError,
+        )
+        [ready], _ = self._ray.wait(list(self._running), num_returns=1)
+        plan = self._running.pop(ready)
+        try:
+            outcome: Outcome = self._ray.get(ready)
+        except lost as error:
+            outcome = Lost(f"{type(error).__name__} says Ray")
+        except errors.RayError as error:
+            outcome = f"Ray could not run it: {error}"
+        return plan, outcome
+
+    def close(self) -> None:
+        for task in self._running:
+            self._ray.cancel(task, force=True)
+        if self._ours:
+            self._ray.shutdown()
+
+    def _gpu_share(self) -> float:
+        """What is asked for, else a whole GPU where the cluster has any."""
+        share = gpus_per_trial()
+        return float(self._ray.cluster_resources().get("GPU", 0) > 0) if share is None else share
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise TrialError(
+            "trials are to run on Ray (KDCACHE_ENGINE or RAY_ADDRESS says so), which is not installed: "
+            "pip install 'kdcache[ray]', or set KDCACHE_ENGINE=local"
+        ) from None
+    return ray
+
+
+def _connect(ray: Any) -> None:
+    os.environ.setdefault(
+        "RAY_USAGE_STATS_ENABLED", "0"
+    )  # a Ray that is started here sends no statistics home
+    try:
+        ray.init(include_dashboard=False, logging_level=logging.WARNING, configure_logging=False)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        place = os.environ.get("RAY_ADDRESS", "this machine")
+        raise TrialError(f"no Ray cluster can be used at {place} (RAY_ADDRESS): {error}") from error
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """Variables for the workers: this process's own where a trial may depend on them, and where to find its modules."""
+    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" is the current folder
+    return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
+
+
+def _work(run: Run, plan: TrialPlan, folder: str, threads: int) -> str | None:
+    """In a worker on some machine of the cluster: run a plan in the stage's folder."""
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        return f"{platform.node()} cannot use {folder} ({error.strerror}): all machines need the same shared folder"
+    use_threads(threads)
+    return attempt(run, plan)

@@ -1,0 +1,81 @@
+"""What a trial may use of a machine: how many run at once, on how many threads.
+
+Each trial has its share of the cores, cores / workers, however many trials are missing: the number of threads can
+change a result's last bits, and a resumed run has to compute what an uninterrupted one would have.
+"""
+
+from __future__ import annotations
+
+import os
+
+from kdcache.errors import TrialError
+
+WORKERS = "KDCACHE_WORKERS"
+THREADS = "KDCACHE_THREADS"
+GPUS_PER_TRIAL = "KDCACHE_GPUS_PER_TRIAL"
+
+
+def workers_asked_for() -> int | None:
+    """How many trials the environment wants at once; None when it does not say.
+
+    Raises:
+        TrialError: KDCACHE_WORKERS is not a whole number above 0.
+    """
+    return _whole_number(WORKERS)
+
+
+def threads_per_trial(workers: int) -> int:
+    """CPU threads of each trial when `workers` run at once: KDCACHE_THREADS, else an equal share of the cores.
+
+    Raises:
+        TrialError: KDCACHE_THREADS is not a whole number above 0.
+    """
+    return _whole_number(THREADS) or max(1, cores() // workers)
+
+
+def gpus_per_trial() -> float | None:
+    """The share of a GPU that a trial reserves on a Ray cluster; None when the environment does not say.
+
+    Raises:
+        TrialError: KDCACHE_GPUS_PER_TRIAL is not a number from 0 to 1.
+    """
+    text = os.environ.get(GPUS_PER_TRIAL)
+    try:
+        share = None if text is None else float(text)
+    except ValueError:
+        share = -1.0
+    if share is not None and not 0 <= share <= 1:
+        raise TrialError(f"{GPUS_PER_TRIAL} must be a number from 0 to 1, found {text!r}")
+    return share
+
+
+def cores() -> int:
+    """CPU cores that this process may use: its affinity and its container's limit count."""
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def share_cores() -> None:
+    """Let torch use the cores that this process may use, and not those of the whole machine."""
+    use_threads(cores())
+
+
+def use_threads(threads: int) -> None:
+    """Keep torch, Arrow and the tokenizers of this process to so many CPU threads.
+
+    A lower number, such as the user's OMP_NUM_THREADS, stays.
+    """
+    import pyarrow
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), threads))
+    pyarrow.set_cpu_count(min(pyarrow.cpu_count(), threads))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizers', read when they first need it
+
+
+def _whole_number(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if text is not None and not (text.isdecimal() and int(text)):
+        raise TrialError(f"{variable} must be a whole number above 0, found {text!r}")
+    return None if text is None else int(text)

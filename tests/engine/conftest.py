@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests' own settings only, not those of who runs them."""
+    for name in os.environ:
+        if name.startswith("KDCACHE_") or name in ("RAY_ADDRESS", "WORLD_SIZE"):
+            monkeypatch.delenv(name)
