@@ -6,7 +6,7 @@ import argparse
 import logging
 
 from kdcache import fingerprint, processes, trials
-from kdcache.engine import share_cores
+from kdcache.engine import share_cores, slots
 from kdcache.params import Study, load_study
 from kdcache.tasks import read_card
 from stages import find, layout, stage_errors
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         share_cores()
         taught = layout.teacher_folder(args.task, args.teacher)
-        cache_logits(args.teacher, layout.task_folder(args.task), teacher, taught, folder)
+        with slots.every():
+            cache_logits(args.teacher, layout.task_folder(args.task), teacher, taught, folder)
 
 
 def _missing(study: Study, task: str, name: str) -> bool:

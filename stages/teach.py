@@ -6,7 +6,7 @@ import argparse
 import logging
 
 from kdcache import processes, trials
-from kdcache.engine import share_cores
+from kdcache.engine import share_cores, slots
 from kdcache.params import Regularizer, Study, load_study
 from kdcache.tasks import read_card
 from stages import find, layout, stage_errors
@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
         from kdcache.experiment import teach  # imports torch: not before there is work
 
         share_cores()
-        result = teach(args.teacher, layout.task_folder(args.task), teacher, folder, identity)
+        with slots.every():
+            result = teach(args.teacher, layout.task_folder(args.task), teacher, folder, identity)
         log.info("%s: validation %s, %.0f s", folder, result["metrics"], result["seconds"])
 
 

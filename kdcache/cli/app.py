@@ -63,6 +63,20 @@ def check(
 
 
 @app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages; default: all of dvc.yaml.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="When a stage fails, run those that do not need it.")
+    ] = False,
+) -> None:
+    """Do what `dvc repro` does, with several independent stages at once on this machine."""
+    from stages.repro import reproduce  # imports DVC
+
+    raise typer.Exit(reproduce(targets or [], jobs, keep_going))
+
+
+@app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
     found = LogitCache(cache).info()

@@ -6,6 +6,7 @@ comes out. A worker that dies (killed, out of memory) costs its own trial only, 
     resources.py   how many trials at once, on how many threads, on which GPU
     pool.py        hand out the plans, try again what a dead worker had, gather what failed
     local.py       worker processes on this machine
+    slots.py       places on this machine, for stages that run at the same time
     ray.py         tasks on a Ray cluster
 """
 
@@ -16,6 +17,7 @@ import os
 from collections.abc import Sequence
 
 from kdcache import processes
+from kdcache.engine import slots
 from kdcache.engine.local import Workers, default_workers
 from kdcache.engine.pool import Pool, Run, run_here, run_in
 from kdcache.engine.resources import (
@@ -36,6 +38,7 @@ __all__ = [
     "WORKERS",
     "run_trials",
     "share_cores",
+    "slots",
     "threads_per_trial",
     "worker_count",
 ]
@@ -70,7 +73,7 @@ def run_trials(
     if engine == "local" and workers == 1:
         use_threads(threads_per_trial(1))
         log.info("%d trials to run, one at a time", len(plans))
-        failures = run_here(plans, run)
+        failures = run_here(plans, slots.sharing(run, 1))
     else:
         with _pool(engine, run, workers, len(plans)) as pool:
             log.info("%d trials to run, %s", len(plans), pool)

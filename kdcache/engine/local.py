@@ -17,6 +17,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from kdcache.engine import slots
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, threads_per_trial, use_threads
 from kdcache.errors import TrialError
@@ -42,9 +43,9 @@ class Workers(Pool):
     """
 
     def __init__(self, run: Run, workers: int | None, plans: int) -> None:
-        self._run = run
         self._gpus = visible_gpus()
         workers = workers or default_workers(self._gpus)
+        self._run = slots.sharing(run, workers)
         self._threads = threads_per_trial(workers)
         self._places = list(range(min(workers, plans)))  # those without a process
         self._idle: list[_Worker] = []

@@ -1,0 +1,74 @@
+"""Places for trials on one machine, shared by stages that run at the same time.
+
+A stage alone runs N trials at once, on cores / N threads each. Several stages at once must not run N each; and giving
+each a share of N would leave cores idle while only one of them has work, and change the number of threads, which can
+change a result's last bits. So all of them take their places from one folder, which KDCACHE_SLOTS names: N files, of
+which a trial locks one while it runs. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there is
+one stage at a time, and nothing to wait for.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+SLOTS = "KDCACHE_SLOTS"
+PAUSE = 0.05  # seconds between two looks for a free place
+
+
+@contextmanager
+def one(count: int) -> Iterator[None]:
+    """Hold one of `count` places; waits until one is free."""
+    folder = _folder()
+    if folder is None:
+        yield
+        return
+    with _turn(folder):
+        place = _first_free(folder, count)
+    try:
+        yield
+    finally:
+        place.release()
+
+
+@contextmanager
+def every() -> Iterator[None]:
+    """Hold the whole machine, for work that uses every core; waits until the trials that run have ended."""
+    folder = _folder()
+    if folder is None:
+        yield
+        return
+    with _turn(folder):  # kept: no trial starts meanwhile
+        for path in folder.glob("place-*"):
+            with FileLock(path).acquire(poll_interval=PAUSE):
+                pass
+        yield
+
+
+def _folder() -> Path | None:
+    name = os.environ.get(SLOTS)
+    return None if name is None else Path(name)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One after the other: whoever has it is the next to get a place."""
+    with FileLock(folder / "turn").acquire(poll_interval=PAUSE):
+        yield
+
+
+def _first_free(folder: Path, count: int) -> FileLock:
+    places = [FileLock(folder / f"place-{index}") for index in range(count)]
+    while True:
+        for place in places:
+            try:
+                place.acquire(timeout=0)
+            except Timeout:
+                continue
+            return place
+        time.sleep(PAUSE)

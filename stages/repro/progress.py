@@ -1,0 +1,139 @@
+"""What a person sees while stages run: a bar on a terminal, one line per finished stage elsewhere."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+# What kdcache.engine logs: how many trials a stage has to run, and each that is done.
+TO_RUN, DONE = re.compile(r"(\d+) trials to run\b"), re.compile(r"\[(\d+)/(\d+)\] ")
+RAN = "Running stage "  # what DVC prints before a stage's command
+TAIL = 20  # lines of a failed stage's log
+
+
+class Trials:
+    """Trials of the stages of this run: done, and to do as far as known.
+
+    Args:
+        expected: trials of each stage that has some, until the stage itself says how many it lacks.
+    """
+
+    def __init__(self, expected: Mapping[str, int]) -> None:
+        self._total, self._done = dict(expected), dict.fromkeys(expected, 0)
+
+    @property
+    def total(self) -> int:
+        return sum(self._total.values())
+
+    @property
+    def done(self) -> int:
+        return sum(self._done.values())
+
+    def read(self, stage: str, log: Path) -> None:
+        """What a running stage has said in its log so far."""
+        for line in _lines(log):
+            if found := TO_RUN.match(line):
+                self._total[stage] = int(found[1])
+            elif found := DONE.match(line):
+                self._done[stage] = int(found[1])
+
+    def close(self, stage: str) -> None:
+        """A stage has ended, so it has nothing to do any more."""
+        if stage in self._total:
+            self._total[stage] = self._done[stage]
+
+
+class Display:
+    """Prints what happens; on a terminal a bar with the running stages stays below it.
+
+    Args:
+        stages: how many there are to run or to look at.
+    """
+
+    def __init__(self, stages: int, trials: Trials, console: Console | None = None) -> None:
+        self.trials = trials
+        self._stages, self._ended, self._begin = stages, 0, time.monotonic()
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}  {task.fields[running]}"),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("", total=stages, left="", running="")
+
+    def __enter__(self) -> Display:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, running: Mapping[str, Path]) -> None:
+        """Bring the bar up to date.
+
+        Args:
+            running: the log of each running stage.
+        """
+        for stage, log in running.items():
+            self.trials.read(stage, log)
+        self._bar.update(
+            self._task,
+            description=self._counts(),
+            completed=self._ended + self.trials.done,
+            total=self._stages + self.trials.total,
+            left=self._left(),
+            running=", ".join(running),
+        )
+
+    def end(self, stage: str, log: Path, ok: bool, seconds: float) -> None:
+        """A stage has ended: done, failed, or DVC found that it did not have to run."""
+        self.trials.read(stage, log)
+        self.trials.close(stage)
+        self._ended += 1
+        ran = any(line.startswith(RAN) for line in _lines(log))
+        outcome = f"done in {duration(seconds)}" if ran else "did not have to run"
+        self.say(f"{stage}: {outcome if ok else 'failed'}  ({self._counts()}{self._left()})")
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False)
+
+    def fail(self, stage: str, log: Path, dropped: list[str]) -> None:
+        """Say where to look, and show the end of the log."""
+        for line in _lines(log)[-TAIL:]:
+            self.say(f"    {line}")
+        self.say(f"{stage} failed; all that it printed is in {log}")
+        if dropped:
+            self.say(f"not started because of that: {', '.join(dropped)}")
+
+    def _counts(self) -> str:
+        trials = f", trials {self.trials.done}/{self.trials.total}" if self.trials.total else ""
+        return f"stages {self._ended}/{self._stages}{trials}"
+
+    def _left(self) -> str:
+        """The time that the rest takes if a stage and a trial go on taking what they took so far; "" at the start."""
+        done = self._ended + self.trials.done
+        left = self._stages + self.trials.total - done
+        if not (done and left):
+            return ""
+        return f", about {duration((time.monotonic() - self._begin) / done * left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Such as 34 s, 12 min, 3 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []

@@ -1,0 +1,113 @@
+"""Places that processes share: never more at once than there are, and none lost with a killed process."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import AbstractContextManager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from kdcache import slots
+
+CONTEXT = multiprocessing.get_context("spawn")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "slots").mkdir()
+    monkeypatch.setenv(slots.SLOTS, str(tmp_path / "slots"))
+    return tmp_path
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.01)
+
+
+def tries(mark: Path) -> Path:
+    return mark.with_suffix(".tries")
+
+
+def waits(mark: Path) -> bool:
+    """Whether the process of that mark asks for its place and does not get it."""
+    wait_for(tries(mark))
+    time.sleep(0.3)
+    return not mark.exists()
+
+
+def hold(place: AbstractContextManager[None], mark: Path, until: Path) -> None:
+    tries(mark).touch()
+    with place:
+        mark.touch()
+        wait_for(until)
+
+
+def hold_one(count: int, mark: Path, until: Path) -> None:
+    hold(slots.one(count), mark, until)
+
+
+def hold_every(mark: Path, until: Path) -> None:
+    hold(slots.every(), mark, until)
+
+
+def start(target: object, *arguments: object) -> BaseProcess:
+    process = CONTEXT.Process(target=target, args=arguments, daemon=True)  # type: ignore[arg-type]
+    process.start()
+    return process
+
+
+def test_a_third_waits_for_one_of_two_places(folder: Path) -> None:
+    go = [folder / f"go-{index}" for index in range(3)]
+    first = start(hold_one, 2, folder / "first", go[0])
+    second = start(hold_one, 2, folder / "second", go[1])
+    wait_for(folder / "first")
+    wait_for(folder / "second")
+    third = start(hold_one, 2, folder / "third", go[2])
+    assert waits(folder / "third")
+    go[1].touch()
+    wait_for(folder / "third")
+    go[0].touch()
+    go[2].touch()
+    for process in (first, second, third):
+        process.join()
+        assert process.exitcode == 0
+
+
+def test_a_killed_process_frees_its_place(folder: Path) -> None:
+    killed = start(hold_one, 1, folder / "killed", folder / "never")
+    wait_for(folder / "killed")
+    assert killed.pid is not None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.join()
+    with slots.one(1):
+        pass
+
+
+def test_the_whole_machine_waits_for_trials_and_keeps_new_ones_off(folder: Path) -> None:
+    trial = start(hold_one, 3, folder / "trial", folder / "trial-go")
+    wait_for(folder / "trial")
+    teacher = start(hold_every, folder / "teacher", folder / "teacher-go")
+    assert waits(folder / "teacher")
+    (folder / "trial-go").touch()
+    wait_for(folder / "teacher")
+    later = start(hold_one, 3, folder / "later", folder / "later-go")
+    assert waits(folder / "later")
+    (folder / "teacher-go").touch()
+    wait_for(folder / "later")
+    (folder / "later-go").touch()
+    for process in (trial, teacher, later):
+        process.join()
+        assert process.exitcode == 0
+
+
+def test_nothing_is_waited_for_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(slots.SLOTS)
+    with slots.one(1), slots.one(1), slots.every(), slots.every():
+        pass
