@@ -3,8 +3,8 @@
 A stage alone runs N trials at once, on cores / N threads each. Several stages at once must not run N each; and giving
 each a share of N would leave cores idle while only one of them has work, and change the number of threads, which can
 change a result's last bits. So all of them take their places from one folder, which KDCACHE_SLOTS names: N files, of
-which a trial locks one while it runs. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there is
-one stage at a time, and nothing to wait for.
+which a trial locks one while it runs. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there
+is one stage at a time, and nothing to wait for.
 """
 
 from __future__ import annotations

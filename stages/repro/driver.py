@@ -46,7 +46,9 @@ def reproduce(targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = Fal
         schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
         waiting = schedule.having(State.WAITING)
         display = Display(len(waiting), Trials(_expected_trials(pipeline, waiting)))
-        display.say(f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check")
+        display.say(
+            f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
+        )
         with display, project.lock_file_in_order(pipeline.order):
             return _Run(project, schedule, display, jobs, keep_going).to_the_end()
 
@@ -135,7 +137,9 @@ def _alone(path: Path) -> Iterator[None]:
         try:
             held.enter_context(FileLock(path).acquire(timeout=0))
         except Timeout:
-            raise KdcacheError(f"another `kdcache repro` runs here (it holds {path}); wait for it, or stop it") from None
+            raise KdcacheError(
+                f"another `kdcache repro` runs here (it holds {path}); wait for it, or stop it"
+            ) from None
         yield
 
 
@@ -149,4 +153,8 @@ def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int
         layout.configuration_folder(task, student, regularizer).resolve()
         for task, student, regularizer in study.configurations()
     }
-    return {stage: len(study.seeds) for stage in stages if folders & {out.resolve() for out in pipeline.outs[stage]}}
+    return {
+        stage: len(study.seeds)
+        for stage in stages
+        if folders & {out.resolve() for out in pipeline.outs[stage]}
+    }

@@ -49,7 +49,9 @@ class Project:
             steps: list[Any] = plan_repro(graph, collect_stages(self._repo, list(targets) or [PIPELINE]))
             return Pipeline(
                 order=[step.addressing for step in steps],
-                upstream={step.addressing: {one.addressing for one in graph.successors(step)} for step in steps},
+                upstream={
+                    step.addressing: {one.addressing for one in graph.successors(step)} for step in steps
+                },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
                 changed=set(self._repo.status()),
             )

@@ -58,7 +58,7 @@ class Display:
     def __init__(self, stages: int, trials: Trials, console: Console | None = None) -> None:
         self.trials = trials
         self._stages, self._ended, self._begin = stages, 0, time.monotonic()
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -104,7 +104,7 @@ class Display:
         self.say(f"{stage}: {outcome if ok else 'failed'}  ({self._counts()}{self._left()})")
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(text, markup=False, soft_wrap=True)
 
     def fail(self, stage: str, log: Path, dropped: list[str]) -> None:
         """Say where to look, and show the end of the log."""

@@ -15,7 +15,9 @@ def test_trials_are_counted_as_the_stages_log_them(tmp_path: Path) -> None:
     log = tmp_path / "log"
     trials.read("train@base", log)  # nothing is printed yet
     assert (trials.done, trials.total) == (0, 10)
-    log.write_text("Running stage 'train@base':\n3 trials to run, 2 at once\n[1/3] rte / bert / base / seed 2\n")
+    log.write_text(
+        "Running stage 'train@base':\n3 trials to run, 2 at once\n[1/3] rte / bert / base / seed 2\n"
+    )
     trials.read("train@base", log)
     trials.read("train@base", log)
     assert (trials.done, trials.total) == (1, 8)
@@ -43,4 +45,9 @@ def test_lines_for_a_file(tmp_path: Path) -> None:
 
 
 def test_durations() -> None:
-    assert [duration(value) for value in (3.4, 89, 120, 3600 * 3 + 300)] == ["3 s", "89 s", "2 min", "3 h 05 min"]
+    assert [duration(value) for value in (3.4, 89, 120, 3600 * 3 + 300)] == [
+        "3 s",
+        "89 s",
+        "2 min",
+        "3 h 05 min",
+    ]

@@ -42,9 +42,12 @@ def test_a_failure_drops_what_comes_after_it_and_nothing_else() -> None:
     found.finish("a", ok=True)
     found.start("b")
     assert found.finish("b", ok=False) == ["d"]
-    assert found.ready() == ["e", "c"]
+    assert found.ready() == ["c", "e"]
     found.start("c")
     assert found.finish("c", ok=True) == []
     assert found.ready() == ["e"]
     assert found.having(State.FAILED, State.DROPPED) == ["b", "d"]
-    assert Schedule(["a", "b", "d"], {"a": [], "b": ["a"], "d": ["b"]}, "abd").finish("a", ok=False) == ["b", "d"]
+    assert Schedule(["a", "b", "d"], {"a": [], "b": ["a"], "d": ["b"]}, "abd").finish("a", ok=False) == [
+        "b",
+        "d",
+    ]

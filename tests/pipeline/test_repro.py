@@ -1,0 +1,271 @@
+"""`kdcache repro` with real DVC: the order of stages, the state at the end, failures, and being stopped at any time."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.pipeline.conftest import REPOSITORY, Checkout
+
+# Each stage leaves its number as its mark. Where MEET is set, the stages a wait for each other, so they end only if
+# they run at the same time; they end in another order than they are listed in.
+PIPELINE = """
+stages:
+  a:
+    matrix: {n: [1, 2, 3]}
+    cmd: sh a.sh ${item.n}
+    params: [{values.yaml: ["v${item.n}"]}]
+    deps: [a.sh]
+    outs: ["a/${item.n}"]
+  b:
+    matrix: {n: [1, 2]}
+    cmd: mkdir -p b; cat a/${item.n} a/3 > b/${item.n}
+    deps: ["a/${item.n}", a/3]
+    outs: ["b/${item.n}": {persist: true}]
+  c:
+    cmd: cat b/* > c.txt
+    deps: [b]
+    outs: [c.txt: {cache: false}]
+"""
+A_SH = """
+mkdir -p a marks
+touch marks/$1
+if [ -n "$MEET" ]; then
+  while [ $(ls marks | wc -l) -lt 3 ]; do sleep 0.05; done
+  sleep 0.$((6 - 2 * $1))
+fi
+grep v$1 values.yaml > a/$1
+"""
+
+
+class Project:
+    """A DVC project without Git in a folder of its own."""
+
+    def __init__(self, folder: Path, pipeline: str = PIPELINE) -> None:
+        self.folder = folder
+        (folder / ".dvc").mkdir(parents=True)
+        (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    no_scm = true\n")
+        (folder / "dvc.yaml").write_text(pipeline)
+        self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+
+    def start(self, *arguments: str, module: str = "kdcache", **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.folder,
+            env={**self.environment, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def repro(self, *options: str, code: int = 0, **environment: str) -> str:
+        """`kdcache repro`; what it prints."""
+        process = self.start("repro", *options, **environment)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == code, output
+        return output
+
+    def dvc(self, *arguments: str, code: int = 0) -> str:
+        process = self.start(*arguments, module="dvc")
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == code, output
+        return output
+
+    def locks(self) -> dict[str, object]:
+        """What DVC has noted as being read or written now."""
+        noted = json.loads((self.folder / ".dvc/tmp/rwlock").read_text())
+        return {kind: paths for kind, paths in noted.items() if paths}
+
+    def files(self) -> dict[str, bytes]:
+        """All files apart from DVC's own, the marks and the study."""
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file() and path.relative_to(self.folder).parts[0] not in (".dvc", "marks")
+        }
+
+    def write_values(self, *values: int) -> None:
+        lines = [f"v{index}: {value}\n" for index, value in enumerate(values, start=1)]
+        (self.folder / "values.yaml").write_text("".join(lines))
+
+
+@pytest.fixture
+def new_project(tmp_path: Path) -> Callable[[str], Project]:
+    """Makes projects by name, with the pipeline above."""
+
+    def make(name: str) -> Project:
+        project = Project(tmp_path / name)
+        (project.folder / "a.sh").write_text(A_SH)
+        project.write_values(1, 2, 3)
+        return project
+
+    return make
+
+
+NewProject = Callable[[str], Project]
+
+
+def test_the_state_at_the_end_is_that_of_dvc_repro(new_project: NewProject) -> None:
+    serial, parallel = new_project("serial"), new_project("parallel")
+    serial.dvc("repro")
+    output = parallel.repro("--jobs", "3", MEET="yes")
+    assert "0 stages are up to date, 6 to run or to check" in output
+    ended = [line.split(":")[0] for line in output.splitlines() if ": done in " in line]
+    assert ended[:3] != ["a@1", "a@2", "a@3"]  # else this test shows nothing
+    assert set(ended) == {"a@1", "a@2", "a@3", "b@1", "b@2", "c"}
+    assert ended[-1] == "c"
+    assert parallel.files() == serial.files()  # dvc.lock among them
+    assert "dvc.lock" in parallel.files()
+    assert parallel.locks() == {}
+    assert "up to date" in parallel.dvc("status")
+    assert "6 stages are up to date, 0 to run or to check" in parallel.repro()
+
+    # A changed value runs what depends on it; what DVC then finds unchanged does not run.
+    for project in (serial, parallel):
+        project.write_values(1, 20, 3)
+    serial.dvc("repro")
+    output = parallel.repro("--jobs", "2")
+    assert "3 stages are up to date, 3 to run or to check" in output  # a@2, b@2 and c have
+    assert parallel.files() == serial.files()
+    (parallel.folder / "a.sh").write_text(f"{A_SH}\n# the same files come out\n")
+    output = parallel.repro("--jobs", "2")
+    assert [line.split(":")[0] for line in output.splitlines() if "did not have to run" in line] == [
+        "b@1",
+        "b@2",
+        "c",
+    ]
+
+
+def test_some_stages_only(new_project: NewProject) -> None:
+    project = new_project("targets")
+    output = project.repro("b@1")
+    assert "0 stages are up to date, 3 to run or to check" in output
+    assert not (project.folder / "b/2").exists()
+    assert "no_such_stage" in project.repro("no_such_stage", code=1)
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_failing_stage_is_named_with_its_log(new_project: NewProject, keep_going: bool) -> None:
+    serial, parallel = new_project("serial"), new_project("parallel")
+    for project in (serial, parallel):
+        (project.folder / "a.sh").write_text(f'[ "$1" = 2 ] && {{ echo no value for 2; exit 3; }}\n{A_SH}')
+    output = parallel.repro(*["--keep-going"] * keep_going, code=1)
+    assert "a@2: failed" in output
+    assert "no value for 2" in output
+    log = output.split("a@2 failed; all that it printed is in ")[1].splitlines()[0]
+    assert "no value for 2" in Path(log).read_text()
+    assert "not started because of that: b@2, c" in output
+    assert not (parallel.folder / "c.txt").exists()
+    assert parallel.locks() == {}
+    if keep_going:
+        serial.dvc("repro", "--keep-going", code=255)
+        assert parallel.files() == serial.files()
+        assert (parallel.folder / "b/1").exists()
+
+
+SLEEPER = """
+stages:
+  first: {cmd: "true > first", outs: [first]}
+  long:
+    matrix: {n: [1, 2]}
+    cmd: sh sleeper.sh ${item.n}
+    deps: [first]
+    outs: ["out-${item.n}"]
+"""
+# A child that Ctrl-C does not reach (a shell without job control has it ignored in the background), and one in a
+# session of its own.
+SLEEPER_SH = """
+sleep 1001 & echo $! > pid-$1-a
+setsid sleep 1002 & echo $! > pid-$1-b
+echo $$ > pid-$1-c
+sleep 1003
+touch out-$1
+"""
+
+
+def sleeping(
+    folder: Path, script: str = SLEEPER_SH
+) -> tuple[Project, subprocess.Popen[str], list[psutil.Process]]:
+    """A run with two stages that sleep, and all processes of theirs."""
+    project = Project(folder, SLEEPER)
+    (project.folder / "sleeper.sh").write_text(script)
+    driver = project.start("repro", "--jobs", "2")
+    files = [project.folder / f"pid-{n}-{which}" for n in (1, 2) for which in "abc"]
+    end = time.monotonic() + 120
+    while not all(file.exists() and file.read_text().strip() for file in files):
+        assert time.monotonic() < end
+        assert driver.poll() is None, driver.communicate()
+        time.sleep(0.02)
+    return project, driver, [psutil.Process(driver.pid), *psutil.Process(driver.pid).children(recursive=True)]
+
+
+def assert_gone(processes: list[psutil.Process], seconds: float = 30) -> None:
+    assert len(processes) >= 9  # the driver, two of DVC's, and three of each stage
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    assert alive == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_it_leaves_no_process_and_no_lock(tmp_path: Path, number: signal.Signals) -> None:
+    project, driver, processes = sleeping(tmp_path / "project")
+    driver.send_signal(number)
+    output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 128 + number
+    assert "stopping long@1, long@2" in output
+    assert_gone(processes)
+    assert project.locks() == {}
+    assert "first:" in (project.folder / "dvc.lock").read_text()  # what had ended is recorded
+    (project.folder / "sleeper.sh").write_text("touch out-$1")
+    assert "1 stages are up to date, 2 to run or to check" in project.repro()
+
+
+def test_a_second_signal_kills_a_stage_that_does_not_stop(tmp_path: Path) -> None:
+    stubborn = "trap '' INT\n" + SLEEPER_SH.replace("sleep 1003", "while true; do sleep 1003; done")
+    _, driver, processes = sleeping(tmp_path / "project", stubborn)
+    driver.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert driver.poll() is None
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=15)  # less than it waits for those that stop by themselves
+    assert driver.returncode == 130
+    assert_gone(processes)
+
+
+def test_a_killed_driver_takes_its_stages_along(tmp_path: Path) -> None:
+    simple = "for which in a b c; do echo $$ > pid-$1-$which; done; exec sleep 1003"
+    _, driver, processes = sleeping(tmp_path / "project", simple)
+    driver.kill()
+    driver.communicate()
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    assert alive == []
+
+
+def test_a_second_run_in_the_same_project_is_refused(tmp_path: Path) -> None:
+    project, driver, processes = sleeping(tmp_path / "project")
+    assert "another `kdcache repro` runs here" in project.repro(code=1)
+    driver.send_signal(signal.SIGINT)
+    driver.communicate(timeout=120)
+    assert_gone(processes)
+
+
+def test_a_study_with_stages_at_once(new_checkout: Callable[[str], Checkout]) -> None:
+    checkout = new_checkout("study")
+    checkout.study["seeds"] = [0, 1]
+    del checkout.study["distillers"]["kd"], checkout.study["students"]["small"]["teacher"]
+    checkout.study["teachers"] = {}
+    checkout.save()
+    checkout.environment["KDCACHE_WORKERS"] = "2"
+    output = checkout.run("python", "-m", "kdcache", "repro", "--jobs", "3")
+    assert "trials 6/6" in output
+    assert set(checkout.results("self_kd")) == {0, 1}
+    assert len(checkout.table("trials.csv")) == 6
+    assert checkout.repro() == []
