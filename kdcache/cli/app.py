@@ -69,11 +69,15 @@ def repro(
     keep_going: Annotated[
         bool, typer.Option("--keep-going", "-k", help="When a stage fails, run those that do not need it.")
     ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Do not make again what is only not here, such as a teacher."),
+    ] = False,
 ) -> None:
     """Do what `dvc repro` does, with several independent stages at once on this machine."""
     from stages.repro import reproduce  # imports DVC
 
-    raise typer.Exit(reproduce(targets or [], jobs, keep_going))
+    raise typer.Exit(reproduce(targets or [], jobs, keep_going, allow_missing))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection
 from pathlib import Path
@@ -27,12 +27,15 @@ LOOK = 0.3  # seconds between two looks at signals and logs
 PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
 
 
-def reproduce(targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = False) -> int:
+def reproduce(
+    targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = False, allow_missing: bool = False
+) -> int:
     """Bring the targets up to date as `dvc repro` does, with up to `jobs` stages at once.
 
     Args:
         targets: as for `dvc repro`; default: dvc.yaml.
         keep_going: when a stage fails, still run those that do not depend on it.
+        allow_missing: a stage whose data are not here, but have not changed by dvc.lock, is up to date.
 
     Returns:
         The exit code: 0, 1 when a stage failed, 128 + the signal that stopped it.
@@ -50,17 +53,28 @@ def reproduce(targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = Fal
             f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
         )
         with display, project.lock_file_in_order(pipeline.order):
-            return _Run(project, schedule, display, jobs, keep_going).to_the_end()
+            missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
+            return _Run(project, schedule, display, jobs, keep_going, missing).to_the_end()
 
 
 class _Run:
-    """One run: its schedule and its jobs."""
+    """One run: its schedule and its jobs.
+
+    Args:
+        may_lack_data: the stages that are run with --allow-missing.
+    """
 
     def __init__(
-        self, project: Project, schedule: Schedule, display: Display, jobs: int, keep_going: bool
+        self,
+        project: Project,
+        schedule: Schedule,
+        display: Display,
+        jobs: int,
+        keep_going: bool,
+        may_lack_data: Collection[str],
     ) -> None:
         self._project, self._schedule, self._display = project, schedule, display
-        self._at_once, self._keep_going = jobs, keep_going
+        self._at_once, self._keep_going, self._may_lack_data = jobs, keep_going, may_lack_data
         self._jobs: list[Job] = []
         self._logs = project.folder / "logs"
         self._logs.mkdir(exist_ok=True)
@@ -86,7 +100,8 @@ class _Run:
             if len(self._jobs) < self._at_once:
                 self._schedule.start(stage)
                 log = self._logs / f"{re.sub('[/:]', '_', stage)}.log"
-                self._jobs.append(Job(stage, log, self._environment))
+                options = ["--allow-missing"] if stage in self._may_lack_data else []
+                self._jobs.append(Job(stage, options, log, self._environment))
         return bool(self._jobs)
 
     def _going_on(self) -> bool:

@@ -32,16 +32,21 @@ class Job:
     """A running stage.
 
     Args:
+        options: for `dvc repro`.
         log: the file that gets all that DVC and the stage print.
         environment: variables for DVC and the stage, besides this process's.
     """
 
-    def __init__(self, stage: str, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, stage: str, options: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
         self.stage, self.log, self.started = stage, log, time.monotonic()
         log.unlink(missing_ok=True)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(PRELOAD)
-        self._process = context.Process(target=_run, args=(stage, log, dict(environment)), name=stage)
+        self._process = context.Process(
+            target=_run,
+            args=(["repro", "--single-item", *options, stage], log, dict(environment)),
+            name=stage,
+        )
         self._process.start()
         self.sentinel = self._process.sentinel  # for multiprocessing.connection.wait
         self._started: set[psutil.Process] = set()  # by the stage, as far as known when it was interrupted
@@ -97,14 +102,14 @@ def end_all(jobs: Sequence[Job], give_up: Callable[[], bool]) -> None:
 # ---- in the job's process ----
 
 
-def _run(stage: str, log: Path, environment: dict[str, str]) -> None:
+def _run(command: list[str], log: Path, environment: dict[str, str]) -> None:
     os.setsid()
     _print_to(log)
     os.environ.update(environment)
     threading.Thread(target=_end_with_driver, daemon=True).start()
     from dvc.cli import main
 
-    sys.exit(main(["--wait-for-lock", "repro", "--single-item", stage]))
+    sys.exit(main(["--wait-for-lock", *command]))
 
 
 def _print_to(log: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ class Pipeline:
     upstream: dict[str, set[str]]
     outs: dict[str, list[Path]]
     changed: set[str]  # by `dvc status`
+    superseded: set[str]  # dvc.lock has newer data for something that they depend on than they were run with
 
 
 class Project:
@@ -54,6 +55,9 @@ class Project:
                 },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
                 changed=set(self._repo.status()),
+                superseded={
+                    step.addressing for step in steps if _is_superseded(step, graph.successors(step))
+                },
             )
 
     @contextmanager
@@ -90,6 +94,12 @@ class Project:
             stages = data["stages"]
             for name in names:
                 stages[name] = stages.pop(name)
+
+
+def _is_superseded(stage: Any, upstream: Iterable[Any]) -> bool:
+    """Whether a stage has to run although what it depends on is not here: what `dvc repro --allow-missing` looks at."""
+    recorded = {out.fs_path: out.hash_info for one in upstream for out in one.outs}
+    return any(recorded.get(dep.fs_path, dep.hash_info) != dep.hash_info for dep in stage.deps)
 
 
 def _recorded(lock_file: Path) -> dict[str, Any]:

@@ -172,6 +172,25 @@ def test_a_failing_stage_is_named_with_its_log(new_project: NewProject, keep_goi
         assert (parallel.folder / "b/1").exists()
 
 
+def test_missing_data_are_let_be_unless_they_are_superseded(new_project: NewProject) -> None:
+    project = new_project("missing")
+    project.repro()
+    (project.folder / "a/1").unlink()
+    before = project.files()
+    assert "up to date" in project.dvc("repro", "--allow-missing")
+    output = project.repro("--allow-missing")
+    assert "done in" not in output
+    assert project.files() == before
+
+    # As if dvc.lock came from a machine where a@1 had been run again, and its data had not come along.
+    recorded = (project.folder / "dvc.lock").read_text()
+    md5 = recorded.split("path: a/1")[1].split("md5: ")[1].split()[0]
+    first, rest = recorded.split("  a@2:")
+    (project.folder / "dvc.lock").write_text(f"{first.replace(md5, md5[::-1])}  a@2:{rest}")
+    assert "failed to reproduce 'b@1'" in project.dvc("repro", "--allow-missing", code=255)
+    assert "b@1: failed" in project.repro("--allow-missing", code=1)
+
+
 SLEEPER = """
 stages:
   first: {cmd: "true > first", outs: [first]}

@@ -1,0 +1,163 @@
+"""How long a whole study takes: `dvc repro`, one stage after the other, beside `kdcache repro`, several at once.
+
+    python -m benchmarks.end_to_end                                   the study in params.yaml
+    python -m benchmarks.end_to_end --study studies/smoke.yaml --jobs 2 3 --rounds 3
+
+Each run starts from a fresh clone of HEAD without results. The variants run in turn, and each round begins with another
+one. Every run must give the same numbers for every trial, and leave nothing that DVC would run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from kdcache.engine import cores
+from kdcache.errors import KdcacheError
+from kdcache.files import write_json
+from kdcache.pretraining.card import machine
+from stages import stage_errors
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).parents[1]
+JSON = ROOT / "benchmarks/results/end-to-end.json"
+SERIAL = "dvc repro"
+COSTS = ["seconds", "peak_memory_mb"]  # of a trial: they differ from run to run
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run of a study."""
+
+    seconds: float
+    trial_seconds: float  # the sum over the trials, as each measured it
+
+
+@stage_errors()
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
+    variants = {SERIAL: ["dvc", "repro"]}
+    for jobs in args.jobs:
+        variants[f"kdcache repro --jobs {jobs}"] = [
+            sys.executable,
+            "-m",
+            "kdcache",
+            "repro",
+            "--jobs",
+            str(jobs),
+        ]
+    found = measure(variants, args.study, args.rounds)
+    run = {**facts(args), "runs": {name: [asdict(timed) for timed in runs] for name, runs in found.items()}}
+    print(table(found))
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.json, run)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.end_to_end",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--study", type=Path, default=Path("params.yaml"), help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, nargs="+", default=[2], help="stages at once (default: 2)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: %(default)s)")
+    parser.add_argument("--json", type=Path, default=JSON, help="where to write (default: %(default)s)")
+    return parser.parse_args(arguments)
+
+
+def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[str, list[Timed]]:
+    """The times of every variant, round by round.
+
+    Raises:
+        KdcacheError: a run failed, or gave other numbers than the first one.
+    """
+    names, found = list(variants), {name: [] for name in variants}
+    expected: pd.DataFrame | None = None
+    for turn in range(rounds):
+        for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            with tempfile.TemporaryDirectory(prefix="kdcache-end-to-end-") as folder:
+                timed, trials = one_run(variants[name], study, Path(folder))
+            log.info("round %d: %s took %.1f s", turn + 1, name, timed.seconds)
+            expected = trials if expected is None else expected
+            if not trials.equals(expected):
+                raise KdcacheError(f"{name}: other results than the first run:\n{expected.compare(trials)}")
+            found[name].append(timed)
+    return found
+
+
+def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.DataFrame]:
+    """Run a study in a fresh clone; its times, and the results of its trials without their costs."""
+    clone = folder / "clone"
+    subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
+    (clone / "dvc.lock").unlink(missing_ok=True)
+    shutil.copy(study, clone / "params.yaml")
+    start = time.perf_counter()
+    run_in(clone, command)
+    seconds = time.perf_counter() - start
+    if "up to date" not in run_in(clone, ["dvc", "status"]):
+        raise KdcacheError(f"{' '.join(command)}: `dvc status` finds work left to do")
+    trials = pd.read_csv(clone / "metrics/trials.csv")
+    return Timed(seconds, float(trials["seconds"].sum())), trials.drop(columns=COSTS)
+
+
+def run_in(folder: Path, command: list[str]) -> str:
+    """What a command prints, run on the clone's own code."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        raise KdcacheError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
+    return done.stdout
+
+
+def facts(args: argparse.Namespace) -> dict[str, Any]:
+    """When, on what kind of machine and with what. No names of hosts or folders."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(cores()),
+        "load_before": round(os.getloadavg()[0], 1),
+        "commit": commit,
+        "study": args.study.name,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("dvc", "torch", "transformers")},
+        },
+    }
+
+
+def table(found: dict[str, list[Timed]]) -> str:
+    """A Markdown table: medians, and the ratio to `dvc repro` round by round."""
+    lines = ["| | seconds | of all trials | times as fast |", "| --- | --- | --- | --- |"]
+    for name, runs in found.items():
+        ratios = [base.seconds / mine.seconds for base, mine in zip(found[SERIAL], runs, strict=True)]
+        seconds, of_trials = (statistics.median(times) for times in zip(*map(astuple, runs), strict=True))
+        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        lines.append(f"| {name} | {seconds:.0f} | {of_trials:.0f} | {spread} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
