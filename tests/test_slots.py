@@ -11,8 +11,12 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from kdcache import slots
+from kdcache.engine import run_trials
+from kdcache.trials import TrialPlan
+from tests.test_engine import plan
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -105,6 +109,24 @@ def test_the_whole_machine_waits_for_trials_and_keeps_new_ones_off(folder: Path)
     for process in (trial, teacher, later):
         process.join()
         assert process.exitcode == 0
+
+
+def free(place: str) -> bool:
+    try:
+        with FileLock(Path(os.environ[slots.SLOTS]) / place).acquire(timeout=0):
+            return True
+    except Timeout:
+        return False
+
+
+def find_a_place_taken(_: TrialPlan) -> None:
+    assert not (free("place-0") and free("place-1"))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_trial_holds_a_place(workers: int) -> None:
+    run_trials([plan(Path("x"), seed) for seed in range(2)], find_a_place_taken, workers)
+    assert free("place-0")
 
 
 def test_nothing_is_waited_for_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:

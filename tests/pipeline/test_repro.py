@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.pipeline.conftest import REPOSITORY, Checkout
+from tests.pipeline.conftest import REPOSITORY
 
 # Each stage leaves its number as its mark. Where MEET is set, the stages a wait for each other, so they end only if
 # they run at the same time; they end in another order than they are listed in.
@@ -274,17 +274,3 @@ def test_a_second_run_in_the_same_project_is_refused(tmp_path: Path) -> None:
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=120)
     assert_gone(processes)
-
-
-def test_a_study_with_stages_at_once(new_checkout: Callable[[str], Checkout]) -> None:
-    checkout = new_checkout("study")
-    checkout.study["seeds"] = [0, 1]
-    del checkout.study["distillers"]["kd"], checkout.study["students"]["small"]["teacher"]
-    checkout.study["teachers"] = {}
-    checkout.save()
-    checkout.environment["KDCACHE_WORKERS"] = "2"
-    output = checkout.run("python", "-m", "kdcache", "repro", "--jobs", "3")
-    assert "trials 6/6" in output
-    assert set(checkout.results("self_kd")) == {0, 1}
-    assert len(checkout.table("trials.csv")) == 6
-    assert checkout.repro() == []
