@@ -129,6 +129,16 @@ def test_every_trial_holds_a_place(workers: int) -> None:
     assert free("place-0")
 
 
+def test_processes_that_train_together_take_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with slots.one(1):
+        assert not free("place-0")
+        monkeypatch.setenv("RANK", "1")
+        with slots.one(1), slots.every():
+            pass
+
+
 def test_nothing_is_waited_for_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(slots.SLOTS)
     with slots.one(1), slots.one(1), slots.every(), slots.every():

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kdcache import processes
+
 SLOTS = "KDCACHE_SLOTS"
 PAUSE = 0.05  # seconds between two looks for a free place
 
@@ -51,8 +53,9 @@ def every() -> Iterator[None]:
 
 
 def _folder() -> Path | None:
+    """Where the places are. Of the processes of one `accelerate launch` the main one takes a place for all of them."""
     name = os.environ.get(SLOTS)
-    return None if name is None else Path(name)
+    return Path(name) if name and processes.is_main() else None
 
 
 @contextmanager

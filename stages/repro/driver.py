@@ -52,9 +52,13 @@ def reproduce(
         display.say(
             f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
         )
-        with display, project.lock_file_in_order(pipeline.order):
-            missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-            return _Run(project, schedule, display, jobs, keep_going, missing).to_the_end()
+        missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
+        run = _Run(project, schedule, display, jobs, keep_going, missing)
+        with _signals() as received, display, project.lock_file_in_order(pipeline.order):
+            run.to_the_end(received)
+    if received:
+        return 128 + received[0]
+    return 1 if schedule.having(State.FAILED) else 0
 
 
 class _Run:
@@ -82,17 +86,14 @@ class _Run:
         slots_folder.mkdir(exist_ok=True)
         self._environment = {slots.SLOTS: str(slots_folder)}
 
-    def to_the_end(self) -> int:
-        with _signals() as received:
-            try:
-                while not received and self._start_ready():
-                    connection.wait([job.sentinel for job in self._jobs], timeout=LOOK)
-                    self._collect()
-            finally:
-                self._stop(received)
-        if received:
-            return 128 + received[0]
-        return 1 if self._schedule.having(State.FAILED) else 0
+    def to_the_end(self, received: list[int]) -> None:
+        """Run until no stage is left that may run, or until a signal has been received."""
+        try:
+            while not received and self._start_ready():
+                connection.wait([job.sentinel for job in self._jobs], timeout=LOOK)
+                self._collect()
+        finally:
+            self._stop(received)
 
     def _start_ready(self) -> bool:
         """Start what may start; whether anything runs."""
@@ -132,7 +133,7 @@ class _Run:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals to stop that have come so far."""
+    """The signals to stop that have come so far; none interrupts anything here."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
