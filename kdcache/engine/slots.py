@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from kdcache import processes
 
 SLOTS = "KDCACHE_SLOTS"
+T = TypeVar("T")
 PAUSE = 0.05  # seconds between two looks for a free place
 
 
@@ -38,6 +41,11 @@ def one(count: int) -> Iterator[None]:
         place.release()
 
 
+def sharing(run: Callable[[T], None], count: int) -> Callable[[T], None]:
+    """`run`, holding one of `count` places meanwhile. It can be sent to another process when `run` can."""
+    return partial(_run_in_one, run, count)
+
+
 @contextmanager
 def every() -> Iterator[None]:
     """Hold the whole machine, for work that uses every core; waits until the trials that run have ended."""
@@ -50,6 +58,11 @@ def every() -> Iterator[None]:
             with FileLock(path).acquire(poll_interval=PAUSE):
                 pass
         yield
+
+
+def _run_in_one(run: Callable[[T], None], count: int, what: T) -> None:
+    with one(count):
+        run(what)
 
 
 def _folder() -> Path | None:

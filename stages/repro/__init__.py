@@ -7,7 +7,7 @@
     driver.py     puts these together
 
 Each stage is run, committed and recorded by DVC itself, so the state at the end is that of `dvc repro`. The stages
-share the machine: `kdcache.slots` keeps their trials, together, to as many at once as one stage alone would run.
+share the machine: `kdcache.engine.slots` keeps their trials, together, to as many at once as one stage alone would run.
 """
 
 from stages.repro.driver import reproduce

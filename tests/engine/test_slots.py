@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from kdcache import slots
-from kdcache.engine import run_trials
+from kdcache.engine import run_trials, slots
 from kdcache.trials import TrialPlan
-from tests.test_engine import plan
+from tests.engine.plans import plan
 
 CONTEXT = multiprocessing.get_context("spawn")
 
