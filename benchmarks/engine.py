@@ -254,7 +254,9 @@ def dvc(stages: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _dvc(folder, "init", "--no-scm", "--quiet")
-        _dvc(folder, "config", "core.analytics", "false")
+        (folder / ".dvc" / "config").write_text(
+            "[core]\n    no_scm = true\n    analytics = false\n", encoding="utf-8"
+        )
         matrix = {"matrix": {"n": list(range(stages))}, "cmd": "echo ${item.n} > out-${item.n}"}
         pipeline = {"stages": {"trial": matrix | {"deps": ["params.yaml"], "outs": ["out-${item.n}"]}}}
         (folder / "params.yaml").write_text("{}\n", encoding="utf-8")

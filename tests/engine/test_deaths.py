@@ -76,7 +76,7 @@ def test_workers_are_killed_under_load(tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    with pytest.raises(TrialError, match="1 of 14 trials failed:\n.*seed 5: its worker process died, twice"):
+    with pytest.raises(TrialError, match=r"1 of 14 trials failed:\n.*seed 5: its worker process died, twice"):
         run_trials(plans(tmp_path, 14), wait_to_be_killed, workers=4)
     killer.join(10)
     assert len(killed) == 6
