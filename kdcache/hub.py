@@ -34,7 +34,7 @@ UNREACHABLE = {
 
 def limit_waiting() -> None:
     """Let every request of this process give up after PATIENCE; for most the hub's client itself sets no limit."""
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import get_session
 
     client = get_session()
     if _limit not in client.event_hooks["request"]:
