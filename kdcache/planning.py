@@ -18,7 +18,15 @@ from kdcache.files import read_json
 from kdcache.logits import LogitCache
 from kdcache.params import Model, Regularizer, Student, Study, Teacher
 from kdcache.tasks import CARD, TaskCard, read_card
-from kdcache.trials import LOGITS, TEACHER, TrialResult, read_result, training_identity, trial_folder
+from kdcache.trials import (
+    LOGITS,
+    TEACHER,
+    TrialResult,
+    identity_from,
+    read_result,
+    training_basis,
+    trial_folder,
+)
 
 # done: there, and what the study asks for. stale: there, but of other data, parameters, weights or code, so it runs
 # again. unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
@@ -140,6 +148,7 @@ class _Lookup:
     task: str
     card: TaskCard | None
     size: Size | None
+    bases: dict[tuple[Model, str | None], dict[str, Any]] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[Job]:
         for name, run in self._taught.items():
@@ -224,8 +233,11 @@ class _Lookup:
         folder = self.local[model]
         if self.card is None or folder is None:
             return None
-        start = model.model_copy(update={"checkpoint": str(folder), "revision": None})
-        return training_identity(self.card, start, method, seed, *soft_labels)
+        common = (model, method.function)
+        if common not in self.bases:
+            start = model.model_copy(update={"checkpoint": str(folder), "revision": None})
+            self.bases[common] = training_basis(self.card, start, method.function)
+        return identity_from(self.bases[common], method, seed, *soft_labels)
 
 
 def _state(found: str, wanted: str | None) -> State:
