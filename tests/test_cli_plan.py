@@ -65,7 +65,7 @@ def test_rows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     # big: 10 epochs of 1,000 batches; small: 4 runs of 500
     assert "optimizer steps: 12,000\n" in out
     # Logits of 24 bytes a row: 5,000 rows of big; 2 x 5,000 of base; 2 x 1,000 of KD
-    assert "logits 0.000408 GB" in out
+    assert "logits 408.0 kB" in out
     found = json.loads(run(capsys, "--rows", "films=4000,1000", "--json")[1])
     assert found["path"] == "params.yaml"
     assert found["steps"] == {"total": 12000, "left": 12000}

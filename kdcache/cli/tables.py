@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -151,7 +152,7 @@ def print_plan(found: Mapping[str, Any]) -> None:
 def _plan_totals(found: Mapping[str, Any]) -> list[str]:
     stages, steps = found["stages"], found["steps"]
     idle = f", {stages['not_applicable']} of them with nothing to do" if stages["not_applicable"] else ""
-    disk = {part: _known(size and size / 1e9, ".3g", " GB") for part, size in found["disk_bytes"].items()}
+    disk = {part: "unknown" if size is None else decimal(size) for part, size in found["disk_bytes"].items()}
     return [
         f"stages: {stages['total']}{idle}",
         *(f"{part}: {_states(found[part])}" for part in ("teachers", "trials")),
@@ -188,8 +189,8 @@ def _hours(seconds: float | None) -> str:
     return _known(None if seconds is None else seconds / 3600, ".3g")
 
 
-def _known(value: float | None, form: str, unit: str = "") -> str:
-    return "unknown" if value is None else f"{value:{form}}{unit}"
+def _known(value: float | None, form: str) -> str:
+    return "unknown" if value is None else f"{value:{form}}"
 
 
 def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
