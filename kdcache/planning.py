@@ -21,6 +21,7 @@ from kdcache.tasks import CARD, TaskCard, read_card
 from kdcache.trials import (
     LOGITS,
     TEACHER,
+    VIEWS,
     TrialResult,
     identity_from,
     read_result,
@@ -64,9 +65,6 @@ class Job:
     params: Model
     steps: int | None  # optimizer steps of each run; None when the task's rows are unknown
     runs: tuple[Run, ...]
-
-    def count(self, state: State) -> int:
-        return sum(run.state == state for run in self.runs)
 
     @property
     def left(self) -> tuple[Run, ...]:
@@ -162,6 +160,17 @@ class _Lookup:
         steps = None if size is None else model.epochs * math.ceil(size.train / model.batch_size)
         return Job(kind, self.task, name, model, steps, runs)
 
+    @property
+    def views(self) -> int:
+        """Augmented views of each train row, 0 without `augment`."""
+        augment = self.study.tasks[self.task].augment
+        return 0 if augment is None else augment.views
+
+    @property
+    def _train_logits(self) -> int:
+        """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
+        return 0 if self.size is None else self.size.train * (1 + self.views)
+
     @cached_property
     def _taught(self) -> dict[str, Run]:
         return {
@@ -173,13 +182,13 @@ class _Lookup:
     def _teacher(self, name: str, teacher: Teacher) -> Run:
         """A teacher is done when its logits are there: nothing else needs its weights."""
         folder = self.data / "logits" / self.task / name
-        found = _record(folder) if _whole(folder) else None
+        found = _record(folder) if _whole(folder, self.views) else None
         state: State = "missing"
         if found is not None:
             state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
         if self.size is None:
             return Run(state, None, None, found, folder)
-        kept = self.size.train + self.size.evaluated
+        kept = self._train_logits + self.size.evaluated
         return Run(state, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
 
     def _trials(self, name: str, student: Student) -> list[Run]:
@@ -195,14 +204,14 @@ class _Lookup:
 
     def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
         folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
-        result = _result(folder)
+        result = _result(folder, self.views if own is None else 0)
         state: State = "missing"
         if result is not None:
             state = self._trial_state(result, student, self.study.method(method), seed, own)
         finished = result.model_dump(include={"steps", "seconds", "device"}) if result else None
         kept = None
         if self.size is not None:
-            kept = self.size.evaluated + (self.size.train if own is None else 0)
+            kept = self.size.evaluated + (self._train_logits if own is None else 0)
         return Run(state, kept, kept, finished, folder / LOGITS)
 
     def _trial_state(
@@ -221,8 +230,7 @@ class _Lookup:
         if method.soft_labels == "self" and own is not None:
             return [own]
         if method.soft_labels == "teacher":
-            names = [student.teacher] if isinstance(student.teacher, str) else list(student.teacher or ())
-            return [self._taught[name] for name in names]
+            return [self._taught[name] for name in student.teachers]
         return []
 
     def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
@@ -253,18 +261,20 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "identity" in found else None
 
 
-def _result(folder: Path) -> TrialResult | None:
+def _result(folder: Path, views: int) -> TrialResult | None:
     """A trial's result; None when there is none that a stage would keep."""
     try:
         result = read_result(folder)
     except KdcacheError:
         return None
-    return result if result is not None and _whole(folder / LOGITS) else None
+    return result if result is not None and _whole(folder / LOGITS, views) else None
 
 
-def _whole(cache: Path) -> bool:
+def _whole(cache: Path, views: int) -> bool:
+    """Whether a cache is there, with that of the views beside it when there are any."""
     try:
-        LogitCache(cache).verify("quick")
+        for folder in (cache, cache / VIEWS) if views else (cache,):
+            LogitCache(folder).verify("quick")
     except CacheError:
         return False
     return True

@@ -19,10 +19,12 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from kdcache.errors import ParamsError
+from kdcache.estimates import describe
+from kdcache.hub import COMMIT
 from kdcache.mirror import MIRROR
 from kdcache.params import Task, load_study
+from kdcache.planning import Size, plan_study
 from kdcache.scoring import score
-from kdcache.sources import COMMIT
 from kdcache.tasks import TaskCard, load_split, prepare_task
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -196,3 +198,44 @@ def test_the_paper_s_study_has_more_than_600_trials_and_five_methods_and_seeds()
     checkpoints = {"google-bert/bert-base-uncased", "distilbert/distilroberta-base", "distilbert/distilgpt2"}
     assert starts == {(name, init) for name in checkpoints for init in ("pretrained", "scratch")}
     assert set(study.methods()) == {"base", "label_smoothing", "tf_reg", "kd", "self_kd"}
+
+
+# ---- docs/reproducing-the-paper.md ----
+
+ROWS = {
+    **{name: (rows["train"], sum(rows.values()) - rows["train"]) for name, (_, _, _, rows) in GLUE.items()},
+    "ag-news": (120000, 7600),
+    "trec": (5452, 500),
+    "imdb": (25000, 25000),
+    "cifar10": (50000, 10000),
+    "cifar100": (50000, 10000),
+}
+
+
+def documented() -> dict[str, list[str]]:
+    """The page's table: a study's file, and its trials, teachers and optimizer steps."""
+    text = (STUDIES.parent / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8")
+    lines = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    cells = [[cell.strip().replace(",", "") for cell in line[1:-1]] for line in lines]
+    return {line[0].strip("`"): line[2:5] for line in cells}
+
+
+@pytest.mark.parametrize("file", documented())
+def test_the_page_s_counts_are_the_studies(file: str) -> None:
+    study = load_study(STUDIES / file)
+    steps = teachers = trials = 0
+    for name, task in study.tasks.items():
+        train = task.train_size or ROWS[name][0]
+        for model in study.teachers.values():
+            if study.applies(model, name):
+                teachers, steps = teachers + 1, steps + model.epochs * -(-train // model.batch_size)
+        for student in study.students.values():
+            runs = len(study.methods()) * len(study.seeds)
+            trials, steps = trials + runs, steps + runs * student.epochs * -(-train // student.batch_size)
+    assert documented()[file] == [str(trials), str(teachers), str(steps)]
+    sizes = {
+        name: Size(task.train_size or ROWS[name][0], ROWS[name][1]) for name, task in study.tasks.items()
+    }
+    plan = describe(plan_study(study, Path("nowhere"), sizes))
+    assert (plan["trials"]["total"], plan["teachers"]["total"]) == (trials, teachers)
+    assert plan["steps"] == {"total": steps, "left": steps}

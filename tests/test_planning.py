@@ -166,6 +166,14 @@ def test_rows_of_a_task_that_is_not_prepared(here: Path) -> None:
         planned(rows={"films": Size(1, 1)})
 
 
+def test_views_of_augmented_images_are_cached_too(here: Path) -> None:
+    digits = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
+    task = {**digits, "augment": {"flip": 0.5, "views": 3}}
+    found = describe(planned({"tasks": {"digits": task}}, rows={"digits": Size(100, 50, 10)}))
+    # Of each train row 1 + 3 logits: 450 rows of big, 2 x 450 of each student's base, 6 x 50 of its other trials
+    assert found["disk_bytes"]["logits"] == (16 + 10 * 4) * (450 + 2 * (900 + 300))
+
+
 def test_a_hub_model_that_is_not_here_is_named_and_not_fetched(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
