@@ -41,6 +41,18 @@ def find_checkpoint(model: Model) -> Path:
     return folder
 
 
+def find_local(model: Model) -> Path | None:
+    """The folder of a model's checkpoint if it is whole on this machine already; nothing is downloaded."""
+    folder = Path(model.checkpoint)
+    if not folder.is_dir():
+        found = _kept(model.checkpoint, model.revision)
+        if found is None:
+            return None
+        folder = found
+    whole = (folder / "config.json").is_file()
+    return folder if whole and (model.init == "scratch" or any(folder.glob("*.safetensors"))) else None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """A checkpoint's config.json; a ModelError names what is wrong with it."""
     path = folder / "config.json"
@@ -117,6 +129,19 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
         return mirrored(name) or _download(name, revision, weights)
     except KdcacheError as error:
         raise error if isinstance(error, ModelError) else ModelError(f"checkpoint {error}") from None
+
+
+def _kept(name: str, revision: str | None) -> Path | None:
+    """A hub id's folder in the mirror, or in the hub's cache on this machine; None when it is not there."""
+    import huggingface_hub
+
+    try:
+        folder = mirrored(name)
+        if folder is None:
+            folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (KdcacheError, OSError, ValueError):  # not in the mirror; not in the cache; no hub id at all
+        return None
+    return folder
 
 
 @functools.cache

@@ -120,19 +120,29 @@ def training_identity(card: TaskCard, model: Model, method: Regularizer, seed: i
     Args:
         soft_labels: for distillers, the identities of the logit caches that the method learns from, in order.
     """
-    code = [*TRAINING_CODE, *([method.function.split(":")[0]] if method.function else [])]
-    return fingerprint.of_json(
-        {
-            "data": card.fingerprint,
-            "weights": checkpoints.weights_fingerprint(model),
-            "preprocessing": _preprocessing(card, model),
-            "recipe": model.model_dump(exclude=NAMES_ONLY | {"seed"}),
-            "method": method.model_dump(),
-            "soft_labels": soft_labels,
-            "seed": seed,
-            "code": fingerprint.of_code(*code),
-        }
-    )
+    return identity_from(training_basis(card, model, method.function), method, seed, *soft_labels)
+
+
+def training_basis(card: TaskCard, model: Model, function: str | None = None) -> dict[str, Any]:
+    """What the identities of a model's trainings on a task have in common; hashing weights and code takes a while.
+
+    Args:
+        function: a method's own loss, whose code counts too.
+    """
+    code = [*TRAINING_CODE, *([function.split(":")[0]] if function else [])]
+    return {
+        "data": card.fingerprint,
+        "weights": checkpoints.weights_fingerprint(model),
+        "preprocessing": _preprocessing(card, model),
+        "recipe": model.model_dump(exclude=NAMES_ONLY | {"seed"}),
+        "code": fingerprint.of_code(*code),
+    }
+
+
+def identity_from(basis: Mapping[str, Any], method: Regularizer, seed: int, *soft_labels: str) -> str:
+    """The identity of one training, see `training_identity`."""
+    parts = {"method": method.model_dump(), "soft_labels": soft_labels, "seed": seed}
+    return fingerprint.of_json({**basis, **parts})
 
 
 def _preprocessing(card: TaskCard, model: Model) -> str:

@@ -115,6 +115,34 @@ def test_from_scratch_no_weights_are_downloaded(tmp_path: Path, hub: Any) -> Non
     assert not any("safetensors" in pattern for pattern in requests[0]["allow_patterns"])
 
 
+def test_what_is_on_this_machine_is_found_without_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *args, **_: pytest.fail("the network was asked"))
+    commit = "a" * 40
+    model = student("some/model", revision=commit)
+    assert checkpoints.find_local(model) is None
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / commit
+    checkpoint(snapshot)
+    assert checkpoints.find_local(model) == snapshot
+    assert checkpoints.find_local(student("some/model", revision="b" * 40)) is None
+    (snapshot / "model.safetensors").unlink()
+    assert checkpoints.find_local(model) is None
+    assert checkpoints.find_local(student("some/model", revision=commit, init="scratch")) == snapshot
+
+
+def test_folders_and_the_mirror_are_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint(tmp_path / "mirror" / "some" / "model")
+    assert checkpoints.find_local(student(folder)) == folder
+    assert checkpoints.find_local(student(tmp_path)) is None  # no config.json
+    assert checkpoints.find_local(student(tmp_path / "a" / "b" / "c")) is None
+    monkeypatch.setenv("KDCACHE_MIRROR", str(tmp_path / "mirror"))
+    assert checkpoints.find_local(student("some/model", revision="main")) == folder
+    assert checkpoints.find_local(student("another/model", revision="main")) is None
+
+
 def test_a_hub_id_without_revision() -> None:
     with pytest.raises(
         ModelError, match="'some/model': no such folder; if it is a hub id, give its revision"

@@ -81,6 +81,33 @@ def repro(
 
 
 @app.command()
+def plan(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Where the stages keep tasks/, logits/ and trials/.")] = Path(
+        "data"
+    ),
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Time a few steps of each model on each task, on this machine."),
+    ] = False,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TASK=TRAIN,EVALUATED[,CLASSES]", help="Rows of a task that is not prepared."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
+
+    Hours come from finished runs, or from --calibrate, which fetches a hub model's configuration and tokenizer but no
+    weights; nothing else asks a network.
+    """
+    from kdcache.cli.plans import find_plan
+
+    found = find_plan(params, data, rows or [], calibrate)
+    _print_json(found) if as_json else tables.print_plan(found)
+
+
+@app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
     found = LogitCache(cache).info()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
@@ -130,6 +131,66 @@ def _largest(item: Mapping[str, Any]) -> Table:
     for row in item["largest"]:
         table.add_row(str(row["id"]), _number(row["kl"]), _cell(row["a"]), _cell(row["b"]))
     return table
+
+
+def print_plan(found: Mapping[str, Any]) -> None:
+    """`estimates.describe`: a line for each model on each task, then the totals and what is unknown."""
+    table = Table("task", "model", title="runs")
+    for column in ("runs", "done", "to do", "steps each", "steps left", "s a step", "hours left"):
+        table.add_column(column, justify="right")
+    for job in found["jobs"]:
+        done = str(job["done"]) + (f" (+{job['unchecked']} unchecked)" if job["unchecked"] else "")
+        counts = [str(job["runs"]), done, str(job["missing"] + job["stale"])]
+        steps = [_count(job["steps_each"]), _count(job["steps_left"])]
+        speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
+        table.add_row(_cell(job["task"]), _cell(job["model"]), *counts, *steps, *speed)
+    _print(table)
+    for line in (*_plan_totals(found), *(f"- {note}" for note in found["notes"])):
+        _print(_cell(line))
+
+
+def _plan_totals(found: Mapping[str, Any]) -> list[str]:
+    stages, steps = found["stages"], found["steps"]
+    idle = f", {stages['not_applicable']} of them with nothing to do" if stages["not_applicable"] else ""
+    disk = {part: "unknown" if size is None else decimal(size) for part, size in found["disk_bytes"].items()}
+    return [
+        f"stages: {stages['total']}{idle}",
+        *(f"{part}: {_states(found[part])}" for part in ("teachers", "trials")),
+        f"optimizer steps: {_left(_count(steps['left']), _count(steps['total']))}",
+        f"hours, one run after another: {_plan_hours(found)}",
+        f"disk, at most: logits {disk['logits']}, teachers {disk['teachers']} (DVC's cache may hold a second copy)",
+    ]
+
+
+def _plan_hours(found: Mapping[str, Any]) -> str:
+    if not found["devices"]:
+        return "unknown (--calibrate times a few steps of each model)"
+    hours = {part: _hours(seconds) for part, seconds in found["seconds_known"].items()}
+    text = f"{_left(hours['left'], hours['total'])}, on {', '.join(found['devices'])}"
+    whole = found["seconds"]["total"] is not None
+    return text if whole else f"{text}, without the models whose speed or rows are unknown"
+
+
+def _left(left: str, total: str) -> str:
+    return total if left == total else f"{left} left of {total}"
+
+
+def _states(counts: Mapping[str, int]) -> str:
+    parts = [f"{counts['total']} in all", f"{counts['done']} done", f"{counts['missing']} to run"]
+    again = {"stale": "to run again", "unchecked": "there, but whether they are up to date is unknown"}
+    return ", ".join([*parts, *(f"{counts[state]} {text}" for state, text in again.items() if counts[state])])
+
+
+def _count(value: int | None) -> str:
+    return _known(value, ",")
+
+
+def _hours(seconds: float | None) -> str:
+    return _known(None if seconds is None else seconds / 3600, ".3g")
+
+
+def _known(value: float | None, form: str) -> str:
+    return "unknown" if value is None else f"{value:{form}}"
 
 
 def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -1,0 +1,40 @@
+"""What `kdcache plan` finds out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError
+from kdcache.estimates import describe
+from kdcache.params import load_study
+from kdcache.planning import Size, plan_study
+
+ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+))?")
+
+
+def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) -> dict[str, Any]:
+    """The plan of a study file, with the speeds of this machine or of finished runs.
+
+    Args:
+        rows: `TASK=TRAIN,EVALUATED[,CLASSES]` for tasks that are not prepared.
+    """
+    study = load_study(params)
+    plan, speeds = plan_study(study, data, dict(map(_parse_rows, rows))), None
+    if calibrate:
+        from kdcache.timing import calibrate as time_models  # imports torch
+
+        speeds, notes = time_models(plan, data)
+        plan = replace(plan, notes=(*plan.notes, *notes))
+    return {"path": str(params), "data": str(data), **describe(plan, speeds)}
+
+
+def _parse_rows(text: str) -> tuple[str, Size]:
+    match = ROWS.fullmatch(text)
+    if match is None:
+        raise KdcacheError(f"--rows {text}: expected TASK=TRAIN,EVALUATED or TASK=TRAIN,EVALUATED,CLASSES")
+    task, train, evaluated, classes = match.groups()
+    return task, Size(int(train), int(evaluated), int(classes) if classes else None)

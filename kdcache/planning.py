@@ -1,0 +1,280 @@
+"""What a study has to run, and what of it is there already: `kdcache.estimates` says what that takes.
+
+Only files are looked at: nothing is downloaded, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcache import checkpoints
+from kdcache.errors import CacheError, KdcacheError, TaskError
+from kdcache.files import read_json
+from kdcache.logits import LogitCache
+from kdcache.params import Model, Regularizer, Student, Study, Teacher
+from kdcache.tasks import CARD, TaskCard, read_card
+from kdcache.trials import (
+    LOGITS,
+    TEACHER,
+    VIEWS,
+    TrialResult,
+    identity_from,
+    read_result,
+    training_basis,
+    trial_folder,
+)
+
+# done: there, and what the study asks for. stale: there, but of other data, parameters, weights or code, so it runs
+# again. unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
+State = Literal["done", "stale", "unchecked", "missing"]
+Kind = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown."""
+
+    train: int
+    evaluated: int
+    classes: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning: its state, the rows it predicts afterwards and of how many it keeps the logits."""
+
+    state: State
+    predicted: int | None
+    kept: int | None
+    finished: Mapping[str, Any] | None  # its steps, seconds and device, when it is there
+    logits: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """All runs of one model on one task: a teacher and its logits, or a student with every method and seed."""
+
+    kind: Kind
+    task: str
+    model: str
+    params: Model
+    steps: int | None  # optimizer steps of each run; None when the task's rows are unknown
+    runs: tuple[Run, ...]
+
+    @property
+    def left(self) -> tuple[Run, ...]:
+        """The runs that are still to do, as far as is known."""
+        return tuple(run for run in self.runs if run.state in ("missing", "stale"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's jobs, the sizes of its tasks (None: unknown), and what could not be found out, in words."""
+
+    study: Study
+    sizes: Mapping[str, Size | None]
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None) -> Plan:
+    """Count what the study has to run, and look up what is there.
+
+    Args:
+        data: the folder that holds `tasks/`, `teachers/`, `logits/` and `trials/`; it need not exist.
+        rows: sizes of tasks that are not prepared.
+
+    Raises:
+        KdcacheError: `rows` names no task of the study, or one that is prepared.
+    """
+    cards = {task: _card(data / "tasks" / task) for task in study.tasks}
+    _check_rows(study, rows or {}, cards)
+    sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
+    local = {model: checkpoints.find_local(model) for model in _models(study)}
+    lookup = partial(_Lookup, study, data, local)
+    jobs = [job for task in study.tasks for job in lookup(task, cards[task], sizes[task]).jobs()]
+    return Plan(study, sizes, tuple(jobs), tuple(_notes(study, sizes, local)))
+
+
+def _models(study: Study) -> list[Model]:
+    return [*study.teachers.values(), *study.students.values()]
+
+
+def _card(folder: Path) -> TaskCard | None:
+    return read_card(folder) if (folder / CARD).is_file() else None
+
+
+def _size(card: TaskCard) -> Size:
+    return Size(card.rows["train"], sum(card.rows.values()) - card.rows["train"], card.classes)
+
+
+def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, TaskCard | None]) -> None:
+    for task in rows:
+        if task not in study.tasks:
+            raise TaskError(f"rows: no task {task!r} in the study; there are: {', '.join(study.tasks)}")
+        if cards[task] is not None:
+            raise TaskError(f"rows: task {task!r} is prepared, so its rows are known; leave it out")
+
+
+def _notes(
+    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Path | None]
+) -> Iterator[str]:
+    for task, size in sizes.items():
+        if size is None:
+            yield f"task {task}: not prepared, so its rows and steps are unknown (dvc repro prepare@{task}, or --rows)"
+    absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
+    for checkpoint, revision in absent:
+        at = f" at revision {revision}" if revision else ""
+        yield f"checkpoint {checkpoint}{at}: not on this machine; it is downloaded when it is first used"
+
+
+# ---- what is there ----
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """What is there of one task."""
+
+    study: Study
+    data: Path
+    local: Mapping[Model, Path | None]
+    task: str
+    card: TaskCard | None
+    size: Size | None
+    bases: dict[tuple[Model, str | None], dict[str, Any]] = field(default_factory=dict)
+
+    def jobs(self) -> Iterator[Job]:
+        for name, run in self._taught.items():
+            yield self._job("teacher", name, self.study.teachers[name], run)
+        for name, student in self.study.students.items():
+            if self.study.applies(student, self.task):
+                yield self._job("student", name, student, *self._trials(name, student))
+
+    def _job(self, kind: Kind, name: str, model: Model, *runs: Run) -> Job:
+        size = self.size
+        steps = None if size is None else model.epochs * math.ceil(size.train / model.batch_size)
+        return Job(kind, self.task, name, model, steps, runs)
+
+    @property
+    def views(self) -> int:
+        """Augmented views of each train row, 0 without `augment`."""
+        augment = self.study.tasks[self.task].augment
+        return 0 if augment is None else augment.views
+
+    @property
+    def _train_logits(self) -> int:
+        """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
+        return 0 if self.size is None else self.size.train * (1 + self.views)
+
+    @cached_property
+    def _taught(self) -> dict[str, Run]:
+        return {
+            name: self._teacher(name, teacher)
+            for name, teacher in self.study.teachers.items()
+            if self.study.applies(teacher, self.task)
+        }
+
+    def _teacher(self, name: str, teacher: Teacher) -> Run:
+        """A teacher is done when its logits are there: nothing else needs its weights."""
+        folder = self.data / "logits" / self.task / name
+        found = _record(folder) if _whole(folder, self.views) else None
+        state: State = "missing"
+        if found is not None:
+            state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
+        if self.size is None:
+            return Run(state, None, None, found, folder)
+        kept = self._train_logits + self.size.evaluated
+        return Run(state, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
+
+    def _trials(self, name: str, student: Student) -> list[Run]:
+        """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
+        baseline = self.study.comparison.baseline
+        own = {seed: self._trial(name, student, baseline, seed) for seed in self.study.seeds}
+        others = [method for method in self.study.methods() if method != baseline]
+        pairs = [(method, seed) for method in others for seed in self.study.seeds]
+        return [
+            *own.values(),
+            *(self._trial(name, student, method, seed, own[seed]) for method, seed in pairs),
+        ]
+
+    def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
+        folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
+        result = _result(folder, self.views if own is None else 0)
+        state: State = "missing"
+        if result is not None:
+            state = self._trial_state(result, student, self.study.method(method), seed, own)
+        finished = result.model_dump(include={"steps", "seconds", "device"}) if result else None
+        kept = None
+        if self.size is not None:
+            kept = self.size.evaluated + (self._train_logits if own is None else 0)
+        return Run(state, kept, kept, finished, folder / LOGITS)
+
+    def _trial_state(
+        self, result: TrialResult, student: Student, method: Regularizer, seed: int, own: Run | None
+    ) -> State:
+        sources = self._sources(student, method, own)
+        if any(run.state == "stale" for run in sources):
+            return "stale"
+        if any(run.state != "done" for run in sources):
+            return "unchecked"
+        soft_labels = [LogitCache(run.logits).identity for run in sources]
+        return _state(result.identity, self._identity(student, method, seed, *soft_labels))
+
+    def _sources(self, student: Student, method: Regularizer, own: Run | None) -> list[Run]:
+        """The runs whose logits a trial learns from."""
+        if method.soft_labels == "self" and own is not None:
+            return [own]
+        if method.soft_labels == "teacher":
+            return [self._taught[name] for name in student.teachers]
+        return []
+
+    def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
+        """The identity of a training; None when the task or the checkpoint is not there.
+
+        A folder in place of a hub id gives the same identity, and nothing is downloaded.
+        """
+        folder = self.local[model]
+        if self.card is None or folder is None:
+            return None
+        common = (model, method.function)
+        if common not in self.bases:
+            start = model.model_copy(update={"checkpoint": str(folder), "revision": None})
+            self.bases[common] = training_basis(self.card, start, method.function)
+        return identity_from(self.bases[common], method, seed, *soft_labels)
+
+
+def _state(found: str, wanted: str | None) -> State:
+    return "unchecked" if wanted is None else "done" if found == wanted else "stale"
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What a cache's folder says of its teacher; None when there is nothing that a stage would keep."""
+    try:
+        found = read_json(folder / TEACHER)
+    except KdcacheError:
+        return None
+    return found if isinstance(found, dict) and "identity" in found else None
+
+
+def _result(folder: Path, views: int) -> TrialResult | None:
+    """A trial's result; None when there is none that a stage would keep."""
+    try:
+        result = read_result(folder)
+    except KdcacheError:
+        return None
+    return result if result is not None and _whole(folder / LOGITS, views) else None
+
+
+def _whole(cache: Path, views: int) -> bool:
+    """Whether a cache is there, with that of the views beside it when there are any."""
+    try:
+        for folder in (cache, cache / VIEWS) if views else (cache,):
+            LogitCache(folder).verify("quick")
+    except CacheError:
+        return False
+    return True

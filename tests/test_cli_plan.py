@@ -1,0 +1,95 @@
+"""`kdcache plan` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kdcache.cli import main
+from tests.tiny_models import save_checkpoint
+
+STUDY = """
+seeds: [0, 1]
+tasks:
+  films: {source: {files: {train: a.csv, validation: a.csv}}, text: [text], metrics: [accuracy], max_length: 8}
+teachers:
+  big: {checkpoint: bert, init: scratch, learning_rate: 0.001, epochs: 10, batch_size: 4}
+students:
+  small: {checkpoint: owner/small, revision: main, learning_rate: 0.001, epochs: 1, batch_size: 8, teacher: big}
+regularizers: {base: {}}
+distillers: {kd: {soft_labels: teacher, alpha: 0.5}}
+comparison: {baseline: base, margin: {accuracy: 1.0}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    Path("params.yaml").write_text(STUDY)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as stopped:
+        main(["plan", *arguments])
+    captured = capsys.readouterr()
+    return stopped.value.code, captured.out, captured.err
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split("│")[1:-1]]
+
+
+def test_what_is_unknown_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    rows = [cells(line) for line in out.splitlines() if "films" in line and "│" in line]
+    assert rows == [
+        ["films", "big", "1", "0", "1", *["unknown"] * 4],
+        ["films", "small", "4", "0", "4", *["unknown"] * 4],
+    ]
+    # prepare, teach, cache, train, distill, compare, report
+    assert "stages: 7\n" in out
+    assert "teachers: 1 in all, 0 done, 1 to run\ntrials: 4 in all, 0 done, 4 to run\n" in out
+    assert "optimizer steps: unknown\n" in out
+    assert "hours, one run after another: unknown (--calibrate times a few steps of each model)\n" in out
+    assert "disk, at most: logits unknown, teachers unknown" in out
+    assert "- task films: not prepared, so its rows and steps are unknown" in out
+    assert "- checkpoint owner/small at revision main: not on this machine" in out
+
+
+def test_rows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--rows", "films=4000,1000,2")
+    # big: 10 epochs of 1,000 batches; small: 4 runs of 500
+    assert "optimizer steps: 12,000\n" in out
+    # Logits of 24 bytes a row: 5,000 rows of big; 2 x 5,000 of base; 2 x 1,000 of KD
+    assert "logits 408.0 kB" in out
+    found = json.loads(run(capsys, "--rows", "films=4000,1000", "--json")[1])
+    assert found["path"] == "params.yaml"
+    assert found["steps"] == {"total": 12000, "left": 12000}
+    assert found["disk_bytes"] == {"logits": None, "teachers": None}
+
+
+@pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4", "films=-1,2"])
+def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    code, _, err = run(capsys, "--rows", text)
+    assert (code, err) == (
+        1,
+        f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED or TASK=TRAIN,EVALUATED,CLASSES\n",
+    )
+
+
+def test_calibrate(capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(Path("bert"), "bert")
+    found = json.loads(run(capsys, "--rows", "films=4000,1000,2", "--calibrate", "--json")[1])
+    big, small = found["jobs"]
+    assert big["seconds_total"] > 10000 * big["seconds_a_step"] > 0
+    assert (small["seconds_a_step"], small["seconds_total"]) == (None, None)
+    assert found["seconds"] == {"total": None, "left": None}
+    assert found["seconds_known"]["total"] == big["seconds_total"]
+    assert found["devices"] == ["cpu"]
+    assert [note for note in found["notes"] if note.startswith("not timed: checkpoint 'owner/small'")]
+    _, out, _ = run(capsys, "--rows", "films=4000,1000,2", "--calibrate")
+    assert ", on cpu, without the models whose speed or rows are unknown" in out
