@@ -10,6 +10,7 @@ import pandas as pd
 
 from kdcache.params import Study
 from kdcache.report import wording
+from kdcache.report.claims import pooled
 from kdcache.report.inputs import Metrics, flags
 
 COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
@@ -363,13 +364,14 @@ def _student_cost(task: str, student: str, mine: pd.DataFrame) -> StudentCost:
 def interaction(metrics: Metrics) -> list[Interaction]:
     """The rows of summary.json's interaction; a pool of fewer than two pairs adds nothing and is left out."""
     rows = metrics.summary.get("interaction", [])
-    return [_interaction(row) for row in rows if row["scope"] == "pair" or row["n"] > 1]
+    return [_interaction(row, metrics) for row in rows if row["scope"] == "pair" or row["n"] > 1]
 
 
-def _interaction(row: dict[str, Any]) -> Interaction:
+def _interaction(row: dict[str, Any], metrics: Metrics) -> Interaction:
     pair = f"{_where(row['task'], row['scratch'])} against {row['pretrained']}"
+    all_of_them = f"{pooled(row['n'], metrics)}, each pair’s mean as one value"
     return Interaction(
-        where=pair if row["scope"] == "pair" else "all pairs, each pair’s mean as one value",
+        where=pair if row["scope"] == "pair" else all_of_them,
         regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],
         scratch=wording.signed(row["gain_scratch"]),
         pretrained=wording.signed(row["gain_pretrained"]),
