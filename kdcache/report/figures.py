@@ -22,6 +22,11 @@ INITS = ("pretrained", "scratch")
 # Blue and orange: apart for every common colour vision, and 3:1 or more against both backgrounds.
 COLOURS = {"pretrained": "#3a7fc4", "scratch": "#d2761b"}
 SHAPES = {"pretrained": "circle", "scratch": "diamond"}
+# Regularizers: Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
+METHOD_COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
+METHOD_SHAPES = [
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"),
+]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 STATIC_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 PALETTES = {
@@ -150,6 +155,17 @@ def _x(field: str, panel: Panel) -> alt.X:
 
 def _colours() -> alt.Scale:
     return alt.Scale(domain=list(INITS), range=[COLOURS[init] for init in INITS])
+
+
+def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Scale]:
+    """The colour and the shape of each regularizer, by its place; the baseline stands at 0 and is grey.
+
+    `first` is the place of the first: 1 where the baseline is not drawn.
+    """
+    places = range(first, first + len(methods))
+    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in places]
+    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in places]
+    return alt.Scale(domain=methods, range=colours), alt.Scale(domain=methods, range=shapes)
 
 
 def _background(panel: Panel) -> list[alt.Chart]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ class Cell:
     words: str = ""
     sign: str = ""
     note: str = ""
+    key: str = ""  # what to sort it by
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class TeacherCost:
     once: str
     per_student: str
     online: str
+    break_even: str
     memory: str
     device: str
 
@@ -210,7 +213,8 @@ def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
 
 
 def _baseline_cell(row: Any) -> Cell:
-    return Cell(wording.mean_sd(row.baseline_mean, row.baseline_sd), verdict="baseline", words="baseline")
+    score = wording.mean_sd(row.baseline_mean, row.baseline_sd)
+    return Cell(score, verdict="baseline", words="baseline", key=_key(row.baseline_mean))
 
 
 def _cell(row: Any | None) -> Cell | None:
@@ -224,6 +228,7 @@ def _cell(row: Any | None) -> Cell | None:
         words=wording.verdict_words(row.verdict, row.negligible),
         sign=wording.SIGNS.get(row.verdict, ""),
         note=getattr(row, "note", ""),
+        key=_key(row.mean),
     )
 
 
@@ -325,6 +330,7 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         once=wording.seconds(once),
         per_student=wording.seconds(once * students),
         online=wording.seconds(_online(task, teacher, by_kind, study)),
+        break_even=_break_even(_passes(readers, study), students),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
@@ -333,8 +339,20 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
 def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
     """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
     trained, cached = (_total(_of(by_kind[kind], task, teacher)) for kind in ("teacher", "cache"))
-    readers = _readers(task, teacher, by_kind["trial"], study)
-    return trained + cached * sum(study.students[student].epochs for student in readers["model"])
+    return trained + cached * _passes(_readers(task, teacher, by_kind["trial"], study), study)
+
+
+def _passes(readers: pd.DataFrame, study: Study) -> int:
+    """How often these trials go through the logits of the training rows."""
+    return sum(study.students[student].epochs for student in readers["model"])
+
+
+def _break_even(passes: int, students: int) -> str:
+    """From which student on the cache, one pass of the teacher, costs less than the teacher in every epoch."""
+    if not students:
+        return wording.NONE
+    each = passes / students
+    return f"student {math.floor(1 / each) + 1} ({wording.count(round(each), 'pass', 'passes')} each)"
 
 
 def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
