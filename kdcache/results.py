@@ -188,7 +188,9 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
     return {
         "format": 1,
         "trials": len(trials),
-        "versions": {name: sorted({t.versions[name] for t in trials if name in t.versions}) for name in names},
+        "versions": {
+            name: sorted({t.versions[name] for t in trials if name in t.versions}) for name in names
+        },
         "devices": dict(Counter(trial.device for trial in trials)),
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
         "tasks": {name: _task_facts(root, name) for name in study.tasks},

@@ -63,6 +63,22 @@ def check(
 
 
 @app.command()
+def table(
+    what: Annotated[
+        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="Which table.")
+    ] = "main",
+    form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
+    metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+) -> None:
+    """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
+    from kdcache.report.inputs import read_metrics
+    from kdcache.report.paper import paper_table
+
+    typer.echo(paper_table(read_metrics(metrics), load_study(params), what, form))
+
+
+@app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
     found = LogitCache(cache).info()

@@ -54,9 +54,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     layers = [
         spread.encode(y=alt.Y("low:Q", title="training loss", scale=alt.Scale(zero=False)), y2="high:Q"),
         shared.mark_line(strokeWidth=1.5, aria=False).encode(y=loss),
-        points.encode(
-            y=loss, shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip
-        ),
+        points.encode(y=loss, shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip),
     ]
     return alt.LayerChart(layer=layers)
 

@@ -56,7 +56,8 @@ PROVENANCE = "provenance.json"
 class Metrics:
     """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points.
 
-    A table whose file is not there has no rows, and `provenance` is empty without its. `files`: the text of every file that is, by name.
+    A table whose file is not there has no rows, and `provenance` is empty without its file. `files`: the text of
+    every file that is there, by name.
     """
 
     trials: pd.DataFrame

@@ -53,7 +53,10 @@ def fingerprints(metrics: Metrics) -> list[Prints]:
         Prints(
             f"logits of {cache['teacher']} on {cache['task']}",
             "",
-            [("cache", cache["cache"][:SHOWN]), *((kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache)],
+            [
+                ("cache", cache["cache"][:SHOWN]),
+                *((kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache),
+            ],
         )
         for cache in made.get("caches", [])
     ]

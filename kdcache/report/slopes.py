@@ -1,7 +1,7 @@
 """Slopes: what each regularizer gains with a pretrained student, and what from scratch, joined by a line.
 
-Parallel lines would mean that the start does not matter; a line that rises means more gain from scratch. The numbers are
-the interaction's, from summary.json.
+Parallel lines would mean that the start does not matter; a line that rises means more gain from scratch. The numbers
+are the interaction's, from summary.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ def diagrams(metrics: Metrics) -> list[Drawing]:
     rows = [row for row in metrics.summary.get("interaction", []) if _drawn(row)]
     pairs = dict.fromkeys((row["task"], row["scratch"], row["pretrained"]) for row in rows)
     of_pair = {
-        pair: [row for row in rows if (row["task"], row["scratch"], row["pretrained"]) == pair] for pair in pairs
+        pair: [row for row in rows if (row["task"], row["scratch"], row["pretrained"]) == pair]
+        for pair in pairs
     }
     domains = {task: _domain([row for row in rows if row["task"] == task]) for task, _, _ in pairs}
     return [_diagram(mine, domains[pair[0]]) for pair, mine in of_pair.items()]
@@ -73,7 +74,9 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
         scale=alt.Scale(domain=list(domain), nice=False),
         axis=alt.Axis(grid=False, tickCount=6, labelExpr=sign),
     )
-    x = alt.X("start:N", sort=list(STARTS), title=None, axis=alt.Axis(labelAngle=0, ticks=False), scale=_ends())
+    x = alt.X(
+        "start:N", sort=list(STARTS), title=None, axis=alt.Axis(labelAngle=0, ticks=False), scale=_ends()
+    )
     shared = alt.Chart(alt.InlineData(values=_records(rows))).encode(
         x=x, y=y, color=alt.Color("regularizer:N", scale=colours, legend=legend)
     )

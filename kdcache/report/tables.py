@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,6 +71,7 @@ class TeacherCost:
     once: str
     per_student: str
     online: str
+    passes: str
     break_even: str
     memory: str
     device: str
@@ -318,7 +318,7 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
     trained, cached = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache"))
     readers = _readers(task, teacher, by_kind["trial"], study)
-    students = readers["model"].nunique()
+    students, passes = readers["model"].nunique(), _passes(readers, study)
     once = trained["seconds"].sum() + cached["seconds"].sum()
     both = pd.concat([trained, cached])
     return TeacherCost(
@@ -330,7 +330,8 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         once=wording.seconds(once),
         per_student=wording.seconds(once * students),
         online=wording.seconds(_online(task, teacher, by_kind, study)),
-        break_even=_break_even(_passes(readers, study), students),
+        passes=wording.count(passes, "pass", "passes"),
+        break_even=_break_even(passes, students),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
@@ -349,10 +350,7 @@ def _passes(readers: pd.DataFrame, study: Study) -> int:
 
 def _break_even(passes: int, students: int) -> str:
     """From which student on the cache, one pass of the teacher, costs less than the teacher in every epoch."""
-    if not students:
-        return wording.NONE
-    each = passes / students
-    return f"student {math.floor(1 / each) + 1} ({wording.count(round(each), 'pass', 'passes')} each)"
+    return f"student {students // passes + 1}" if passes else wording.NONE
 
 
 def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
