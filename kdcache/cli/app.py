@@ -79,6 +79,21 @@ def table(
 
 
 @app.command()
+def compare_runs(
+    a: Annotated[str, typer.Argument(help="A Git revision, a DVC experiment, or a folder with a study.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics folder in each.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
+    from kdcache.cli.runs import compared, print_compared, read_run
+
+    one, other = (read_run(name, params, metrics) for name in (a, b))
+    _print_json(compared(one, other)) if as_json else print_compared(one, other)
+
+
+@app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
     found = LogitCache(cache).info()

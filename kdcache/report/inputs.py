@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +100,28 @@ def flags(table: pd.DataFrame, column: str) -> list[bool]:
 
 def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     try:
-        header = pd.read_csv(path, nrows=0).columns
-        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
-        text = {column: str for column in header if column in TEXT}
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=blank)
+        return read_table(path.read_text(encoding="utf-8"), path, needed)
     except FileNotFoundError:
         raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
+
+
+def read_table(text: str, path: object, needed: tuple[str, ...]) -> pd.DataFrame:
+    """A metrics table from its text; names stay text, whatever they look like.
+
+    Args:
+        path: where the text is from, for the message.
+
+    Raises:
+        ComparisonError: the text is no table, or lacks a needed column.
+    """
+    try:
+        header = pd.read_csv(StringIO(text), nrows=0).columns
+        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
+        names = {column: str for column in header if column in TEXT}
+        table = pd.read_csv(StringIO(text), dtype=names, keep_default_na=False, na_values=blank)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
     missing = [column for column in needed if column not in table.columns]
     if missing:
