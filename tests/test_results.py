@@ -178,11 +178,20 @@ def test_what_the_numbers_were_made_of(root: Path) -> None:
     put_task(root, name="two")
     put_trial(root, "two", "tiny", "base", 1, 0.8, versions={"torch": "2.1"})
     found = provenance(study(), root)
-    assert (found["trials"], found["versions"], found["devices"]) == (4, {"torch": ["2.0", "2.1"]}, {"cpu": 4})
+    assert (found["trials"], found["versions"], found["devices"]) == (
+        4,
+        {"torch": ["2.0", "2.1"]},
+        {"cpu": 4},
+    )
     assert found["tasks"] == {name: {"rows": {"validation": 4}, "data": "d"} for name in ("one", "two")}
     (cache,) = found["caches"]
     prints = {"data": "d", "weights": "w", "preprocessing": "p", "code": "c"}
-    assert cache == {"task": "one", "teacher": "big", "cache": LogitCache(root / "logits/one/big").identity, **prints}
+    assert cache == {
+        "task": "one",
+        "teacher": "big",
+        "cache": LogitCache(root / "logits/one/big").identity,
+        **prints,
+    }
     assert {"kdcache", "scipy", "python"} < set(found["statistics"])
 
 
@@ -191,9 +200,7 @@ LOGITS = np.array([[0.0, 1], [2, 1], [5, 4], [-1, 0]], dtype=np.float32)  # clas
 HASHES = np.array([11, 12, 13, 14], dtype=np.uint64)
 
 
-def put_task(
-    root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one"
-) -> None:
+def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one") -> None:
     folder = root / "tasks" / name
     folder.mkdir(parents=True)
     rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
