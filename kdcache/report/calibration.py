@@ -138,7 +138,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     values = [{str(key): value for key, value in record.items()} for record in records]
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
     colours, shapes = method_scales(methods)
-    shared = alt.Chart(alt.InlineData(values=values)).encode(
+    shared = alt.Chart().encode(
         x=_axis("confidence", "how sure the student is", scale),
         y=_axis("accuracy", "how often it is right", scale),
         color=alt.Color("regularizer:N", scale=colours, legend=legend),
@@ -150,7 +150,8 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     ends = [{"confidence": scale.domain[0], "accuracy": scale.domain[0]}, {"confidence": 1, "accuracy": 1}]
     diagonal = alt.Chart(alt.InlineData(values=ends)).mark_line(style="zero", aria=False, strokeDash=[4, 4])
     diagonal = diagonal.encode(x=shared.encoding.x, y=shared.encoding.y)
-    return alt.LayerChart(layer=[diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points])
+    layers = [diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points]
+    return alt.LayerChart(data=alt.InlineData(values=values), layer=layers)
 
 
 def _axis(field: str, title: str, scale: alt.Scale) -> Any:

@@ -42,7 +42,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     colours, shapes = method_scales(methods)
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
     whole = alt.Axis(grid=False, tickMinStep=1, format="d")
-    shared = alt.Chart(alt.InlineData(values=_records(rows))).encode(
+    shared = alt.Chart().encode(
         x=alt.X("epoch:Q", title="epoch", axis=whole, scale=alt.Scale(nice=False, padding=8)),
         color=alt.Color("regularizer:N", scale=colours, legend=legend),
     )
@@ -56,7 +56,8 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
         shared.mark_line(strokeWidth=1.5, aria=False).encode(y=loss),
         points.encode(y=loss, shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip),
     ]
-    return alt.LayerChart(layer=layers)
+    # data given once, to all layers: Altair copies what every layer has of its own with every call
+    return alt.LayerChart(data=alt.InlineData(values=_records(rows)), layer=layers)
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -245,7 +245,8 @@ def static_image(spec: dict[str, Any]) -> str:
     import vl_convert
 
     whole = spec | {"width": STATIC_WIDTH, "padding": 4}
-    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config())
+    # What a picture shows is said by its text alternative; inside an image nobody would hear the marks' own.
+    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config() | {"aria": False})
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

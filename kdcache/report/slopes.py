@@ -77,7 +77,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     x = alt.X(
         "start:N", sort=list(STARTS), title=None, axis=alt.Axis(labelAngle=0, ticks=False), scale=_ends()
     )
-    shared = alt.Chart(alt.InlineData(values=_records(rows))).encode(
+    shared = alt.Chart().encode(
         x=x, y=y, color=alt.Color("regularizer:N", scale=colours, legend=legend)
     )
     zero = alt.Chart(alt.InlineData(values=[{"gain": 0.0}])).mark_rule(style="zero", aria=False).encode(y=y)
@@ -90,7 +90,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     points = shared.mark_point(filled=True, size=60, opacity=1).encode(
         shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip
     )
-    return alt.LayerChart(layer=[zero, lines, points])
+    return alt.LayerChart(data=alt.InlineData(values=_records(rows)), layer=[zero, lines, points])
 
 
 def _ends() -> alt.Scale:
