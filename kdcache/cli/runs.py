@@ -35,8 +35,8 @@ def read_run(name: str, params: Path, metrics: Path) -> Run:
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
     found = [
-        read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", NEEDED[table])
-        for table in ("trials", "comparisons")
+        read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", (*NEEDED[table], *more))
+        for table, more in (("trials", ["identity"]), ("comparisons", []))
     ]
     return Run(name, _params(read(params), f"{name}: {params}"), *found)
 

@@ -61,14 +61,19 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    found = []
-    for row in rows.dropna(subset=["loss"]).itertuples():
-        spread = None if wording.missing(row.sd) else row.sd
-        ends = (None, None) if spread is None else (row.loss - spread, row.loss + spread)
-        low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
-        found.append(
-            {"regularizer": row.regularizer, "epoch": int(row.epoch), "loss": float(f"{row.loss:.4g}")}
-            | {"low": low, "high": high, "seeds": int(row.seeds)}
-            | {"said": wording.mean_sd(row.loss, row.sd, 3)}
-        )
-    return found
+    return [_record(row) for row in rows.dropna(subset=["loss"]).itertuples(index=False)]
+
+
+def _record(row: Any) -> dict[str, Any]:
+    spread = None if wording.missing(row.sd) else row.sd
+    ends = (None, None) if spread is None else (row.loss - spread, row.loss + spread)
+    low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
+    return {
+        "regularizer": row.regularizer,
+        "epoch": int(row.epoch),
+        "loss": float(f"{row.loss:.4g}"),
+        "low": low,
+        "high": high,
+        "seeds": int(row.seeds),
+        "said": wording.mean_sd(row.loss, row.sd, 3),
+    }

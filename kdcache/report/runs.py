@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -76,79 +77,64 @@ def _flat(params: Any, path: str = "") -> dict[str, str]:
 
 def changes(a: Run, b: Run, confidence: float = 0.95) -> list[Change]:
     """Every configuration that one of the runs has, in the order of the first."""
-    one, other = _configurations(a.trials), _configurations(b.trials)
-    verdicts = [_verdicts(run) for run in (a, b)]
-    metrics = [_metrics(run) for run in (a, b)]
+    one, other = _configurations(a), _configurations(b)
+    absent = Configuration()
     return [
-        _change(
-            key,
-            (one.get(key), other.get(key)),
-            verdicts,
-            [known.get(key[:2], "") for known in metrics],
-            confidence,
-        )
+        _change(key, one.get(key, absent), other.get(key, absent), confidence)
         for key in dict.fromkeys([*one, *other])
     ]
 
 
-def _configurations(trials: pd.DataFrame) -> dict[Key, pd.DataFrame]:
-    return {(str(k[0]), str(k[1]), str(k[2])): rows for k, rows in trials.groupby(list(KEYS), sort=False)}
+@dataclass(frozen=True)
+class Configuration:
+    """The trials of a configuration in one run: seed -> score in points, and seed -> identity."""
+
+    metric: str = ""
+    verdict: str = ABSENT
+    points: Points = field(default_factory=dict)
+    identities: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def side(self) -> Side:
+        return Side(*mean_sd(list(self.points.values())), len(self.points), self.verdict)
 
 
-def _metrics(run: Run) -> dict[tuple[str, str], str]:
-    """What each student is judged by on each task."""
-    rows = run.comparisons.itertuples()
-    return {(str(row.task), str(row.student)): str(row.metric) for row in rows}
+def _configurations(run: Run) -> dict[Key, Configuration]:
+    rows: Iterable[Any] = run.comparisons.itertuples(index=False)
+    compared = {(row.task, row.student, row.regularizer): row for row in rows}
+    metrics = {key[:2]: str(row.metric) for key, row in compared.items()}
+    found = {}
+    for (task, student, regularizer), trials in run.trials.groupby(list(KEYS), sort=False):
+        key = (str(task), str(student), str(regularizer))
+        metric = metrics.get(key[:2], "")
+        identities = dict(zip(trials["seed"], trials["identity"], strict=True))
+        verdict = str(compared[key].verdict) if key in compared else "baseline"
+        found[key] = Configuration(metric, verdict, _points(trials, metric), identities)
+    return found
 
 
-def _verdicts(run: Run) -> dict[Key, str]:
-    rows = run.comparisons.itertuples()
-    return {(str(row.task), str(row.student), str(row.regularizer)): str(row.verdict) for row in rows}
-
-
-def _change(
-    key: Key,
-    rows: tuple[pd.DataFrame | None, pd.DataFrame | None],
-    verdicts: list[dict[Key, str]],
-    metrics: list[str],
-    confidence: float,
-) -> Change:
-    points = [_points(mine, metric) for mine, metric in zip(rows, metrics, strict=True)]
-    a, b = (
-        Side(*mean_sd(list(mine.values())), len(mine), known.get(key, "baseline")) if mine else Side()
-        for mine, known in zip(points, verdicts, strict=True)
-    )
-    interval: tuple[float | None, ...] = (None, None, None)
-    if all(points) and metrics[0] == metrics[1]:
-        found, _ = evidence_of(points[1], points[0], None, confidence, [])
-        interval = (found.difference, found.ci_low, found.ci_high)
-    return Change(*key, metrics[1] or metrics[0], a, b, *interval, _same(rows), _note(*points, *metrics))
-
-
-def _note(one: Points, other: Points, metric: str, other_metric: str) -> str:
-    """What to know of a change; empty when every seed is matched and the metric the same."""
-    if not one or not other:
-        return ""
-    if metric != other_metric:
-        return f"judged by {metric} and by {other_metric}"
-    if one == other:
-        return "same scores"
-    matched = len(one.keys() & other.keys())
-    if matched == max(len(one), len(other)):
-        return ""
-    return f"{matched} matched seeds of {len(one)} and {len(other)}"
-
-
-def _points(rows: pd.DataFrame | None, metric: str) -> Points:
+def _points(rows: pd.DataFrame, metric: str) -> Points:
     """seed -> score in points, failed trials left out."""
-    if rows is None or metric not in rows:
-        return {}
-    return scored({int(row["seed"]): 100 * float(row[metric]) for _, row in rows.iterrows()}, "", [])
+    scores = zip(rows["seed"], rows[metric], strict=True) if metric in rows else ()
+    return scored({int(seed): 100 * float(score) for seed, score in scores}, "", [])
 
 
-def _same(rows: tuple[pd.DataFrame | None, pd.DataFrame | None]) -> bool:
-    """Whether both runs hold the same trials of a configuration."""
-    if rows[0] is None or rows[1] is None:
-        return False
-    one, other = (dict(zip(mine["seed"], mine["identity"], strict=True)) for mine in rows)
-    return one == other
+def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> Change:
+    change = low = high = None
+    if a.points and b.points and a.metric == b.metric:
+        found, _ = evidence_of(b.points, a.points, None, confidence, [])
+        change, low, high = found.difference, found.ci_low, found.ci_high
+    same = bool(a.identities) and a.identities == b.identities
+    return Change(*key, b.metric or a.metric, a.side, b.side, change, low, high, same, _note(a, b))
+
+
+def _note(a: Configuration, b: Configuration) -> str:
+    """What to know of a change; empty when every seed is matched and the metric the same."""
+    if not a.points or not b.points:
+        return ""
+    if a.metric != b.metric:
+        return f"judged by {a.metric} and by {b.metric}"
+    if a.points == b.points:
+        return "same scores"
+    matched, one, other = len(a.points.keys() & b.points.keys()), len(a.points), len(b.points)
+    return "" if matched == max(one, other) else f"{matched} matched seeds of {one} and {other}"

@@ -77,9 +77,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     x = alt.X(
         "start:N", sort=list(STARTS), title=None, axis=alt.Axis(labelAngle=0, ticks=False), scale=_ends()
     )
-    shared = alt.Chart().encode(
-        x=x, y=y, color=alt.Color("regularizer:N", scale=colours, legend=legend)
-    )
+    shared = alt.Chart().encode(x=x, y=y, color=alt.Color("regularizer:N", scale=colours, legend=legend))
     zero = alt.Chart(alt.InlineData(values=[{"gain": 0.0}])).mark_rule(style="zero", aria=False).encode(y=y)
     lines = shared.mark_line(strokeWidth=2, aria=False).encode(
         detail="verdict:N", strokeDash=alt.StrokeDash("verdict:N", scale=_dashes(), legend=None)
