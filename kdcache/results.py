@@ -178,7 +178,8 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {device: trials}
     - statistics: {library: version} that compared them, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint}}
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and of an
+      augmented task also views: the identity of the cache of its views
 
     Args:
         root: the folder that holds `tasks/`, `logits/` and `trials/`.
@@ -194,7 +195,7 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
         "devices": dict(Counter(trial.device for trial in trials)),
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
         "tasks": {name: _task_facts(root, name) for name in study.tasks},
-        "caches": [_cache_facts(root, task, teacher) for task, teacher in study.taught()],
+        "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
     }
 
 
@@ -203,10 +204,12 @@ def _task_facts(root: Path, task: str) -> dict[str, Any]:
     return {"rows": card.rows, "data": card.fingerprint}
 
 
-def _cache_facts(root: Path, task: str, teacher: str) -> dict[str, Any]:
-    cache = LogitCache(root / "logits" / task / teacher)
+def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
+    folder = root / "logits" / task / teacher
+    cache = LogitCache(folder)
+    views = {} if study.tasks[task].augment is None else {"views": LogitCache(folder / VIEWS).identity}
     prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **prints}
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **views, **prints}
 
 
 def validation_outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:

@@ -20,7 +20,7 @@ STEPS = (
     ("python -m stages.report", "this page, from those files and nothing else"),
 )
 SHOWN = 12  # characters of a fingerprint; provenance.json has all
-KINDS = ("data", "weights", "preprocessing", "code")
+KINDS = ("cache", "views", "data", "weights", "preprocessing", "code")
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,7 @@ def fingerprints(metrics: Metrics) -> list[Prints]:
         Prints(
             f"logits of {cache['teacher']} on {cache['task']}",
             "",
-            [
-                ("cache", cache["cache"][:SHOWN]),
-                *((kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache),
-            ],
+            [(kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache],
         )
         for cache in made.get("caches", [])
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -285,16 +286,16 @@ def _beyond(row: Any) -> str:
 def costs(metrics: Metrics, study: Study) -> Cost:
     """What teachers, caches and trials cost; teachers first."""
     cost = metrics.cost
-    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "trial")}
-    trials = by_kind["trial"]
-    names = pd.concat([by_kind["teacher"], by_kind["cache"]])[["task", "model"]].drop_duplicates()
+    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "views", "trial")}
+    trials, once = by_kind["trial"], cost[cost["kind"] != "trial"]
+    names = once[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
     online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
     readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
         students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
-        teacher_seconds=float(by_kind["teacher"]["seconds"].sum() + by_kind["cache"]["seconds"].sum()),
+        teacher_seconds=float(once["seconds"].sum()),
         trial_seconds=float(trials["seconds"].sum()),
         readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
         online=None if wording.missing(online) else online,
@@ -316,7 +317,8 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
 
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
-    trained, cached = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache"))
+    trained, plain, views = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache", "views"))
+    cached = pd.concat([plain, views])  # views: the same rows again, augmented
     readers = _readers(task, teacher, by_kind["trial"], study)
     students, passes = readers["model"].nunique(), _passes(readers, study)
     once = trained["seconds"].sum() + cached["seconds"].sum()
@@ -331,7 +333,7 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         per_student=wording.seconds(once * students),
         online=wording.seconds(_online(task, teacher, by_kind, study)),
         passes=wording.count(passes, "pass", "passes"),
-        break_even=_break_even(passes, students),
+        break_even=_break_even(_total(cached), _total(plain) * passes, students),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
@@ -348,9 +350,13 @@ def _passes(readers: pd.DataFrame, study: Study) -> int:
     return sum(study.students[student].epochs for student in readers["model"])
 
 
-def _break_even(passes: int, students: int) -> str:
-    """From which student on the cache, one pass of the teacher, costs less than the teacher in every epoch."""
-    return f"student {students // passes + 1}" if passes else wording.NONE
+def _break_even(filled: float, passed: float, students: int) -> str:
+    """From which student on the cache costs less than the teacher in every epoch.
+
+    Args:
+        filled: seconds that filling the cache took; passed: that the teacher would take in all epochs of all students.
+    """
+    return f"student {math.floor(filled * students / passed) + 1}" if passed > 0 else wording.NONE
 
 
 def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:

@@ -94,6 +94,16 @@ def test_the_cache_pays_from_the_second_pass_on(
     assert cost.teachers[1].break_even == student
 
 
+def test_the_views_of_an_augmented_task_are_paid_once_too(metrics: Metrics) -> None:
+    caching = metrics.cost[(metrics.cost["kind"] == "cache") & (metrics.cost["model"] == "resnet")]
+    views = caching.assign(kind="views", seconds=160.0)
+    cost = tables.costs(replace(metrics, cost=pd.concat([metrics.cost, views])), samples.study())
+    resnet = cost.teachers[1]
+    # 100 s of training, 4 s and 160 s of logits; online still 100 s + 5 trials x 8 epochs x 4 s: 160 s a student
+    assert (resnet.cached, resnet.once, resnet.online) == ("2.7 min", "4.4 min", "4.3 min")
+    assert (resnet.break_even, cost.teacher_seconds) == ("student 2", 368.0)
+
+
 def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:
     unread = metrics.cost[metrics.cost["regularizer"] != "kd"]
     assert [
