@@ -1,13 +1,16 @@
-"""A report of a large study: how long it takes to build, how large the page is, how soon a browser has it.
+"""A report of a large study: how long it takes to build, how large the page is, how soon a browser has it and answers.
 
 `python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials with normal
-scores around invented means (no model is trained), the metrics of them and the report, and prints what each took.
+scores around invented means (no model is trained), the metrics of them and the report, and prints what each took;
+`--json benchmarks/results/report.json` keeps it.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -18,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from kdcache.params import Study
+from kdcache.pretraining.card import machine
 from kdcache.report.page import write_report
 from kdcache.results import Outputs
 from kdcache.statistics import (
@@ -86,6 +90,17 @@ def trials(of: Study) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Eight epochs a configuration, falling."""
+    keys = ["task", "student", "init", "regularizer"]
+    rows = [
+        [*key, epoch, 5, 1.5 / epoch, 0.02]
+        for key in table[keys].drop_duplicates().itertuples(index=False)
+        for epoch in range(1, 9)
+    ]
+    return pd.DataFrame(rows, columns=[*keys, "epoch", "seeds", "loss", "sd"])
+
+
 def costs(of: Study, table: pd.DataFrame) -> pd.DataFrame:
     kinds = (("teacher", 100.0), ("cache", 4.0))
     taught = [
@@ -127,43 +142,88 @@ def write_metrics(of: Study, out: Path) -> None:
         "reliability": reliability_table(of, logits),
         "across": across(table, of),
         "cost": costs(of, table),
+        "curves": curves(table),
     }
     for name, frame in tables.items():
         write_table(frame, out / f"{name}.csv")
     write_summary(summary(table, of, compared), out / "summary.json")
 
 
-def open_in_browser(page: Path) -> float | None:
-    """Seconds until headless Chromium, started for it, has loaded and shown the page; None without Chromium."""
+# Sorts and filters the table of every comparison, twice each, and leaves the slower times in the page's title.
+ACT = """
+function took(act) {
+  const times = [0, 1].map(function () {
+    const begun = performance.now();
+    act();
+    document.body.offsetHeight; // laid out
+    return performance.now() - begun;
+  });
+  return Math.round(Math.max(...times));
+}
+const table = document.getElementById("comparisons");
+const form = document.querySelector("form.filter");
+const sort = took(() => table.tHead.rows[0].cells[6].querySelector("button").click());
+const filter = took(function () {
+  form.elements.words.value = form.elements.words.value ? "" : "kd bert";
+  form.dispatchEvent(new Event("input"));
+});
+document.title = `sort ${sort} filter ${filter}`;
+"""
+
+
+def open_in_browser(page: Path) -> dict[str, float | int]:
+    """What headless Chromium, started for it, makes of the page; empty without Chromium.
+
+    browser_seconds until it has loaded and shown it; sort_milliseconds and filter_milliseconds of its largest table.
+    """
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
-        return None
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", page.resolve().as_uri()]
+        return {}
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     begun = time.perf_counter()
-    subprocess.run(command, capture_output=True, check=True, timeout=120)
-    return time.perf_counter() - begun
+    subprocess.run([*command, page.resolve().as_uri()], capture_output=True, check=True, timeout=120)
+    seconds = round(time.perf_counter() - begun, 1)
+    before, end, after = page.read_text(encoding="utf-8").rpartition("</body>")
+    acted = page.with_name("acted.html")
+    acted.write_text(f"{before}<script>{ACT}</script>{end}{after}", encoding="utf-8")
+    done = subprocess.run(
+        [*command, acted.resolve().as_uri()], capture_output=True, text=True, check=True, timeout=120
+    )
+    found = re.search(r"<title>sort (\d+) filter (\d+)</title>", done.stdout)
+    if found is None:
+        raise SystemExit(f"{acted}: the browser could not sort and filter it")
+    sort, filtered = map(int, found.groups())
+    return {"browser_seconds": seconds, "sort_milliseconds": sort, "filter_milliseconds": filtered}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=8)
+    parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args(arguments)
     of = study(options.tasks)
     begun = time.perf_counter()
     write_metrics(of, options.out / "metrics")
     counted = time.perf_counter()
+    cpu = time.process_time()
     page = write_report(options.out / "metrics", options.out / "report", of)
-    built = time.perf_counter()
+    built, cpu = time.perf_counter(), time.process_time() - cpu
     facts = {
+        "made_by": "python -m benchmarks.report",
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(1),
         "configurations": len(list(of.configurations())),
         "trials": len(list(of.configurations())) * len(of.seeds),
         "statistics_seconds": round(counted - begun, 1),
         "report_seconds": round(built - counted, 1),
+        "report_cpu_seconds": round(cpu, 1),
         "page_megabytes": round(page.stat().st_size / 1e6, 2),
-        "browser_seconds": open_in_browser(page),
+        **open_in_browser(page),
     }
     print(json.dumps(facts, indent=2))
+    if options.json:
+        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ VIEWS = {
     "first-dark": (1280, 790, "", True),
     "figure": (1280, 620, ALL_BUT.format("h-differences"), False),
     "comparisons": (1280, 620, ALL_BUT.format("h-comparisons"), False),
+    "slopes": (1280, 620, ALL_BUT.format("h-interaction") + ", #h-interaction ~ details", False),
+    "curves": (1280, 800, ALL_BUT.format("h-curves"), False),
     "calibration": (1280, 780, ALL_BUT.format("h-calibration"), False),
     "reliability": (1280, 800, ALL_BUT.format("h-calibration") + ", #h-calibration ~ details", False),
     "examples": (1280, 720, ALL_BUT.format("h-examples"), False),

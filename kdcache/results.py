@@ -6,9 +6,12 @@ for is in no table, and what is missing is an error that names it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from platform import python_version
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,13 +22,16 @@ from kdcache.errors import CacheError, KdcacheError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
 from kdcache.params import Study
-from kdcache.tasks import load_split
+from kdcache.tasks import load_split, read_card
 from kdcache.trials import LOGITS, TEACHER, VIEWS, TrialResult, read_result, trial_folder
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
 SPLIT = "validation"
+CURVES = ["task", "student", "init", "regularizer", "epoch"]
 COST = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"]
+
+STATISTICS = ("kdcache", "numpy", "scipy", "pandas", "statsmodels")
 
 Block: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
@@ -145,6 +151,65 @@ def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
             "peak_memory_mb": result.peak_memory_mb,
             "device": result.device,
         }
+
+
+def curves_table(study: Study, root: Path) -> pd.DataFrame:
+    """metrics/curves.csv: one row per configuration and epoch, the mean training loss over its seeds and their sd.
+
+    `seeds` is how many have that epoch. The loss is what the regularizer trains on, soft labels and all: its level
+    says nothing between regularizers, its course does.
+
+    Args:
+        root: the folder that holds `trials/`.
+    """
+    rows = [
+        [result.task, result.student, result.init, result.regularizer, epoch, loss]
+        for result in read_trials(study, root / "trials")
+        for epoch, loss in enumerate(result.losses, start=1)
+    ]
+    losses = pd.DataFrame(rows, columns=[*CURVES, "loss"]).groupby(CURVES, sort=False)["loss"]
+    return losses.agg(seeds="count", loss="mean", sd="std").reset_index()
+
+
+def provenance(study: Study, root: Path) -> dict[str, Any]:
+    """metrics/provenance.json: with what the numbers were made, and of what.
+
+    - format: 1
+    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {device: trials}
+    - statistics: {library: version} that compared them, this package and Python included
+    - tasks: {name: {rows: {split: count}, data: fingerprint}}
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and of an
+      augmented task also views: the identity of the cache of its views
+
+    Args:
+        root: the folder that holds `tasks/`, `logits/` and `trials/`.
+    """
+    trials = read_trials(study, root / "trials")
+    names = dict.fromkeys(name for trial in trials for name in trial.versions)
+    return {
+        "format": 1,
+        "trials": len(trials),
+        "versions": {
+            name: sorted({t.versions[name] for t in trials if name in t.versions}) for name in names
+        },
+        "devices": dict(Counter(trial.device for trial in trials)),
+        "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
+        "tasks": {name: _task_facts(root, name) for name in study.tasks},
+        "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
+    }
+
+
+def _task_facts(root: Path, task: str) -> dict[str, Any]:
+    card = read_card(root / "tasks" / task)
+    return {"rows": card.rows, "data": card.fingerprint}
+
+
+def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
+    folder = root / "logits" / task / teacher
+    cache = LogitCache(folder)
+    views = {} if study.tasks[task].augment is None else {"views": LogitCache(folder / VIEWS).identity}
+    prints = cache.manifest.fingerprints.model_dump()
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **views, **prints}
 
 
 def validation_outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:

@@ -7,12 +7,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdcache.params import Study, load_study
-from kdcache.results import Block, Outputs, cost_table, trials_table, validation_logits, validation_outputs
+from kdcache.results import (
+    Block,
+    Outputs,
+    cost_table,
+    curves_table,
+    provenance,
+    trials_table,
+    validation_logits,
+    validation_outputs,
+)
 from kdcache.statistics import (
     across,
     calibration_comparisons,
     compare,
     compare_examples,
+    headline,
     reliability_table,
     summary,
 )
@@ -40,6 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
 def write_metrics(study: Study, data: Path, out: Path) -> None:
     """Everything is computed before anything is written; each file is whole or absent."""
     trials, costs = trials_table(study, data), cost_table(study, data)
+    curves, made = curves_table(study, data), provenance(study, data)
     comparisons = compare(trials, study)
     calibration = calibration_comparisons(trials, study)
     claims = summary(trials, study, comparisons)
@@ -60,7 +71,10 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     write_table(reliability, out / "reliability.csv")
     write_table(over_tasks, out / "across.csv")
     write_table(costs, out / "cost.csv")
+    write_table(curves, out / "curves.csv")
+    write_summary(made, out / "provenance.json")
     write_summary(claims, out / "summary.json")
+    write_summary(headline(claims, comparisons), out / "verdicts.json")
     for claim in claims["claims"]:
         print(f"{claim['question']} {claim['verdict'].capitalize()}. {claim['sentence']}")
 

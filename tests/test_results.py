@@ -11,9 +11,17 @@ import pytest
 
 from kdcache.errors import CacheError
 from kdcache.files import write_json
-from kdcache.logits import Cost, Fingerprints, LogitWriter
+from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
 from kdcache.params import Study
-from kdcache.results import ResultsError, cost_table, trials_table, validation_logits, validation_outputs
+from kdcache.results import (
+    ResultsError,
+    cost_table,
+    curves_table,
+    provenance,
+    trials_table,
+    validation_logits,
+    validation_outputs,
+)
 from kdcache.trials import TrialResult, write_result
 
 MODEL = {"checkpoint": "models/m", "learning_rate": 0.1, "epochs": 1, "batch_size": 4}
@@ -59,7 +67,7 @@ def put_trial(
         seconds=1.5,
         peak_memory_mb=100.0,
         device="cpu",
-        versions={},
+        versions={"torch": "2.0"},
     )
     write_result(folder, result.model_copy(update=changes))
 
@@ -147,18 +155,58 @@ def test_costs_of_teacher_cache_and_trials(root: Path) -> None:
     ]
 
 
+def test_the_loss_of_each_epoch_is_a_mean_over_seeds(root: Path) -> None:
+    put_trial(root, "one", "small", "base", 0, 0.9, losses=[2.0, 1.0])
+    put_trial(root, "one", "small", "base", 1, 0.9, losses=[4.0, 1.0])
+    put_trial(root, "two", "tiny", "base", 1, 0.9, losses=[0.5, 0.25])  # seed 0 has one epoch: 0.5
+    table = curves_table(study(), root)
+    assert table.columns.tolist() == [
+        *("task", "student", "init", "regularizer", "epoch", "seeds", "loss", "sd")
+    ]
+    rows = table.drop(columns=["init", "regularizer"]).astype(object)
+    # sd of 2 and 4 with n - 1: the square root of 2; of one value: none
+    assert rows.where(rows.notna(), None).values.tolist() == [
+        ["one", "small", 1, 2, 3.0, pytest.approx(2**0.5)],
+        ["one", "small", 2, 2, 1.0, 0.0],
+        ["two", "tiny", 1, 2, 0.5, 0.0],
+        ["two", "tiny", 2, 1, 0.25, None],
+    ]
+
+
+def test_what_the_numbers_were_made_of(root: Path) -> None:
+    put_task(root)
+    put_task(root, name="two")
+    put_trial(root, "two", "tiny", "base", 1, 0.8, versions={"torch": "2.1"})
+    found = provenance(study(), root)
+    assert (found["trials"], found["versions"], found["devices"]) == (
+        4,
+        {"torch": ["2.0", "2.1"]},
+        {"cpu": 4},
+    )
+    assert found["tasks"] == {name: {"rows": {"validation": 4}, "data": "d"} for name in ("one", "two")}
+    (cache,) = found["caches"]
+    prints = {"data": "d", "weights": "w", "preprocessing": "p", "code": "c"}
+    assert cache == {
+        "task": "one",
+        "teacher": "big",
+        "cache": LogitCache(root / "logits/one/big").identity,
+        **prints,
+    }
+    assert {"kdcache", "scipy", "python"} < set(found["statistics"])
+
+
 LABELS = np.array([1, 0, 1, 1])
 LOGITS = np.array([[0.0, 1], [2, 1], [5, 4], [-1, 0]], dtype=np.float32)  # classes 1 0 0 1
 HASHES = np.array([11, 12, 13, 14], dtype=np.uint64)
 
 
-def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False) -> None:
-    folder = root / "tasks" / "one"
+def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one") -> None:
+    folder = root / "tasks" / name
     folder.mkdir(parents=True)
     rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
     pq.write_table(pa.table(rows), folder / "validation.parquet")
     names = [] if regression else ["a", "b"]
-    card = {"name": "one", "modality": "image", "regression": regression, "label_names": names,
+    card = {"name": name, "modality": "image", "regression": regression, "label_names": names,
             "rows": {"validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
             "metrics": ["accuracy"], "max_length": None, "fingerprint": "d"}  # fmt: skip
     write_json(folder / "card.json", card)

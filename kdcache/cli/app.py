@@ -108,6 +108,37 @@ def plan(
 
 
 @app.command()
+def table(
+    what: Annotated[
+        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="Which table.")
+    ] = "main",
+    form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
+    metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+) -> None:
+    """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
+    from kdcache.report.inputs import read_metrics
+    from kdcache.report.paper import paper_table
+
+    typer.echo(paper_table(read_metrics(metrics), load_study(params), what, form))
+
+
+@app.command()
+def compare_runs(
+    a: Annotated[str, typer.Argument(help="A Git revision, a DVC experiment, or a folder with a study.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics folder in each.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
+    from kdcache.cli.runs import compared, print_compared, read_run
+
+    one, other = (read_run(name, params, metrics) for name in (a, b))
+    _print_json(compared(one, other)) if as_json else print_compared(one, other)
+
+
+@app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
     found = LogitCache(cache).info()

@@ -32,17 +32,17 @@ def print_info(found: Mapping[str, Any]) -> None:
     """`LogitCache.info()`, a line each."""
     table = Table("key", "value", show_header=False)
     for key, value in found.items():
-        table.add_row(_cell(key.replace("_", " ")), _cell(_text(value), lines=True))
-    _print(table)
+        table.add_row(cell(key.replace("_", " ")), cell(_text(value), lines=True))
+    show(table)
 
 
 def print_heads(cache: LogitCache, splits: Mapping[str, list[dict[str, Any]]], with_task: bool) -> None:
     """The first rows of each split: what the task says of them or else their logits, and the top probabilities."""
     for split, rows in splits.items():
         if with_task:
-            _print(_task_head(cache, split, rows))
+            show(_task_head(cache, split, rows))
         else:
-            _print(_logit_head(cache, split, rows))
+            show(_logit_head(cache, split, rows))
 
 
 def _logit_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -67,7 +67,7 @@ def _task_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]])
     output = ["output"] if cache.manifest.classes == 1 else []
     table = _head_table(cache, split, "", ["id", *known, *output], names)
     for row in rows:
-        cells = [_cell(_shortened(_number(row[key]))) for key in (*known, *(["logits"] if output else []))]
+        cells = [cell(_shortened(_number(row[key]))) for key in (*known, *(["logits"] if output else []))]
         table.add_row(str(row["id"]), *cells, *_top(row, names))
     return table
 
@@ -75,9 +75,9 @@ def _task_head(cache: LogitCache, split: str, rows: Sequence[Mapping[str, Any]])
 def _head_table(
     cache: LogitCache, split: str, more: str, columns: Iterable[str], names: Sequence[str]
 ) -> Table:
-    table = Table(title=_cell(f"{split}: {cache.manifest.splits[split].rows} rows{more}"))
+    table = Table(title=cell(f"{split}: {cache.manifest.splits[split].rows} rows{more}"))
     for column in columns:
-        table.add_column(_cell(column), justify="left" if column in LEFT else "right")
+        table.add_column(cell(column), justify="left" if column in LEFT else "right")
     if len(names) > 1:
         table.add_column("top probabilities")
     return table
@@ -87,49 +87,49 @@ def _top(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     """One cell with the largest probabilities, none for a regression."""
     values = row.get("probabilities", [])
     best = sorted(range(len(values)), key=lambda k: -values[k])[:TOP]
-    return [_cell(", ".join(f"{names[k]} {values[k]:.1%}" for k in best))] if best else []
+    return [cell(", ".join(f"{names[k]} {values[k]:.1%}" for k in best))] if best else []
 
 
 def print_stats(cache: LogitCache, found: Sequence[Mapping[str, Any]]) -> None:
     """`analysis.stats` of each split, a column each; then the same by class."""
     columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in found}
-    _print(_columns(columns))
+    show(_columns(columns))
     if "predictions" in found[0]:
-        _print(_by_class(cache.manifest.classes, found))
+        show(_by_class(cache.manifest.classes, found))
 
 
 def _by_class(classes: int, found: Sequence[Mapping[str, Any]]) -> Table:
     more = f", {CLASS_ROWS} of {classes} (--json has all)" if classes > CLASS_ROWS else ""
     table = Table("class", title=f"by class{more}")
     for item in found:
-        table.add_column(_cell(f"{item['split']}: predicted"), justify="right")
+        table.add_column(cell(f"{item['split']}: predicted"), justify="right")
         if "labels" in item:
-            table.add_column(_cell(f"{item['split']}: agreement"), justify="right")
+            table.add_column(cell(f"{item['split']}: agreement"), justify="right")
     for name in list(found[0]["predictions"])[:CLASS_ROWS]:
         cells = []
         for item in found:
             cells.append(_number(item["predictions"][name]))
             if "labels" in item:
                 cells.append(_number(item["labels"]["agreement"][name]))
-        table.add_row(_cell(name), *cells)
+        table.add_row(cell(name), *cells)
     return table
 
 
 def print_diffs(a: str, b: str, found: Sequence[Mapping[str, Any]]) -> None:
     """`analysis.diff` of each split, a column each; then the rows that differ most."""
-    _print(f"a: {_cell(a)}\nb: {_cell(b)}")
-    _print(_columns({item["split"]: _flat(item) for item in found}))
+    show(f"a: {cell(a)}\nb: {cell(b)}")
+    show(_columns({item["split"]: _flat(item) for item in found}))
     for item in found:
         if any(row["kl"] > 0 for row in item.get("largest", [])):
-            _print(_largest(item))
+            show(_largest(item))
 
 
 def _largest(item: Mapping[str, Any]) -> Table:
     table = Table(
-        "id", "KL(a||b)", "a predicts", "b predicts", title=_cell(f"{item['split']}: where they differ most")
+        "id", "KL(a||b)", "a predicts", "b predicts", title=cell(f"{item['split']}: where they differ most")
     )
     for row in item["largest"]:
-        table.add_row(str(row["id"]), _number(row["kl"]), _cell(row["a"]), _cell(row["b"]))
+        table.add_row(str(row["id"]), _number(row["kl"]), cell(row["a"]), cell(row["b"]))
     return table
 
 
@@ -197,9 +197,9 @@ def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
     """A column for each split, a row for each key that one of them has."""
     table = Table("")
     for name in columns:
-        table.add_column(_cell(name), justify="right")
+        table.add_column(cell(name), justify="right")
     for key in dict.fromkeys(key for values in columns.values() for key in values):
-        table.add_row(_cell(key), *(_number(values.get(key, "")) for values in columns.values()))
+        table.add_row(cell(key), *(_number(values.get(key, "")) for values in columns.values()))
     return table
 
 
@@ -234,7 +234,7 @@ def _text(value: Any, between: str = "\n") -> str:
     return "none" if value is None else str(value)
 
 
-def _cell(text: str, lines: bool = False) -> str:
+def cell(text: str, lines: bool = False) -> str:
     """Text as it is, without Rich's markup or control characters: data must not steer the terminal."""
     return escape("".join(char if char.isprintable() or (lines and char == "\n") else " " for char in text))
 
@@ -243,7 +243,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= TEXT else f"{text[: TEXT - 3]}..."
 
 
-def _print(what: Table | str) -> None:
+def show(what: Table | str) -> None:
+    """Print a table or a text, as wide as the terminal."""
     Console(width=None if sys.stdout.isatty() else 160).print(
         what, soft_wrap=isinstance(what, str), highlight=False
     )

@@ -13,16 +13,13 @@ import pandas as pd
 
 from kdcache.params import Study
 from kdcache.report import wording
-from kdcache.report.figures import Drawing
+from kdcache.report.figures import Drawing, method_scales
 from kdcache.report.inputs import Metrics
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 DIGITS = 3
 FEWEST_ROWS = 20  # a bin with fewer says more about chance than about the model
 HEIGHT = 260  # pixels
-# Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
-COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
-SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"]
 
 
 @dataclass(frozen=True)
@@ -140,21 +137,21 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     records = rows[columns].round({"confidence": 4, "accuracy": 4}).to_dict("records")
     values = [{str(key): value for key, value in record.items()} for record in records]
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
-    colours = [COLOURS[place % len(COLOURS)] for place in range(len(methods))]
-    shapes = [SHAPES[place % len(SHAPES)] for place in range(len(methods))]
-    shared = alt.Chart(alt.InlineData(values=values)).encode(
+    colours, shapes = method_scales(methods)
+    shared = alt.Chart().encode(
         x=_axis("confidence", "how sure the student is", scale),
         y=_axis("accuracy", "how often it is right", scale),
-        color=alt.Color("regularizer:N", scale=alt.Scale(domain=methods, range=colours), legend=legend),
+        color=alt.Color("regularizer:N", scale=colours, legend=legend),
     )
-    shape = alt.Shape("regularizer:N", scale=alt.Scale(domain=methods, range=shapes), legend=legend)
+    shape = alt.Shape("regularizer:N", scale=shapes, legend=legend)
     tooltip = [alt.Tooltip("regularizer:N"), alt.Tooltip("confidence:Q", format=".1%")]
     tooltip += [alt.Tooltip("accuracy:Q", format=".1%"), alt.Tooltip("rows:Q", format=",")]
     points = shared.mark_point(filled=True, size=55, opacity=1).encode(shape=shape, tooltip=tooltip)
     ends = [{"confidence": scale.domain[0], "accuracy": scale.domain[0]}, {"confidence": 1, "accuracy": 1}]
     diagonal = alt.Chart(alt.InlineData(values=ends)).mark_line(style="zero", aria=False, strokeDash=[4, 4])
     diagonal = diagonal.encode(x=shared.encoding.x, y=shared.encoding.y)
-    return alt.LayerChart(layer=[diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points])
+    layers = [diagonal, shared.mark_line(strokeWidth=1.5, aria=False), points]
+    return alt.LayerChart(data=alt.InlineData(values=values), layer=layers)
 
 
 def _axis(field: str, title: str, scale: alt.Scale) -> Any:

@@ -136,19 +136,35 @@ def _interaction(claim: dict[str, Any], metrics: Metrics) -> Words:
         f"{wording.signed(claim['gain_pretrained'])} pretrained: a difference of "
         f"{wording.signed(claim['interaction'])} {wording.interval(claim['ci_low'], claim['ci_high'])}."
     )
-    count = wording.count(int(claim["n"]), str(claim["unit"]).removesuffix("s"))
     test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
-    return text, f"From {count}, {test}. {_one_by_one(claim, metrics)}".strip()
+    return text, f"From {_units(claim, metrics)}, {test}. {_one_by_one(claim, metrics)}".strip()
+
+
+def pairs(metrics: Metrics) -> set[tuple[str, str, str]]:
+    """(task, scratch student, pretrained student) of every pair that the interaction was asked of."""
+    rows = metrics.summary.get("interaction", [])
+    return {(row["task"], row["scratch"], row["pretrained"]) for row in rows if row["scope"] == "pair"}
+
+
+def pooled(n: int, metrics: Metrics) -> str:
+    """What a pool of pairs is about: "6 pairs of students on 2 tasks", "3 pairs of students, all on digits"."""
+    tasks = sorted({task for task, _, _ in pairs(metrics)})
+    on = f", all on {tasks[0]}" if len(tasks) == 1 else f" on {wording.count(len(tasks), 'task')}"
+    return f"{wording.count(n, 'pair')} of students{on}"
+
+
+def _units(claim: dict[str, Any], metrics: Metrics) -> str:
+    """How many values the test has, and what they can speak of: pairs that share a task say nothing of another."""
+    n, unit = int(claim["n"]), str(claim["unit"]).removesuffix("s")
+    return pooled(n, metrics) if unit == "pair" else wording.count(n, unit)
 
 
 def _one_by_one(claim: dict[str, Any], metrics: Metrics) -> str:
     """For which regularizers the pairs of students show it, each tested and corrected."""
-    rows = metrics.summary.get("interaction", [])
-    pairs = {(row["task"], row["scratch"], row["pretrained"]) for row in rows if row["scope"] == "pair"}
     found = Counter(row["regularizer"] for row in claim["per_regularizer_supported"])
     if not found:
         return "No regularizer shows it in any pair of students."
-    said = (f"{name} in {n} of {len(pairs)}" for name, n in found.most_common())
+    said = (f"{name} in {n} of {len(pairs(metrics))}" for name, n in found.most_common())
     return f"Pair by pair it is shown for {wording.listing(said)}."
 
 

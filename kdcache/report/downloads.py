@@ -15,8 +15,10 @@ HOLDS = {
     "calibration.csv": "NLL, Brier score and ECE against the baseline",
     "reliability.csv": "the bins of the reliability diagrams",
     "across.csv": "each regularizer over several tasks",
+    "curves.csv": "the training loss of every epoch",
     "cost.csv": "seconds and memory of teachers, caches and trials",
     "summary.json": "the claims with their verdicts and numbers",
+    "provenance.json": "versions and fingerprints behind the numbers",
 }
 
 

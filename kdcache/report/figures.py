@@ -22,6 +22,11 @@ INITS = ("pretrained", "scratch")
 # Blue and orange: apart for every common colour vision, and 3:1 or more against both backgrounds.
 COLOURS = {"pretrained": "#3a7fc4", "scratch": "#d2761b"}
 SHAPES = {"pretrained": "circle", "scratch": "diamond"}
+# Regularizers: Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
+METHOD_COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
+METHOD_SHAPES = [
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"),
+]
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 STATIC_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
 PALETTES = {
@@ -152,6 +157,17 @@ def _colours() -> alt.Scale:
     return alt.Scale(domain=list(INITS), range=[COLOURS[init] for init in INITS])
 
 
+def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Scale]:
+    """The colour and the shape of each regularizer, by its place; the baseline stands at 0 and is grey.
+
+    `first` is the place of the first: 1 where the baseline is not drawn.
+    """
+    places = range(first, first + len(methods))
+    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in places]
+    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in places]
+    return alt.Scale(domain=methods, range=colours), alt.Scale(domain=methods, range=shapes)
+
+
 def _background(panel: Panel) -> list[alt.Chart]:
     margin = float(panel.rows["margin"].max())
     band = alt.Chart(alt.InlineData(values=[{"low": -margin, "high": margin}]))
@@ -229,7 +245,8 @@ def static_image(spec: dict[str, Any]) -> str:
     import vl_convert
 
     whole = spec | {"width": STATIC_WIDTH, "padding": 4}
-    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config())
+    # What a picture shows is said by its text alternative; inside an image nobody would hear the marks' own.
+    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config() | {"aria": False})
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

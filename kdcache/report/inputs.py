@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ OPTIONAL = {
     "calibration": (
         *("task", "student", "regularizer", "metric", "difference", "ci_low", "ci_high", "direction", "note"),
     ),
+    "curves": ("task", "student", "regularizer", "epoch", "seeds", "loss", "sd"),
     "reliability": ("task", "student", "init", "regularizer", "rows", "confidence", "accuracy"),
     "across": (
         *("scope", "group", "init", "regularizer", "tasks", "difference", "ci_low", "ci_high"),
@@ -48,13 +50,15 @@ OPTIONAL = {
     ),
 }
 SUMMARY = "summary.json"
+PROVENANCE = "provenance.json"
 
 
 @dataclass(frozen=True)
 class Metrics:
     """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points.
 
-    A table whose file is not there has no rows. `files`: the text of every file that is, by name.
+    A table whose file is not there has no rows, and `provenance` is empty without its file. `files`: the text of
+    every file that is there, by name.
     """
 
     trials: pd.DataFrame
@@ -64,7 +68,9 @@ class Metrics:
     calibration: pd.DataFrame
     reliability: pd.DataFrame
     across: pd.DataFrame
+    curves: pd.DataFrame
     summary: dict[str, Any]
+    provenance: dict[str, Any]
     files: dict[str, str]
 
 
@@ -78,10 +84,11 @@ def read_metrics(folder: Path) -> Metrics:
     for name, columns in OPTIONAL.items():
         path = folder / f"{name}.csv"
         tables[name] = _read_table(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
-    summary = _read_summary(folder / SUMMARY)
-    paths = [*(folder / f"{name}.csv" for name in tables), folder / SUMMARY]
+    summary, made = _read_object(folder / SUMMARY), folder / PROVENANCE
+    provenance = _read_object(made) if made.exists() else {}
+    paths = [*(folder / f"{name}.csv" for name in tables), folder / SUMMARY, made]
     files = {path.name: path.read_text(encoding="utf-8") for path in paths if path.exists()}
-    return Metrics(**tables, summary=summary, files=files)
+    return Metrics(**tables, summary=summary, provenance=provenance, files=files)
 
 
 def flags(table: pd.DataFrame, column: str) -> list[bool]:
@@ -93,13 +100,28 @@ def flags(table: pd.DataFrame, column: str) -> list[bool]:
 
 def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     try:
-        header = pd.read_csv(path, nrows=0).columns
-        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
-        text = {column: str for column in header if column in TEXT}
-        table = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=blank)
+        return read_table(path.read_text(encoding="utf-8"), path, needed)
     except FileNotFoundError:
         raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
+
+
+def read_table(text: str, path: object, needed: tuple[str, ...]) -> pd.DataFrame:
+    """A metrics table from its text; names stay text, whatever they look like.
+
+    Args:
+        path: where the text is from, for the message.
+
+    Raises:
+        ComparisonError: the text is no table, or lacks a needed column.
+    """
+    try:
+        header = pd.read_csv(StringIO(text), nrows=0).columns
+        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
+        names = {column: str for column in header if column in TEXT}
+        table = pd.read_csv(StringIO(text), dtype=names, keep_default_na=False, na_values=blank)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
     missing = [column for column in needed if column not in table.columns]
     if missing:
@@ -108,13 +130,13 @@ def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def _read_summary(path: Path) -> dict[str, Any]:
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
     except ValueError as error:
         raise ComparisonError(f"{path}: expected JSON, found: {error}; run compare again") from None
-    if not isinstance(summary, dict):
-        raise ComparisonError(f"{path}: expected a JSON object, found {type(summary).__name__}")
-    return summary
+    if not isinstance(content, dict):
+        raise ComparisonError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from kdcache.params import Study
-from kdcache.report import across, calibration, examples, figures, tables, wording
+from kdcache.report import across, calibration, curves, examples, figures, origin, slopes, tables, wording
 from kdcache.report.claims import claims, in_short, margins
 from kdcache.report.downloads import downloads
 from kdcache.report.inputs import Metrics, read_metrics
@@ -86,6 +86,7 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
     drawn = _drawn("panel", panels)
     reliability = _drawn("reliability", calibration.diagrams(metrics))
     ranking = _drawn("ranking", across.diagrams(metrics))
+    slope, curve = _drawn("slope", slopes.diagrams(metrics)), _drawn("curve", curves.diagrams(metrics))
     cost = tables.costs(metrics, study)
     headings, comparisons = tables.all_comparisons(metrics.comparisons)
     return {
@@ -96,10 +97,12 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "claims": claims(metrics),
         "certainty": _certainty(study),
         "panels": drawn,
-        "charts": _charts([*drawn, *reliability, *ranking]),
+        "charts": _charts([*drawn, *slope, *ranking, *curve, *reliability]),
         "margin": margins(metrics.comparisons),
         "tables": tables.main_tables(metrics, study),
         "interaction": tables.interaction(metrics),
+        "slopes": slope,
+        "curves": curve,
         "open": tables.open_questions(metrics.comparisons, confidence),
         "examples": examples.table(metrics),
         "examples_sentence": examples.sentence(metrics),
@@ -122,6 +125,9 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "verdicts": list(dict.fromkeys(row.verdict for row in comparisons)),
         "inits": list(dict.fromkeys(row.init for row in comparisons)),
         "downloads": downloads(metrics),
+        "steps": origin.STEPS,
+        "made_with": origin.made_with(metrics),
+        "prints": origin.fingerprints(metrics),
         "params": yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True), sort_keys=False),
     }
 

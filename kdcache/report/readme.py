@@ -13,10 +13,10 @@ from pathlib import Path
 
 from kdcache.errors import ComparisonError, KdcacheError
 from kdcache.params import Study, load_study
-from kdcache.report import figures, tables, wording
+from kdcache.report import figures, paper
 from kdcache.report.claims import claims
 from kdcache.report.inputs import Metrics, read_metrics
-from kdcache.report.page import CORRECTIONS, FAMILIES, write_figure
+from kdcache.report.page import write_figure
 
 NAME = "results"
 ALT = "Difference from plain fine-tuning with its interval, per regularizer, pretrained beside scratch"
@@ -36,48 +36,25 @@ def results_markdown(metrics: Metrics, study: Study, name: str = NAME) -> str:
     """The claims, the figure and the main table as Markdown."""
     answers = [f"- **{claim.question} {claim.answer}.** {claim.sentence}" for claim in claims(metrics)]
     picture = f"![{ALT}]({figure_path(name).as_posix()})"
-    parts = (_escape("\n".join(answers)), picture, markdown_table(metrics, study), _legend(study))
+    parts = (
+        paper.escape_markdown("\n".join(answers)),
+        picture,
+        markdown_table(metrics, study),
+        _legend(study),
+    )
     return "\n\n".join(parts)
 
 
 def _legend(study: Study) -> str:
-    comparison, seeds = study.comparison, wording.count(len(study.seeds), "seed")
-    return _escape(
-        f"Mean ± standard deviation over {seeds} in points; difference from {comparison.baseline}, "
-        f"paired by seed, with its {100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
-        f"{CORRECTIONS[comparison.correction]}, over {FAMILIES[comparison.family]}). The answers above are "
-        "corrected over all comparisons that they are about, so *better* here can stand beside *undecided* there. "
-        "*Inconclusive* does not mean *no difference*."
+    return paper.escape_markdown(
+        f"{paper.legend(study)} The answers above are corrected over all comparisons that they are about, so *better* "
+        "here can stand beside *undecided* there. *Inconclusive* does not mean *no difference*."
     )
 
 
 def markdown_table(metrics: Metrics, study: Study) -> str:
     """The main table: mean ± sd over seeds, difference from the baseline with its interval, verdict."""
-    return "\n\n".join(_markdown(table) for table in tables.main_tables(metrics, study))
-
-
-def _markdown(table: tables.MainTable) -> str:
-    heads = [f"{_escape(column.task)}<br>{_escape(column.student)}" for column in table.columns]
-    lines = [_line(["", *heads]), _line(["---"] * (len(heads) + 1))]
-    lines += [_line([f"**{_escape(row.name)}**", *map(_markdown_cell, row.cells)]) for row in table.rows]
-    return "\n".join(lines)
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _markdown_cell(cell: tables.Cell | None) -> str:
-    if cell is None:
-        return ""
-    if not cell.difference:
-        return f"{cell.score}<br>{cell.words}"
-    return f"{cell.score}<br>{cell.difference} {cell.interval}<br>{cell.sign} {cell.words}"
-
-
-def _escape(text: str) -> str:
-    """Names may have underscores, which Markdown can read as emphasis."""
-    return text.replace("_", r"\_")
+    return "\n\n".join(map(paper.markdown, paper.main_grids(metrics, study)))
 
 
 def replace_results(readme: str, results: str, where: Path, name: str = NAME) -> str:

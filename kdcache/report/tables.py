@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import pandas as pd
 
 from kdcache.params import Study
 from kdcache.report import wording
+from kdcache.report.claims import pooled
 from kdcache.report.inputs import Metrics, flags
 
 COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
@@ -27,6 +29,7 @@ class Cell:
     words: str = ""
     sign: str = ""
     note: str = ""
+    key: str = ""  # what to sort it by
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class TeacherCost:
     once: str
     per_student: str
     online: str
+    passes: str
+    break_even: str
     memory: str
     device: str
 
@@ -209,7 +214,8 @@ def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
 
 
 def _baseline_cell(row: Any) -> Cell:
-    return Cell(wording.mean_sd(row.baseline_mean, row.baseline_sd), verdict="baseline", words="baseline")
+    score = wording.mean_sd(row.baseline_mean, row.baseline_sd)
+    return Cell(score, verdict="baseline", words="baseline", key=_key(row.baseline_mean))
 
 
 def _cell(row: Any | None) -> Cell | None:
@@ -223,6 +229,7 @@ def _cell(row: Any | None) -> Cell | None:
         words=wording.verdict_words(row.verdict, row.negligible),
         sign=wording.SIGNS.get(row.verdict, ""),
         note=getattr(row, "note", ""),
+        key=_key(row.mean),
     )
 
 
@@ -279,16 +286,16 @@ def _beyond(row: Any) -> str:
 def costs(metrics: Metrics, study: Study) -> Cost:
     """What teachers, caches and trials cost; teachers first."""
     cost = metrics.cost
-    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "trial")}
-    trials = by_kind["trial"]
-    names = pd.concat([by_kind["teacher"], by_kind["cache"]])[["task", "model"]].drop_duplicates()
+    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "views", "trial")}
+    trials, once = by_kind["trial"], cost[cost["kind"] != "trial"]
+    names = once[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
     online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
     readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
         students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
-        teacher_seconds=float(by_kind["teacher"]["seconds"].sum() + by_kind["cache"]["seconds"].sum()),
+        teacher_seconds=float(once["seconds"].sum()),
         trial_seconds=float(trials["seconds"].sum()),
         readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
         online=None if wording.missing(online) else online,
@@ -310,9 +317,10 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
 
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
-    trained, cached = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache"))
+    trained, plain, views = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache", "views"))
+    cached = pd.concat([plain, views])  # views: the same rows again, augmented
     readers = _readers(task, teacher, by_kind["trial"], study)
-    students = readers["model"].nunique()
+    students, passes = readers["model"].nunique(), _passes(readers, study)
     once = trained["seconds"].sum() + cached["seconds"].sum()
     both = pd.concat([trained, cached])
     return TeacherCost(
@@ -324,6 +332,8 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         once=wording.seconds(once),
         per_student=wording.seconds(once * students),
         online=wording.seconds(_online(task, teacher, by_kind, study)),
+        passes=wording.count(passes, "pass", "passes"),
+        break_even=_break_even(_total(cached), _total(plain) * passes, students),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
@@ -332,8 +342,21 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
 def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
     """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
     trained, cached = (_total(_of(by_kind[kind], task, teacher)) for kind in ("teacher", "cache"))
-    readers = _readers(task, teacher, by_kind["trial"], study)
-    return trained + cached * sum(study.students[student].epochs for student in readers["model"])
+    return trained + cached * _passes(_readers(task, teacher, by_kind["trial"], study), study)
+
+
+def _passes(readers: pd.DataFrame, study: Study) -> int:
+    """How often these trials go through the logits of the training rows."""
+    return sum(study.students[student].epochs for student in readers["model"])
+
+
+def _break_even(filled: float, passed: float, students: int) -> str:
+    """From which student on the cache costs less than the teacher in every epoch.
+
+    Args:
+        filled: seconds that filling the cache took; passed: that the teacher would take in all epochs of all students.
+    """
+    return f"student {math.floor(filled * students / passed) + 1}" if passed > 0 else wording.NONE
 
 
 def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
@@ -363,13 +386,14 @@ def _student_cost(task: str, student: str, mine: pd.DataFrame) -> StudentCost:
 def interaction(metrics: Metrics) -> list[Interaction]:
     """The rows of summary.json's interaction; a pool of fewer than two pairs adds nothing and is left out."""
     rows = metrics.summary.get("interaction", [])
-    return [_interaction(row) for row in rows if row["scope"] == "pair" or row["n"] > 1]
+    return [_interaction(row, metrics) for row in rows if row["scope"] == "pair" or row["n"] > 1]
 
 
-def _interaction(row: dict[str, Any]) -> Interaction:
+def _interaction(row: dict[str, Any], metrics: Metrics) -> Interaction:
     pair = f"{_where(row['task'], row['scratch'])} against {row['pretrained']}"
+    all_of_them = f"{pooled(row['n'], metrics)}, each pair’s mean as one value"
     return Interaction(
-        where=pair if row["scope"] == "pair" else "all pairs, each pair’s mean as one value",
+        where=pair if row["scope"] == "pair" else all_of_them,
         regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],
         scratch=wording.signed(row["gain_scratch"]),
         pretrained=wording.signed(row["gain_pretrained"]),

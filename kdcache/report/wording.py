@@ -88,9 +88,9 @@ def points(value: float, digits: int = 1) -> str:
     return f"{text} point" if value == 1 else f"{text} points"
 
 
-def count(n: int, noun: str) -> str:
-    """ "1 seed", "5 seeds"."""
-    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
+def count(n: int, noun: str, plural: str = "") -> str:
+    """ "1 seed", "5 seeds"; `plural` when it is not the noun with an s."""
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"
 
 
 def listing(items: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from kdcache.statistics.calibration import calibration_comparisons
 from kdcache.statistics.examples_table import compare_examples
 from kdcache.statistics.interaction import interaction
 from kdcache.statistics.reliability import reliability_table
-from kdcache.statistics.summaries import summary
+from kdcache.statistics.summaries import headline, summary
 from kdcache.statistics.teacher_needed import teacher_needed
 from kdcache.statistics.verdicts import compare, summary_table
 
@@ -24,6 +24,7 @@ __all__ = [
     "calibration_comparisons",
     "compare",
     "compare_examples",
+    "headline",
     "interaction",
     "reliability_table",
     "summary",

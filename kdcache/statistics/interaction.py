@@ -43,6 +43,7 @@ def interaction(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     scope `pooled`: one per regularizer and one for `all`; unit: pairs. Pooling takes each pair's mean as
     one value (n = pairs), because the seeds of one pair share a task and a checkpoint and are no
     independent evidence about others; with a single pair there is nothing to pool, and the row says so.
+    Pairs that share one task say something of other students on it and nothing of other tasks: so does the row.
 
     gain_scratch and gain_pretrained are the mean differences from the baseline; ci_low and ci_high a
     two-sided interval at 1 - alpha; p is one-sided (interaction > 0), paired t (exact sign-flip without
@@ -108,9 +109,9 @@ def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> dict[str, An
 def _pooled_row(name: str, rows: list[dict[str, Any]], study: Study) -> dict[str, Any]:
     members = [r for r in rows if r["scope"] == "pair" and r["regularizer"] == name and r["n"]]
     tasks = {r["task"] for r in members}
-    note = (
-        f"{len(members)} pairs on {len(tasks)} task{'s' * (len(tasks) != 1)}, each pair's mean as one value"
-    )
+    note = f"{len(members)} pairs on {len(tasks)} tasks, each pair's mean as one value"
+    if len(tasks) == 1:
+        note = f"{len(members)} pairs, all on one task: about other students on it, not about other tasks"
     if len(members) == 1:
         note = "one pair: nothing to pool, see its own row"
     if len({r["metric"] for r in members}) > 1:

@@ -62,6 +62,24 @@ def summary(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | None
     }
 
 
+def headline(summarized: dict[str, Any], compared: pd.DataFrame) -> dict[str, Any]:
+    """metrics/verdicts.json: the study in a few flat values, to be read in a terminal and compared between runs.
+
+    Each claim's verdict under its id, how many comparisons are better, worse, equivalent and inconclusive, and
+    `gain`: per regularizer the mean difference from the baseline over its tasks and students, in points (null
+    when nothing could be estimated).
+
+    Args:
+        summarized: what `summary` gave; compared: what `compare` gave.
+    """
+    gains = compared.groupby("regularizer", sort=False)["difference"].agg(lambda d: d.astype(float).mean())
+    return {
+        **{str(claim["id"]): claim["verdict"] for claim in summarized["claims"]},
+        **{verdict: int((compared["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        "gain": {str(name): _plain(value) for name, value in gains.items()},
+    }
+
+
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows as plain JSON values, NaN as None."""
     rows = frame.astype(object).to_dict("records")
@@ -231,11 +249,19 @@ def _interaction_sentence(row: dict[str, Any], pairs: list[dict[str, Any]], stud
     if row["ci_low"] is not None:
         share = round(100 * (1 - study.comparison.alpha))
         interval = f"{share}% interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, "
-    text += f" ({interval}one-sided p = {row['p']:.2g}, {row['n']} {row['unit']})"
+    text += f" ({interval}one-sided p = {row['p']:.2g}, {_units(row, pairs)})"
     if len(pairs) == 1:
         return text + "."
     supported = sum(pair["verdict"] == "supported" for pair in pairs)
     return f"{text}; taken alone, {supported} of {len(pairs)} pairs support it."
+
+
+def _units(row: dict[str, Any], pairs: list[dict[str, Any]]) -> str:
+    """ "5 seeds", "6 pairs of students on 2 tasks", "3 pairs of students, all on one task"."""
+    if row["unit"] != "pairs":
+        return f"{row['n']} {row['unit']}"
+    tasks = len({pair["task"] for pair in pairs})
+    return f"{row['n']} pairs of students{', all on one task' if tasks == 1 else f' on {tasks} tasks'}"
 
 
 def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:

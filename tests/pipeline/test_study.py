@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import altair as alt
 
 from tests.pipeline.conftest import Checkout
 
@@ -32,6 +35,8 @@ def test_a_study_and_its_changes(new_checkout: NewCheckout) -> None:
     assert len(checkout.table("trials.csv")) == 4
     assert [row["kind"] for row in checkout.table("cost.csv")] == ["teacher", "cache", *["trial"] * 4]
     assert "<html" in (checkout.folder / "report/index.html").read_text()
+    assert {(row["epoch"], row["seeds"]) for row in checkout.table("curves.csv")} == {("1", "1"), ("2", "1")}
+    _dvc_shows_the_results(checkout)
 
     # A new seed runs that seed's trials only.
     old = {name: stamp(checkout.result_file(name, 0)) for name in ("base", "smooth", "kd", "self_kd")}
@@ -70,6 +75,19 @@ def test_a_study_and_its_changes(new_checkout: NewCheckout) -> None:
     checkout.save()
     ran = checkout.repro("distill@weather-twin-kd")
     assert ran == ["train@weather-twin-base", "distill@weather-twin-kd"]
+
+
+def _dvc_shows_the_results(checkout: Checkout) -> None:
+    shown = json.loads(checkout.run("dvc", "metrics", "show", "--json"))
+    (metrics,) = shown[""]["data"].values()
+    assert set(metrics["data"]["gain"]) == {"smooth", "kd", "self_kd"}
+    # one student from scratch, one seed: nothing can be settled
+    assert metrics["data"]["scratch_some_better"] == "inconclusive"
+    plots = json.loads(checkout.run("dvc", "plots", "show", "--json"))["data"]
+    points = {name: len(plot[0]["content"]["data"]["values"]) for name, plot in plots.items()}
+    assert points == {"gains": 3, "curves": 8}  # comparisons; four configurations of two epochs
+    for plot in plots.values():
+        alt.Chart.from_dict(plot[0]["content"])  # raises SchemaValidationError
 
 
 def test_a_killed_stage_resumes_and_ends_as_if_nothing_had_happened(new_checkout: NewCheckout) -> None:

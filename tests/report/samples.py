@@ -206,6 +206,34 @@ def reliability() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def curves() -> pd.DataFrame:
+    """Three epochs a configuration: the loss 1.2, 0.8, 0.5, for KD twice that; sd 0.1, and no sd in the last epoch."""
+    rows = [
+        {"task": task, "student": student, "init": init, "regularizer": method, "epoch": epoch, "seeds": 5}
+        | {"loss": loss * (2 if method == "kd" else 1), "sd": 0.1 if epoch < 3 else None}
+        for task, student, _, init, _, _ in STUDENTS
+        for method in ("base", *METHODS)
+        for epoch, loss in enumerate((1.2, 0.8, 0.5), start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def provenance() -> dict[str, object]:
+    """In the layout of provenance.json: two versions of torch, one task and one cache."""
+    prints = {"data": "d" * 64, "weights": "w" * 64, "preprocessing": "p" * 64, "code": "c" * 64}
+    return {
+        "format": 1,
+        "trials": 75,
+        "versions": {"torch": ["2.9.0", "2.9.1"], "transformers": ["4.57.1"]},
+        "devices": {"cpu": 75},
+        "statistics": {"kdcache": "0.1.0", "scipy": "1.16.2"},
+        "tasks": {"bbc-headlines": {"rows": {"train": 1170, "validation": 1000}, "data": "d" * 64}},
+        "caches": [
+            {"task": "bbc-headlines", "teacher": "bert-small", "cache": "0123456789abcdef" * 4, **prints}
+        ],
+    }
+
+
 RANKS = {"base": 2.5, "label_smoothing": 4.0, "tf_reg": 5.0, "kd": 1.0, "self_kd": 2.5}
 
 
@@ -254,8 +282,9 @@ def write(folder: Path) -> Path:
 
 
 def write_all(folder: Path) -> Path:
-    """Write all eight files into a folder and return it."""
+    """Write all ten files into a folder and return it."""
     write(folder)
-    for make in (examples, calibration, reliability, across):
+    for make in (examples, calibration, reliability, across, curves):
         make().to_csv(folder / f"{make.__name__}.csv", index=False)
+    (folder / "provenance.json").write_text(json.dumps(provenance()), encoding="utf-8")
     return folder

@@ -57,6 +57,21 @@ def test_interaction(metrics: Metrics) -> None:
     assert claim.beside == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
 
 
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (("bbc-headlines", "bbc-headlines"), "From 2 pairs of students, all on bbc-headlines, one-sided"),
+        (("bbc-headlines", "digits"), "From 2 pairs of students on 2 tasks, one-sided"),
+    ],
+)
+def test_a_pool_says_what_it_speaks_of(metrics: Metrics, tasks: tuple[str, str], said: str) -> None:
+    row = samples.interaction()[0]
+    rows = [row | {"task": task, "scratch": name} for task, name in zip(tasks, "ab", strict=True)]
+    asked = [claim | {"unit": "pairs", "n": 2} for claim in samples.claims() if claim["id"] == "interaction"]
+    pooled = replace(metrics, summary={"claims": asked, "interaction": rows})
+    assert claims(pooled)[0].beside.startswith(said)
+
+
 def test_an_interaction_without_trials_says_so(metrics: Metrics) -> None:
     metrics.summary["claims"][2]["interaction"] = None
     assert claims(metrics)[2].sentence == "No seed has all the trials that this comparison needs."

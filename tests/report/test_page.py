@@ -87,8 +87,8 @@ def test_the_answer_comes_first(text: str) -> None:
     assert headings[5:] == [
         *("What each one changes", "Results", "Every comparison", "Does it help more from scratch?"),
         *("Across tasks", "Would other seeds, or other rows, change it?", "What it cost"),
-        *("What is inconclusive, and why", "Decided before the data", "Calibration", "How this was made"),
-        "How to read this",
+        *("What is inconclusive, and why", "Decided before the data", "Learning curves", "Calibration"),
+        *("How this was made", "How to read this"),
     ]
 
 
@@ -110,7 +110,8 @@ def test_older_metrics_have_a_page_that_says_less(tmp_path: Path, monkeypatch: p
     without_vega(monkeypatch)
     headings = Outline(rendered(samples.write(tmp_path))).headings
     assert {"Calibration", "What it cost"} < set(headings)
-    assert not {"Across tasks", "Would other seeds, or other rows, change it?"} & set(headings)
+    later = {"Across tasks", "Would other seeds, or other rows, change it?", "Learning curves"}
+    assert not later & set(headings)
 
 
 @pytest.mark.parametrize("seeds", [[0], [0, 1, 2, 3, 4]])
@@ -151,10 +152,9 @@ def test_header_cells_say_what_they_head_and_figures_have_text(text: str) -> Non
     assert heads
     assert all("scope=" in head for head in heads)
     alternatives = [value for tag, name, value in outline.attributes if (tag, name) == ("img", "alt")]
-    kinds = [
-        sum(kind in words for words in alternatives) for kind in ("interval", "Reliability", "Mean ranks")
-    ]
-    assert (kinds, len(alternatives)) == ([2, 3, 1], 6)
+    names = ("interval", "Reliability", "Mean ranks", "Points gained pretrained", "Mean training loss")
+    kinds = [sum(kind in words for words in alternatives) for kind in names]
+    assert (kinds, len(alternatives)) == ([2, 3, 1, 1, 3], 10)
     targets = [value for _, name, value in outline.attributes if name == "id"]
     labels = [value for _, name, value in outline.attributes if name == "aria-labelledby"]
     assert len(targets) == len(set(targets))
@@ -248,7 +248,7 @@ def browse(address: str, folder: Path) -> tuple[str, list[str], list[str]]:
 def test_a_browser_draws_it_and_asks_the_network_for_nothing(report: Path, tmp_path: Path) -> None:
     document, console, asked = browse(report.as_uri(), tmp_path)
     assert (console, asked) == ([], [])
-    assert len(re.findall(r'class="live drawn[^"]*"[^>]*><svg', document)) == 6
+    assert len(re.findall(r'class="live drawn[^"]*"[^>]*><svg', document)) == 10
 
 
 ACT = """
@@ -260,9 +260,12 @@ const form = document.querySelector("form.filter");
 form.elements.words.value = "KD bert";
 form.elements.init.value = "scratch";
 form.dispatchEvent(new Event("input"));
+const main = document.querySelector("table.main");
+main.querySelectorAll("thead tr")[1].cells[1].querySelector("button").click();
+const order = Array.from(main.tBodies[0].rows).map((row) => row.cells[0].firstChild.textContent).join(" ");
 document.title = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden).map((row) => row.cells[0].textContent
   + " " + row.cells[6].textContent).join("; ") + " | " + form.querySelector("output").textContent
-  + " | " + heading.getAttribute("aria-sort");
+  + " | " + heading.getAttribute("aria-sort") + " | " + order;
 """
 
 
@@ -275,7 +278,12 @@ def test_a_browser_sorts_and_filters_the_comparisons(report: Path, tmp_path: Pat
     document, console, _ = browse(page.as_uri(), tmp_path)
     assert console == []
     # scratch students of which a name holds "bert" and the regularizer "kd": 2.40 before 0.70
-    assert "<title>kd +2.40; self_kd +0.70 | 2 of 12 | descending</title>" in document
+    assert (
+        "<title>kd +2.40; self_kd +0.70 | 2 of 12 | descending | {} </title>".format(
+            "tf_reg base self_kd label_smoothing kd"
+        ).replace(" </title>", "</title>")
+        in document
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH (apt-get install chromium)")

@@ -38,8 +38,8 @@ def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:
     lines = table.splitlines()
     assert len(lines) == 2 + 5
     assert {line.count("|") for line in lines} == {5}
-    assert r"**label\_smoothing**" in table
-    assert "80.5 ± 0.2<br>+0.45 [0.15," in table
+    assert r"| label\_smoothing |" in table
+    assert "| **80.5 ± 0.2**<br>+0.45 [0.15," in table  # better: bold
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", 2 * BEGIN + END])

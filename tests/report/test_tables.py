@@ -1,6 +1,6 @@
 """The tables' values, worked out by hand from the sample's round numbers."""
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +53,8 @@ def test_teacher_costs(metrics: Metrics) -> None:
     # kd on two students with five seeds; 2 x 104 s; 100 s + 10 trials x 8 epochs x 4 s
     assert (small.readers, small.once) == ("10 trials of 2 students", "104 s")
     assert (small.per_student, small.online) == ("3.5 min", "7.0 min")
+    # 40 passes a student against the one that fills the cache
+    assert (small.passes, small.break_even) == ("80 passes", "student 1")
     # one student: nothing saved per student; 100 s + 5 trials x 8 epochs x 4 s
     assert (resnet.readers, resnet.once, resnet.per_student) == ("5 trials of 1 student", "104 s", "104 s")
     assert resnet.online == "4.3 min"
@@ -67,13 +69,46 @@ def test_each_member_of_an_ensemble_is_read_and_a_trial_is_counted_once(metrics:
     study = study.model_copy(update={"students": {**study.students, "vit-tiny": vit}})
     huge = metrics.cost[metrics.cost["model"] == "resnet"].assign(model="huge", seconds=50.0)
     everything = pd.concat([metrics.cost, huge], ignore_index=True)
-    cost = tables.costs(dataclasses.replace(metrics, cost=everything), study)
+    cost = tables.costs(replace(metrics, cost=everything), study)
     assert [(row.teacher, row.readers) for row in cost.teachers] == [
         ("bert-small", "10 trials of 2 students"),
         ("resnet", "5 trials of 1 student"),
         ("huge", "5 trials of 1 student"),
     ]
     assert cost.readers == 15
+
+
+@pytest.mark.parametrize(
+    ("seeds", "epochs", "student"), [(1, 1, "student 2"), (1, 2, "student 1"), (2, 1, "student 1")]
+)
+def test_the_cache_pays_from_the_second_pass_on(
+    metrics: Metrics, seeds: int, epochs: int, student: str
+) -> None:
+    study = samples.study()
+    short = study.students["vit-tiny"].model_copy(update={"epochs": epochs})
+    few = metrics.cost[metrics.cost["seed"].isna() | (metrics.cost["seed"] < seeds)]
+    cost = tables.costs(
+        replace(metrics, cost=few),
+        study.model_copy(update={"students": study.students | {"vit-tiny": short}}),
+    )
+    assert cost.teachers[1].break_even == student
+
+
+def test_the_views_of_an_augmented_task_are_paid_once_too(metrics: Metrics) -> None:
+    caching = metrics.cost[(metrics.cost["kind"] == "cache") & (metrics.cost["model"] == "resnet")]
+    views = caching.assign(kind="views", seconds=160.0)
+    cost = tables.costs(replace(metrics, cost=pd.concat([metrics.cost, views])), samples.study())
+    resnet = cost.teachers[1]
+    # 100 s of training, 4 s and 160 s of logits; online still 100 s + 5 trials x 8 epochs x 4 s: 160 s a student
+    assert (resnet.cached, resnet.once, resnet.online) == ("2.7 min", "4.4 min", "4.3 min")
+    assert (resnet.break_even, cost.teacher_seconds) == ("student 2", 368.0)
+
+
+def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:
+    unread = metrics.cost[metrics.cost["regularizer"] != "kd"]
+    assert [
+        row.break_even for row in tables.costs(replace(metrics, cost=unread), samples.study()).teachers
+    ] == [*("–", "–")]
 
 
 def test_every_inconclusive_comparison_has_its_reason(metrics: Metrics) -> None:

@@ -55,7 +55,7 @@ def test_pooled_over_pairs_takes_their_means() -> None:
     row = frame[(frame["scope"] == "pooled") & (frame["regularizer"] == "smooth")].iloc[0]
     assert (row["unit"], row["n"], row["interaction"]) == ("pairs", 2, pytest.approx(2))
     assert row["p"] == pytest.approx(stats.ttest_1samp([3, 1], 0, alternative="greater").pvalue, abs=1e-9)
-    assert row["note"] == "2 pairs on 1 task, each pair's mean as one value"
+    assert row["note"] == "2 pairs, all on one task: about other students on it, not about other tasks"
 
 
 def test_mean_over_regularizers_is_taken_within_a_seed() -> None:

@@ -1,7 +1,8 @@
-"""The compare stage: eight whole files from results on disk, or one message and nothing written."""
+"""The compare stage: eleven whole files from results on disk, or one message and nothing written."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from kdcache.params import Study
 from kdcache.results import Outputs
 from tests.statistics.helpers import make_study, make_trials
 
+CURVES = pd.DataFrame({"task": ["news"], "epoch": [1], "loss": [0.5]})
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 
 
@@ -23,7 +25,7 @@ def outputs(study: Study, root: Path, task: str, student: str, regularizer: str)
     return Outputs(tuple(study.seeds), labels, np.where(right, labels, 1 - labels))
 
 
-def test_writes_the_eight_files(
+def test_writes_the_eleven_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trials = make_trials(
@@ -31,6 +33,8 @@ def test_writes_the_eight_files(
     )
     monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
     monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
+    monkeypatch.setattr(stages.compare, "curves_table", lambda study, root: CURVES)
+    monkeypatch.setattr(stages.compare, "provenance", lambda study, root: {"versions": {"torch": ["2"]}})
     monkeypatch.setattr(stages.compare, "validation_outputs", outputs)
     monkeypatch.setattr(stages.compare, "validation_logits", lambda *_: [(np.eye(2), np.array([0, 1]))])
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
@@ -41,16 +45,22 @@ def test_writes_the_eight_files(
             "calibration.csv",
             "comparisons.csv",
             "cost.csv",
+            "curves.csv",
             "examples.csv",
+            "provenance.json",
             "reliability.csv",
             "summary.json",
             "trials.csv",
+            "verdicts.json",
         )
     ]
     for name in ("comparisons.csv", "examples.csv"):
         table = pd.read_csv(tmp_path / "metrics" / name)
         assert table["regularizer"].tolist() == ["smooth"]
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "metrics" / "trials.csv"), trials)
+    verdicts = json.loads((tmp_path / "metrics" / "verdicts.json").read_text())
+    # one point more at one of three seeds
+    assert verdicts["gain"] == {"smooth": 0.333333}
     assert "Pretrained students" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from kdcache.errors import KdcacheError
 from kdcache.params import Study
-from kdcache.statistics import compare, summary
+from kdcache.statistics import compare, headline, summary
 from kdcache.statistics.files import write_summary, write_table
 from tests.statistics.helpers import make_study, make_trials
 
@@ -55,6 +55,48 @@ def test_the_opposite_finding() -> None:
 def test_noise_settles_nothing() -> None:
     found = claims(*study_with(pretrained=0.5, scratch=0.5, noise=20))
     assert set(found.values()) == {"inconclusive"}
+
+
+@pytest.mark.parametrize(
+    ("places", "said"),
+    [
+        ((("news", ""), ("news", "2")), "2 pairs of students, all on one task)"),
+        ((("news", ""), ("sport", "")), "2 pairs of students on 2 tasks)"),
+    ],
+)
+def test_the_interaction_says_what_its_pairs_are_of(
+    places: tuple[tuple[str, str], tuple[str, str]], said: str
+) -> None:
+    """Two pairs: two architectures on one task, or one on two tasks."""
+    students = {
+        f"{name}{suffix}": (f"t{suffix}", init) for _, suffix in places for name, (_, init) in PAIR.items()
+    }
+    cells = {
+        (task, f"{name}{suffix}", method): 70 + (method != "base") * (place + 1 + NOISE)
+        for place, (task, suffix) in enumerate(places)
+        for name in PAIR
+        for method in ("base", "smooth")
+    }
+    study = make_study(tasks=list(dict.fromkeys(task for task, _ in places)), students=students)
+    (claim,) = [
+        claim for claim in summary(make_trials(cells), study)["claims"] if claim["id"] == "interaction"
+    ]
+    assert said in claim["sentence"]
+
+
+def test_verdicts_in_a_few_flat_values() -> None:
+    trials, study = study_with(pretrained=0.5, scratch=2.0)
+    compared = compare(trials, study)
+    found = headline(summary(trials, study, compared), compared)
+    # gains of 0.5 and 2 points, whose noise has mean 0
+    assert found["gain"] == {"smooth": pytest.approx(1.25)}
+    counts = compared["verdict"].value_counts()
+    assert [found[name] for name in ("better", "worse", "equivalent", "inconclusive")] == [
+        counts.get(name, 0) for name in ("better", "worse", "equivalent", "inconclusive")
+    ]
+    assert {name: verdict for name, verdict in found.items() if isinstance(verdict, str)} == claims(
+        trials, study
+    )
 
 
 def test_contents() -> None:

@@ -48,7 +48,7 @@
 
   function sort(table, heading, column) {
     const down = heading.getAttribute("aria-sort") === "ascending";
-    const numeric = heading.classList.contains("n");
+    const numeric = Array.from(table.tBodies[0].rows).some((row) => "key" in row.cells[column].dataset);
     table.querySelectorAll("thead th").forEach((other) => other.removeAttribute("aria-sort"));
     heading.setAttribute("aria-sort", down ? "descending" : "ascending");
     const body = table.tBodies[0];
@@ -61,7 +61,8 @@
   }
 
   document.querySelectorAll("table.sortable").forEach(function (table) {
-    Array.from(table.tHead.rows[0].cells).forEach(function (heading, column) {
+    // a heading over several columns sorts nothing; the others stand in the order of the columns
+    table.querySelectorAll("thead th:not([colspan])").forEach(function (heading, column) {
       const button = document.createElement("button");
       button.type = "button";
       button.append(...heading.childNodes);

@@ -1,0 +1,79 @@
+"""Learning curves: the training loss of each student, epoch by epoch, one line a regularizer.
+
+A regularizer's loss is its own (soft labels, temperature squared and all), so the levels of two lines are not to be
+compared. What can be seen is whether training had settled, and whether the seeds went the same way.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import pandas as pd
+
+from kdcache.report import wording
+from kdcache.report.figures import Drawing, method_scales
+from kdcache.report.inputs import Metrics
+
+HEIGHT = 220  # pixels
+
+
+def diagrams(metrics: Metrics) -> list[Drawing]:
+    """A chart per task and student."""
+    groups = metrics.curves.groupby(["task", "student"], sort=False)
+    return [_diagram(f"{key[0]}: {key[1]}", rows) for key, rows in groups]
+
+
+def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
+    spec = _chart(rows).properties(height=HEIGHT).to_dict(validate=False)
+    spec.pop("config", None)
+    said = [_in_words(str(name), group) for name, group in rows.groupby("regularizer", sort=False)]
+    return Drawing(title, spec, f"{title}. Mean training loss by epoch: {'; '.join(said)}.")
+
+
+def _in_words(name: str, rows: pd.DataFrame) -> str:
+    ordered = rows.sort_values("epoch")
+    first, last = (wording.number(ordered["loss"].iloc[place], 3) for place in (0, -1))
+    return f"{name} from {first} to {last} in {wording.count(len(ordered), 'epoch')}"
+
+
+def _chart(rows: pd.DataFrame) -> alt.LayerChart:
+    methods = list(dict.fromkeys(rows["regularizer"]))
+    colours, shapes = method_scales(methods)
+    legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
+    whole = alt.Axis(grid=False, tickMinStep=1, format="d")
+    shared = alt.Chart().encode(
+        x=alt.X("epoch:Q", title="epoch", axis=whole, scale=alt.Scale(nice=False, padding=8)),
+        color=alt.Color("regularizer:N", scale=colours, legend=legend),
+    )
+    loss = alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(grid=False))
+    tooltip = [alt.Tooltip("regularizer:N"), alt.Tooltip("epoch:Q"), alt.Tooltip("said:N", title="loss")]
+    tooltip += [alt.Tooltip("seeds:Q")]
+    spread = shared.transform_filter("isValid(datum.low)").mark_area(opacity=0.12, aria=False)
+    points = shared.mark_point(filled=True, size=40, opacity=1)
+    layers = [
+        spread.encode(y=alt.Y("low:Q", title="training loss", scale=alt.Scale(zero=False)), y2="high:Q"),
+        shared.mark_line(strokeWidth=1.5, aria=False).encode(y=loss),
+        points.encode(y=loss, shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip),
+    ]
+    # data given once, to all layers: Altair copies what every layer has of its own with every call
+    return alt.LayerChart(data=alt.InlineData(values=_records(rows)), layer=layers)
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [_record(row) for row in rows.dropna(subset=["loss"]).itertuples(index=False)]
+
+
+def _record(row: Any) -> dict[str, Any]:
+    spread = None if wording.missing(row.sd) else row.sd
+    ends = (None, None) if spread is None else (row.loss - spread, row.loss + spread)
+    low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
+    return {
+        "regularizer": row.regularizer,
+        "epoch": int(row.epoch),
+        "loss": float(f"{row.loss:.4g}"),
+        "low": low,
+        "high": high,
+        "seeds": int(row.seeds),
+        "said": wording.mean_sd(row.loss, row.sd, 3),
+    }

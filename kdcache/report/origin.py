@@ -1,0 +1,64 @@
+"""How every number was made: the steps, the versions they ran with, and the fingerprints of what they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdcache.report import wording
+from kdcache.report.inputs import Metrics
+
+# What stands in a table: the stage's command, and what it reads and leaves.
+STEPS = (
+    ("python -m stages.prepare --task T", "the task’s rows, checked, each with a hash of its content"),
+    ("python -m stages.teach --task T --teacher M", "the teacher, fine-tuned on the prepared rows"),
+    ("python -m stages.cache --task T --teacher M", "its logits of every row, once"),
+    (
+        "python -m stages.train --task T --student S --regularizer R",
+        "a trial for each seed: trained on the prepared rows and, for a distiller, cached logits",
+    ),
+    ("python -m stages.compare", "the files of metrics/, from the trials of the study below and no others"),
+    ("python -m stages.report", "this page, from those files and nothing else"),
+)
+SHOWN = 12  # characters of a fingerprint; provenance.json has all
+KINDS = ("cache", "views", "data", "weights", "preprocessing", "code")
+
+
+@dataclass(frozen=True)
+class Prints:
+    """A task's rows or a teacher's cached logits, with the fingerprints of what they come from (shortened)."""
+
+    name: str
+    rows: str
+    prints: list[tuple[str, str]]
+
+
+def made_with(metrics: Metrics) -> list[tuple[str, str]]:
+    """What the trials ran with and on, and what compared them: name and versions; empty without provenance.json."""
+    made = metrics.provenance
+    trials = [f"{name} {wording.listing(versions)}" for name, versions in made.get("versions", {}).items()]
+    devices = [f"{wording.count(n, 'trial')} on {device}" for device, n in made.get("devices", {}).items()]
+    statistics = [f"{name} {version}" for name, version in made.get("statistics", {}).items()]
+    said = (("Trained with", trials), ("Trained on", devices), ("Compared with", statistics))
+    return [(name, ", ".join(facts)) for name, facts in said if facts]
+
+
+def fingerprints(metrics: Metrics) -> list[Prints]:
+    """Tasks first, then the cached logits of teachers; empty without provenance.json."""
+    made = metrics.provenance
+    tasks = [
+        Prints(name, _rows(task["rows"]), [("data", task["data"][:SHOWN])])
+        for name, task in made.get("tasks", {}).items()
+    ]
+    caches = [
+        Prints(
+            f"logits of {cache['teacher']} on {cache['task']}",
+            "",
+            [(kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache],
+        )
+        for cache in made.get("caches", [])
+    ]
+    return tasks + caches
+
+
+def _rows(rows: dict[str, int]) -> str:
+    return wording.listing(f"{count:,} {split}" for split, count in rows.items())

@@ -1,0 +1,101 @@
+"""Slopes: what each regularizer gains with a pretrained student, and what from scratch, joined by a line.
+
+Parallel lines would mean that the start does not matter; a line that rises means more gain from scratch. The numbers
+are the interaction's, from summary.json.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from kdcache.report import wording
+from kdcache.report.figures import Drawing, method_scales
+from kdcache.report.inputs import Metrics
+
+HEIGHT = 240  # pixels
+STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}
+
+
+def diagrams(metrics: Metrics) -> list[Drawing]:
+    """A chart per task and pair of students, those of one task with one axis."""
+    rows = [row for row in metrics.summary.get("interaction", []) if _drawn(row)]
+    pairs = dict.fromkeys((row["task"], row["scratch"], row["pretrained"]) for row in rows)
+    of_pair = {
+        pair: [row for row in rows if (row["task"], row["scratch"], row["pretrained"]) == pair]
+        for pair in pairs
+    }
+    domains = {task: _domain([row for row in rows if row["task"] == task]) for task, _, _ in pairs}
+    return [_diagram(mine, domains[pair[0]]) for pair, mine in of_pair.items()]
+
+
+def _drawn(row: dict[str, Any]) -> bool:
+    alone = row["scope"] == "pair" and row["regularizer"] != "all"
+    return alone and not any(wording.missing(row[gain]) for gain in STARTS.values())
+
+
+def _domain(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    gains = [0.0, *(row[gain] for row in rows for gain in STARTS.values())]
+    pad = 0.08 * (max(gains) - min(gains)) or 1.0
+    return min(gains) - pad, max(gains) + pad
+
+
+def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing:
+    title = f"{rows[0]['task']}: {rows[0]['pretrained']} and {rows[0]['scratch']}"
+    spec = _chart(rows, domain).properties(height=HEIGHT).to_dict(validate=False)
+    spec.pop("config", None)
+    said = "; ".join(f"{row['regularizer']} {_change(row)}, {row['verdict']}" for row in rows)
+    return Drawing(title, spec, f"{title}. Points gained pretrained, and from scratch: {said}.")
+
+
+def _change(row: dict[str, Any]) -> str:
+    pretrained, scratch = (wording.signed(row[gain]) for gain in STARTS.values())
+    return f"{pretrained} and {scratch}, {wording.signed(row['interaction'])} more from scratch"
+
+
+def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {"regularizer": row["regularizer"], "start": start, "gain": row[gain], "verdict": row["verdict"]}
+        | {"said": f"{wording.signed(row[gain])} points", "more": wording.signed(row["interaction"])}
+        | {"interval": wording.interval(row["ci_low"], row["ci_high"])}
+        for row in rows
+        for start, gain in STARTS.items()
+    ]
+
+
+def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.LayerChart:
+    colours, shapes = method_scales([row["regularizer"] for row in rows], first=1)
+    legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
+    sign = "datum.value > 0 ? '+' + datum.label : datum.label"
+    y = alt.Y(
+        "gain:Q",
+        title="points gained over the baseline",
+        scale=alt.Scale(domain=list(domain), nice=False),
+        axis=alt.Axis(grid=False, tickCount=6, labelExpr=sign),
+    )
+    x = alt.X(
+        "start:N", sort=list(STARTS), title=None, axis=alt.Axis(labelAngle=0, ticks=False), scale=_ends()
+    )
+    shared = alt.Chart().encode(x=x, y=y, color=alt.Color("regularizer:N", scale=colours, legend=legend))
+    zero = alt.Chart(alt.InlineData(values=[{"gain": 0.0}])).mark_rule(style="zero", aria=False).encode(y=y)
+    lines = shared.mark_line(strokeWidth=2, aria=False).encode(
+        detail="verdict:N", strokeDash=alt.StrokeDash("verdict:N", scale=_dashes(), legend=None)
+    )
+    tooltip = [alt.Tooltip(f"{name}:N") for name in ("regularizer", "start")]
+    tooltip += [alt.Tooltip("said:N", title="gain"), alt.Tooltip("more:N", title="more from scratch")]
+    tooltip += [alt.Tooltip("interval:N"), alt.Tooltip("verdict:N")]
+    points = shared.mark_point(filled=True, size=60, opacity=1).encode(
+        shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip
+    )
+    return alt.LayerChart(data=alt.InlineData(values=_records(rows)), layer=[zero, lines, points])
+
+
+def _ends() -> alt.Scale:
+    """The two starts at the sides, with room for their names."""
+    return alt.Scale(type="point", padding=0.35)
+
+
+def _dashes() -> alt.Scale:
+    """A full line when more gain from scratch is shown, a broken one when it is not."""
+    return alt.Scale(domain=["supported", "inconclusive"], range=[[1, 0], [5, 4]])
