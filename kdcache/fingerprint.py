@@ -33,7 +33,9 @@ VOLATILE_CONFIG_KEYS = frozenset(
 )
 
 # Keys of a tokenizer's settings that say where its files were found: transformers writes them when it saves one.
-VOLATILE_TOKENIZER_KEYS = frozenset({"is_local", "local_files_only", "name_or_path", "tokenizer_file", "vocab_file"})
+VOLATILE_TOKENIZER_KEYS = frozenset(
+    {"is_local", "local_files_only", "name_or_path", "tokenizer_file", "vocab_file"}
+)
 
 TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
 TOKENIZER_FILES = (

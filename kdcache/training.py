@@ -264,7 +264,7 @@ def _attention(device: torch.device) -> Any:
 def has_bfloat16(device: str) -> bool:
     """Whether the device (`cuda`, `cpu`) has instructions for bfloat16 matrix products; emulation does not count."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
     return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
 

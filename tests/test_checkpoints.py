@@ -162,9 +162,15 @@ class Response:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (GatedRepoError("403", response=Response(403)), "'some/model' at revision 'abc': it is gated: accept"),
+        (
+            GatedRepoError("403", response=Response(403)),
+            "'some/model' at revision 'abc': it is gated: accept",
+        ),
         (RepositoryNotFoundError("404", response=Response(404)), "has no such repository, or it is private"),
-        (LocalEntryNotFoundError("offline"), "the hub cannot be reached, and the local cache does not have it"),
+        (
+            LocalEntryNotFoundError("offline"),
+            "the hub cannot be reached, and the local cache does not have it",
+        ),
         (RuntimeError("it rains"), r"cannot be had from the hub \(RuntimeError: it rains\)"),
         (OSError(28, "No space left on device"), "No space left on device"),
     ],

@@ -143,10 +143,10 @@ def print_plan(found: Mapping[str, Any]) -> None:
         counts = [str(job["runs"]), done, str(job["missing"] + job["stale"])]
         steps = [_count(job["steps_each"]), _count(job["steps_left"])]
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
-        table.add_row(_cell(job["task"]), _cell(job["model"]), *counts, *steps, *speed)
-    _print(table)
+        table.add_row(cell(job["task"]), cell(job["model"]), *counts, *steps, *speed)
+    show(table)
     for line in (*_plan_totals(found), *(f"- {note}" for note in found["notes"])):
-        _print(_cell(line))
+        show(cell(line))
 
 
 def _plan_totals(found: Mapping[str, Any]) -> list[str]:

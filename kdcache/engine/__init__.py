@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from kdcache import processes
 from kdcache.engine import slots
-from kdcache.engine.local import Workers, default_workers
+from kdcache.engine.local import Workers, default_workers, modelling_modules
 from kdcache.engine.pool import Pool, Run, run_here, run_in
 from kdcache.engine.resources import (
     THREADS,
@@ -75,7 +75,7 @@ def run_trials(
         log.info("%d trials to run, one at a time", len(plans))
         failures = run_here(plans, slots.sharing(run, 1))
     else:
-        with _pool(engine, run, workers, len(plans)) as pool:
+        with _pool(engine, run, workers, plans) as pool:
             log.info("%d trials to run, %s", len(plans), pool)
             failures = run_in(pool, plans)
     if failures:
@@ -97,12 +97,12 @@ def _workers(number: int | None) -> int | None:
     return number or workers_asked_for()
 
 
-def _pool(engine: str, run: Run, workers: int | None, plans: int) -> Pool:
+def _pool(engine: str, run: Run, workers: int | None, plans: Sequence[TrialPlan]) -> Pool:
     if engine == "ray":
         from kdcache.engine.ray import RayTasks
 
         return RayTasks(run, workers)
-    return Workers(run, workers, plans)
+    return Workers(run, workers, len(plans), modelling_modules(plans))
 
 
 def _engine(name: str | None) -> str:

@@ -12,15 +12,17 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
+from kdcache import checkpoints
 from kdcache.engine import slots
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, threads_per_trial, use_threads
-from kdcache.errors import TrialError
+from kdcache.errors import KdcacheError, TrialError
 from kdcache.trials import TrialPlan
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -40,9 +42,11 @@ class Workers(Pool):
     Args:
         workers: trials at once, which the cores are shared out for; default one per GPU, else one per core.
         plans: how many there are to run: no more processes than that are started.
+        modules: what the workers will need besides `kdcache.experiment`, to be imported once for all of them.
     """
 
-    def __init__(self, run: Run, workers: int | None, plans: int) -> None:
+    def __init__(self, run: Run, workers: int | None, plans: int, modules: Sequence[str] = ()) -> None:
+        _server(modules)
         self._gpus = visible_gpus()
         workers = workers or default_workers(self._gpus)
         self._run = slots.sharing(run, workers)
@@ -134,10 +138,22 @@ def visible_gpus() -> list[str]:
     return (listed.split(",") if listed else [str(number) for number in range(count)])[:count]
 
 
-def _server() -> ForkServerContext:
-    """The process that workers are forked from; started if it is not running, without waiting for its imports."""
+def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
+    """transformers' modules with the plans' architectures: each takes a worker over a second to import."""
+    families = set()
+    for model in {plan.model for plan in plans}:
+        with suppress(KdcacheError):  # a checkpoint that cannot be read: its trial says so
+            families.add(checkpoints.family(model).replace("-", "_"))
+    return [f"transformers.models.{name}.modeling_{name}" for name in sorted(families)]
+
+
+def _server(modules: Sequence[str] = ()) -> ForkServerContext:
+    """The process that workers are forked from; started if it is not running, without waiting for its imports.
+
+    A module that is not there is passed over by the server; who needs it says so.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.experiment"])
+    context.set_forkserver_preload(["kdcache.experiment", *modules])
     forkserver.ensure_running()
     return context
 

@@ -117,7 +117,7 @@ def put_logits(teacher: str, weights: str) -> None:
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[TrialPlan]:
     """The trials that the stage would run, in place of running them."""
     plans: list[TrialPlan] = []
-    monkeypatch.setattr(engine, "run_trials", plans.extend)
+    monkeypatch.setattr(engine, "run_trials", lambda found, **_: plans.extend(found))
     return plans
 
 
