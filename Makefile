@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: study test lint clean
 
 study: .venv/ready
-	dvc repro
+	kdcache repro
 	@echo "The report is at $(CURDIR)/report/index.html"
 
 test: .venv/ready-dev
