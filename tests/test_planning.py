@@ -152,7 +152,8 @@ def test_rows_of_a_task_that_is_not_prepared(here: Path) -> None:
     assert found["rows"] == {"films": {"train": 10, "evaluated": 4}, "plays": None}
     assert found["steps"] == {"total": None, "left": None}
     assert [note for note in found["notes"] if "plays" in note] == [
-        "task plays: not prepared, so its rows and steps are unknown (dvc repro prepare@plays, or --rows)"
+        "task plays: not prepared as the study says, so its rows and steps are unknown "
+        "(dvc repro prepare@plays, or --rows)"
     ]
     given = describe(planned(rows={"plays": Size(100, 50, 3)}))
     assert given["notes"] == []
@@ -274,6 +275,18 @@ def test_without_the_task_or_the_checkpoint_identities_are_unknown(done: None) -
     plan = planned(FILMS)
     assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
     assert describe(plan)["steps"] == {"total": None, "left": None}
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_length", 9), ("train_size", 6), ("label_noise", 0.5)])
+def test_a_task_that_was_prepared_otherwise_counts_as_not_prepared(done: None, key: str, value: Any) -> None:
+    plan = planned({"tasks": {"films": {**STUDY["tasks"]["films"], key: value}}})
+    assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
+    assert plan.sizes == {"films": None}
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    assert states(planned({"tasks": {"films": {**STUDY["tasks"]["films"], key: value}}})) == {
+        "teachers.stale": 1,
+        "trials.stale": 16,
+    }
 
 
 def test_what_a_stage_would_not_keep_is_missing(done: None) -> None:
