@@ -16,7 +16,7 @@ from kdcache import checkpoints
 from kdcache.errors import CacheError, KdcacheError, TaskError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
-from kdcache.params import Model, Regularizer, Student, Study, Teacher
+from kdcache.params import Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.tasks import CARD, TaskCard, read_card
 from kdcache.trials import (
     LOGITS,
@@ -92,7 +92,7 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     Raises:
         KdcacheError: `rows` names no task of the study, or one that is prepared.
     """
-    cards = {task: _card(data / "tasks" / task) for task in study.tasks}
+    cards = {name: _card(task, data / "tasks" / name) for name, task in study.tasks.items()}
     _check_rows(study, rows or {}, cards)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
     local = {model: checkpoints.find_local(model) for model in _models(study)}
@@ -105,8 +105,23 @@ def _models(study: Study) -> list[Model]:
     return [*study.teachers.values(), *study.students.values()]
 
 
-def _card(folder: Path) -> TaskCard | None:
-    return read_card(folder) if (folder / CARD).is_file() else None
+def _card(task: Task, folder: Path) -> TaskCard | None:
+    """The card of a prepared task; None when the study now asks for another, as far as the card tells."""
+    card = read_card(folder) if (folder / CARD).is_file() else None
+    return None if card is None or _outdated(card, task) else card
+
+
+def _outdated(card: TaskCard, task: Task) -> bool:
+    noise, drawn = card.label_noise, any("train_size" in reason for reason in card.dropped)
+    found = {
+        "max_length": card.max_length,
+        "augment": card.augment,
+        "label_noise": noise.fraction if noise else 0.0,
+        "train_size": card.rows["train"] if drawn else None,
+    }
+    source = {key: card.source[key] for key in ("hub", "name", "revision") if key in card.source}
+    changed = any(value != getattr(task, key) for key, value in found.items())
+    return changed or any(value != getattr(task.source, key) for key, value in source.items())
 
 
 def _size(card: TaskCard) -> Size:
@@ -126,7 +141,8 @@ def _notes(
 ) -> Iterator[str]:
     for task, size in sizes.items():
         if size is None:
-            yield f"task {task}: not prepared, so its rows and steps are unknown (dvc repro prepare@{task}, or --rows)"
+            fix = f"dvc repro prepare@{task}, or --rows"
+            yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
     absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
     for checkpoint, revision in absent:
         at = f" at revision {revision}" if revision else ""

@@ -56,7 +56,7 @@ def test_what_is_unknown_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert "optimizer steps: unknown\n" in out
     assert "hours, one run after another: unknown (--calibrate times a few steps of each model)\n" in out
     assert "disk, at most: logits unknown, teachers unknown" in out
-    assert "- task films: not prepared, so its rows and steps are unknown" in out
+    assert "- task films: not prepared as the study says, so its rows and steps are unknown" in out
     assert "- checkpoint owner/small at revision main: not on this machine" in out
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,8 @@ def test_rows_of_a_task_that_is_not_prepared(here: Path) -> None:
     assert found["rows"] == {"films": {"train": 10, "evaluated": 4}, "plays": None}
     assert found["steps"] == {"total": None, "left": None}
     assert [note for note in found["notes"] if "plays" in note] == [
-        "task plays: not prepared, so its rows and steps are unknown (dvc repro prepare@plays, or --rows)"
+        "task plays: not prepared as the study says, so its rows and steps are unknown "
+        "(dvc repro prepare@plays, or --rows)"
     ]
     given = describe(planned(rows={"plays": Size(100, 50, 3)}))
     assert given["notes"] == []
@@ -169,7 +170,7 @@ def test_rows_of_a_task_that_is_not_prepared(here: Path) -> None:
 def test_views_of_augmented_images_are_cached_too(here: Path) -> None:
     digits = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
     task = {**digits, "augment": {"flip": 0.5, "views": 3}}
-    found = describe(planned({"tasks": {"digits": task}}, rows={"digits": Size(100, 50, 10)}))
+    found = describe(planned({"tasks": {"films": task}}, rows={"films": Size(100, 50, 10)}))
     # Of each train row 1 + 3 logits: 450 rows of big, 2 x 450 of each student's base, 6 x 50 of its other trials
     assert found["disk_bytes"]["logits"] == (16 + 10 * 4) * (450 + 2 * (900 + 300))
 
@@ -197,7 +198,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("kdcache.experiment.teach", pretend_to_teach)
-        patch.setattr("kdcache.engine.run_trials", lambda plans: [pretend_to_run(plan) for plan in plans])
+        patch.setattr("kdcache.engine.run_trials", pretend_to_run_all)
         write_files()
         prepare_films()
         teach.main(["--task", "films", "--teacher", "big"])
@@ -222,6 +223,11 @@ def pretend_to_teach(name: str, task: Path, teacher: Any, folder: Path, identity
     write_logits(logits, ("train", "validation"), weights=identity)
     write_json(logits / "teacher.json", {**RUN, "identity": identity})
     return {"metrics": {}, "seconds": 0.0}
+
+
+def pretend_to_run_all(plans: Sequence[TrialPlan], **_: Any) -> None:
+    for plan in plans:
+        pretend_to_run(plan)
 
 
 def pretend_to_run(plan: TrialPlan) -> None:
@@ -269,6 +275,18 @@ def test_without_the_task_or_the_checkpoint_identities_are_unknown(done: None) -
     plan = planned(FILMS)
     assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
     assert describe(plan)["steps"] == {"total": None, "left": None}
+
+
+@pytest.mark.parametrize(("key", "value"), [("max_length", 9), ("train_size", 6), ("label_noise", 0.5)])
+def test_a_task_that_was_prepared_otherwise_counts_as_not_prepared(done: None, key: str, value: Any) -> None:
+    plan = planned({"tasks": {"films": {**STUDY["tasks"]["films"], key: value}}})
+    assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
+    assert plan.sizes == {"films": None}
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    assert states(planned({"tasks": {"films": {**STUDY["tasks"]["films"], key: value}}})) == {
+        "teachers.stale": 1,
+        "trials.stale": 16,
+    }
 
 
 def test_what_a_stage_would_not_keep_is_missing(done: None) -> None:
