@@ -260,7 +260,7 @@ def trial(
         regularizer=name,
         method=method,
         seed=0,
-        soft_labels=source,
+        soft_labels=() if source is None else (source,),
         keep_train_logits=name == "base",
     )
 
