@@ -65,17 +65,21 @@ def explain(error: Exception, instead: str, otherwise: str) -> str:
         if kind in kinds:
             return advice
     status = next(filter(None, map(_status, causes)), None)
-    if status in (401, 403):
-        advice = f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
-    elif status == 404:
-        advice = "the hub has no such thing (HTTP 404); check the name and the revision"
-    elif status is not None:
-        advice = f"the hub fails (HTTP {status}); try again later, or {instead}"
-    else:
-        found = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
-        advice = f"{found}, or {instead}" if found else otherwise
+    advice = _advice(status, kinds, instead) or otherwise
     text = " ".join(str(causes[-1]).split()) or "no more is known"
     return f"{advice} ({type(causes[-1]).__name__}: {_without_token(text)})"
+
+
+def _advice(status: int | None, kinds: set[str], instead: str) -> str | None:
+    """What to do about an HTTP status, or a hub that cannot be reached; None when it is neither."""
+    if status in (401, 403):
+        return f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
+    if status == 404:
+        return "the hub has no such thing (HTTP 404); check the name and the revision"
+    if status is not None:
+        return f"the hub fails (HTTP {status}); try again later, or {instead}"
+    found = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
+    return f"{found}, or {instead}" if found else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -36,6 +36,14 @@ STUDY: dict[str, Any] = {
     "comparison": {"baseline": "base", "margin": {"accuracy": 1.0}},
 }
 PREPARE = 'prepare.main(["--task", "toy"])'
+WITHOUT_TOKEN = f"""
+import os
+try:
+    {PREPARE}
+except SystemExit as end:
+    print("exit", end.code)
+os.environ["HF_TOKEN"] = os.environ["GIVEN_LATER"]
+"""
 TRAIN = 'train.main(["--task", "toy", "--student", "small", "--regularizer", "base"])'
 ALL = [
     PREPARE,
@@ -51,7 +59,6 @@ class Run:
     """The folder of the study, what its processes printed, and what they found on the hub."""
 
     folder: Path
-    refused: subprocess.CompletedProcess[str]
     first: subprocess.CompletedProcess[str]
     second: subprocess.CompletedProcess[str]
     commits: list[str]
@@ -61,7 +68,7 @@ class Run:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Without a token; with one; and base once more when the model's `main` has moved."""
+    """All stages, prepare first without a token; then base once more when the model's `main` has moved."""
     folder, home = tmp_path_factory.mktemp("study"), tmp_path_factory.mktemp("home")
     (folder / "params.yaml").write_text(yaml.safe_dump(STUDY))
     result = folder / "data/trials/toy/small/base/seed-0/result.json"
@@ -70,14 +77,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         data = hub.datasets["some/texts"].commit(data_files(*tiny.TEXTS))
         hub.models["some/bert"] = Repository(gated=True)
         model = hub.models["some/bert"].commit(bert(tmp_path_factory.mktemp("old"), seed=1))
-        refused = stages(hub, folder, home, [PREPARE])
-        first = stages(hub, folder, home, ALL, HF_TOKEN=TOKEN)
+        first = stages(hub, folder, home, [WITHOUT_TOKEN, *ALL], GIVEN_LATER=TOKEN)
         results = [json.loads(result.read_text())]
         moved = hub.models["some/bert"].commit(bert(tmp_path_factory.mktemp("new"), seed=2))
         second = stages(hub, folder, home, [TRAIN], HF_TOKEN=TOKEN)
         results.append(json.loads(result.read_text()))
         authorized = sum(headers.get("authorization") == f"Bearer {TOKEN}" for *_, headers in hub.requests)
-    return Run(folder, refused, first, second, [data, model, moved], results, authorized)
+    return Run(folder, first, second, [data, model, moved], results, authorized)
 
 
 def bert(folder: Path, seed: int) -> dict[str, bytes]:
@@ -99,9 +105,9 @@ def stages(
 
 
 def test_without_a_token_one_error_says_what_to_do(run: Run) -> None:
-    assert run.refused.returncode == 1
-    assert "Traceback" not in run.refused.stderr
-    errors = [line for line in run.refused.stderr.splitlines() if line.startswith("error:")]
+    assert run.first.stdout.startswith("exit 1\n")
+    assert "Traceback" not in run.first.stderr
+    errors = [line for line in run.first.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
     assert errors[0].startswith("error: task 'toy': hub data set some/texts at revision main")
     assert errors[0].endswith("then log in with `hf auth login` or set HF_TOKEN")
