@@ -7,6 +7,7 @@ processes can write different shards of one cache without talking to each other.
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from collections.abc import Collection, Iterator, Mapping
@@ -210,6 +211,7 @@ def as_cache_errors() -> Iterator[None]:
         raise CacheError(f"{error}; the logit cache is incomplete") from error
 
 
+@functools.cache  # each look-up parses a package's whole metadata, README and all
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in PACKAGES:
