@@ -121,6 +121,7 @@ def run_at_once(plan: TrialPlan) -> None:
         seconds=20.0,
         peak_memory_mb=500.0,
         device="cpu",
+        precision="float32",
         versions=versions(),
     )
     write_result(plan.folder, result)

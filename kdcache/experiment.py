@@ -271,6 +271,7 @@ def _figures(run: training.Training) -> dict[str, Any]:
         "seconds": run.seconds,
         "peak_memory_mb": run.peak_memory_mb,
         "device": run.device,
+        "precision": run.precision,
     }
 
 

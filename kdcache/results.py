@@ -175,7 +175,7 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
     """metrics/provenance.json: with what the numbers were made, and of what.
 
     - format: 1
-    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {device: trials}
+    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint}}
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and of an
@@ -192,7 +192,7 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
         "versions": {
             name: sorted({t.versions[name] for t in trials if name in t.versions}) for name in names
         },
-        "devices": dict(Counter(trial.device for trial in trials)),
+        "devices": dict(Counter(f"{trial.device}, {trial.precision}" for trial in trials)),
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
         "tasks": {name: _task_facts(root, name) for name in study.tasks},
         "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],

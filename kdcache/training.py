@@ -41,13 +41,17 @@ POOL = 50
 
 @dataclass(frozen=True)
 class Training:
-    """What a run of the loop was: optimizer steps, mean loss of each epoch, wall-clock seconds, peak MiB, device."""
+    """What a run of the loop was: optimizer steps, mean loss of each epoch, wall-clock seconds, peak MiB, device.
+
+    `precision` is what was computed in: "bfloat16" (autocast) or "float32", also when `auto` was asked for.
+    """
 
     steps: int
     losses: list[float]
     seconds: float
     peak_memory_mb: float
     device: str
+    precision: str
 
 
 def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:
@@ -156,7 +160,10 @@ def fine_tune(
     if device.type != "cpu":
         accelerator.free_memory()
     seconds = time.perf_counter() - start
-    return trained, Training(loop.steps, losses, seconds, peak_memory_mb(device), device_name(device))
+    precision = "bfloat16" if in_bfloat16(params.precision, device) else "float32"
+    return trained, Training(
+        loop.steps, losses, seconds, peak_memory_mb(device), device_name(device), precision
+    )
 
 
 def _accelerator() -> Accelerator:
@@ -247,8 +254,12 @@ def _optimizer(trainable: list[torch.nn.Parameter], params: Model, steps: int) -
 
 def autocast(precision: str, device: torch.device) -> Any:
     """bfloat16 autocast when asked for, or, with `auto`, when the device computes in it natively; else float32."""
-    wanted = precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=wanted)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16(precision, device))
+
+
+def in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether a model is run in bfloat16: when asked for, or, with `auto`, when the device computes in it natively."""
+    return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
 
 
 def _attention(device: torch.device) -> Any:

@@ -83,6 +83,7 @@ class TrialResult(BaseModel):
     seconds: float
     peak_memory_mb: float
     device: str
+    precision: str
     versions: dict[str, str]
 
 

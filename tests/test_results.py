@@ -67,6 +67,7 @@ def put_trial(
         seconds=1.5,
         peak_memory_mb=100.0,
         device="cpu",
+        precision="float32",
         versions={"torch": "2.0"},
     )
     write_result(folder, result.model_copy(update=changes))
@@ -181,7 +182,7 @@ def test_what_the_numbers_were_made_of(root: Path) -> None:
     assert (found["trials"], found["versions"], found["devices"]) == (
         4,
         {"torch": ["2.0", "2.1"]},
-        {"cpu": 4},
+        {"cpu, float32": 4},
     )
     assert found["tasks"] == {name: {"rows": {"validation": 4}, "data": "d"} for name in ("one", "two")}
     (cache,) = found["caches"]

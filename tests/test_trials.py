@@ -41,6 +41,7 @@ def result(identity: str, seed: int = 0) -> TrialResult:
         seconds=0.1,
         peak_memory_mb=10.0,
         device="cpu",
+        precision="float32",
         versions={},
     )
 

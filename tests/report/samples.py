@@ -225,7 +225,7 @@ def provenance() -> dict[str, object]:
         "format": 1,
         "trials": 75,
         "versions": {"torch": ["2.9.0", "2.9.1"], "transformers": ["4.57.1"]},
-        "devices": {"cpu": 75},
+        "devices": {"cpu, bfloat16": 75},
         "statistics": {"kdcache": "0.1.0", "scipy": "1.16.2"},
         "tasks": {"bbc-headlines": {"rows": {"train": 1170, "validation": 1000}, "data": "d" * 64}},
         "caches": [
