@@ -11,7 +11,7 @@ def test_versions_and_fingerprints(tmp_path: Path) -> None:
     metrics = read_metrics(samples.write_all(tmp_path))
     assert origin.made_with(metrics) == [
         ("Trained with", "torch 2.9.0 and 2.9.1, transformers 4.57.1"),
-        ("Trained on", "75 trials on cpu"),
+        ("Trained on", "75 trials on cpu, bfloat16"),
         ("Compared with", "kdcache 0.1.0, scipy 1.16.2"),
     ]
     task, cache = origin.fingerprints(metrics)
