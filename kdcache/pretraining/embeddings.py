@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Embeddings: TypeAlias = npt.NDArray[np.float16]
 
-SHARD = 20_000  # pieces in a file
+SHARD = 10_000  # pieces in a file
 BATCH = 256
 LONGEST = 128  # tokens of a piece that the encoder reads
 
@@ -77,27 +77,28 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
     return (hidden * mask[..., None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 
 
-def cached_embeddings(encoder: Path, pieces: Sequence[str], work_dir: Path) -> tuple[Embeddings, str]:
-    """The encoder's embeddings [N, D] of the pieces, kept in the work directory, and a digest of what made them.
+def cached_embeddings(encoder: Path, pieces: Sequence[str], folder: Path) -> tuple[Embeddings, str]:
+    """The encoder's embeddings [N, D] of the pieces, kept in a folder, and a digest of what made them.
 
-    They are kept in files of 20,000 pieces, each written whole: a run that was stopped goes on after the last of them.
+    They are kept in files of 10,000 pieces, each written whole and named after the encoder and these pieces: a run that
+    was stopped goes on after the last one, and a longer list of pieces needs only what was added.
 
     Raises:
         ModelError: the encoder's folder is no model.
     """
-    key = digest([fingerprint.of_weights(encoder), fingerprint.of_tokenizer(encoder), *pieces])
-    files = {
-        start: work_dir / f"embeddings-{key}" / f"{start:09d}.npy" for start in range(0, len(pieces), SHARD)
-    }
-    missing = {start: path for start, path in files.items() if not path.exists()}
+    maker = digest([fingerprint.of_weights(encoder), fingerprint.of_tokenizer(encoder)])
+    shards = [pieces[start : start + SHARD] for start in range(0, len(pieces), SHARD)]
+    keys = [digest([maker, *shard]) for shard in shards]
+    paths = [folder / f"{key}.npy" for key in keys]
+    missing = [(shard, path) for shard, path in zip(shards, paths, strict=True) if not path.exists()]
     if missing:
         log.info(
-            "embedding %d pieces, %d files of %d are there",
+            "embedding %d pieces, in %d files of which %d are there",
             len(pieces),
-            len(files) - len(missing),
-            len(files),
+            len(paths),
+            len(paths) - len(missing),
         )
         embed = SentenceEncoder(encoder)
-        for start, path in tqdm(missing.items(), disable=None, desc="embedding"):
-            write_atomically(path, partial(save_array, embed(pieces[start : start + SHARD])))
-    return np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False) for path in files.values()]), key
+        for shard, path in tqdm(missing, disable=None, desc="embedding"):
+            write_atomically(path, partial(save_array, embed(shard)))
+    return np.concatenate([np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]), digest(keys)

@@ -17,7 +17,9 @@ _ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
-    """`recipe.pieces` different pieces of the texts (all when there are fewer), drawn by its seed, in the texts' order.
+    """`recipe.pieces` different pieces of the texts (all when there are fewer), in an order drawn by the seed.
+
+    A larger number only adds some at the end.
 
     Raises:
         PretrainingError: the texts have no piece, all of them being shorter than three words.
@@ -25,8 +27,8 @@ def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
     found = list(dict.fromkeys(piece for text in texts for piece in cut(text, recipe.longest_piece)))
     if not found:
         raise PretrainingError(f"the texts have no sentence of {FEWEST_WORDS} words or more: add text")
-    chosen = np.random.default_rng(recipe.seed).permutation(len(found))[: recipe.pieces]
-    return [found[index] for index in np.sort(chosen)]
+    order = np.random.default_rng(recipe.seed).permutation(len(found))
+    return [found[index] for index in order[: recipe.pieces]]
 
 
 def cut(text: str, longest: int) -> Iterator[str]:

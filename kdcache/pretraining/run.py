@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
 DISTILLATION_STATE = "distillation.safetensors"
+EMBEDDINGS = "embeddings"  # a folder of files with the sentence encoder's
 LANGUAGE_MODEL = "language-model"  # where the first of two phases leaves its checkpoint
 
 
@@ -119,7 +120,7 @@ def _distil(
     card = read_card(start_dir)  # its lack shows before the work, not after it
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
     pieces = sample_pieces(texts, recipe.distillation)
-    wanted, key = cached_embeddings(teacher_dir, pieces, work_dir)
+    wanted, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
     identity = digest([recipe.distillation.model_dump_json(), fingerprint.of_weights(start_dir), key])
     student = Student(start_dir, wanted.shape[1], recipe.distillation.seed)
     reader = copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it was last asked to truncate
