@@ -58,7 +58,7 @@ def test_embeddings_are_the_models_means_one_text_at_a_time(teacher, tokenizers)
 
 def test_computed_once_and_resumed_by_file(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "SHARD", 2)
-    found, key = cached_embeddings(teacher, PIECES[:2], tmp_path)
+    _, key = cached_embeddings(teacher, PIECES[:2], tmp_path)
     (first,) = tmp_path.iterdir()
     np.save(first, np.full((2, 48), 7, np.float16))  # what is there is believed, and not computed again
     again, longer = cached_embeddings(teacher, PIECES, tmp_path)
