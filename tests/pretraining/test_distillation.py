@@ -15,6 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from kdcache.pretraining import PretrainingError
 from kdcache.pretraining.distillation import Distiller, Student, embedding_loss
 from kdcache.pretraining.embeddings import SentenceEncoder
+from kdcache.pretraining.state import save_state
 from tests.pretraining.samples import SIZES, TEXTS, run
 from tests.pretraining.test_pieces import distillation
 
@@ -82,29 +83,18 @@ def test_the_rate_rises_and_falls(saved):
     assert rates == pytest.approx([0.25, 1.0, 1.0, 0.5, 1 / 16])
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(saved, tmp_path, monkeypatch):
-    whole = make_distiller(saved)
+def test_a_resumed_run_equals_an_uninterrupted_one(saved, tmp_path):
+    whole, stopped, resumed = (make_distiller(saved, epochs=2) for _ in range(3))
     whole.run(tmp_path / "whole", "x")
-
-    stopped = make_distiller(saved)
-    monkeypatch.setattr(stopped.progress, "steps", 8)  # in the middle of the second epoch
-    monkeypatch.setattr(stopped, "learning_rate", lambda: rate_at(whole, stopped.progress.step))
-    stopped.run(tmp_path / "state", "x")
-    resumed = make_distiller(saved)
+    for _ in range(9):  # of 14: into the second epoch
+        stopped.step()
+    save_state(tmp_path / "state", stopped.model, stopped.optimizer, stopped.progress, "x")
     resumed.resume(tmp_path / "state", "x")
-    assert resumed.progress.step == 8
-    resumed.progress.steps = whole.progress.steps
+    assert resumed.progress.step == 9
     resumed.run(tmp_path / "state", "x")
-
     for (name, one), other in zip(whole.model.named_parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
-
-
-def rate_at(distiller: Distiller, step: int) -> float:
-    now, distiller.progress.step = distiller.progress.step, step
-    rate = distiller.learning_rate()
-    distiller.progress.step = now
-    return rate
+    assert whole.progress.validation == resumed.progress.validation
 
 
 def test_too_few_pieces_are_refused(saved):
