@@ -10,18 +10,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
 from torch import Tensor, nn
-from transformers import BertModel
 
 from kdcache import checkpoints
 from kdcache.pretraining.batches import HOLD_OUT, Ids, generator
-from kdcache.pretraining.embeddings import Embeddings, pad
+from kdcache.pretraining.embeddings import Embeddings, load_encoder, pad
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
 from kdcache.pretraining.recipe import Distillation
@@ -49,7 +46,7 @@ class Student(nn.Module):
             raise PretrainingError(f"{folder}: expected a bert checkpoint to distil into, found {family}")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.encoder = _encoder(folder)
+            self.encoder = load_encoder(folder)
             self.projection = nn.Linear(self.encoder.config.hidden_size, width)
         self.eval()
 
@@ -59,21 +56,6 @@ class Student(nn.Module):
             pooled = self.encoder(input_ids=ids, attention_mask=mask).pooler_output
         found: Tensor = self.projection(pooled.float())
         return found
-
-
-def _encoder(folder: Path) -> Any:
-    """A checkpoint's BERT in float32; a PretrainingError when more than its pooler is missing."""
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # it would warn of the head, which is left out on purpose
-    encoder, report = BertModel.from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
-    transformers.utils.logging.set_verbosity(verbosity)
-    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
-        raise PretrainingError(
-            f"{folder}: its weights lack {', '.join(missing[:3])}; make the checkpoint again"
-        )
-    return encoder
 
 
 def embedding_loss(found: Tensor, wanted: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
 from kdcache import checkpoints, fingerprint
 from kdcache.files import write_atomically
+from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.sequences import digest, save_array
 
 log = logging.getLogger(__name__)
@@ -40,13 +42,10 @@ class SentenceEncoder:
         """Load it.
 
         Raises:
-            ModelError: the folder is no model.
+            ModelError, PretrainingError: the folder is no model, or lacks some of its weights.
         """
-        checkpoints.read_config(folder)
+        self.model = load_encoder(folder)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.model: Any = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        ).eval()
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Embeddings:
@@ -61,6 +60,34 @@ class SentenceEncoder:
                 hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
             found[rows] = F.normalize(mean_pool(hidden.float(), mask), dim=-1).numpy()
         return found
+
+
+def load_encoder(folder: Path) -> Any:
+    """A checkpoint's encoder in float32, in eval mode; its pooler, if it has none, is drawn at random.
+
+    Raises:
+        ModelError: the folder is no model.
+        PretrainingError: other weights than the pooler's are missing.
+    """
+    checkpoints.read_config(folder)
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()  # it would warn of heads, which are left out on purpose
+    try:
+        encoder, report = AutoModel.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
+        raise PretrainingError(
+            f"{folder}: config.json and weights do not belong together, {', '.join(missing[:3])} missing; "
+            "fetch or make the checkpoint again"
+        )
+    return encoder.eval()
 
 
 def pad(rows: Sequence[Sequence[int]], token: int) -> tuple[Tensor, Tensor]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
 from kdcache.errors import ModelError
-from kdcache.pretraining import embeddings
-from kdcache.pretraining.embeddings import SentenceEncoder, cached_embeddings, mean_pool, pad
+from kdcache.pretraining import PretrainingError, embeddings
+from kdcache.pretraining.embeddings import SentenceEncoder, cached_embeddings, load_encoder, mean_pool, pad
 
 PIECES = ["the quick brown fox", "a lazy dog and a quick road over then", "over the", "Quiet roads and dogs"]
 
@@ -78,3 +79,12 @@ def test_other_pieces_or_another_encoder_have_other_files(teacher, saved, tmp_pa
 def test_a_folder_that_is_no_model_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         SentenceEncoder(tmp_path)
+
+
+def test_an_encoder_without_some_of_its_weights_is_refused(teacher, tmp_path):
+    weights = load_file(teacher / "model.safetensors")
+    (tmp_path / "config.json").write_bytes((teacher / "config.json").read_bytes())
+    del weights["embeddings.word_embeddings.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(PretrainingError, match=r"embeddings\.word_embeddings\.weight missing"):
+        load_encoder(tmp_path)
