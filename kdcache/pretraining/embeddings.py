@@ -70,8 +70,9 @@ def load_encoder(folder: Path) -> Any:
         PretrainingError: other weights than the pooler's are missing.
     """
     checkpoints.read_config(folder)
-    verbosity = transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.set_verbosity_error()  # it would warn of heads, which are left out on purpose
+    output: Any = transformers.utils.logging
+    verbosity = output.get_verbosity()
+    output.set_verbosity_error()  # it would warn of heads, which are left out on purpose
     try:
         encoder, report = AutoModel.from_pretrained(
             folder,
@@ -81,7 +82,7 @@ def load_encoder(folder: Path) -> Any:
             output_loading_info=True,
         )
     finally:
-        transformers.utils.logging.set_verbosity(verbosity)
+        output.set_verbosity(verbosity)
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise PretrainingError(
             f"{folder}: config.json and weights do not belong together, {', '.join(missing[:3])} missing; "
