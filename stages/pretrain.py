@@ -26,6 +26,8 @@ def main(arguments: list[str] | None = None) -> None:
         args.work_dir or WORK / args.name,
         args.out or MODELS / args.name,
         tokenizer_dir=args.tokenizer,
+        start_dir=args.start,
+        teacher_dir=args.teacher,
         corpus=args.hub or ", ".join(path.name for path in args.texts),
         command=_command(args, recipe.tokens),
     )
@@ -39,6 +41,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--documents", type=int, default=1_000_000, help="how many of the hub's documents")
     parser.add_argument("--tokens", type=int, help="another target; may change when a run is resumed")
     parser.add_argument("--tokenizer", type=Path, help="a folder whose tokenizer to use (default: train one)")
+    parser.add_argument("--teacher", type=Path, help="the folder of the encoder that a recipe distils")
+    parser.add_argument("--start", type=Path, help="distil into this checkpoint, without language modelling")
     parser.add_argument("--recipes", type=Path, default=MODELS / "pretraining.yaml")
     parser.add_argument("--work-dir", type=Path, help=f"where the run can resume (default: {WORK}/NAME)")
     parser.add_argument("--out", type=Path, help=f"default: {MODELS}/NAME")
@@ -53,9 +57,11 @@ def _command(args: argparse.Namespace, tokens: int) -> str:
     data = f"--hub {args.hub}" if args.hub else f"--texts {' '.join(path.name for path in args.texts)}"
     if args.hub:
         data += f" --documents {args.documents}"
-    if args.tokenizer:
-        data += f" --tokenizer {args.tokenizer.name if args.tokenizer.is_absolute() else args.tokenizer}"
-    return f"python -m stages.pretrain {args.name} {data} --tokens {tokens}"
+    for option in ("tokenizer", "start", "teacher"):
+        if folder := getattr(args, option):
+            data += f" --{option} {folder.name if folder.is_absolute() else folder}"
+    target = "" if args.start else f" --tokens {tokens}"
+    return f"python -m stages.pretrain {args.name} {data}{target}"
 
 
 if __name__ == "__main__":

@@ -9,10 +9,13 @@ from pathlib import Path
 import torch
 
 from kdcache.files import write_atomically
+from kdcache.pretraining.distillation import Distiller
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.trainer import Trainer
 
 CARD = "README.md"
+DISTILLED = "Distillation of sentence embeddings"
+MEASURED = "Fine-tuned"  # the section that benchmarks/checkpoints.py writes
 
 
 def model_card(name: str, trainer: Trainer, documents: int, corpus: str, command: str) -> str:
@@ -20,10 +23,9 @@ def model_card(name: str, trainer: Trainer, documents: int, corpus: str, command
     family = trainer.recipe.family
     objective = "causal" if family == "gpt2" else "masked"
     rows = {**_model_rows(trainer), **_training_rows(trainer, f"{corpus}: {documents:,} documents")}
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return (
         f"# {name}\n\nA small {family} checkpoint, trained from scratch by {objective} language "
-        f"modelling.\n\n| | |\n| --- | --- |\n{table}\n\n## Made with\n\n```\n{command}\n```\n"
+        f"modelling.\n\n{_table(rows)}\n\n## Made with\n\n```\n{command}\n```\n"
     )
 
 
@@ -52,6 +54,40 @@ def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
         "time": f"{at.seconds:,.0f} s on {machine(torch.get_num_threads())}",
         "date": date.today().isoformat(),
     }
+
+
+def distilled_card(name: str, start: str, distiller: Distiller, command: str) -> str:
+    """The card of the checkpoint that distillation started from, with what was added, and without what no longer holds.
+
+    Args:
+        start: that card; its section of accuracies is left out, as they were of other weights.
+    """
+    recipe, at = distiller.recipe, distiller.progress
+    intro, *sections = start.split("\n## ")
+    _, _, intro = intro.partition("\n")
+    kept = [section.strip("\n") for section in sections if not section.startswith(MEASURED)]
+    rows = {
+        "teacher": f"{recipe.teacher}: mean over tokens, length 1",
+        "data": f"{len(distiller.token_ids):,} pieces of 3 to {recipe.longest_piece} words of the same texts, "
+        f"{len(distiller.validation):,} of them held out",
+        "loss": "1 - cosine between the teacher's embedding and a linear projection (not kept) of the pooler's output",
+        "steps": f"{at.step:,} of {recipe.batch_size} pieces, {recipe.epochs} epochs, AdamW, "
+        f"peak learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        "held-out loss": f"{at.validation[-1][1]:.3f}",
+        "time": f"{at.seconds:,.0f} s on {machine(torch.get_num_threads())}, without the teacher's embeddings",
+        "date": date.today().isoformat(),
+    }
+    opening = (
+        f"# {name}\n\n**A distilled encoder**: it was pre-trained by language modelling, as the first table says, "
+        f'and has then learned the sentence embeddings of {recipe.teacher} (section "{DISTILLED}"). The language '
+        "modelling head is not in the checkpoint; the pooler, which a classification head reads, is.\n"
+    )
+    added = f"{DISTILLED}\n\n{_table(rows)}\n\n```\n{command}\n```"
+    return "\n\n## ".join([f"{opening}{intro.rstrip()}", *kept, added]) + "\n"
+
+
+def _table(rows: dict[str, str]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())])
 
 
 def machine(threads: int) -> str:

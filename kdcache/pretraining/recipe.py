@@ -13,6 +13,23 @@ from kdcache.pretraining.errors import PretrainingError
 Family = Literal["bert", "roberta", "gpt2"]
 
 
+class Distillation(BaseModel):
+    """What follows language modelling: pieces of the texts, and how their embeddings are learned."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    teacher: str = Field(description="the sentence encoder's name and licence, for the card")
+    pieces: int = Field(gt=0, description="how many different ones to use, drawn at random")
+    longest_piece: int = Field(12, ge=3, description="words; longer sentences are cut")
+    epochs: int = Field(gt=0)
+    batch_size: int = Field(128, gt=0, description="pieces a step")
+    learning_rate: float = Field(gt=0, description="peak, at the end of a linear warm-up; then linear to 0")
+    warmup_fraction: float = Field(0.05, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    validation_fraction: float = Field(0.01, gt=0, lt=1, description="pieces held out")
+    seed: int = Field(0, ge=0)
+
+
 class PretrainingRecipe(BaseModel):
     """One checkpoint: its architecture, how the text is laid out, and how it is trained."""
 
@@ -41,6 +58,13 @@ class PretrainingRecipe(BaseModel):
     )
     validation_fraction: float = Field(0.01, gt=0, lt=1, description="sequences held out")
     seed: int = Field(0, ge=0)
+    distillation: Distillation | None = Field(None, description="a second phase, for bert")
+
+    @model_validator(mode="after")
+    def _bert_distils(self) -> PretrainingRecipe:
+        if self.distillation and self.family != "bert":
+            raise ValueError(f"distillation is for family: bert, whose pooler it trains, found {self.family}")
+        return self
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> PretrainingRecipe:

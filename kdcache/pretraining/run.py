@@ -1,7 +1,11 @@
-"""A whole run: texts to a checkpoint folder with weights, tokenizer and card, resuming what an earlier one left."""
+"""A whole run: texts to a checkpoint folder with weights, tokenizer and card, resuming what an earlier one left.
+
+It has one phase, language modelling, or a second one, sentence-embedding distillation, when the recipe says so.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,10 +14,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
+from kdcache import checkpoints, fingerprint
 from kdcache.files import write_atomically
 from kdcache.pretraining.architectures import save_checkpoint
-from kdcache.pretraining.card import CARD, model_card
+from kdcache.pretraining.card import CARD, distilled_card, model_card, read_card
+from kdcache.pretraining.distillation import Distiller, Student
+from kdcache.pretraining.embeddings import cached_embeddings
 from kdcache.pretraining.errors import PretrainingError
+from kdcache.pretraining.pieces import sample_pieces
 from kdcache.pretraining.recipe import PretrainingRecipe
 from kdcache.pretraining.sequences import digest, prepare_sequences
 from kdcache.pretraining.state import Progress
@@ -23,6 +31,9 @@ from kdcache.pretraining.trainer import Trainer
 log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
+DISTILLATION_STATE = "distillation.safetensors"
+EMBEDDINGS = "embeddings"  # a folder of files with the sentence encoder's
+LANGUAGE_MODEL = "language-model"  # where the first of two phases leaves its checkpoint
 
 
 def pretrain(
@@ -34,22 +45,92 @@ def pretrain(
     corpus: str,
     command: str,
     tokenizer_dir: Path | None = None,
+    start_dir: Path | None = None,
+    teacher_dir: Path | None = None,
 ) -> Progress:
     """Train on `texts`, resuming what `work_dir` holds, and save model, tokenizer and card in `out_dir`.
 
-    `corpus` and `command` are for the card: what the texts are, and how to run this again.
+    `corpus` and `command` are for the card: what the texts are, and how to run this again. A recipe with
+    `distillation` needs `teacher_dir`, the sentence encoder; with `start_dir`, a checkpoint, it begins there, and
+    language modelling is left out.
 
     Raises:
-        PretrainingError: texts, tokenizer or the saved state do not fit the recipe, another run is using
+        PretrainingError: texts, tokenizer, start or the saved state do not fit the recipe, another run is using
             `work_dir`, or the loss became infinite or NaN.
+        ModelError: start or teacher are no models.
     """
+    _check_folders(recipe, start_dir, teacher_dir)
     with _exclusive(work_dir):
-        tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
-        trainer = _train(recipe, texts, tokenizer, work_dir)
-        save_checkpoint(trainer.model, tokenizer, out_dir)
-        card = model_card(out_dir.name, trainer, len(texts), corpus, command)
-        write_atomically(out_dir / CARD, card.encode("utf-8"))
+        if recipe.distillation is None:
+            return _model_language(recipe, texts, tokenizer_dir, work_dir, out_dir, corpus, command)
+        if start_dir is None:
+            start_dir = work_dir / LANGUAGE_MODEL
+            _model_language(recipe, texts, tokenizer_dir, work_dir, start_dir, corpus, command)
+        assert teacher_dir is not None  # checked above
+        return _distil(recipe, texts, start_dir, teacher_dir, work_dir, out_dir, command)
+
+
+def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_dir: Path | None) -> None:
+    if recipe.distillation is None and (start_dir or teacher_dir):
+        raise PretrainingError(
+            "the recipe has no `distillation`, so a start or a teacher means nothing to it"
+        )
+    if recipe.distillation is not None and teacher_dir is None:
+        raise PretrainingError(
+            f"the recipe distils {recipe.distillation.teacher}: name its folder (--teacher FOLDER)"
+        )
+    if start_dir is None:
+        return
+    config = checkpoints.read_config(start_dir)
+    found = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
+    if found != [recipe.family, recipe.layers, recipe.hidden]:
+        raise PretrainingError(
+            f"{start_dir}: expected the recipe's {recipe.family}, {recipe.layers} layers, hidden {recipe.hidden}; "
+            f"found {', '.join(map(str, found))}"
+        )
+
+
+def _model_language(
+    recipe: PretrainingRecipe,
+    texts: Sequence[str],
+    tokenizer_dir: Path | None,
+    work_dir: Path,
+    out_dir: Path,
+    corpus: str,
+    command: str,
+) -> Progress:
+    tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
+    trainer = _train(recipe, texts, tokenizer, work_dir)
+    save_checkpoint(trainer.model, tokenizer, out_dir)
+    card = model_card(out_dir.name, trainer, len(texts), corpus, command)
+    write_atomically(out_dir / CARD, card.encode("utf-8"))
     return trainer.progress
+
+
+def _distil(
+    recipe: PretrainingRecipe,
+    texts: Sequence[str],
+    start_dir: Path,
+    teacher_dir: Path,
+    work_dir: Path,
+    out_dir: Path,
+    command: str,
+) -> Progress:
+    assert recipe.distillation is not None
+    card = read_card(start_dir)  # its lack shows before the work, not after it
+    tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
+    pieces = sample_pieces(texts, recipe.distillation)
+    wanted, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
+    identity = digest([recipe.distillation.model_dump_json(), fingerprint.of_weights(start_dir), key])
+    student = Student(start_dir, wanted.shape[1], recipe.distillation.seed)
+    reader = copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it was last asked to truncate
+    token_ids = reader(pieces, truncation=True, max_length=recipe.sequence_length)["input_ids"]
+    distiller = Distiller(recipe.distillation, student, token_ids, wanted, tokenizer.pad_token_id)
+    distiller.resume(work_dir / DISTILLATION_STATE, identity)
+    distiller.run(work_dir / DISTILLATION_STATE, identity)
+    save_checkpoint(student.encoder, tokenizer, out_dir)
+    write_atomically(out_dir / CARD, distilled_card(out_dir.name, card, distiller, command).encode("utf-8"))
+    return distiller.progress
 
 
 @contextmanager
@@ -68,9 +149,9 @@ def _exclusive(directory: Path) -> Iterator[None]:
 def _train(
     recipe: PretrainingRecipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, work_dir: Path
 ) -> Trainer:
-    """The run's trainer, at its target. All of the recipe but `tokens` is the run's identity."""
+    """The run's trainer, at its target. The recipe of its phase is its identity, but for `tokens`."""
     sequences, key = prepare_sequences(recipe, tokenizer, texts, work_dir)
-    identity = digest([recipe.model_dump_json(exclude={"tokens"}), key])
+    identity = digest([recipe.model_dump_json(exclude={"tokens", "distillation"}), key])
     trainer = Trainer(recipe, tokenizer, sequences)
     trainer.resume(work_dir / STATE, identity)
     log.info(

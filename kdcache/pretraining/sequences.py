@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ def prepare_sequences(
     if not path.exists():
         log.info("tokenizing %d documents", len(texts))
         packed = pack_sequences(recipe.family, tokenizer, texts, recipe.sequence_length)
-        write_atomically(path, partial(_save_array, packed))
+        write_atomically(path, partial(save_array, packed))
     return np.load(path, allow_pickle=False), key
 
 
@@ -44,7 +44,8 @@ def digest(parts: Iterable[str]) -> str:
     return found.hexdigest()[:16]
 
 
-def _save_array(array: Sequences, path: Path) -> None:
+def save_array(array: npt.NDArray[Any], path: Path) -> None:
+    """Write an array as .npy, whatever the name of the path."""
     with path.open("wb") as file:  # given a name, np.save would add .npy to it
         np.save(file, array)
 

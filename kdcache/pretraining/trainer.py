@@ -1,14 +1,13 @@
-"""The training loop: AdamW, its schedule, one step after another, validation, and the state every few minutes."""
+"""Language modelling: a step's batch, its loss, its learning rate, and the loss on held-out sequences."""
 
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from kdcache.pretraining.architectures import build_model
@@ -25,18 +24,12 @@ from kdcache.pretraining.batches import (
 )
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.forward import prediction_loss
+from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
 from kdcache.pretraining.recipe import PretrainingRecipe
 from kdcache.pretraining.sequences import Sequences
-from kdcache.pretraining.state import Progress, load_state, save_state
+from kdcache.pretraining.state import Progress, load_state
 
 log = logging.getLogger(__name__)
-
-
-def learning_rate(step: int, *, peak: float, warmup: int, decay_start: int, steps: int) -> float:
-    """Linear to `peak` in `warmup` steps, constant, linear to 0 from `decay_start` to `steps`."""
-    rising = min(1.0, (step + 1) / max(1, warmup))
-    falling = min(1.0, (steps - step) / max(1, steps - decay_start))
-    return peak * min(rising, falling)
 
 
 def decay_start(recipe: PretrainingRecipe, resumed_at: int) -> int:
@@ -47,18 +40,7 @@ def decay_start(recipe: PretrainingRecipe, resumed_at: int) -> int:
     return max(recipe.steps - round(recipe.decay_fraction * recipe.steps), resumed_at)
 
 
-def make_optimizer(model: nn.Module, recipe: PretrainingRecipe) -> torch.optim.AdamW:
-    """AdamW that decays matrices and leaves biases and layer norms alone."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": recipe.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
-
-
-class Trainer:
+class Trainer(Loop):
     """One run: model, optimizer, sequences, progress; all that is random derives from the recipe's seed."""
 
     def __init__(
@@ -72,9 +54,10 @@ class Trainer:
                 f"expected at least batch_size = {recipe.batch_size}: add text or make the batch smaller"
             )
         self.special = np.array(sorted(tokenizer.all_special_ids), dtype=np.int64)
-        self.model = build_model(recipe, tokenizer)
-        self.optimizer = make_optimizer(self.model, recipe)
-        self.progress = Progress(steps=recipe.steps, decay_start=decay_start(recipe, 0))
+        model = build_model(recipe, tokenizer)
+        optimizer = make_optimizer(model, recipe.learning_rate, recipe.weight_decay)
+        progress = Progress(steps=recipe.steps, decay_start=decay_start(recipe, 0))
+        super().__init__(model, optimizer, progress, "tokens", recipe.tokens_per_step)
 
     def resume(self, path: Path, identity: str) -> None:
         """Continue from a state file if there is one; a changed token target gets a new decay."""
@@ -88,44 +71,9 @@ class Trainer:
         if self.progress.step > self.recipe.steps:
             log.warning("the run is past its target: it ends as it is, without a decay of the learning rate")
 
-    def run(
-        self,
-        state: Path,
-        identity: str,
-        save_seconds: float = 120,
-        log_seconds: float = 30,
-        evaluate_steps: int = 2000,
-    ) -> None:
-        """Train to the target, writing the state every `save_seconds` and a log line every `log_seconds`."""
-        begun = time.monotonic() - self.progress.seconds
-        saving, reporting = _Timer(save_seconds), _Timer(log_seconds)
-        losses: list[Tensor] = []
-        while self.progress.step < self.recipe.steps:
-            losses.append(loss := self.step())
-            self.progress.seconds = time.monotonic() - begun
-            if seconds := reporting.due():
-                self._report(losses, seconds)
-                losses = []
-            if self.progress.step % evaluate_steps == 0:
-                self._validate()
-            if loss.isfinite() and saving.due():
-                save_state(state, self.model, self.optimizer, self.progress, identity)
-        self._validate()
-        save_state(state, self.model, self.optimizer, self.progress, identity)
-
-    def step(self) -> Tensor:
-        """One optimizer step; the loss, a scalar."""
-        at = self.progress
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        batch = batch_at(self.training, self.recipe, at.step)
-        loss = prediction_loss(self.model, self.ask(batch, MASKING, at.step))
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        at.step += 1
-        return loss.detach()
+    def loss(self, step: int) -> Tensor:
+        batch = batch_at(self.training, self.recipe, step)
+        return prediction_loss(self.model, self.ask(batch, MASKING, step))
 
     def ask(self, batch: Ids, stream: int, counter: int) -> Predictions:
         """What to predict in a batch [B, S], drawn from a stream of random numbers at a counter."""
@@ -143,7 +91,7 @@ class Trainer:
             total += prediction_loss(self.model, self.ask(batch, VALIDATION, start)).item() * len(batch)
         return total / len(self.validation)
 
-    def _learning_rate(self) -> float:
+    def learning_rate(self) -> float:
         at, recipe = self.progress, self.recipe
         return learning_rate(
             at.step,
@@ -152,39 +100,3 @@ class Trainer:
             steps=at.steps,
             warmup=round(recipe.warmup_tokens / recipe.tokens_per_step),
         )
-
-    def _report(self, losses: list[Tensor], seconds: float) -> None:
-        at, loss = self.progress, torch.stack(losses).mean().item()
-        speed = len(losses) * self.recipe.tokens_per_step / seconds
-        at.losses.append((at.step, round(loss, 4)))
-        log.info(
-            "%.2fM of %.1fM tokens, %.0f tokens/s, loss %.3f, lr %.2e, %.0f min left",
-            at.step * self.recipe.tokens_per_step / 1e6,
-            self.recipe.tokens / 1e6,
-            speed,
-            loss,
-            self.optimizer.param_groups[0]["lr"],
-            (self.recipe.steps - at.step) * self.recipe.tokens_per_step / speed / 60,
-        )
-        if not np.isfinite(loss):
-            raise PretrainingError(f"the loss became {loss} at step {at.step}: lower learning_rate")
-
-    def _validate(self) -> None:
-        loss = self.evaluate()
-        self.progress.validation.append((self.progress.step, round(loss, 4)))
-        log.info("step %d: held-out loss %.4f", self.progress.step, loss)
-
-
-class _Timer:
-    """Says when a number of seconds have passed since it last said so."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.last = seconds, time.monotonic()
-
-    def due(self) -> float:
-        """The seconds since the last time, once they are more than the period; else 0."""
-        passed = time.monotonic() - self.last
-        if passed <= self.seconds:
-            return 0.0
-        self.last += passed
-        return passed

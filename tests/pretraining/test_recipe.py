@@ -61,3 +61,10 @@ def test_files_of_anything_else_are_refused(content, message, tmp_path):
         path.write_text(content)
     with pytest.raises(PretrainingError, match=rf"recipes.yaml: {message}"):
         load_recipe(path, "a")
+
+
+def test_only_bert_distils():
+    phase = {"teacher": "t", "pieces": 1, "epochs": 1, "learning_rate": 1e-3}
+    assert recipe("bert", distillation=phase).distillation.batch_size == 128
+    with pytest.raises(ValueError, match=r"family: bert, .* found gpt2"):
+        recipe("gpt2", distillation=phase)

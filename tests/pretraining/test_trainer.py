@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdcache.pretraining.trainer import decay_start, learning_rate
+from kdcache.pretraining.loop import learning_rate
+from kdcache.pretraining.trainer import decay_start
 from tests.pretraining.samples import make_trainer, recipe
 
 
