@@ -45,6 +45,7 @@ def _cluster() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_AUTH_MODE", "disabled")  # else it leaves a token in the home folder
+        patch.setenv("RAY_worker_niceness", "0")  # else other work on this machine starves them
         patch.delenv("RAY_ADDRESS", raising=False)
         ray.init(num_cpus=3, num_gpus=1, object_store_memory=80 << 20, include_dashboard=False)
         yield
