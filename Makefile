@@ -13,7 +13,7 @@ study: .venv/ready
 	@echo "The report is at $(CURDIR)/report/index.html"
 
 test: .venv/ready-dev
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/ready-dev
 	ruff check .

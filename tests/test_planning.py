@@ -215,7 +215,7 @@ def done(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.chdir(tmp_path / "copy")
 
 
-RUN = {"steps": 12, "seconds": 1.2, "device": "cpu"}
+RUN = {"steps": 12, "seconds": 1.2, "device": "cpu", "precision": "float32"}
 
 
 def pretend_to_teach(name: str, task: Path, teacher: Any, folder: Path, identity: str) -> dict[str, Any]:

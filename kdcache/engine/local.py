@@ -11,7 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection, forkserver
@@ -21,7 +21,7 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from kdcache import checkpoints
 from kdcache.engine import slots
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
-from kdcache.engine.resources import cores, threads_per_trial, use_threads
+from kdcache.engine.resources import cores, settings, take_over, threads_per_trial, use_threads
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.trials import TrialPlan
 
@@ -93,7 +93,7 @@ class Workers(Pool):
         place = self._places.pop(0)
         ours, theirs = multiprocessing.Pipe()
         gpu = self._gpus[place % len(self._gpus)] if len(self._gpus) > 1 else None
-        arguments = (theirs, self._run, self._threads, gpu)
+        arguments = (theirs, self._run, settings(), self._threads, gpu)
         process = _server().Process(target=_work, args=arguments, name=f"trials-{place}")
         process.start()
         theirs.close()
@@ -175,10 +175,11 @@ def _tell_gpus(pipe: Connection) -> None:
     pipe.send(torch.cuda.device_count())
 
 
-def _work(pipe: Connection, run: Run, threads: int, gpu: str | None) -> None:
+def _work(pipe: Connection, run: Run, environment: Mapping[str, str], threads: int, gpu: str | None) -> None:
     # Ctrl-C reaches the workers too, and ends them at once: they would go on with the next trial otherwise.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_stage, daemon=True).start()
+    take_over(environment)
     if gpu is not None:
         os.environ[VISIBLE] = gpu
     use_threads(threads)

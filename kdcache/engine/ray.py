@@ -15,20 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
-from kdcache.engine.resources import cores, gpus_per_trial, threads_per_trial, use_threads
+from kdcache.engine.resources import cores, gpus_per_trial, settings, threads_per_trial, use_threads
 from kdcache.errors import TrialError
 from kdcache.trials import TrialPlan
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = (
-    "KDCACHE_",
-    "HF_",
-    "TOKENIZERS_",
-    "OMP_",
-    "MKL_",
-    "RAYON_",
-)  # variables that a trial may depend on
 UNLIMITED = 1 << 30
 
 
@@ -124,9 +116,8 @@ def _connect(ray: Any) -> None:
 
 def _environment(threads: int) -> dict[str, str]:
     """Variables for the workers: this process's own where a trial may depend on them, and where to find its modules."""
-    passed = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" is the current folder
-    return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
+    return {"OMP_NUM_THREADS": str(threads), **settings(), "PYTHONPATH": os.pathsep.join(modules)}
 
 
 def _work(run: Run, plan: TrialPlan, folder: str, threads: int) -> str | None:

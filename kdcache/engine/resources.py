@@ -7,12 +7,28 @@ change a result's last bits, and a resumed run has to compute what an uninterrup
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from kdcache.errors import TrialError
 
 WORKERS = "KDCACHE_WORKERS"
 THREADS = "KDCACHE_THREADS"
 GPUS_PER_TRIAL = "KDCACHE_GPUS_PER_TRIAL"
+
+# Beginnings of the names of variables that a trial may depend on.
+SETTINGS = ("KDCACHE_", "HF_", "TOKENIZERS_", "OMP_", "MKL_", "RAYON_")
+
+
+def settings() -> dict[str, str]:
+    """This process's environment variables that a trial may depend on, wherever it runs."""
+    return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
+
+
+def take_over(given: Mapping[str, str]) -> None:
+    """Have these settings and no others: a worker's are those of its fork server's start, perhaps long ago."""
+    for name in settings().keys() - given.keys():
+        del os.environ[name]
+    os.environ.update(given)
 
 
 def workers_asked_for() -> int | None:

@@ -94,6 +94,11 @@ def tell_variables_together(plan: TrialPlan) -> None:
     wait_for(lambda: len(list(plan.task_folder.glob("seed-*/threads"))) == 4, 120)
 
 
+def tell_setting(plan: TrialPlan) -> None:
+    touch(plan)
+    write(plan.folder / "told", str(os.environ.get("KDCACHE_TOLD")))
+
+
 def write(path: Path, text: str) -> None:
     """Whole, or not there yet."""
     path.with_suffix(".tmp").write_text(text)

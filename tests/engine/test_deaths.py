@@ -91,7 +91,8 @@ def test_a_worker_that_dies_between_two_trials_costs_none(tmp_path: Path) -> Non
             assert pool.next()[1] is None
             pids.append(int((tmp_path / f"seed-{seed}" / "pid").read_text()))
             os.kill(pids[-1], signal.SIGKILL)
-            wait_for(lambda: not alive(pids[-1]), 10)
+            (worker,) = pool._idle
+            assert worker.pipe.poll(10)  # its end is closed: all its threads are gone
     assert pids[0] != pids[1]
 
 

@@ -12,7 +12,7 @@ import torch
 from kdcache.engine import local, resources, run_trials, threads_per_trial
 from kdcache.engine.resources import gpus_per_trial, use_threads
 from kdcache.errors import TrialError
-from tests.engine.plans import plans, tell_variables_together
+from tests.engine.plans import plans, tell_setting, tell_variables_together
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 8), (2, 4), (3, 2), (8, 1), (20, 1)])
@@ -104,3 +104,12 @@ def test_what_workers_are_forked_from_touches_no_gpu() -> None:
     """CUDA cannot be used after a fork of a process that has used it, nor be given another device."""
     done = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_workers_have_the_stage_s_settings_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their fork server has those of when it was started, which may be another run's."""
+    for value in ("first", None, "second"):
+        monkeypatch.setenv("KDCACHE_TOLD", value) if value else monkeypatch.delenv("KDCACHE_TOLD")
+        run_trials(plans(tmp_path / str(value), 2), tell_setting, workers=2)
+        told = {path.read_text() for path in (tmp_path / str(value)).glob("*/told")}
+        assert told == {str(value)}
