@@ -92,7 +92,7 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     Raises:
         KdcacheError: `rows` names no task of the study, or one that is prepared.
     """
-    cards = {name: _card(task, data / "tasks" / name) for name, task in study.tasks.items()}
+    cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
     _check_rows(study, rows or {}, cards)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
     local = {model: checkpoints.find_local(model) for model in _models(study)}
@@ -105,8 +105,12 @@ def _models(study: Study) -> list[Model]:
     return [*study.teachers.values(), *study.students.values()]
 
 
-def _card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a prepared task; None when the study now asks for another, as far as the card tells."""
+def prepared_card(task: Task, folder: Path) -> TaskCard | None:
+    """The card of a task that is prepared as the study now says, as far as the card tells; else None.
+
+    Raises:
+        TaskError: the card is damaged.
+    """
     card = read_card(folder) if (folder / CARD).is_file() else None
     return None if card is None or _outdated(card, task) else card
 
@@ -117,9 +121,10 @@ def _outdated(card: TaskCard, task: Task) -> bool:
         "max_length": card.max_length,
         "augment": card.augment,
         "label_noise": noise.fraction if noise else 0.0,
+        "noise_seed": noise.seed if noise else 0,
         "train_size": card.rows["train"] if drawn else None,
     }
-    source = {key: card.source[key] for key in ("hub", "name", "revision") if key in card.source}
+    source = {key: card.source.get(key) for key in ("builtin", "hub", "name", "revision")}
     changed = any(value != getattr(task, key) for key, value in found.items())
     return changed or any(value != getattr(task.source, key) for key, value in source.items())
 

@@ -21,9 +21,9 @@ from kdcache.errors import KdcacheError
 from kdcache.estimates import Speed, key
 from kdcache.models import Preprocessor, build_model, load_preprocessor
 from kdcache.params import Model, Regularizer, Task
-from kdcache.planning import Job, Plan, Size
+from kdcache.planning import Job, Plan, Size, prepared_card
 from kdcache.regularizers import make_loss
-from kdcache.tasks import CARD, EncodedSplit, TaskCard, load_split, read_card
+from kdcache.tasks import EncodedSplit, TaskCard, load_split
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,8 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
     """Time every distinct model of the plan on each of its tasks.
 
     Args:
-        data: the folder that holds `tasks/`; of a task that is not prepared every text is taken as max_length long.
+        data: the folder that holds `tasks/`; of a task that is not prepared as the study says every text is taken as
+            max_length long.
 
     Returns:
         The speeds by job, and a note for each model that could not be timed, with the reason.
@@ -61,8 +62,8 @@ def _architecture(model: Model) -> Model:
 
 def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
     folder = data / "tasks" / job.task
-    prepared = (folder / CARD).is_file()
-    card = read_card(folder) if prepared else _stand_in(job.task, task, size)
+    prepared = prepared_card(task, folder)
+    card = prepared or _stand_in(job.task, task, size)
     try:
         return time_model(_architecture(job.params), card, folder if prepared else None)
     except KdcacheError as error:

@@ -289,6 +289,26 @@ def test_a_task_that_was_prepared_otherwise_counts_as_not_prepared(done: None, k
     }
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        {"builtin": "bbc_headlines"},
+        {"hub": "owner/films", "revision": "main"},
+    ],
+)
+def test_a_task_of_another_source_counts_as_not_prepared(done: None, source: dict[str, str]) -> None:
+    plan = planned({"tasks": {"films": {**STUDY["tasks"]["films"], "source": source}}})
+    assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
+
+
+def test_other_wrong_labels_count_as_not_prepared(done: None) -> None:
+    noisy = {**STUDY["tasks"]["films"], "label_noise": 0.5}
+    planned({"tasks": {"films": noisy}})
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    assert planned({"tasks": {"films": noisy}}).sizes["films"] is not None
+    assert planned({"tasks": {"films": {**noisy, "noise_seed": 1}}}).sizes["films"] is None
+
+
 def test_what_a_stage_would_not_keep_is_missing(done: None) -> None:
     trials = DATA / "trials" / "films" / "small"
     (trials / "smooth" / "seed-0" / "logits" / "manifest.json").unlink()

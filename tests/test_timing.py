@@ -134,6 +134,16 @@ def test_a_task_that_is_not_prepared_is_timed_at_its_longest(
     assert {len(row) for row in trained[-1].input_ids} == {12}
 
 
+def test_a_task_that_was_prepared_otherwise_is_timed_as_the_study_says(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[Any]
+) -> None:
+    prepare(tmp_path, monkeypatch)
+    longer = {"films": {**task(), "max_length": 16}}
+    chosen = study(models={"tiny": {"checkpoint": str(models / "gpt2")}}, tasks=longer)
+    calibrate(plan_study(chosen, Path("data")), Path("data"))
+    assert {len(row) for row in trained[-1].input_ids} == {16}
+
+
 def test_made_up_tokens_are_in_the_vocabulary(models: Path) -> None:
     preprocessor = load_preprocessor(student(models / "bert", init="scratch"), card())
     rows = timing._made_up(preprocessor, np.full(200, 9), card())
