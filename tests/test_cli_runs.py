@@ -80,6 +80,14 @@ def test_a_dvc_experiment_has_a_name(study: Path, capsys: pytest.CaptureFixture[
     assert all(row["same"] for row in found(capsys)["configurations"])
 
 
+def test_a_name_of_two_experiments_is_refused(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git("update-ref", "refs/exps/12/34/hot-kd", "old")
+    git("commit", "--quiet", "--allow-empty", "-m", "later")
+    git("update-ref", "refs/exps/56/78/hot-kd", "HEAD")
+    assert compare("hot-kd", "old") == 1
+    assert "hot-kd: 2 DVC experiments are called so; name one by its hash" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -85,12 +85,16 @@ def _commit(name: str) -> str:
     experiments = (
         "" if found else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     )
-    named = [line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")]
+    named = {line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")}
     if not found and not named:
         raise ComparisonError(
             f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
         )
-    return found.strip() if found else named[0]
+    if len(named) > 1:  # DVC keeps a name for each commit that experiments began from
+        raise ComparisonError(
+            f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
+        )
+    return found.strip() if found else named.pop()
 
 
 def _git(*arguments: str) -> str | None:
