@@ -133,13 +133,18 @@ class _Run:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals to stop that have come so far; none interrupts anything here."""
+    """The signals to stop that have come so far; none interrupts anything here.
+
+    A hang-up that is ignored already, as `nohup` has it, stays ignored.
+    """
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
         received.append(number)
 
-    before = {number: signal.signal(number, note) for number in STOPPING}
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [number for number in STOPPING if not (ignored and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, note) for number in heeded}
     try:
         yield received
     finally:
