@@ -21,6 +21,7 @@ from kdcache.trials import TrialPlan
 
 log = logging.getLogger(__name__)
 
+SECRETS = ("HF_TOKEN",)  # go with the task: Ray writes a runtime environment's variables into its logs
 UNLIMITED = 1 << 30
 
 
@@ -49,6 +50,7 @@ class RayTasks(Pool):
             runtime_env={"env_vars": _environment(self._threads)},
         )(_work)
         self._run = self._ray.put(run)
+        self._secrets = self._ray.put({name: os.environ[name] for name in SECRETS if name in os.environ})
         self._running: dict[Any, TrialPlan] = {}
 
     def __str__(self) -> str:
@@ -60,7 +62,8 @@ class RayTasks(Pool):
 
     def start(self, plan: TrialPlan) -> None:
         task = self._task.options(name=plan.name)
-        self._running[task.remote(self._run, plan, os.getcwd(), self._threads)] = plan
+        reference = task.remote(self._run, plan, os.getcwd(), self._threads, self._secrets)
+        self._running[reference] = plan
 
     def next(self) -> tuple[TrialPlan, Outcome]:
         errors = self._ray.exceptions
@@ -116,15 +119,17 @@ def _connect(ray: Any) -> None:
 
 def _environment(threads: int) -> dict[str, str]:
     """Variables for the workers: this process's own where a trial may depend on them, and where to find its modules."""
+    passed = {name: value for name, value in settings().items() if name not in SECRETS}
     modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" is the current folder
-    return {"OMP_NUM_THREADS": str(threads), **settings(), "PYTHONPATH": os.pathsep.join(modules)}
+    return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
 
 
-def _work(run: Run, plan: TrialPlan, folder: str, threads: int) -> str | None:
+def _work(run: Run, plan: TrialPlan, folder: str, threads: int, secrets: dict[str, str]) -> str | None:
     """In a worker on some machine of the cluster: run a plan in the stage's folder."""
     try:
         os.chdir(folder)
     except OSError as error:
         return f"{platform.node()} cannot use {folder} ({error.strerror}): all machines need the same shared folder"
+    os.environ.update(secrets)
     use_threads(threads)
     return attempt(run, plan)

@@ -83,10 +83,27 @@ def test_workers_find_the_stage_s_folder_and_modules(tmp_path: Path, monkeypatch
     assert seeds(tmp_path / "trials") == [0]
 
 
+def tell_token(plan: TrialPlan) -> None:
+    touch(plan)
+    write(plan.folder / "told", os.environ["HF_TOKEN"])
+
+
+def test_workers_have_the_hub_s_token_and_no_log_of_ray_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_not-for-logs")
+    run_trials([plan(tmp_path, 0)], tell_token, engine="ray")
+    assert (tmp_path / "seed-0" / "told").read_text() == "hf_not-for-logs"
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    found = {path.name: path.read_text(errors="replace") for path in logs.iterdir() if path.is_file()}
+    assert "TOKENIZERS_PARALLELISM" in "".join(found.values())  # what a runtime environment has is in them
+    assert [name for name, text in found.items() if "hf_not-for-logs" in text] == []
+
+
 def test_a_machine_without_the_folder_says_so(tmp_path: Path) -> None:
     from kdcache.engine.ray import _work
 
-    told = _work(touch, plan(tmp_path, 0), str(tmp_path / "away"), 1)
+    told = _work(touch, plan(tmp_path, 0), str(tmp_path / "away"), 1, {})
     assert told is not None
     assert f"cannot use {tmp_path / 'away'} (No such file or directory): all machines need the same" in told
 
