@@ -182,7 +182,7 @@ def hand_out(of: Study) -> dict[str, Any]:
 
     plans = [
         TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), student, of.students[student], method,
-                  of.method(method), seed, None, False)
+                  of.method(method), seed, (), False)
         for task, student, method in of.configurations()
         for seed in of.seeds
     ]  # fmt: skip

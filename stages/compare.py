@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kdcache.params import Study, load_study
@@ -30,6 +31,8 @@ from kdcache.statistics.files import write_summary, write_table
 from stages import stage_errors
 from stages.layout import DATA, METRICS
 
+log = logging.getLogger(__name__)
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
@@ -51,6 +54,7 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     """Everything is computed before anything is written; each file is whole or absent."""
     trials, costs = trials_table(study, data), cost_table(study, data)
     curves, made = curves_table(study, data), provenance(study, data)
+    warn_of_mixture(made["devices"])
     comparisons = compare(trials, study)
     calibration = calibration_comparisons(trials, study)
     claims = summary(trials, study, comparisons)
@@ -77,6 +81,17 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     write_summary(headline(claims, comparisons), out / "verdicts.json")
     for claim in claims["claims"]:
         print(f"{claim['question']} {claim['verdict'].capitalize()}. {claim['sentence']}")
+
+
+def warn_of_mixture(devices: Mapping[str, int]) -> None:
+    """Say that trials were computed on different devices or in different precisions: their identities do not."""
+    if len(devices) > 1:
+        counts = "; ".join(f"{count} on {device}" for device, count in devices.items())
+        log.warning(
+            "not all trials were computed alike (%s): a difference between configurations may be due to that; "
+            "to be sure set one `precision`, delete data/trials and run on one kind of device",
+            counts,
+        )
 
 
 if __name__ == "__main__":

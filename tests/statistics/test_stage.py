@@ -16,6 +16,7 @@ from kdcache.results import Outputs
 from tests.statistics.helpers import make_study, make_trials
 
 CURVES = pd.DataFrame({"task": ["news"], "epoch": [1], "loss": [0.5]})
+MADE = {"versions": {"torch": ["2"]}, "devices": {"cpu, float32": 6}}
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 
 
@@ -34,7 +35,7 @@ def test_writes_the_eleven_files(
     monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
     monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
     monkeypatch.setattr(stages.compare, "curves_table", lambda study, root: CURVES)
-    monkeypatch.setattr(stages.compare, "provenance", lambda study, root: {"versions": {"torch": ["2"]}})
+    monkeypatch.setattr(stages.compare, "provenance", lambda study, root: MADE)
     monkeypatch.setattr(stages.compare, "validation_outputs", outputs)
     monkeypatch.setattr(stages.compare, "validation_logits", lambda *_: [(np.eye(2), np.array([0, 1]))])
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
@@ -77,3 +78,11 @@ def test_an_error_is_one_message_and_nothing_is_written(
     assert stopped.value.code == 1
     assert "3 trials are missing" in capsys.readouterr().err
     assert not (tmp_path / "metrics").exists()
+
+
+def test_trials_of_two_precisions_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    stages.compare.warn_of_mixture({"cpu, float32": 6})
+    assert caplog.messages == []
+    stages.compare.warn_of_mixture({"cpu, float32": 2, "cpu, bfloat16": 4})
+    (said,) = caplog.messages
+    assert "not all trials were computed alike (2 on cpu, float32; 4 on cpu, bfloat16)" in said
