@@ -249,10 +249,6 @@ class Schedule(Params, Generic[N]):
             raise ValueError(f"start and end are the same; write the number {self.start:g}")
         return self
 
-    def at(self, progress: float) -> float:
-        """Its value at a progress of training from 0 (first step) to 1 (last step)."""
-        return (1 - progress) * self.start + progress * self.end
-
 
 # The tags keep pydantic from reporting a faulty number as a faulty schedule too; no path shows them.
 NUMBER, SCHEDULE = "[number]", "[schedule]"

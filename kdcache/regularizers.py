@@ -208,7 +208,7 @@ def _choose(params: Regularizer, regression: bool) -> Term:
     soft = _soft_term(params)
 
     def mixed(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
-        alpha, term = _at(params.alpha, progress), soft(logits, labels, cached, progress)
+        alpha, term = value_at(params.alpha, progress), soft(logits, labels, cached, progress)
         if alpha == 1:  # also spares a 0 * inf
             return term
         return (1 - alpha) * hard(logits, labels) + alpha * term
@@ -216,14 +216,14 @@ def _choose(params: Regularizer, regression: bool) -> Term:
     return mixed
 
 
-def _at(value: float | Schedule[float], progress: float | None) -> float:
-    """The value of alpha or temperature at this progress of training."""
+def value_at(value: float | Schedule[float], progress: float | None) -> float:
+    """The value of alpha or temperature at a progress of training from 0 (first step) to 1 (last)."""
     if not isinstance(value, Schedule):
         return value
     progress = _given(progress, "the progress of training, for its schedule")
     if not 0 <= progress <= 1:
         raise RegularizerError(f"the progress of training is from 0 to 1, found {progress}")
-    return value.at(progress)
+    return (1 - progress) * value.start + progress * value.end
 
 
 def _soft_term(params: Regularizer) -> Term:
@@ -231,14 +231,14 @@ def _soft_term(params: Regularizer) -> Term:
     if params.variant == "released":
         correct = _given(params.correct, "`correct`")
         return lambda logits, labels, _, progress: released_tf_reg(
-            logits, labels, correct, _at(params.temperature, progress), params.multiplier
+            logits, labels, correct, value_at(params.temperature, progress), params.multiplier
         )
     if params.divergence == "mse":
         return lambda logits, _, cached, __: mse(logits, _given(cached, CACHED))
     divergence = _divergence(params)
 
     def term(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
-        tau = _at(params.temperature, progress)
+        tau = value_at(params.temperature, progress)
         soft_logits = _soft_logits(params, logits, labels, cached)
         return tau**2 * divergence(soften(soft_logits, tau), soften(logits, tau), labels)
 

@@ -44,6 +44,7 @@ INFERENCE_CODE = (
     "kdcache.columns",
     "kdcache.encoding",
     "kdcache.experiment",
+    "kdcache.logits.views",
     "kdcache.models",
     "kdcache.tasks",
     "kdcache.training",

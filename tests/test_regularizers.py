@@ -27,6 +27,7 @@ from kdcache.regularizers import (
     soften,
     uniform_others_soft_labels,
     uniform_soft_labels,
+    value_at,
 )
 
 ln = math.log
@@ -209,6 +210,14 @@ def test_alpha_may_end_at_nothing_but_cross_entropy_or_start_without_it() -> Non
     params = {"soft_labels": "teacher", "alpha": {"start": 1.0, "end": 0.0}, "temperature": 2}
     assert value(params, TWO_HOT, 0, [ln(4), 0.0], 0.0) == pytest.approx(0.069488, abs=1e-6)
     assert value(params, TWO_HOT, 0, [ln(4), 0.0], 1.0) == pytest.approx(0.105361, abs=1e-6)
+
+
+def test_a_schedule_goes_in_a_straight_line_from_start_to_end() -> None:
+    alpha = Regularizer(soft_labels="teacher", alpha={"start": 1.0, "end": 0.2}).alpha
+    found = [value_at(alpha, progress) for progress in (0.0, 0.25, 0.5, 1.0)]
+    assert found == pytest.approx([1.0, 0.8, 0.6, 0.2])
+    assert (found[0], found[-1]) == (1.0, 0.2)
+    assert value_at(0.3, None) == 0.3
 
 
 def test_a_schedule_needs_the_progress_of_training_and_nothing_else_does() -> None:
