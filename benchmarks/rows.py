@@ -1,90 +1,260 @@
-"""How right the row-by-row statistics are, on simulated studies whose truth is known.
+"""How right the row-by-row statistics (kdcache.statistics.examples) are, on simulated studies whose truth is known.
 
-`python -m benchmarks.rows` prints one JSON line a mixture (half a minute of one core). A study is 277 validation rows
-and 5 matched seeds of two sides that are equally good on average. A row is right when a latent number is above -1: the
-row's own, +- half of the row's preference for a side, +- half of the seed's, and luck. Sizes are given as sds.
-docs/statistics.md quotes the numbers.
+python -m benchmarks.rows               # some minutes on one core: docs/statistics-rows.md and its numbers
+python -m benchmarks.rows --page-only   # the page again, from the results that are there
+
+A study is 277 validation rows and 5 matched seeds of two sides that are equally good on average. A row is right when a
+latent number is above -1: the row's own, +- half of the row's preference for a side, +- half of the seed's, and luck.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator
+import math
+import textwrap
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
+from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
+from tqdm import tqdm
 
+from benchmarks.statistics.montecarlo import SEED, Question, Rate, rates
+from benchmarks.statistics.procedure import Array
+from benchmarks.statistics.questions import AT_MOST, COVERED, Goal
+from kdcache.errors import KdcacheError
+from kdcache.files import write_atomically
+from kdcache.pretraining.card import machine
 from kdcache.statistics import examples
+from stages import stage_errors
 
-ROWS, SEEDS, STUDIES, RESAMPLES, ALPHA = 277, 5, 400, 400, 0.05
-# of a seed, of a row (each for one side), and of a seed on a row
+ROWS, SEEDS, RESAMPLES, ALPHA = 277, 5, 400, 0.05
+STUDIES, QUICK = 10_000, 10
+# sds: of a seed, of a row (each for one side), and of a seed on a row
 MIXTURES = ((0.0, 0.5, 0.3), (0.0, 0.0, 0.5), (0.1, 0.2, 0.6), (0.2, 0.5, 0.3), (0.5, 0.2, 0.3))
 
+Mixture = tuple[float, float, float]
 Right = NDArray[np.bool_]
 
 
-def study(rng: np.random.Generator, of_seed: float, of_row: float, luck: float) -> tuple[Right, Right]:
-    """Whether each side is right, [SEEDS, ROWS]."""
-    own, row, seed = (
-        rng.normal(size=ROWS),
-        rng.normal(size=ROWS) * of_row,
-        rng.normal(size=(SEEDS, 1)) * of_seed,
+@stage_errors()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/rows.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/statistics-rows.md"))
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK} studies: to see that it runs")
+    parser.add_argument("--page-only", action="store_true", help="write the page from the results")
+    args = parser.parse_args(arguments)
+    if not args.page_only:
+        found = json.dumps(simulate(QUICK if args.quick else STUDIES), indent=1)
+        write_atomically(args.results, f"{found}\n".encode())
+    write_atomically(args.page, render(args.results.name, read(args.results)).encode())
+
+
+def study(rng: Generator, of_seed: float, of_row: float, luck: float) -> tuple[Right, Right]:
+    """Whether each side is right, [SEEDS, ROWS]."""
+    own, row = rng.normal(size=ROWS), rng.normal(size=ROWS) * of_row
+    seed = rng.normal(size=(SEEDS, 1)) * of_seed
     a = own + (row + seed) / 2 + rng.normal(size=(SEEDS, ROWS)) * luck > -1
     b = own - (row + seed) / 2 + rng.normal(size=(SEEDS, ROWS)) * luck > -1
     return a, b
 
 
-def answers(a: Right, b: Right) -> dict[str, float]:
+def answers(a: Right, b: Right, weights: tuple[Array, Array]) -> dict[str, float]:
     """What the library says of one study, and what two simpler ways say; the truth is a difference of 0."""
     found = examples.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
     counts = examples.mcnemar(a, b)
-    fewer, either = min(counts.gained.sum(), counts.lost.sum()), (counts.gained + counts.lost).sum()
-    low, high = pigeonhole(a, b)
     return {
-        "difference": found.difference,
+        "variance": found.difference**2,
         "variance_rows": found.sd_rows**2,
         "variance_seeds": (found.sd_seeds or 0.0) ** 2,
         "variance_total": (found.sd_total or 0.0) ** 2,
-        "covered": float((found.total_low or 0.0) <= 0 <= (found.total_high or 0.0)),
-        "covered_pigeonhole": float(low <= 0 <= high),
-        "rejected_row_test": float(examples.row_test(a, b) <= ALPHA),
-        "rejected_pooled_binomial": float(min(1.0, 2 * stats.binom.cdf(fewer, either, 0.5)) <= ALPHA),
+        "covered_rows": _covers(found.low, found.high),
+        "covered_total": _covers(found.total_low, found.total_high),
+        "covered_pigeonhole": _covers(*pigeonhole(a, b, *weights)),
+        "rejected_rows": float(examples.row_test(a, b) <= ALPHA),
+        "rejected_binomial": float(
+            pooled_binomial(int(counts.gained.sum()), int(counts.lost.sum())) <= ALPHA
+        ),
     }
 
 
-def pigeonhole(a: Right, b: Right) -> tuple[float, float]:
-    """Percentile interval of redrawing seeds and rows at once (Owen 2007)."""
-    rng, d = np.random.default_rng(0), a.astype(float) - b
-    draws = [
-        d[np.ix_(rng.integers(0, SEEDS, SEEDS), rng.integers(0, ROWS, ROWS))].mean() for _ in range(RESAMPLES)
-    ]
+def _covers(low: float | None, high: float | None) -> float:
+    """Whether the interval holds the truth, 0; NaN without an interval."""
+    return math.nan if low is None or high is None else float(low <= 0 <= high)
+
+
+def pooled_binomial(gained: int, lost: int) -> float:
+    """McNemar's p of the discordant rows added up over seeds, as if the seeds' rows were different rows."""
+    return min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5)))
+
+
+def redrawn(rng: Generator, resamples: int = RESAMPLES) -> tuple[Array, Array]:
+    """How often each seed [resamples, SEEDS] and each row [resamples, ROWS] is drawn, as shares."""
+    seeds, rows = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (SEEDS, ROWS))
+    return seeds, rows
+
+
+def pigeonhole(a: Right, b: Right, seeds: Array, rows: Array) -> tuple[float, float]:
+    """Percentile interval of redrawing seeds and rows at once (Owen 2007), in fractions."""
+    draws = ((seeds @ (a.astype(float) - b)) * rows).sum(axis=1)
     low, high = np.quantile(draws, [ALPHA / 2, 1 - ALPHA / 2])
     return float(low), float(high)
 
 
-def results() -> Iterator[dict[str, Any]]:
-    for number, mixture in enumerate(MIXTURES):
-        rng = np.random.default_rng(number)
-        found = [answers(*study(rng, *mixture)) for _ in range(STUDIES)]
-        column = {name: np.array([one[name] for one in found]) for name in found[0]}
-        means = {
-            name: round(float(values.mean()), 4) for name, values in column.items() if name != "difference"
-        }
-        sds = {
-            name.replace("variance", "sd"): round(value**0.5, 3)
-            for name, value in means.items()
-            if "var" in name
-        }
-        shares = {name: value for name, value in means.items() if "var" not in name}
-        yield {
-            **dict(zip(("of_seed", "of_row", "luck"), mixture, strict=True)),
-            "studies": STUDIES, "true_sd": round(float(column["difference"].std()), 3), **sds, **shares,
-        }  # fmt: skip
+def asked(mixture: Mixture) -> Question:
+    """`answers` of so many studies. One set of redrawn seeds and rows serves a thousand of them."""
+
+    def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
+        weights = redrawn(rng)
+        found = [answers(*study(rng, *mixture), weights) for _ in range(repetitions)]
+        return {name: np.array([one[name] for one in found]) for name in found[0]}
+
+    return ask
+
+
+def simulate(studies: int) -> dict[str, Any]:
+    """The content of rows.json: facts, and of every mixture the means of `answers` with their errors."""
+    started, mixtures = time.process_time(), []
+    for mixture in tqdm(MIXTURES, unit="mixture", disable=None):
+        found = rates(asked(mixture), studies, f"rows/{mixture}")
+        means = {name: {"value": rate.value, "error": rate.error} for name, rate in found.items()}
+        mixtures.append(dict(zip(("of_seed", "of_row", "luck"), mixture, strict=True)) | means)
+    return {
+        "made_by": "python -m benchmarks.rows", "date": date.today().isoformat(), "machine": machine(1),
+        "seed": SEED, "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
+        "cpu_seconds": round(time.process_time() - started, 1), "studies": studies, "mixtures": mixtures,
+    }  # fmt: skip
+
+
+def read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise KdcacheError(f"{path}: no results ({error}); run `python -m benchmarks.rows`") from None
+    return found
+
+
+def render(file: str, results: dict[str, Any]) -> str:
+    """The page as Markdown; `file`: the results' file name."""
+    mixtures = results["mixtures"]
+    paragraphs = [
+        "# How right the row-by-row statistics are: a simulation study",
+        f"*Generated by `{results['made_by']}`; do not edit. The numbers are in `benchmarks/results/{file}`.*",
+        _wrapped(
+            'The intervals and the test of examples.csv ([statistics.md](statistics.md), "Row by row") on '
+            f"{results['studies']:,} made-up studies a line: {ROWS} validation rows, {SEEDS} matched seeds, two sides "
+            f"that are equally good on average, alpha {ALPHA}. A row is right when a latent number is above -1: the "
+            "sum of the row's own standard normal part, plus or minus half of the row's preference for a side and half "
+            "of the seed's, and luck of one model on one row. The first column has the sds of the seed's preference, "
+            f"the row's preference and the luck. Bootstraps have {RESAMPLES} draws (the library's default is "
+            f"{examples.RESAMPLES:,}). Monte-Carlo standard errors are in parentheses."
+        ),
+        _wrapped(_made(results)),
+        "## Standard errors, in points",
+        _wrapped(
+            "The true one is the sd of the difference over studies, the others the root mean squares of what the "
+            "library estimates."
+        ),
+        _errors(mixtures),
+        "## Intervals and tests, in percent",
+        _wrapped(
+            "*total*: `total_low`, `total_high`, for other seeds and other rows; *rows*: `rows_low`, `rows_high`, for "
+            "these models on other rows; *row test*: `rows_p`. Where the seed has a preference the models of a study "
+            "do differ, so the two that take the models as they are should not answer 0 there: they have no goal on "
+            "those lines. Beside them, two simpler ways that are not used: the percentile interval of redrawing seeds "
+            "and rows at once (*pigeonhole*), and McNemar's test on the discordant rows of all seeds added up (*pooled "
+            "McNemar*). Goals: coverage of 93.5% to 96.5%; at most 5% rejected, with three standard errors of "
+            "allowance."
+        ),
+        _shares(mixtures),
+        _tally(mixtures),
+    ]
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def _made(results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    seconds = f"{results['cpu_seconds']:,.0f} s of CPU on {results['machine']}"
+    return f"{results['date']}: {seconds}, {versions}, seed {results['seed']}."
+
+
+def _line(parts: Sequence[str]) -> str:
+    return f"| {' | '.join(parts)} |"
+
+
+def _name(mixture: dict[str, Any]) -> str:
+    return f"{mixture['of_seed']:g}, {mixture['of_row']:g}, {mixture['luck']:g}"
+
+
+def _errors(mixtures: Sequence[dict[str, Any]]) -> str:
+    names = ("variance", "variance_total", "variance_rows", "variance_seeds")
+    lines = [
+        _line(["seed, row, luck", "true", "`sd_total`", "`sd_rows`", "`sd_seeds`"]),
+        _line(["---"] + 4 * ["---:"]),
+    ]
+    return "\n".join([*lines, *(_line([_name(m), *(_root(m[name]) for name in names)]) for m in mixtures)])
+
+
+def _root(variance: dict[str, float]) -> str:
+    """The root of a mean, and its standard error by the delta method."""
+    sd = math.sqrt(variance["value"])
+    return f"{sd:.3f} ({variance['error'] / (2 * sd) if sd else 0.0:.3f})"
+
+
+COLUMNS = {
+    "total": ("covered_total", "covers"),
+    "rows": ("covered_rows", "covers"),
+    "row test": ("rejected_rows", "rejects"),
+    "pigeonhole": ("covered_pigeonhole", "covers"),
+    "pooled McNemar": ("rejected_binomial", "rejects"),
+}
+
+
+def _goal(column: str, mixture: dict[str, Any]) -> Goal | None:
+    if column in ("rows", "row test") and mixture["of_seed"]:
+        return None
+    return {"total": COVERED, "rows": COVERED, "row test": AT_MOST}.get(column)
+
+
+def met(column: str, mixture: dict[str, Any]) -> bool | None:
+    """Whether the column's goal is met; `None`: it has none."""
+    goal, found = _goal(column, mixture), mixture[COLUMNS[column][0]]
+    return None if goal is None else goal.met(Rate(found["value"], found["error"], 1))
+
+
+def _shares(mixtures: Sequence[dict[str, Any]]) -> str:
+    heads = [f"{column} {does}" for column, (_, does) in COLUMNS.items()]
+    lines = [_line(["seed, row, luck", *heads]), _line(["---"] + len(heads) * ["---:"])]
+    return "\n".join(
+        [*lines, *(_line([_name(m), *(_marked(column, m) for column in COLUMNS)]) for m in mixtures)]
+    )
+
+
+def _marked(column: str, mixture: dict[str, Any]) -> str:
+    found = mixture[COLUMNS[column][0]]
+    text = f"{100 * found['value']:.1f} ({100 * found['error']:.2f})"
+    return f"**{text} misses**" if met(column, mixture) is False else text
+
+
+def _tally(mixtures: Sequence[dict[str, Any]]) -> str:
+    judged = [met(column, mixture) for mixture in mixtures for column in COLUMNS]
+    goals = [one for one in judged if one is not None]
+    return f"{sum(goals)} of {len(goals)} goals are met."
 
 
 if __name__ == "__main__":
-    for line in results():
-        print(json.dumps(line), flush=True)
+    main()

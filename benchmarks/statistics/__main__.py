@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from benchmarks.statistics import page
 from benchmarks.statistics.montecarlo import SEED, rates
-from benchmarks.statistics.questions import TABLES, Table
+from benchmarks.statistics.questions import Table
 from benchmarks.statistics.results import Cell, Results, read, write
+from benchmarks.statistics.tables import TABLES
 from kdcache.pretraining.card import machine
 from stages import stage_errors
 
@@ -33,10 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     names = [] if args.page_only else args.only or [table.name for table in TABLES]
     fresh = len(names) == len(TABLES)
-    results = Results({}, {}, []) if fresh else read(args.results)  # its lack shows before the work
+    results = Results({}, {}, {}, []) if fresh else read(args.results)  # its lack shows before the work
     for table in TABLES:
         if table.name in names:
-            results = results.with_table(table.name, *simulate(table, QUICK if args.quick else None))
+            cells, seconds = simulate(table, QUICK if args.quick else None)
+            results = results.with_table(table.name, cells, seconds, date.today().isoformat())
             write(args.results, replace(results, facts=_facts()))
     page.write(args.page, args.results.name, read(args.results))
 
@@ -65,7 +67,6 @@ def simulate(table: Table, repetitions: int | None = None) -> tuple[list[Cell], 
 def _facts() -> dict[str, Any]:
     return {
         "made_by": "python -m benchmarks.statistics",
-        "date": date.today().isoformat(),
         "machine": machine(1),
         "seed": SEED,
         "versions": {"numpy": np.__version__, "scipy": scipy.__version__},

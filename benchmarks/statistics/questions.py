@@ -70,16 +70,16 @@ class Table:
     repetitions: int
 
 
-def _scenario(name: str) -> Scenario:
+def scenario_of(name: str) -> Scenario:
     return next(scenario for scenario in SCENARIOS if scenario.name == name)
 
 
 @cache
-def _spread(name: str) -> float:
-    return _scenario(name).spread()
+def spread_of(name: str) -> float:
+    return scenario_of(name).spread()
 
 
-def _any(rejected: Mask, family_axes: int) -> Array:
+def any_of(rejected: Mask, family_axes: int) -> Array:
     """Whether a family has any rejection (its axes are the last), averaged over the families of a study."""
     families = rejected.reshape(*rejected.shape[: rejected.ndim - family_axes], -1).any(axis=-1)
     return np.asarray(families.reshape(len(rejected), -1).mean(axis=-1))
@@ -89,13 +89,15 @@ def null(row: str) -> Question:
     """Eight tasks, no true difference anywhere: any better or worse is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        scores = _scenario(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, 1.0)
+        scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, 1.0)
         p = paired_t(against_baseline(scores))
         by_student = by_family(p, "student") <= ALPHA
-        result = {"student: 4": _any(by_student, 1), "task: 8": _any(by_family(p, "task") <= ALPHA, 2)}
+        result = {"student: 4": any_of(by_student, 1), "task: 8": any_of(by_family(p, "task") <= ALPHA, 2)}
         for tasks in TASKS[1:]:
-            result[f"study, {tasks} tasks: {8 * tasks}"] = _any(by_family(p[:, :tasks], "study") <= ALPHA, 3)
-        return result | {"student families, any of 16": _any(by_student, 3)}
+            result[f"study, {tasks} tasks: {8 * tasks}"] = any_of(
+                by_family(p[:, :tasks], "study") <= ALPHA, 3
+            )
+        return result | {"student families, any of 16": any_of(by_student, 3)}
 
     return ask
 
@@ -104,9 +106,9 @@ def null_by_seeds(row: str) -> Question:
     """The same in one family of four, for more and fewer seeds."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        draw = _scenario(row).draw
+        draw = scenario_of(row).draw
         p = {n: paired_t(against_baseline(draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, 1.0))) for n in SEEDS}
-        return {f"{n} seeds": _any(by_family(p[n], "student") <= ALPHA, 1) for n in SEEDS}
+        return {f"{n} seeds": any_of(by_family(p[n], "student") <= ALPHA, 1) for n in SEEDS}
 
     return ask
 
@@ -117,10 +119,10 @@ def some_true(row: str) -> Question:
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         result = {}
         for harmful in (1, 2, 3):
-            effects = -6 * _spread(row) * (np.arange(ARMS) >= ARMS - harmful)
-            scores = _scenario(row).draw(rng, (repetitions, 1, 1, ARMS, 5), effects, 1.0)
+            effects = -6 * spread_of(row) * (np.arange(ARMS) >= ARMS - harmful)
+            scores = scenario_of(row).draw(rng, (repetitions, 1, 1, ARMS, 5), effects, 1.0)
             rejected = by_family(paired_t(against_baseline(scores)), "student") <= ALPHA
-            result[f"{4 - harmful} of 4 without effect"] = _any(rejected[..., : 4 - harmful], 1)
+            result[f"{4 - harmful} of 4 without effect"] = any_of(rejected[..., : 4 - harmful], 1)
         return result
 
     return ask
@@ -130,12 +132,12 @@ def _at_margin(row: str, multiple: float, signs: Sequence[int], tasks: int, fami
     """Regularizers with a sign lie exactly at that margin: `within the margin` is false of them."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        margin = multiple * _spread(row)
+        margin = multiple * spread_of(row)
         effects = margin * np.array([0, *signs])
-        scores = _scenario(row).draw(rng, (repetitions, tasks, 1, ARMS, 5), effects, 1.0)
+        scores = scenario_of(row).draw(rng, (repetitions, tasks, 1, ARMS, 5), effects, 1.0)
         corrected = by_family(tost(against_baseline(scores), margin), family)
         false = corrected[..., np.array(signs) != 0] <= ALPHA
-        return {"": _any(false, 3 if family == "study" else 1)}
+        return {"": any_of(false, 3 if family == "study" else 1)}
 
     return ask
 
@@ -157,14 +159,14 @@ def mixed(row: str) -> Question:
     """Two regularizers without effect, two at the margin of 3 sd: any false verdict of either sort."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        margin = 3 * _spread(row)
+        margin = 3 * spread_of(row)
         effects = margin * np.array([0, 0, 0, 1, -1])
-        judged = judge(_scenario(row).draw(rng, (repetitions, 1, 1, ARMS, 5), effects, 1.0), margin)
+        judged = judge(scenario_of(row).draw(rng, (repetitions, 1, 1, ARMS, 5), effects, 1.0), margin)
         different, within = judged.different[..., :2], judged.within[..., 2:]
         return {
-            "false better or worse": _any(different, 1),
-            "false within the margin": _any(within, 1),
-            "either": _any(np.concatenate([different, within], axis=-1), 1),
+            "false better or worse": any_of(different, 1),
+            "false within the margin": any_of(within, 1),
+            "either": any_of(np.concatenate([different, within], axis=-1), 1),
         }
 
     return ask
@@ -174,22 +176,22 @@ def interaction_null(row: str) -> Question:
     """No gain anywhere; scratch scores spread three times as much: any `supported` is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        scores = _scenario(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, SCRATCH)
+        scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, SCRATCH)
         supported = interaction_pair(scores) <= ALPHA
-        result = {"a pair: 4": _any(supported[..., :-1], 1), "a pair, mean": _any(supported[..., -1], 0)}
+        result = {"a pair: 4": any_of(supported[..., :-1], 1), "a pair, mean": any_of(supported[..., -1], 0)}
         for tasks in TASKS[1:]:
             pooled = interaction_pooled(scores[:, :tasks]) <= ALPHA
-            result[f"{tasks} pairs: 4"] = _any(pooled[:, :-1], 1)
-            result[f"{tasks} pairs, mean"] = _any(pooled[:, -1], 0)
+            result[f"{tasks} pairs: 4"] = any_of(pooled[:, :-1], 1)
+            result[f"{tasks} pairs, mean"] = any_of(pooled[:, -1], 0)
         return result
 
     return ask
 
 
-def _covers(interval: intervals.Interval) -> Array:
-    """Whether the intervals cover a true difference of 0, per repetition; NaN where there is none."""
+def covers(interval: intervals.Interval, truth: float = 0.0) -> Array:
+    """Whether the intervals cover the truth, per repetition; NaN where there is none."""
     low, high = interval
-    return np.where(np.isnan(low), np.nan, (low <= 0) & (high >= 0))
+    return np.where(np.isnan(low), np.nan, (low <= truth) & (high >= truth))
 
 
 def coverage(row: str) -> Question:
@@ -202,7 +204,7 @@ def coverage(row: str) -> Question:
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         result = {}
         for n in SEEDS:
-            scores = _scenario(row).draw(rng, (repetitions, 1, 2, ARMS, n), 0.0, 1.0)
+            scores = scenario_of(row).draw(rng, (repetitions, 1, 2, ARMS, n), 0.0, 1.0)
             d, x, y = against_baseline(scores)[:, 0, 0, -1], scores[:, 0, 0, -1], scores[:, 0, 1, 0]
             matched = intervals.resampled([d], RESAMPLES, rng)
             found = {
@@ -213,7 +215,7 @@ def coverage(row: str) -> Question:
                 "BCa, unmatched": intervals.bca([x, y], intervals.resampled([x, y], RESAMPLES, rng)),
                 "percentile bootstrap": intervals.percentile([d], matched),
             }
-            result |= {f"{kind}, {n}": _covers(interval) for kind, interval in found.items()}
+            result |= {f"{kind}, {n}": covers(interval) for kind, interval in found.items()}
         return result
 
     return ask
@@ -231,7 +233,7 @@ def power(row: str) -> Question:
     n = int(row)
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        scores = _scenario("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
+        scores = scenario_of("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
         result = {}
         for step in STEPS:
             verdict = judge(scores + step * _last(ARMS), margin=1.0).verdict[:, 0, 0, -1]
@@ -252,7 +254,7 @@ def detectable(row: str) -> Question:
     n = int(row)
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        scores = _scenario("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
+        scores = scenario_of("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
         result = {}
         for size in (1, ARMS - 1):
             effect = detectable_difference(n, 1.0, ALPHA / size)
@@ -260,8 +262,8 @@ def detectable(row: str) -> Question:
             moved = judge((scores + effect * _last(ARMS))[..., [0, *range(ARMS - size, ARMS)], :], 1.0)
             still = judge(scores[..., [0, *range(ARMS - size, ARMS)], :], margin)
             words = "alone" if size == 1 else f"family of {size}"
-            result[f"difference, {words}"] = _any(moved.different[..., -1:], 1)
-            result[f"within, {words}"] = _any(still.within[..., -1:], 1)
+            result[f"difference, {words}"] = any_of(moved.different[..., -1:], 1)
+            result[f"within, {words}"] = any_of(still.within[..., -1:], 1)
         return result
 
     return ask

@@ -37,23 +37,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """What was run where, the CPU seconds of each table, and the cells of all tables."""
+    """What was run where, each table's CPU seconds and date, and the cells of all tables."""
 
     facts: dict[str, Any]
     seconds: dict[str, float]
+    dates: dict[str, str]
     cells: list[Cell]
 
     def table(self, name: str) -> list[Cell]:
         return [cell for cell in self.cells if cell.table == name]
 
-    def with_table(self, name: str, cells: list[Cell], seconds: float) -> Results:
+    def with_table(self, name: str, cells: list[Cell], seconds: float, date: str) -> Results:
         """The table put in the place of an earlier one of its name."""
         others = [cell for cell in self.cells if cell.table != name]
-        return Results(self.facts, self.seconds | {name: seconds}, others + cells)
+        return Results(self.facts, self.seconds | {name: seconds}, self.dates | {name: date}, others + cells)
 
 
 def write(path: Path, results: Results) -> None:
-    head = json.dumps(results.facts | {"cpu_seconds": results.seconds}, indent=1).removesuffix("\n}")
+    head = json.dumps(
+        results.facts | {"cpu_seconds": results.seconds, "dates": results.dates}, indent=1
+    ).removesuffix("\n}")
     lines = ",\n".join(json.dumps(asdict(cell)) for cell in results.cells)
     write_atomically(path, f'{head},\n "cells": [\n{lines}\n]}}\n'.encode())
 
@@ -63,6 +66,6 @@ def read(path: Path) -> Results:
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         cells = [Cell(**cell) for cell in facts.pop("cells")]
-        return Results(seconds=facts.pop("cpu_seconds"), cells=cells, facts=facts)
+        return Results(seconds=facts.pop("cpu_seconds"), dates=facts.pop("dates"), cells=cells, facts=facts)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise KdcacheError(f"{path}: no results ({error}); run `python -m benchmarks.statistics`") from None

@@ -13,6 +13,7 @@ from benchmarks.statistics import page, questions
 from benchmarks.statistics.montecarlo import Rate, rates
 from benchmarks.statistics.results import Cell, Results, read, write
 from benchmarks.statistics.scenarios import SCENARIOS, Scenario, _counted
+from benchmarks.statistics.tables import TABLES
 from kdcache.errors import KdcacheError
 
 ROOT = Path(__file__).parents[2]
@@ -88,11 +89,11 @@ def test_any_counts_families_not_comparisons() -> None:
     rejected = np.zeros((2, 2, 2, 3), dtype=bool)  # studies, tasks, students, regularizers
     rejected[0, 0, 0] = [True, True, False]
     rejected[0, 1, 1, 2] = True
-    assert questions._any(rejected, 1).tolist() == [0.5, 0]  # 2 of 4 students
-    assert questions._any(rejected, 2).tolist() == [1, 0]
-    assert questions._any(rejected[:, :1], 2).tolist() == [1, 0]
-    assert questions._any(rejected[:, 1:], 3).tolist() == [1, 0]
-    assert questions._any(rejected[:, :, :, 0], 0).tolist() == [0.25, 0]
+    assert questions.any_of(rejected, 1).tolist() == [0.5, 0]  # 2 of 4 students
+    assert questions.any_of(rejected, 2).tolist() == [1, 0]
+    assert questions.any_of(rejected[:, :1], 2).tolist() == [1, 0]
+    assert questions.any_of(rejected[:, 1:], 3).tolist() == [1, 0]
+    assert questions.any_of(rejected[:, :, :, 0], 0).tolist() == [0.25, 0]
 
 
 def test_normal_scores_keep_the_level() -> None:
@@ -107,10 +108,10 @@ def test_a_quick_run_writes_results_page_and_figure(tmp_path, monkeypatch) -> No
     paths = ["--results", str(tmp_path / "found.json"), "--page", str(tmp_path / "page.md")]
     study.main(["--quick", *paths])
     first = read(tmp_path / "found.json")
-    assert {cell.table for cell in first.cells} == {table.name for table in questions.TABLES}
+    assert {cell.table for cell in first.cells} == {table.name for table in TABLES}
     assert {cell.repetitions for cell in first.table("null")} == {20}
     text = (tmp_path / "page.md").read_text()
-    assert all(f"## {table.title}" in text for table in questions.TABLES)
+    assert all(f"## {table.title}" in text for table in TABLES)
     assert "percentages of 20 repetitions" in text
     assert (tmp_path / page.FIGURE).read_text().startswith("<svg")
 
@@ -157,10 +158,10 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
 
 def test_the_committed_results_are_whole() -> None:
     results = read(COMMITTED)
-    for table in questions.TABLES:
+    for table in TABLES:
         cells = results.table(table.name)
         assert list(dict.fromkeys(cell.row for cell in cells)) == list(table.rows)
-        assert min(table.repetitions for table in questions.TABLES) >= 10_000
+        assert min(table.repetitions for table in TABLES) >= 10_000
         assert all(cell.repetitions > 0.9 * table.repetitions for cell in cells)
         for cell in cells:
             goal = table.goal(cell.column)
