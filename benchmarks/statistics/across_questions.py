@@ -36,7 +36,7 @@ from benchmarks.statistics.questions import (
 SEVERAL = TASKS[1:]
 MOST = max(TASKS)
 WILCOXON_TASKS = 6  # fewer cannot reject at 0.05
-POSTERIOR_DRAWS = 5_000
+POSTERIOR_DRAWS = 2_000
 SURE = 0.95
 
 

@@ -121,7 +121,7 @@ def test_a_quick_run_writes_results_page_and_figure(tmp_path, monkeypatch) -> No
 
 def test_results_survive_the_file_and_a_broken_one_is_named(tmp_path) -> None:
     cell = Cell("null", "normal", "student: 4", 0.05, 0.001, 1000, True)
-    results = Results({"date": "2024-01-01"}, {"null": 1.5}, [cell])
+    results = Results({"seed": 1}, {"null": 1.5}, {"null": "2024-01-01"}, [cell])
     write(tmp_path / "a.json", results)
     assert read(tmp_path / "a.json") == results
     (tmp_path / "b.json").write_text('{"cells": [{}]}')
