@@ -86,7 +86,14 @@ def _reading() -> str:
 - 277 rows are enough for the t-tests, near the ceiling too: rows make scores coarse, not skewed.
 - `student` families bound the mistakes of each family, not of the study: with many tasks and students some family
   will have one. Declare `family: study` for a statement about the whole study.
-- A bootstrap interval of five seeds is much too short; quote the t interval."""
+- A bootstrap interval of five seeds is much too short; quote the t interval.
+- Across tasks, Friedman's and Wilcoxon's tests keep their level with all of these scores, and the permutation test with
+  all but the skewed regularizers. The permutation test and the mixed model speak of the tasks at hand: where tasks
+  differ and a regularizer does nothing on average, the first finds something in half of the studies, and is right about
+  those tasks.
+- The mixed model takes all methods for equally noisy; the interval of one that is noisier than the rest is too short.
+- With five seeds the interval of the interquartile mean covers 91% to 92%. That of the improvement is a little short
+  too, but much too wide where seeds are matched and matter, because it draws the two sides apart."""
 
 
 def _placed(cell: Cell) -> str:
@@ -130,7 +137,7 @@ def _section(table: Table, cells: list[Cell]) -> str:
     if table.name == "coverage":
         return head + _coverage(table, cells)
     if table.name == "across_coverage":
-        return head + _intervals(table, cells, "tasks")
+        return head + _across_coverage(table, cells)
     if table.name == "claims":
         return head + _claims(table, cells)
     if table.name == "power":
@@ -165,13 +172,22 @@ def _number(cell: Cell) -> str:
 
 
 def _coverage(table: Table, cells: list[Cell]) -> str:
-    lacking = 1 - min(cell.repetitions for cell in cells) / max(cell.repetitions for cell in cells)
     last = (
         "*narrow*: covers less than 93.5%; *wide*: covers more than 96.5%, so it is safe but longer than it need be. "
         "Samples without spread have no interval and do not count: at most "
-        f"{100 * lacking:.1f}% of any cell (three seeds of counted scores)."
+        f"{_lacking(cells)} of any cell (three seeds of counted scores)."
     )
     return f"{_intervals(table, cells, 'seeds')}\n\n{_wrapped(last)}"
+
+
+def _across_coverage(table: Table, cells: list[Cell]) -> str:
+    last = f"Where all resamples agree there is no interval; such repetitions do not count: at most {_lacking(cells)}."
+    return f"{_intervals(table, cells, 'tasks')}\n\n{_wrapped(last)}"
+
+
+def _lacking(cells: list[Cell]) -> str:
+    counts = [cell.repetitions for cell in cells]
+    return f"{100 * (1 - min(counts) / max(counts)):.1f}%"
 
 
 def _intervals(table: Table, cells: list[Cell], unit: str) -> str:

@@ -182,3 +182,19 @@ def test_what_the_page_says_in_words_is_in_the_committed_results() -> None:
     assert rate["null", "normal", "student families, any of 16"] > 0.4
     assert rate["null", "normal", "study, 8 tasks: 64"] < 0.06
     assert all(rate["coverage", name, "BCa, 5"] < 0.9 for name in questions.NAMES)
+
+
+def test_what_the_page_says_of_tasks_is_in_the_committed_results() -> None:
+    cells = read(COMMITTED).cells
+    rate = {(cell.table, cell.row, cell.column): cell.rate for cell in cells}
+    ranks = [c for c in cells if c.table == "across" and c.column.startswith(("Friedman", "Wilcoxon"))]
+    assert all(cell.met for cell in ranks)
+    missed = {c.row for c in cells if c.column.startswith("permutation") and c.met is False}
+    assert missed == {"skewed regularizers"}
+    coverage = {key[1:]: value for key, value in rate.items() if key[0] == "across_coverage"}
+    for row in questions.NAMES:
+        assert 0.45 < rate["across_varied", row, "permutation, 8"] < 0.6
+        assert all(0.905 < coverage[row, f"interquartile mean, {n}"] < 0.925 for n in (2, 4, 8))
+        better = coverage[row, "improvement, 8"]
+        assert better > 0.995 if row == "matched seeds" else 0.915 < better < 0.955
+    assert coverage["unequal spread", "mixed model, 8"] < 0.85

@@ -138,9 +138,9 @@ def verdicts(claim: claims.Claim) -> list[str]:
 def test_claims_equal_those_of_the_summary(tasks: int) -> None:
     seen: dict[str, set[str]] = {}
     for kind in ("normal", "counted"):
-        scores = random_scores(kind, (12, tasks, 2, 3, 5))
-        scores[:4, :, :, 1:] = scores[:4, :, :, :1] + 0.1 * (scores[:4, :, :, 1:] % 1)  # alike
-        scores[2:4, :, :, 1:] -= 3
+        scores = random_scores(kind, (7, tasks, 2, 3, 5))
+        scores[:3, :, :, 1:] = scores[:3, :, :, :1] + 0.1 * (scores[:3, :, :, 1:] % 1)  # alike
+        scores[1:3, :, :, 1:] -= 3
         found = {
             "pretrained_within_margin": verdicts(claims.within_margin(scores, MARGIN)),
             "scratch_some_better": verdicts(claims.some_better(scores, MARGIN)),
@@ -153,13 +153,13 @@ def test_claims_equal_those_of_the_summary(tasks: int) -> None:
             seen.setdefault(name, set()).update(words)
     every = {"supported", "contradicted", "inconclusive"}
     assert seen["pretrained_within_margin"] == seen["scratch_some_better"] == every
-    assert "inconclusive" in seen["interaction"]
+    assert seen["interaction"] == {"supported", "inconclusive"}
 
 
 def test_the_teachers_claim_equals_that_of_the_summary() -> None:
     names, arms, tasks = ["task0", "task1"], ("base", "smooth", "self_kd", "kd"), 2
     study = taught_study(tasks=names, students=PAIRS)
-    scores = random_scores("normal", (16, tasks, 2, len(arms), 5))
+    scores = random_scores("normal", (12, tasks, 2, len(arms), 5), seed=3)
     found = verdicts(claims.teacher_needed(scores, MARGIN))
     for repetition, word in enumerate(found):
         cells = {
@@ -183,9 +183,9 @@ def test_the_truths_of_the_intervals() -> None:
 
 
 def test_normal_scores_keep_the_level_across_tasks() -> None:
-    found = rates(across_questions.null("normal"), 1000, "test")
+    found = rates(across_questions.null("normal"), 300, "test")
     assert found["permutation, 8"].value <= 0.05 + 4 * found["permutation, 8"].error
-    assert found["mixed model, one of 4, 8"].value == pytest.approx(0.05, abs=0.03)
-    coverage = rates(across_questions.coverage("normal"), 1000, "test")
-    assert coverage["t over tasks, 4"].value == pytest.approx(0.95, abs=0.03)
-    assert coverage["pooled interaction, 8"].value == pytest.approx(0.95, abs=0.03)
+    assert found["mixed model, one of 4, 8"].value == pytest.approx(0.05, abs=0.04)
+    coverage = rates(across_questions.coverage("normal"), 300, "test")
+    assert coverage["t over tasks, 4"].value == pytest.approx(0.95, abs=0.05)
+    assert coverage["pooled interaction, 8"].value == pytest.approx(0.95, abs=0.05)
