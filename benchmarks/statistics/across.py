@@ -13,7 +13,7 @@ import numpy as np
 from numpy.random import Generator
 from scipy import special, stats
 
-from benchmarks.statistics.intervals import Interval, student
+from benchmarks.statistics.intervals import Interval
 from benchmarks.statistics.procedure import Array, Mask
 from kdcache.statistics import tests
 from kdcache.statistics.across.bootstrap import TRIM
@@ -86,11 +86,6 @@ def _drawn_signs(n: int) -> Array:
     counts = [min(rows, tests.RESAMPLES - start) for start in range(0, tests.RESAMPLES, rows)]
     drawn = [rng.integers(0, 2, size=(count, n), dtype=np.int8) for count in counts]
     return np.concatenate(drawn) * 2.0 - 1.0
-
-
-def over_tasks(means: Array) -> Interval:
-    """The t interval over tasks of the mean difference."""
-    return student(means)
 
 
 def mixed(scores: Array) -> tuple[Array, Array]:
