@@ -8,8 +8,8 @@ The Trainer runs as run_glue sets it (every row padded to 128 tokens), with batc
 with rows grouped by length as well; everybody in float32 and in bfloat16. Every run is a process of its own on one
 thread; the variants take turns, and each round begins with another one and has a seed of its own. Timed is training
 alone, without tokenising or loading; the Trainer's construction is not counted, kdcache's is. Then whole trials (build
-the model, train, score) on two cores: kdcache in two processes of one thread, the fastest Trainer in one of two threads.
-Last, KD from a cache (opening and joining it included) beside plain fine-tuning.
+the model, train, score) on two cores: kdcache in two processes of one thread, the fastest Trainer in one of two. Last,
+KD from a cache (opening and joining it included) beside plain fine-tuning.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
+import os
 import platform
 import statistics
 import subprocess
@@ -364,9 +365,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("datasets").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(args, Path(folder))
+        found = {**facts(), **described(work)}
         runs = measure(work, [*OURS, *PEERS], args.rounds)
-        found = {
-            **described(work),
+        found |= {
             "speeds": speeds(runs),
             "ratios": goals(runs),
             "runs": {variant.name: [asdict(run) for run in of] for variant, of in runs.items()},
@@ -438,18 +439,25 @@ def _write_cache(folder: Path, card: TaskCard, train: EncodedSplit) -> None:
         writer.finish()
 
 
-def described(work: Work) -> dict[str, Any]:
-    """When, on what kind of machine, with what and on what. No names of hosts or folders."""
+def facts() -> dict[str, Any]:
+    """When, on what kind of machine, and with what. No names of hosts or folders."""
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert work.train.input_ids is not None
-    student = work.student
     return {
         "date": date.today().isoformat(),
         "machine": machine(1),
+        "load_before": round(os.getloadavg()[0], 1),
         "commit": commit.stdout.strip(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+    }
+
+
+def described(work: Work) -> dict[str, Any]:
+    """What was trained, and on what rows."""
+    assert work.train.input_ids is not None
+    student = work.student
+    return {
         "model": f"{Path(student.checkpoint).name}, {student.layers or 'all'} layers, {student.init}",
         "rows": len(work.train),
         "mean_tokens": float(np.mean([len(row) for row in work.train.input_ids])),
