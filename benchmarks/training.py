@@ -372,11 +372,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "ratios": goals(runs),
             "runs": {variant.name: [asdict(run) for run in of] for variant, of in runs.items()},
         }
+        keep(args, found)
         if args.hourly_rounds:
             found["ratios"].append(trials_per_hour(work, runs, args.hourly_rounds))
+            keep(args, found)
         if args.kd_rounds:
             found["ratios"].append(kd_cost(work, args.kd_rounds))
+            keep(args, found)
     print(page(found))
+
+
+def keep(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Written after each part: an interrupted run leaves what it had."""
     if args.json:
         write(args.json, args.name, found)
 
