@@ -28,7 +28,6 @@ ROOT = Path(__file__).parents[1]
 CLASSES = 5
 RATE, DECAY, NORM = 1e-3, 0.01, 1.0
 KEPT_FROM = 1.5  # times as fast, or it is not worth its code
-TOLERANCE = 1e-3  # of the losses in float32, over all steps
 Batches = Sequence[tuple[Tensor, Tensor]]  # per step: tokens [S, B, L], labels [S, B]
 
 
