@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint clean
+.PHONY: study test lint bench clean
 
 study: .venv/ready
 	kdcache repro
@@ -14,6 +14,11 @@ study: .venv/ready
 
 test: .venv/ready-dev
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# minutes; what they measure at full length is in docs/performance.md, and how
+bench: .venv/ready
+	python -m benchmarks.training --rounds 1 --hourly-rounds 1 --kd-rounds 3 --json build/training.json
+	python -m benchmarks.end_to_end --study studies/smoke.yaml --rounds 1 --json build/end-to-end.json
 
 lint: .venv/ready-dev
 	ruff check .
