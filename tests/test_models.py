@@ -262,6 +262,7 @@ def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_loading_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     folder = tiny.save_checkpoint(tmp_path, "bert", kind="ForMaskedLM")
     before = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.enable_progress_bar()
     capfd.readouterr()
     network = build(student(folder, layers=1), card())
     save_model(network, Preprocessor("image"), tmp_path)
