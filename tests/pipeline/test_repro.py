@@ -138,11 +138,8 @@ def test_the_state_at_the_end_is_that_of_dvc_repro(new_project: NewProject) -> N
     assert parallel.files() == serial.files()
     (parallel.folder / "a.sh").write_text(f"{A_SH}\n# the same files come out\n")
     output = parallel.repro("--jobs", "2")
-    assert [line.split(":")[0] for line in output.splitlines() if "did not have to run" in line] == [
-        "b@1",
-        "b@2",
-        "c",
-    ]
+    spared = [line.split(":")[0] for line in output.splitlines() if "did not have to run" in line]
+    assert sorted(spared) == ["b@1", "b@2", "c"]  # two at once: which of the first two ends first is chance
 
 
 def test_some_stages_only(new_project: NewProject) -> None:
