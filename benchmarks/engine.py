@@ -70,7 +70,8 @@ def lay_out(of: Study) -> None:
     rows = "text,label\n" + "".join(f"row {row},{LABELS[row % 2]}\n" for row in range(ROWS))
     Path("rows.csv").write_text(rows, encoding="utf-8")
     files = {"train": "rows.csv", "validation": "rows.csv"}
-    spec = Task(source={"files": files}, text=["text"], metrics=["accuracy"], max_length=24)  # type: ignore[arg-type]
+    columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 24}
+    spec = Task.model_validate({"source": {"files": files}, **columns})
     for task in of.tasks:
         prepare_task(spec, layout.task_folder(task), task)
         for teacher in of.teachers:

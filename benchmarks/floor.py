@@ -162,7 +162,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _task(student: Student) -> tuple[TaskCard, Preprocessor]:
     """The built-in headlines: what a model of five classes is made for."""
-    spec = Task(source={"builtin": "bbc_headlines"}, text=["text"], metrics=["accuracy"], max_length=128)  # type: ignore[arg-type]
+    columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 128}
+    spec = Task.model_validate({"source": {"builtin": "bbc_headlines"}, **columns})
     with tempfile.TemporaryDirectory() as folder:
         card = prepare_task(spec, Path(folder) / "task", "headlines")
     return card, load_preprocessor(student, card)

@@ -96,8 +96,10 @@ def _prepare(task: Task, folder: Path, name: str, rows: int | None) -> None:
         pq.write_table(table.take(pa.array(part)), path)
     text = ["text", "text_pair"][: len(task.text or [])]
     source = {"files": {split: str(path) for split, path in files.items()}}
-    columns: dict[str, Any] = {"text": text} if text else {"image": "image"}
-    split = Task(source=source, label="label", metrics=task.metrics, max_length=card.max_length, **columns)  # type: ignore[arg-type]
+    columns = {"text": text} if text else {"image": "image"}
+    split = Task.model_validate(
+        {"source": source, **columns, "metrics": task.metrics, "max_length": card.max_length}
+    )
     prepare_task(split, folder / "task", name)
 
 

@@ -342,7 +342,7 @@ def trials_per_hour(work: Work, runs: Runs, rounds: int) -> dict[str, Any]:
 def kd_cost(work: Work, rounds: int) -> dict[str, Any]:
     """What distilling from a cache costs beside plain fine-tuning, in the precision that `auto` gives."""
     precision: Any = "bfloat16" if training.has_bfloat16("cpu") else "float32"
-    base, kd = (Variant(who, precision) for who in ("kdcache", "kdcache KD"))  # type: ignore[arg-type]
+    base, kd = Variant("kdcache", precision), Variant("kdcache KD", precision)
     runs = measure(work, [base, kd], rounds)
     cpu, wall = (ratios(runs, base, kd, clock) for clock in ("cpu", "wall"))
     met = statistics.median(cpu) <= KD_GOAL
