@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from datetime import date
 from pathlib import Path
 
@@ -115,6 +116,16 @@ def read_card(out_dir: Path) -> str:
     if not path.is_file():
         raise PretrainingError(f"{path}: no model card; pre-train the checkpoint first")
     return path.read_text(encoding="utf-8")
+
+
+def read_row(card: str, key: str) -> float:
+    """The number that a row of a card's table begins with: `| tokens seen | 1,001,472 (0.1 epochs) |` says 1001472."""
+    found = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
+    if found is None:
+        raise PretrainingError(
+            f"{card.splitlines()[0]}: the card has no row {key!r} that begins with a number"
+        )
+    return float(found[1].replace(",", ""))
 
 
 def add_to_card(out_dir: Path, heading: str, markdown: str) -> None:

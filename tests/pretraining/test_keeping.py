@@ -8,8 +8,10 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from kdcache.pretraining import Trainer
+from kdcache.params import load_study
+from kdcache.pretraining import Trainer, loop
 from kdcache.pretraining import run as pretraining_run
+from stages import pretrain as stage
 from tests.pretraining.samples import make_trainer, run, weights
 
 KEEP = ("--keep-at", "256", "100")  # steps 4 and 2 of 64 tokens; the run has 6
@@ -56,22 +58,32 @@ def test_a_kept_checkpoint_is_whole_and_its_card_says_what_it_is(uninterrupted, 
     assert "| steps | 2 of 4 x 16 tokens" in card
     assert f"| held-out loss | {trainer.evaluate():.3f} nats" in card
     # 22% of 6 steps is one: the last
-    assert "| part of | a run of 6 steps (384 tokens) that went on; its learning rate falls from step 5 on |" in card
+    assert (
+        "| part of | a run of 6 steps (384 tokens) that went on; its learning rate falls from step 5 on |"
+        in card
+    )
     assert card.rstrip().endswith("--tokens 384 --keep-at 256 100\n```")
     assert "| part of |" not in (final / "README.md").read_text()
 
 
+@pytest.mark.parametrize("saving", ["state saved where it keeps", "state saved after every step"])
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
-def test_a_run_interrupted_at_any_step_leaves_the_same_files(step, saved, uninterrupted, tmp_path, monkeypatch):
+def test_a_run_interrupted_at_any_step_leaves_the_same_files(
+    step, saving, saved, uninterrupted, tmp_path, monkeypatch
+):
+    if saving == "state saved after every step":
+        monkeypatch.setattr(loop._Timer, "due", lambda self: 1.0)
+
     def interrupted(trainer: Trainer, at: int) -> torch.Tensor:
         if at == step:
             raise KeyboardInterrupt
         return loss(trainer, at)
 
     loss = Trainer.loss
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "loss", interrupted)
-        start(saved, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            start(saved, tmp_path)
     start(saved, tmp_path)
     for folder in FOLDERS:
         assert without_time(tmp_path / folder) == without_time(uninterrupted / folder), folder
@@ -86,9 +98,10 @@ def test_so_does_one_interrupted_while_it_saves(folder, saved, uninterrupted, tm
             raise KeyboardInterrupt
 
     save = pretraining_run.save_checkpoint
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(pretraining_run, "save_checkpoint", interrupted)
-        start(saved, tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            start(saved, tmp_path)
     start(saved, tmp_path)
     for name in FOLDERS:
         assert without_time(tmp_path / name) == without_time(uninterrupted / name), name
@@ -98,6 +111,15 @@ def test_two_amounts_within_one_step_are_both_kept(saved, tmp_path):
     start(saved, tmp_path, "--keep-at", "65", "128")
     one, other = (without_time(tmp_path / f"bert-at-{tokens}") for tokens in (65, 128))
     assert one["model.safetensors"] == other["model.safetensors"]
+
+
+def test_the_study_names_what_its_command_makes():
+    path = Path(__file__).parents[2] / "studies/pretraining-amount.yaml"
+    _, _, header = path.read_text().partition("#   python -m stages.pretrain ")
+    options = stage._parse(header.partition("\n# The last")[0].replace("\n#", " ").split())
+    made = [str(pretraining_run.kept_folder(options.out, tokens)) for tokens in options.keep_at]
+    students = load_study(path).students.values()
+    assert [one.checkpoint for one in students if "amount" in one.checkpoint] == made
 
 
 # --- errors -----------------------------------------------------------------------------
