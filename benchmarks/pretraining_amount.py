@@ -149,7 +149,7 @@ def _gains(trials: pd.DataFrame, study: Study, students: list[str], method: str)
         [[cells[task, student, name].get(seed, math.nan) for student in students] for seed in study.seeds]
         for name in (method, base)
     ]
-    gains = np.subtract(*np.array(scores))
+    gains: Floats = np.subtract(*np.array(scores))
     if not np.isfinite(gains).all():
         raise KdcacheError(f"trials.csv: a trial of {method} or {base} is missing or failed; run `dvc repro`")
     return gains
@@ -215,18 +215,20 @@ def _x(places: Mapping[str, float], field: str = "place") -> alt.X:
 
 
 def _base(table: pd.DataFrame, places: Mapping[str, float], title: str) -> alt.LayerChart:
+    mean, sd = table["baseline_mean"], table["baseline_sd"]
+    shown = table[["student", "tokens"]].assign(mean=mean, low=mean - sd, high=mean + sd)
     values = [
-        {"place": places[row.student], "mean": row.baseline_mean, "some": bool(row.tokens)}
-        | {"low": row.baseline_mean - row.baseline_sd, "high": row.baseline_mean + row.baseline_sd}
-        for row in table.itertuples()
+        {"place": places[row["student"]], "some": row["tokens"] > 0}
+        | {name: row[name] for name in ("mean", "low", "high")}
+        for row in shown.to_dict("records")
     ]
     colour = figures.METHOD_COLOURS[0]
     scale = alt.Scale(zero=False, padding=8)
     base = alt.Chart(alt.InlineData(values=values)).encode(x=_x(places))
-    mean = alt.Y("mean:Q", title=title, scale=scale, axis=alt.Axis(grid=False))
-    line = base.transform_filter("datum.some").mark_line(color=colour, strokeWidth=1.5).encode(y=mean)
+    y = alt.Y("mean:Q", title=title, scale=scale, axis=alt.Axis(grid=False))
+    line = base.transform_filter("datum.some").mark_line(color=colour, strokeWidth=1.5).encode(y=y)
     rule = base.mark_rule(color=colour, strokeWidth=2).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
-    points = base.mark_point(color=colour, filled=True, size=60, opacity=1).encode(y=mean)
+    points = base.mark_point(color=colour, filled=True, size=60, opacity=1).encode(y=y)
     return alt.LayerChart(layer=[line, rule, points], width=WIDTHS[0], height=HEIGHT)
 
 
@@ -234,10 +236,9 @@ def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float]
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     shift = {name: DODGE * (index - (len(methods) - 1) / 2) for index, name in enumerate(methods)}
     values = [
-        {"place": places[row.student] + shift[row.regularizer], "regularizer": row.regularizer}
-        | {"difference": row.difference, "low": row.ci_low, "high": row.ci_high, "verdict": row.verdict}
-        | {"some": row.init != "scratch"}
-        for row in comparisons.itertuples()
+        {"place": places[row["student"]] + shift[row["regularizer"]], "some": row["init"] != "scratch"}
+        | {name: row[name] for name in ("regularizer", "difference", "ci_low", "ci_high", "verdict")}
+        for row in comparisons.to_dict("records")
     ]
     colours, shapes = figures.method_scales(methods, first=1)
     legend = alt.Legend(orient="top", title=None, symbolFillColor="white", symbolOpacity=1)
@@ -250,7 +251,7 @@ def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float]
         axis=alt.Axis(grid=False, labelExpr=sign),
     )
     lines = base.transform_filter("datum.some").mark_line(strokeWidth=1, opacity=0.6).encode(y=gain)
-    rules = base.mark_rule(strokeWidth=2).encode(y="low:Q", y2="high:Q")
+    rules = base.mark_rule(strokeWidth=2).encode(y="ci_low:Q", y2="ci_high:Q")
     shape = alt.Shape("regularizer:N", scale=shapes, legend=legend)
     placed = base.encode(y=gain, shape=shape)
     disc = placed.mark_point(style="disc", filled=True, size=75, opacity=1).encode(color=alt.value("white"))

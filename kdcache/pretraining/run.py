@@ -120,7 +120,7 @@ def _model_language(
     corpus: str,
     command: str,
 ) -> Progress:
-    """One run, which saves the model at the steps of `kept` (ascending) in the folders there, at its end in `out_dir`."""
+    """One run; it saves the model at the steps of `kept` (ascending) in their folders, and at its end in `out_dir`."""
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
     trainer, identity = _resumed(recipe, texts, tokenizer, work_dir)
     for step, folder in [*_still_to_come(kept, trainer.progress), (recipe.steps, out_dir)]:
