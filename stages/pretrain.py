@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
         tokenizer_dir=args.tokenizer,
         start_dir=args.start,
         teacher_dir=args.teacher,
+        keep_at=args.keep_at,
         corpus=args.hub or ", ".join(path.name for path in args.texts),
         command=_command(args, recipe.tokens),
     )
@@ -40,6 +41,14 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--hub", help="or a hub data set with a text column")
     parser.add_argument("--documents", type=int, default=1_000_000, help="how many of the hub's documents")
     parser.add_argument("--tokens", type=int, help="another target; may change when a run is resumed")
+    parser.add_argument(
+        "--keep-at",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="TOKENS",
+        help="also keep the model after so many tokens, each in OUT-at-TOKENS",
+    )
     parser.add_argument("--tokenizer", type=Path, help="a folder whose tokenizer to use (default: train one)")
     parser.add_argument("--teacher", type=Path, help="the folder of the encoder that a recipe distils")
     parser.add_argument("--start", type=Path, help="distil into this checkpoint, without language modelling")
@@ -61,7 +70,8 @@ def _command(args: argparse.Namespace, tokens: int) -> str:
         if folder := getattr(args, option):
             data += f" --{option} {folder.name if folder.is_absolute() else folder}"
     target = "" if args.start else f" --tokens {tokens}"
-    return f"python -m stages.pretrain {args.name} {data}{target}"
+    kept = f" --keep-at {' '.join(map(str, args.keep_at))}" if args.keep_at else ""
+    return f"python -m stages.pretrain {args.name} {data}{target}{kept}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,15 @@ def build_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -
 
 
 def save_checkpoint(model: Any, tokenizer: PreTrainedTokenizerFast, out_dir: Path) -> None:
-    """Weights in fp16, half the bytes; the configuration says float32, for fine-tuning."""
+    """Weights in fp16, half the bytes; the configuration says float32, for fine-tuning.
+
+    The model itself is left as it is: a run that goes on must not go on with rounded weights.
+    """
+    saved = copy.deepcopy(model).half()
     tokenizer.save_pretrained(out_dir)
-    model.half().save_pretrained(out_dir)
-    model.float()
-    model.config.dtype = torch.float32
-    model.config.save_pretrained(out_dir)
+    saved.save_pretrained(out_dir)
+    saved.config.dtype = torch.float32
+    saved.config.save_pretrained(out_dir)
 
 
 def _encoder_sizes(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:

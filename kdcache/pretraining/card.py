@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from datetime import date
 from pathlib import Path
 
@@ -44,16 +45,27 @@ def _model_rows(trainer: Trainer) -> dict[str, str]:
 def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
     recipe, at, corpus_tokens = trainer.recipe, trainer.progress, trainer.training.size
     seen = at.step * recipe.tokens_per_step
+    on_the_way = {"part of": _rest_of_the_run(trainer)} if at.step < at.steps else {}
     return {
         "data": f"{data}, {corpus_tokens / 1e6:.1f}M tokens for training",
         "tokens seen": f"{seen:,} ({seen / corpus_tokens:.1f} epochs)",
         "steps": f"{at.step:,} of {recipe.batch_size} x {recipe.sequence_length} tokens, AdamW, "
         f"peak learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        **on_the_way,
         "held-out loss": f"{at.validation[-1][1]:.3f} nats a predicted token "
         f"({len(trainer.validation):,} sequences)",
         "time": f"{at.seconds:,.0f} s on {machine(torch.get_num_threads())}",
         "date": date.today().isoformat(),
     }
+
+
+def _rest_of_the_run(trainer: Trainer) -> str:
+    """What a checkpoint that was kept on the way lacks: the steps to come, and the decay of the learning rate."""
+    at = trainer.progress
+    return (
+        f"a run of {at.steps:,} steps ({at.steps * trainer.recipe.tokens_per_step:,} tokens) that went on; "
+        f"its learning rate falls from step {at.decay_start:,} on"
+    )
 
 
 def distilled_card(name: str, start: str, distiller: Distiller, command: str) -> str:
@@ -104,6 +116,16 @@ def read_card(out_dir: Path) -> str:
     if not path.is_file():
         raise PretrainingError(f"{path}: no model card; pre-train the checkpoint first")
     return path.read_text(encoding="utf-8")
+
+
+def read_row(card: str, key: str) -> float:
+    """The number that a row of a card's table begins with: `| tokens seen | 1,001,472 (0.1 epochs) |` says 1001472."""
+    found = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
+    if found is None:
+        raise PretrainingError(
+            f"{card.splitlines()[0]}: the card has no row {key!r} that begins with a number"
+        )
+    return float(found[1].replace(",", ""))
 
 
 def add_to_card(out_dir: Path, heading: str, markdown: str) -> None:

@@ -65,15 +65,20 @@ class Loop(ABC):
         self,
         state: Path,
         identity: str,
+        until: int | None = None,
         save_seconds: float = 120,
         log_seconds: float = 30,
         evaluate_steps: int = 2000,
     ) -> None:
-        """Train to the target, writing the state every `save_seconds` and a log line every `log_seconds`."""
+        """Train to the step `until` (default: the target), writing the state every `save_seconds` and at the end.
+
+        A log line comes every `log_seconds`. Going on after `until` gives the numbers of a run that did not stop there.
+        """
+        last = self.progress.steps if until is None else until
         begun = time.monotonic() - self.progress.seconds
         saving, reporting = _Timer(save_seconds), _Timer(log_seconds)
         losses: list[Tensor] = []
-        while self.progress.step < self.progress.steps:
+        while self.progress.step < last:
             losses.append(loss := self.step())
             self.progress.seconds = time.monotonic() - begun
             if seconds := reporting.due():

@@ -87,9 +87,13 @@ class PretrainingRecipe(BaseModel):
     def tokens_per_step(self) -> int:
         return self.batch_size * self.sequence_length
 
+    def steps_for(self, tokens: int) -> int:
+        """The steps after which a run has seen `tokens`, the last step whole."""
+        return -(-tokens // self.tokens_per_step)
+
     @property
     def steps(self) -> int:
-        return -(-self.tokens // self.tokens_per_step)
+        return self.steps_for(self.tokens)
 
 
 def load_recipe(path: Path, name: str, **changes: Any) -> PretrainingRecipe:

@@ -47,27 +47,36 @@ def pretrain(
     tokenizer_dir: Path | None = None,
     start_dir: Path | None = None,
     teacher_dir: Path | None = None,
+    keep_at: Sequence[int] = (),
 ) -> Progress:
     """Train on `texts`, resuming what `work_dir` holds, and save model, tokenizer and card in `out_dir`.
 
     `corpus` and `command` are for the card: what the texts are, and how to run this again. A recipe with
     `distillation` needs `teacher_dir`, the sentence encoder; with `start_dir`, a checkpoint, it begins there, and
-    language modelling is left out.
+    language modelling is left out. `keep_at` are amounts of tokens at which language modelling leaves the model as it
+    is then in a folder of its own, see `kept_folder`.
 
     Raises:
-        PretrainingError: texts, tokenizer, start or the saved state do not fit the recipe, another run is using
-            `work_dir`, or the loss became infinite or NaN.
+        PretrainingError: texts, tokenizer, start, `keep_at` or the saved state do not fit the recipe, another run is
+            using `work_dir`, or the loss became infinite or NaN.
         ModelError: start or teacher are no models.
     """
     _check_folders(recipe, start_dir, teacher_dir)
+    _check_kept(recipe, start_dir, keep_at)
+    kept = sorted((recipe.steps_for(tokens), kept_folder(out_dir, tokens)) for tokens in keep_at)
     with _exclusive(work_dir):
         if recipe.distillation is None:
-            return _model_language(recipe, texts, tokenizer_dir, work_dir, out_dir, corpus, command)
+            return _model_language(recipe, texts, tokenizer_dir, work_dir, out_dir, kept, corpus, command)
         if start_dir is None:
             start_dir = work_dir / LANGUAGE_MODEL
-            _model_language(recipe, texts, tokenizer_dir, work_dir, start_dir, corpus, command)
+            _model_language(recipe, texts, tokenizer_dir, work_dir, start_dir, kept, corpus, command)
         assert teacher_dir is not None  # checked above
         return _distil(recipe, texts, start_dir, teacher_dir, work_dir, out_dir, command)
+
+
+def kept_folder(out_dir: Path, tokens: int) -> Path:
+    """Where a run that ends in `out_dir` leaves what it was after `tokens`: beside it, `OUT-at-TOKENS`."""
+    return out_dir.with_name(f"{out_dir.name}-at-{tokens}")
 
 
 def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_dir: Path | None) -> None:
@@ -90,21 +99,48 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
         )
 
 
+def _check_kept(recipe: PretrainingRecipe, start_dir: Path | None, keep_at: Sequence[int]) -> None:
+    if keep_at and start_dir is not None:
+        raise PretrainingError("with a start language modelling is left out: nothing of it can be kept")
+    for tokens in keep_at:
+        if not 0 < recipe.steps_for(tokens) < recipe.steps:
+            raise PretrainingError(
+                f"keep_at: expected amounts above 0 that the run reaches before its end ({recipe.tokens:,} tokens, "
+                f"{recipe.tokens_per_step:,} a step), found {tokens:,}; the end is saved without being named"
+            )
+
+
 def _model_language(
     recipe: PretrainingRecipe,
     texts: Sequence[str],
     tokenizer_dir: Path | None,
     work_dir: Path,
     out_dir: Path,
+    kept: Sequence[tuple[int, Path]],
     corpus: str,
     command: str,
 ) -> Progress:
+    """One run; it saves the model at the steps of `kept` (ascending) in their folders, and at its end in `out_dir`."""
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
-    trainer = _train(recipe, texts, tokenizer, work_dir)
-    save_checkpoint(trainer.model, tokenizer, out_dir)
-    card = model_card(out_dir.name, trainer, len(texts), corpus, command)
-    write_atomically(out_dir / CARD, card.encode("utf-8"))
+    trainer, identity = _resumed(recipe, texts, tokenizer, work_dir)
+    for step, folder in [*_still_to_come(kept, trainer.progress), (recipe.steps, out_dir)]:
+        # The state is written before the checkpoint: a run that is killed in between resumes at this very step.
+        trainer.run(work_dir / STATE, identity, until=step)
+        save_checkpoint(trainer.model, tokenizer, folder)
+        card = model_card(folder.name, trainer, len(texts), corpus, command)
+        write_atomically(folder / CARD, card.encode("utf-8"))
     return trainer.progress
+
+
+def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress) -> list[tuple[int, Path]]:
+    """What a resumed run has not passed; what it has passed must be there, as it cannot be made any more."""
+    for step, folder in kept:
+        if step < at.step and not (folder / CARD).is_file():
+            raise PretrainingError(
+                f"{folder}: not there, and the run is past it: at step {at.step:,}, beyond {step:,}. Keep only later "
+                "amounts, or start again in another work directory"
+            )
+    return [(step, folder) for step, folder in kept if step >= at.step]
 
 
 def _distil(
@@ -146,10 +182,10 @@ def _exclusive(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def _train(
+def _resumed(
     recipe: PretrainingRecipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, work_dir: Path
-) -> Trainer:
-    """The run's trainer, at its target. The recipe of its phase is its identity, but for `tokens`."""
+) -> tuple[Trainer, str]:
+    """The run's trainer, where its state says, and its identity: the recipe of its phase, but for `tokens`."""
     sequences, key = prepare_sequences(recipe, tokenizer, texts, work_dir)
     identity = digest([recipe.model_dump_json(exclude={"tokens", "distillation"}), key])
     trainer = Trainer(recipe, tokenizer, sequences)
@@ -160,5 +196,4 @@ def _train(
         trainer.training.size / 1e6,
         len(trainer.validation),
     )
-    trainer.run(work_dir / STATE, identity)
-    return trainer
+    return trainer, identity
