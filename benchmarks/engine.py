@@ -233,7 +233,10 @@ STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
 
 
 def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any]:
-    """In a process of its own: CPU seconds (its workers' too), wall seconds, peak memory, and what the step found."""
+    """In a process of its own: its CPU seconds, wall seconds, peak memory, and what the step found.
+
+    The workers of `hand_out` are not in it: they are the fork server's children, and import torch whatever they do.
+    """
     os.chdir(folder)
     logging.disable(logging.WARNING)
     work = STEPS[step][1]
