@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 
 from benchmarks import report as sample
@@ -133,19 +135,28 @@ def _write_logits(
 ) -> float:
     """Logits of the task's rows, the right class ahead with a chance of `right`; the share of validation rows right."""
     from kdcache.logits import Cost, Fingerprints, LogitWriter
-    from kdcache.tasks import load_split, read_card
+    from kdcache.tasks import read_card
 
     random, card = np.random.default_rng([seed, len(weights), ord(weights[0])]), read_card(task_folder)
     prints = Fingerprints(data=card.fingerprint, weights=weights, preprocessing="none", code="none")
     with LogitWriter(folder, classes=2, label_names=card.label_names, fingerprints=prints) as writer:
         for split in splits:
-            rows = load_split(task_folder, split, ["row_hash", "label"])
-            labels, ahead = rows["label"].to_numpy(), random.random(ROWS) < right
+            hashes, labels = _rows(task_folder, split)
+            ahead = random.random(ROWS) < right
             logits = random.normal(0, 0.3, (ROWS, 2)).astype(np.float32)
             logits[np.arange(ROWS), np.where(ahead, labels, 1 - labels)] += 2
-            writer.write(split, np.arange(ROWS), rows["row_hash"].to_numpy(), logits)
+            writer.write(split, np.arange(ROWS), hashes, logits)
         writer.finish(cost=Cost(seconds=1.0, rows_per_second=ROWS, device="cpu", peak_memory_mb=500.0))
     return float((logits.argmax(axis=1) == labels).mean())
+
+
+@functools.cache
+def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+    """Hashes and labels of a task's rows, read once a process, as the worker of a real trial encodes them once."""
+    from kdcache.tasks import load_split
+
+    rows = load_split(task_folder, split, ["row_hash", "label"])
+    return rows["row_hash"].to_numpy(), rows["label"].to_numpy()
 
 
 # ---- the steps; each is a process ----
@@ -222,7 +233,10 @@ STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
 
 
 def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any]:
-    """In a process of its own: CPU seconds (its workers' too), wall seconds, peak memory, and what the step found."""
+    """In a process of its own: its CPU seconds, wall seconds, peak memory, and what the step found.
+
+    The workers of `hand_out` are not in it: they are the fork server's children, and import torch whatever they do.
+    """
     os.chdir(folder)
     logging.disable(logging.WARNING)
     work = STEPS[step][1]

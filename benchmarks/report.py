@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from kdcache.params import Study
-from kdcache.pretraining.card import machine
 from kdcache.report.page import write_report
 from kdcache.results import Outputs
 from kdcache.statistics import (
@@ -197,6 +196,8 @@ def open_in_browser(page: Path) -> dict[str, float | int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    from kdcache.pretraining.card import machine  # imports torch: benchmarks.engine takes only the study from here
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=8)

@@ -318,6 +318,7 @@ def _write_views(
         writer.finish()
 
 
+@functools.cache  # each look-up parses a package's whole metadata, README and all
 def versions() -> dict[str, str]:
     """Versions of the libraries that a result depends on."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}

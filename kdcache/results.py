@@ -7,7 +7,7 @@ for is in no table, and what is missing is an error that names it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -93,13 +93,13 @@ def _check_starts(results: list[TrialResult]) -> None:
             )
 
 
-def trials_table(study: Study, root: Path) -> pd.DataFrame:
+def trials_table(study: Study, results: Sequence[TrialResult]) -> pd.DataFrame:
     """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then cost and identity.
 
     Args:
-        root: the folder that holds `trials/`.
+        results: those of `read_trials`.
     """
-    rows = [_trial_row(result, study) for result in read_trials(study, root / "trials")]
+    rows = [_trial_row(result, study) for result in results]
     table = pd.DataFrame(rows)
     metrics = [column for column in table.columns if column not in DESCRIPTION + FIGURES]
     table["layers"] = table["layers"].astype("Int64")
@@ -117,13 +117,14 @@ def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
     }
 
 
-def cost_table(study: Study, root: Path) -> pd.DataFrame:
+def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.DataFrame:
     """metrics/cost.csv: one row per teacher (paid once), logit cache, cache of views and trial: seconds, MiB, device.
 
     Args:
-        root: the folder that holds `logits/` and `trials/`.
+        root: the folder that holds `logits/`.
+        results: those of `read_trials`.
     """
-    rows = [*_teacher_costs(study, root), *_trial_costs(study, root)]
+    rows = [*_teacher_costs(study, root), *map(_trial_cost, results)]
     return pd.DataFrame(rows, columns=COST).astype({"seed": "Int64"})
 
 
@@ -139,39 +140,38 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
             yield {"kind": "views", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
 
 
-def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
-    for result in read_trials(study, root / "trials"):
-        yield {
-            "kind": "trial",
-            "task": result.task,
-            "model": result.student,
-            "regularizer": result.regularizer,
-            "seed": result.seed,
-            "seconds": result.seconds,
-            "peak_memory_mb": result.peak_memory_mb,
-            "device": result.device,
-        }
+def _trial_cost(result: TrialResult) -> dict[str, Any]:
+    return {
+        "kind": "trial",
+        "task": result.task,
+        "model": result.student,
+        "regularizer": result.regularizer,
+        "seed": result.seed,
+        "seconds": result.seconds,
+        "peak_memory_mb": result.peak_memory_mb,
+        "device": result.device,
+    }
 
 
-def curves_table(study: Study, root: Path) -> pd.DataFrame:
+def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
     """metrics/curves.csv: one row per configuration and epoch, the mean training loss over its seeds and their sd.
 
     `seeds` is how many have that epoch. The loss is what the regularizer trains on, soft labels and all: its level
     says nothing between regularizers, its course does.
 
     Args:
-        root: the folder that holds `trials/`.
+        results: those of `read_trials`.
     """
     rows = [
         [result.task, result.student, result.init, result.regularizer, epoch, loss]
-        for result in read_trials(study, root / "trials")
+        for result in results
         for epoch, loss in enumerate(result.losses, start=1)
     ]
     losses = pd.DataFrame(rows, columns=[*CURVES, "loss"]).groupby(CURVES, sort=False)["loss"]
     return losses.agg(seeds="count", loss="mean", sd="std").reset_index()
 
 
-def provenance(study: Study, root: Path) -> dict[str, Any]:
+def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict[str, Any]:
     """metrics/provenance.json: with what the numbers were made, and of what.
 
     - format: 1
@@ -182,17 +182,17 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
       augmented task also views: the identity of the cache of its views
 
     Args:
-        root: the folder that holds `tasks/`, `logits/` and `trials/`.
+        root: the folder that holds `tasks/` and `logits/`.
+        results: those of `read_trials`.
     """
-    trials = read_trials(study, root / "trials")
-    names = dict.fromkeys(name for trial in trials for name in trial.versions)
+    names = dict.fromkeys(name for result in results for name in result.versions)
     return {
         "format": 1,
-        "trials": len(trials),
+        "trials": len(results),
         "versions": {
-            name: sorted({t.versions[name] for t in trials if name in t.versions}) for name in names
+            name: sorted({r.versions[name] for r in results if name in r.versions}) for name in names
         },
-        "devices": dict(Counter(f"{trial.device}, {trial.precision}" for trial in trials)),
+        "devices": dict(Counter(f"{result.device}, {result.precision}" for result in results)),
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
         "tasks": {name: _task_facts(root, name) for name in study.tasks},
         "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
@@ -212,44 +212,49 @@ def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str,
     return {"task": task, "teacher": teacher, "cache": cache.identity, **views, **prints}
 
 
-def validation_outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:
-    """The outputs of one configuration's trials for every validation row, in the order of the prepared task.
-
-    The logits are read in pieces; what is kept is one number a row and seed.
+class Validation:
+    """What a study's trials say of the validation rows; each task's row hashes and labels are read once, and kept.
 
     Args:
         root: the folder that holds `tasks/` and `trials/`.
 
     Raises:
-        CacheError: a trial's logits are missing or damaged, or are of other rows than the task's.
-        TaskError: the task is not prepared.
+        CacheError: from its methods, when a trial's logits are missing or damaged, or are of other rows than the task's.
+        TaskError: likewise, when the task is not prepared.
     """
-    hashes, labels = _validation_rows(root, task)
-    caches = _caches(study, root, task, student, regularizer)
-    outputs = np.stack([_row_outputs(cache, hashes) for cache in caches])
-    return Outputs(tuple(study.seeds), labels, outputs)
 
+    def __init__(self, study: Study, root: Path) -> None:
+        self._study = study
+        self._root = root
+        self._rows: dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]] = {}
 
-def validation_logits(study: Study, root: Path, task: str, student: str, regularizer: str) -> Iterator[Block]:
-    """The validation logits of one configuration's trials, all seeds, in pieces: logits [n, K] and labels [n].
+    def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
+        """The outputs of one configuration's trials for every row, in the order of the prepared task.
 
-    The arguments and errors are those of `validation_outputs`.
-    """
-    hashes, labels = _validation_rows(root, task)
-    for cache in _caches(study, root, task, student, regularizer):
-        for ids, logits in _pieces(cache, hashes):
-            yield logits, labels[ids]
+        The logits are read in pieces; what is kept is one number a row and seed.
+        """
+        hashes, labels = self._rows_of(task)
+        caches = self._caches(task, student, regularizer)
+        outputs = np.stack([_row_outputs(cache, hashes) for cache in caches])
+        return Outputs(tuple(self._study.seeds), labels, outputs)
 
+    def logits(self, task: str, student: str, regularizer: str) -> Iterator[Block]:
+        """The logits of one configuration's trials, all seeds, in pieces: logits [n, K] and labels [n]."""
+        hashes, labels = self._rows_of(task)
+        for cache in self._caches(task, student, regularizer):
+            for ids, logits in _pieces(cache, hashes):
+                yield logits, labels[ids]
 
-def _validation_rows(root: Path, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
-    """Row hashes and labels of the prepared task's validation split."""
-    rows = load_split(root / "tasks" / task, SPLIT, ["row_hash", "label"])
-    return rows["row_hash"].to_numpy(), rows["label"].to_numpy()
+    def _rows_of(self, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
+        """Row hashes and labels of the prepared task's validation split."""
+        if task not in self._rows:
+            rows = load_split(self._root / "tasks" / task, SPLIT, ["row_hash", "label"])
+            self._rows[task] = rows["row_hash"].to_numpy(), rows["label"].to_numpy()
+        return self._rows[task]
 
-
-def _caches(study: Study, root: Path, task: str, student: str, regularizer: str) -> list[LogitCache]:
-    folder = root / "trials" / task / student / regularizer
-    return [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in study.seeds]
+    def _caches(self, task: str, student: str, regularizer: str) -> list[LogitCache]:
+        folder = self._root / "trials" / task / student / regularizer
+        return [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in self._study.seeds]
 
 
 def _row_outputs(cache: LogitCache, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:

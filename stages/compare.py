@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pandas as pd
 
 from kdcache.params import Study, load_study
-from kdcache.results import (
-    Block,
-    Outputs,
-    cost_table,
-    curves_table,
-    provenance,
-    trials_table,
-    validation_logits,
-    validation_outputs,
-)
+from kdcache.results import Validation, cost_table, curves_table, provenance, read_trials, trials_table
 from kdcache.statistics import (
     across,
     calibration_comparisons,
@@ -52,22 +46,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 def write_metrics(study: Study, data: Path, out: Path) -> None:
     """Everything is computed before anything is written; each file is whole or absent."""
-    trials, costs = trials_table(study, data), cost_table(study, data)
-    curves, made = curves_table(study, data), provenance(study, data)
+    trials, costs, curves, made = gather(study, data)
     warn_of_mixture(made["devices"])
     comparisons = compare(trials, study)
     calibration = calibration_comparisons(trials, study)
     claims = summary(trials, study, comparisons)
     over_tasks = across(trials, study)
-
-    def outputs(*configuration: str) -> Outputs:
-        return validation_outputs(study, data, *configuration)
-
-    def logits(*configuration: str) -> Iterator[Block]:
-        return validation_logits(study, data, *configuration)
-
-    examples = compare_examples(study, outputs)
-    reliability = reliability_table(study, logits)
+    validation = Validation(study, data)
+    examples = compare_examples(study, validation.outputs)
+    reliability = reliability_table(study, validation.logits)
     write_table(trials, out / "trials.csv")
     write_table(comparisons, out / "comparisons.csv")
     write_table(examples, out / "examples.csv")
@@ -81,6 +68,17 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     write_summary(headline(claims, comparisons), out / "verdicts.json")
     for claim in claims["claims"]:
         print(f"{claim['question']} {claim['verdict'].capitalize()}. {claim['sentence']}")
+
+
+def gather(study: Study, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
+    """trials.csv, cost.csv, curves.csv and provenance.json, from results that are read once and not kept."""
+    results = read_trials(study, data / "trials")
+    return (
+        trials_table(study, results),
+        cost_table(study, data, results),
+        curves_table(results),
+        provenance(study, data, results),
+    )
 
 
 def warn_of_mixture(devices: Mapping[str, int]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kdcache import engine, processes, trials
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
 from kdcache.params import Study, load_study
-from kdcache.tasks import read_card
+from kdcache.tasks import TaskCard, read_card
 from stages import find, layout, stage_errors
 
 
@@ -44,19 +46,24 @@ def _missing(study: Study, task: str, student: str, regularizer: str) -> list[tr
     if not study.applies(study.students[student], task):
         trials.mark_inapplicable(folder, f"students.{student}.tasks does not list {task!r}")
         return []
-    plans = {seed: _plan(study, task, student, regularizer, seed) for seed in study.seeds}
+    card = read_card(layout.task_folder(task))
+    basis = trials.training_basis(card, study.students[student], study.method(regularizer).function)
+    plans = {seed: _plan(study, card, basis, (task, student, regularizer), seed) for seed in study.seeds}
     wanted = {seed: plan.identity for seed, plan in plans.items()}
     plan = plans[study.seeds[0]]
     return [plans[seed] for seed in trials.reconcile(folder, wanted, plan.splits, plan.keep_views)]
 
 
-def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) -> trials.TrialPlan:
+def _plan(
+    study: Study, card: TaskCard, basis: Mapping[str, Any], configuration: tuple[str, str, str], seed: int
+) -> trials.TrialPlan:
+    """One seed's trial; `basis` is what the identities of all seeds have in common."""
+    task, student, regularizer = configuration
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
-    card = read_card(layout.task_folder(task))
     return trials.TrialPlan(
-        folder=trials.trial_folder(layout.configuration_folder(task, student, regularizer), seed),
-        identity=trials.training_identity(card, model, method, seed, *map(_identity, soft_labels)),
+        folder=trials.trial_folder(layout.configuration_folder(*configuration), seed),
+        identity=trials.identity_from(basis, method, seed, *map(_identity, soft_labels)),
         task=task,
         task_folder=layout.task_folder(task),
         student=student,

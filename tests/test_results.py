@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,12 +16,12 @@ from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
 from kdcache.params import Study
 from kdcache.results import (
     ResultsError,
+    Validation,
     cost_table,
     curves_table,
     provenance,
+    read_trials,
     trials_table,
-    validation_logits,
-    validation_outputs,
 )
 from kdcache.trials import TrialResult, write_result
 
@@ -91,11 +92,19 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def table_of(root: Path, of: Study) -> pd.DataFrame:
+    return trials_table(of, read_trials(of, root / "trials"))
+
+
+def costs_of(root: Path, of: Study) -> pd.DataFrame:
+    return cost_table(of, root, read_trials(of, root / "trials"))
+
+
 def test_the_scores_of_a_further_split_have_columns_of_their_own(root: Path) -> None:
     for seed in (0, 1):
         metrics = {"accuracy": 0.9, "nll": 0.5, "accuracy_hard": 0.5 + seed / 10}
         put_trial(root, "one", "small", "base", seed, 0.9, metrics=metrics)
-    table = trials_table(study(), root)
+    table = table_of(root, study())
     assert table.columns[9:12].tolist() == ["accuracy", "nll", "accuracy_hard"]
     assert table["accuracy_hard"].tolist()[:2] == [0.5, 0.6]
     assert table["accuracy_hard"].isna().tolist() == [False, False, True, True]  # a task without that split
@@ -106,13 +115,13 @@ def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
     shutil.copytree(cache, root / "views")
     shutil.move(root / "views", cache / "views")
     task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
-    table = cost_table(study(tasks={"one": {**task, "augment": {"crop": 1}}, "two": task}), root)
+    table = costs_of(root, study(tasks={"one": {**task, "augment": {"crop": 1}}, "two": task}))
     assert table["kind"].tolist() == ["teacher", "cache", "views", "trial", "trial", "trial", "trial"]
     assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
 
 
 def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
-    table = trials_table(study(), root)
+    table = table_of(root, study())
     assert list(table.columns) == [
         *("task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"),
         *("accuracy", "nll", "seconds", "peak_memory_mb", "device", "identity"),
@@ -129,24 +138,24 @@ def test_the_names_of_an_ensemble_are_joined(root: Path) -> None:
     teachers = {"big": {**MODEL, "tasks": ["one"]}, "huge": {**MODEL, "tasks": ["one"]}}
     students = study().model_dump(exclude_unset=True)["students"]
     students["small"]["teacher"] = ["huge", "big"]
-    table = trials_table(study(teachers=teachers, students=students), root)
+    table = table_of(root, study(teachers=teachers, students=students))
     assert table["teacher"].fillna("none").tolist() == ["huge+big", "huge+big", "none", "none"]
 
 
 def test_what_the_study_does_not_ask_for_is_in_no_table(root: Path) -> None:
     put_trial(root, "one", "small", "removed", 0, 0.1)
     put_trial(root, "one", "small", "base", 9, 0.1)
-    assert len(trials_table(study(), root)) == 4
-    assert len(trials_table(study(seeds=[1]), root)) == 2
+    assert len(table_of(root, study())) == 4
+    assert len(table_of(root, study(seeds=[1]))) == 2
 
 
 def test_missing_trials_are_an_error_that_names_them(root: Path) -> None:
     with pytest.raises(ResultsError, match=r"2 trials are missing(.|\n)*one/small/base/seed-5"):
-        trials_table(study(seeds=[0, 5]), root)
+        read_trials(study(seeds=[0, 5]), root / "trials")
 
 
 def test_costs_of_teacher_cache_and_trials(root: Path) -> None:
-    table = cost_table(study(), root)
+    table = costs_of(root, study())
     rows = table[["kind", "model", "seconds", "peak_memory_mb"]].values.tolist()
     assert rows == [
         ["teacher", "big", 9.0, 200.0],
@@ -160,7 +169,7 @@ def test_the_loss_of_each_epoch_is_a_mean_over_seeds(root: Path) -> None:
     put_trial(root, "one", "small", "base", 0, 0.9, losses=[2.0, 1.0])
     put_trial(root, "one", "small", "base", 1, 0.9, losses=[4.0, 1.0])
     put_trial(root, "two", "tiny", "base", 1, 0.9, losses=[0.5, 0.25])  # seed 0 has one epoch: 0.5
-    table = curves_table(study(), root)
+    table = curves_table(read_trials(study(), root / "trials"))
     assert table.columns.tolist() == [
         *("task", "student", "init", "regularizer", "epoch", "seeds", "loss", "sd")
     ]
@@ -178,7 +187,7 @@ def test_what_the_numbers_were_made_of(root: Path) -> None:
     put_task(root)
     put_task(root, name="two")
     put_trial(root, "two", "tiny", "base", 1, 0.8, versions={"torch": "2.1"})
-    found = provenance(study(), root)
+    found = provenance(study(), root, read_trials(study(), root / "trials"))
     assert (found["trials"], found["versions"], found["devices"]) == (
         4,
         {"torch": ["2.0", "2.1"]},
@@ -230,7 +239,7 @@ def test_validation_outputs_are_in_the_order_of_the_task(tmp_path: Path) -> None
     put_task(tmp_path)
     put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
     put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
-    found = validation_outputs(study(), tmp_path, "one", "small", "base")
+    found = Validation(study(), tmp_path).outputs("one", "small", "base")
     assert found.seeds == (0, 1)
     assert found.labels.tolist() == [1, 0, 1, 1]
     assert found.outputs.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
@@ -239,7 +248,7 @@ def test_validation_outputs_are_in_the_order_of_the_task(tmp_path: Path) -> None
 def test_validation_outputs_of_a_regression_are_its_numbers(tmp_path: Path) -> None:
     put_task(tmp_path, np.array([0.5, 2.5]), regression=True)
     put_logits(tmp_path, 0, np.array([[0.25], [3.0]], dtype=np.float32), HASHES, [1, 0])
-    found = validation_outputs(study(seeds=[0]), tmp_path, "one", "small", "base")
+    found = Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
     assert found.outputs.tolist() == [[0.25, 3.0]]
 
 
@@ -256,14 +265,14 @@ def test_logits_of_other_rows_are_refused(
     put_task(tmp_path)
     put_logits(tmp_path, 0, LOGITS, hashes, order)
     with pytest.raises(CacheError, match=said):
-        validation_outputs(study(seeds=[0]), tmp_path, "one", "small", "base")
+        Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
 
 
 def test_validation_logits_come_with_their_labels_whatever_the_order(tmp_path: Path) -> None:
     put_task(tmp_path)
     put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
     put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
-    blocks = list(validation_logits(study(), tmp_path, "one", "small", "base"))
+    blocks = list(Validation(study(), tmp_path).logits("one", "small", "base"))
     logits, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     assert logits.tolist() == [*LOGITS.tolist(), *(-LOGITS[[2, 0, 3, 1]]).tolist()]
     assert labels.tolist() == [1, 0, 1, 1, 1, 1, 1, 0]
@@ -278,10 +287,10 @@ def test_trials_of_a_student_that_began_differently_are_not_compared(root: Path)
         r"\(models/m at base seed 0: aaa; base seed 1: bbb\); pin `revision`"
     )
     with pytest.raises(ResultsError, match=message):
-        trials_table(study(), root)
+        read_trials(study(), root / "trials")
 
 
 def test_another_commit_with_the_same_content_is_the_same_start(root: Path) -> None:
     for seed, commit in ((0, "aaa"), (1, "bbb")):
         put_trial(root, "one", "small", "base", seed, 0.9, start="x", commit=commit)
-    assert len(trials_table(study(), root)) == 4
+    assert len(table_of(root, study())) == 4

@@ -73,7 +73,8 @@ def run_trials(
     if engine == "local" and workers == 1:
         use_threads(threads_per_trial(1))
         log.info("%d trials to run, one at a time", len(plans))
-        failures = run_here(plans, slots.sharing(run, 1))
+        with slots.one(1):
+            failures = run_here(plans, run)
     else:
         with _pool(engine, run, workers, plans) as pool:
             log.info("%d trials to run, %s", len(plans), pool)

@@ -49,7 +49,7 @@ class Workers(Pool):
         _server(modules)
         self._gpus = visible_gpus()
         workers = workers or default_workers(self._gpus)
-        self._run = slots.sharing(run, workers)
+        self._run, self._at_once = run, workers
         self._threads = threads_per_trial(workers)
         self._places = list(range(min(workers, plans)))  # those without a process
         self._idle: list[_Worker] = []
@@ -71,6 +71,8 @@ class Workers(Pool):
         self._busy[worker.pipe] = worker, plan
 
     def next(self) -> tuple[TrialPlan, Outcome]:
+        while self._idle:  # there is no plan left for them, and other stages may wait for their places
+            self._dismiss(self._idle.pop())
         ready = connection.wait(list(self._busy))[0]
         assert isinstance(ready, Connection)
         worker, plan = self._busy.pop(ready)
@@ -85,19 +87,23 @@ class Workers(Pool):
         for worker, _ in self._busy.values():
             worker.process.terminate()
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
-            worker.pipe.close()  # an idle one ends when there will be no more plans
+            worker.pipe.close()  # before the first is waited for: they end together
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
             self._bury(worker)
 
     def _launch(self) -> _Worker:
         place = self._places.pop(0)
         ours, theirs = multiprocessing.Pipe()
-        gpu = self._gpus[place % len(self._gpus)] if len(self._gpus) > 1 else None
-        arguments = (theirs, self._run, settings(), self._threads, gpu)
+        arguments = (theirs, self._run, settings(), self._threads, self._gpus, place, self._at_once)
         process = _server().Process(target=_work, args=arguments, name=f"trials-{place}")
         process.start()
         theirs.close()
         return _Worker(place, process, ours)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """End an idle worker."""
+        worker.pipe.close()  # it ends when there will be no more plans
+        self._bury(worker)
 
     def _bury(self, worker: _Worker) -> str:
         """Make sure that a worker has ended, free its place, and say how it ended."""
@@ -175,20 +181,30 @@ def _tell_gpus(pipe: Connection) -> None:
     pipe.send(torch.cuda.device_count())
 
 
-def _work(pipe: Connection, run: Run, environment: Mapping[str, str], threads: int, gpu: str | None) -> None:
+def _work(
+    pipe: Connection,
+    run: Run,
+    environment: Mapping[str, str],
+    threads: int,
+    gpus: Sequence[str],
+    place: int,
+    at_once: int,
+) -> None:
+    """Run the plans that come through the pipe; `place` is this worker's among the `at_once` of its stage."""
     # Ctrl-C reaches the workers too, and ends them at once: they would go on with the next trial otherwise.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_stage, daemon=True).start()
     take_over(environment)
-    if gpu is not None:
-        os.environ[VISIBLE] = gpu
     use_threads(threads)
-    while True:
-        try:
-            plan = pipe.recv()
-        except EOFError:  # there are no more
-            return
-        pipe.send(attempt(run, plan))
+    with slots.one(at_once) as shared:  # a place among those of all stages, where several run
+        if len(gpus) > 1:
+            os.environ[VISIBLE] = gpus[(place if shared is None else shared) % len(gpus)]
+        while True:
+            try:
+                plan = pipe.recv()
+            except EOFError:  # there are no more
+                return
+            pipe.send(attempt(run, plan))
 
 
 def _end_with_stage() -> None:

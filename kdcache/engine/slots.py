@@ -3,47 +3,40 @@
 A stage alone runs N trials at once, on cores / N threads each. Several stages at once must not run N each; and giving
 each a share of N would leave cores idle while only one of them has work, and change the number of threads, which can
 change a result's last bits. So all of them take their places from one folder, which KDCACHE_SLOTS names: N files, of
-which a trial locks one while it runs. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there
-is one stage at a time, and nothing to wait for.
+which a worker locks one for as long as its stage has trials for it. The place's number decides the worker's GPU, which
+cannot be changed later. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there is one stage at
+a time, and nothing to wait for.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
 from kdcache import processes
 
 SLOTS = "KDCACHE_SLOTS"
-T = TypeVar("T")
 PAUSE = 0.05  # seconds between two looks for a free place
 
 
 @contextmanager
-def one(count: int) -> Iterator[None]:
-    """Hold one of `count` places; waits until one is free."""
+def one(count: int) -> Iterator[int | None]:
+    """Hold one of `count` places and give its number, from 0; waits until one is free. None where there are none."""
     folder = _folder()
     if folder is None:
-        yield
+        yield None
         return
     with _turn(folder):
-        place = _first_free(folder, count)
+        place, lock = _first_free(folder, count)
     try:
-        yield
+        yield place
     finally:
-        place.release()
-
-
-def sharing(run: Callable[[T], None], count: int) -> Callable[[T], None]:
-    """`run`, holding one of `count` places meanwhile. It can be sent to another process when `run` can."""
-    return partial(_run_in_one, run, count)
+        lock.release()
 
 
 @contextmanager
@@ -60,11 +53,6 @@ def every() -> Iterator[None]:
         yield
 
 
-def _run_in_one(run: Callable[[T], None], count: int, what: T) -> None:
-    with one(count):
-        run(what)
-
-
 def _folder() -> Path | None:
     """Where the places are. Of the processes of one `accelerate launch` the main one takes a place for all of them."""
     name = os.environ.get(SLOTS)
@@ -78,13 +66,13 @@ def _turn(folder: Path) -> Iterator[None]:
         yield
 
 
-def _first_free(folder: Path, count: int) -> FileLock:
-    places = [FileLock(folder / f"place-{index}") for index in range(count)]
+def _first_free(folder: Path, count: int) -> tuple[int, FileLock]:
+    locks = [FileLock(folder / f"place-{index}") for index in range(count)]
     while True:
-        for place in places:
+        for place, lock in enumerate(locks):
             try:
-                place.acquire(timeout=0)
+                lock.acquire(timeout=0)
             except Timeout:
                 continue
-            return place
+            return place, lock
         time.sleep(PAUSE)

@@ -196,7 +196,8 @@ class LogitCache:
                 f"{path}: has no row group {group.group} of {group.rows} rows; ask `groups` again"
             )
         try:
-            with pq.ParquetFile(path, metadata=footer.metadata) as parquet:
+            # Not through Arrow's I/O threads: a row group is read at once, and handing it over takes longer.
+            with pq.ParquetFile(path, metadata=footer.metadata, pre_buffer=False) as parquet:
                 table = parquet.read_row_group(group.group, use_threads=False)
             part = _decoded(table, group.rows, self.manifest.row_shape)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:

@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing
+from kdcache.report.figures import Drawing, specification
 from kdcache.report.inputs import Metrics
 
 STEP = 24  # pixels a method's line takes
@@ -107,8 +107,7 @@ def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
         (str(name), float(rank))
         for name, rank in zip(ranked["regularizer"], ranked["mean_rank"], strict=True)
     ]
-    spec = _chart(named, critical).to_dict(validate=False)
-    spec.pop("config", None)
+    spec = _spec(named, critical)
     said = ", ".join(f"{name} {rank:.2f}" for name, rank in named)
     friedman = wording.p_value(ranked["friedman_p"].iloc[0])
     tested = "" if friedman == wording.NONE else f"; Friedman p {friedman}"
@@ -118,7 +117,7 @@ def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
     return Drawing(f"{title}, {wording.count(tasks, 'task')}{tested}", spec, words)
 
 
-def _chart(named: list[tuple[str, float]], critical: float) -> alt.LayerChart:
+def _spec(named: list[tuple[str, float]], critical: float) -> dict[str, Any]:
     """Methods by rank, one a line; below them bars join those that the critical difference does not tell apart."""
     bars = cliques([rank for _, rank in named], critical)
     lines = len(named) + len(bars) + 1
@@ -152,5 +151,4 @@ def _chart(named: list[tuple[str, float]], critical: float) -> alt.LayerChart:
         dots.transform_filter(left).mark_text(**words, align="left", dx=8).encode(text="regularizer:N"),
         dots.transform_filter(right).mark_text(**words, align="right", dx=-8).encode(text="regularizer:N"),
     ]
-    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(height=STEP * lines)
-    return chart
+    return specification(alt.LayerChart(layer=layers), STEP * lines)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from kdcache.params import Study
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales
+from kdcache.report.figures import Drawing, method_scales, specification
 from kdcache.report.inputs import Metrics
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
@@ -121,8 +121,7 @@ def diagrams(metrics: Metrics) -> list[Drawing]:
 
 
 def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
-    spec = _chart(rows).properties(height=HEIGHT).to_dict(validate=False)
-    spec.pop("config", None)
+    spec = specification(_chart(rows), HEIGHT)
     sure = overconfidence(rows)
     said = (f"{key[2]} {abs(gap):.1f} points {'above' if gap > 0 else 'below'}" for key, gap in sure.items())
     words = f"{title}. Reliability diagram. Mean confidence against accuracy: {'; '.join(said)}."

@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales
+from kdcache.report.figures import Drawing, method_scales, specification
 from kdcache.report.inputs import Metrics
 
 HEIGHT = 220  # pixels
@@ -25,8 +25,7 @@ def diagrams(metrics: Metrics) -> list[Drawing]:
 
 
 def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
-    spec = _chart(rows).properties(height=HEIGHT).to_dict(validate=False)
-    spec.pop("config", None)
+    spec = specification(_chart(rows), HEIGHT)
     said = [_in_words(str(name), group) for name, group in rows.groupby("regularizer", sort=False)]
     return Drawing(title, spec, f"{title}. Mean training loss by epoch: {'; '.join(said)}.")
 

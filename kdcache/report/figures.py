@@ -7,6 +7,7 @@ as its column, and the static figure (`figure.svg`, `figure.png`) puts the same 
 from __future__ import annotations
 
 import base64
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import altair as alt
 import pandas as pd
+from altair.utils.schemapi import debug_mode
 
 from kdcache.report import wording
 from kdcache.report.inputs import Metrics, flags
@@ -61,11 +63,7 @@ class Panel:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """The chart as Vega-Lite without width and theme, which are the page's or the static figure's."""
-        # Unchecked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
-        spec: dict[str, Any] = chart(self).properties(height=_height(self)).to_dict(validate=False)
-        spec.pop("config", None)
-        return spec
+        return specification(chart(self), _height(self))
 
 
 def panels(metrics: Metrics, confidence: float) -> list[Panel]:
@@ -127,6 +125,24 @@ def chart(panel: Panel) -> alt.LayerChart:
     )
     marks = [*_background(panel), _intervals(base, panel), *_points(base, panel), _verdicts(base)]
     return alt.LayerChart(layer=marks)
+
+
+def specification(drawn: alt.LayerChart, height: int) -> dict[str, Any]:
+    """A chart as Vega-Lite without width and theme, which are the page's or the static figure's.
+
+    Args:
+        drawn: is given that height, in pixels; a copy, such as `properties` makes, would take as long as drawing it.
+    """
+    drawn.height = height
+    # Unchecked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
+    spec: dict[str, Any] = drawn.to_dict(validate=False)
+    spec.pop("config", None)
+    return spec
+
+
+def unchecked() -> AbstractContextManager[None]:
+    """Altair checks each part of a chart against Vega-Lite's schema when it is made: a quarter of its time."""
+    return debug_mode(False)
 
 
 def _height(panel: Panel) -> int:
@@ -195,7 +211,7 @@ def _points(base: alt.Chart, panel: Panel) -> list[alt.Chart]:
     mark = placed.mark_point(size=75, strokeWidth=1.8, opacity=1).encode(
         stroke=alt.Stroke("init:N", scale=_colours(), legend=None),
         fill=alt.Fill("init:N", scale=_colours(), legend=None),
-        fillOpacity=alt.condition("datum.verdict === 'inconclusive'", alt.value(0), alt.value(1)),
+        fillOpacity=alt.FillOpacityValue(1, condition={"test": "datum.verdict === 'inconclusive'", "value": 0}),
         tooltip=shown,
     )
     return [disc, mark]
@@ -205,7 +221,7 @@ def _verdicts(base: alt.Chart) -> alt.Chart:
     """The verdict at the right of its line: in words, or on a phone as the sign that the tables use."""
     text = alt.ExprRef(f"containerSize()[0] < {NARROW} ? datum.sign : datum.verdict_words")
     words = base.mark_text(style="verdict", align="left", dx=10, aria=False, text=text)
-    encoded: alt.Chart = words.encode(x=alt.value("width"))
+    encoded: alt.Chart = words.encode(x=alt.XValue("width"))
     return encoded
 
 

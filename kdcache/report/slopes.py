@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales
+from kdcache.report.figures import Drawing, method_scales, specification
 from kdcache.report.inputs import Metrics
 
 HEIGHT = 240  # pixels
@@ -43,8 +43,7 @@ def _domain(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing:
     title = f"{rows[0]['task']}: {rows[0]['pretrained']} and {rows[0]['scratch']}"
-    spec = _chart(rows, domain).properties(height=HEIGHT).to_dict(validate=False)
-    spec.pop("config", None)
+    spec = specification(_chart(rows, domain), HEIGHT)
     said = "; ".join(f"{row['regularizer']} {_change(row)}, {row['verdict']}" for row in rows)
     return Drawing(title, spec, f"{title}. Points gained pretrained, and from scratch: {said}.")
 

@@ -25,7 +25,7 @@ from scipy import stats
 
 from kdcache.errors import ComparisonError
 from kdcache.statistics import weighted
-from kdcache.statistics.tests import positive, settled
+from kdcache.statistics.tests import positive, settled, t_quantile
 from kdcache.statistics.weighted import Floats, Outputs
 
 Counts: TypeAlias = NDArray[np.int64]
@@ -174,7 +174,7 @@ def row_intervals(
     if not total:
         return replace(found, sd_seeds=0.0, sd_total=0.0)
     df = (len(observed) - 1) * (total / seeds) ** 2 if seeds else math.inf
-    half = float(stats.t.ppf((1 + confidence) / 2, df)) * math.sqrt(total)
+    half = t_quantile((1 + confidence) / 2, df) * math.sqrt(total)
     ends = {"total_low": mean - half, "total_high": mean + half}
     return replace(found, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
 

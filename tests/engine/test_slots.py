@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 from filelock import FileLock, Timeout
 
-from kdcache.engine import run_trials, slots
+from kdcache.engine import local, run_trials, slots
 from kdcache.trials import TrialPlan
 from tests.engine.plans import plan
+from tests.engine.plans import wait_for as wait_until
 
 CONTEXT = multiprocessing.get_context("spawn")
 
@@ -45,7 +46,7 @@ def waits(mark: Path) -> bool:
     return not mark.exists()
 
 
-def hold(place: AbstractContextManager[None], mark: Path, until: Path) -> None:
+def hold(place: AbstractContextManager[object], mark: Path, until: Path) -> None:
     tries(mark).touch()
     with place:
         mark.touch()
@@ -126,6 +127,28 @@ def find_a_place_taken(_: TrialPlan) -> None:
 def test_every_trial_holds_a_place(workers: int) -> None:
     run_trials([plan(Path("x"), seed) for seed in range(2)], find_a_place_taken, workers)
     assert free("place-0")
+
+
+def leave_a_place_when_there_is_no_trial_left(plan: TrialPlan) -> None:
+    if plan.seed == 1:
+        wait_until(lambda: free("place-0") or free("place-1"), 60)
+
+
+def test_a_worker_gives_its_place_up_when_its_stage_has_no_trial_left_for_it() -> None:
+    plans = [plan(Path("x"), seed) for seed in range(2)]
+    run_trials(plans, leave_a_place_when_there_is_no_trial_left, workers=2)
+
+
+def tell_gpu(plan: TrialPlan) -> None:
+    (plan.task_folder / "gpu").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+
+
+def test_the_place_decides_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-b"])
+    with slots.one(2) as place:  # another stage's only trial
+        assert place == 0
+        run_trials([plan(folder, 0)], tell_gpu, workers=2)
+    assert (folder / "gpu").read_text() == "GPU-b"
 
 
 def test_processes_that_train_together_take_one_place(monkeypatch: pytest.MonkeyPatch) -> None:

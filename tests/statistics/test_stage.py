@@ -12,7 +12,8 @@ import pytest
 import stages.compare
 from kdcache.errors import KdcacheError
 from kdcache.params import Study
-from kdcache.results import Outputs
+from kdcache.results import Block, Outputs
+from kdcache.trials import TrialResult
 from tests.statistics.helpers import make_study, make_trials
 
 CURVES = pd.DataFrame({"task": ["news"], "epoch": [1], "loss": [0.5]})
@@ -20,10 +21,19 @@ MADE = {"versions": {"torch": ["2"]}, "devices": {"cpu, float32": 6}}
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 
 
-def outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:
-    labels = np.arange(20) % 2
-    right = np.random.default_rng(len(regularizer)).random((len(study.seeds), 20)) < 0.8
-    return Outputs(tuple(study.seeds), labels, np.where(right, labels, 1 - labels))
+class Validation:
+    """20 rows of two classes; what is said of them depends on the regularizer alone."""
+
+    def __init__(self, study: Study, root: Path) -> None:
+        self._seeds = tuple(study.seeds)
+
+    def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
+        labels = np.arange(20) % 2
+        right = np.random.default_rng(len(regularizer)).random((len(self._seeds), 20)) < 0.8
+        return Outputs(self._seeds, labels, np.where(right, labels, 1 - labels))
+
+    def logits(self, task: str, student: str, regularizer: str) -> list[Block]:
+        return [(np.eye(2), np.array([0, 1]))]
 
 
 def test_writes_the_eleven_files(
@@ -32,12 +42,8 @@ def test_writes_the_eleven_files(
     trials = make_trials(
         {("news", "tiny", m): [80.0, 81.0, 82.5 + i] for i, m in enumerate(("base", "smooth"))}
     )
-    monkeypatch.setattr(stages.compare, "trials_table", lambda study, root: trials)
-    monkeypatch.setattr(stages.compare, "cost_table", lambda study, root: COSTS)
-    monkeypatch.setattr(stages.compare, "curves_table", lambda study, root: CURVES)
-    monkeypatch.setattr(stages.compare, "provenance", lambda study, root: MADE)
-    monkeypatch.setattr(stages.compare, "validation_outputs", outputs)
-    monkeypatch.setattr(stages.compare, "validation_logits", lambda *_: [(np.eye(2), np.array([0, 1]))])
+    monkeypatch.setattr(stages.compare, "gather", lambda study, data: (trials, COSTS, CURVES, MADE))
+    monkeypatch.setattr(stages.compare, "Validation", Validation)
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), tmp_path, tmp_path / "metrics")
     written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
     assert written == [
@@ -68,11 +74,11 @@ def test_writes_the_eleven_files(
 def test_an_error_is_one_message_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing(study: object, root: Path) -> pd.DataFrame:
+    def missing(study: object, trials: Path) -> list[TrialResult]:
         raise KdcacheError("3 trials are missing")
 
     monkeypatch.setattr(stages.compare, "load_study", lambda path: make_study())
-    monkeypatch.setattr(stages.compare, "trials_table", missing)
+    monkeypatch.setattr(stages.compare, "read_trials", missing)
     with pytest.raises(SystemExit) as stopped:
         stages.compare.main(["--out", str(tmp_path / "metrics")])
     assert stopped.value.code == 1
