@@ -180,7 +180,7 @@ def _result(
         commit=checkpoints.commit(plan.model),
         start=checkpoints.start_fingerprint(plan.model, card.max_length),
         layers=plan.model.layers,
-        teacher=plan.model.teacher_name,
+        teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
         params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},

@@ -54,6 +54,11 @@ def _check_teachers(value: object) -> object:
     return tuple(names)
 
 
+def _teacher_names(teacher: str | Iterable[str] | None) -> tuple[str, ...]:
+    """None, one, or the members of an ensemble."""
+    return (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
+
+
 def _check_files(value: object) -> object:
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
@@ -226,12 +231,7 @@ class Student(Model):
     @property
     def teachers(self) -> tuple[str, ...]:
         """The names of its teachers: none, one, or the members of an ensemble."""
-        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher or ())
-
-    @property
-    def teacher_name(self) -> str | None:
-        """Its teacher in tables: "big", or "big+small" for an ensemble."""
-        return "+".join(self.teachers) or None
+        return _teacher_names(self.teacher)
 
 
 N = TypeVar("N", bound=float)
@@ -265,10 +265,11 @@ class Regularizer(Params):
     """A soft-label source with `alpha` and `temperature`; every one is a variant of one formula.
 
     See `kdcache.regularizers` for the formula and the source of each variant. `function` names your own
-    loss; beside it only `soft_labels` (teacher or self) has a meaning: which cached logits it is given.
+    loss; beside it only `soft_labels` (teacher or self) and `teacher` have a meaning: which cached logits it is given.
     """
 
     soft_labels: Literal["uniform", "uniform_others", "designed", "teacher", "self"] | None = None
+    teacher: Teachers | None = None  # in place of each student's own; as for a student, a list is an ensemble
     alpha: AnnealedShare = 0.0
     temperature: AnnealedPositive = 1.0
     correct: float | None = Field(default=None, gt=0, lt=1)
@@ -282,14 +283,26 @@ class Regularizer(Params):
     def is_base(self) -> bool:
         return self.soft_labels is None and self.function is None
 
+    @property
+    def own_teachers(self) -> tuple[str, ...]:
+        """The names of the teachers that it names itself."""
+        return _teacher_names(self.teacher)
+
+    def teachers_of(self, student: Student) -> tuple[str, ...]:
+        """The names of the teachers whose logits a student learns from by it: its own, or else the student's."""
+        return (self.own_teachers or student.teachers) if self.soft_labels == "teacher" else ()
+
+    def teacher_name(self, student: Student) -> str | None:
+        """Those teachers in tables: "big", "big+small" for an ensemble, None where no teacher's logits are used."""
+        return "+".join(self.teachers_of(student)) or None
+
     @model_validator(mode="after")
     def _consistent(self) -> Regularizer:
         if self.is_base:
             _raise_all(self._base_mistakes())
-        elif self.function is not None:
-            _raise_all(self._function_mistakes())
-        else:
-            _raise_all([*self._soft_label_mistakes(), *self._divergence_mistakes()])
+            return self
+        own = self._function_mistakes() if self.function is not None else self._formula_mistakes()
+        _raise_all([*self._teacher_mistakes(), *own])
         return self
 
     def _base_mistakes(self) -> Iterator[str]:
@@ -297,11 +310,20 @@ class Regularizer(Params):
             yield f"without soft_labels or function, {_listed(self.model_fields_set)} has no effect"
 
     def _function_mistakes(self) -> Iterator[str]:
-        useless = self.model_fields_set - {"function", "soft_labels"}
+        useless = self.model_fields_set - {"function", "soft_labels", "teacher"}
         if useless:
             yield f"beside function, {_listed(useless)} has no effect (put constants into the function)"
         if self.soft_labels not in (None, "teacher", "self"):
             yield f"a function is given cached logits (teacher or self) or none, not {self.soft_labels!r}"
+
+    def _teacher_mistakes(self) -> Iterator[str]:
+        if self.teacher is not None and self.soft_labels != "teacher":
+            found = repr(self.soft_labels) if self.soft_labels else "none"
+            yield f"teacher says whose logits soft_labels: teacher stands for, but soft_labels is {found}"
+
+    def _formula_mistakes(self) -> Iterator[str]:
+        yield from self._soft_label_mistakes()
+        yield from self._divergence_mistakes()
 
     def _soft_label_mistakes(self) -> Iterator[str]:
         designed = self.soft_labels == "designed"
@@ -583,19 +605,33 @@ def _task_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
 def _teacher_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
     known = ", ".join(names["teachers"]) or "none"
     needing = [
-        f"distillers.{name}" for name, method in study.distillers.items() if method.soft_labels == "teacher"
+        f"distillers.{name}"
+        for name, method in study.distillers.items()
+        if method.soft_labels == "teacher" and not method.own_teachers
     ]
     for name, student in study.students.items():
         where = f"students.{name}.teacher"
         if needing and not student.teachers:
             yield f"{where}: missing, but {', '.join(needing)} needs a teacher (there are: {known})"
-        for teacher in student.teachers:
-            if teacher not in names["teachers"]:
-                yield f"{where}: no teacher {teacher!r} (there are: {known})"
-            elif teacher in study.teachers:
-                for task in names["tasks"]:
-                    if study.applies(student, task) and not study.applies(study.teachers[teacher], task):
-                        yield f"{where}: {teacher!r} is not declared for task {task!r}"
+        yield from _unusable_teachers(where, student.teachers, [student], study, names)
+    for name, method in study.distillers.items():
+        if method.soft_labels == "teacher":
+            where, students = f"distillers.{name}.teacher", list(study.students.values())
+            yield from _unusable_teachers(where, method.own_teachers, students, study, names)
+
+
+def _unusable_teachers(
+    where: str, teachers: Iterable[str], students: list[Student], study: Study, names: dict[str, list[str]]
+) -> Iterator[str]:
+    """Teachers that there are not, or that are not for a task which one of the students is for."""
+    tasks = [task for task in names["tasks"] if any(study.applies(student, task) for student in students)]
+    for teacher in teachers:
+        if teacher not in names["teachers"]:
+            yield f"{where}: no teacher {teacher!r} (there are: {', '.join(names['teachers']) or 'none'})"
+        elif teacher in study.teachers:
+            for task in tasks:
+                if not study.applies(study.teachers[teacher], task):
+                    yield f"{where}: {teacher!r} is not declared for task {task!r}"
 
 
 def _method_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:

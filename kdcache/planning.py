@@ -250,9 +250,7 @@ class _Lookup:
         """The runs whose logits a trial learns from."""
         if method.soft_labels == "self" and own is not None:
             return [own]
-        if method.soft_labels == "teacher":
-            return [self._taught[name] for name in student.teachers]
-        return []
+        return [self._taught[name] for name in method.teachers_of(student)]
 
     def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
         """The identity of a training; None when the task or the checkpoint is not there.

@@ -108,8 +108,9 @@ def trials_table(study: Study, root: Path) -> pd.DataFrame:
 
 def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
     fields, student = result.model_dump(), study.students[result.student]
-    # Names that a trial is kept under when they change: a moved checkpoint, another teacher of a plain trial.
-    fields |= {"checkpoint": student.checkpoint, "teacher": student.teacher_name}
+    # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
+    teacher = study.method(result.regularizer).teacher_name(student)
+    fields |= {"checkpoint": student.checkpoint, "teacher": teacher}
     return {
         **{name: fields[name] for name in DESCRIPTION},
         **result.metrics,

@@ -143,7 +143,7 @@ def training_basis(card: TaskCard, model: Model, function: str | None = None) ->
 
 def identity_from(basis: Mapping[str, Any], method: Regularizer, seed: int, *soft_labels: str) -> str:
     """The identity of one training, see `training_identity`."""
-    parts = {"method": method.model_dump(), "soft_labels": soft_labels, "seed": seed}
+    parts = {"method": method.model_dump(exclude=NAMES_ONLY), "soft_labels": soft_labels, "seed": seed}
     return fingerprint.of_json({**basis, **parts})
 
 

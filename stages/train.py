@@ -82,13 +82,12 @@ def _identity(soft_labels: Path) -> str:
 
 def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
     """The logit caches a distiller learns from: its teachers', or the baseline trial's of the same seed (Self-KD)."""
-    kind = study.method(regularizer).soft_labels
-    if kind == "teacher":
-        return tuple(layout.cache_folder(task, teacher) for teacher in study.students[student].teachers)
-    if kind == "self":
+    method = study.method(regularizer)
+    if method.soft_labels == "self":
         baseline = layout.configuration_folder(task, student, study.comparison.baseline)
         return (trials.trial_folder(baseline, seed) / trials.LOGITS,)
-    return ()
+    teachers = method.teachers_of(study.students[student])
+    return tuple(layout.cache_folder(task, teacher) for teacher in teachers)
 
 
 if __name__ == "__main__":

@@ -286,7 +286,7 @@ ONE = [
     # regularizers
     ({"regularizers": {}}, "regularizers: expected at least 1, found 0"),
     ({"regularizers.smooth.epsilon": 0.1},
-     "regularizers.smooth.epsilon: unknown key (there are: soft_labels, alpha,"),
+     "regularizers.smooth.epsilon: unknown key (there are: soft_labels, teacher, alpha,"),
     ({"regularizers.base": None},
      "regularizers.base: expected a mapping of keys, found None (write {} for none)"),
     ({"regularizers.base": {"alpha": 0.1}},
@@ -339,6 +339,18 @@ ONE = [
     ({"distillers.kd.beta": -1}, "distillers.kd.beta: Input should be greater than or equal to 0, found -1"),
     ({"regularizers.smooth.divergence": "dkd", "regularizers.smooth.beta": 8},
      "regularizers.smooth: divergence: dkd takes logits apart, so it needs soft_labels: teacher or self"),
+    ({"distillers.kd.teacher": "huge"},
+     "distillers.kd.teacher: no teacher 'huge' (there are: big, eye)"),
+    ({"distillers.kd.teacher": "big"},
+     "distillers.kd.teacher: 'big' is not declared for task 'digits'"),
+    ({"distillers.kd.teacher": []},
+     "distillers.kd.teacher: expected a teacher or a list of different teachers, found []"),
+    ({"distillers.self_kd.teacher": "big"},
+     "distillers.self_kd: teacher says whose logits soft_labels: teacher stands for, but soft_labels is 'self'"),
+    ({"regularizers.mine": {"function": "m:f", "teacher": "big"}},
+     "regularizers.mine: teacher says whose logits soft_labels: teacher stands for, but soft_labels is none"),
+    ({"regularizers.base": {"teacher": "big"}},
+     "regularizers.base: without soft_labels or function, teacher has no effect"),
     ({"distillers.smooth": {"soft_labels": "self", "alpha": 0.5}},
      "distillers.smooth: the name is also a regularizer's; names must differ"),
     # schedules
@@ -604,12 +616,37 @@ def test_a_student_has_no_teacher_one_or_several(tmp_path: Path) -> None:
     )
     study = load_study(write(tmp_path, several))
     assert study.students["small"].teachers == ("big", "other")
-    assert study.students["small"].teacher_name == "big+other"
     assert study.students["glance"].teachers == ("eye",)
-    assert study.students["glance"].teacher_name == "eye"
-    alone = study.students["small"].model_copy(update={"teacher": None})
-    assert (alone.teachers, alone.teacher_name) == ((), None)
+    assert study.students["small"].model_copy(update={"teacher": None}).teachers == ()
     assert hash(study.students["small"])  # its encoded rows are kept by it
+
+
+def test_a_distiller_has_the_students_teacher_or_its_own(tmp_path: Path) -> None:
+    own = {"soft_labels": "teacher", "alpha": 0.5, "teacher": ["other", "big"]}
+    everywhere = {**MODEL, "tasks": ["news", "digits"]}
+    changes = {"teachers.other": everywhere, "teachers.big": everywhere, "distillers.kd_own": own}
+    study = load_study(write(tmp_path, changed(changes)))
+    small, kd, kd_own = study.students["small"], study.method("kd"), study.method("kd_own")
+    assert (kd.teachers_of(small), kd.teacher_name(small)) == (("big",), "big")
+    assert (kd_own.teachers_of(small), kd_own.teacher_name(small)) == (("other", "big"), "other+big")
+    for free in ("base", "smooth", "self_kd"):
+        assert (study.method(free).teachers_of(small), study.method(free).teacher_name(small)) == ((), None)
+
+
+def test_a_student_needs_no_teacher_where_every_distiller_names_its_own(tmp_path: Path) -> None:
+    changes = {
+        "teachers.big.tasks": ABSENT,
+        "distillers.kd.teacher": "big",
+        "students.small.teacher": ABSENT,
+        "students.glance.teacher": ABSENT,
+    }
+    assert load_study(write(tmp_path, changed(changes))).students["small"].teachers == ()
+    other = {"soft_labels": "teacher", "alpha": 0.9}
+    found = mistakes(tmp_path, changed({**changes, "distillers.kd_other": other}))
+    assert [line.split(" (")[0] for line in found] == [
+        f"students.{name}.teacher: missing, but distillers.kd_other needs a teacher"
+        for name in ("small", "glance")
+    ]
 
 
 def test_a_mistake_beside_an_ensemble_hides_no_missing_member(tmp_path: Path) -> None:

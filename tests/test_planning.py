@@ -259,6 +259,8 @@ FILMS = {"tasks": {"films": STUDY["tasks"]["films"]}}
         ({"students.small.epochs": 4}, {"teachers.done": 1, "trials.done": 8, "trials.stale": 8}),
         # Another teacher: its trials are KD's
         ({"teachers.big.epochs": 3}, {"teachers.stale": 1, "trials.done": 12, "trials.stale": 4}),
+        # The teacher that the students have anyway
+        ({"distillers.kd.teacher": "big"}, {"teachers.done": 1, "trials.done": 16}),
         # A name and a place are not part of an identity
         ({"students.small.tasks": ["films"]}, {"teachers.done": 1, "trials.done": 16}),
     ],

@@ -125,12 +125,21 @@ def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
     ]
 
 
-def test_the_names_of_an_ensemble_are_joined(root: Path) -> None:
-    teachers = {"big": {**MODEL, "tasks": ["one"]}, "huge": {**MODEL, "tasks": ["one"]}}
-    students = study().model_dump(exclude_unset=True)["students"]
-    students["small"]["teacher"] = ["huge", "big"]
-    table = trials_table(study(teachers=teachers, students=students), root)
-    assert table["teacher"].fillna("none").tolist() == ["huge+big", "huge+big", "none", "none"]
+def test_a_trial_s_teacher_is_the_one_that_it_learned_from(root: Path) -> None:
+    """The student's or the method's own, by the names they have now; the members of an ensemble are joined."""
+    kd = {"soft_labels": "teacher", "alpha": 0.5}
+    teachers = {name: {**MODEL, "tasks": ["one"]} for name in ("big", "huge")}
+    methods = {
+        "kd": kd,
+        "kd_both": {**kd, "teacher": ["huge", "big"]},
+        "self_kd": {**kd, "soft_labels": "self"},
+    }
+    for method in methods:
+        put_trial(root, "one", "small", method, 0, 0.9, teacher="as it was called then")
+        put_trial(root, "two", "tiny", method, 0, 0.9)
+    table = trials_table(study(seeds=[0], teachers=teachers, distillers=methods), root)
+    found = table[table["student"] == "small"].set_index("regularizer")["teacher"].fillna("none")
+    assert found.to_dict() == {"base": "none", "kd": "big", "kd_both": "huge+big", "self_kd": "none"}
 
 
 def test_what_the_study_does_not_ask_for_is_in_no_table(root: Path) -> None:

@@ -122,6 +122,15 @@ def test_identity_ignores_names_and_what_is_only_scored(checkpoint: Path) -> Non
     assert training_identity(renamed, student(checkpoint, teacher="big", tasks=["rte"]), base, 0) == plain
 
 
+def test_a_distiller_that_names_the_students_teacher_has_the_same_identity(checkpoint: Path) -> None:
+    """What counts is the logits, which the caches' identities stand for."""
+    kd = Regularizer(soft_labels="teacher", alpha=0.5)
+    taught = training_identity(card(), student(checkpoint, teacher="big"), kd, 0, "logits of big")
+    named = kd.model_copy(update={"teacher": "big"})
+    assert training_identity(card(), student(checkpoint), named, 0, "logits of big") == taught
+    assert training_identity(card(), student(checkpoint), named, 0, "logits of huge") != taught
+
+
 def test_identity_follows_the_checkpoint_and_not_its_path(checkpoint: Path, tmp_path: Path) -> None:
     base = Regularizer()
     before = training_identity(card(), student(checkpoint), base, 0)

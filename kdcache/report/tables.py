@@ -310,9 +310,13 @@ def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Data
 
 def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The trials that trained on this teacher's cached logits."""
-    students = [name for name, params in study.students.items() if teacher in params.teachers]
-    methods = [name for name, method in study.methods().items() if method.soft_labels == "teacher"]
-    mine = trials["model"].isin(students) & trials["regularizer"].isin(methods)
+    pairs = [
+        (student, method)
+        for student, params in study.students.items()
+        for method, how in study.methods().items()
+        if teacher in how.teachers_of(params)
+    ]
+    mine = pd.MultiIndex.from_frame(trials[["model", "regularizer"]]).isin(pairs)
     return trials[(trials["task"] == task) & mine]
 
 

@@ -63,6 +63,14 @@ def test_teacher_costs(metrics: Metrics) -> None:
     assert [(row.trials, row.each) for row in cost.students] == [("25", "13 s")] * 3
 
 
+def test_a_method_s_own_teacher_is_read_in_place_of_the_students(metrics: Metrics) -> None:
+    study = samples.study()
+    kd = study.distillers["kd"].model_copy(update={"teacher": ("resnet",)})
+    study = study.model_copy(update={"distillers": {**study.distillers, "kd": kd}})
+    small, resnet = tables.costs(metrics, study).teachers
+    assert (small.readers, resnet.readers) == ("0 trials of 0 students", "5 trials of 1 student")
+
+
 def test_each_member_of_an_ensemble_is_read_and_a_trial_is_counted_once(metrics: Metrics) -> None:
     study = samples.study()
     vit = study.students["vit-tiny"].model_copy(update={"tasks": None, "teacher": ("resnet", "huge")})
