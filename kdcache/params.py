@@ -32,6 +32,7 @@ from kdcache.errors import ParamsError
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
+UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 
 # Names become folder names, DVC stage names (`train@rte-bert-tiny-kd`) and keys in `dvc exp -S a.b=c`.
@@ -127,7 +128,7 @@ class Source(Params):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """train, validation, and the further splits that are evaluated like validation, in the file's order."""
+        """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
         named = {**(self.files or {}), **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
 
@@ -158,6 +159,7 @@ class Task(Params):
     max_length: int | None = Field(default=None, ge=4)
     train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
     sample_seed: Seed = 0  # which rows train_size draws
+    unlabelled: Literal["rest"] | None = None  # the train rows that it does not draw, without their labels
     label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
     noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
     augment: Augment | None = None
@@ -188,6 +190,15 @@ class Task(Params):
             yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
         if self.train_size is None and "sample_seed" in self.model_fields_set:
             yield "sample_seed says which rows train_size draws; without it, it has no effect"
+        if self.unlabelled and self.train_size is None:
+            yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
+        if self.unlabelled and UNLABELLED in self.source.split_names:
+            yield "the source has a split named unlabelled already; leave out unlabelled: rest"
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are rows without labels: a split of that name, or the rest of train."""
+        return self.unlabelled is not None or UNLABELLED in self.source.split_names
 
     @property
     def regression(self) -> bool:
@@ -277,6 +288,7 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
+    unlabelled: Literal["ignore", "use"] = "ignore"  # the task's rows without labels, beside the train rows
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     @property
@@ -324,6 +336,7 @@ class Regularizer(Params):
     def _formula_mistakes(self) -> Iterator[str]:
         yield from self._soft_label_mistakes()
         yield from self._divergence_mistakes()
+        yield from self._unlabelled_mistakes()
 
     def _soft_label_mistakes(self) -> Iterator[str]:
         designed = self.soft_labels == "designed"
@@ -357,6 +370,16 @@ class Regularizer(Params):
             yield "divergence: reverse_kl is infinite where soft labels are 0, as with uniform_others"
         if self.divergence != "kl" and self.variant == "released":
             yield "variant: released is defined with divergence: kl only"
+
+    def _unlabelled_mistakes(self) -> Iterator[str]:
+        if self.unlabelled == "ignore":
+            return
+        if self.soft_labels == "self":
+            yield "unlabelled: use needs a teacher: the baseline's trials keep no logits of unlabelled rows"
+        elif self.soft_labels != "teacher":
+            yield f"unlabelled: use needs soft_labels: teacher; {self.soft_labels!r} says nothing of such rows"
+        if self.divergence == "dkd":
+            yield "unlabelled: use has no divergence: dkd, which takes the true class apart: there is none"
 
 
 class Comparison(Params):
@@ -479,7 +502,10 @@ GROUPS: dict[str, type[Params]] = {
     "distillers": Regularizer,
 }
 # The keys that mistakes between entries depend on.
-LINKS = {"teacher", "tasks", "soft_labels", "divergence", "function", "metrics", "baseline", "margin"}
+LINKS = {
+    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
+    *("metrics", "baseline", "margin"),
+}
 UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 P = TypeVar("P", bound=Params)
 
@@ -589,6 +615,7 @@ def _cross_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
     yield from _teacher_mistakes(study, names)
     yield from _method_mistakes(study, names)
     yield from _regression_mistakes(study)
+    yield from _unlabelled_mistakes(study)
     yield from _comparison_mistakes(study, names)
     yield from _stage_name_mistakes(names)
 
@@ -658,6 +685,17 @@ def _regression_mistakes(study: Study) -> Iterator[str]:
                     f"{group}.{name}: task {tasks[0]!r} is a regression (one output), where only base, "
                     "teacher/self soft labels with divergence: mse and an own function are defined"
                 )
+
+
+def _unlabelled_mistakes(study: Study) -> Iterator[str]:
+    users = [f"distillers.{name}" for name, method in study.distillers.items() if method.unlabelled == "use"]
+    for name, task in study.tasks.items():
+        read = isinstance(getattr(task, "source", None), Source)  # or else the task has mistakes of its own
+        if users and read and not task.has_unlabelled:
+            yield (
+                f"tasks.{name}: has no unlabelled rows for {', '.join(users)}; give it `unlabelled: rest` beside "
+                "train_size, or its source a split named unlabelled"
+            )
 
 
 def _comparison_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ import pandas as pd
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
-from kdcache.params import Study
+from kdcache.params import UNLABELLED, Study
 from kdcache.tasks import load_split, read_card
 from kdcache.trials import LOGITS, TEACHER, VIEWS, TrialResult, read_result, trial_folder
 
@@ -119,7 +119,9 @@ def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
 
 
 def cost_table(study: Study, root: Path) -> pd.DataFrame:
-    """metrics/cost.csv: one row per teacher (paid once), logit cache, cache of views and trial: seconds, MiB, device.
+    """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, MiB, device.
+
+    A cache is of kind `cache`; those inside it of augmented views and of unlabelled rows are `views` and `unlabelled`.
 
     Args:
         root: the folder that holds `logits/` and `trials/`.
@@ -135,9 +137,15 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
-        if study.tasks[task].augment is not None:
-            cost = LogitCache(folder / VIEWS).manifest.cost
-            yield {"kind": "views", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+        for part in _beside(study, task):
+            cost = LogitCache(folder / part).manifest.cost
+            yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+
+
+def _beside(study: Study, task: str) -> list[str]:
+    """The further caches in a teacher's folder of logits."""
+    params = study.tasks[task]
+    return [*[VIEWS] * (params.augment is not None), *[UNLABELLED] * params.has_unlabelled]
 
 
 def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
@@ -178,9 +186,9 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
     - format: 1
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
-    - tasks: {name: {rows: {split: count}, data: fingerprint}}
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and of an
-      augmented task also views: the identity of the cache of its views
+    - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
+      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
 
     Args:
         root: the folder that holds `tasks/`, `logits/` and `trials/`.
@@ -202,15 +210,16 @@ def provenance(study: Study, root: Path) -> dict[str, Any]:
 
 def _task_facts(root: Path, task: str) -> dict[str, Any]:
     card = read_card(root / "tasks" / task)
-    return {"rows": card.rows, "data": card.fingerprint}
+    more = {} if card.unlabelled is None else {UNLABELLED: card.unlabelled.fingerprint}
+    return {"rows": card.rows, "data": card.fingerprint, **more}
 
 
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
     cache = LogitCache(folder)
-    views = {} if study.tasks[task].augment is None else {"views": LogitCache(folder / VIEWS).identity}
+    beside = {part: LogitCache(folder / part).identity for part in _beside(study, task)}
     prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **views, **prints}
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
 
 
 def validation_outputs(study: Study, root: Path, task: str, student: str, regularizer: str) -> Outputs:

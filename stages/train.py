@@ -54,9 +54,10 @@ def _plan(study: Study, task: str, student: str, regularizer: str, seed: int) ->
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
     card = read_card(layout.task_folder(task))
+    identities = map(_identity, trials.learned_from(soft_labels, method))
     return trials.TrialPlan(
         folder=trials.trial_folder(layout.configuration_folder(task, student, regularizer), seed),
-        identity=trials.training_identity(card, model, method, seed, *map(_identity, soft_labels)),
+        identity=trials.training_identity(card, model, method, seed, *identities),
         task=task,
         task_folder=layout.task_folder(task),
         student=student,

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcache.errors import CacheError
-from kdcache.files import write_json
+from kdcache.files import read_json, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
 from kdcache.params import Study
 from kdcache.results import (
@@ -109,6 +109,27 @@ def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
     table = cost_table(study(tasks={"one": {**task, "augment": {"crop": 1}}, "two": task}), root)
     assert table["kind"].tolist() == ["teacher", "cache", "views", "trial", "trial", "trial", "trial"]
     assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
+
+
+def test_a_cache_of_unlabelled_rows_has_a_cost_and_an_identity_of_its_own(root: Path) -> None:
+    cache = root / "logits/one/big"
+    shutil.copytree(cache, root / "more")
+    shutil.move(root / "more", cache / "unlabelled")
+    task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
+    some = study(tasks={"one": {**task, "train_size": 9, "unlabelled": "rest"}, "two": task})
+    table = cost_table(some, root)
+    assert table["kind"].tolist() == ["teacher", "cache", "unlabelled", "trial", "trial", "trial", "trial"]
+    put_task(root)
+    put_task(root, name="two")
+    made = provenance(some, root)
+    assert made["caches"][0]["unlabelled"] == LogitCache(cache / "unlabelled").identity
+    assert [list(facts) for facts in made["tasks"].values()] == [
+        ["rows", "data"]
+    ] * 2  # as their cards have it
+    card = read_json(root / "tasks/one/card.json")
+    card["unlabelled"] = {"origin": "rest", "shared_rows": 0, "fingerprint": "u"}
+    write_json(root / "tasks/one/card.json", card)
+    assert provenance(some, root)["tasks"]["one"]["unlabelled"] == "u"
 
 
 def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
