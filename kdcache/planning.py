@@ -24,6 +24,7 @@ from kdcache.trials import (
     TEACHER,
     VIEWS,
     TrialResult,
+    caches_beside,
     identity_from,
     learned_from,
     read_result,
@@ -209,12 +210,6 @@ class _Lookup:
         return None if self.size is None else self.size.unlabelled
 
     @property
-    def _parts(self) -> tuple[str, ...]:
-        """The caches of a teacher's logits, see `kdcache.trials.teacher_caches`."""
-        task = self.study.tasks[self.task]
-        return (PLAIN, *[VIEWS] * (task.augment is not None), *[UNLABELLED] * task.has_unlabelled)
-
-    @property
     def _train_logits(self) -> int:
         """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
         return 0 if self.size is None else self.size.train * (1 + self.views)
@@ -230,7 +225,8 @@ class _Lookup:
     def _teacher(self, name: str, teacher: Teacher) -> Run:
         """A teacher is done when its logits are there: nothing else needs its weights."""
         folder = self.data / "logits" / self.task / name
-        found = _record(folder) if _whole(folder, self._parts) else None
+        parts = (PLAIN, *caches_beside(self.study.tasks[self.task]))
+        found = _record(folder) if _whole(folder, parts) else None
         state: State = "missing"
         if found is not None:
             state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))

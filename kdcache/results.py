@@ -23,7 +23,7 @@ from kdcache.files import read_json
 from kdcache.logits import LogitCache
 from kdcache.params import UNLABELLED, Study
 from kdcache.tasks import load_split, read_card
-from kdcache.trials import LOGITS, TEACHER, VIEWS, TrialResult, read_result, trial_folder
+from kdcache.trials import LOGITS, TEACHER, TrialResult, caches_beside, read_result, trial_folder
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
@@ -137,15 +137,9 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
-        for part in _beside(study, task):
+        for part in caches_beside(study.tasks[task]):
             cost = LogitCache(folder / part).manifest.cost
             yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
-
-
-def _beside(study: Study, task: str) -> list[str]:
-    """The further caches in a teacher's folder of logits."""
-    params = study.tasks[task]
-    return [*[VIEWS] * (params.augment is not None), *[UNLABELLED] * params.has_unlabelled]
 
 
 def _trial_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
@@ -217,7 +211,7 @@ def _task_facts(root: Path, task: str) -> dict[str, Any]:
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
     cache = LogitCache(folder)
-    beside = {part: LogitCache(folder / part).identity for part in _beside(study, task)}
+    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
     prints = cache.manifest.fingerprints.model_dump()
     return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
 

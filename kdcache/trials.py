@@ -25,7 +25,7 @@ from kdcache import checkpoints, fingerprint, processes
 from kdcache.errors import CacheError, KdcacheError, TrialError
 from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Fingerprints, LogitCache
-from kdcache.params import UNLABELLED, Model, Regularizer, Student, Teacher
+from kdcache.params import UNLABELLED, Model, Regularizer, Student, Task, Teacher
 from kdcache.tasks import TaskCard
 
 log = logging.getLogger(__name__)
@@ -163,6 +163,11 @@ def learned_from(folders: Sequence[Path], method: Regularizer) -> list[Path]:
     """The logit caches whose identities are in a trial's: the folders', and of unlabelled rows if it uses them."""
     beside = [folder / UNLABELLED for folder in folders] if method.unlabelled == "use" else []
     return [*folders, *beside]
+
+
+def caches_beside(task: Task) -> list[str]:
+    """Which of BESIDE a teacher's folder of logits has, by what params.yaml says of the task."""
+    return [*[VIEWS] * (task.augment is not None), *[UNLABELLED] * task.has_unlabelled]
 
 
 def teacher_caches(card: TaskCard, model: Model, weights: str) -> dict[str, Fingerprints]:

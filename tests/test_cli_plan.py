@@ -72,12 +72,12 @@ def test_rows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["disk_bytes"] == {"logits": None, "teachers": None}
 
 
-@pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4", "films=-1,2"])
+@pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4,5", "films=-1,2"])
 def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> None:
     code, _, err = run(capsys, "--rows", text)
     assert (code, err) == (
         1,
-        f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED or TASK=TRAIN,EVALUATED,CLASSES\n",
+        f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]\n",
     )
 
 
