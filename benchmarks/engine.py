@@ -114,7 +114,7 @@ def run_at_once(plan: TrialPlan) -> None:
         init=plan.model.init,
         checkpoint=plan.model.checkpoint,
         layers=None,
-        teacher=plan.model.teacher,
+        teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
         params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},

@@ -73,6 +73,7 @@ def trials(of: Study) -> pd.DataFrame:
     random, rows = np.random.default_rng(0), []
     for task, student, method in of.configurations():
         scratch = of.students[student].init == "scratch"
+        teacher = of.method(method).teacher_name(of.students[student])
         level = 0.9 - 0.02 * list(of.tasks).index(task) - 0.06 * scratch
         for seed in of.seeds:
             score = level + scratch * METHODS.get(method, 0.0) / 100 + random.normal(0, 0.005)
@@ -80,7 +81,7 @@ def trials(of: Study) -> pd.DataFrame:
             rows.append(
                 {"task": task, "student": student, "family": student.split("-")[0]}
                 | {"init": of.students[student].init, "checkpoint": of.students[student].checkpoint}
-                | {"layers": None, "teacher": "teacher", "regularizer": method, "seed": seed}
+                | {"layers": None, "teacher": teacher, "regularizer": method, "seed": seed}
                 | {"accuracy": score, "nll": 1.2 - score / 2 - soft + random.normal(0, 0.01)}
                 | {"brier": 1 - score + random.normal(0, 0.005), "ece": 0.1 - soft + random.normal(0, 0.005)}
                 | {"seconds": 20.0, "peak_memory_mb": 500.0, "device": "cpu"}
@@ -196,7 +197,8 @@ def open_in_browser(page: Path) -> dict[str, float | int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    from kdcache.pretraining.card import machine  # imports torch: benchmarks.engine takes only the study from here
+    # Here, since it imports torch: benchmarks.engine takes only the study from this module.
+    from kdcache.pretraining.card import machine
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)

@@ -1,4 +1,4 @@
-"""Augmented views of a task's train images: random crop and flip, V of them for each row, the same for every model.
+"""Augmented views of a task's training images: random crop and flip, V of them for each row, the same for every model.
 
 With `augment` in a task, whoever trains on it sees view (epoch mod V) of each row. A view follows from the task's
 seed and the row alone (`kdcache.logits.view_seed`), so a student sees exactly the pixels that its teacher's cached
@@ -22,8 +22,6 @@ from kdcache.logits import Augmentation
 from kdcache.logits.views import Augmenter
 from kdcache.params import Augment
 from kdcache.tasks import EncodedSplit, encode_split, load_split, read_card
-
-SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,10 @@ def transform(augment: Augment) -> CropAndFlip:
 
 
 class Images:
-    """A task's train images, decoded when asked for, and how a model takes a batch of them: for `write_logits`."""
+    """A split's images, decoded when asked for, and how a model takes a batch of them: for `write_logits`."""
 
-    def __init__(self, folder: Path, preprocessor: Preprocessor) -> None:
-        self._pngs = load_split(folder, SPLIT, ["image"]).column("image")
+    def __init__(self, folder: Path, split: str, preprocessor: Preprocessor) -> None:
+        self._pngs = load_split(folder, split, ["image"]).column("image")
         self._preprocessor = preprocessor
 
     def __len__(self) -> int:
@@ -79,8 +77,8 @@ class Images:
         return {"pixel_values": torch.from_numpy(np.stack(values))}
 
 
-def encode_views(folder: Path, preprocessor: Preprocessor) -> EncodedSplit:
-    """The train split of a task with `augment`, as a model takes it, `pixel_values` [V, N, C, H, W]: all its views.
+def encode_views(folder: Path, split: str, preprocessor: Preprocessor) -> EncodedSplit:
+    """A split of a task with `augment`, as a model takes it, `pixel_values` [V, N, C, H, W]: all its views.
 
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality, or has no `augment`.
@@ -88,7 +86,7 @@ def encode_views(folder: Path, preprocessor: Preprocessor) -> EncodedSplit:
     augment = read_card(folder).augment
     if augment is None:
         raise TaskError(f"{folder}: has no views, the task has no `augment`")
-    plain, images = encode_split(folder, SPLIT, preprocessor), Images(folder, preprocessor)
+    plain, images = encode_split(folder, split, preprocessor), Images(folder, split, preprocessor)
     assert plain.pixel_values is not None  # only an image task has `augment`
     make, p = Augmenter(transform(augment), None, augment.seed), preprocessor
     values = np.empty((augment.views, *plain.pixel_values.shape), dtype=np.float32)

@@ -50,6 +50,8 @@ def measured(job: Job) -> Speed | None:
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
     """The plan as one JSON-like object; what is unknown is None.
 
+    `steps_each` of a job lists the different numbers of steps of its runs: more where a method uses unlabelled rows.
+
     Args:
         speeds: of jobs, by (kind, task, model); default: what their finished runs show.
     """
@@ -64,13 +66,15 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
         "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
         "disk_bytes": _disk(plan, known),
         "devices": sorted({job["device"] for job in jobs if job["device"]}),
-        "rows": {
-            task: size and {"train": size.train, "evaluated": size.evaluated}
-            for task, size in plan.sizes.items()
-        },
+        "rows": {task: size and _rows(size) for task, size in plan.sizes.items()},
         "jobs": jobs,
         "notes": list(plan.notes),
     }
+
+
+def _rows(size: Size) -> dict[str, int]:
+    more = {} if size.unlabelled is None else {"unlabelled": size.unlabelled}
+    return {"train": size.train, "evaluated": size.evaluated, **more}
 
 
 def key(job: Job) -> tuple[str, str, str]:
@@ -104,16 +108,16 @@ def _counted(jobs: Iterable[Job]) -> dict[str, int]:
 
 
 def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
-    states = _counted([job])
+    states, steps = _counted([job]), _distinct(run.steps for run in job.runs)
     return {
         "kind": job.kind,
         "task": job.task,
         "model": job.model,
         "runs": states.pop("total"),
         **states,
-        "steps_each": job.steps,
-        "steps_total": None if job.steps is None else job.steps * len(job.runs),
-        "steps_left": None if job.steps is None else job.steps * len(job.left),
+        "steps_each": steps,
+        "steps_total": _sum(run.steps for run in job.runs),
+        "steps_left": None if steps is None else _sum(run.steps for run in job.left),
         "seconds_a_step": speed.step if speed else None,
         "seconds_total": _seconds(job, job.runs, speed),
         "seconds_left": _seconds(job, job.left, speed),
@@ -122,13 +126,19 @@ def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
     }
 
 
+def _distinct(steps: Iterable[int | None]) -> list[int] | None:
+    """In ascending order; None when one is unknown."""
+    found = set(steps)
+    return None if None in found else sorted(count for count in found if count is not None)
+
+
 def _seconds(job: Job, runs: tuple[Run, ...], speed: Speed | None) -> float | None:
     if not runs:
         return 0.0
-    rows = _sum(run.predicted for run in runs)
-    if speed is None or job.steps is None or rows is None:
+    rows, steps = _sum(run.predicted for run in runs), _sum(run.steps for run in runs)
+    if speed is None or steps is None or rows is None:
         return None
-    return job.steps * len(runs) * speed.step + float(rows) * speed.row
+    return float(steps) * speed.step + float(rows) * speed.row
 
 
 def _sum(values: Iterable[Any]) -> Any:

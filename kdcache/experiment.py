@@ -11,7 +11,7 @@ import importlib.metadata
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +26,21 @@ from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter, write_logits
 from kdcache.logits.format import MANIFEST
 from kdcache.models import Preprocessor, build_model, load_preprocessor, save_model
-from kdcache.params import Model, Regularizer, Teacher
+from kdcache.params import UNLABELLED, Model, Regularizer, Teacher
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit, TaskCard, encode_split, read_card
 from kdcache.trials import (
+    BESIDE,
     INAPPLICABLE,
     LOGITS,
+    PLAIN,
     RESULT,
     TEACHER,
     VIEWS,
     TrialPlan,
     TrialResult,
     logit_fingerprints,
+    teacher_caches,
     teacher_files,
     trained_teacher,
     write_result,
@@ -59,7 +62,7 @@ def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity
     model = build_model(teacher, card, teacher.seed, preprocessor)
     splits = {split: _encode(task_folder, split, teacher) for split in card.evaluated}
     loss = make_loss(Regularizer(), card.classes, card.regression)
-    train = _training_rows(task_folder, teacher, card)
+    train = _training_rows(task_folder, "train", teacher, card)
     trained, run = training.fine_tune(model, train, loss, teacher, teacher.seed)
     logits = {split: _predicted(trained, rows, teacher) for split, rows in splits.items()}
     result = {
@@ -92,73 +95,97 @@ def _save_teacher(model: Any, preprocessor: Preprocessor, folder: Path, result: 
 
 
 def cache_logits(name: str, task_folder: Path, teacher: Teacher, teacher_folder: Path, folder: Path) -> None:
-    """Write a fine-tuned teacher's logits on every split of the task as a logit cache."""
+    """Write a fine-tuned teacher's logits on every split of the task as logit caches (see `trials.teacher_caches`).
+
+    A cache that is there, whole and of the same fingerprints, stays as it is.
+    """
     card = read_card(task_folder)
     trained = trained_teacher(teacher, teacher_folder)
     model = build_model(trained, card, teacher.seed, load_preprocessor(trained, card))
-    splits = {split: _encode(task_folder, split, trained) for split in ("train", *card.evaluated)}
-    device = PartialState().device
-    batches = {
-        name: training.Batcher(data, training.pad_token(model), device) for name, data in splits.items()
-    }
+    wanted = teacher_caches(card, trained, weights=fingerprint.of_weights(teacher_folder))
     if PartialState().is_main_process:
-        for former in (MANIFEST, INAPPLICABLE):
-            remove(folder / former)
-        if card.augment is None and (folder / VIEWS).exists():
-            shutil.rmtree(folder / VIEWS)
+        _clear(folder, wanted)
         # What the teacher cost goes with its logits: who has those need not fetch the weights.
         write_json(folder / TEACHER, read_json(teacher_folder / TEACHER))
-    network = training.logits_of(model, teacher.precision)
-    prints = logit_fingerprints(card, trained, weights=fingerprint.of_weights(teacher_folder))
-    if card.augment is not None:
-        images = augmentation.Images(task_folder, load_preprocessor(trained, card))
-        write_logits(
-            network,
-            images,
-            folder / VIEWS,
+    for part, prints in wanted.items():
+        write = functools.partial(
+            write_logits,
+            training.logits_of(model, teacher.precision),
+            path=folder / part,
             label_names=card.label_names,
-            collate=images.collate,
             batch_size=teacher.batch_size,
-            row_hashes=splits["train"].row_hashes,
-            augment=augmentation.transform(card.augment),
-            augmentation=augmentation.recorded(card.augment),
             fingerprints=prints,
-            run=f"teacher {name}, views",
-            device=device,
+            run=f"teacher {name}" if part == PLAIN else f"teacher {name}, {part}",
+            device=PartialState().device,
             overwrite=True,
         )
-    write_logits(
-        network,
+        if part == PLAIN:
+            _cache_rows(write, task_folder, ("train", *card.evaluated), trained, model)
+        elif card.augment is not None:
+            _cache_views(write, task_folder, "train" if part == VIEWS else UNLABELLED, trained)
+        else:
+            _cache_rows(write, task_folder, (UNLABELLED,), trained, model)
+
+
+def _clear(folder: Path, wanted: Mapping[str, Fingerprints]) -> None:
+    """Remove what is no longer asked for, and the manifests of caches that have to be written again."""
+    remove(folder / INAPPLICABLE)
+    for part in BESIDE:
+        if part not in wanted and (folder / part).exists():
+            shutil.rmtree(folder / part)
+    for part, prints in wanted.items():
+        try:
+            LogitCache(folder / part, prints).verify("full")
+        except CacheError:
+            remove(folder / part / MANIFEST)
+
+
+def _cache_rows(
+    write: Callable[..., LogitCache], task_folder: Path, splits: Sequence[str], trained: Model, model: Any
+) -> None:
+    """The rows as they are; those with labels are scored."""
+    card, pad, device = read_card(task_folder), training.pad_token(model), PartialState().device
+    rows = {split: _encode(task_folder, split, trained) for split in splits}
+    batches = {split: training.Batcher(data, pad, device) for split, data in rows.items()}
+    write(
         batches,
-        folder,
-        label_names=card.label_names,
         collate=lambda batch: batch,  # a Batcher gives whole batches
-        batch_size=teacher.batch_size,
-        row_hashes={split: data.row_hashes for split, data in splits.items()},
-        lengths={split: rows.lengths for split, rows in batches.items()},
-        fingerprints=prints,
-        score=lambda split, logits: _score(logits, splits[split], card),
-        run=f"teacher {name}",
-        device=device,
+        row_hashes={split: data.row_hashes for split, data in rows.items()},
+        lengths={split: data.lengths for split, data in batches.items()},
+        score=None if UNLABELLED in splits else lambda split, logits: _score(logits, rows[split], card),
+    )
+
+
+def _cache_views(write: Callable[..., LogitCache], task_folder: Path, split: str, trained: Model) -> None:
+    """The rows of an augmented task in each of their views."""
+    card = read_card(task_folder)
+    assert card.augment is not None  # or there are no views
+    images = augmentation.Images(task_folder, split, load_preprocessor(trained, card))
+    write(
+        {split: images},
+        collate=images.collate,
+        row_hashes=_encode(task_folder, split, trained).row_hashes,
+        augment=augmentation.transform(card.augment),
+        augmentation=augmentation.recorded(card.augment),
     )
 
 
 def run_trial(plan: TrialPlan) -> None:
     """Train, score and save one trial; its result.json is written last."""
     card = read_card(plan.task_folder)
-    train = _training_rows(plan.task_folder, plan.model, card)
-    soft = _soft_logits(plan, card, train)
+    train = _training_rows(plan.task_folder, "train", plan.model, card)
+    rows, soft = _learned_rows(plan, card, train)
     model = build_model(plan.model, card, plan.seed, load_preprocessor(plan.model, card))
     loss = make_loss(plan.method, card.classes, card.regression)
-    trained, run = training.fine_tune(model, train, loss, plan.model, plan.seed, soft)
+    trained, run = training.fine_tune(model, rows, loss, plan.model, plan.seed, soft)
     start = time.perf_counter()
     splits = {split: _encode(plan.task_folder, split, plan.model) for split in plan.splits}
     logits = {split: _predicted(trained, rows, plan.model) for split, rows in splits.items()}
     views = _predicted_views(trained, train, plan.model) if plan.keep_views else None
     if not PartialState().is_main_process:
         return
-    rows = sum(map(len, logits.values()))
-    cost = _cost(time.perf_counter() - start, rows, PartialState().device, plan.name)
+    predicted = sum(map(len, logits.values()))
+    cost = _cost(time.perf_counter() - start, predicted, PartialState().device, plan.name)
     prints = logit_fingerprints(card, plan.model, weights=plan.identity)
     remove(plan.folder / RESULT)
     if views is not None:
@@ -180,7 +207,7 @@ def _result(
         commit=checkpoints.commit(plan.model),
         start=checkpoints.start_fingerprint(plan.model, card.max_length),
         layers=plan.model.layers,
-        teacher=plan.model.teacher_name,
+        teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
         params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},
@@ -190,22 +217,34 @@ def _result(
     )
 
 
-def _soft_logits(plan: TrialPlan, card: TaskCard, train: EncodedSplit) -> Logits | None:
-    """The cached raw logits [N, K] that the plan learns from, in the order of the train rows; every row is checked.
+def _learned_rows(plan: TrialPlan, card: TaskCard, train: EncodedSplit) -> tuple[EncodedSplit, Logits | None]:
+    """The rows that a plan trains on and their soft logits: train, then the unlabelled rows if its method uses them."""
+    if not plan.soft_labels:
+        return train, None
+    soft = _soft_logits(plan, card, "train", train)
+    if plan.method.unlabelled == "ignore":
+        return train, soft
+    more = _training_rows(plan.task_folder, UNLABELLED, plan.model, card)
+    return train.with_unlabelled(more), np.concatenate([soft, _soft_logits(plan, card, UNLABELLED, more)])
+
+
+def _soft_logits(plan: TrialPlan, card: TaskCard, split: str, rows: EncodedSplit) -> Logits:
+    """The cached raw logits [N, K] that the plan learns from, in the order of the split's rows; every row is checked.
 
     Of a task with `augment` those of each view, [N, V, K]. Of several teachers it is the mean of their logits, as
     `kdcache.logits.ensemble` makes by default: unlike the mean of probabilities it is one for every temperature, for
     logit matching and for a regression.
     """
-    if not plan.soft_labels:
-        return None
-    logits = [_cached_logits(path, card, train) for path in plan.soft_labels]
+    logits = [_cached_logits(path, card, split, rows) for path in plan.soft_labels]
     return np.asarray(np.mean(logits, axis=0, dtype=np.float64), dtype=np.float32)
 
 
-def _cached_logits(path: Path, card: TaskCard, train: EncodedSplit) -> Logits:
-    cache = LogitCache(path if card.augment is None else path / VIEWS)
-    cached, expected = cache.manifest.fingerprints.data, card.fingerprint
+def _cached_logits(path: Path, card: TaskCard, split: str, rows: EncodedSplit) -> Logits:
+    part, expected = PLAIN if card.augment is None else VIEWS, card.fingerprint
+    if split == UNLABELLED and card.unlabelled is not None:
+        part, expected = UNLABELLED, card.unlabelled.fingerprint
+    cache = LogitCache(path / part)
+    cached = cache.manifest.fingerprints.data
     if cached != expected:
         raise CacheError(
             f"{cache.path}: its logits are of other data: the task {card.name!r} has fingerprint {expected}, "
@@ -217,7 +256,7 @@ def _cached_logits(path: Path, card: TaskCard, train: EncodedSplit) -> Logits:
             f"{cache.path}: its logits are of other views: expected {views}, found {cache.manifest.augmentation}; "
             "cache the logits again"
         )
-    return cache.logits("train", train.ids, train.row_hashes)
+    return cache.logits(split, rows.ids, rows.row_hashes)
 
 
 @functools.lru_cache(maxsize=8)
@@ -227,16 +266,16 @@ def _encode(task_folder: Path, split: str, model: Model) -> EncodedSplit:
     return encode_split(task_folder, split, load_preprocessor(model, card))
 
 
-def _training_rows(task_folder: Path, model: Model, card: TaskCard) -> EncodedSplit:
-    """The train split, in every view where the task is augmented."""
+def _training_rows(task_folder: Path, split: str, model: Model, card: TaskCard) -> EncodedSplit:
+    """A split to train on, train or unlabelled: in every view where the task is augmented."""
     if card.augment is None:
-        return _encode(task_folder, "train", model)
-    return _encode_views(task_folder, model)
+        return _encode(task_folder, split, model)
+    return _encode_views(task_folder, split, model)
 
 
-@functools.lru_cache(maxsize=1)
-def _encode_views(task_folder: Path, model: Model) -> EncodedSplit:
-    return augmentation.encode_views(task_folder, load_preprocessor(model, read_card(task_folder)))
+@functools.lru_cache(maxsize=2)
+def _encode_views(task_folder: Path, split: str, model: Model) -> EncodedSplit:
+    return augmentation.encode_views(task_folder, split, load_preprocessor(model, read_card(task_folder)))
 
 
 def _predicted(trained: Any, split: EncodedSplit, model: Model) -> Logits:

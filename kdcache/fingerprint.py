@@ -205,7 +205,7 @@ def of_code(*modules: ModuleType | str) -> str:
     return of_json({_module_name(module): _code_text(module) for module in modules})
 
 
-def row_hash(parts: Sequence[bytes], label: int | float) -> int:
+def row_hash(parts: Sequence[bytes], label: int | float | None) -> int:
     """Stable 64-bit hash of one row's content and label, for joining logits to the rows they belong to.
 
     xxh3_64 over, for each part, its length (8 bytes, little-endian) and its bytes; then the label as `i` and
@@ -213,11 +213,14 @@ def row_hash(parts: Sequence[bytes], label: int | float) -> int:
 
     Args:
         parts: text columns in UTF-8, or the image's bytes, in column order.
-        label: class index, or the target of a regression.
+        label: class index, or the target of a regression; None, of a row without one, counts as the further part
+            `\\0unlabelled` and the label 0.
 
     Returns:
         An unsigned 64-bit integer.
     """
+    if label is None:
+        return row_hash([*parts, b"\0unlabelled"], 0)
     digest = xxhash.xxh3_64()
     for part in parts:
         digest.update(struct.pack("<Q", len(part)))

@@ -32,6 +32,7 @@ from kdcache.errors import ParamsError
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
+UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 
 # Names become folder names, DVC stage names (`train@rte-bert-tiny-kd`) and keys in `dvc exp -S a.b=c`.
@@ -52,6 +53,11 @@ def _check_teachers(value: object) -> object:
     if not names or len(set(names)) != len(names):
         raise ValueError(f"expected a teacher or a list of different teachers, found {value!r}")
     return tuple(names)
+
+
+def _teacher_names(teacher: str | Iterable[str] | None) -> tuple[str, ...]:
+    """None, one, or the members of an ensemble."""
+    return (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
 
 
 def _check_files(value: object) -> object:
@@ -122,7 +128,7 @@ class Source(Params):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """train, validation, and the further splits that are evaluated like validation, in the file's order."""
+        """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
         named = {**(self.files or {}), **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
 
@@ -153,6 +159,7 @@ class Task(Params):
     max_length: int | None = Field(default=None, ge=4)
     train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
     sample_seed: Seed = 0  # which rows train_size draws
+    unlabelled: Literal["rest"] | None = None  # the train rows that it does not draw, without their labels
     label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
     noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
     augment: Augment | None = None
@@ -183,6 +190,15 @@ class Task(Params):
             yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
         if self.train_size is None and "sample_seed" in self.model_fields_set:
             yield "sample_seed says which rows train_size draws; without it, it has no effect"
+        if self.unlabelled and self.train_size is None:
+            yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
+        if self.unlabelled and UNLABELLED in self.source.split_names:
+            yield "the source has a split named unlabelled already; leave out unlabelled: rest"
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are rows without labels: a split of that name, or the rest of train."""
+        return self.unlabelled is not None or UNLABELLED in self.source.split_names
 
     @property
     def regression(self) -> bool:
@@ -226,12 +242,7 @@ class Student(Model):
     @property
     def teachers(self) -> tuple[str, ...]:
         """The names of its teachers: none, one, or the members of an ensemble."""
-        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher or ())
-
-    @property
-    def teacher_name(self) -> str | None:
-        """Its teacher in tables: "big", or "big+small" for an ensemble."""
-        return "+".join(self.teachers) or None
+        return _teacher_names(self.teacher)
 
 
 N = TypeVar("N", bound=float)
@@ -265,10 +276,11 @@ class Regularizer(Params):
     """A soft-label source with `alpha` and `temperature`; every one is a variant of one formula.
 
     See `kdcache.regularizers` for the formula and the source of each variant. `function` names your own
-    loss; beside it only `soft_labels` (teacher or self) has a meaning: which cached logits it is given.
+    loss; beside it only `soft_labels` (teacher or self) and `teacher` have a meaning: which cached logits it is given.
     """
 
     soft_labels: Literal["uniform", "uniform_others", "designed", "teacher", "self"] | None = None
+    teacher: Teachers | None = None  # in place of each student's own; as for a student, a list is an ensemble
     alpha: AnnealedShare = 0.0
     temperature: AnnealedPositive = 1.0
     correct: float | None = Field(default=None, gt=0, lt=1)
@@ -276,20 +288,33 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
+    unlabelled: Literal["ignore", "use"] = "ignore"  # the task's rows without labels, beside the train rows
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     @property
     def is_base(self) -> bool:
         return self.soft_labels is None and self.function is None
 
+    @property
+    def own_teachers(self) -> tuple[str, ...]:
+        """The names of the teachers that it names itself."""
+        return _teacher_names(self.teacher)
+
+    def teachers_of(self, student: Student) -> tuple[str, ...]:
+        """The names of the teachers whose logits a student learns from by it: its own, or else the student's."""
+        return (self.own_teachers or student.teachers) if self.soft_labels == "teacher" else ()
+
+    def teacher_name(self, student: Student) -> str | None:
+        """Those teachers in tables: "big", "big+small" for an ensemble, None where no teacher's logits are used."""
+        return "+".join(self.teachers_of(student)) or None
+
     @model_validator(mode="after")
     def _consistent(self) -> Regularizer:
         if self.is_base:
             _raise_all(self._base_mistakes())
-        elif self.function is not None:
-            _raise_all(self._function_mistakes())
-        else:
-            _raise_all([*self._soft_label_mistakes(), *self._divergence_mistakes()])
+            return self
+        own = self._function_mistakes() if self.function is not None else self._formula_mistakes()
+        _raise_all([*self._teacher_mistakes(), *own])
         return self
 
     def _base_mistakes(self) -> Iterator[str]:
@@ -297,11 +322,21 @@ class Regularizer(Params):
             yield f"without soft_labels or function, {_listed(self.model_fields_set)} has no effect"
 
     def _function_mistakes(self) -> Iterator[str]:
-        useless = self.model_fields_set - {"function", "soft_labels"}
+        useless = self.model_fields_set - {"function", "soft_labels", "teacher"}
         if useless:
             yield f"beside function, {_listed(useless)} has no effect (put constants into the function)"
         if self.soft_labels not in (None, "teacher", "self"):
             yield f"a function is given cached logits (teacher or self) or none, not {self.soft_labels!r}"
+
+    def _teacher_mistakes(self) -> Iterator[str]:
+        if self.teacher is not None and self.soft_labels != "teacher":
+            found = repr(self.soft_labels) if self.soft_labels else "none"
+            yield f"teacher says whose logits soft_labels: teacher stands for, but soft_labels is {found}"
+
+    def _formula_mistakes(self) -> Iterator[str]:
+        yield from self._soft_label_mistakes()
+        yield from self._divergence_mistakes()
+        yield from self._unlabelled_mistakes()
 
     def _soft_label_mistakes(self) -> Iterator[str]:
         designed = self.soft_labels == "designed"
@@ -335,6 +370,16 @@ class Regularizer(Params):
             yield "divergence: reverse_kl is infinite where soft labels are 0, as with uniform_others"
         if self.divergence != "kl" and self.variant == "released":
             yield "variant: released is defined with divergence: kl only"
+
+    def _unlabelled_mistakes(self) -> Iterator[str]:
+        if self.unlabelled == "ignore":
+            return
+        if self.soft_labels == "self":
+            yield "unlabelled: use needs a teacher: the baseline's trials keep no logits of unlabelled rows"
+        elif self.soft_labels != "teacher":
+            yield f"unlabelled: use needs soft_labels: teacher; {self.soft_labels!r} says nothing of such rows"
+        if self.divergence == "dkd":
+            yield "unlabelled: use has no divergence: dkd, which takes the true class apart: there is none"
 
 
 class Comparison(Params):
@@ -457,7 +502,10 @@ GROUPS: dict[str, type[Params]] = {
     "distillers": Regularizer,
 }
 # The keys that mistakes between entries depend on.
-LINKS = {"teacher", "tasks", "soft_labels", "divergence", "function", "metrics", "baseline", "margin"}
+LINKS = {
+    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
+    *("metrics", "baseline", "margin"),
+}
 UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 P = TypeVar("P", bound=Params)
 
@@ -567,6 +615,7 @@ def _cross_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
     yield from _teacher_mistakes(study, names)
     yield from _method_mistakes(study, names)
     yield from _regression_mistakes(study)
+    yield from _unlabelled_mistakes(study)
     yield from _comparison_mistakes(study, names)
     yield from _stage_name_mistakes(names)
 
@@ -583,19 +632,33 @@ def _task_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
 def _teacher_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
     known = ", ".join(names["teachers"]) or "none"
     needing = [
-        f"distillers.{name}" for name, method in study.distillers.items() if method.soft_labels == "teacher"
+        f"distillers.{name}"
+        for name, method in study.distillers.items()
+        if method.soft_labels == "teacher" and not method.own_teachers
     ]
     for name, student in study.students.items():
         where = f"students.{name}.teacher"
         if needing and not student.teachers:
             yield f"{where}: missing, but {', '.join(needing)} needs a teacher (there are: {known})"
-        for teacher in student.teachers:
-            if teacher not in names["teachers"]:
-                yield f"{where}: no teacher {teacher!r} (there are: {known})"
-            elif teacher in study.teachers:
-                for task in names["tasks"]:
-                    if study.applies(student, task) and not study.applies(study.teachers[teacher], task):
-                        yield f"{where}: {teacher!r} is not declared for task {task!r}"
+        yield from _unusable_teachers(where, student.teachers, [student], study, names)
+    for name, method in study.distillers.items():
+        if method.soft_labels == "teacher":
+            where, students = f"distillers.{name}.teacher", list(study.students.values())
+            yield from _unusable_teachers(where, method.own_teachers, students, study, names)
+
+
+def _unusable_teachers(
+    where: str, teachers: Iterable[str], students: list[Student], study: Study, names: dict[str, list[str]]
+) -> Iterator[str]:
+    """Teachers that there are not, or that are not for a task which one of the students is for."""
+    tasks = [task for task in names["tasks"] if any(study.applies(student, task) for student in students)]
+    for teacher in teachers:
+        if teacher not in names["teachers"]:
+            yield f"{where}: no teacher {teacher!r} (there are: {', '.join(names['teachers']) or 'none'})"
+        elif teacher in study.teachers:
+            for task in tasks:
+                if not study.applies(study.teachers[teacher], task):
+                    yield f"{where}: {teacher!r} is not declared for task {task!r}"
 
 
 def _method_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
@@ -622,6 +685,17 @@ def _regression_mistakes(study: Study) -> Iterator[str]:
                     f"{group}.{name}: task {tasks[0]!r} is a regression (one output), where only base, "
                     "teacher/self soft labels with divergence: mse and an own function are defined"
                 )
+
+
+def _unlabelled_mistakes(study: Study) -> Iterator[str]:
+    users = [f"distillers.{name}" for name, method in study.distillers.items() if method.unlabelled == "use"]
+    for name, task in study.tasks.items():
+        read = isinstance(getattr(task, "source", None), Source)  # or else the task has mistakes of its own
+        if users and read and not task.has_unlabelled:
+            yield (
+                f"tasks.{name}: has no unlabelled rows for {', '.join(users)}; give it `unlabelled: rest` beside "
+                "train_size, or its source a split named unlabelled"
+            )
 
 
 def _comparison_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:

@@ -6,7 +6,7 @@ Only files are looked at: nothing is downloaded, and torch is not imported.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,14 +16,17 @@ from kdcache import checkpoints
 from kdcache.errors import CacheError, KdcacheError, TaskError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
-from kdcache.params import Model, Regularizer, Student, Study, Task, Teacher
+from kdcache.params import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.tasks import CARD, TaskCard, read_card
 from kdcache.trials import (
     LOGITS,
+    PLAIN,
     TEACHER,
     VIEWS,
     TrialResult,
+    caches_beside,
     identity_from,
+    learned_from,
     read_result,
     training_basis,
     trial_folder,
@@ -37,18 +40,23 @@ Kind = Literal["teacher", "student"]
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown."""
+    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
+
+    `unlabelled` is how many have no labels, None if unknown; of a task that has no such rows it does not count.
+    """
 
     train: int
     evaluated: int
     classes: int | None = None
+    unlabelled: int | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, the rows it predicts afterwards and of how many it keeps the logits."""
+    """One fine-tuning: its state, its steps, the rows it predicts afterwards and of how many it keeps the logits."""
 
     state: State
+    steps: int | None  # optimizer steps; None when the task's rows are unknown
     predicted: int | None
     kept: int | None
     finished: Mapping[str, Any] | None  # its steps, seconds and device, when it is there
@@ -63,7 +71,6 @@ class Job:
     task: str
     model: str
     params: Model
-    steps: int | None  # optimizer steps of each run; None when the task's rows are unknown
     runs: tuple[Run, ...]
 
     @property
@@ -116,8 +123,11 @@ def prepared_card(task: Task, folder: Path) -> TaskCard | None:
 
 
 def _outdated(card: TaskCard, task: Task) -> bool:
-    noise, drawn = card.label_noise, any("train_size" in reason for reason in card.dropped)
+    noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
+    drawn = rest or any("train_size" in reason for reason in card.dropped)
     found = {
+        "has_unlabelled": card.unlabelled is not None,
+        "unlabelled": "rest" if rest else None,
         "max_length": card.max_length,
         "augment": card.augment,
         "label_noise": noise.fraction if noise else 0.0,
@@ -130,7 +140,8 @@ def _outdated(card: TaskCard, task: Task) -> bool:
 
 
 def _size(card: TaskCard) -> Size:
-    return Size(card.rows["train"], sum(card.rows.values()) - card.rows["train"], card.classes)
+    evaluated = sum(card.rows[split] for split in card.evaluated)
+    return Size(card.rows["train"], evaluated, card.classes, card.rows.get(UNLABELLED))
 
 
 def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, TaskCard | None]) -> None:
@@ -148,6 +159,8 @@ def _notes(
         if size is None:
             fix = f"dvc repro prepare@{task}, or --rows"
             yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
+        elif size.unlabelled is None and study.tasks[task].has_unlabelled:
+            yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
     absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
     for checkpoint, revision in absent:
         at = f" at revision {revision}" if revision else ""
@@ -171,21 +184,30 @@ class _Lookup:
 
     def jobs(self) -> Iterator[Job]:
         for name, run in self._taught.items():
-            yield self._job("teacher", name, self.study.teachers[name], run)
+            yield Job("teacher", self.task, name, self.study.teachers[name], (run,))
         for name, student in self.study.students.items():
             if self.study.applies(student, self.task):
-                yield self._job("student", name, student, *self._trials(name, student))
+                yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
 
-    def _job(self, kind: Kind, name: str, model: Model, *runs: Run) -> Job:
-        size = self.size
-        steps = None if size is None else model.epochs * math.ceil(size.train / model.batch_size)
-        return Job(kind, self.task, name, model, steps, runs)
+    def _steps(self, model: Model, method: Regularizer) -> int | None:
+        """Optimizer steps of a run: every epoch has each row once, the unlabelled ones too if the method uses them."""
+        more = self._unlabelled if method.unlabelled == "use" else 0
+        if self.size is None or more is None:
+            return None
+        return model.epochs * math.ceil((self.size.train + more) / model.batch_size)
 
     @property
     def views(self) -> int:
         """Augmented views of each train row, 0 without `augment`."""
         augment = self.study.tasks[self.task].augment
         return 0 if augment is None else augment.views
+
+    @property
+    def _unlabelled(self) -> int | None:
+        """Rows without labels, None if unknown."""
+        if not self.study.tasks[self.task].has_unlabelled:
+            return 0
+        return None if self.size is None else self.size.unlabelled
 
     @property
     def _train_logits(self) -> int:
@@ -203,14 +225,16 @@ class _Lookup:
     def _teacher(self, name: str, teacher: Teacher) -> Run:
         """A teacher is done when its logits are there: nothing else needs its weights."""
         folder = self.data / "logits" / self.task / name
-        found = _record(folder) if _whole(folder, self.views) else None
+        parts = (PLAIN, *caches_beside(self.study.tasks[self.task]))
+        found = _record(folder) if _whole(folder, parts) else None
         state: State = "missing"
         if found is not None:
             state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
-        if self.size is None:
-            return Run(state, None, None, found, folder)
-        kept = self._train_logits + self.size.evaluated
-        return Run(state, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
+        steps, more = self._steps(teacher, Regularizer()), self._unlabelled
+        if self.size is None or more is None:
+            return Run(state, steps, None, None, found, folder)
+        kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
+        return Run(state, steps, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
 
     def _trials(self, name: str, student: Student) -> list[Run]:
         """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
@@ -225,15 +249,16 @@ class _Lookup:
 
     def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
         folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
-        result = _result(folder, self.views if own is None else 0)
+        how = self.study.method(method)
+        result = _result(folder, (PLAIN, VIEWS) if own is None and self.views else (PLAIN,))
         state: State = "missing"
         if result is not None:
-            state = self._trial_state(result, student, self.study.method(method), seed, own)
+            state = self._trial_state(result, student, how, seed, own)
         finished = result.model_dump(include={"steps", "seconds", "device"}) if result else None
         kept = None
         if self.size is not None:
             kept = self.size.evaluated + (self._train_logits if own is None else 0)
-        return Run(state, kept, kept, finished, folder / LOGITS)
+        return Run(state, self._steps(student, how), kept, kept, finished, folder / LOGITS)
 
     def _trial_state(
         self, result: TrialResult, student: Student, method: Regularizer, seed: int, own: Run | None
@@ -243,16 +268,15 @@ class _Lookup:
             return "stale"
         if any(run.state != "done" for run in sources):
             return "unchecked"
-        soft_labels = [LogitCache(run.logits).identity for run in sources]
+        folders = learned_from([run.logits for run in sources], method)
+        soft_labels = [LogitCache(folder).identity for folder in folders]
         return _state(result.identity, self._identity(student, method, seed, *soft_labels))
 
     def _sources(self, student: Student, method: Regularizer, own: Run | None) -> list[Run]:
         """The runs whose logits a trial learns from."""
         if method.soft_labels == "self" and own is not None:
             return [own]
-        if method.soft_labels == "teacher":
-            return [self._taught[name] for name in student.teachers]
-        return []
+        return [self._taught[name] for name in method.teachers_of(student)]
 
     def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
         """The identity of a training; None when the task or the checkpoint is not there.
@@ -282,20 +306,20 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "identity" in found else None
 
 
-def _result(folder: Path, views: int) -> TrialResult | None:
+def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
     """A trial's result; None when there is none that a stage would keep."""
     try:
         result = read_result(folder)
     except KdcacheError:
         return None
-    return result if result is not None and _whole(folder / LOGITS, views) else None
+    return result if result is not None and _whole(folder / LOGITS, parts) else None
 
 
-def _whole(cache: Path, views: int) -> bool:
-    """Whether a cache is there, with that of the views beside it when there are any."""
+def _whole(folder: Path, parts: Sequence[str]) -> bool:
+    """Whether the caches of a folder of logits are there."""
     try:
-        for folder in (cache, cache / VIEWS) if views else (cache,):
-            LogitCache(folder).verify("quick")
+        for part in parts:
+            LogitCache(folder / part).verify("quick")
     except CacheError:
         return False
     return True

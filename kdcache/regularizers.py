@@ -22,6 +22,13 @@ over the classes; the batch is averaged. `docs/adding-a-regularizer.md` has the 
 `alpha` and `temperature` may change linearly over the training steps (annealed KD); a loss then has to be told how far
 training is.
 
+With `unlabelled: use` a batch may hold rows without a label, which have the soft labels alone, at full weight:
+
+    (1 - alpha) * CE + alpha * tau^2 * D   on rows with a label
+    tau^2 * D                              on rows without one
+
+and the batch is averaged over all its rows.
+
 Losses are computed in float32 (float64 logits stay float64), also under autocast.
 """
 
@@ -43,7 +50,10 @@ T = TypeVar("T")
 
 
 class Loss(Protocol):
-    """(logits [B, K], labels [B], soft logits [B, K] or None, progress of training 0..1 or None) -> scalar."""
+    """(logits [B, K], labels [L], soft logits [B, K] or None, progress of training 0..1 or None) -> scalar.
+
+    L = B, or fewer where the last rows of the batch have no label (`unlabelled: use`).
+    """
 
     def __call__(
         self, logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None, progress: float | None = None
@@ -77,19 +87,20 @@ def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Lo
     Returns:
         A function of logits [B, K], labels [B] (int64 classes, or floats for a regression), the raw cached logits
         [B, K] or None, and the progress of training (0 at the first optimizer step, 1 at the last), which only a
-        schedule of alpha or temperature needs. It returns the mean over the batch as a float32 scalar.
+        schedule of alpha or temperature needs. It returns the mean over the batch as a float32 scalar. With
+        `unlabelled: use` labels may be [L] with L < B: the last B - L rows have none.
 
     Raises:
         RegularizerError: the regularizer is not defined for such a task, or `function` cannot be imported.
             The returned function raises it when shapes do not fit, or cached logits or the progress are missing.
     """
     _check_task(params, classes, regression)
-    compute = _choose(params, regression)
+    compute, partly = _choose(params, regression), params.unlabelled == "use"
 
     def loss(
         logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None, progress: float | None = None
     ) -> Tensor:
-        _check_batch(logits, labels, soft_logits, classes)
+        _check_batch(logits, labels, soft_logits, classes, partly)
         with torch.autocast(logits.device.type, enabled=False):
             soft = None if soft_logits is None else _full_precision(soft_logits.detach())
             return compute(_full_precision(logits), labels, soft, progress)
@@ -213,7 +224,25 @@ def _choose(params: Regularizer, regression: bool) -> Term:
             return term
         return (1 - alpha) * hard(logits, labels) + alpha * term
 
-    return mixed
+    return _on_labelled(mixed, soft) if params.unlabelled == "use" else mixed
+
+
+def _on_labelled(labelled: Term, unlabelled: Term) -> Term:
+    """One term on the first L rows of a batch, which have a label, and another on the rest; the mean over all rows."""
+
+    def loss(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
+        known, rows = len(labels), len(logits)
+        if known == rows:
+            return labelled(logits, labels, cached, progress)
+        soft = _given(cached, CACHED)
+        rest = unlabelled(logits[known:], labels[:0], soft[known:], progress)
+        if known == 0:
+            return rest
+        return (
+            known * labelled(logits[:known], labels, soft[:known], progress) + (rows - known) * rest
+        ) / rows
+
+    return loss
 
 
 def value_at(value: float | Schedule[float], progress: float | None) -> float:
@@ -357,11 +386,14 @@ def _check_task(params: Regularizer, classes: int, regression: bool) -> None:
         raise RegularizerError(f"a classification needs at least 2 classes, found {classes}")
 
 
-def _check_batch(logits: Tensor, labels: Tensor, soft_logits: Tensor | None, classes: int) -> None:
+def _check_batch(
+    logits: Tensor, labels: Tensor, soft_logits: Tensor | None, classes: int, partly: bool
+) -> None:
     if logits.ndim != 2 or logits.shape[1] != classes:
         raise RegularizerError(f"expected logits of shape [B, {classes}], found {list(logits.shape)}")
-    if labels.shape != logits.shape[:1]:
-        raise RegularizerError(f"expected {len(logits)} labels, found shape {list(labels.shape)}")
+    if labels.ndim != 1 or len(labels) > len(logits) or (len(labels) < len(logits) and not partly):
+        expected = f"{'at most ' if partly else ''}{len(logits)} labels"
+        raise RegularizerError(f"expected {expected}, found shape {list(labels.shape)}")
     if soft_logits is not None and soft_logits.shape != logits.shape:
         raise RegularizerError(
             f"the cached logits have shape {list(soft_logits.shape)}, the student's {list(logits.shape)}: "

@@ -21,9 +21,9 @@ import pandas as pd
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.files import read_json
 from kdcache.logits import LogitCache
-from kdcache.params import Study
+from kdcache.params import UNLABELLED, Study
 from kdcache.tasks import load_split, read_card
-from kdcache.trials import LOGITS, TEACHER, VIEWS, TrialResult, read_result, trial_folder
+from kdcache.trials import LOGITS, TEACHER, TrialResult, caches_beside, read_result, trial_folder
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
 FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
@@ -108,8 +108,9 @@ def trials_table(study: Study, results: Sequence[TrialResult]) -> pd.DataFrame:
 
 def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
     fields, student = result.model_dump(), study.students[result.student]
-    # Names that a trial is kept under when they change: a moved checkpoint, another teacher of a plain trial.
-    fields |= {"checkpoint": student.checkpoint, "teacher": student.teacher_name}
+    # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
+    teacher = study.method(result.regularizer).teacher_name(student)
+    fields |= {"checkpoint": student.checkpoint, "teacher": teacher}
     return {
         **{name: fields[name] for name in DESCRIPTION},
         **result.metrics,
@@ -118,7 +119,9 @@ def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
 
 
 def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.DataFrame:
-    """metrics/cost.csv: one row per teacher (paid once), logit cache, cache of views and trial: seconds, MiB, device.
+    """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, MiB, device.
+
+    A cache is of kind `cache`; those inside it of augmented views and of unlabelled rows are `views` and `unlabelled`.
 
     Args:
         root: the folder that holds `logits/`.
@@ -135,9 +138,9 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
-        if study.tasks[task].augment is not None:
-            cost = LogitCache(folder / VIEWS).manifest.cost
-            yield {"kind": "views", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+        for part in caches_beside(study.tasks[task]):
+            cost = LogitCache(folder / part).manifest.cost
+            yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
 
 
 def _trial_cost(result: TrialResult) -> dict[str, Any]:
@@ -177,9 +180,9 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - format: 1
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
-    - tasks: {name: {rows: {split: count}, data: fingerprint}}
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and of an
-      augmented task also views: the identity of the cache of its views
+    - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
+      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
@@ -201,15 +204,16 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
 
 def _task_facts(root: Path, task: str) -> dict[str, Any]:
     card = read_card(root / "tasks" / task)
-    return {"rows": card.rows, "data": card.fingerprint}
+    more = {} if card.unlabelled is None else {UNLABELLED: card.unlabelled.fingerprint}
+    return {"rows": card.rows, "data": card.fingerprint, **more}
 
 
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
     cache = LogitCache(folder)
-    views = {} if study.tasks[task].augment is None else {"views": LogitCache(folder / VIEWS).identity}
+    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
     prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **views, **prints}
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
 
 
 class Validation:
@@ -219,7 +223,7 @@ class Validation:
         root: the folder that holds `tasks/` and `trials/`.
 
     Raises:
-        CacheError: from its methods, when a trial's logits are missing or damaged, or are of other rows than the task's.
+        CacheError: from its methods, when a trial's logits are missing, damaged, or of other rows than the task's.
         TaskError: likewise, when the task is not prepared.
     """
 

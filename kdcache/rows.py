@@ -67,7 +67,7 @@ def hash_row(row: Row, columns: Sequence[Column] | None = None, label: Column | 
     chosen = _chosen(row, columns, label)
     parts = [part for column in chosen for part in _parts(_value(row, column), column)]
     if label is None:
-        return fingerprint.row_hash([*parts, b"\0unlabelled"], 0)
+        return fingerprint.row_hash(parts, None)
     target = _plain(_value(row, label))
     if isinstance(target, Real):
         return fingerprint.row_hash(parts, target)  # type: ignore[arg-type]  # an int or a float

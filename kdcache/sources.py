@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
@@ -23,7 +24,7 @@ from kdcache.builtin import load_builtin
 from kdcache.columns import listed, plain
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.mirror import mirrored
-from kdcache.params import Source, Task
+from kdcache.params import UNLABELLED, Source, Task
 
 BATCH = 1024  # rows read at a time
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
@@ -32,11 +33,31 @@ Batches = Callable[[], Iterator[pa.Table]]
 
 @dataclass(frozen=True)
 class Rows:
-    """A split, or one file of it: its labels, the class names it declares, and its features in batches."""
+    """A split, or one file of it: its labels, the class names it declares, and its features in batches.
+
+    The labels of the split `unlabelled` are nulls: a label column is not read.
+    """
 
     label: pa.ChunkedArray
     names: list[str] | None
     batches: Batches
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a split: text columns or the image column, and the label's; None where no label is read."""
+
+    texts: list[str]
+    image: str | None
+    label: str | None
+
+    @property
+    def features(self) -> list[str]:
+        return self.texts or [self.image or ""]
+
+    @property
+    def all(self) -> list[str]:
+        return self.features if self.label is None else [*self.features, self.label]
 
 
 @dataclass(frozen=True)
@@ -49,7 +70,7 @@ class Loaded:
 
 
 def load_source(task: Task) -> Loaded:
-    """Open the train and validation splits of a task, and the further ones that it names.
+    """Open the train and validation splits of a task, the further ones that it names, and the rest of train.
 
     Raises:
         TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
@@ -72,16 +93,32 @@ def _with_train_size(loaded: Loaded, task: Task, size: int) -> Loaded:
     train = loaded.splits["train"]
     rows = subsets.draw(train.label, size, task.sample_seed, task.regression)
     part = Rows(train.label.take(pa.array(rows)), train.names, subsets.taken(train.batches, rows))
+    if task.unlabelled == "rest":
+        return replace(loaded, splits={**loaded.splits, "train": part, UNLABELLED: _rest(train, rows)})
     dropped = {**loaded.dropped, f"not drawn (train_size: {size})": len(train.label) - size}
     return replace(loaded, splits={**loaded.splits, "train": part}, dropped=dropped)
 
 
-def _features(task: Task) -> list[str]:
-    return task.text if task.text is not None else [task.image or ""]
+def _rest(train: Rows, drawn: subsets.Indices) -> Rows:
+    """The rows that were not drawn, without their labels."""
+    others = np.setdiff1d(np.arange(len(train.label)), drawn)
+    if len(others) == 0:
+        raise TaskError(
+            f"unlabelled: rest: train_size: {len(drawn)} draws all rows of train, so no rest is left"
+        )
+    return Rows(_no_labels(len(others)), None, subsets.taken(train.batches, others))
 
 
-def _check_columns(where: str, there: list[str], task: Task) -> None:
-    for column in [*_features(task), task.label]:
+def _no_labels(rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(rows)])
+
+
+def _columns(task: Task, split: str) -> Columns:
+    return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label)
+
+
+def _check_columns(where: str, there: list[str], columns: Columns) -> None:
+    for column in columns.all:
         count = there.count(column)
         if count == 0:
             raise TaskError(f"{where}: no column {column!r}; there are: {listed(there, 30) or 'none'}")
@@ -89,12 +126,14 @@ def _check_columns(where: str, there: list[str], task: Task) -> None:
             raise TaskError(f"{where}: {count} columns are named {column!r}; names must differ")
 
 
-def _of_table(where: str, table: pa.Table, task: Task, names: list[str] | None = None) -> Rows:
-    _check_columns(where, table.column_names, task)
+def _of_table(where: str, table: pa.Table, columns: Columns, names: list[str] | None = None) -> Rows:
+    _check_columns(where, table.column_names, columns)
     if table.num_rows == 0:
         raise TaskError(f"{where}: there are no rows")
-    features = table.select(_features(task))
-    return Rows(plain(table.column(task.label)), names, partial(_slices, features))
+    batches = partial(_slices, table.select(columns.features))
+    if columns.label is None:
+        return Rows(_no_labels(table.num_rows), None, batches)
+    return Rows(plain(table.column(columns.label)), names, batches)
 
 
 def _slices(table: pa.Table) -> Iterator[pa.Table]:
@@ -105,7 +144,7 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
 def _load_builtin(task: Task, name: str) -> Loaded:
     data = load_builtin(name)
     splits = {
-        split: _of_table(f"{name} {split}", table, task, data.label_names)
+        split: _of_table(f"{name} {split}", table, _columns(task, split), data.label_names)
         for split, table in data.tables.items()
     }
     return Loaded(splits, {"builtin": name, "package": data.package}, data.dropped)
@@ -120,7 +159,8 @@ def _load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
     for split in task.source.split_names:
         given = files[split]
         paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
-        splits[split] = _joined(split, [_open_file(split, path, task) for path in paths])
+        columns = _columns(task, split)
+        splits[split] = _joined(split, [_open_file(split, path, columns) for path in paths])
         resolved[split] = [{"file": path.as_posix(), "sha256": _digest(path)} for path in paths]
     return Loaded(splits, {"files": resolved})
 
@@ -132,7 +172,7 @@ def _digest(path: Path) -> str:
         raise TaskError(str(error)) from None
 
 
-def _open_file(split: str, path: Path, task: Task) -> Rows:
+def _open_file(split: str, path: Path, columns: Columns) -> Rows:
     where = f"{split}: {path}"
     if not path.exists():
         raise TaskError(f"{where}: the file does not exist (paths count from the working directory)")
@@ -145,10 +185,10 @@ def _open_file(split: str, path: Path, task: Task) -> Rows:
     if path.stat().st_size == 0:
         raise TaskError(f"{where}: the file is empty")
     if path.suffix == ".parquet":
-        return _open_parquet(where, path, task)
+        return _open_parquet(where, path, columns)
     with _reading(where):
-        table = _read_csv(path, task) if path.suffix == ".csv" else _read_json_lines(where, path, task)
-    return _of_table(where, table, task)
+        table = _read_csv(path, columns) if path.suffix == ".csv" else _read_json_lines(where, path, columns)
+    return _of_table(where, table, columns)
 
 
 @contextmanager
@@ -159,15 +199,17 @@ def _reading(where: str) -> Iterator[None]:
         raise TaskError(f"{where}: cannot be read: {' '.join(str(error).split())}") from None
 
 
-def _open_parquet(where: str, path: Path, task: Task) -> Rows:
+def _open_parquet(where: str, path: Path, columns: Columns) -> Rows:
     with _reading(where):
-        schema = pq.read_schema(path)
-        _check_columns(where, schema.names, task)
-        label = plain(pq.read_table(path, columns=[task.label]).column(task.label))
-    if len(label) == 0:
+        schema, count = pq.read_schema(path), pq.read_metadata(path).num_rows
+        _check_columns(where, schema.names, columns)
+        labels = None if columns.label is None else pq.read_table(path, columns=[columns.label])
+    if count == 0:
         raise TaskError(f"{where}: there are no rows")
-    batches = partial(_parquet_batches, where, path, _features(task))
-    return Rows(label, declared_names(where, schema, task.label), batches)
+    batches = partial(_parquet_batches, where, path, columns.features)
+    if labels is None:
+        return Rows(_no_labels(count), None, batches)
+    return Rows(plain(labels.column(0)), declared_names(where, schema, columns.label or ""), batches)
 
 
 def _parquet_batches(where: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
@@ -194,8 +236,8 @@ def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | Non
         raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r}") from None
 
 
-def _read_csv(path: Path, task: Task) -> pa.Table:
-    texts = {column: pa.string() for column in task.text or []}
+def _read_csv(path: Path, columns: Columns) -> pa.Table:
+    texts = {column: pa.string() for column in columns.texts}
     return pyarrow.csv.read_csv(
         path,
         parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -203,21 +245,20 @@ def _read_csv(path: Path, task: Task) -> pa.Table:
     )
 
 
-def _read_json_lines(where: str, path: Path, task: Task) -> pa.Table:
+def _read_json_lines(where: str, path: Path, columns: Columns) -> pa.Table:
     """One object a line; a key that a line lacks is a missing value, that no line has, a missing column."""
-    wanted = [*_features(task), task.label]
-    values: dict[str, list[Any]] = {column: [] for column in wanted}
+    values: dict[str, list[Any]] = {column: [] for column in columns.all}
     keys: dict[str, None] = {}
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 row = _parse_line(f"{where}, line {number}", line)
                 keys.update(dict.fromkeys(row))
-                for column in wanted:
+                for column in values:
                     values[column].append(row.get(column))
     if not keys:
         raise TaskError(f"{where}: there are no rows")
-    _check_columns(where, list(keys), task)
+    _check_columns(where, list(keys), columns)
     return pa.table({column: _json_column(where, column, found) for column, found in values.items()})
 
 
@@ -273,7 +314,7 @@ def _load_mirror(task: Task, folder: Path) -> Loaded:
     folder = folder / source.name if source.name else folder
     chosen = {split: (source.splits or {}).get(split, split) for split in source.split_names}
     paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
-    splits = {split: _open_file(split, path, task) for split, path in paths.items()}
+    splits = {split: _open_file(split, path, _columns(task, split)) for split, path in paths.items()}
     digests = {split: _digest(path) for split, path in paths.items()}
     resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "mirrored": digests}
     return Loaded(splits, resolved)
@@ -287,7 +328,7 @@ def _load_hub(task: Task) -> Loaded:
     splits: dict[str, Rows] = {}
     for split in source.split_names:
         chosen = (source.splits or {}).get(split, split)
-        splits[split] = _open_hub_split(source, commit, chosen, task)
+        splits[split] = _open_hub_split(source, commit, chosen, _columns(task, split))
     resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "commit": commit}
     return Loaded(splits, resolved)
 
@@ -302,20 +343,21 @@ def _commit(source: Source) -> str:
     return str(found.resolved)
 
 
-def _open_hub_split(source: Source, commit: str, split: str, task: Task) -> Rows:
+def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -> Rows:
     import datasets
 
     with _asking_hub(source, split):
         data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
     where = f"{_hub_name(source)}, split {split!r}"
     data = _of_commit(where, data, commit, split, source)
-    _check_columns(where, data.column_names, task)
+    _check_columns(where, data.column_names, columns)
     if len(data) == 0:
         raise TaskError(f"{where}: there are no rows")
-    label = data.select_columns([task.label]).with_format("arrow")[:].column(task.label)
-    names = declared_names(where, data.features.arrow_schema, task.label)
-    features = data.select_columns(_features(task)).with_format("arrow")
-    return Rows(plain(label), names, partial(features.iter, BATCH))
+    batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
+    if columns.label is None:
+        return Rows(_no_labels(len(data)), None, batches)
+    label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
+    return Rows(plain(label), declared_names(where, data.features.arrow_schema, columns.label), batches)
 
 
 def _of_commit(where: str, data: Any, commit: str, split: str, source: Source) -> Any:

@@ -1,9 +1,10 @@
 """Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
 
 A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
-evaluated like validation) and, written last, `card.json`. The columns: `id` int64 (the row's position, 0..n-1),
-`row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and `text_pair`] string
-or `image` binary (PNG), and `label` int64 (class index) or float64 (regression).
+evaluated like validation, but for `unlabelled`) and, written last, `card.json`. The columns: `id` int64 (the row's
+position, 0..n-1), `row_hash` uint64 (its content and label, see `kdcache.fingerprint.row_hash`), `text` [and
+`text_pair`] string or `image` binary (PNG), and `label` int64 (class index) or float64 (regression), which `unlabelled`
+has not.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
 from kdcache.encoding import Preprocessor, encode_images, encode_texts
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.noise import with_noise
-from kdcache.params import Augment, Task
+from kdcache.params import UNLABELLED, Augment, Task
+from kdcache.rows import hash_rows
 from kdcache.sources import Loaded, Rows, load_source
 
 log = logging.getLogger(__name__)
@@ -44,14 +46,27 @@ class LabelNoise(BaseModel):
     seed: int
 
 
+class Unlabelled(BaseModel):
+    """The rows without labels: the `rest` of train or a `split` of the source, and their own fingerprint.
+
+    `shared_rows` counts distinct ones whose content is also in a split that is evaluated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    origin: Literal["rest", "split"]
+    shared_rows: int
+    fingerprint: str
+
+
 class TaskCard(BaseModel):
     """What a prepared task is: card.json.
 
     `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
     null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
     evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
-    hashes of every split in order, the label names, the modality and whether it is a regression; not paths,
-    metrics, max_length or augment.
+    hashes of every labelled split in order, the label names, the modality and whether it is a regression; not paths,
+    metrics, max_length or augment, nor the unlabelled rows: what does not learn from them does not depend on them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -68,6 +83,7 @@ class TaskCard(BaseModel):
     dropped: dict[str, int]
     shared_rows: int = 0
     label_noise: LabelNoise | None = None
+    unlabelled: Unlabelled | None = None
     metrics: list[str]
     max_length: int | None
     augment: Augment | None = None
@@ -81,13 +97,15 @@ class TaskCard(BaseModel):
     @property
     def evaluated(self) -> tuple[str, ...]:
         """The splits that models are scored on: validation first, then the further ones."""
-        return ("validation", *(split for split in self.rows if split not in ("train", "validation")))
+        others = (split for split in self.rows if split not in ("train", "validation", UNLABELLED))
+        return ("validation", *others)
 
 
 @dataclass(frozen=True)
 class EncodedSplit:
     """A split as a model takes it: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
 
+    Rows without a label come last: labels are [L], of the first L rows only, in the split `unlabelled` [0].
     Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
     Images: `pixel_values` float32 [N, C, H, W], or [V, N, C, H, W] of V augmented views (`kdcache.augmentation`).
     """
@@ -102,11 +120,28 @@ class EncodedSplit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def with_unlabelled(self, rows: EncodedSplit) -> EncodedSplit:
+        """These rows, then those of the split `unlabelled`; ids are each split's own."""
+        return EncodedSplit(
+            np.concatenate([self.ids, rows.ids]),
+            np.concatenate([self.row_hashes, rows.row_hashes]),
+            self.labels,
+            _one_list(self.input_ids, rows.input_ids),
+            _one_list(self.token_type_ids, rows.token_type_ids),
+            None
+            if self.pixel_values is None or rows.pixel_values is None
+            else np.concatenate([self.pixel_values, rows.pixel_values], axis=-4),
+        )
+
     def views(self) -> Iterator[EncodedSplit]:
         """Each of the V views, as a split of its own; none, where rows are as they are."""
         if self.pixel_values is not None and self.pixel_values.ndim == 5:
             for pixels in self.pixel_values:
                 yield replace(self, pixel_values=pixels)
+
+
+def _one_list(first: list[Any] | None, second: list[Any] | None) -> list[Any] | None:
+    return None if first is None or second is None else first + second
 
 
 def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
@@ -127,12 +162,13 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
     try:
         loaded = load_source(spec)
         names = _agreed_names(loaded)
-        columns = {split: rows.label for split, rows in loaded.splits.items()}
+        columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
         labels = read_labels(columns, names, spec.regression)
         _check_metrics(spec, labels.names)
         labels, noise = _noisy(spec, labels)
         readers = {
-            split: _write_split(spec, folder, split, rows, labels) for split, rows in loaded.splits.items()
+            split: _write_split(spec, folder, split, rows, labels.values.get(split))
+            for split, rows in loaded.splits.items()
         }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
@@ -170,14 +206,14 @@ def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
 
 
 def _write_split(
-    spec: Task, folder: Path, split: str, rows: Rows, labels: Labels
+    spec: Task, folder: Path, split: str, rows: Rows, labels: npt.NDArray[Any] | None
 ) -> TextReader | ImageReader:
     reader = TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
-    schema = _schema(spec)
+    schema = _schema(spec, labelled=labels is not None)
 
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for table in _prepared(rows, reader, labels.values[split], schema):
+            for table in _prepared(rows, reader, labels, schema):
                 writer.write_table(table)
         reader.finish()
 
@@ -185,28 +221,31 @@ def _write_split(
     return reader
 
 
-def _schema(spec: Task) -> pa.Schema:
-    texts = ["text", "text_pair"][: len(spec.text or [])]
-    features = [(column, pa.string()) for column in texts] or [("image", pa.binary())]
-    label = pa.float64() if spec.regression else pa.int64()
-    return pa.schema([("id", pa.int64()), ("row_hash", pa.uint64()), *features, ("label", label)])
+def _features(spec: Task) -> list[str]:
+    """The prepared columns that a row's content is in."""
+    return ["text", "text_pair"][: len(spec.text)] if spec.text else ["image"]
+
+
+def _schema(spec: Task, labelled: bool) -> pa.Schema:
+    features = [(column, pa.string() if spec.text else pa.binary()) for column in _features(spec)]
+    label = [("label", pa.float64() if spec.regression else pa.int64())] if labelled else []
+    return pa.schema([("id", pa.int64()), ("row_hash", pa.uint64()), *features, *label])
 
 
 def _prepared(
-    rows: Rows, reader: TextReader | ImageReader, labels: npt.NDArray[Any], schema: pa.Schema
+    rows: Rows, reader: TextReader | ImageReader, labels: npt.NDArray[Any] | None, schema: pa.Schema
 ) -> Iterator[pa.Table]:
     start = 0
     for batch in rows.batches():
         features, contents = reader.read(batch, start)
-        chosen = labels[start : start + batch.num_rows]
-        hashes = [
-            fingerprint.row_hash(parts, label) for parts, label in zip(contents, chosen.tolist(), strict=True)
-        ]
+        chosen = None if labels is None else labels[start : start + batch.num_rows]
+        known = [None] * batch.num_rows if chosen is None else chosen.tolist()
+        hashes = [fingerprint.row_hash(parts, label) for parts, label in zip(contents, known, strict=True)]
         columns = {
             "id": np.arange(start, start + batch.num_rows, dtype=np.int64),
             "row_hash": pa.array(hashes, pa.uint64()),
             **features,
-            "label": chosen,
+            **({} if chosen is None else {"label": chosen}),
         }
         yield pa.table(columns, schema=schema)
         start += batch.num_rows
@@ -221,22 +260,40 @@ def _card(
     readers: dict[str, TextReader | ImageReader],
 ) -> TaskCard:
     hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
-    seen = np.concatenate([found for split, found in hashes.items() if split != "train"])
+    labelled = {split: hashes[split] for split in labels.values}
+    seen = np.concatenate([found for split, found in labelled.items() if split != "train"])
     return TaskCard(
         name=name,
         modality=spec.modality,
         regression=spec.regression,
         label_names=labels.names,
         rows={split: len(found) for split, found in hashes.items()},
-        class_counts={split: _counts(labels.values[split], labels.names) for split in hashes},
-        **_image_facts([reader for reader in readers.values() if isinstance(reader, ImageReader)]),
+        class_counts={split: _counts(values, labels.names) for split, values in labels.values.items()},
+        **_image_facts([readers[split] for split in labelled]),
         source=loaded.resolved,
         dropped=loaded.dropped,
         shared_rows=len(np.intersect1d(hashes["train"], seen)),
         metrics=list(spec.metrics),
         max_length=spec.max_length,
         augment=spec.augment,
-        fingerprint=_fingerprint(spec, labels.names, hashes),
+        unlabelled=_unlabelled(spec, folder, hashes) if UNLABELLED in hashes else None,
+        fingerprint=_fingerprint(spec, labels.names, labelled),
+    )
+
+
+def _unlabelled(spec: Task, folder: Path, hashes: dict[str, npt.NDArray[np.uint64]]) -> Unlabelled:
+    """The facts of the unlabelled rows; those of the evaluated splits are compared with them by content alone."""
+    features = _features(spec)
+    evaluated = [
+        hash_rows(pq.read_table(folder / f"{split}.parquet", columns=features), features)
+        for split in hashes
+        if split not in ("train", UNLABELLED)
+    ]
+    mine = hashes[UNLABELLED]
+    return Unlabelled(
+        origin="rest" if spec.unlabelled else "split",
+        shared_rows=len(np.intersect1d(mine, np.concatenate(evaluated))),
+        fingerprint=_fingerprint(spec, [], {UNLABELLED: mine}),
     )
 
 
@@ -244,7 +301,8 @@ def _counts(labels: npt.NDArray[Any], names: list[str]) -> list[int]:
     return [int(count) for count in np.bincount(labels, minlength=len(names))] if names else []
 
 
-def _image_facts(readers: list[ImageReader]) -> dict[str, Any]:
+def _image_facts(given: list[TextReader | ImageReader]) -> dict[str, Any]:
+    readers = [reader for reader in given if isinstance(reader, ImageReader)]
     if not readers:
         return {}
     size = (max(reader.height for reader in readers), max(reader.width for reader in readers))
@@ -271,6 +329,9 @@ def _log_prepared(card: TaskCard, folder: Path) -> None:
     if card.shared_rows:
         evaluated = " or ".join(card.evaluated)
         log.warning("task %s: %d rows are in train and in %s alike", card.name, card.shared_rows, evaluated)
+    if card.unlabelled and card.unlabelled.shared_rows:
+        note = "task %s: %d unlabelled rows are also in %s"
+        log.warning(note, card.name, card.unlabelled.shared_rows, " or ".join(card.evaluated))
     if card.label_noise:
         log.warning("task %s: %d train labels are wrong on purpose", card.name, card.label_noise.rows)
     for reason, count in card.dropped.items():
@@ -308,13 +369,17 @@ def load_split(folder: Path, split: str, columns: list[str] | None = None) -> pa
         columns: only these; default all of them.
 
     Raises:
-        TaskError: the task is not prepared, there is no such split, or its file is damaged.
+        TaskError: the task is not prepared, there is no such split or column, or its file is damaged.
     """
     card = read_card(folder)
     if split not in card.rows:
         raise TaskError(f"{folder}: no split {split!r}; there are: {listed(card.rows)}")
     path = Path(folder) / f"{split}.parquet"
     try:
+        there = pq.read_schema(path).names
+        lacking = [column for column in columns or [] if column not in there]
+        if lacking:
+            raise TaskError(f"{path}: has no column {listed(lacking)}; there are: {listed(there)}")
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: cannot be read ({error}); run stage prepare again") from None
@@ -339,7 +404,7 @@ def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
     table = load_split(folder, split)
     ids = table.column("id").to_numpy()
     hashes = table.column("row_hash").to_numpy()
-    labels = table.column("label").to_numpy().astype(np.float32 if card.regression else np.int64)
+    labels = labels_of(table, card)
     if card.modality == "image":
         p = preprocessor
         pixels = encode_images(table.column("image"), p.size, p.channels, p.mean, p.std)
@@ -352,3 +417,11 @@ def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
         note = "task %s, %s: %d of %d texts are longer than max_length %d and were cut"
         log.info(note, card.name, split, texts.truncated, len(ids), card.max_length)
     return EncodedSplit(ids, hashes, labels, texts.input_ids, texts.token_type_ids)
+
+
+def labels_of(table: pa.Table, card: TaskCard) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
+    """The labels of a split's rows as training takes them, [N]; [0] of the split `unlabelled`."""
+    kind: Any = np.float32 if card.regression else np.int64
+    if "label" not in table.column_names:
+        return np.empty(0, kind)
+    return table.column("label").to_numpy().astype(kind)  # type: ignore[no-any-return]

@@ -138,9 +138,10 @@ def fine_tune(
     """Train the model on the split and return it with the run's figures.
 
     Args:
-        split: of images it may have V views; epoch e is then trained on view e mod V.
+        split: of images it may have V views; epoch e is then trained on view e mod V. Its last rows may have no labels:
+            an epoch has every row once, so there are more steps for them.
         loss: the mean over a batch, from logits [B, K], labels [B], soft logits [B, K] and the progress of training,
-            0 at the first step and 1 at the last.
+            0 at the first step and 1 at the last. Rows without a label come last in a batch: labels are then fewer.
         soft_logits: [N, K] cached raw logits in the split's row order, for distillers; [N, V, K] of a split with views.
 
     Raises:
@@ -202,7 +203,7 @@ class _Loop:
         total = torch.zeros((), device=self.accelerator.device)
         for rows in epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch):
             total += self.step(rows) * len(rows)
-        mean = float(self.accelerator.reduce(total, "mean")) / len(self.labels)
+        mean = float(self.accelerator.reduce(total, "mean")) / len(self.batches)
         if not math.isfinite(mean):
             raise TrialError(
                 f"the training loss is {mean} in epoch {epoch + 1}; lower learning_rate, or alpha of the regularizer"
@@ -213,12 +214,15 @@ class _Loop:
     def step(self, rows: Rows) -> Tensor:
         """One optimizer step on a global batch; its loss, on the device: reading it here would wait for the GPU."""
         mine, weight = _share(rows, self.accelerator)
+        unlabelled = mine >= len(self.labels)
+        mine = mine[np.argsort(unlabelled, kind="stable")]  # those with a label first, as the loss wants them
         index = torch.from_numpy(mine).to(self.accelerator.device)
+        labels = self.labels[index[: len(mine) - int(unlabelled.sum())]]
         soft_logits = None if self.soft_logits is None else self.soft_logits[index, self.batches.view]
         with autocast(self.params.precision, self.accelerator.device):
             logits = self.network(**self.batches(mine)).logits
         progress = self.schedule.last_epoch / max(1, self.steps - 1)
-        loss = self.loss(logits.float(), self.labels[index], soft_logits, progress) * weight
+        loss = self.loss(logits.float(), labels, soft_logits, progress) * weight
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()

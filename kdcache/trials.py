@@ -25,14 +25,17 @@ from kdcache import checkpoints, fingerprint, processes
 from kdcache.errors import CacheError, KdcacheError, TrialError
 from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Fingerprints, LogitCache
-from kdcache.params import Model, Regularizer, Student, Teacher
+from kdcache.params import UNLABELLED, Model, Regularizer, Student, Task, Teacher
 from kdcache.tasks import TaskCard
 
 log = logging.getLogger(__name__)
 
 RESULT = "result.json"
 LOGITS = "logits"  # a trial's own logit cache
-VIEWS = "views"  # inside a logit cache's folder: a cache of the train rows in each augmented view
+# A folder of logits is a cache itself (PLAIN) and may hold further ones: of the train rows in each augmented view; of
+# the rows without labels (in each view, if any), apart so that what does not use them does not depend on them.
+PLAIN, VIEWS = ".", "views"
+BESIDE = (VIEWS, UNLABELLED)
 TEACHER = "teacher.json"
 INAPPLICABLE = "not-applicable.json"
 CHANGED = "its identity changed: other data, parameters, weights or code"
@@ -101,7 +104,7 @@ class TrialPlan:
     regularizer: str
     method: Regularizer
     seed: int
-    soft_labels: tuple[Path, ...]  # logit caches whose train splits are learned from, their mean when several
+    soft_labels: tuple[Path, ...]  # logit caches that are learned from, their mean when several
     keep_train_logits: bool
     evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
     keep_views: bool = False  # beside the train logits, those of every augmented view
@@ -143,7 +146,7 @@ def training_basis(card: TaskCard, model: Model, function: str | None = None) ->
 
 def identity_from(basis: Mapping[str, Any], method: Regularizer, seed: int, *soft_labels: str) -> str:
     """The identity of one training, see `training_identity`."""
-    parts = {"method": method.model_dump(), "soft_labels": soft_labels, "seed": seed}
+    parts = {"method": method.model_dump(exclude=NAMES_ONLY), "soft_labels": soft_labels, "seed": seed}
     return fingerprint.of_json({**basis, **parts})
 
 
@@ -156,8 +159,33 @@ def _preprocessing(card: TaskCard, model: Model) -> str:
     return fingerprint.of_json({"preprocessing": plain, "augment": card.augment.model_dump()})
 
 
+def learned_from(folders: Sequence[Path], method: Regularizer) -> list[Path]:
+    """The logit caches whose identities are in a trial's: the folders', and of unlabelled rows if it uses them."""
+    beside = [folder / UNLABELLED for folder in folders] if method.unlabelled == "use" else []
+    return [*folders, *beside]
+
+
+def caches_beside(task: Task) -> list[str]:
+    """Which of BESIDE a teacher's folder of logits has, by what params.yaml says of the task."""
+    return [*[VIEWS] * (task.augment is not None), *[UNLABELLED] * task.has_unlabelled]
+
+
+def teacher_caches(card: TaskCard, model: Model, weights: str) -> dict[str, Fingerprints]:
+    """The caches that a teacher's folder of logits has, by their place in it, and what each is computed from.
+
+    The arguments are those of `logit_fingerprints`.
+    """
+    plain = logit_fingerprints(card, model, weights)
+    found = {PLAIN: plain}
+    if card.augment is not None:
+        found[VIEWS] = plain
+    if card.unlabelled is not None:
+        found[UNLABELLED] = plain.model_copy(update={"data": card.unlabelled.fingerprint})
+    return found
+
+
 def logit_fingerprints(card: TaskCard, model: Model, weights: str) -> Fingerprints:
-    """What a logit cache is computed from.
+    """What a logit cache of labelled rows is computed from.
 
     Args:
         model: the trained model's checkpoint decides the preprocessing.
@@ -206,19 +234,21 @@ def why_teach(folder: Path, identity: str) -> str | None:
     return None
 
 
-def why_cache(folder: Path, prints: Fingerprints, teacher: Path, views: bool = False) -> str | None:
+def why_cache(folder: Path, wanted: Mapping[str, Fingerprints], teacher: Path) -> str | None:
     """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked.
 
     Args:
+        wanted: the caches that it has to hold, see `teacher_caches`.
         teacher: the folder of the finished teacher.
-        views: whether the logits of augmented views belong to them.
     """
     if not folder.exists():
         return "there are none yet"
+    left = [part for part in BESIDE if part not in wanted and (folder / part).exists()]
+    if left:
+        return f"{', '.join(left)} is no longer asked for"
     try:
-        LogitCache(folder, prints).verify("full")
-        if views:
-            LogitCache(folder / VIEWS, prints).verify("full")
+        for part, prints in wanted.items():
+            LogitCache(folder / part, prints).verify("full")
         if read_json(folder / TEACHER) != read_json(teacher / TEACHER):
             return "the teacher was trained again"
     except KdcacheError as error:

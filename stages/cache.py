@@ -1,4 +1,4 @@
-"""DVC stage: cache one fine-tuned teacher's logits on a task's train and validation splits, unless they are there."""
+"""DVC stage: cache one fine-tuned teacher's logits on every split of a task, unless they are there."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ def _missing(study: Study, task: str, name: str) -> bool:
     trained = trials.trained_teacher(teacher, taught)
     weights = fingerprint.of_weights(taught)
     card = read_card(layout.task_folder(task))
-    prints = trials.logit_fingerprints(card, trained, weights)
-    reason = trials.why_cache(folder, prints, taught, views=card.augment is not None)
+    reason = trials.why_cache(folder, trials.teacher_caches(card, trained, weights), taught)
     log.info("%s: %s", folder, f"computing logits ({reason})" if reason else "the logits are there already")
     return reason is not None
 

@@ -61,9 +61,10 @@ def _plan(
     task, student, regularizer = configuration
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
+    identities = map(_identity, trials.learned_from(soft_labels, method))
     return trials.TrialPlan(
         folder=trials.trial_folder(layout.configuration_folder(*configuration), seed),
-        identity=trials.identity_from(basis, method, seed, *map(_identity, soft_labels)),
+        identity=trials.identity_from(basis, method, seed, *identities),
         task=task,
         task_folder=layout.task_folder(task),
         student=student,
@@ -89,13 +90,12 @@ def _identity(soft_labels: Path) -> str:
 
 def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
     """The logit caches a distiller learns from: its teachers', or the baseline trial's of the same seed (Self-KD)."""
-    kind = study.method(regularizer).soft_labels
-    if kind == "teacher":
-        return tuple(layout.cache_folder(task, teacher) for teacher in study.students[student].teachers)
-    if kind == "self":
+    method = study.method(regularizer)
+    if method.soft_labels == "self":
         baseline = layout.configuration_folder(task, student, study.comparison.baseline)
         return (trials.trial_folder(baseline, seed) / trials.LOGITS,)
-    return ()
+    teachers = method.teachers_of(study.students[student])
+    return tuple(layout.cache_folder(task, teacher) for teacher in teachers)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def view(row: int, number: int) -> Any:
 
 def test_every_view_is_the_replayed_one(folder: Path) -> None:
     preprocessor = SimpleNamespace(kind="image", tokenizer=None, size=8, channels=1, mean=[0.5], std=[0.5])
-    split = encode_views(folder / "task", preprocessor)
+    split = encode_views(folder / "task", "train", preprocessor)
     assert split.pixel_values is not None
     assert split.pixel_values.shape == (VIEWS, ROWS, 1, 8, 8)
     for number, part in enumerate(split.views()):
@@ -212,7 +212,7 @@ def test_views_are_part_of_what_decides_a_result(folder: Path) -> None:
 
 def test_missing_views_are_noticed(folder: Path, taught: Path, tmp_path: Path) -> None:
     prints = LogitCache(taught).manifest.fingerprints
-    assert trials.why_cache(taught, prints, folder / "teacher", views=True) is None
+    assert trials.why_cache(taught, {".": prints, "views": prints}, folder / "teacher") is None
     run_trial(plan(folder, "base", folder=tmp_path / "base/seed-0"))
     assert trials.reconcile(tmp_path / "base", {0: "base"}, ["train", "validation"], views=True) == []
     (tmp_path / "base/seed-0/logits/views/manifest.json").unlink()

@@ -72,12 +72,23 @@ def test_rows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["disk_bytes"] == {"logits": None, "teachers": None}
 
 
-@pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4", "films=-1,2"])
+def test_methods_with_more_steps_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    more = "max_length: 8, train_size: 40, unlabelled: rest}"
+    use = "distillers: {more: {soft_labels: teacher, alpha: 0.5, unlabelled: use}, kd:"
+    Path("params.yaml").write_text(STUDY.replace("max_length: 8}", more).replace("distillers: {kd:", use))
+    _, out, _ = run(capsys, "--rows", "films=40,10,2,60")
+    rows = [cells(line) for line in out.splitlines() if "films" in line and "│" in line]
+    # 40 rows by 8, or 100
+    assert [row[5] for row in rows] == ["100", "5 or 13"]
+    assert "optimizer steps: 146\n" in out  # 100 + 4 runs of 5 + 2 of 13
+
+
+@pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4,5", "films=-1,2"])
 def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> None:
     code, _, err = run(capsys, "--rows", text)
     assert (code, err) == (
         1,
-        f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED or TASK=TRAIN,EVALUATED,CLASSES\n",
+        f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]\n",
     )
 
 

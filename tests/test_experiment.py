@@ -125,7 +125,7 @@ def test_several_teachers_teach_the_mean_of_their_logits(folder: Path, taught: P
     together = ensemble([taught, tmp_path / "cache"], tmp_path / "mean")
     kd = Regularizer(soft_labels="teacher", alpha=0.9, temperature=2)
     both = plan(folder, "kd_both", kd, taught, tmp_path / "cache")
-    run_trial(replace(both, model=both.model.model_copy(update={"teacher": ("big", "other")})))
+    run_trial(replace(both, method=kd.model_copy(update={"teacher": ("big", "other")})))
     run_trial(plan(folder, "kd_mean", kd, together.path))
     run_trial(plan(folder, "kd_one", kd, taught))
     results = [read_result(folder / "trials" / name) for name in ("kd_both", "kd_mean", "kd_one")]

@@ -181,6 +181,11 @@ REGRESSION = {
     "max_length": 32,
 }
 BOTH = {**MODEL, "teacher": "big"}
+DIGITS = STUDY["tasks"]["digits"]
+WITH_UNLABELLED = {"files": {"train": "a.csv", "validation": "b.csv", "unlabelled": "c.csv"}}
+ALL_UNLABELLED = {
+    f"tasks.{name}": {**task, "train_size": 9, "unlabelled": "rest"} for name, task in STUDY["tasks"].items()
+}
 ONE = [
     # top level
     ({"seeds": ABSENT}, "seeds: missing"),
@@ -231,6 +236,14 @@ ONE = [
      "tasks.news.source.splitz: unknown key; did"),
     ({"tasks.news.label_noise": 1.0}, "tasks.news.label_noise: Input should be less than 1, found 1.0"),
     ({"tasks.news.noise_seed": 1}, "tasks.news: noise_seed says which labels label_noise makes wrong"),
+    ({"tasks.news.unlabelled": "rest"},
+     "tasks.news: unlabelled: rest is the train rows that train_size does not draw; without it, there are none"),
+    ({"tasks.news.train_size": 9, "tasks.news.unlabelled": "unsupervised"},
+     "tasks.news.unlabelled: Input should be 'rest', found 'unsupervised'"),
+    ({"tasks.news.train_size": 9, "tasks.news.unlabelled": True},
+     "tasks.news.unlabelled: true and false are no values here"),
+    ({"tasks.news": {**STUDY["tasks"]["news"], "train_size": 9, "unlabelled": "rest", "source": WITH_UNLABELLED}},
+     "tasks.news: the source has a split named unlabelled already; leave out unlabelled: rest"),
     ({"tasks.news.text": ABSENT, "tasks.news.max_length": ABSENT}, "tasks.news: give exactly one of text"),
     ({"tasks.news.image": "image"}, "tasks.news: give exactly one of text (one or two columns) and image"),
     ({"tasks.news.text": "text"}, "tasks.news.text: Input should be a valid list, found 'text'"),
@@ -286,7 +299,7 @@ ONE = [
     # regularizers
     ({"regularizers": {}}, "regularizers: expected at least 1, found 0"),
     ({"regularizers.smooth.epsilon": 0.1},
-     "regularizers.smooth.epsilon: unknown key (there are: soft_labels, alpha,"),
+     "regularizers.smooth.epsilon: unknown key (there are: soft_labels, teacher, alpha,"),
     ({"regularizers.base": None},
      "regularizers.base: expected a mapping of keys, found None (write {} for none)"),
     ({"regularizers.base": {"alpha": 0.1}},
@@ -339,6 +352,30 @@ ONE = [
     ({"distillers.kd.beta": -1}, "distillers.kd.beta: Input should be greater than or equal to 0, found -1"),
     ({"regularizers.smooth.divergence": "dkd", "regularizers.smooth.beta": 8},
      "regularizers.smooth: divergence: dkd takes logits apart, so it needs soft_labels: teacher or self"),
+    ({"distillers.kd.teacher": "huge"},
+     "distillers.kd.teacher: no teacher 'huge' (there are: big, eye)"),
+    ({"distillers.kd.teacher": "big"},
+     "distillers.kd.teacher: 'big' is not declared for task 'digits'"),
+    ({"distillers.kd.teacher": []},
+     "distillers.kd.teacher: expected a teacher or a list of different teachers, found []"),
+    ({"distillers.self_kd.teacher": "big"},
+     "distillers.self_kd: teacher says whose logits soft_labels: teacher stands for, but soft_labels is 'self'"),
+    ({"regularizers.mine": {"function": "m:f", "teacher": "big"}},
+     "regularizers.mine: teacher says whose logits soft_labels: teacher stands for, but soft_labels is none"),
+    ({"regularizers.base": {"teacher": "big"}},
+     "regularizers.base: without soft_labels or function, teacher has no effect"),
+    ({"distillers.kd.unlabelled": "yes", "tasks.digits": {**DIGITS, "train_size": 9, "unlabelled": "rest"}},
+     "distillers.kd.unlabelled: Input should be 'ignore' or 'use', found 'yes'"),
+    ({"distillers.kd.unlabelled": "use", "tasks.digits": {**DIGITS, "train_size": 9, "unlabelled": "rest"}},
+     "tasks.news: has no unlabelled rows for distillers.kd; give it `unlabelled: rest` beside train_size, or"),
+    ({"distillers.self_kd.unlabelled": "use", **ALL_UNLABELLED},
+     "distillers.self_kd: unlabelled: use needs a teacher: the baseline's trials keep no logits of unlabelled rows"),
+    ({"regularizers.smooth.unlabelled": "use", **ALL_UNLABELLED},
+     "regularizers.smooth: unlabelled: use needs soft_labels: teacher; 'uniform' says nothing of such rows"),
+    ({"distillers.kd.unlabelled": "use", "distillers.kd.divergence": "dkd", "distillers.kd.beta": 8, **ALL_UNLABELLED},
+     "distillers.kd: unlabelled: use has no divergence: dkd, which takes the true class apart: there is none"),
+    ({"distillers.own": {"function": "m:f", "soft_labels": "teacher", "unlabelled": "use"}, **ALL_UNLABELLED},
+     "distillers.own: beside function, unlabelled has no effect"),
     ({"distillers.smooth": {"soft_labels": "self", "alpha": 0.5}},
      "distillers.smooth: the name is also a regularizer's; names must differ"),
     # schedules
@@ -604,12 +641,37 @@ def test_a_student_has_no_teacher_one_or_several(tmp_path: Path) -> None:
     )
     study = load_study(write(tmp_path, several))
     assert study.students["small"].teachers == ("big", "other")
-    assert study.students["small"].teacher_name == "big+other"
     assert study.students["glance"].teachers == ("eye",)
-    assert study.students["glance"].teacher_name == "eye"
-    alone = study.students["small"].model_copy(update={"teacher": None})
-    assert (alone.teachers, alone.teacher_name) == ((), None)
+    assert study.students["small"].model_copy(update={"teacher": None}).teachers == ()
     assert hash(study.students["small"])  # its encoded rows are kept by it
+
+
+def test_a_distiller_has_the_students_teacher_or_its_own(tmp_path: Path) -> None:
+    own = {"soft_labels": "teacher", "alpha": 0.5, "teacher": ["other", "big"]}
+    everywhere = {**MODEL, "tasks": ["news", "digits"]}
+    changes = {"teachers.other": everywhere, "teachers.big": everywhere, "distillers.kd_own": own}
+    study = load_study(write(tmp_path, changed(changes)))
+    small, kd, kd_own = study.students["small"], study.method("kd"), study.method("kd_own")
+    assert (kd.teachers_of(small), kd.teacher_name(small)) == (("big",), "big")
+    assert (kd_own.teachers_of(small), kd_own.teacher_name(small)) == (("other", "big"), "other+big")
+    for free in ("base", "smooth", "self_kd"):
+        assert (study.method(free).teachers_of(small), study.method(free).teacher_name(small)) == ((), None)
+
+
+def test_a_student_needs_no_teacher_where_every_distiller_names_its_own(tmp_path: Path) -> None:
+    changes = {
+        "teachers.big.tasks": ABSENT,
+        "distillers.kd.teacher": "big",
+        "students.small.teacher": ABSENT,
+        "students.glance.teacher": ABSENT,
+    }
+    assert load_study(write(tmp_path, changed(changes))).students["small"].teachers == ()
+    other = {"soft_labels": "teacher", "alpha": 0.9}
+    found = mistakes(tmp_path, changed({**changes, "distillers.kd_other": other}))
+    assert [line.split(" (")[0] for line in found] == [
+        f"students.{name}.teacher: missing, but distillers.kd_other needs a teacher"
+        for name in ("small", "glance")
+    ]
 
 
 def test_a_mistake_beside_an_ensemble_hides_no_missing_member(tmp_path: Path) -> None:
@@ -621,6 +683,26 @@ def test_a_mistake_beside_an_ensemble_hides_no_missing_member(tmp_path: Path) ->
         "students.small.teacher",  # no huge
         "students.small.teacher",  # eye is for another task
     ]
+
+
+def test_unlabelled_rows_are_the_rest_of_train_or_a_split_of_that_name(tmp_path: Path) -> None:
+    news = {**STUDY["tasks"]["news"], "source": WITH_UNLABELLED}
+    hub = {"hub": "a/b", "revision": "x", "splits": {"unlabelled": "unsupervised"}}
+    changes = {
+        **ALL_UNLABELLED,
+        "tasks.news": news,
+        "tasks.hub": {**news, "source": hub},
+        "distillers.kd.unlabelled": "use",
+    }
+    changes |= {"students.small.tasks": ["news", "hub"], "teachers.big.tasks": ["news", "hub"]}
+    study = load_study(write(tmp_path, changed(changes)))
+    assert [task.has_unlabelled for task in study.tasks.values()] == [True, True, True]
+    assert [task.has_unlabelled for task in load_study(write(tmp_path, STUDY)).tasks.values()] == [
+        False,
+        False,
+    ]
+    assert study.methods()["kd"].unlabelled == "use"
+    assert study.methods()["self_kd"].unlabelled == "ignore"
 
 
 def test_a_schedule_is_written_as_it_was_read() -> None:

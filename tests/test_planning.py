@@ -108,7 +108,7 @@ def test_stages_trials_and_steps(here: Path) -> None:
     assert found["teachers"]["total"] == 1
     assert found["trials"] == {"total": 16, "done": 0, "stale": 0, "unchecked": 0, "missing": 16}
     # big: 2 epochs of 3 batches of 4; small: 3 epochs of 4 batches of 3; smaller: 1 of 1; each 4 methods x 2 seeds
-    assert [job["steps_each"] for job in found["jobs"]] == [6, 12, 1]
+    assert [job["steps_each"] for job in found["jobs"]] == [[6], [12], [1]]
     assert found["steps"] == {"total": 6 + 8 * 12 + 8 * 1, "left": 110}
     # Logits of 2 classes, 16 + 2 * 4 bytes a row: 10 + 4 rows of big; each student 2 x (10 + 4) of base, 6 x 4 others
     assert found["disk_bytes"] == {"logits": 24 * (14 + 2 * (28 + 24)), "teachers": None}
@@ -173,6 +173,35 @@ def test_views_of_augmented_images_are_cached_too(here: Path) -> None:
     found = describe(planned({"tasks": {"films": task}}, rows={"films": Size(100, 50, 10)}))
     # Of each train row 1 + 3 logits: 450 rows of big, 2 x 450 of each student's base, 6 x 50 of its other trials
     assert found["disk_bytes"]["logits"] == (16 + 10 * 4) * (450 + 2 * (900 + 300))
+
+
+REST = {**STUDY["tasks"]["films"], "train_size": 6, "unlabelled": "rest"}
+KD_MORE = {"soft_labels": "teacher", "alpha": 0.5, "unlabelled": "use"}
+
+
+def test_who_uses_unlabelled_rows_takes_more_steps(here: Path) -> None:
+    changes = {"tasks": {"films": REST}, "distillers.kd_more": KD_MORE, "students.small.batch_size": 4}
+    planned(changes)
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    found = describe(planned(changes))
+    assert found["rows"] == {"films": {"train": 6, "evaluated": 4, "unlabelled": 4}}
+    # big: 2 epochs of 2 batches of 4; small: 3 epochs of 2, or of 3 with the 4 unlabelled rows; smaller: 1 of 1
+    assert [job["steps_each"] for job in found["jobs"]] == [[4], [6, 9], [1]]
+    assert found["steps"]["total"] == 4 + 8 * 6 + 2 * 9 + 10 * 1
+    # 6 + 4 + 4 rows of big; each student 2 x (6 + 4) of base, 8 x 4 others
+    assert found["disk_bytes"]["logits"] == 24 * (14 + 2 * (20 + 32))
+
+
+def test_how_many_rows_are_unlabelled_must_be_told_of_a_task_that_is_not_prepared(here: Path) -> None:
+    changes = {"tasks": {"films": REST}, "distillers.kd_more": KD_MORE}
+    unknown = describe(planned(changes, rows={"films": Size(6, 4, 2)}))
+    assert unknown["notes"] == [
+        "task films: how many unlabelled rows it has is unknown (the fourth number of --rows)"
+    ]
+    assert [job["steps_each"] for job in unknown["jobs"]] == [[4], None, None]
+    assert unknown["steps"]["total"] is None
+    given = describe(planned(changes, rows={"films": Size(6, 4, 2, unlabelled=4)}))
+    assert (given["notes"], given["steps"]["total"]) == ([], 4 + 8 * 6 + 2 * 3 * 4 + 10)
 
 
 def test_a_hub_model_that_is_not_here_is_named_and_not_fetched(
@@ -259,6 +288,8 @@ FILMS = {"tasks": {"films": STUDY["tasks"]["films"]}}
         ({"students.small.epochs": 4}, {"teachers.done": 1, "trials.done": 8, "trials.stale": 8}),
         # Another teacher: its trials are KD's
         ({"teachers.big.epochs": 3}, {"teachers.stale": 1, "trials.done": 12, "trials.stale": 4}),
+        # The teacher that the students have anyway
+        ({"distillers.kd.teacher": "big"}, {"teachers.done": 1, "trials.done": 16}),
         # A name and a place are not part of an identity
         ({"students.small.tasks": ["films"]}, {"teachers.done": 1, "trials.done": 16}),
     ],
@@ -299,6 +330,45 @@ def test_a_task_that_was_prepared_otherwise_counts_as_not_prepared(done: None, k
 def test_a_task_of_another_source_counts_as_not_prepared(done: None, source: dict[str, str]) -> None:
     plan = planned({"tasks": {"films": {**STUDY["tasks"]["films"], "source": source}}})
     assert states(plan) == {"teachers.unchecked": 1, "trials.unchecked": 16}
+
+
+def test_the_rest_of_train_counts_as_not_prepared_until_it_is(done: None) -> None:
+    task, folder = {**STUDY["tasks"]["films"], "train_size": 6}, DATA / "tasks" / "films"
+    planned({"tasks": {"films": task}})
+    prepare_task(load_study().tasks["films"], folder)
+    assert planned({"tasks": {"films": REST}}).sizes["films"] is None
+    prepare_task(load_study().tasks["films"], folder)
+    assert planned({"tasks": {"films": REST}}).sizes["films"] == Size(6, 4, 2, unlabelled=4)
+    assert planned({"tasks": {"films": task}}).sizes["films"] is None
+
+
+def test_unlabelled_rows_make_only_what_uses_them_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdcache.experiment.teach", pretend_to_teach)
+    monkeypatch.setattr("kdcache.engine.run_trials", pretend_to_run_all)
+    plain = {"tasks": {"films": {**STUDY["tasks"]["films"], "train_size": 6}}}
+    more = {"tasks": {"films": REST}, "distillers.kd_more": KD_MORE}
+    planned(plain)
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    teach.main(["--task", "films", "--teacher", "big"])
+    for method in ("base", "smooth", "kd", "self_kd"):
+        for student in ("small", "smaller"):
+            train.main(["--task", "films", "--student", student, "--regularizer", method])
+    planned(more)
+    prepare_task(load_study().tasks["films"], DATA / "tasks" / "films")
+    # Its logits of the unlabelled rows are not there: kd's trials wait for the teacher's to be whole
+    assert states(planned(more)) == {
+        "teachers.missing": 1,
+        "trials.done": 12,
+        "trials.unchecked": 4,
+        "trials.missing": 4,
+    }
+    write_logits(DATA / "logits" / "films" / "big" / "unlabelled", ["unlabelled"], weights="w")
+    assert states(planned(more)) == {"teachers.done": 1, "trials.done": 16, "trials.missing": 4}
+    for student in ("small", "smaller"):
+        train.main(["--task", "films", "--student", student, "--regularizer", "kd_more"])
+    assert states(planned(more)) == {"teachers.done": 1, "trials.done": 20}
+    write_logits(DATA / "logits" / "films" / "big" / "unlabelled", ["unlabelled"], weights="others")
+    assert states(planned(more)) == {"teachers.done": 1, "trials.done": 16, "trials.stale": 4}
 
 
 def test_other_wrong_labels_count_as_not_prepared(done: None) -> None:

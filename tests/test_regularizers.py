@@ -635,3 +635,61 @@ def test_an_own_function_that_needs_missing_logits() -> None:
     loss = make_loss(Regularizer(function="own_losses:against", soft_labels="teacher"), 2)
     with pytest.raises(RegularizerError, match="needs cached logits"):
         loss(torch.zeros(2, 2), LABELS, None)
+
+
+# ---- rows without a label ----
+# z = (ln 9, 0) and s = (0, 0): at tau 2 q = (3/4, 1/4), p = (1/2, 1/2), KL(p || q) = 0.143841 and tau^2 KL = 0.575364;
+# z = (0, 0) and s = (ln 9, 0): KL = 3/4 ln(3/2) + 1/4 ln(1/2) = 0.130812 and tau^2 KL = 0.523248.
+HALF = {"soft_labels": "teacher", "alpha": 0.25, "temperature": 2, "unlabelled": "use"}
+HOT_AND_FLAT = torch.tensor([TWO_HOT, [0.0, 0.0], TWO_HOT])
+SOFT_THREE = torch.tensor([[0.0, 0.0], TWO_HOT, [0.0, 0.0]])
+
+
+def test_a_batch_with_labelled_and_unlabelled_rows() -> None:
+    # labelled, class 1 of (9/10, 1/10): 0.75 * 2.302585 + 0.25 * 0.575364 = 1.870780
+    # unlabelled: 0.523248 and 0.575364, at full weight; (1.870780 + 0.523248 + 0.575364) / 3 = 0.989797
+    loss = make_loss(Regularizer(**HALF), 2)
+    assert float(loss(HOT_AND_FLAT, torch.tensor([1]), SOFT_THREE)) == pytest.approx(0.989797, abs=1e-6)
+
+
+def test_a_batch_without_any_label() -> None:
+    loss = make_loss(Regularizer(**HALF), 2)
+    found = loss(HOT_AND_FLAT, torch.empty(0, dtype=torch.int64), SOFT_THREE)
+    assert float(found) == pytest.approx((0.575364 + 0.523248 + 0.575364) / 3, abs=1e-6)
+
+
+def test_a_batch_in_which_all_rows_have_labels_is_as_without_unlabelled_rows() -> None:
+    labels, plain = torch.tensor([1, 0, 1]), {**HALF, "unlabelled": "ignore"}
+    found, expected = (
+        float(make_loss(Regularizer(**how), 2)(HOT_AND_FLAT, labels, SOFT_THREE)) for how in (HALF, plain)
+    )
+    assert found == expected
+
+
+def test_unlabelled_rows_of_logit_matching_and_of_a_regression() -> None:
+    # mse is a mean over classes: ((ln 9)^2 + 0) / 2 = 2.413898 on each row; labelled: 0.5 * 2.302585 + 0.5 * 2.413898
+    match = Regularizer(soft_labels="teacher", alpha=0.5, divergence="mse", unlabelled="use")
+    found = make_loss(match, 2)(HOT_AND_FLAT, torch.tensor([1]), SOFT_THREE)
+    assert float(found) == pytest.approx((2.358242 + 2 * 2.413898) / 3, abs=1e-6)
+    # z = 1 and s = 3 on both rows, y = 2 on the first: 0.5 * 1 + 0.5 * 4 = 2.5, and 4
+    numbers, soft = torch.ones(2, 1), torch.full((2, 1), 3.0)
+    assert float(make_loss(match, 1, regression=True)(numbers, torch.tensor([2.0]), soft)) == pytest.approx(
+        3.25
+    )
+
+
+def test_an_annealed_alpha_is_that_of_labelled_rows() -> None:
+    annealed = Regularizer(**{**HALF, "alpha": {"start": 1.0, "end": 0.0}})
+    # at the end the labelled row has its cross-entropy alone: (2.302585 + 0.523248 + 0.575364) / 3
+    found = make_loss(annealed, 2)(HOT_AND_FLAT, torch.tensor([1]), SOFT_THREE, 1.0)
+    assert float(found) == pytest.approx(1.133732, abs=1e-6)
+
+
+def test_fewer_labels_than_rows_are_refused_where_all_should_have_one() -> None:
+    labels = torch.tensor([1])
+    with pytest.raises(RegularizerError, match=r"expected 3 labels, found shape \[1\]"):
+        make_loss(Regularizer(**{**HALF, "unlabelled": "ignore"}), 2)(HOT_AND_FLAT, labels, SOFT_THREE)
+    with pytest.raises(RegularizerError, match=r"expected at most 3 labels, found shape \[4\]"):
+        make_loss(Regularizer(**HALF), 2)(HOT_AND_FLAT, torch.zeros(4, dtype=torch.int64), SOFT_THREE)
+    with pytest.raises(RegularizerError, match="needs cached logits"):
+        make_loss(Regularizer(**HALF), 2)(HOT_AND_FLAT, labels)

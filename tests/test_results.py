@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcache.errors import CacheError
-from kdcache.files import write_json
+from kdcache.files import read_json, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
 from kdcache.params import Study
 from kdcache.results import (
@@ -120,6 +120,27 @@ def test_a_cache_of_views_has_a_cost_of_its_own(root: Path) -> None:
     assert table["seconds"].tolist()[:3] == [9.0, 0.5, 0.5]
 
 
+def test_a_cache_of_unlabelled_rows_has_a_cost_and_an_identity_of_its_own(root: Path) -> None:
+    cache = root / "logits/one/big"
+    shutil.copytree(cache, root / "more")
+    shutil.move(root / "more", cache / "unlabelled")
+    task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
+    some = study(tasks={"one": {**task, "train_size": 9, "unlabelled": "rest"}, "two": task})
+    table = costs_of(root, some)
+    assert table["kind"].tolist() == ["teacher", "cache", "unlabelled", "trial", "trial", "trial", "trial"]
+    put_task(root)
+    put_task(root, name="two")
+    made = provenance(some, root, read_trials(some, root / "trials"))
+    assert made["caches"][0]["unlabelled"] == LogitCache(cache / "unlabelled").identity
+    assert [list(facts) for facts in made["tasks"].values()] == [
+        ["rows", "data"]
+    ] * 2  # as their cards have it
+    card = read_json(root / "tasks/one/card.json")
+    card["unlabelled"] = {"origin": "rest", "shared_rows": 0, "fingerprint": "u"}
+    write_json(root / "tasks/one/card.json", card)
+    assert provenance(some, root, read_trials(some, root / "trials"))["tasks"]["one"]["unlabelled"] == "u"
+
+
 def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
     table = table_of(root, study())
     assert list(table.columns) == [
@@ -134,12 +155,21 @@ def test_one_row_per_trial_in_the_order_of_the_study(root: Path) -> None:
     ]
 
 
-def test_the_names_of_an_ensemble_are_joined(root: Path) -> None:
-    teachers = {"big": {**MODEL, "tasks": ["one"]}, "huge": {**MODEL, "tasks": ["one"]}}
-    students = study().model_dump(exclude_unset=True)["students"]
-    students["small"]["teacher"] = ["huge", "big"]
-    table = table_of(root, study(teachers=teachers, students=students))
-    assert table["teacher"].fillna("none").tolist() == ["huge+big", "huge+big", "none", "none"]
+def test_a_trial_s_teacher_is_the_one_that_it_learned_from(root: Path) -> None:
+    """The student's or the method's own, by the names they have now; the members of an ensemble are joined."""
+    kd = {"soft_labels": "teacher", "alpha": 0.5}
+    teachers = {name: {**MODEL, "tasks": ["one"]} for name in ("big", "huge")}
+    methods = {
+        "kd": kd,
+        "kd_both": {**kd, "teacher": ["huge", "big"]},
+        "self_kd": {**kd, "soft_labels": "self"},
+    }
+    for method in methods:
+        put_trial(root, "one", "small", method, 0, 0.9, teacher="as it was called then")
+        put_trial(root, "two", "tiny", method, 0, 0.9)
+    table = table_of(root, study(seeds=[0], teachers=teachers, distillers=methods))
+    found = table[table["student"] == "small"].set_index("regularizer")["teacher"].fillna("none")
+    assert found.to_dict() == {"base": "none", "kd": "big", "kd_both": "huge+big", "self_kd": "none"}
 
 
 def test_what_the_study_does_not_ask_for_is_in_no_table(root: Path) -> None:

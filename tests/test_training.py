@@ -129,9 +129,12 @@ def test_a_batch_of_images() -> None:
 
 
 def plainly_trained(
-    model: Any, split: EncodedSplit, params: Student, seed: int, soft: Any = None
+    model: Any, split: EncodedSplit, params: Student, seed: int, soft: Any = None, labelled: int | None = None
 ) -> tuple[Any, list[float]]:
-    """The same steps written out, row by row, without Accelerate, Batcher, schedule object or fused optimizer."""
+    """The same steps written out, row by row, without Accelerate, Batcher, schedule object or fused optimizer.
+
+    Rows from `labelled` on have no label.
+    """
     assert split.input_ids is not None
     decay = [p for name, p in model.named_parameters() if "bias" not in name and "LayerNorm" not in name]
     rest = [p for name, p in model.named_parameters() if "bias" in name or "LayerNorm" in name]
@@ -165,7 +168,9 @@ def plainly_trained(
             if soft is not None:  # alpha 0.5, tau 2: KL(teacher || student) times tau squared
                 teacher = F.softmax(torch.tensor(soft[rows]) / 2, -1)
                 log_student = F.log_softmax(logits / 2, -1)
-                each = 0.5 * each + 0.5 * 4 * (teacher * (teacher.log() - log_student)).sum(-1)
+                away = 4 * (teacher * (teacher.log() - log_student)).sum(-1)
+                known = torch.tensor(rows < (len(split) if labelled is None else labelled))
+                each = torch.where(known, 0.5 * each + 0.5 * away, away)
             each.mean().backward()
             norm = torch.sqrt(sum((p.grad**2).sum() for p in model.parameters()))
             for parameter in model.parameters():
@@ -197,6 +202,19 @@ def test_distillation_is_equal_to_a_hand_written_loop(still_bert: Path) -> None:
     for key, value in expected.state_dict().items():
         torch.testing.assert_close(found.state_dict()[key], value, atol=2e-5, rtol=1e-4)
     assert run.losses == pytest.approx(losses, rel=1e-4)
+
+
+def test_unlabelled_rows_are_trained_on_too(still_bert: Path) -> None:
+    """Every row once an epoch, with its own soft logits; those without a label have nothing else."""
+    params, split = student(still_bert), random_split(LENGTHS)
+    soft = np.linspace(-1, 1, 3 * len(split)).reshape(-1, 3).astype(np.float32)
+    expected, losses = plainly_trained(build(params), split, params, 0, soft, labelled=4)
+    kd = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2, unlabelled="use")
+    found, run = train(params, dataclasses.replace(split, labels=split.labels[:4]), kd)
+    for key, value in expected.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+    assert run.losses == pytest.approx(losses, rel=1e-4)
+    assert run.steps == 6  # 2 epochs of 10 rows by 4, though 4 rows alone have labels
 
 
 def test_soft_logits_belong_to_their_rows(still_bert: Path) -> None:

@@ -16,7 +16,7 @@ from kdcache.errors import TrialError
 from kdcache.files import write_json
 from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.params import Regularizer, Student, Teacher
-from kdcache.tasks import TaskCard
+from kdcache.tasks import TaskCard, Unlabelled
 from kdcache.trials import TrialResult, exclusive, read_result, reconcile, training_identity, write_result
 
 RECIPE = {"learning_rate": 0.001, "epochs": 1, "batch_size": 8}
@@ -120,6 +120,15 @@ def test_identity_ignores_names_and_what_is_only_scored(checkpoint: Path) -> Non
     plain = training_identity(card(), student(checkpoint), base, 0)
     renamed = card(name="other", metrics=["macro_f1"])
     assert training_identity(renamed, student(checkpoint, teacher="big", tasks=["rte"]), base, 0) == plain
+
+
+def test_a_distiller_that_names_the_students_teacher_has_the_same_identity(checkpoint: Path) -> None:
+    """What counts is the logits, which the caches' identities stand for."""
+    kd = Regularizer(soft_labels="teacher", alpha=0.5)
+    taught = training_identity(card(), student(checkpoint, teacher="big"), kd, 0, "logits of big")
+    named = kd.model_copy(update={"teacher": "big"})
+    assert training_identity(card(), student(checkpoint), named, 0, "logits of big") == taught
+    assert training_identity(card(), student(checkpoint), named, 0, "logits of huge") != taught
 
 
 def test_identity_follows_the_checkpoint_and_not_its_path(checkpoint: Path, tmp_path: Path) -> None:
@@ -236,15 +245,45 @@ def test_a_teacher_is_kept_only_whole_and_with_the_wanted_identity(tmp_path: Pat
 
 def test_logits_are_kept_only_whole_and_from_the_same_teacher(tmp_path: Path) -> None:
     teacher, folder = put_teacher(tmp_path / "teacher"), tmp_path / "cache"
-    assert trials.why_cache(folder, PRINTS, teacher) == "there are none yet"
+    assert trials.why_cache(folder, {".": PRINTS}, teacher) == "there are none yet"
     put_logits(folder, "train", "validation")
     (folder / "teacher.json").write_bytes((teacher / "teacher.json").read_bytes())
-    assert trials.why_cache(folder, PRINTS, teacher) is None
+    assert trials.why_cache(folder, {".": PRINTS}, teacher) is None
     other = PRINTS.model_copy(update={"weights": "others"})
-    assert "another weights" in str(trials.why_cache(folder, other, teacher))
+    assert "another weights" in str(trials.why_cache(folder, {".": other}, teacher))
     shard = folder / "train" / "part-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert "truncated" in str(trials.why_cache(folder, PRINTS, teacher))
+    assert "truncated" in str(trials.why_cache(folder, {".": PRINTS}, teacher))
+
+
+def test_every_cache_of_a_teacher_is_asked_for_and_no_other(tmp_path: Path) -> None:
+    teacher, folder = put_teacher(tmp_path / "teacher"), tmp_path / "cache"
+    put_logits(folder, "train", "validation")
+    (folder / "teacher.json").write_bytes((teacher / "teacher.json").read_bytes())
+    wanted = {".": PRINTS, "unlabelled": PRINTS}
+    assert "unlabelled" in str(trials.why_cache(folder, wanted, teacher))
+    put_logits(folder / "unlabelled", "unlabelled")
+    assert trials.why_cache(folder, wanted, teacher) is None
+    other = PRINTS.model_copy(update={"data": "more"})
+    assert "another data" in str(trials.why_cache(folder, {**wanted, "unlabelled": other}, teacher))
+    assert trials.why_cache(folder, {".": PRINTS}, teacher) == "unlabelled is no longer asked for"
+
+
+def test_unlabelled_rows_count_for_what_learns_from_them_alone(checkpoint: Path) -> None:
+    facts = Unlabelled(origin="rest", shared_rows=0, fingerprint="u" * 64)
+    plain, more = card(), card(unlabelled=facts)
+    kd = Regularizer(soft_labels="teacher", alpha=0.5)
+    use = kd.model_copy(update={"unlabelled": "use"})
+    for method in (Regularizer(), kd):
+        assert training_identity(more, student(checkpoint), method, 0, "a") == training_identity(
+            plain, student(checkpoint), method, 0, "a"
+        )
+    caches = trials.teacher_caches(more, student(checkpoint), "w")
+    assert caches["."] == trials.logit_fingerprints(plain, student(checkpoint), "w")
+    assert (caches["unlabelled"].data, list(caches)) == ("u" * 64, [".", "unlabelled"])
+    folders = [Path("big"), Path("huge")]
+    assert trials.learned_from(folders, kd) == folders
+    assert trials.learned_from(folders, use) == [*folders, Path("big/unlabelled"), Path("huge/unlabelled")]
 
 
 def test_a_teacher_that_was_interrupted_is_no_teacher(tmp_path: Path) -> None:

@@ -23,9 +23,9 @@ from kdcache.fingerprint import of_weights
 from kdcache.logits import LogitCache
 from kdcache.logits.analysis import task_rows
 from kdcache.models import Preprocessor, build_model, load_preprocessor
-from kdcache.params import Teacher
-from kdcache.tasks import EncodedSplit, TaskCard, read_card
-from kdcache.trials import TEACHER, logit_fingerprints, trained_teacher
+from kdcache.params import UNLABELLED, Teacher
+from kdcache.tasks import EncodedSplit, TaskCard, labels_of, read_card
+from kdcache.trials import PLAIN, TEACHER, teacher_caches, trained_teacher
 
 Logits = npt.NDArray[np.float32]
 
@@ -95,7 +95,7 @@ def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa
 def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
     """Like `tasks.encode_split`, but of these rows only."""
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
-    labels = table["label"].to_numpy().astype(np.float32 if card.regression else np.int64)
+    labels = labels_of(table, card)
     if card.modality == "image":
         p = preprocessor
         pixels = encode_images(table["image"], p.size, p.channels, p.mean, p.std)
@@ -130,7 +130,8 @@ def _compare(
 
 def _other_fingerprints(cache: LogitCache, card: TaskCard, teacher: Teacher, folder: Path) -> list[str]:
     expected = cache.manifest.fingerprints.model_dump()
-    found = logit_fingerprints(card, teacher, of_weights(folder)).model_dump()
+    part = UNLABELLED if UNLABELLED in cache.splits and card.unlabelled else PLAIN
+    found = teacher_caches(card, teacher, of_weights(folder))[part].model_dump()
     return [name for name in expected if expected[name] != found[name]]
 
 

@@ -92,7 +92,9 @@ def plan(
     ] = False,
     rows: Annotated[
         list[str] | None,
-        typer.Option(metavar="TASK=TRAIN,EVALUATED[,CLASSES]", help="Rows of a task that is not prepared."),
+        typer.Option(
+            metavar="TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]", help="Rows of a task that is not prepared."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

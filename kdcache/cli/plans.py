@@ -13,14 +13,15 @@ from kdcache.estimates import describe
 from kdcache.params import load_study
 from kdcache.planning import Size, plan_study
 
-ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+))?")
+ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")
+FORM = "TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"
 
 
 def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) -> dict[str, Any]:
     """The plan of a study file, with the speeds of this machine or of finished runs.
 
     Args:
-        rows: `TASK=TRAIN,EVALUATED[,CLASSES]` for tasks that are not prepared.
+        rows: `TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]` for tasks that are not prepared.
     """
     study = load_study(params)
     plan, speeds = plan_study(study, data, dict(map(_parse_rows, rows))), None
@@ -35,6 +36,7 @@ def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) ->
 def _parse_rows(text: str) -> tuple[str, Size]:
     match = ROWS.fullmatch(text)
     if match is None:
-        raise KdcacheError(f"--rows {text}: expected TASK=TRAIN,EVALUATED or TASK=TRAIN,EVALUATED,CLASSES")
-    task, train, evaluated, classes = match.groups()
-    return task, Size(int(train), int(evaluated), int(classes) if classes else None)
+        raise KdcacheError(f"--rows {text}: expected {FORM}")
+    task, train, evaluated, *more = match.groups()
+    classes, unlabelled = (int(count) if count else None for count in more)
+    return task, Size(int(train), int(evaluated), classes, unlabelled)

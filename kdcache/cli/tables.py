@@ -141,7 +141,8 @@ def print_plan(found: Mapping[str, Any]) -> None:
     for job in found["jobs"]:
         done = str(job["done"]) + (f" (+{job['unchecked']} unchecked)" if job["unchecked"] else "")
         counts = [str(job["runs"]), done, str(job["missing"] + job["stale"])]
-        steps = [_count(job["steps_each"]), _count(job["steps_left"])]
+        each = "unknown" if job["steps_each"] is None else " or ".join(map(_count, job["steps_each"]))
+        steps = [each, _count(job["steps_left"])]
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
         table.add_row(cell(job["task"]), cell(job["model"]), *counts, *steps, *speed)
     show(table)

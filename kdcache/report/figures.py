@@ -211,7 +211,9 @@ def _points(base: alt.Chart, panel: Panel) -> list[alt.Chart]:
     mark = placed.mark_point(size=75, strokeWidth=1.8, opacity=1).encode(
         stroke=alt.Stroke("init:N", scale=_colours(), legend=None),
         fill=alt.Fill("init:N", scale=_colours(), legend=None),
-        fillOpacity=alt.FillOpacityValue(1, condition={"test": "datum.verdict === 'inconclusive'", "value": 0}),
+        fillOpacity=alt.FillOpacityValue(
+            1, condition={"test": "datum.verdict === 'inconclusive'", "value": 0}
+        ),
         tooltip=shown,
     )
     return [disc, mark]
@@ -221,7 +223,7 @@ def _verdicts(base: alt.Chart) -> alt.Chart:
     """The verdict at the right of its line: in words, or on a phone as the sign that the tables use."""
     text = alt.ExprRef(f"containerSize()[0] < {NARROW} ? datum.sign : datum.verdict_words")
     words = base.mark_text(style="verdict", align="left", dx=10, aria=False, text=text)
-    encoded: alt.Chart = words.encode(x=alt.XValue("width"))
+    encoded: alt.Chart = words.encode(x=alt.value("width"))
     return encoded
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from kdcache.report import wording
 from kdcache.report.inputs import Metrics
@@ -20,7 +21,7 @@ STEPS = (
     ("python -m stages.report", "this page, from those files and nothing else"),
 )
 SHOWN = 12  # characters of a fingerprint; provenance.json has all
-KINDS = ("cache", "views", "data", "weights", "preprocessing", "code")
+KINDS = ("cache", "views", "unlabelled", "data", "weights", "preprocessing", "code")
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,21 @@ def fingerprints(metrics: Metrics) -> list[Prints]:
     """Tasks first, then the cached logits of teachers; empty without provenance.json."""
     made = metrics.provenance
     tasks = [
-        Prints(name, _rows(task["rows"]), [("data", task["data"][:SHOWN])])
-        for name, task in made.get("tasks", {}).items()
+        Prints(name, _rows(task["rows"]), _shortened(task)) for name, task in made.get("tasks", {}).items()
     ]
     caches = [
         Prints(
             f"logits of {cache['teacher']} on {cache['task']}",
             "",
-            [(kind, cache[kind][:SHOWN]) for kind in KINDS if kind in cache],
+            _shortened(cache),
         )
         for cache in made.get("caches", [])
     ]
     return tasks + caches
+
+
+def _shortened(prints: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(kind, prints[kind][:SHOWN]) for kind in KINDS if kind in prints]
 
 
 def _rows(rows: dict[str, int]) -> str:

@@ -283,10 +283,13 @@ def _beyond(row: Any) -> str:
     )
 
 
+KINDS = ("teacher", "cache", "views", "unlabelled", "trial")  # of cost.csv
+
+
 def costs(metrics: Metrics, study: Study) -> Cost:
     """What teachers, caches and trials cost; teachers first."""
     cost = metrics.cost
-    by_kind = {kind: cost[cost["kind"] == kind] for kind in ("teacher", "cache", "views", "trial")}
+    by_kind = {kind: cost[cost["kind"] == kind] for kind in KINDS}
     trials, once = by_kind["trial"], cost[cost["kind"] != "trial"]
     names = once[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
@@ -310,15 +313,20 @@ def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.Data
 
 def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The trials that trained on this teacher's cached logits."""
-    students = [name for name, params in study.students.items() if teacher in params.teachers]
-    methods = [name for name, method in study.methods().items() if method.soft_labels == "teacher"]
-    mine = trials["model"].isin(students) & trials["regularizer"].isin(methods)
+    pairs = [
+        (student, method)
+        for student, params in study.students.items()
+        for method, how in study.methods().items()
+        if teacher in how.teachers_of(params)
+    ]
+    mine = pd.MultiIndex.from_frame(trials[["model", "regularizer"]]).isin(pairs)
     return trials[(trials["task"] == task) & mine]
 
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
-    trained, plain, views = (_of(by_kind[kind], task, teacher) for kind in ("teacher", "cache", "views"))
-    cached = pd.concat([plain, views])  # views: the same rows again, augmented
+    trained = _of(by_kind["teacher"], task, teacher)
+    # views: the same rows again, augmented; unlabelled: further ones
+    cached = pd.concat([_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
     readers = _readers(task, teacher, by_kind["trial"], study)
     students, passes = readers["model"].nunique(), _passes(readers, study)
     once = trained["seconds"].sum() + cached["seconds"].sum()
@@ -333,7 +341,7 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         per_student=wording.seconds(once * students),
         online=wording.seconds(_online(task, teacher, by_kind, study)),
         passes=wording.count(passes, "pass", "passes"),
-        break_even=_break_even(_total(cached), _total(plain) * passes, students),
+        break_even=_break_even(_total(cached), _passed(task, teacher, by_kind, study), students),
         memory=wording.megabytes(both["peak_memory_mb"].max()),
         device=_devices(both),
     )
@@ -341,8 +349,17 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
 
 def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
     """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
-    trained, cached = (_total(_of(by_kind[kind], task, teacher)) for kind in ("teacher", "cache"))
-    return trained + cached * _passes(_readers(task, teacher, by_kind["trial"], study), study)
+    return _total(_of(by_kind["teacher"], task, teacher)) + _passed(task, teacher, by_kind, study)
+
+
+def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
+    """Seconds of the teacher in every epoch of those trials, on unlabelled rows too where their method uses them."""
+    readers, augment = _readers(task, teacher, by_kind["trial"], study), study.tasks[task].augment
+    users = [name for name, method in study.methods().items() if method.unlabelled == "use"]
+    plain, more = (_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
+    one_view = float(more["seconds"].sum()) / (augment.views if augment else 1)
+    passes = _passes(readers[readers["regularizer"].isin(users)], study)
+    return _total(plain) * _passes(readers, study) + one_view * passes
 
 
 def _passes(readers: pd.DataFrame, study: Study) -> int:

@@ -112,7 +112,7 @@ def recipe(method: Regularizer) -> str:
         "uniform": "uniform labels",
         "uniform_others": "uniform over the other classes",
         "designed": f"designed labels ({method.correct:g} correct)" if method.correct else "designed labels",
-        "teacher": "teacher’s logits",
+        "teacher": f"logits of {listing(method.own_teachers)}" if method.teacher else "teacher’s logits",
         "self": "own earlier logits",
     }
     parts = [names[method.soft_labels] if method.soft_labels else str(method.function)]
@@ -121,6 +121,7 @@ def recipe(method: Regularizer) -> str:
     parts += [f"β\N{NO-BREAK SPACE}{method.beta:g}"] if method.beta is not None else []
     parts += [method.divergence.replace("_", " ")] if method.divergence != "kl" else []
     parts += ["released variant"] if method.variant == "released" else []
+    parts += ["unlabelled rows too"] if method.unlabelled == "use" else []
     return ", ".join(parts)
 
 

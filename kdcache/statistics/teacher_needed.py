@@ -87,22 +87,24 @@ def _comparisons(cells: Cells, taught: list[str], free: list[str], study: Study)
     for task, student in pairs:
         for kd in taught:
             for other in free:
-                names = _names([(task, student)], study) | {"scope": "cell", "regularizer": kd}
+                names = _names([(task, student)], kd, study) | {"scope": "cell"}
                 yield names | {"against": other}, cells[task, student, kd], cells[task, student, other], ""
     for init in [ALL, *(inits if len(inits) > 1 else [])] if free else []:
         members = [pair for pair in pairs if init in (ALL, study.students[pair[1]].init)]
         for kd in taught:
-            names = {"scope": "pooled", "init": init, "regularizer": kd, "against": ALL}
-            yield _names(members, study) | names, *_pooled(cells, members, kd, free)
+            names = {"scope": "pooled", "init": init, "against": ALL}
+            yield _names(members, kd, study) | names, *_pooled(cells, members, kd, free)
 
 
-def _names(pairs: list[tuple[str, str]], study: Study) -> dict[str, Any]:
-    """What the (task, student) pairs have in common, `all` where they differ."""
+def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any]:
+    """What KD on the (task, student) pairs has in common, `all` where they differ."""
     students = [study.students[student] for _, student in pairs]
     metrics = sorted({study.tasks[task].metrics[0] for task, _ in pairs})
+    teachers = {study.method(kd).teacher_name(student) or "" for student in students}
     return {
+        "regularizer": kd,
         "task": _one({task for task, _ in pairs}), "student": _one({student for _, student in pairs}),
-        "init": _one({s.init for s in students}), "teacher": _one({s.teacher_name or "" for s in students}),
+        "init": _one({s.init for s in students}), "teacher": _one(teachers),
         "metric": "/".join(metrics), "margin": min(study.comparison.margin[metric] for metric in metrics),
     }  # fmt: skip
 

@@ -211,8 +211,7 @@ def _row(
 def describe(student: str, regularizer: str, study: Study) -> dict[str, str]:
     """init and teacher (blank unless its logits are used) of a configuration."""
     params = study.students[student]
-    teacher = params.teacher_name if study.method(regularizer).soft_labels == "teacher" else None
-    return {"init": params.init, "teacher": teacher or ""}
+    return {"init": params.init, "teacher": study.method(regularizer).teacher_name(params) or ""}
 
 
 def summary_table(trials: pd.DataFrame, study: Study) -> pd.DataFrame:

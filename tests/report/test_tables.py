@@ -63,6 +63,14 @@ def test_teacher_costs(metrics: Metrics) -> None:
     assert [(row.trials, row.each) for row in cost.students] == [("25", "13 s")] * 3
 
 
+def test_a_method_s_own_teacher_is_read_in_place_of_the_students(metrics: Metrics) -> None:
+    study = samples.study()
+    kd = study.distillers["kd"].model_copy(update={"teacher": ("resnet",)})
+    study = study.model_copy(update={"distillers": {**study.distillers, "kd": kd}})
+    small, resnet = tables.costs(metrics, study).teachers
+    assert (small.readers, resnet.readers) == ("0 trials of 0 students", "5 trials of 1 student")
+
+
 def test_each_member_of_an_ensemble_is_read_and_a_trial_is_counted_once(metrics: Metrics) -> None:
     study = samples.study()
     vit = study.students["vit-tiny"].model_copy(update={"tasks": None, "teacher": ("resnet", "huge")})
@@ -102,6 +110,19 @@ def test_the_views_of_an_augmented_task_are_paid_once_too(metrics: Metrics) -> N
     # 100 s of training, 4 s and 160 s of logits; online still 100 s + 5 trials x 8 epochs x 4 s: 160 s a student
     assert (resnet.cached, resnet.once, resnet.online) == ("2.7 min", "4.4 min", "4.3 min")
     assert (resnet.break_even, cost.teacher_seconds) == ("student 2", 368.0)
+
+
+def test_the_unlabelled_rows_are_paid_once_and_passed_by_who_uses_them(metrics: Metrics) -> None:
+    caching = metrics.cost[(metrics.cost["kind"] == "cache") & (metrics.cost["model"] == "resnet")]
+    more = caching.assign(kind="unlabelled", seconds=6.0)
+    study, costs = samples.study(), replace(metrics, cost=pd.concat([metrics.cost, more]))
+    # 100 s of training, 4 s and 6 s of logits; online 100 s + 5 trials x 8 epochs x 4 s
+    ignored = tables.costs(costs, study).teachers[1]
+    assert (ignored.cached, ignored.once, ignored.online) == ("10 s", "110 s", "4.3 min")
+    use = study.distillers["kd"].model_copy(update={"unlabelled": "use"})
+    study = study.model_copy(update={"distillers": {**study.distillers, "kd": use}})
+    # 100 s + 5 x 8 x (4 + 6) s
+    assert tables.costs(costs, study).teachers[1].online == "8.3 min"
 
 
 def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:

@@ -48,6 +48,10 @@ def test_a_recipe_says_what_a_regularizer_is() -> None:
     kd = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2, divergence="reverse_kl")
     assert wording.recipe(kd).replace("\N{NO-BREAK SPACE}", " ") == "teacher’s logits, α 0.5, τ 2, reverse kl"
     assert wording.recipe(Regularizer()) == "hard labels only"
+    both = Regularizer(soft_labels="teacher", teacher=("big", "small"), alpha=1)
+    assert wording.recipe(both).startswith("logits of big and small, ")
+    more = Regularizer(soft_labels="teacher", alpha=1, unlabelled="use")
+    assert wording.recipe(more).endswith(", unlabelled rows too")
     schedules = {"alpha": {"start": 1.0, "end": 0.0}, "temperature": {"start": 8, "end": 1}}
     annealed = Regularizer(soft_labels="teacher", divergence="dkd", beta=8, **schedules)
     assert wording.recipe(annealed).replace("\N{NO-BREAK SPACE}", " ") == (

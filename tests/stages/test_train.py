@@ -106,6 +106,27 @@ def test_every_teacher_of_an_ensemble_is_learned_from(
     assert len({plan.identity for plan in plans}) == 3  # one teacher's logits changed, then the order
 
 
+def test_a_distiller_learns_from_the_teacher_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    big = next(line for line in STUDY.splitlines() if line.startswith("  big:"))
+    own = "  kd: {soft_labels: teacher, alpha: 0.5}"
+    named = "\n".join(
+        [own, *(f"{own[:-1]}, teacher: {name}}}".replace("kd", f"kd_{name}") for name in ("big", "huge"))]
+    )
+    Path("params.yaml").write_text(
+        STUDY.replace(big, f"{big}\n{big.replace('big', 'huge')}").replace(own, named)
+    )
+    prepare.main(["--task", "films"])
+    put_logits("big", weights="b")
+    put_logits("huge", weights="h")
+    plans = planned(monkeypatch)
+    for method in ("kd", "kd_big", "kd_huge"):
+        train.main(of("films", "small", method))
+    folders = [path.as_posix() for plan in plans for path in plan.soft_labels]
+    assert folders == ["data/logits/films/big", "data/logits/films/big", "data/logits/films/huge"]
+    by_default, by_name, by_another = (plan.identity for plan in plans)
+    assert by_default == by_name != by_another
+
+
 def put_logits(teacher: str, weights: str) -> None:
     prints = Fingerprints(data="d", weights=weights, preprocessing="p", code="c")
     folder = Path("data/logits/films", teacher)

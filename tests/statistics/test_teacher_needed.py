@@ -111,6 +111,23 @@ def test_better_and_negligible_is_said() -> None:
     assert "better, yet within the margin of 1." in found["sentence"]
 
 
+def test_each_method_is_told_with_its_own_teacher() -> None:
+    content = taught_study(students=PAIR).model_dump(exclude_unset=True)
+    content["teachers"]["huge"] = content["teachers"]["big"]
+    content["students"]["raw"]["teacher"] = "huge"
+    content["distillers"]["kd_both"] = {**content["distillers"]["kd"], "teacher": ["big", "huge"]}
+    points = cells(2.0, students=PAIR)
+    points |= {(*cell[:2], "kd_both"): values for cell, values in points.items() if cell[2] == "kd"}
+    frame = teacher_needed(make_trials(points), Study.model_validate(content))
+    cell = frame[frame["scope"] == "cell"].groupby(["regularizer", "student"])["teacher"].agg(set)
+    assert cell.to_dict() == {
+        ("kd", "tiny"): {"big"}, ("kd", "raw"): {"huge"},
+        ("kd_both", "tiny"): {"big+huge"}, ("kd_both", "raw"): {"big+huge"},
+    }  # fmt: skip
+    over_all = frame[(frame["scope"] == "pooled") & (frame["init"] == "all")]
+    assert over_all.set_index("regularizer")["teacher"].to_dict() == {"kd": "all", "kd_both": "big+huge"}
+
+
 def test_swapping_the_sides_swaps_the_verdicts() -> None:
     kd = teacher_needed(make_trials(cells(3.0)), taught_study())
     free = teacher_needed(make_trials(cells(0.0, smooth=3.0, own=3.0)), taught_study())
