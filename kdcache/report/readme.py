@@ -2,7 +2,7 @@
 
 The text between `<!-- results:begin -->` and `<!-- results:end -->` is replaced by what the metrics say; the
 figure goes to docs/results.png beside the README. `--name families` does the same with another study's results:
-the markers are `<!-- families:begin -->` and so on, the figure docs/families.png.
+the markers are `<!-- families:begin -->` and so on, the figure docs/families.png; `--figure` puts it elsewhere.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def markers(name: str) -> tuple[str, str]:
 
 
 def figure_path(name: str) -> Path:
-    """A study's figure, relative to the README."""
+    """Where a study's figure is unless said otherwise, relative to the README."""
     return Path("docs") / f"{name}.png"
 
 
-def results_markdown(metrics: Metrics, study: Study, name: str = NAME) -> str:
-    """The claims, the figure and the main table as Markdown."""
+def results_markdown(metrics: Metrics, study: Study, figure: Path) -> str:
+    """The claims, the figure (a path relative to the README) and the main table as Markdown."""
     answers = [f"- **{claim.question} {claim.answer}.** {claim.sentence}" for claim in claims(metrics)]
-    picture = f"![{ALT}]({figure_path(name).as_posix()})"
+    picture = f"![{ALT}]({figure.as_posix()})"
     parts = (
         paper.escape_markdown("\n".join(answers)),
         picture,
@@ -77,24 +77,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=Path("README.md"))
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
     parser.add_argument("--name", default=NAME, help="of the markers and the figure (default: results)")
+    parser.add_argument("--figure", type=Path, help="relative to the README (default: docs/NAME.png)")
     options = parser.parse_args(arguments)
+    figure = options.figure or figure_path(options.name)
     try:
-        update(options.metrics, options.readme, load_study(options.params), options.name)
+        update(options.metrics, options.readme, load_study(options.params), options.name, figure)
     except (KdcacheError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Updated {options.readme} and {options.readme.parent / figure_path(options.name)}")
+    print(f"Updated {options.readme} and {options.readme.parent / figure}")
     return 0
 
 
-def update(metrics_folder: Path, readme: Path, study: Study, name: str = NAME) -> None:
-    """Put the results of a metrics folder into a README and write the figure beside it."""
+def update(metrics_folder: Path, readme: Path, study: Study, name: str, figure: Path) -> None:
+    """Put the results of a metrics folder into a README, and write the figure, a path relative to it."""
     metrics = read_metrics(metrics_folder)
-    results = results_markdown(metrics, study, name)
+    results = results_markdown(metrics, study, figure)
     text = replace_results(readme.read_text(encoding="utf-8"), results, readme, name)
-    figure = readme.parent / figure_path(name)
-    figure.parent.mkdir(parents=True, exist_ok=True)
-    write_figure(metrics, figures.panels(metrics, 1 - study.comparison.alpha), png=figure)
+    picture = readme.parent / figure
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_figure(metrics, figures.panels(metrics, 1 - study.comparison.alpha), png=picture)
     readme.write_text(text, encoding="utf-8")
 
 

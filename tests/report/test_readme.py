@@ -33,6 +33,18 @@ def test_only_the_text_between_the_markers_changes(tmp_path: Path, name: str) ->
     assert [figure.name for figure in (tmp_path / "docs").iterdir()] == [f"{name}.png"]
 
 
+def test_the_figure_goes_where_it_is_asked_to(tmp_path: Path) -> None:
+    params, page = tmp_path / "params.yaml", tmp_path / "README.md"
+    params.write_text(samples.PARAMS)
+    page.write_text("{}\n{}\n".format(*readme.markers("results")))
+    metrics = samples.write(tmp_path / "metrics")
+    files = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params)]
+    assert readme.main([*files, "--figure", "figure.png"]) == 0
+    assert "](figure.png)" in page.read_text(encoding="utf-8")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "docs").exists()
+
+
 def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:
     table = readme.markdown_table(read_metrics(samples.write(tmp_path)), samples.study())
     lines = table.splitlines()
