@@ -49,7 +49,7 @@ class Pool(ABC):
 
     @abstractmethod
     def next(self) -> tuple[TrialPlan, Outcome]:
-        """Wait until one of the started plans has ended."""
+        """Wait until one of the started plans has ended; only when there is no room, or no plan to start."""
 
     @abstractmethod
     def close(self) -> None:

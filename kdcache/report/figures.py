@@ -39,6 +39,7 @@ NARROW = 420  # pixels; below, the verdicts' words would leave too little room f
 GAP = 0.3  # the share of a regularizer's band that keeps it from its neighbours
 ROW_STEP = 17  # pixels a student's line takes
 STATIC_WIDTH = 360  # pixels
+MOST_DENSE = 50  # panels of the figure at twice the size, which hold some 150 MB of pixels meanwhile
 
 
 @dataclass(frozen=True)
@@ -291,14 +292,15 @@ def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
 
 
 def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> None:
-    """Write the figure as SVG and as PNG (twice the size, for dense screens), on white."""
+    """Write the figure as SVG and as PNG, on white; twice the size for dense screens, up to `MOST_DENSE` panels."""
     import vl_convert
 
     version, config = _version(), _static_config()
     if svg is not None:
         svg.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version, config=config), encoding="utf-8")
     if png is not None:
-        png.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, config=config, scale=2))
+        scale = 2 if len(spec["concat"]) <= MOST_DENSE else 1
+        png.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, config=config, scale=scale))
 
 
 def javascript() -> str:

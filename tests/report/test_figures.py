@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from kdcache.report import figures
 from kdcache.report.inputs import Metrics, read_metrics
@@ -47,6 +48,17 @@ def test_static_files(metrics: Metrics, tmp_path: Path) -> None:
     assert svg.startswith("<svg")
     assert "inconclusive" in svg
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_of_many_panels_has_half_the_pixels_each_way(
+    metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = figures.static_figure(figures.panels(metrics, 0.95), "1 point")
+    figures.write_static(spec, None, tmp_path / "dense.png")
+    monkeypatch.setattr(figures, "MOST_DENSE", 1)
+    figures.write_static(spec, None, tmp_path / "plain.png")
+    dense, plain = (Image.open(tmp_path / f"{name}.png").size for name in ("dense", "plain"))
+    assert dense == (2 * plain[0], 2 * plain[1])
 
 
 def test_the_static_figure_names_every_regularizer_beside_its_marks(metrics: Metrics, tmp_path: Path) -> None:
