@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdcache.pretraining import PretrainingError, add_to_card
+from kdcache.pretraining.card import read_row
 
 
 def test_it_says_what_was_run_and_takes_sections(saved, tmp_path):
@@ -18,6 +19,17 @@ def test_it_says_what_was_run_and_takes_sections(saved, tmp_path):
     add_to_card(tmp_path, "More", "kept")
     add_to_card(tmp_path, "Fine-tuned", "new")
     assert (tmp_path / "README.md").read_text() == text + "\n## Fine-tuned\n\nnew\n\n## More\n\nkept\n"
+
+
+def test_its_numbers_can_be_read(saved):
+    text = (saved / "bert" / "README.md").read_text()
+    assert read_row(text, "tokens seen") == 384
+    assert f"| held-out loss | {read_row(text, 'held-out loss'):.3f} nats" in text
+    assert read_row("# x\n\n| tokens seen | 50,001,920 (3.9 epochs) |\n", "tokens seen") == 50_001_920
+    with pytest.raises(PretrainingError, match=r"# bert: the card has no row 'tokeniser' that begins"):
+        read_row(text, "tokeniser")
+    with pytest.raises(PretrainingError, match="begins with a number"):
+        read_row(text, "architecture")
 
 
 def test_a_checkpoint_without_one_is_refused(tmp_path):
