@@ -5,7 +5,8 @@
 Reads what studies/pretraining-amount.yaml leaves there: params.yaml, metrics/, and cards/ with the card of each
 checkpoint (cards/bert-tiny/README.md), which says how many tokens it had seen; a student from scratch has seen none.
 Writes beside them gains.svg, the figure; amounts.csv, one row a student: its tokens, its held-out loss and the
-baseline's score; trend.csv, see `trend`.
+baseline's score; trend.csv, see `trend`. Prints gains and trend as Markdown, and puts them into README.md, if there is
+one, between `<!-- amounts:begin -->` and `<!-- amounts:end -->`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ import pandas as pd
 
 from kdcache.errors import KdcacheError
 from kdcache.params import Study, load_study
-from kdcache.report import figures
+from kdcache.report import figures, paper, wording
 from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.report.readme import replace_results
 from kdcache.statistics import power, tests
 from kdcache.statistics.families import correct, level
 from kdcache.statistics.files import write_table
@@ -59,11 +61,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = parser.parse_args(arguments).folder
     study, metrics = load_study(folder / "params.yaml"), read_metrics(folder / "metrics")
     found = amounts(study, folder / "cards")
-    write_table(amounts_table(metrics, found), folder / "amounts.csv")
-    table = trend(metrics.trials, study, found)
-    write_table(table, folder / "trend.csv")
+    bases, trends = amounts_table(metrics, found), trend(metrics.trials, study, found)
+    write_table(bases, folder / "amounts.csv")
+    write_table(trends, folder / "trend.csv")
     figures.write_static(figure(metrics, study, found), svg=folder / "gains.svg", png=None)
-    print(table.to_string(index=False, float_format="%.3f"))
+    tables = f"{gains_markdown(metrics, bases)}\n\n{trend_markdown(trends)}"
+    readme = folder / "README.md"
+    if readme.exists():
+        text = replace_results(readme.read_text(encoding="utf-8"), tables, readme, "amounts")
+        readme.write_text(text, encoding="utf-8")
+    print(tables)
 
 
 def amounts(study: Study, cards: Path) -> dict[str, Amount]:
@@ -171,6 +178,62 @@ def _correct(rows: list[dict[str, Any]], study: Study) -> None:
         at = level(comparison.alpha, len(family), comparison.correction)
         for row, p in zip(family, corrected, strict=True):
             row |= {"p_corrected": p, "detectable": power.detectable_difference(row["seeds"], row["sd"], at)}
+
+
+# --- the tables -------------------------------------------------------------------------
+
+
+def gains_markdown(metrics: Metrics, bases: pd.DataFrame) -> str:
+    """One line a student: tokens, held-out loss, the baseline, each regularizer's gain, interval and verdict's sign."""
+    methods = list(dict.fromkeys(metrics.comparisons["regularizer"]))
+    cells = {
+        (
+            row["student"],
+            row["regularizer"],
+        ): f"{_estimate(row, 'difference')} {wording.SIGNS[row['verdict']]}"
+        for row in metrics.comparisons.to_dict("records")
+    }
+    lines = [
+        [
+            f"{row['tokens']:,}",
+            wording.number(row["held_out_loss"], 2),
+            wording.mean_sd(row["baseline_mean"], row["baseline_sd"]),
+            *(cells[row["student"], method] for method in methods),
+        ]
+        for row in bases.to_dict("records")
+    ]
+    baseline = str(metrics.comparisons["baseline"].iloc[0])
+    return _markdown(["tokens", "held-out loss", baseline, *methods], lines)
+
+
+def trend_markdown(trends: pd.DataFrame) -> str:
+    """One line a regularizer: both contrasts, each with interval, corrected p and what could have been found."""
+    lines = [
+        [str(name)]
+        + [
+            text
+            for row in rows.to_dict("records")
+            for text in (
+                _estimate(row, "estimate"),
+                wording.number(row["p_corrected"], 3),
+                wording.number(row["detectable"], 2),
+            )
+        ]
+        for name, rows in trends.groupby("regularizer", sort=False)
+    ]
+    header = [
+        text for contrast in trends["contrast"].unique() for text in (contrast, "p corrected", "detectable")
+    ]
+    return _markdown(["gain", *header], lines)
+
+
+def _estimate(row: Mapping[Any, Any], column: str) -> str:
+    return f"{wording.signed(row[column])} {wording.interval(row['ci_low'], row['ci_high'])}"
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rule = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join(f"| {' | '.join(map(paper.escape_markdown, line))} |" for line in (header, rule, *lines))
 
 
 # --- the figure -------------------------------------------------------------------------

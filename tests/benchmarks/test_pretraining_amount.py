@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,24 @@ def test_the_command_writes_the_figure_and_its_numbers(results, capsys):
         assert f">{shown}</text>" in svg, shown
 
 
+def test_the_tables_go_between_the_readmes_markers(results, capsys):
+    readme = results / "README.md"
+    readme.write_text("Before.\n\n<!-- amounts:begin -->\nold\n<!-- amounts:end -->\n\nAfter.\n")
+    dose.main([str(results)])
+    text = readme.read_text()
+    assert text.startswith(
+        "Before.\n\n<!-- amounts:begin -->\n\n| tokens | held-out loss | base | smooth | kd |\n"
+    )
+    assert text.endswith("<!-- amounts:end -->\n\nAfter.\n")
+    assert text.count(capsys.readouterr().out.strip()) == 1
+    # kd at 2 million: gains 3, 4, 2; t(0.975, 2) / sqrt(3) = 2.484
+    (line,) = [line for line in text.splitlines() if line.startswith("| 2,000,000 | ")]
+    assert line.startswith("| 2,000,000 | 5.12 | 75.1 ± 0.1 | ")
+    assert "| +3.00 [0.52,\N{NO-BREAK SPACE}5.48] " in line
+    # kd's slopes: -2/4, -3/4, -2/4
+    assert "| kd | −0.58 [−0.94,\N{NO-BREAK SPACE}−0.22] | " in text
+
+
 def test_the_figure_is_what_the_comparisons_say(results):
     metrics = dose.read_metrics(results / "metrics")
     spec = dose.figure(metrics, STUDY, FOUND)
@@ -160,6 +179,15 @@ def test_the_figure_is_what_the_comparisons_say(results):
     for row in metrics.comparisons.itertuples():
         assert json.dumps(row.difference) in text
         assert json.dumps(row.ci_low) in text
+
+
+def test_the_committed_numbers_follow_from_the_committed_trials(tmp_path):
+    committed = Path(__file__).parents[2] / "results/pretraining-amount"
+    copy = Path(shutil.copytree(committed, tmp_path / "copy"))
+    dose.main([str(copy)])
+    assert (copy / "README.md").read_text() == (committed / "README.md").read_text()
+    for name in ("amounts.csv", "trend.csv"):
+        pd.testing.assert_frame_equal(pd.read_csv(copy / name), pd.read_csv(committed / name), rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,18 @@ def without_time(folder: Path) -> dict[str, bytes]:
     return found | {"README.md": b"\n".join(line for line in card if not line.startswith(b"| time |"))}
 
 
+def assert_going_on_leaves_the_same(
+    expected: Path, saved: Path, folder: Path, interrupting: pytest.MonkeyPatch
+) -> None:
+    """A run is interrupted by what is patched; without it, it goes on to the very files of `expected`."""
+    with pytest.raises(KeyboardInterrupt):
+        start(saved, folder)
+    interrupting.undo()
+    start(saved, folder)
+    for name in FOLDERS:
+        assert without_time(folder / name) == without_time(expected / name), name
+
+
 @pytest.mark.parametrize(("folder", "steps"), [("bert-at-100", 2), ("bert-at-256", 4), ("bert", 6)])
 def test_each_has_the_weights_of_its_step(folder, steps, uninterrupted, tokenizers):
     trainer = make_trainer("bert", tokenizers)
@@ -82,11 +94,7 @@ def test_a_run_interrupted_at_any_step_leaves_the_same_files(
     loss = Trainer.loss
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "loss", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            start(saved, tmp_path)
-    start(saved, tmp_path)
-    for folder in FOLDERS:
-        assert without_time(tmp_path / folder) == without_time(uninterrupted / folder), folder
+        assert_going_on_leaves_the_same(uninterrupted, saved, tmp_path, patch)
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -100,11 +108,7 @@ def test_so_does_one_interrupted_while_it_saves(folder, saved, uninterrupted, tm
     save = pretraining_run.save_checkpoint
     with monkeypatch.context() as patch:
         patch.setattr(pretraining_run, "save_checkpoint", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            start(saved, tmp_path)
-    start(saved, tmp_path)
-    for name in FOLDERS:
-        assert without_time(tmp_path / name) == without_time(uninterrupted / name), name
+        assert_going_on_leaves_the_same(uninterrupted, saved, tmp_path, patch)
 
 
 def test_two_amounts_within_one_step_are_both_kept(saved, tmp_path):
