@@ -28,7 +28,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.engine import cores
+from kdcache.engine.resources import cores
 from kdcache.errors import KdcacheError
 from kdcache.files import write_json
 from kdcache.pretraining.card import machine
