@@ -28,9 +28,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.training import write
 from kdcache.engine.resources import cores
 from kdcache.errors import KdcacheError
-from kdcache.files import write_json
 from kdcache.pretraining.card import machine
 from stages import stage_errors
 
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found = measure(variants, args.study, args.rounds)
     run = {**facts(args), "runs": {name: [asdict(timed) for timed in runs] for name, runs in found.items()}}
     print(table(found))
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.json, run)
+    write(args.json, args.study.name, run)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -79,7 +78,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--study", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, nargs="+", default=[2], help="stages at once (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each variant (default: %(default)s)")
-    parser.add_argument("--json", type=Path, default=JSON, help="where to write (default: %(default)s)")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        default=JSON,
+        help="where to keep what was found, under the study's name (default: %(default)s)",
+    )
     return parser.parse_args(arguments)
 
 

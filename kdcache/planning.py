@@ -24,7 +24,6 @@ from kdcache.trials import (
     TEACHER,
     VIEWS,
     TrialResult,
-    caches_beside,
     identity_from,
     learned_from,
     read_result,
@@ -104,8 +103,9 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
     local = {model: checkpoints.find_local(model) for model in _models(study)}
     lookup = partial(_Lookup, study, data, local)
-    jobs = [job for task in study.tasks for job in lookup(task, cards[task], sizes[task]).jobs()]
-    return Plan(study, sizes, tuple(jobs), tuple(_notes(study, sizes, local)))
+    found = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
+    notes = [*_notes(study, sizes, local), *(note for task in found for note in task.notes())]
+    return Plan(study, sizes, tuple(job for task in found for job in task.jobs()), tuple(notes))
 
 
 def _models(study: Study) -> list[Model]:
@@ -189,6 +189,13 @@ class _Lookup:
             if self.study.applies(student, self.task):
                 yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
 
+    def notes(self) -> Iterator[str]:
+        """Finished teachers whose logits of the unlabelled rows are not there: they are computed without training."""
+        if self.study.tasks[self.task].has_unlabelled:
+            for name, run in self._taught.items():
+                if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
+                    yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
+
     def _steps(self, model: Model, method: Regularizer) -> int | None:
         """Optimizer steps of a run: every epoch has each row once, the unlabelled ones too if the method uses them."""
         more = self._unlabelled if method.unlabelled == "use" else 0
@@ -201,6 +208,11 @@ class _Lookup:
         """Augmented views of each train row, 0 without `augment`."""
         augment = self.study.tasks[self.task].augment
         return 0 if augment is None else augment.views
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The caches of labelled rows in a folder of logits."""
+        return (PLAIN, VIEWS) if self.views else (PLAIN,)
 
     @property
     def _unlabelled(self) -> int | None:
@@ -223,10 +235,9 @@ class _Lookup:
         }
 
     def _teacher(self, name: str, teacher: Teacher) -> Run:
-        """A teacher is done when its logits are there: nothing else needs its weights."""
+        """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
         folder = self.data / "logits" / self.task / name
-        parts = (PLAIN, *caches_beside(self.study.tasks[self.task]))
-        found = _record(folder) if _whole(folder, parts) else None
+        found = _record(folder) if _whole(folder, self._parts) else None
         state: State = "missing"
         if found is not None:
             state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
@@ -250,7 +261,7 @@ class _Lookup:
     def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
         folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
         how = self.study.method(method)
-        result = _result(folder, (PLAIN, VIEWS) if own is None and self.views else (PLAIN,))
+        result = _result(folder, self._parts if own is None else (PLAIN,))
         state: State = "missing"
         if result is not None:
             state = self._trial_state(result, student, how, seed, own)
@@ -269,6 +280,8 @@ class _Lookup:
         if any(run.state != "done" for run in sources):
             return "unchecked"
         folders = learned_from([run.logits for run in sources], method)
+        if not all(_whole(folder, (PLAIN,)) for folder in folders):
+            return "unchecked"
         soft_labels = [LogitCache(folder).identity for folder in folders]
         return _state(result.identity, self._identity(student, method, seed, *soft_labels))
 
