@@ -425,7 +425,8 @@ PAGE = """# What a study's bookkeeping costs
 Written by `python -m benchmarks.engine`, which says what is measured; do not edit it by hand.
 
 **A study of {trials:,} trials** ({configurations:,} configurations of 5 seeds, 277 validation rows each) whose trials
-take no time: all that is left is bookkeeping. Each step is one process on one thread.
+take no time: all that is left is bookkeeping. Each step is one process on one thread; of the trials that are handed to
+two workers only the process that hands them out is counted.
 
 {steps}
 

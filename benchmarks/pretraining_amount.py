@@ -77,7 +77,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
     """The students' amounts of pre-training by name, ascending.
 
     Raises:
-        KdcacheError: the study has more than one task, or no two pre-trained amounts.
+        KdcacheError: the study has more than one task, no two pre-trained amounts, or checkpoints of one folder name.
         PretrainingError: a card is missing or does not say it.
     """
     # imports torch: not before the options are read
@@ -88,13 +88,20 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
         return Amount(int(read_row(card, "tokens seen")), read_row(card, "held-out loss"))
 
     if len(study.tasks) != 1:
-        raise KdcacheError(f"expected a study of one task, found {', '.join(study.tasks)}")
+        raise KdcacheError(f"params.yaml: expected a study of one task, found {', '.join(study.tasks)}")
+    checkpoints = {student.checkpoint for student in study.students.values() if student.init != "scratch"}
+    if len({Path(checkpoint).name for checkpoint in checkpoints}) < len(checkpoints):
+        raise KdcacheError(
+            f"params.yaml: two checkpoints have one folder name, and so one card: {', '.join(sorted(checkpoints))}"
+        )
     found = {
         name: Amount(0, None) if student.init == "scratch" else amount(student.checkpoint)
         for name, student in study.students.items()
     }
     if len({one.tokens for one in found.values() if one.tokens}) < 2:
-        raise KdcacheError("expected students after two or more amounts of pre-training, found fewer")
+        raise KdcacheError(
+            "params.yaml: expected students after two or more amounts of pre-training, found fewer"
+        )
     return dict(sorted(found.items(), key=lambda item: item[1].tokens))
 
 
@@ -157,8 +164,11 @@ def _gains(trials: pd.DataFrame, study: Study, students: list[str], method: str)
         for name in (method, base)
     ]
     gains: Floats = np.subtract(*np.array(scores))
-    if not np.isfinite(gains).all():
-        raise KdcacheError(f"trials.csv: a trial of {method} or {base} is missing or failed; run `dvc repro`")
+    for seed, student in np.argwhere(~np.isfinite(gains)):
+        where = f"{task}, {students[student]}, seed {study.seeds[seed]}"
+        raise KdcacheError(
+            f"metrics/trials.csv: {where}: no score of {method} or of {base}; run `dvc repro`, and copy metrics/ again"
+        )
     return gains
 
 
@@ -242,9 +252,10 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def figure(metrics: Metrics, study: Study, found: Mapping[str, Amount]) -> dict[str, Any]:
     """The baseline's score against tokens, and beside it what each regularizer gains, as Vega-Lite."""
     places = _places(found)
+    x = _x(found, places)
     metric = next(iter(study.tasks.values())).metrics[0]
-    base = _base(amounts_table(metrics, found), places, f"{study.comparison.baseline}: {metric}, points")
-    gains = _gained(metrics.comparisons, study, places)
+    base = _base(amounts_table(metrics, found), places, x, f"{study.comparison.baseline}: {metric}, points")
+    gains = _gained(metrics.comparisons, study, places, x)
     whole = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
     # Unchecked against Vega-Lite's schema: the check is slow, and the tests make it.
     spec: dict[str, Any] = whole.properties(padding=18).to_dict(validate=False)
@@ -264,20 +275,20 @@ def _places(found: Mapping[str, Amount]) -> dict[str, float]:
     return {name: math.log2(one.tokens or least) - (0 if one.tokens else GAP) for name, one in found.items()}
 
 
-def _x(places: Mapping[str, float], field: str = "place") -> alt.X:
+def _x(found: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
     ends = min(places.values()) - 0.6, max(places.values()) + 0.6
-    none = f"datum.value < {sorted(places.values())[1] - GAP / 2}"
+    none = sorted({places[name] for name, one in found.items() if not one.tokens})
     axis = alt.Axis(
-        values=sorted(places.values()),
-        labelExpr=f"{none} ? 'none' : format(pow(2, datum.value), '.2~s')",
+        values=sorted(set(places.values())),
+        labelExpr=f"indexof({none}, datum.value) >= 0 ? 'none' : format(pow(2, datum.value), '.2~s')",
         grid=False,
         labelOverlap=False,
     )
     scale = alt.Scale(domain=list(ends), nice=False, zero=False)
-    return alt.X(f"{field}:Q", title="tokens of pre-training", scale=scale, axis=axis)
+    return alt.X("place:Q", title="tokens of pre-training", scale=scale, axis=axis)
 
 
-def _base(table: pd.DataFrame, places: Mapping[str, float], title: str) -> alt.LayerChart:
+def _base(table: pd.DataFrame, places: Mapping[str, float], x: alt.X, title: str) -> alt.LayerChart:
     mean, sd = table["baseline_mean"], table["baseline_sd"]
     shown = table[["student", "tokens"]].assign(mean=mean, low=mean - sd, high=mean + sd)
     values = [
@@ -287,7 +298,7 @@ def _base(table: pd.DataFrame, places: Mapping[str, float], title: str) -> alt.L
     ]
     colour = figures.METHOD_COLOURS[0]
     scale = alt.Scale(zero=False, padding=8)
-    base = alt.Chart(alt.InlineData(values=values)).encode(x=_x(places))
+    base = alt.Chart(alt.InlineData(values=values)).encode(x=x)
     y = alt.Y("mean:Q", title=title, scale=scale, axis=alt.Axis(grid=False))
     line = base.transform_filter("datum.some").mark_line(color=colour, strokeWidth=1.5).encode(y=y)
     rule = base.mark_rule(color=colour, strokeWidth=2).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")
@@ -295,7 +306,7 @@ def _base(table: pd.DataFrame, places: Mapping[str, float], title: str) -> alt.L
     return alt.LayerChart(layer=[line, rule, points], width=WIDTHS[0], height=HEIGHT)
 
 
-def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float]) -> alt.LayerChart:
+def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float], x: alt.X) -> alt.LayerChart:
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     shift = {name: DODGE * (index - (len(methods) - 1) / 2) for index, name in enumerate(methods)}
     values = [
@@ -306,7 +317,7 @@ def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float]
     colours, shapes = figures.method_scales(methods, first=1)
     legend = alt.Legend(orient="top", title=None, symbolFillColor="white", symbolOpacity=1)
     colour = alt.Color("regularizer:N", scale=colours, legend=legend)
-    base = alt.Chart(alt.InlineData(values=values)).encode(x=_x(places), color=colour)
+    base = alt.Chart(alt.InlineData(values=values)).encode(x=x, color=colour)
     sign = "datum.value > 0 ? '+' + datum.label : datum.label"
     gain = alt.Y(
         "difference:Q",

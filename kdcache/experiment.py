@@ -28,7 +28,7 @@ from kdcache.logits.format import MANIFEST
 from kdcache.models import Preprocessor, build_model, load_preprocessor, save_model
 from kdcache.params import UNLABELLED, Model, Regularizer, Teacher
 from kdcache.regularizers import make_loss
-from kdcache.tasks import EncodedSplit, TaskCard, encode_split, read_card
+from kdcache.tasks import EncodedSplit, TaskCard, encode_split, load_split, read_card
 from kdcache.trials import (
     BESIDE,
     INAPPLICABLE,
@@ -164,7 +164,7 @@ def _cache_views(write: Callable[..., LogitCache], task_folder: Path, split: str
     write(
         {split: images},
         collate=images.collate,
-        row_hashes=_encode(task_folder, split, trained).row_hashes,
+        row_hashes=load_split(task_folder, split, ["row_hash"])["row_hash"].to_numpy(),
         augment=augmentation.transform(card.augment),
         augmentation=augmentation.recorded(card.augment),
     )

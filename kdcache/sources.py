@@ -104,7 +104,8 @@ def _rest(train: Rows, drawn: subsets.Indices) -> Rows:
     others = np.setdiff1d(np.arange(len(train.label)), drawn)
     if len(others) == 0:
         raise TaskError(
-            f"unlabelled: rest: train_size: {len(drawn)} draws all rows of train, so no rest is left"
+            f"unlabelled: rest: train_size: {len(drawn)} draws all rows of train, so no rest is left; "
+            "lower train_size, or leave out `unlabelled`"
         )
     return Rows(_no_labels(len(others)), None, subsets.taken(train.batches, others))
 

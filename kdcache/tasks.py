@@ -379,7 +379,10 @@ def load_split(folder: Path, split: str, columns: list[str] | None = None) -> pa
         there = pq.read_schema(path).names
         lacking = [column for column in columns or [] if column not in there]
         if lacking:
-            raise TaskError(f"{path}: has no column {listed(lacking)}; there are: {listed(there)}")
+            raise TaskError(
+                f"{path}: has no column {listed(lacking)}; there are: {listed(there)} (the split `unlabelled` has no "
+                "labels; if it should be there, run stage prepare again)"
+            )
         table = pq.read_table(path, columns=columns)
     except (OSError, pa.ArrowException) as error:
         raise TaskError(f"{path}: cannot be read ({error}); run stage prepare again") from None

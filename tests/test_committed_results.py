@@ -1,4 +1,7 @@
-"""The committed results follow from the committed trials: from trials.csv alone every number is derived again."""
+"""The committed results follow from the committed trials, and READMEs say what they say.
+
+From trials.csv alone: means, differences, intervals, verdicts, claims, and the differences across tasks.
+"""
 
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import scipy.stats
 
 from kdcache.params import load_study
 from kdcache.report.inputs import read_metrics
+from kdcache.report.readme import figure_path, replace_results, results_markdown
 from kdcache.statistics import across, compare, summary
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,15 +24,28 @@ STUDIES = {
         for path in sorted(ROOT.glob("results/*/params.yaml"))
     },
 }
+# README, name of its block, metrics, study and figure, as `kdcache.report.readme` was told
+BLOCKS = [
+    ("README.md", "results", "metrics", figure_path("results")),
+    ("README.md", "families", "metrics/families", figure_path("families")),
+    *[
+        (f"{folder}/README.md", "results", folder, Path("figure.png"))
+        for folder in STUDIES
+        if (ROOT / folder / "figure.png").exists()
+    ],
+]
 KEYS = ["task", "student", "regularizer"]
 ROUNDED = {"rtol": 1e-3, "atol": 2e-3}  # of points: the scores in trials.csv have six digits
 
 
+def read(folder):
+    metrics = ROOT / folder / "metrics"
+    return read_metrics(metrics if metrics.is_dir() else ROOT / folder), load_study(ROOT / STUDIES[folder])
+
+
 @pytest.fixture(scope="module", params=STUDIES)
 def results(request):
-    folder = ROOT / request.param
-    metrics = folder / "metrics" if (folder / "metrics").is_dir() else folder
-    return read_metrics(metrics), load_study(ROOT / STUDIES[request.param])
+    return read(request.param)
 
 
 def test_every_trial_that_the_params_ask_for_is_there_once(results):
@@ -77,3 +94,18 @@ def test_verdicts_and_claims_follow_from_the_trials(results):
     for column in ("difference", "ci_low", "ci_high"):
         found, expected = (frame[column].astype(float) for frame in (metrics.across, over_tasks))
         np.testing.assert_allclose(found, expected, **ROUNDED)
+
+
+def test_sentences_have_the_numbers_beside_them(results):
+    """Also where the last digit that is shown hangs on a tie."""
+    metrics, _ = results
+    for claim in metrics.summary["claims"]:
+        for key in ("gain_scratch", "gain_pretrained", "interaction"):
+            if claim.get(key) is not None:
+                assert f"{claim[key]:+.2f}" in claim["sentence"], key
+
+
+@pytest.mark.parametrize(("readme", "name", "folder", "figure"), BLOCKS, ids=lambda value: str(value))
+def test_a_readme_has_the_results_of_its_study(readme, name, folder, figure):
+    text = (ROOT / readme).read_text()
+    assert replace_results(text, results_markdown(*read(folder), figure), Path(readme), name) == text

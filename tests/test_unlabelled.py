@@ -353,6 +353,15 @@ def test_the_teacher_can_be_run_again_on_them(folder: Path, capsys: pytest.Captu
     assert (found["rows"], found["other_fingerprints"]) == (4, [])
 
 
+def test_statistics_of_their_logits_ask_for_no_labels(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["stats", str(folder / "cache/unlabelled"), "--task", str(folder / "task"), "--json"])
+    found = json.loads(capsys.readouterr().out)["splits"]["unlabelled"]
+    assert (found["rows"], found.get("labels")) == (4, None)
+
+
 # ---- images ----
 
 

@@ -18,7 +18,7 @@ import typer
 from kdcache.cli import tables
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits import LogitCache
-from kdcache.params import load_study
+from kdcache.params import UNLABELLED, load_study
 
 app = typer.Typer(
     name="kdcache", help="Look at studies and logit caches.", no_args_is_help=True, add_completion=False
@@ -216,7 +216,9 @@ def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = 
     opened = LogitCache(cache)
     found = []
     for name in _splits(opened, split):
-        labels = None if task is None else task_rows(opened, name, task, ["label"])["label"].to_numpy()
+        labels = None
+        if task is not None and name != UNLABELLED:
+            labels = task_rows(opened, name, task, ["label"])["label"].to_numpy()
         found.append(stats_of(opened, name, labels))
     if as_json:
         _print_json({"path": str(cache), "splits": {item["split"]: item for item in found}})

@@ -41,12 +41,12 @@ def one(count: int) -> Iterator[int | None]:
 
 @contextmanager
 def every() -> Iterator[None]:
-    """Hold the whole machine, for work that uses every core; waits until the trials that run have ended."""
+    """Hold the whole machine, for work that uses every core; waits until the stages that have places are through."""
     folder = _folder()
     if folder is None:
         yield
         return
-    with _turn(folder):  # kept: no trial starts meanwhile
+    with _turn(folder):  # kept: no worker starts meanwhile
         for path in folder.glob("place-*"):
             with FileLock(path).acquire(poll_interval=PAUSE):
                 pass

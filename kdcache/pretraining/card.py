@@ -123,7 +123,8 @@ def read_row(card: str, key: str) -> float:
     found = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
     if found is None:
         raise PretrainingError(
-            f"{card.splitlines()[0]}: the card has no row {key!r} that begins with a number"
+            f"the card {card.splitlines()[0]!r} has no row {key!r} that begins with a number; write it again with "
+            "`stages.pretrain`"
         )
     return float(found[1].replace(",", ""))
 

@@ -88,6 +88,8 @@ class Loop(ABC):
                 self._validate()
             if loss.isfinite() and saving.due():
                 save_state(state, self.model, self.optimizer, self.progress, identity)
+        if losses:
+            self._mean(losses)  # a state that is lost for good is not written over one that is not
         self._validate()
         save_state(state, self.model, self.optimizer, self.progress, identity)
 
@@ -104,7 +106,7 @@ class Loop(ABC):
         return loss.detach()
 
     def _report(self, losses: list[Tensor], seconds: float) -> None:
-        at, loss = self.progress, torch.stack(losses).mean().item()
+        at, loss = self.progress, self._mean(losses)
         speed = len(losses) * self.units_per_step / seconds
         at.losses.append((at.step, round(loss, 4)))
         log.info(
@@ -118,8 +120,14 @@ class Loop(ABC):
             self.optimizer.param_groups[0]["lr"],
             (at.steps - at.step) * self.units_per_step / speed / 60,
         )
+
+    def _mean(self, losses: list[Tensor]) -> float:
+        loss = torch.stack(losses).mean().item()
         if not np.isfinite(loss):
-            raise PretrainingError(f"the loss became {loss} at step {at.step}: lower learning_rate")
+            raise PretrainingError(
+                f"the loss became {loss} at step {self.progress.step}: lower learning_rate"
+            )
+        return loss
 
     def _validate(self) -> None:
         loss = self.evaluate()

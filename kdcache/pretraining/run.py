@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
 from kdcache import checkpoints, fingerprint
-from kdcache.files import write_atomically
+from kdcache.files import read_json, write_atomically, write_json
 from kdcache.pretraining.architectures import save_checkpoint
 from kdcache.pretraining.card import CARD, distilled_card, model_card, read_card
 from kdcache.pretraining.distillation import Distiller, Student
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 STATE = "state.safetensors"
 DISTILLATION_STATE = "distillation.safetensors"
 EMBEDDINGS = "embeddings"  # a folder of files with the sentence encoder's
+KEPT = "kept.json"  # which folders of `keep_at` the run has left, and their weights
 LANGUAGE_MODEL = "language-model"  # where the first of two phases leaves its checkpoint
 
 
@@ -101,7 +102,9 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
 
 def _check_kept(recipe: PretrainingRecipe, start_dir: Path | None, keep_at: Sequence[int]) -> None:
     if keep_at and start_dir is not None:
-        raise PretrainingError("with a start language modelling is left out: nothing of it can be kept")
+        raise PretrainingError(
+            "start and keep_at: language modelling is left out with a start, so nothing of it can be kept"
+        )
     for tokens in keep_at:
         if not 0 < recipe.steps_for(tokens) < recipe.steps:
             raise PretrainingError(
@@ -123,24 +126,34 @@ def _model_language(
     """One run; it saves the model at the steps of `kept` (ascending) in their folders, and at its end in `out_dir`."""
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
     trainer, identity = _resumed(recipe, texts, tokenizer, work_dir)
-    for step, folder in [*_still_to_come(kept, trainer.progress), (recipe.steps, out_dir)]:
+    for step, folder in [*_still_to_come(kept, trainer.progress, work_dir), (recipe.steps, out_dir)]:
         # The state is written before the checkpoint: a run that is killed in between resumes at this very step.
         trainer.run(work_dir / STATE, identity, until=step)
         save_checkpoint(trainer.model, tokenizer, folder)
         card = model_card(folder.name, trainer, len(texts), corpus, command)
         write_atomically(folder / CARD, card.encode("utf-8"))
+        write_json(work_dir / KEPT, _left(work_dir) | {folder.name: fingerprint.of_weights(folder)})
     return trainer.progress
 
 
-def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress) -> list[tuple[int, Path]]:
+def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Path) -> list[tuple[int, Path]]:
     """What a resumed run has not passed; what it has passed must be there, as it cannot be made any more."""
     for step, folder in kept:
-        if step < at.step and not (folder / CARD).is_file():
+        if step < at.step and not _is_there(folder, work_dir):
             raise PretrainingError(
-                f"{folder}: not there, and the run is past it: at step {at.step:,}, beyond {step:,}. Keep only later "
-                "amounts, or start again in another work directory"
+                f"{folder}: is not what this run was after {step:,} steps, and the run is past it, at step "
+                f"{at.step:,}. Keep only later amounts, or start again in another work directory"
             )
     return [(step, folder) for step, folder in kept if step >= at.step]
+
+
+def _is_there(folder: Path, work_dir: Path) -> bool:
+    """Whether the folder is one that this run has left, and nobody has changed."""
+    return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprint.of_weights(folder)
+
+
+def _left(work_dir: Path) -> dict[str, str]:
+    return dict(read_json(work_dir / KEPT)) if (work_dir / KEPT).exists() else {}
 
 
 def _distil(

@@ -299,7 +299,7 @@ def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> No
     if svg is not None:
         svg.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version, config=config), encoding="utf-8")
     if png is not None:
-        scale = 2 if len(spec["concat"]) <= MOST_DENSE else 1
+        scale = 2 if len(spec.get("concat", ())) <= MOST_DENSE else 1
         png.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, config=config, scale=scale))
 
 

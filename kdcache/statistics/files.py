@@ -41,4 +41,9 @@ def _rounded(value: Any) -> Any:
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_rounded(item) for item in value]
-    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+    return significant(value) if isinstance(value, float) else value
+
+
+def significant(value: float) -> float:
+    """A number as it is written, with 6 significant digits."""
+    return float(f"{value:.{DIGITS}g}")

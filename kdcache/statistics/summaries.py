@@ -12,6 +12,7 @@ from kdcache.params import Study
 from kdcache.statistics import power
 from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct, level
+from kdcache.statistics.files import significant
 from kdcache.statistics.interaction import ALL, interaction
 from kdcache.statistics.teacher_needed import teacher_claim, teacher_needed
 from kdcache.statistics.tests import sign_flip_floor
@@ -81,14 +82,16 @@ def headline(summarized: dict[str, Any], compared: pd.DataFrame) -> dict[str, An
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as plain JSON values, NaN as None."""
+    """The rows as plain JSON values, NaN as None; numbers as the files have them, so that sentences say the same."""
     rows = frame.astype(object).to_dict("records")
     return [{str(key): _plain(value) for key, value in row.items()} for row in rows]
 
 
 def _plain(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return significant(value) if math.isfinite(value) else None
+    return value
 
 
 def _study_facts(trials: pd.DataFrame, study: Study, comparisons: int) -> dict[str, Any]:

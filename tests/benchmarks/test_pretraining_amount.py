@@ -134,7 +134,7 @@ def test_slopes_are_those_of_least_squares_at_uneven_amounts():
 
 
 def test_a_missing_trial_is_no_zero():
-    with pytest.raises(KdcacheError, match="a trial of kd or base is missing or failed"):
+    with pytest.raises(KdcacheError, match=r"news, at-32, seed 2: no score of kd or of base"):
         dose.trend(trials().iloc[:-1], STUDY, FOUND)
 
 
@@ -181,6 +181,27 @@ def test_the_figure_is_what_the_comparisons_say(results):
         assert json.dumps(row.ci_low) in text
 
 
+@pytest.mark.parametrize("scratch", [[], ["none", "none as well"]], ids=["nobody", "two"])
+def test_none_are_the_students_without_pretraining_and_only_those(scratch):
+    found = {name: Amount(0, None) for name in scratch} | {
+        "at-2": Amount(2_000_000, 6.0),
+        "at-8": FOUND["at-8"],
+    }
+    places = dose._places(found)
+    axis = dose._x(found, places).to_dict()["axis"]
+    assert axis["values"] == sorted(set(places.values()))
+    none = [str(value) for value in axis["values"][:-2]]
+    assert len(none) == bool(scratch)
+    assert axis["labelExpr"].startswith(f"indexof([{', '.join(none)}], datum.value) >= 0 ? 'none' : ")
+
+
+def test_two_checkpoints_of_one_folder_name_have_no_card_each(results):
+    students = params()["students"]
+    students["at-8"]["checkpoint"] = "elsewhere/at-2"
+    with pytest.raises(KdcacheError, match="two checkpoints have one folder name"):
+        dose.amounts(Study.model_validate(params(students=students)), results / "cards")
+
+
 def test_the_committed_numbers_follow_from_the_committed_trials(tmp_path):
     committed = Path(__file__).parents[2] / "results/pretraining-amount"
     copy = Path(shutil.copytree(committed, tmp_path / "copy"))
@@ -192,7 +213,7 @@ def test_the_committed_numbers_follow_from_the_committed_trials(tmp_path):
 
 @pytest.mark.parametrize(
     ("card", "message"),
-    [(None, "at-8/README.md: no model card"), ("# at-8\n", "# at-8: the card has no row 'tokens seen'")],
+    [(None, "at-8/README.md: no model card"), ("# at-8\n", "the card '# at-8' has no row 'tokens seen'")],
 )
 def test_a_card_that_does_not_say_its_tokens_is_named(card, message, results):
     path = results / "cards/at-8/README.md"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,17 @@ def test_what_a_run_has_passed_cannot_be_kept_any_more(saved, tmp_path, capsys):
     start(saved, tmp_path, "--keep-at", "256")
     longer = ("--tokens", "640", "--keep-at", "100", "256", "500")
     message = refusal(capsys, saved, tmp_path, *longer)
-    assert "bert-at-100: not there, and the run is past it: at step 6, beyond 2." in message
+    assert (
+        "bert-at-100: is not what this run was after 2 steps, and the run is past it, at step 6." in message
+    )
     start(saved, tmp_path, "--tokens", "640", "--keep-at", "256", "500")
     assert "| tokens seen | 512 (" in (tmp_path / "bert-at-500" / "README.md").read_text()
+
+
+def test_another_runs_checkpoint_is_not_taken_for_this_runs(saved, tmp_path, capsys):
+    """It has the right name, as an earlier run left it there."""
+    start(saved, tmp_path, "--keep-at", "128")
+    shutil.rmtree(tmp_path / "work")
+    start(saved, tmp_path, "--tokens", "320")
+    longer = ("--tokens", "640", "--keep-at", "128")
+    assert "bert-at-128: is not what this run was after 2 steps" in refusal(capsys, saved, tmp_path, *longer)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.loop import learning_rate
 from kdcache.pretraining.trainer import decay_start
 from tests.pretraining.samples import make_trainer, recipe
@@ -46,3 +48,16 @@ def test_first_losses_are_those_of_the_embedded_checkpoints_code(family, expecte
     """Fixed when data/models/ was made: other numbers mean that those checkpoints could not be made again."""
     trainer = make_trainer(family, tokenizers, steps=4)
     assert [trainer.step().item() for _ in range(4)] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("until", [3, None])
+def test_a_run_that_diverged_leaves_the_state_before_it(until, tokenizers, tmp_path):
+    """Also at a stop on the way, where a checkpoint would be kept, and long before the next log line."""
+    trainer, state = make_trainer("bert", tokenizers, steps=4), tmp_path / "state.safetensors"
+    trainer.run(state, "identity", until=1)
+    before = state.read_bytes()
+    with torch.no_grad():
+        next(trainer.model.parameters()).fill_(torch.nan)
+    with pytest.raises(PretrainingError, match=f"the loss became nan at step {until or 4}: lower learning_rate"):
+        trainer.run(state, "identity", until=until)
+    assert state.read_bytes() == before
