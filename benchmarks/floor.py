@@ -144,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs=2,
         batch_size=args.batch_size,
     )
-    card, preprocessor = _task(student)
+    card, preprocessor = headlines(student)
     model = build_model(student, card, 0, preprocessor)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = floor(model.config, args.batch_size, args.tokens, parameters)
@@ -160,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(args.json, f"floor: {_name(args)}", facts() | size | {"found": found})
 
 
-def _task(student: Student) -> tuple[TaskCard, Preprocessor]:
+def headlines(student: Student) -> tuple[TaskCard, Preprocessor]:
     """The built-in headlines: what a model of five classes is made for."""
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 128}
     spec = Task.model_validate({"source": {"builtin": "bbc_headlines"}, **columns})

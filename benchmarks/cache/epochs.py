@@ -1,7 +1,7 @@
 """A student's epoch: without KD, with logits from the cache, and with the teacher in the loop.
 
 One plain PyTorch loop for all three, which differ in where the soft logits come from. The time of an epoch does not
-depend on what the weights are, so the teacher is not fine-tuned first.
+depend on what the weights are, so the teacher is not fine-tuned first, and a checkpoint without any gets random ones.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from kdcache.models import build_model, load_preprocessor
 from kdcache.params import Model, Regularizer, Task
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit, encode_split, prepare_task, read_card
+from kdcache.training import autocast
 
 BATCH, TOKENS = 32, 24  # rows of a batch; tokens of a text at most, as the study has them
 QUICK_ROWS = 64
@@ -108,7 +109,10 @@ def _measure_pair(
 
 
 def _model(folder: Path, layers: int | None = None) -> Model:
-    return Model(checkpoint=str(folder), learning_rate=1e-4, epochs=1, batch_size=BATCH, layers=layers)
+    init: Any = "pretrained" if any(folder.glob("*.safetensors")) else "scratch"
+    return Model(
+        checkpoint=str(folder), init=init, learning_rate=1e-4, epochs=1, batch_size=BATCH, layers=layers
+    )
 
 
 def _titles(name: str) -> dict[str, str]:
@@ -183,7 +187,8 @@ class Trial:
 
     def _step(self, rows: Rows, soft: Soft | None) -> Tensor:
         labels = self.labels[torch.from_numpy(rows).to(self.device)]
-        logits = self.model(**self.batches(rows)).logits
+        with precision(self.device):
+            logits = self.model(**self.batches(rows)).logits.float()
         loss = self.hard(logits, labels, None) if soft is None else self.kd(logits, labels, soft(rows))
         self.optimizer.zero_grad()
         loss.backward()
@@ -219,14 +224,20 @@ def _from_cache(pair: Pair, split: EncodedSplit) -> Soft:
 def teacher_of(pair: Pair) -> Soft:
     """The teacher, on the rows as its own tokenizer makes them."""
     model = load_model(pair, pair.teacher).eval()
-    batches = Batcher(load_split(pair, pair.teacher), pad_token(model), torch.device(pair.device))
+    device = torch.device(pair.device)
+    batches = Batcher(load_split(pair, pair.teacher), pad_token(model), device)
 
     def soft(rows: Rows) -> Tensor:
-        with torch.inference_mode():
-            found = model(**batches(rows)).logits
+        with torch.inference_mode(), precision(device):
+            found = model(**batches(rows)).logits.float()
         return found.clone()
 
     return soft
+
+
+def precision(device: torch.device) -> Any:
+    """Both models compute in float32 on a CPU; on a GPU in what kdcache does there, bfloat16 where the GPU has it."""
+    return autocast("auto" if device.type == "cuda" else "float32", device)
 
 
 def load_split(pair: Pair, model: Model) -> EncodedSplit:
@@ -251,16 +262,18 @@ def load_model(pair: Pair, model: Model) -> Any:
 def write_cache(pair: Pair) -> float:
     """The teacher's logits on the train split; the seconds it took, with the teacher loaded."""
     split, model = load_split(pair, pair.teacher), load_model(pair, pair.teacher)
-    batches = Batcher(split, pad_token(model), torch.device(pair.device))
-    cache = write_logits(
-        model,
-        np.arange(len(split)),
-        pair.cache,
-        collate=lambda rows: batches(np.asarray(rows)),
-        row_hashes=split.row_hashes,
-        lengths=batches.lengths,
-        label_names=read_card(pair.task).label_names,
-    )
+    device = torch.device(pair.device)
+    batches = Batcher(split, pad_token(model), device)
+    with precision(device):
+        cache = write_logits(
+            model,
+            np.arange(len(split)),
+            pair.cache,
+            collate=lambda rows: batches(np.asarray(rows)),
+            row_hashes=split.row_hashes,
+            lengths=batches.lengths,
+            label_names=read_card(pair.task).label_names,
+        )
     assert cache.manifest.cost is not None
     return cache.manifest.cost.seconds
 
@@ -309,8 +322,8 @@ def _rows(pair: Pair) -> int:
 def _notes() -> list[str]:
     return [
         f"The built-in BBC headlines, texts of at most {TOKENS} tokens, batches of {BATCH} of similar length; AdamW, "
-        "clipped gradients, float32. An epoch from the cache opens it, compares its checksums, and checks every "
-        "row's hash.",
+        "clipped gradients, float32 (on a GPU bfloat16). An epoch from the cache opens it, compares its checksums, "
+        "and checks every row's hash.",
         "The prediction counts matrix products: of the student three times those of its forward pass, of the teacher "
         "in the loop those of its forward pass.",
         "Peak memory: of a process of its own that trains one epoch, with Python and its libraries (on a GPU, what "

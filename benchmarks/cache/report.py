@@ -18,7 +18,7 @@ def page(run: Mapping[str, Any]) -> str:
         f"Each number is the median of {run['options']['repeats']} rounds or more, in which the variants take turns; "
         "ratios are medians over the rounds, with the least and the greatest in brackets.",
         goal_table([goal for found in measurements.values() for goal in found["goals"]]),
-        *(_section(name, found) for name, found in measurements.items()),
+        *(f"## {name.capitalize()}\n\n{details(found)}" for name, found in measurements.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -48,9 +48,9 @@ def _measured(goal: Mapping[str, Any]) -> str:
     return f"{number(goal['measured'])} {goal['unit']}".rstrip() + spread
 
 
-def _section(name: str, found: Mapping[str, Any]) -> str:
-    parts = [f"## {name.capitalize()}"]
-    parts += [_rates(title, values) for title, values in found["rates"].items()]
+def details(found: Mapping[str, Any]) -> str:
+    """All that one module found but its goals, and of missed ones where the time goes."""
+    parts = [_rates(title, values) for title, values in found["rates"].items()]
     parts.append(_facts(found["facts"]))
     parts.append("\n".join(f"- {note}" for note in found["notes"]))
     parts += [_profile(goal) for goal in found["goals"] if goal["profile"]]

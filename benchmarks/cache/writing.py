@@ -42,7 +42,9 @@ class Size:
 
 
 TINY, SMALL = Size("bert-tiny", 2, 128, 8), Size("bert-small", 4, 192, 32)
+LARGE = Size("bert-large", 24, 1024, 64)
 CASES = ((TINY, 3), (TINY, 1000), (SMALL, 3))
+GPU_CASES = ((TINY, 3), (LARGE, 3))
 
 
 class RandomRows:
@@ -63,10 +65,10 @@ class RandomRows:
 
 
 def measure(options: Options) -> Measurement:
-    """A small teacher, a tiny one (whose inference hides the least), and one with many classes."""
+    """A small teacher (on a GPU a large one), a tiny one (whose inference hides the least), one with many classes."""
     goals: list[Goal] = []
     found: dict[str, Rates] = {}
-    cases = CASES[:1] if options.quick else CASES
+    cases = _cases(options)
     for size, classes in cases:
         name = f"{size.name}'s size, K = {classes}"
         variants, after = _variants(options, size, classes)
@@ -77,6 +79,11 @@ def measure(options: Options) -> Measurement:
         goals.append(stated(f"{what}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
         after()
     return Measurement(goals, found, notes=_notes(options))
+
+
+def _cases(options: Options) -> Sequence[tuple[Size, int]]:
+    cases = CASES if options.device == "cpu" else GPU_CASES
+    return cases[:1] if options.quick else cases
 
 
 def build(size: Size, classes: int) -> Any:
@@ -127,9 +134,9 @@ def _remove(folder: Path) -> None:
 
 
 def _notes(options: Options) -> list[str]:
+    rows = {f"{options.rows // size.share:,} for {size.name}'s size": None for size, _ in _cases(options)}
     return [
-        f"Rows of {TOKENS} tokens in batches of {BATCH}; {options.rows // TINY.share:,} of them for bert-tiny's size, "
-        f"{options.rows // SMALL.share:,} for bert-small's. Writing is all of `write_logits`: hashing rows and "
-        "weights, encoding, checksums, fsync, and opening the cache that it made.",
+        f"Rows of {TOKENS} tokens in batches of {BATCH}: {', '.join(rows)}. Writing is all of `write_logits`: hashing "
+        "rows and weights, encoding, checksums, fsync, and opening the cache that it made.",
         "A second thread encodes a shard while the model computes the next; it may use another core.",
     ]
