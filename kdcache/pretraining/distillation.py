@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdcache import checkpoints
+from kdcache.batches import epoch_batches
 from kdcache.pretraining.batches import HOLD_OUT, Ids, generator
 from kdcache.pretraining.embeddings import Embeddings, load_encoder, pad
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
 from kdcache.pretraining.recipe import Distillation
 from kdcache.pretraining.state import Progress, load_state
-from kdcache.training import epoch_batches
 
 log = logging.getLogger(__name__)
 
