@@ -3,6 +3,7 @@
     python -m benchmarks.training                                    BBC headlines, bert-tiny; runs anywhere
     python -m benchmarks.training --files train.parquet validation.parquet --text sentence --rows 3000
     python -m benchmarks.training --checkpoint all-MiniLM-L6-v2 --layers 3 --learning-rate 1e-4 ...
+    python -m benchmarks.training --variants "kdcache, bfloat16" "Trainer, padded by batch, bfloat16" --rounds 14 ...
 
 The Trainer runs as run_glue sets it (every row padded to 128 tokens), with batches padded to their longest row, and
 with rows grouped by length as well; everybody in float32 and in bfloat16. Every run is a process of its own on one
@@ -115,6 +116,7 @@ PEERS = [
     for padding in get_args(Padding)
     for precision in get_args(Precision)
 ]
+VARIANTS = {variant.name: variant for variant in [*OURS, *PEERS]}
 
 
 # ---- one run, in a process of its own ----
@@ -340,6 +342,7 @@ def goals(runs: Runs) -> list[dict[str, Any]]:
             **judged(ratios(runs, mine, other, "cpu"), ratios(runs, mine, other, "wall"), GOALS[goal]),
         }
         for mine, other, goal in wanted
+        if mine in runs and other in runs
     ]
 
 
@@ -407,7 +410,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(args, Path(folder))
         found = {**facts(), **described(work)}
-        runs = measure(work, [*OURS, *PEERS], args.rounds)
+        runs = measure(work, [VARIANTS[name] for name in args.variants], args.rounds)
         found |= summary(runs, goals(runs))
         keep(args, found)
         if args.hourly_rounds:
@@ -442,6 +445,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=2, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=VARIANTS,
+        default=[*VARIANTS],
+        metavar="NAME",
+        help="only these, by their names in the table (default: all; to compare accuracies, two and many rounds)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--hourly-rounds", type=int, default=3, help="0: none (default: %(default)s)")
     parser.add_argument("--kd-rounds", type=int, default=10, help="0: none (default: %(default)s)")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.columns import Pixels, from_png
-from kdcache.encoding import Preprocessor, encode_image
+from kdcache.encoding import EncodedImages, Preprocessor, check_channels, encode_image, pixel_array
 from kdcache.errors import TaskError
 from kdcache.logits import Augmentation
 from kdcache.logits.views import Augmenter
@@ -61,6 +61,7 @@ class Images:
     def __init__(self, folder: Path, split: str, preprocessor: Preprocessor) -> None:
         self._pngs = load_split(folder, split, ["image"]).column("image")
         self._preprocessor = preprocessor
+        check_channels(preprocessor)
 
     def __len__(self) -> int:
         return len(self._pngs)
@@ -72,13 +73,15 @@ class Images:
         """A batch: `pixel_values` float32 [n, C, H, W], a tensor."""
         import torch
 
+        from kdcache.batches import Normalise
+
         p = self._preprocessor
-        values = [encode_image(pixels, p.size, p.channels, p.mean, p.std) for pixels in images]
-        return {"pixel_values": torch.from_numpy(np.stack(values))}
+        pixels = np.stack([encode_image(image, p.size, p.channels) for image in images])
+        return {"pixel_values": Normalise(p.mean, p.std)(torch.from_numpy(pixels))}
 
 
 def encode_views(folder: Path, split: str, preprocessor: Preprocessor) -> EncodedSplit:
-    """A split of a task with `augment`, as a model takes it, `pixel_values` [V, N, C, H, W]: all its views.
+    """A split of a task with `augment`, as a model takes it, its images [V, N, C, H, W]: all its views.
 
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality, or has no `augment`.
@@ -87,11 +90,15 @@ def encode_views(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
     if augment is None:
         raise TaskError(f"{folder}: has no views, the task has no `augment`")
     plain, images = encode_split(folder, split, preprocessor), Images(folder, split, preprocessor)
-    assert plain.pixel_values is not None  # only an image task has `augment`
-    make, p = Augmenter(transform(augment), None, augment.seed), preprocessor
-    values = np.empty((augment.views, *plain.pixel_values.shape), dtype=np.float32)
+    assert plain.images is not None  # only an image task has `augment`
+    make, size, channels = (
+        Augmenter(transform(augment), None, augment.seed),
+        preprocessor.size,
+        preprocessor.channels,
+    )
+    values = pixel_array((augment.views, *plain.images.pixels.shape))
     for row, row_id in enumerate(plain.ids.tolist()):
         pixels = images[row]
         for view in range(augment.views):
-            values[view, row] = encode_image(make(pixels, row_id, view), p.size, p.channels, p.mean, p.std)
-    return replace(plain, pixel_values=values)
+            values[view, row] = encode_image(make(pixels, row_id, view), size, channels)
+    return replace(plain, images=EncodedImages(values, preprocessor.mean, preprocessor.std))

@@ -1,4 +1,4 @@
-"""Turn prepared rows into a model's input: tokens for texts, normalised arrays for images.
+"""Turn prepared rows into a model's input: tokens for texts, pixels in the model's size for images.
 
 A preprocessor says how (`kdcache.models.load_preprocessor`); this module needs only its attributes: `kind`,
 and `tokenizer` (text), or `size`, `channels`, `mean` and `std` (image).
@@ -6,16 +6,22 @@ and `tokenizer` (text), or `size`, `channels`, `mean` and `std` (image).
 
 from __future__ import annotations
 
+import logging
+import math
+import tempfile
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import pyarrow as pa
 from PIL import Image
 
 from kdcache.columns import Pixels, from_png
 from kdcache.errors import TaskError
+
+log = logging.getLogger(__name__)
 
 BATCH = 1024  # texts tokenised at a time
 Tokens = npt.NDArray[np.int32]
@@ -79,45 +85,74 @@ def _count_truncated(batch: Any, tokenizer: Any, texts: list[list[str]], max_len
     return sum(len(row) > max_length for row in whole["input_ids"])
 
 
-def encode_images(
-    images: pa.ChunkedArray, size: int, channels: int, mean: list[float], std: list[float]
-) -> npt.NDArray[np.float32]:
-    """Decode, convert to grey or RGB, resize bilinearly where the size differs, scale to 0..1 and normalise.
+@dataclass(frozen=True)
+class EncodedImages:
+    """Pixels in a model's size, uint8 [N, C, H, W], or [V, N, C, H, W] of V augmented views.
 
-    Returns:
-        float32 [N, channels, size, size].
+    A model takes (pixels / 255 - mean) / std, by channel. That is done a batch at a time (`kdcache.batches`): as
+    float32 all rows would take four times the memory.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    mean: list[float]
+    std: list[float]
+
+    def followed_by(self, other: EncodedImages) -> EncodedImages:
+        """These rows, then the others', in the same views."""
+        *views, rows, channels, height, width = self.pixels.shape
+        pixels = pixel_array((*views, rows + other.pixels.shape[-4], channels, height, width))
+        np.concatenate([self.pixels, other.pixels], axis=-4, out=pixels)
+        return EncodedImages(pixels, self.mean, self.std)
+
+
+def pixel_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """Room for pixels: in memory when that takes at most half of what is free, else in a temporary file.
+
+    The file has no name, so that it is gone with the process, however that ends; the system reads what is looked at.
+    """
+    size = math.prod(shape)
+    if size <= psutil.virtual_memory().available / 2:
+        return np.empty(shape, dtype=np.uint8)
+    log.info(
+        "%.1f GB of pixels are kept in a file in %s: there is no memory for them",
+        size / 1e9,
+        tempfile.gettempdir(),
+    )
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
+
+
+def encode_images(images: pa.ChunkedArray, preprocessor: Preprocessor) -> EncodedImages:
+    """Decode, convert to grey or RGB, and resize bilinearly where the size differs.
 
     Raises:
         TaskError: the preprocessor has other than 1 or 3 channels, or a mean or std of another length.
     """
-    values = np.empty((len(images), channels, size, size), dtype=np.float32)
+    check_channels(preprocessor)
+    size, channels = preprocessor.size, preprocessor.channels
+    pixels = pixel_array((len(images), channels, size, size))
     for row, png in enumerate(images):
-        values[row] = encode_image(from_png(png.as_py()), size, channels, mean, std)
-    return values
+        pixels[row] = encode_image(from_png(png.as_py()), size, channels)
+    return EncodedImages(pixels, preprocessor.mean, preprocessor.std)
 
 
-def encode_image(
-    pixels: Pixels, size: int, channels: int, mean: list[float], std: list[float]
-) -> npt.NDArray[np.float32]:
-    """One image, uint8 [H, W] or [H, W, 3], as `encode_images` encodes it: float32 [channels, size, size].
+def check_channels(preprocessor: Preprocessor) -> None:
+    """Whether images can be encoded for such a model.
 
     Raises:
-        TaskError: as `encode_images`.
+        TaskError: the preprocessor has other than 1 or 3 channels, or a mean or std of another length.
     """
+    channels, mean, std = preprocessor.channels, preprocessor.mean, preprocessor.std
     if channels not in (1, 3) or len(mean) != channels or len(std) != channels or 0 in std:
         raise TaskError(
             f"an image model needs 1 or 3 channels with as many means and non-zero stds, found {channels} "
             f"channels, mean {mean}, std {std}; correct its preprocessor_config.json"
         )
-    centre = np.array(mean, dtype=np.float32).reshape(channels, 1, 1)
-    scale = np.array(std, dtype=np.float32).reshape(channels, 1, 1)
-    encoded: npt.NDArray[np.float32] = (_resized(pixels, size, channels) / np.float32(255) - centre) / scale
-    return encoded
 
 
-def _resized(pixels: Pixels, size: int, channels: int) -> npt.NDArray[np.float32]:
+def encode_image(pixels: Pixels, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """One image, uint8 [H, W] or [H, W, 3], as `encode_images` encodes it: uint8 [channels, size, size]."""
     image = Image.fromarray(pixels).convert("L" if channels == 1 else "RGB")
     if image.size != (size, size):
         image = image.resize((size, size), Image.Resampling.BILINEAR)
-    resized = np.asarray(image, dtype=np.float32).reshape(size, size, channels)
-    return resized.transpose(2, 0, 1)
+    return np.asarray(image, dtype=np.uint8).reshape(size, size, channels).transpose(2, 0, 1)

@@ -21,6 +21,7 @@ import torch
 from accelerate import PartialState
 
 from kdcache import augmentation, checkpoints, fingerprint, scoring, training
+from kdcache.batches import Batcher, pad_token
 from kdcache.errors import CacheError
 from kdcache.files import read_json, remove, write_json
 from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter, write_logits
@@ -144,9 +145,9 @@ def _cache_rows(
     write: Callable[..., LogitCache], task_folder: Path, splits: Sequence[str], trained: Model, model: Any
 ) -> None:
     """The rows as they are; those with labels are scored."""
-    card, pad, device = read_card(task_folder), training.pad_token(model), PartialState().device
+    card, pad, device = read_card(task_folder), pad_token(model), PartialState().device
     rows = {split: _encode(task_folder, split, trained) for split in splits}
-    batches = {split: training.Batcher(data, pad, device) for split, data in rows.items()}
+    batches = {split: Batcher(data, pad, device) for split, data in rows.items()}
     write(
         batches,
         collate=lambda batch: batch,  # a Batcher gives whole batches

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kdcache import files, fingerprint
 from kdcache.columns import ImageReader, Labels, TextReader, listed, read_labels
-from kdcache.encoding import Preprocessor, encode_images, encode_texts
+from kdcache.encoding import EncodedImages, Preprocessor, encode_images, encode_texts
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.noise import with_noise
 from kdcache.params import UNLABELLED, Augment, Task
@@ -107,7 +107,7 @@ class EncodedSplit:
 
     Rows without a label come last: labels are [L], of the first L rows only, in the split `unlabelled` [0].
     Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
-    Images: `pixel_values` float32 [N, C, H, W], or [V, N, C, H, W] of V augmented views (`kdcache.augmentation`).
+    Images: `images`, of V augmented views where the task has them (`kdcache.augmentation`).
     """
 
     ids: npt.NDArray[np.int64]
@@ -115,7 +115,7 @@ class EncodedSplit:
     labels: npt.NDArray[np.int64] | npt.NDArray[np.float32]
     input_ids: list[npt.NDArray[np.int32]] | None = None
     token_type_ids: list[npt.NDArray[np.int32]] | None = None
-    pixel_values: npt.NDArray[np.float32] | None = None
+    images: EncodedImages | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -128,16 +128,14 @@ class EncodedSplit:
             self.labels,
             _one_list(self.input_ids, rows.input_ids),
             _one_list(self.token_type_ids, rows.token_type_ids),
-            None
-            if self.pixel_values is None or rows.pixel_values is None
-            else np.concatenate([self.pixel_values, rows.pixel_values], axis=-4),
+            None if self.images is None or rows.images is None else self.images.followed_by(rows.images),
         )
 
     def views(self) -> Iterator[EncodedSplit]:
         """Each of the V views, as a split of its own; none, where rows are as they are."""
-        if self.pixel_values is not None and self.pixel_values.ndim == 5:
-            for pixels in self.pixel_values:
-                yield replace(self, pixel_values=pixels)
+        if self.images is not None and self.images.pixels.ndim == 5:
+            for pixels in self.images.pixels:
+                yield replace(self, images=replace(self.images, pixels=pixels))
 
 
 def _one_list(first: list[Any] | None, second: list[Any] | None) -> list[Any] | None:
@@ -409,9 +407,8 @@ def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
     hashes = table.column("row_hash").to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":
-        p = preprocessor
-        pixels = encode_images(table.column("image"), p.size, p.channels, p.mean, p.std)
-        return EncodedSplit(ids, hashes, labels, pixel_values=pixels)
+        images = encode_images(table.column("image"), preprocessor)
+        return EncodedSplit(ids, hashes, labels, images=images)
     try:
         texts = encode_texts(table, preprocessor.tokenizer, card.max_length or 0)
     except TaskError as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 from accelerate import PartialState
 
 from kdcache import training
-from kdcache.encoding import encode_texts
+from kdcache.encoding import EncodedImages, encode_texts
 from kdcache.engine import share_cores
 from kdcache.errors import KdcacheError
 from kdcache.estimates import Speed, key
@@ -134,7 +135,9 @@ def _made_up(preprocessor: Preprocessor, lengths: npt.NDArray[np.int64], card: T
     ids, hashes = np.arange(count, dtype=np.int64), np.zeros(count, dtype=np.uint64)
     if preprocessor.kind == "image":
         shape = (count, preprocessor.channels, preprocessor.size, preprocessor.size)
-        return EncodedSplit(ids, hashes, labels, pixel_values=rng.standard_normal(shape, dtype=np.float32))
+        pixels = rng.integers(256, size=shape, dtype=np.uint8)
+        images = EncodedImages(pixels, preprocessor.mean, preprocessor.std)
+        return EncodedSplit(ids, hashes, labels, images=images)
     vocabulary = len(preprocessor.tokenizer)
     return EncodedSplit(
         ids, hashes, labels, input_ids=[rng.integers(vocabulary, size=n, dtype=np.int32) for n in lengths]
@@ -149,5 +152,5 @@ def _part(rows: EncodedSplit, count: int) -> EncodedSplit:
         rows.labels[:count],
         None if rows.input_ids is None else rows.input_ids[:count],
         None,
-        None if rows.pixel_values is None else rows.pixel_values[:count],
+        None if rows.images is None else replace(rows.images, pixels=rows.images.pixels[:count]),
     )

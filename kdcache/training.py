@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from kdcache.batches import Batcher, DeviceRows, Rows, epoch_batches, pad_token
 from kdcache.errors import TrialError
 from kdcache.params import Model
 from kdcache.tasks import EncodedSplit
@@ -33,10 +34,6 @@ from kdcache.tasks import EncodedSplit
 log = logging.getLogger(__name__)
 
 Loss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
-Rows = npt.NDArray[np.int64]
-
-# Batches are drawn from pools of this many, sorted by length within the pool: little padding, still random.
-POOL = 50
 
 
 @dataclass(frozen=True)
@@ -52,79 +49,6 @@ class Training:
     peak_memory_mb: float
     device: str
     precision: str
-
-
-def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:
-    """Row numbers of each batch of an epoch: every row once, in an order that only seed and epoch decide.
-
-    Args:
-        lengths: [N] tokens in each row; rows of similar length share a batch.
-    """
-    rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(lengths))
-    batches: list[Rows] = []
-    for start in range(0, len(order), POOL * batch_size):
-        pool = order[start : start + POOL * batch_size]
-        pool = pool[np.argsort(lengths[pool], kind="stable")]
-        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
-    return [batches[i] for i in rng.permutation(len(batches))]
-
-
-def pad_token(model: torch.nn.Module) -> int:
-    """The token that pads a model's batches; 0, unused, for a model of images."""
-    return getattr(model.config, "pad_token_id", None) or 0
-
-
-class Batcher:
-    """A split's features on a device, sliced into a model's keyword arguments batch by batch."""
-
-    def __init__(self, split: EncodedSplit, pad_token_id: int, device: torch.device) -> None:
-        self.device = device
-        self.images: Tensor | None = None  # [V, N, C, H, W]
-        self.views, self.view = 1, 0  # V, and the view that rows are given in
-        if split.pixel_values is not None:
-            images = torch.from_numpy(split.pixel_values).to(device)
-            self.images = images if images.ndim == 5 else images[None]
-            self.views = len(self.images)
-            self.lengths = np.zeros(len(split.ids), dtype=np.int64)
-            return
-        assert split.input_ids is not None
-        self.lengths = np.array([len(row) for row in split.input_ids], dtype=np.int64)
-        self.device_lengths = torch.from_numpy(self.lengths).to(device)
-        self.input_ids = self._padded(split.input_ids, pad_token_id)
-        types = split.token_type_ids
-        self.token_type_ids = None if types is None else self._padded(types, 0)
-
-    def _padded(self, rows: list[npt.NDArray[np.int32]], value: int) -> Tensor:
-        matrix = np.full((len(rows), int(self.lengths.max())), value, dtype=np.int32)
-        for index, row in enumerate(rows):
-            matrix[index, : len(row)] = row
-        return torch.from_numpy(matrix).to(self.device)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """What `kdcache.write_logits` asks a data set for: rows by position."""
-        return self(np.asarray(rows))
-
-    def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return self(np.asarray([row]))
-
-    def __call__(self, rows: Rows) -> dict[str, Tensor]:
-        """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
-        index = torch.from_numpy(rows).to(self.device)
-        if self.images is not None:
-            return {"pixel_values": self.images[self.view, index]}
-        longest = int(self.lengths[rows].max())
-        positions = torch.arange(longest, device=self.device)
-        inputs = {
-            "input_ids": self.input_ids[index, :longest].long(),
-            "attention_mask": (positions < self.device_lengths[index, None]).long(),
-        }
-        if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids[index, :longest].long()
-        return inputs
 
 
 def fine_tune(
@@ -189,9 +113,7 @@ class _Loop:
         self.accelerator, self.loss, self.params = accelerator, loss, params
         self.batches = Batcher(split, pad_token(model), device)
         self.labels = torch.from_numpy(split.labels).to(device)
-        self.soft_logits = None if soft_logits is None else torch.from_numpy(soft_logits).to(device)
-        if self.soft_logits is not None and self.soft_logits.ndim == 2:
-            self.soft_logits = self.soft_logits[:, None]
+        self.soft_logits = [DeviceRows(view, device) for view in _by_view(soft_logits)]
         self.steps = params.epochs * -(-len(split) // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)
@@ -218,7 +140,7 @@ class _Loop:
         mine = mine[np.argsort(unlabelled, kind="stable")]  # those with a label first, as the loss wants them
         index = torch.from_numpy(mine).to(self.accelerator.device)
         labels = self.labels[index[: len(mine) - int(unlabelled.sum())]]
-        soft_logits = None if self.soft_logits is None else self.soft_logits[index, self.batches.view]
+        soft_logits = self.soft_logits[self.batches.view][mine] if self.soft_logits else None
         with autocast(self.params.precision, self.accelerator.device):
             logits = self.network(**self.batches(mine)).logits
         progress = self.schedule.last_epoch / max(1, self.steps - 1)
@@ -229,6 +151,14 @@ class _Loop:
         self.schedule.step()
         self.optimizer.zero_grad()
         return loss.detach()
+
+
+def _by_view(soft_logits: npt.NDArray[np.float32] | None) -> list[Tensor]:
+    """[N, K] of each view, from [N, K] of the only one or [N, V, K]."""
+    if soft_logits is None:
+        return []
+    values = torch.from_numpy(soft_logits)
+    return [values] if values.ndim == 2 else list(values.unbind(1))
 
 
 def _share(rows: Rows, accelerator: Accelerator) -> tuple[Rows, float]:

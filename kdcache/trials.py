@@ -44,6 +44,7 @@ SEED_FOLDER = re.compile(r"seed-(\d+)")
 # What logits depend on: the code that encodes rows, builds models and runs them.
 INFERENCE_CODE = (
     "kdcache.augmentation",
+    "kdcache.batches",
     "kdcache.columns",
     "kdcache.encoding",
     "kdcache.experiment",

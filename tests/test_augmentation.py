@@ -15,6 +15,7 @@ import transformers
 
 from kdcache import trials
 from kdcache.augmentation import CropAndFlip, encode_views
+from kdcache.encoding import EncodedImages
 from kdcache.errors import CacheError
 from kdcache.experiment import cache_logits, run_trial, teach
 from kdcache.logits import LogitCache, replay, view_seed
@@ -73,21 +74,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def view(row: int, number: int) -> Any:
-    """The pixels of a row's view as the tiny model takes them (mean and std 0.5), by the library's `replay`."""
-    pixels = replay(CropAndFlip(2, 0.5), IMAGES[row].astype(np.uint8), view_seed(9, row, number))
+    """The pixels of a row's view by the library's `replay`."""
+    return replay(CropAndFlip(2, 0.5), IMAGES[row].astype(np.uint8), view_seed(9, row, number))
+
+
+def normalised(pixels: Any) -> Any:
+    """As the tiny model takes them (mean and std 0.5)."""
     return (pixels / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
 
 
 def test_every_view_is_the_replayed_one(folder: Path) -> None:
     preprocessor = SimpleNamespace(kind="image", tokenizer=None, size=8, channels=1, mean=[0.5], std=[0.5])
     split = encode_views(folder / "task", "train", preprocessor)
-    assert split.pixel_values is not None
-    assert split.pixel_values.shape == (VIEWS, ROWS, 1, 8, 8)
+    assert split.images is not None
+    assert split.images.pixels.shape == (VIEWS, ROWS, 1, 8, 8)
     for number, part in enumerate(split.views()):
-        assert part.pixel_values is not None
-        expected = [[view(row, number)] for row in range(ROWS)]
-        np.testing.assert_array_equal(part.pixel_values, np.array(expected, dtype=np.float32))
-    assert len(np.unique(split.pixel_values.reshape(VIEWS, -1), axis=0)) == VIEWS
+        assert part.images is not None
+        np.testing.assert_array_equal(part.images.pixels, [[view(row, number)] for row in range(ROWS)])
+    assert len(np.unique(split.images.pixels.reshape(VIEWS, -1), axis=0)) == VIEWS
 
 
 class Spy(torch.nn.Module):
@@ -101,17 +105,18 @@ class Spy(torch.nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> SimpleNamespace:
         values = pixel_values[:, 0, 0, 0]
-        self.seen.append(values.tolist())
+        self.seen.append(values.round().tolist())
         return SimpleNamespace(logits=values[:, None] * self.weight)
 
 
 def test_an_epoch_has_one_view_and_the_soft_logits_of_it() -> None:
-    code = 10.0 * np.arange(VIEWS)[:, None] + np.arange(ROWS)  # [V, N]: view and row
+    code = 10 * np.arange(VIEWS)[:, None] + np.arange(ROWS)  # [V, N]: view and row
+    images = EncodedImages(code.reshape(VIEWS, ROWS, 1, 1, 1).astype(np.uint8), [0.0], [1 / 255])
     split = EncodedSplit(
         np.arange(ROWS),
         np.zeros(ROWS, np.uint64),
         np.arange(ROWS) % 2,
-        pixel_values=code.reshape(VIEWS, ROWS, 1, 1, 1).astype(np.float32),
+        images=images,
     )
     soft = np.repeat(code.T[:, :, None], 2, axis=2).astype(np.float32)  # [N, V, K]
     model, given = Spy(), []
@@ -158,7 +163,7 @@ def test_a_teachers_cache_has_the_logits_of_every_view(folder: Path, taught: Pat
     assert LogitCache(taught).splits == ["train", "validation"]
     model = transformers.AutoModelForImageClassification.from_pretrained(folder / "teacher").eval()
     for number in range(VIEWS):
-        pixels = torch.from_numpy(np.array([[view(row, number)] for row in range(ROWS)], dtype=np.float32))
+        pixels = torch.from_numpy(normalised(np.array([[view(row, number)] for row in range(ROWS)])))
         with torch.no_grad():
             expected = model(pixel_values=pixels).logits.numpy()
         np.testing.assert_allclose(cache.logits("train", np.arange(ROWS), view=number), expected, atol=1e-5)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 from PIL import Image
 
 from kdcache.columns import to_png
-from kdcache.encoding import encode_images, encode_texts
+from kdcache.encoding import EncodedImages, encode_images, encode_texts
 from kdcache.errors import TaskError
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "c", "d"]
@@ -78,36 +81,68 @@ def images(*arrays: Any) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array([to_png(np.asarray(array, dtype=np.uint8)) for array in arrays])])
 
 
-def test_images_are_scaled_and_normalised() -> None:
-    found = encode_images(images([[0, 255], [51, 102]]), 2, 1, [0.2], [0.4])
-    # (v / 255 - 0.2) / 0.4: 0 -> -0.5; 255 -> 2; 51 (0.2) -> 0; 102 (0.4) -> 0.5
-    assert found.shape == (1, 1, 2, 2)
-    assert found.dtype == np.float32
-    assert np.allclose(found[0, 0], [[-0.5, 2.0], [0.0, 0.5]], atol=1e-6)
+def preprocessor(size: int, mean: list[float], std: list[float], channels: int | None = None) -> Any:
+    channels = len(mean) if channels is None else channels
+    return SimpleNamespace(kind="image", tokenizer=None, size=size, channels=channels, mean=mean, std=std)
 
 
-def test_grey_becomes_three_equal_channels_each_normalised() -> None:
-    found = encode_images(images([[51]]), 1, 3, [0.0, 0.1, 0.2], [1.0, 0.5, 0.1])
-    assert np.allclose(found[0, :, 0, 0], [0.2, 0.2, 0.0], atol=1e-6)
+def test_images_are_kept_as_they_are_with_what_normalises_them() -> None:
+    found = encode_images(images([[0, 255], [51, 102]]), preprocessor(2, [0.2], [0.4]))
+    assert found.pixels.tolist() == [[[[0, 255], [51, 102]]]]
+    assert found.pixels.dtype == np.uint8
+    assert (found.mean, found.std) == ([0.2], [0.4])
+
+
+def test_grey_becomes_three_equal_channels() -> None:
+    found = encode_images(images([[51]]), preprocessor(1, [0.0, 0.1, 0.2], [1.0, 0.5, 0.1]))
+    assert found.pixels[0, :, 0, 0].tolist() == [51, 51, 51]
 
 
 def test_colour_becomes_grey_by_luminance() -> None:
-    found = encode_images(images([[[255, 0, 0]]], [[[0, 255, 0]]]), 1, 1, [0.0], [1.0])
-    assert np.allclose(found.ravel(), [0.299, 0.587], atol=2e-3)  # ITU-R 601, rounded to 8 bits
+    found = encode_images(images([[[255, 0, 0]]], [[[0, 255, 0]]]), preprocessor(1, [0.0], [1.0]))
+    assert np.allclose(found.pixels.ravel() / 255, [0.299, 0.587], atol=2e-3)  # ITU-R 601, rounded to 8 bits
 
 
 def test_channels_come_first() -> None:
     pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    found = encode_images(images(pixels), 2, 3, [0.0] * 3, [1.0] * 3)
-    assert np.allclose(found[0] * 255, pixels.transpose(2, 0, 1), atol=1e-4)
+    found = encode_images(images(pixels), preprocessor(2, [0.0] * 3, [1.0] * 3))
+    np.testing.assert_array_equal(found.pixels[0], pixels.transpose(2, 0, 1))
 
 
 def test_other_sizes_are_resized_bilinearly() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7), dtype=np.uint8)
-    found = encode_images(images(pixels, np.full((3, 3), 9)), 4, 1, [0.0], [1.0])
+    found = encode_images(images(pixels, np.full((3, 3), 9)), preprocessor(4, [0.0], [1.0]))
     expected = np.asarray(Image.fromarray(pixels).resize((4, 4), Image.Resampling.BILINEAR))
-    assert np.allclose(found[0, 0] * 255, expected, atol=1e-4)
-    assert np.allclose(found[1] * 255, 9, atol=1e-4)
+    np.testing.assert_array_equal(found.pixels[0, 0], expected)
+    assert (found.pixels[1] == 9).all()
+
+
+def test_pixels_that_take_too_much_memory_are_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """4 pixels and the 2 further ones each take more than half of 7 bytes, or not; what they are does not change."""
+    caplog.set_level(logging.INFO)
+    given = images([[1, 2], [3, 4]]), preprocessor(2, [0.0], [1.0])
+    plain = encode_images(*given)
+    assert not isinstance(plain.pixels, np.memmap)
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=7))
+    filed = encode_images(*given)
+    assert isinstance(filed.pixels, np.memmap)
+    assert "of pixels are kept in a file in" in caplog.text
+    assert filed.pixels.tolist() == plain.pixels.tolist()
+    both = filed.followed_by(plain)
+    assert isinstance(both.pixels, np.memmap)
+    assert both.pixels.tolist() == plain.pixels.tolist() * 2
+    assert torch.from_numpy(both.pixels)[1].tolist() == plain.pixels[0].tolist()
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=8))
+    assert not isinstance(encode_images(*given).pixels, np.memmap)
+
+
+def test_views_are_followed_view_by_view() -> None:
+    one, other = (np.full((2, rows, 1, 1, 1), rows, dtype=np.uint8) for rows in (3, 1))
+    one[1], other[1] = 30, 10
+    found = EncodedImages(one, [0.5], [0.5]).followed_by(EncodedImages(other, [0.5], [0.5]))
+    assert found.pixels.reshape(2, -1).tolist() == [[3, 3, 3, 1], [30, 30, 30, 10]]
 
 
 @pytest.mark.parametrize(
@@ -115,4 +150,4 @@ def test_other_sizes_are_resized_bilinearly() -> None:
 )
 def test_a_preprocessor_that_cannot_be(channels: int, mean: list[float], std: list[float]) -> None:
     with pytest.raises(TaskError, match=f"found {channels} channels.*correct its preprocessor_config.json"):
-        encode_images(images([[0]]), 1, channels, mean, std)
+        encode_images(images([[0]]), preprocessor(1, mean, std, channels))

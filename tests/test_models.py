@@ -79,7 +79,7 @@ def test_a_batch_of_images_gives_the_logits_of_each(tmp_path: Path, family: str,
     network = build(
         student(tiny.save_checkpoint(tmp_path, family), init=init), card(classes=4, modality="image")
     )
-    images = torch.from_numpy(tiny.image_split(3).pixel_values)
+    images = tiny.pixel_values(tiny.image_split(3))
     alone = torch.cat([network(pixel_values=images[row : row + 1]).logits for row in range(3)])
     assert alone.shape == (3, 4)
     torch.testing.assert_close(network(pixel_values=images).logits, alone, atol=1e-5, rtol=0)
@@ -161,7 +161,7 @@ def test_a_truncated_student_is_the_first_layers_of_the_checkpoint(tmp_path: Pat
     whole, cut = build(student(folder), task), build(student(folder, layers=2), task)
     assert cut.config.num_hidden_layers == 2
     if family == "vit":
-        inputs: Any = {"pixel_values": torch.from_numpy(tiny.image_split(2).pixel_values)}
+        inputs: Any = {"pixel_values": tiny.pixel_values(tiny.image_split(2))}
     else:
         inputs = {"input_ids": torch.arange(5, 15).reshape(2, 5)}
     outputs = [network.base_model(**inputs, output_hidden_states=True) for network in (whole, cut)]

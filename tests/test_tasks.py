@@ -385,7 +385,7 @@ def test_encoded_texts(prepared: Path, caplog: pytest.LogCaptureFixture) -> None
     assert encoded.labels.dtype == np.int64
     assert encoded.input_ids is not None
     assert [row.tolist() for row in encoded.input_ids] == [[2, 4, 6, 3], [2, 5, 6, 3], [2, 7, 7, 3]]
-    assert encoded.pixel_values is None
+    assert encoded.images is None
     assert "longer than max_length" not in caplog.text
 
 
@@ -404,10 +404,10 @@ def test_encoded_images(pictures: Path) -> None:
         kind="image", tokenizer=None, size=4, channels=3, mean=[0.5] * 3, std=[0.5] * 3
     )
     encoded = encode_split(pictures, "train", preprocessor)
-    assert encoded.pixel_values is not None
-    assert encoded.pixel_values.shape == (2, 3, 4, 4)
-    assert encoded.pixel_values.dtype == np.float32
-    assert encoded.pixel_values.min() >= -1
+    assert encoded.images is not None
+    assert encoded.images.pixels.shape == (2, 3, 4, 4)
+    assert encoded.images.pixels.dtype == np.uint8
+    assert (encoded.images.mean, encoded.images.std) == ([0.5] * 3, [0.5] * 3)
     assert encoded.input_ids is None
 
 

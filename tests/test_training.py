@@ -11,16 +11,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kdcache import training
+from kdcache.batches import epoch_batches
 from kdcache.errors import TrialError
 from kdcache.models import build_model, load_preprocessor
 from kdcache.params import Regularizer, Student
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit
-from kdcache.training import Batcher, epoch_batches, fine_tune, predict
+from kdcache.training import fine_tune, predict
 from tests import tiny_models as tiny
 from tests.launching import run_in_two_processes
 from tests.tiny_models import IMAGE_FAMILIES, TEXT_FAMILIES, card, random_split, same_weights, student
@@ -51,78 +50,6 @@ def train(model: Student, split: EncodedSplit, method: Regularizer | None = None
     soft = np.linspace(-1, 1, 3 * len(split)).reshape(-1, 3).astype(np.float32)
     cached = soft if method.soft_labels == "teacher" else None
     return fine_tune(build(model, seed), split, make_loss(method, 3), model, seed, cached)
-
-
-# ---- the order of the data ----
-
-
-@given(
-    lengths=st.lists(st.integers(1, 64), min_size=1, max_size=300),
-    batch_size=st.integers(1, 40),
-    seed=st.integers(0, 2**32 - 1),
-    epoch=st.integers(0, 100),
-)
-@settings(max_examples=60, deadline=None)
-def test_an_epoch_visits_every_row_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
-    batches = epoch_batches(np.array(lengths), batch_size, seed, epoch)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
-    assert len(batches) == -(-len(lengths) // batch_size)
-    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
-
-
-def test_only_seed_and_epoch_decide_the_order() -> None:
-    lengths = np.array(LENGTHS * 5)
-
-    def order(seed: int, epoch: int) -> list[list[int]]:
-        return [batch.tolist() for batch in epoch_batches(lengths, 4, seed, epoch)]
-
-    np.random.seed(1)
-    first = order(3, 1)
-    np.random.seed(2)
-    assert order(3, 1) == first
-    assert order(3, 2) != first
-    assert order(4, 1) != first
-
-
-def test_batches_hold_rows_of_similar_length() -> None:
-    """A row alone in its length costs padding; sorted pools need almost none, a random order a lot."""
-    lengths = np.random.default_rng(0).integers(1, 100, 3200)
-    tokens = sum(int(lengths[batch].max()) * len(batch) for batch in epoch_batches(lengths, 32, 0, 0))
-    shuffled = np.random.default_rng(1).permutation(3200).reshape(100, 32)
-    random = sum(int(lengths[batch].max()) * 32 for batch in shuffled)
-    assert tokens < 1.05 * lengths.sum() < random / 1.8
-    maxima = [int(lengths[batch].max()) for batch in epoch_batches(lengths, 32, 0, 0)]
-    assert maxima != sorted(maxima)  # and short batches do not all come first
-
-
-def test_images_are_shuffled_though_all_have_the_same_length() -> None:
-    batches = epoch_batches(np.zeros(200, dtype=np.int64), 10, 0, 0)
-    assert any(batch.max() - batch.min() > 50 for batch in batches)
-
-
-# ---- batches ----
-
-
-def test_a_batch_is_padded_to_its_longest_row() -> None:
-    split = random_split([2, 5, 3])
-    assert split.input_ids is not None
-    types = [np.ones(len(row), dtype=np.int32) for row in split.input_ids]
-    batcher = Batcher(dataclasses.replace(split, token_type_ids=types), 9, CPU)
-    found = batcher(np.array([2, 0]))
-    third, first = split.input_ids[2].tolist(), split.input_ids[0].tolist()
-    assert found["input_ids"].tolist() == [third, [*first, 9]]
-    assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert found["token_type_ids"].tolist() == [[1, 1, 1], [1, 1, 0]]
-    assert {value.dtype for value in found.values()} == {torch.int64}
-    assert "token_type_ids" not in Batcher(split, 9, CPU)(np.array([0]))
-
-
-def test_a_batch_of_images() -> None:
-    split = tiny.image_split(4)
-    found = Batcher(split, 0, CPU)(np.array([3, 1]))
-    assert list(found) == ["pixel_values"]
-    assert split.pixel_values is not None
-    np.testing.assert_array_equal(found["pixel_values"].numpy(), split.pixel_values[[3, 1]])
 
 
 # ---- the loop against a slow one ----

@@ -11,6 +11,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from kdcache.encoding import EncodedImages
 from kdcache.params import Student
 from kdcache.tasks import EncodedSplit, TaskCard
 
@@ -154,8 +155,15 @@ def random_split(lengths: list[int], classes: int = 3, seed: int = 0, vocabulary
 
 
 def image_split(rows: int = 6, classes: int = 3, seed: int = 0) -> EncodedSplit:
-    pixels = np.random.default_rng(seed).normal(size=(rows, 1, 8, 8)).astype(np.float32)
-    return EncodedSplit(**_columns(rows, classes), pixel_values=pixels)
+    pixels = np.random.default_rng(seed).integers(256, size=(rows, 1, 8, 8), dtype=np.uint8)
+    return EncodedSplit(**_columns(rows, classes), images=EncodedImages(pixels, [0.5], [0.3]))
+
+
+def pixel_values(split: EncodedSplit) -> torch.Tensor:
+    """All rows of a split of images as a model takes them."""
+    assert split.images is not None
+    pixels, (mean,), (std,) = split.images.pixels, split.images.mean, split.images.std
+    return torch.from_numpy((pixels / np.float32(255) - np.float32(mean)) / np.float32(std))
 
 
 def _columns(rows: int, classes: int) -> dict[str, Any]:

@@ -30,12 +30,13 @@ from benchmarks.cache.measuring import (
     ratios,
     stated,
 )
+from kdcache.batches import Batcher, Rows, epoch_batches, pad_token
 from kdcache.logits import LogitCache, write_logits
 from kdcache.models import build_model, load_preprocessor
 from kdcache.params import Model, Regularizer, Task
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit, encode_split, prepare_task, read_card
-from kdcache.training import Batcher, Rows, autocast, epoch_batches, pad_token
+from kdcache.training import autocast
 
 BATCH, TOKENS = 32, 24  # rows of a batch; tokens of a text at most, as the study has them
 QUICK_ROWS = 64

@@ -97,9 +97,7 @@ def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> Enco
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":
-        p = preprocessor
-        pixels = encode_images(table["image"], p.size, p.channels, p.mean, p.std)
-        return EncodedSplit(ids, hashes, labels, pixel_values=pixels)
+        return EncodedSplit(ids, hashes, labels, images=encode_images(table["image"], preprocessor))
     texts = encode_texts(table, preprocessor.tokenizer, card.max_length or 0)
     return EncodedSplit(ids, hashes, labels, texts.input_ids, texts.token_type_ids)
 

@@ -110,3 +110,13 @@ def test_what_was_found_is_printed_and_kept(
         (2, True),
     ]
     assert "2 (2 to 2) | 2 (2 to 2) | at least 5 | missed" in capsys.readouterr().out
+
+
+def test_some_variants_are_judged_by_the_goals_between_them() -> None:
+    runs = {KDCACHE: [made_up(1), made_up(1)], GROUPED: [made_up(2), made_up(2)]}
+    (only,) = training.goals(runs)
+    assert only["what"] == "kdcache, bfloat16 / Trainer, padded by batch, grouped, float32"
+    assert only["cpu"]["median"] == 2
+    names = ["kdcache, bfloat16", "Trainer, padded to 128, float32"]
+    assert training.parse(["--variants", *names]).variants == names
+    assert len(training.parse([]).variants) == 8

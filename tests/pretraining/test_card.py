@@ -26,7 +26,7 @@ def test_its_numbers_can_be_read(saved):
     assert read_row(text, "tokens seen") == 384
     assert f"| held-out loss | {read_row(text, 'held-out loss'):.3f} nats" in text
     assert read_row("# x\n\n| tokens seen | 50,001,920 (3.9 epochs) |\n", "tokens seen") == 50_001_920
-    with pytest.raises(PretrainingError, match=r"# bert: the card has no row 'tokeniser' that begins"):
+    with pytest.raises(PretrainingError, match=r"the card '# bert' has no row 'tokeniser' that begins"):
         read_row(text, "tokeniser")
     with pytest.raises(PretrainingError, match="begins with a number"):
         read_row(text, "architecture")

@@ -58,6 +58,8 @@ def test_a_run_that_diverged_leaves_the_state_before_it(until, tokenizers, tmp_p
     before = state.read_bytes()
     with torch.no_grad():
         next(trainer.model.parameters()).fill_(torch.nan)
-    with pytest.raises(PretrainingError, match=f"the loss became nan at step {until or 4}: lower learning_rate"):
+    with pytest.raises(
+        PretrainingError, match=f"the loss became nan at step {until or 4}: lower learning_rate"
+    ):
         trainer.run(state, "identity", until=until)
     assert state.read_bytes() == before

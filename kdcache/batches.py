@@ -1,0 +1,131 @@
+"""Batches: which rows share one, and a split's rows as a model takes them, on its device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kdcache.tasks import EncodedSplit
+
+Rows = npt.NDArray[np.int64]
+
+# Batches are drawn from pools of this many, sorted by length within the pool: little padding, still random.
+POOL = 50
+
+
+def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, epoch: int) -> list[Rows]:
+    """Row numbers of each batch of an epoch: every row once, in an order that only seed and epoch decide.
+
+    Args:
+        lengths: [N] tokens in each row; rows of similar length share a batch.
+    """
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    batches: list[Rows] = []
+    for start in range(0, len(order), POOL * batch_size):
+        pool = order[start : start + POOL * batch_size]
+        pool = pool[np.argsort(lengths[pool], kind="stable")]
+        batches += [pool[i : i + batch_size] for i in range(0, len(pool), batch_size)]
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def pad_token(model: torch.nn.Module) -> int:
+    """The token that pads a model's batches; 0, unused, for a model of images."""
+    return getattr(model.config, "pad_token_id", None) or 0
+
+
+class DeviceRows:
+    """Rows of a tensor [N, ...], on a device.
+
+    All are kept there when they take at most half of the memory that is free on it. Else they stay in the host's, and
+    those asked for are sent, by way of page-locked memory: the host does not wait for them to arrive.
+    """
+
+    def __init__(self, values: Tensor, device: torch.device) -> None:
+        self._device = device
+        self._values = values.to(device) if _fit(values, device) else values
+
+    def __getitem__(self, rows: Rows) -> Tensor:
+        found = self._values[torch.from_numpy(rows).to(self._values.device)]
+        if found.device.type == self._device.type:
+            return found
+        return (found.pin_memory() if self._device.type == "cuda" else found).to(
+            self._device, non_blocking=True
+        )
+
+
+def _fit(values: Tensor, device: torch.device) -> bool:
+    return device.type != "cuda" or values.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+
+
+class Normalise:
+    """Pixels, uint8 [n, C, H, W], as a model takes them: (pixels / 255 - mean) / std by channel, float32."""
+
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
+    ) -> None:
+        self._mean, self._std = (
+            torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1) for values in (mean, std)
+        )
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return (pixels.float() / 255 - self._mean) / self._std
+
+
+class Batcher:
+    """A split's features on a device, sliced into a model's keyword arguments batch by batch."""
+
+    def __init__(self, split: EncodedSplit, pad_token_id: int, device: torch.device) -> None:
+        self.device = device
+        self.images: list[DeviceRows] = []  # of each view, [N, C, H, W]
+        self.views, self.view = 1, 0  # V, and the view that rows are given in
+        if split.images is not None:
+            pixels = torch.from_numpy(split.images.pixels)
+            self.images = [
+                DeviceRows(view, device) for view in (pixels if pixels.ndim == 5 else pixels[None])
+            ]
+            self.normalise = Normalise(split.images.mean, split.images.std, device)
+            self.views = len(self.images)
+            self.lengths = np.zeros(len(split.ids), dtype=np.int64)
+            return
+        assert split.input_ids is not None
+        self.lengths = np.array([len(row) for row in split.input_ids], dtype=np.int64)
+        self.device_lengths = torch.from_numpy(self.lengths).to(device)
+        self.input_ids = self._padded(split.input_ids, pad_token_id)
+        types = split.token_type_ids
+        self.token_type_ids = None if types is None else self._padded(types, 0)
+
+    def _padded(self, rows: list[npt.NDArray[np.int32]], value: int) -> Tensor:
+        matrix = np.full((len(rows), int(self.lengths.max())), value, dtype=np.int32)
+        for index, row in enumerate(rows):
+            matrix[index, : len(row)] = row
+        return torch.from_numpy(matrix).to(self.device)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
+        """What `kdcache.write_logits` asks a data set for: rows by position."""
+        return self(np.asarray(rows))
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        return self(np.asarray([row]))
+
+    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+        """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
+        if self.images:
+            return {"pixel_values": self.normalise(self.images[self.view][rows])}
+        index = torch.from_numpy(rows).to(self.device)
+        longest = int(self.lengths[rows].max())
+        positions = torch.arange(longest, device=self.device)
+        inputs = {
+            "input_ids": self.input_ids[index, :longest].long(),
+            "attention_mask": (positions < self.device_lengths[index, None]).long(),
+        }
+        if self.token_type_ids is not None:
+            inputs["token_type_ids"] = self.token_type_ids[index, :longest].long()
+        return inputs

@@ -1,0 +1,147 @@
+"""Batches: every row once an epoch, padded to the longest, and the same rows whether they are on the device or not."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdcache import batches as module
+from kdcache.batches import Batcher, DeviceRows, Normalise, epoch_batches
+from tests import tiny_models as tiny
+from tests.tiny_models import random_split
+
+CPU = torch.device("cpu")
+
+
+# ---- the order of the data ----
+
+
+@given(
+    lengths=st.lists(st.integers(1, 64), min_size=1, max_size=300),
+    batch_size=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    epoch=st.integers(0, 100),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_epoch_visits_every_row_once(lengths: list[int], batch_size: int, seed: int, epoch: int) -> None:
+    batches = epoch_batches(np.array(lengths), batch_size, seed, epoch)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(lengths)))
+    assert len(batches) == -(-len(lengths) // batch_size)
+    assert sorted(map(len, batches))[1:] == [batch_size] * (len(batches) - 1)
+
+
+def test_only_seed_and_epoch_decide_the_order() -> None:
+    lengths = np.array([3, 9, 4, 12, 5, 3, 7, 10, 6, 8] * 5)
+
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return [batch.tolist() for batch in epoch_batches(lengths, 4, seed, epoch)]
+
+    np.random.seed(1)
+    first = order(3, 1)
+    np.random.seed(2)
+    assert order(3, 1) == first
+    assert order(3, 2) != first
+    assert order(4, 1) != first
+
+
+def test_batches_hold_rows_of_similar_length() -> None:
+    """A row alone in its length costs padding; sorted pools need almost none, a random order a lot."""
+    lengths = np.random.default_rng(0).integers(1, 100, 3200)
+    tokens = sum(int(lengths[batch].max()) * len(batch) for batch in epoch_batches(lengths, 32, 0, 0))
+    shuffled = np.random.default_rng(1).permutation(3200).reshape(100, 32)
+    random = sum(int(lengths[batch].max()) * 32 for batch in shuffled)
+    assert tokens < 1.05 * lengths.sum() < random / 1.8
+    maxima = [int(lengths[batch].max()) for batch in epoch_batches(lengths, 32, 0, 0)]
+    assert maxima != sorted(maxima)  # and short batches do not all come first
+
+
+def test_images_are_shuffled_though_all_have_the_same_length() -> None:
+    batches = epoch_batches(np.zeros(200, dtype=np.int64), 10, 0, 0)
+    assert any(batch.max() - batch.min() > 50 for batch in batches)
+
+
+# ---- batches ----
+
+
+def test_a_batch_is_padded_to_its_longest_row() -> None:
+    split = random_split([2, 5, 3])
+    assert split.input_ids is not None
+    types = [np.ones(len(row), dtype=np.int32) for row in split.input_ids]
+    batcher = Batcher(dataclasses.replace(split, token_type_ids=types), 9, CPU)
+    found = batcher(np.array([2, 0]))
+    third, first = split.input_ids[2].tolist(), split.input_ids[0].tolist()
+    assert found["input_ids"].tolist() == [third, [*first, 9]]
+    assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert found["token_type_ids"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert {value.dtype for value in found.values()} == {torch.int64}
+    assert "token_type_ids" not in Batcher(split, 9, CPU)(np.array([0]))
+
+
+def test_a_batch_of_images() -> None:
+    split = tiny.image_split(4)
+    found = Batcher(split, 0, CPU)(np.array([3, 1]))
+    assert list(found) == ["pixel_values"]
+    np.testing.assert_array_equal(found["pixel_values"], tiny.pixel_values(split)[[3, 1]])
+
+
+def test_pixels_are_normalised_by_channel() -> None:
+    """(v / 255 - 0.2) / 0.4: 0 -> -0.5, 255 -> 2, 51 -> 0, 102 -> 0.5; the second channel only divided by 255."""
+    pixels = torch.tensor([[[[0, 255], [51, 102]], [[0, 255], [51, 102]]]], dtype=torch.uint8)
+    found = Normalise([0.2, 0.0], [0.4, 1.0])(pixels)
+    expected = [[[[-0.5, 2.0], [0.0, 0.5]], [[0.0, 1.0], [0.2, 0.4]]]]
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-6, rtol=0)
+
+
+def test_normalised_pixels_are_numpys_to_the_last_bit() -> None:
+    split = tiny.image_split(50)
+    assert split.images is not None
+    found = Normalise(split.images.mean, split.images.std)(torch.from_numpy(split.images.pixels))
+    assert torch.equal(found, tiny.pixel_values(split))
+
+
+# ---- where rows are kept ----
+
+
+def test_rows_stay_in_the_hosts_memory_when_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's device without memory stands for a GPU: what is sent there has no values, but is known to be there."""
+    values, device, rows = torch.arange(12.0).reshape(4, 3), torch.device("meta"), np.array([2, 0])
+    assert DeviceRows(values, device)._values.device == device
+    monkeypatch.setattr(module, "_fit", lambda *_: False)
+    kept = DeviceRows(values, device)
+    assert kept._values is values
+    assert (kept[rows].device, kept[rows].shape) == (device, (2, 3))
+    assert DeviceRows(values, CPU)[rows].tolist() == [[6, 7, 8], [0, 1, 2]]
+
+
+def test_what_fits_takes_at_most_half_of_the_gpus_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, values = torch.device("cuda", 1), torch.zeros(10, dtype=torch.float32)
+    asked = []
+
+    def free(device: torch.device) -> tuple[int, int]:
+        asked.append(device)
+        return memory, 1000
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", free)
+    memory = 80
+    assert module._fit(values, gpu)
+    memory = 79
+    assert not module._fit(values, gpu)
+    assert asked == [gpu, gpu]
+    assert module._fit(values, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_rows_that_are_sent_to_a_gpu_are_those_that_are_kept_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    values, gpu = torch.randn(100, 7), torch.device("cuda")
+    kept = DeviceRows(values, gpu)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
+    sent = DeviceRows(values, gpu)
+    assert (kept._values.device.type, sent._values.device.type) == ("cuda", "cpu")
+    for rows in epoch_batches(np.zeros(100, dtype=np.int64), 8, 0, 0):
+        assert torch.equal(kept[rows], sent[rows])
+        assert torch.equal(sent[rows].cpu(), values[rows])
