@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 STATE = "state.safetensors"
 DISTILLATION_STATE = "distillation.safetensors"
 EMBEDDINGS = "embeddings"  # a folder of files with the sentence encoder's
-KEPT = "kept.json"  # which folders of `keep_at` the run has left, and their weights
+KEPT = "kept.json"  # which folders the run has left, and their weights' fingerprints
 LANGUAGE_MODEL = "language-model"  # where the first of two phases leaves its checkpoint
 
 
