@@ -91,14 +91,12 @@ def encode_views(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
         raise TaskError(f"{folder}: has no views, the task has no `augment`")
     plain, images = encode_split(folder, split, preprocessor), Images(folder, split, preprocessor)
     assert plain.images is not None  # only an image task has `augment`
-    make, size, channels = (
-        Augmenter(transform(augment), None, augment.seed),
-        preprocessor.size,
-        preprocessor.channels,
-    )
+    make = Augmenter(transform(augment), None, augment.seed)
     values = pixel_array((augment.views, *plain.images.pixels.shape))
     for row, row_id in enumerate(plain.ids.tolist()):
         pixels = images[row]
         for view in range(augment.views):
-            values[view, row] = encode_image(make(pixels, row_id, view), size, channels)
+            values[view, row] = encode_image(
+                make(pixels, row_id, view), preprocessor.size, preprocessor.channels
+            )
     return replace(plain, images=EncodedImages(values, preprocessor.mean, preprocessor.std))

@@ -38,16 +38,23 @@ def pad_token(model: torch.nn.Module) -> int:
     return getattr(model.config, "pad_token_id", None) or 0
 
 
-class DeviceRows:
-    """Rows of a tensor [N, ...], on a device.
+def device_rows(tensors: Sequence[Tensor], device: torch.device) -> list[DeviceRows]:
+    """Rows of each tensor [N, ...], on a device.
 
-    All are kept there when they take at most half of the memory that is free on it. Else they stay in the host's, and
-    those asked for are sent, by way of page-locked memory: the host does not wait for them to arrive.
+    They are kept there when all together take at most half of the memory that is free on it, else in the host's.
+    """
+    kept = _fit(tensors, device)
+    return [DeviceRows(values.to(device) if kept else values, device) for values in tensors]
+
+
+class DeviceRows:
+    """Rows of a tensor [N, ...], on a device, wherever the tensor is.
+
+    From the host's memory they are sent when asked for, by way of page-locked memory: nothing waits for their arrival.
     """
 
     def __init__(self, values: Tensor, device: torch.device) -> None:
-        self._device = device
-        self._values = values.to(device) if _fit(values, device) else values
+        self._values, self._device = values, device
 
     def __getitem__(self, rows: Rows) -> Tensor:
         found = self._values[torch.from_numpy(rows).to(self._values.device)]
@@ -58,8 +65,9 @@ class DeviceRows:
         )
 
 
-def _fit(values: Tensor, device: torch.device) -> bool:
-    return device.type != "cuda" or values.nbytes <= torch.cuda.mem_get_info(device)[0] / 2
+def _fit(tensors: Sequence[Tensor], device: torch.device) -> bool:
+    needed = sum(values.nbytes for values in tensors)
+    return device.type != "cuda" or needed <= torch.cuda.mem_get_info(device)[0] / 2
 
 
 class Normalise:
@@ -85,9 +93,7 @@ class Batcher:
         self.views, self.view = 1, 0  # V, and the view that rows are given in
         if split.images is not None:
             pixels = torch.from_numpy(split.images.pixels)
-            self.images = [
-                DeviceRows(view, device) for view in (pixels if pixels.ndim == 5 else pixels[None])
-            ]
+            self.images = device_rows(list(pixels) if pixels.ndim == 5 else [pixels], device)
             self.normalise = Normalise(split.images.mean, split.images.std, device)
             self.views = len(self.images)
             self.lengths = np.zeros(len(split.ids), dtype=np.int64)

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from kdcache.batches import Batcher, DeviceRows, Rows, epoch_batches, pad_token
+from kdcache.batches import Batcher, Rows, device_rows, epoch_batches, pad_token
 from kdcache.errors import TrialError
 from kdcache.params import Model
 from kdcache.tasks import EncodedSplit
@@ -113,7 +113,7 @@ class _Loop:
         self.accelerator, self.loss, self.params = accelerator, loss, params
         self.batches = Batcher(split, pad_token(model), device)
         self.labels = torch.from_numpy(split.labels).to(device)
-        self.soft_logits = [DeviceRows(view, device) for view in _by_view(soft_logits)]
+        self.soft_logits = device_rows(_by_view(soft_logits), device)
         self.steps = params.epochs * -(-len(split) // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache import batches as module
-from kdcache.batches import Batcher, DeviceRows, Normalise, epoch_batches
+from kdcache.batches import Batcher, Normalise, device_rows, epoch_batches
 from tests import tiny_models as tiny
 from tests.tiny_models import random_split
 
@@ -110,16 +110,19 @@ def test_normalised_pixels_are_numpys_to_the_last_bit() -> None:
 def test_rows_stay_in_the_hosts_memory_when_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's device without memory stands for a GPU: what is sent there has no values, but is known to be there."""
     values, device, rows = torch.arange(12.0).reshape(4, 3), torch.device("meta"), np.array([2, 0])
-    assert DeviceRows(values, device)._values.device == device
+    (kept,) = device_rows([values], device)
+    assert kept._values.device == device
     monkeypatch.setattr(module, "_fit", lambda *_: False)
-    kept = DeviceRows(values, device)
-    assert kept._values is values
-    assert (kept[rows].device, kept[rows].shape) == (device, (2, 3))
-    assert DeviceRows(values, CPU)[rows].tolist() == [[6, 7, 8], [0, 1, 2]]
+    (sent,) = device_rows([values], device)
+    assert sent._values is values
+    assert (sent[rows].device, sent[rows].shape) == (device, (2, 3))
+    (here,) = device_rows([values], CPU)
+    assert here[rows].tolist() == [[6, 7, 8], [0, 1, 2]]
 
 
 def test_what_fits_takes_at_most_half_of_the_gpus_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, values = torch.device("cuda", 1), torch.zeros(10, dtype=torch.float32)
+    """All views together: 24 and 16 bytes are half of 80."""
+    gpu, views = torch.device("cuda", 1), [torch.zeros(6), torch.zeros(4)]
     asked = []
 
     def free(device: torch.device) -> tuple[int, int]:
@@ -128,19 +131,19 @@ def test_what_fits_takes_at_most_half_of_the_gpus_free_memory(monkeypatch: pytes
 
     monkeypatch.setattr(torch.cuda, "mem_get_info", free)
     memory = 80
-    assert module._fit(values, gpu)
+    assert module._fit(views, gpu)
     memory = 79
-    assert not module._fit(values, gpu)
+    assert not module._fit(views, gpu)
     assert asked == [gpu, gpu]
-    assert module._fit(values, CPU)
+    assert module._fit(views, CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_rows_that_are_sent_to_a_gpu_are_those_that_are_kept_there(monkeypatch: pytest.MonkeyPatch) -> None:
     values, gpu = torch.randn(100, 7), torch.device("cuda")
-    kept = DeviceRows(values, gpu)
+    (kept,) = device_rows([values], gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
-    sent = DeviceRows(values, gpu)
+    (sent,) = device_rows([values], gpu)
     assert (kept._values.device.type, sent._values.device.type) == ("cuda", "cpu")
     for rows in epoch_batches(np.zeros(100, dtype=np.int64), 8, 0, 0):
         assert torch.equal(kept[rows], sent[rows])
