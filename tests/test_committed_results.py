@@ -109,3 +109,24 @@ def test_sentences_have_the_numbers_beside_them(results):
 def test_a_readme_has_the_results_of_its_study(readme, name, folder, figure):
     text = (ROOT / readme).read_text()
     assert replace_results(text, results_markdown(*read(folder), figure), Path(readme), name) == text
+
+
+def test_the_control_of_unlabelled_rows_follows_from_its_trials():
+    """Plain fine-tuning for as many steps: the README's gains over it, paired by seed."""
+    folder = ROOT / "results/unlabelled"
+    lines = (folder / "README.md").read_text().splitlines()
+    frames = [pd.read_csv(folder / part / "trials.csv") for part in ("metrics", "control")]
+    study, control = (frame.set_index([*KEYS, "seed"])["accuracy"].sort_index() * 100 for frame in frames)
+    for rows, student in [
+        (100, "bert-tiny"),
+        (100, "bert-tiny-scratch"),
+        (300, "bert-tiny"),
+        (300, "bert-tiny-scratch"),
+    ]:
+        task = f"bbc-{rows}"
+        base, taught = study[task, student, "base"], study[task, student, "kd_unlabelled"]
+        longer = control[task, f"{student}-{rows}", "base"]
+        gains = (taught - longer).to_numpy()
+        low, high = scipy.stats.t.interval(0.95, len(gains) - 1, gains.mean(), scipy.stats.sem(gains))
+        means = " | ".join(f"{values.mean():.1f}" for values in (base, longer, taught))
+        assert f"| {rows} | {student} | {means} | +{gains.mean():.2f} [{low:.2f}, {high:.2f}] |" in lines
