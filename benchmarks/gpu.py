@@ -5,8 +5,9 @@
     python -m benchmarks.gpu --quick                    tiny sizes, on a CPU too: whether it runs, not how fast
 
     bert-tiny, minilm, bert-base   examples/s of training, kdcache beside the Trainer as in `benchmarks.training`, each
-                                   run in a process of its own; the last two are random models of MiniLM-L6's size and
-                                   bert-base's
+                                   run in a process of its own, and beside itself with its steps recorded as CUDA
+                                   graphs (`benchmarks.graphed`); the last two are random models of MiniLM-L6's size
+                                   and bert-base's
     hourly                         bert-tiny's trials per hour by kdcache's engine, 1, 2, 4 and 8 of them at once
     epochs                         a student of bert-base's size: its epoch from the cache and with a teacher of
                                    bert-large's size in the loop, and the GPU memory of each (`benchmarks.cache.epochs`)
@@ -22,7 +23,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import shutil
 import statistics
 import tempfile
 import time
@@ -32,7 +32,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from benchmarks import compiled, training
 from benchmarks.cache import epochs, report, writing
@@ -55,6 +54,7 @@ SIZES = {  # layers, width, heads
 QUICK_SIZE = (1, 32, 2)
 GOALS = {"bert-tiny": 3.0}  # times as fast as the fastest Trainer, at least
 LOADED = replace(PEERS[-1], loaders=2)
+GRAPHED = replace(OURS[-1], who="kdcache with CUDA graphs")
 AT_ONCE, TRIALS = (1, 2, 4, 8), 16
 Found = tuple[dict[str, Any], str]  # what is kept, and shown
 
@@ -71,19 +71,8 @@ class Bench:
 
     def checkpoint(self, size: str) -> Path:
         """A model that has no weights, with bert-tiny's tokenizer."""
-        folder = self.folder / f"{size}'s size"
-        layers, width, heads = QUICK_SIZE if self.quick else SIZES[size]
-        config = transformers.AutoConfig.from_pretrained(
-            BERT_TINY,
-            num_hidden_layers=layers,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_attention_heads=heads,
-        )
-        config.save_pretrained(folder)
-        for file in BERT_TINY.glob("tokenizer*"):
-            shutil.copy(file, folder)
-        return folder
+        numbers = QUICK_SIZE if self.quick else SIZES[size]
+        return training.sized(BERT_TINY, self.folder / f"{size}'s size", *numbers)
 
     def work(self, size: str) -> Work:
         """The rows, and a student to train on them."""
@@ -107,26 +96,31 @@ class Bench:
 def fine_tuning(bench: Bench, size: str) -> Found:
     """Examples/s of everybody, and how many times as fast as the Trainer kdcache is."""
     work = bench.work(size)
-    variants = [OURS[-1], PEERS[-1]] if bench.quick else [*OURS, *PEERS, LOADED]
+    variants = [OURS[-1], GRAPHED, PEERS[-1]] if bench.quick else [*OURS, GRAPHED, *PEERS, LOADED]
     runs = training.measure(work, variants, bench.rounds)
     found = training.described(work) | training.summary(runs, compared(runs, GOALS.get(size)), "wall")
     return found, training.page(found)
 
 
 def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
-    """kdcache by the fastest Trainer, which there may be a goal for, and by run_glue's; the clock judges."""
+    """kdcache by the fastest Trainer, which there may be a goal for, and by run_glue's; the clock judges.
+
+    CUDA graphs, a candidate (`benchmarks.graphed`), by the fastest Trainer and by kdcache without them.
+    """
     ours, best = (training.fastest(runs, who, "wall") for who in ("kdcache", "Trainer"))
+    pairs = dict.fromkeys([(ours, best), (ours, Variant("Trainer", ours.precision, "to 128"))])
+    pairs |= dict.fromkeys([(GRAPHED, best), (GRAPHED, replace(GRAPHED, who="kdcache"))])
     return [
         {
-            "what": f"{ours.name} / {other.name}",
+            "what": f"{mine.name} / {other.name}",
             **training.judged(
-                *(training.ratios(runs, ours, other, clock) for clock in ("cpu", "wall")),
+                *(training.ratios(runs, mine, other, clock) for clock in ("cpu", "wall")),
                 goal if other == best else None,
                 by="wall",
             ),
         }
-        for other in dict.fromkeys([best, Variant("Trainer", ours.precision, "to 128")])
-        if other in runs
+        for mine, other in pairs
+        if mine in runs and other in runs
     ]
 
 

@@ -20,12 +20,14 @@ import logging
 import multiprocessing
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
@@ -40,6 +42,7 @@ import transformers
 from accelerate import PartialState
 
 from benchmarks.cache.report import number, table
+from benchmarks.graphed import graphs
 from kdcache import training
 from kdcache.files import read_json, write_json
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
@@ -86,7 +89,7 @@ Padding = Literal["to 128", "by batch", "by batch, grouped"]
 class Variant:
     """Who trains, and how."""
 
-    who: Literal["kdcache", "kdcache KD", "Trainer"]
+    who: Literal["kdcache", "kdcache KD", "kdcache with CUDA graphs", "Trainer"]
     precision: Precision
     padding: Padding = "by batch, grouped"
     loaders: int = 0  # processes that make the Trainer's batches
@@ -180,7 +183,8 @@ def _fine_tuned(
         method = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2)
         soft = LogitCache(work.cache).logits("train", work.train.ids, work.train.row_hashes)
     loss = make_loss(method, work.card.classes)
-    return training.fine_tune(model, work.train, loss, student, seed, soft)[0]
+    with graphs() if variant.who == "kdcache with CUDA graphs" else nullcontext():
+        return training.fine_tune(model, work.train, loss, student, seed, soft)[0]
 
 
 def _trainer(
@@ -441,6 +445,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--checkpoint", default=str(ROOT / "data/models/bert-tiny"), help="default: bert-tiny"
     )
     parser.add_argument("--layers", type=int, help="only its first layers")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=3,
+        metavar=("LAYERS", "WIDTH", "HEADS"),
+        help="a model of this size, from scratch, with the checkpoint's tokenizer; so small that its arithmetic takes "
+        "no time, it shows what the rest of a step takes, which a GPU is not faster at",
+    )
     parser.add_argument("--init", choices=("pretrained", "scratch"), default="pretrained")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
     parser.add_argument("--epochs", type=int, default=2, help="default: %(default)s")
@@ -468,8 +480,8 @@ def prepare(args: argparse.Namespace, folder: Path) -> Work:
     spec = Task(source=source, text=args.text, metrics=["accuracy"], max_length=LENGTH, train_size=args.rows)
     card = prepare_task(spec, folder / "task", "benchmark")
     student = Student(
-        checkpoint=args.checkpoint,
-        init=args.init,
+        checkpoint=str(_checkpoint(args, folder)),
+        init="scratch" if args.size else args.init,
         layers=args.layers,
         learning_rate=args.learning_rate,
         epochs=args.epochs,
@@ -481,6 +493,26 @@ def prepare(args: argparse.Namespace, folder: Path) -> Work:
     )
     _write_cache(folder / "cache", card, train)
     return Work(card, train, validation, student, preprocessor, folder / "cache")
+
+
+def _checkpoint(args: argparse.Namespace, folder: Path) -> Path:
+    given = Path(args.checkpoint)
+    return sized(given, folder / f"{given.name} of width {args.size[1]}", *args.size) if args.size else given
+
+
+def sized(checkpoint: Path, made: Path, layers: int, width: int, heads: int) -> Path:
+    """Make a checkpoint without weights: the other one's architecture in this size, with its tokenizer."""
+    config = transformers.AutoConfig.from_pretrained(
+        checkpoint,
+        num_hidden_layers=layers,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_attention_heads=heads,
+    )
+    config.save_pretrained(made)
+    for file in checkpoint.glob("tokenizer*"):
+        shutil.copy(file, made)
+    return made
 
 
 def _write_cache(folder: Path, card: TaskCard, train: EncodedSplit) -> None:

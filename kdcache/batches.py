@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +34,31 @@ def epoch_batches(lengths: npt.NDArray[np.int64], batch_size: int, seed: int, ep
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Row numbers [B], on the host and on a device."""
+
+    rows: Rows
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, places: slice) -> Batch:
+        return Batch(self.rows[places], self.index[places])
+
+
+def sent(batches: Sequence[Rows], device: torch.device) -> list[Batch]:
+    """Batches on a device, all in one copy: a copy for each batch would wait for the device each time."""
+    if not batches:
+        return []
+    index = torch.from_numpy(np.concatenate(batches)).to(device)
+    return [
+        Batch(*both)
+        for both in zip(batches, torch.split(index, [len(rows) for rows in batches]), strict=True)
+    ]
+
+
 def pad_token(model: torch.nn.Module) -> int:
     """The token that pads a model's batches; 0, unused, for a model of images."""
     return getattr(model.config, "pad_token_id", None) or 0
@@ -54,14 +80,14 @@ class DeviceRows:
     """
 
     def __init__(self, values: Tensor, device: torch.device) -> None:
-        self._values, self._device = values, device
+        self.values, self.device = values, device
 
-    def __getitem__(self, rows: Rows) -> Tensor:
-        found = self._values[torch.from_numpy(rows).to(self._values.device)]
-        if found.device.type == self._device.type:
-            return found
-        return (found.pin_memory() if self._device.type == "cuda" else found).to(
-            self._device, non_blocking=True
+    def __getitem__(self, batch: Batch) -> Tensor:
+        if self.values.device.type == self.device.type:
+            return self.values[batch.index]
+        found = self.values[torch.from_numpy(batch.rows)]
+        return (found.pin_memory() if self.device.type == "cuda" else found).to(
+            self.device, non_blocking=True
         )
 
 
@@ -116,22 +142,25 @@ class Batcher:
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
         """What `kdcache.write_logits` asks a data set for: rows by position."""
-        return self(np.asarray(rows))
+        return self(sent([np.asarray(rows)], self.device)[0])
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
-        return self(np.asarray([row]))
+        return self.__getitems__([row])
 
-    def __call__(self, rows: Rows) -> dict[str, Tensor]:
+    def longest(self, rows: Rows) -> int:
+        """How many tokens each row has in a batch of these rows."""
+        return int(self.lengths[rows].max())
+
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The model's inputs for these rows: padded to the longest of them, with its attention mask."""
         if self.images:
-            return {"pixel_values": self.normalise(self.images[self.view][rows])}
-        index = torch.from_numpy(rows).to(self.device)
-        longest = int(self.lengths[rows].max())
+            return {"pixel_values": self.normalise(self.images[self.view][batch])}
+        longest = self.longest(batch.rows)
         positions = torch.arange(longest, device=self.device)
         inputs = {
-            "input_ids": self.input_ids[index, :longest].long(),
-            "attention_mask": (positions < self.device_lengths[index, None]).long(),
+            "input_ids": self.input_ids[batch.index, :longest].long(),
+            "attention_mask": (positions < self.device_lengths[batch.index, None]).long(),
         }
         if self.token_type_ids is not None:
-            inputs["token_type_ids"] = self.token_type_ids[index, :longest].long()
+            inputs["token_type_ids"] = self.token_type_ids[batch.index, :longest].long()
         return inputs

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from kdcache.batches import Batcher, Rows, device_rows, epoch_batches, pad_token
+from kdcache.batches import Batch, Batcher, Rows, device_rows, epoch_batches, pad_token, sent
 from kdcache.errors import TrialError
 from kdcache.params import Model
 from kdcache.tasks import EncodedSplit
@@ -123,8 +123,11 @@ class _Loop:
         """Every row once; the mean loss over the rows, of all processes together."""
         self.batches.view = epoch % self.batches.views
         total = torch.zeros((), device=self.accelerator.device)
-        for rows in epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch):
-            total += self.step(rows) * len(rows)
+        whole = epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch)
+        shares = [_share(rows, self.accelerator) for rows in whole]
+        batches = sent([self._labelled_first(mine) for mine, _ in shares], self.accelerator.device)
+        for rows, batch, (_, weight) in zip(whole, batches, shares, strict=True):
+            total += self.step(batch, weight) * len(rows)
         mean = float(self.accelerator.reduce(total, "mean")) / len(self.batches)
         if not math.isfinite(mean):
             raise TrialError(
@@ -133,22 +136,28 @@ class _Loop:
         log.debug("epoch %d: loss %.4f", epoch + 1, mean)
         return mean
 
-    def step(self, rows: Rows) -> Tensor:
-        """One optimizer step on a global batch; its loss, on the device: reading it here would wait for the GPU."""
-        mine, weight = _share(rows, self.accelerator)
-        unlabelled = mine >= len(self.labels)
-        mine = mine[np.argsort(unlabelled, kind="stable")]  # those with a label first, as the loss wants them
-        index = torch.from_numpy(mine).to(self.accelerator.device)
-        labels = self.labels[index[: len(mine) - int(unlabelled.sum())]]
-        soft_logits = self.soft_logits[self.batches.view][mine] if self.soft_logits else None
-        with autocast(self.params.precision, self.accelerator.device):
-            logits = self.network(**self.batches(mine)).logits
+    def _labelled_first(self, rows: Rows) -> Rows:
+        """The rows that have no label last, as the loss wants them."""
+        return rows[np.argsort(rows >= len(self.labels), kind="stable")]
+
+    def step(self, batch: Batch, weight: float) -> Tensor:
+        """One optimizer step on this process's share of a global batch, and its loss, on the device."""
         progress = self.schedule.last_epoch / max(1, self.steps - 1)
+        loss = self.update(batch, weight, progress)
+        self.schedule.step()
+        return loss
+
+    def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
+        """What a device does in a step. No value is read here: that would wait for a GPU."""
+        labelled = int((batch.rows < len(self.labels)).sum())
+        labels = self.labels[batch.index[:labelled]]
+        soft_logits = self.soft_logits[self.batches.view][batch] if self.soft_logits else None
+        with autocast(self.params.precision, self.accelerator.device):
+            logits = self.network(**self.batches(batch)).logits
         loss = self.loss(logits.float(), labels, soft_logits, progress) * weight
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()
-        self.schedule.step()
         self.optimizer.zero_grad()
         return loss.detach()
 
@@ -236,7 +245,8 @@ def predict(
     order = np.argsort(batches.lengths, kind="stable")
     parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     mine = parts[state.process_index :: state.num_processes]
-    found = [run(**batches(rows)).cpu().numpy() for rows in mine]
+    on_device = [run(**batches(batch)) for batch in sent(mine, state.device)]
+    found = [values.cpu().numpy() for values in on_device]  # in the end: each waits for a GPU
     if state.num_processes > 1:
         mine, found = gather_object(mine), gather_object(found)
     logits = np.empty((len(order), found[0].shape[1]), dtype=np.float32)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache import batches as module
-from kdcache.batches import Batcher, Normalise, device_rows, epoch_batches
+from kdcache.batches import Batch, Batcher, Normalise, device_rows, epoch_batches, sent
 from tests import tiny_models as tiny
 from tests.tiny_models import random_split
 
@@ -68,23 +68,37 @@ def test_images_are_shuffled_though_all_have_the_same_length() -> None:
 # ---- batches ----
 
 
+def batch(*rows: int) -> Batch:
+    return sent([np.array(rows)], CPU)[0]
+
+
+def test_batches_are_sent_with_their_row_numbers() -> None:
+    whole = epoch_batches(np.array([3, 9, 4, 12, 5]), 2, 0, 0)
+    found = sent(whole, CPU)
+    assert [each.index.tolist() for each in found] == [rows.tolist() for rows in whole]
+    assert [each.rows.tolist() for each in found] == [rows.tolist() for rows in whole]
+    assert [len(each) for each in found] == [len(rows) for rows in whole]
+    assert len({each.index.untyped_storage().data_ptr() for each in found}) == 1  # one copy of all
+    assert sent([], CPU) == []
+
+
 def test_a_batch_is_padded_to_its_longest_row() -> None:
     split = random_split([2, 5, 3])
     assert split.input_ids is not None
     types = [np.ones(len(row), dtype=np.int32) for row in split.input_ids]
     batcher = Batcher(dataclasses.replace(split, token_type_ids=types), 9, CPU)
-    found = batcher(np.array([2, 0]))
+    found = batcher(batch(2, 0))
     third, first = split.input_ids[2].tolist(), split.input_ids[0].tolist()
     assert found["input_ids"].tolist() == [third, [*first, 9]]
     assert found["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert found["token_type_ids"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert {value.dtype for value in found.values()} == {torch.int64}
-    assert "token_type_ids" not in Batcher(split, 9, CPU)(np.array([0]))
+    assert "token_type_ids" not in Batcher(split, 9, CPU)(batch(0))
 
 
 def test_a_batch_of_images() -> None:
     split = tiny.image_split(4)
-    found = Batcher(split, 0, CPU)(np.array([3, 1]))
+    found = Batcher(split, 0, CPU)(batch(3, 1))
     assert list(found) == ["pixel_values"]
     np.testing.assert_array_equal(found["pixel_values"], tiny.pixel_values(split)[[3, 1]])
 
@@ -110,14 +124,16 @@ def test_normalised_pixels_are_numpys_to_the_last_bit() -> None:
 def test_rows_stay_in_the_hosts_memory_when_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch's device without memory stands for a GPU: what is sent there has no values, but is known to be there."""
     values, device, rows = torch.arange(12.0).reshape(4, 3), torch.device("meta"), np.array([2, 0])
+    (there,) = sent([rows], device)
     (kept,) = device_rows([values], device)
-    assert kept._values.device == device
+    assert kept.values.device == device
+    assert (kept[there].device, kept[there].shape) == (device, (2, 3))
     monkeypatch.setattr(module, "_fit", lambda *_: False)
-    (sent,) = device_rows([values], device)
-    assert sent._values is values
-    assert (sent[rows].device, sent[rows].shape) == (device, (2, 3))
+    (host,) = device_rows([values], device)
+    assert host.values is values
+    assert (host[there].device, host[there].shape) == (device, (2, 3))
     (here,) = device_rows([values], CPU)
-    assert here[rows].tolist() == [[6, 7, 8], [0, 1, 2]]
+    assert here[batch(2, 0)].tolist() == [[6, 7, 8], [0, 1, 2]]
 
 
 def test_what_fits_takes_at_most_half_of_the_gpus_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,8 +159,8 @@ def test_rows_that_are_sent_to_a_gpu_are_those_that_are_kept_there(monkeypatch: 
     values, gpu = torch.randn(100, 7), torch.device("cuda")
     (kept,) = device_rows([values], gpu)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0, 0))
-    (sent,) = device_rows([values], gpu)
-    assert (kept._values.device.type, sent._values.device.type) == ("cuda", "cpu")
-    for rows in epoch_batches(np.zeros(100, dtype=np.int64), 8, 0, 0):
-        assert torch.equal(kept[rows], sent[rows])
-        assert torch.equal(sent[rows].cpu(), values[rows])
+    (host,) = device_rows([values], gpu)
+    assert (kept.values.device.type, host.values.device.type) == ("cuda", "cpu")
+    for each in sent(epoch_batches(np.zeros(100, dtype=np.int64), 8, 0, 0), gpu):
+        assert torch.equal(kept[each], host[each])
+        assert torch.equal(host[each].cpu(), values[each.rows])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from kdcache import training
 from kdcache.batches import epoch_batches
@@ -389,6 +392,36 @@ def test_accelerate_settings_do_not_change_the_numbers(bert: Path, monkeypatch: 
     AcceleratorState._reset_state(reset_partial_state=True)
     assert PartialState().num_processes == 1
     assert same_weights(before, after)
+
+
+class Reads(TorchDispatchMode):
+    """Notes which module of kdcache or transformers reads a value of a tensor: on a GPU that waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten._local_scalar_dense.default:
+            names = (frame.f_globals["__name__"] for frame, _ in traceback.walk_stack(sys._getframe()))
+            self.modules.append(
+                next(name for name in names if name.startswith(("kdcache.", "transformers.")))
+            )
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", [*TEXT_FAMILIES, *IMAGE_FAMILIES])
+@pytest.mark.parametrize("method", [Regularizer(), Regularizer(soft_labels="teacher", alpha=0.5)])
+def test_the_loss_is_read_once_an_epoch(tmp_path: Path, family: str, method: Regularizer) -> None:
+    """Six steps in two epochs. transformers asks of each batch of texts whether anything in it is padding."""
+    model, text = student(tiny.save_checkpoint(tmp_path, family)), family in TEXT_FAMILIES
+    network = build(model, modality="text" if text else "image")
+    split = random_split(LENGTHS) if text else tiny.image_split(10)
+    soft = np.zeros((10, 3), dtype=np.float32) if method.soft_labels else None
+    with Reads() as reads:
+        fine_tune(network, split, make_loss(method, 3), model, 0, soft)
+    assert reads.modules.count("kdcache.training") == 2
+    assert set(reads.modules) <= {"kdcache.training", "transformers.masking_utils"}
 
 
 def test_what_a_run_tells(still_bert: Path) -> None:

@@ -30,7 +30,7 @@ from benchmarks.cache.measuring import (
     ratios,
     stated,
 )
-from kdcache.batches import Batcher, Rows, epoch_batches, pad_token
+from kdcache.batches import Batch, Batcher, epoch_batches, pad_token, sent
 from kdcache.logits import LogitCache, write_logits
 from kdcache.models import build_model, load_preprocessor
 from kdcache.params import Model, Regularizer, Task
@@ -44,7 +44,7 @@ PLAIN, CACHED, ONLINE = "without KD", "KD from the cache", "KD with the teacher 
 VARIANTS = (PLAIN, CACHED, ONLINE)
 MIB = 2**20
 
-Soft = Callable[[Rows], Tensor]  # row numbers [n] -> soft logits [n, K]
+Soft = Callable[[Batch], Tensor]  # soft logits [B, K]
 
 
 @dataclass(frozen=True)
@@ -180,16 +180,16 @@ class Trial:
         soft = source()
         self.model.train()
         total = torch.zeros((), device=self.device)
-        for rows in epoch_batches(self.batches.lengths, BATCH, seed=0, epoch=0):
-            total += self._step(rows, soft)
+        for batch in sent(epoch_batches(self.batches.lengths, BATCH, seed=0, epoch=0), self.device):
+            total += self._step(batch, soft)
         float(total)  # waits for a GPU
         return len(self.split)
 
-    def _step(self, rows: Rows, soft: Soft | None) -> Tensor:
-        labels = self.labels[torch.from_numpy(rows).to(self.device)]
+    def _step(self, batch: Batch, soft: Soft | None) -> Tensor:
+        labels = self.labels[batch.index]
         with precision(self.device):
-            logits = self.model(**self.batches(rows)).logits.float()
-        loss = self.hard(logits, labels, None) if soft is None else self.kd(logits, labels, soft(rows))
+            logits = self.model(**self.batches(batch)).logits.float()
+        loss = self.hard(logits, labels, None) if soft is None else self.kd(logits, labels, soft(batch))
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -214,8 +214,8 @@ def soft_sources(pair: Pair, variants: tuple[str, ...] = VARIANTS) -> dict[str, 
 def _from_cache(pair: Pair, split: EncodedSplit) -> Soft:
     cache = LogitCache(pair.cache)
 
-    def soft(rows: Rows) -> Tensor:
-        found = cache.logits("train", split.ids[rows], split.row_hashes[rows])
+    def soft(batch: Batch) -> Tensor:
+        found = cache.logits("train", split.ids[batch.rows], split.row_hashes[batch.rows])
         return torch.from_numpy(found).to(pair.device)
 
     return soft
@@ -227,9 +227,9 @@ def teacher_of(pair: Pair) -> Soft:
     device = torch.device(pair.device)
     batches = Batcher(load_split(pair, pair.teacher), pad_token(model), device)
 
-    def soft(rows: Rows) -> Tensor:
+    def soft(batch: Batch) -> Tensor:
         with torch.inference_mode(), precision(device):
-            found = model(**batches(rows)).logits.float()
+            found = model(**batches(batch)).logits.float()
         return found.clone()
 
     return soft
@@ -267,9 +267,9 @@ def write_cache(pair: Pair) -> float:
     with precision(device):
         cache = write_logits(
             model,
-            np.arange(len(split)),
+            batches,
             pair.cache,
-            collate=lambda rows: batches(np.asarray(rows)),
+            collate=lambda batch: batch,  # a Batcher gives whole batches
             row_hashes=split.row_hashes,
             lengths=batches.lengths,
             label_names=read_card(pair.task).label_names,

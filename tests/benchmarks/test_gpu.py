@@ -65,6 +65,19 @@ def test_trials_at_once_by_hand() -> None:
     ]
 
 
+def test_cuda_graphs_are_compared_with_both() -> None:
+    """Twice as fast as kdcache without them, four times as fast as the Trainer; kdcache itself is judged without."""
+    runs = {OURS: [run(2)], gpu.GRAPHED: [run(1)], GROUPED: [run(4)]}
+    ours, trainer, plain = gpu.compared(runs, goal=3)
+    assert (ours["wall"]["median"], ours["met"]) == (2, False)
+    assert (
+        trainer["what"] == "kdcache with CUDA graphs, bfloat16 / Trainer, padded by batch, grouped, float32"
+    )
+    assert (trainer["wall"]["median"], trainer["met"]) == (4, True)
+    assert plain["what"] == "kdcache with CUDA graphs, bfloat16 / kdcache, bfloat16"
+    assert (plain["wall"]["median"], plain["goal"]) == (2, "")
+
+
 @pytest.mark.parametrize(("size", "millions"), [("minilm", 14.0), ("bert-base", 92.0), ("bert-large", 311.0)])
 def test_sizes(tmp_path: Path, size: str, millions: float) -> None:
     """By hand: layers x 12 width^2, and embeddings of 8,192 tokens; biases and norms are within the tolerance."""
@@ -88,7 +101,11 @@ def test_training_and_trials_for_real(
     kept, printed = json.loads(path.read_text()), capsys.readouterr().out
     assert list(kept) == ["epochs", "minilm", "hourly"]
     assert kept["epochs"] == {"kept": True}
-    names = ["kdcache, bfloat16", "Trainer, padded by batch, grouped, bfloat16"]
+    names = [
+        "kdcache, bfloat16",
+        "kdcache with CUDA graphs, bfloat16",
+        "Trainer, padded by batch, grouped, bfloat16",
+    ]
     assert [one["variant"] for one in kept["minilm"]["speeds"]] == names
     assert kept["minilm"]["gpu"] is None or torch.cuda.is_available()
     assert kept["minilm"]["runs"][names[0]][0]["examples"] == 48

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import training
 from benchmarks.training import Run, Variant
+from kdcache.models import build_model
 
 KDCACHE = Variant("kdcache", "bfloat16")
 SLOW = Variant("kdcache", "float32")
@@ -120,3 +121,13 @@ def test_some_variants_are_judged_by_the_goals_between_them() -> None:
     names = ["kdcache, bfloat16", "Trainer, padded to 128, float32"]
     assert training.parse(["--variants", *names]).variants == names
     assert len(training.parse([]).variants) == 8
+
+
+def test_a_model_of_another_size(tmp_path: Path) -> None:
+    """bert-tiny's tokens; embeddings of 8 numbers, and feed-forward layers of four times as many."""
+    work = training.prepare(training.parse(["--rows", "8", "--size", "1", "8", "2"]), tmp_path)
+    model = build_model(work.student, work.card, 0, work.preprocessor)
+    assert (len(model.bert.encoder.layer), model.bert.embeddings.word_embeddings.weight.shape[1]) == (1, 8)
+    assert model.bert.encoder.layer[0].intermediate.dense.weight.shape == (32, 8)
+    assert work.student.init == "scratch"
+    assert training.described(work)["model"] == "bert-tiny of width 8, all layers, scratch"

@@ -1,8 +1,9 @@
-"""The stages under `accelerate launch`: two processes train each model together and write one cache."""
+"""The stages under `accelerate launch`: two processes, or machines, train each model together and write one cache."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import yaml
 
 from kdcache.logits import LogitCache
 from stages import cache, prepare, teach, train
-from tests.launching import ROOT, run_in_two_processes
+from tests.launching import ROOT, run_in_two_processes, run_on_two_machines
 
 KD = ["--task", "digits", "--student", "vit-tiny-scratch", "--regularizer", "kd"]
 TEACHER = ["--task", "digits", "--teacher", "resnet-tiny"]
@@ -53,12 +54,13 @@ def _state_of_one_process() -> None:
 
 
 @pytest.mark.usefixtures("_state_of_one_process")
-def test_two_processes_teach_cache_and_distill_as_one_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("launched", [run_in_two_processes, run_on_two_machines])
+def test_two_teach_cache_and_distill_as_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: Callable[..., str]
 ) -> None:
     two = prepared(tmp_path / "two", monkeypatch)
     for module, (_, arguments) in STAGES.items():
-        run_in_two_processes(Path(module), *arguments, module=True)
+        launched(Path(module), *arguments, module=True)
     one = prepared(tmp_path / "one", monkeypatch)
     monkeypatch.setenv("KDCACHE_WORKERS", "1")
     for main, arguments in STAGES.values():

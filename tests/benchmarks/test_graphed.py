@@ -1,0 +1,116 @@
+"""Recorded steps: the right rows at the right rate, whatever the shape; and on a GPU the graphs themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import graphed
+from kdcache.batches import Batcher, epoch_batches
+from kdcache.errors import KdcacheError
+from kdcache.models import build_model, load_preprocessor
+from kdcache.params import Regularizer, Student
+from kdcache.regularizers import make_loss
+from kdcache.tasks import EncodedSplit
+from kdcache.training import fine_tune
+from tests import tiny_models as tiny
+from tests.tiny_models import card, random_split, student
+
+CPU = torch.device("cpu")
+LENGTHS = [3, 9, 4, 12, 5, 3, 7, 10, 6, 8] * 5
+METHODS = [Regularizer(), Regularizer(soft_labels="teacher", alpha=0.5, temperature=2.0)]
+
+
+@pytest.fixture(scope="module")
+def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without dropout: its masks would have the shape of the padding."""
+    return tiny.save_checkpoint(tmp_path_factory.mktemp("bert"), "bert", **tiny.STILL["bert"])
+
+
+def train(model: Student, split: EncodedSplit, method: Regularizer) -> tuple[dict[str, Any], list[float]]:
+    network = build_model(model, card(), 0, load_preprocessor(model, card()))
+    soft = np.random.default_rng(1).normal(size=(len(split), 3)).astype(np.float32)
+    cached = soft if method.soft_labels else None
+    trained, run = fine_tune(network, split, make_loss(method, 3), model, 0, cached)
+    return trained.state_dict(), run.losses
+
+
+def as_without(model: Student, split: EncodedSplit, method: Regularizer) -> None:
+    expected, losses = train(model, split, method)
+    with graphed.graphs():
+        found, recorded = train(model, split, method)
+    assert recorded == pytest.approx(losses, rel=1e-4)
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-3)
+    assert train(model, split, method)[1] == losses  # and afterwards nothing is recorded
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_recorded_steps_train_as_others_do(still_bert: Path, method: Regularizer) -> None:
+    """Steps of several shapes, with rates that differ, and a last batch of two rows. (On a GPU with graphs.)"""
+    as_without(student(still_bert, epochs=4, warmup=0.25), random_split(LENGTHS), method)
+
+
+def test_each_shape_is_recorded_at_its_second_step(still_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded is given other rows by `index` alone: the Python of the step may run no more than once."""
+    recorded: list[torch.device] = []
+
+    def recorder(device: torch.device) -> Any:
+        def record(update: graphed.Update) -> graphed.Update:
+            recorded.append(device)
+            return update
+
+        return record
+
+    monkeypatch.setattr(graphed, "recorder", recorder)
+    shapes: list[tuple[int, int]] = []
+    split, model = random_split(LENGTHS), student(still_bert, epochs=3)
+    for epoch in range(3):
+        for rows in epoch_batches(np.array(LENGTHS), model.batch_size, 0, epoch):
+            longest = max(LENGTHS[row] for row in rows)
+            shapes.append((len(rows), 8 if longest <= 8 else 12))
+    with graphed.graphs():
+        train(model, split, METHODS[0])
+    assert len(recorded) == sum(shapes.count(shape) > 1 for shape in set(shapes)) > 2
+
+
+def test_batches_have_few_lengths() -> None:
+    """Multiples of eight, up to the longest row of all."""
+    split = random_split([3, 8, 9, 20])
+    batches = graphed.Bucketed(split, 0, CPU)
+    assert [batches.longest(np.array(rows)) for rows in ([0], [0, 1], [2], [1, 2], [3])] == [8, 8, 16, 16, 20]
+    assert Batcher(split, 0, CPU).longest(np.array([0])) == 3
+
+
+def test_rows_that_are_not_on_the_gpu_are_refused(still_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph would go on with the batch that it was recorded with."""
+
+    class Elsewhere:
+        values = torch.zeros(1, device="meta")
+
+    monkeypatch.setattr("kdcache.training.device_rows", lambda *_: [Elsewhere()])
+    with graphed.graphs(), pytest.raises(KdcacheError, match="do not fit there"):
+        train(student(still_bert), random_split(LENGTHS), METHODS[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_graph_is_replayed_on_other_rows() -> None:
+    index, total = torch.zeros(2, dtype=torch.long, device="cuda"), torch.zeros((), device="cuda")
+    values = torch.arange(10.0, device="cuda")
+
+    def update() -> torch.Tensor:
+        found = values[index].sum()
+        total.add_(found)
+        return found
+
+    graphed.aside(update, index.device)
+    replay = graphed.recorder(index.device)(update)
+    index.copy_(torch.tensor([3, 4]))
+    assert float(replay()) == 7
+    index.copy_(torch.tensor([5, 9]))
+    assert float(replay()) == 14
+    assert float(total) == 21  # recording did nothing
