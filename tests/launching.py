@@ -15,7 +15,9 @@ import torch
 ROOT = Path(__file__).parents[1]
 # Without --multi_gpu the launcher starts several processes on a CPU through MPI only; the variable below keeps them off
 # any GPU.
-LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --mixed_precision no --dynamo_backend no"
+LAUNCH = (
+    "-m accelerate.commands.launch --multi_gpu --num_processes 2 --mixed_precision no --dynamo_backend no"
+)
 VARIABLES = {
     "ACCELERATE_USE_CPU": "true",
     "PYTHONPATH": str(ROOT),
@@ -26,7 +28,9 @@ VARIABLES = {
 
 def run_in_two_processes(script: Path, *arguments: object, module: bool = False) -> str:
     """What the two processes print; fails with what they say when one of them does."""
-    return _output(_launched("--num_machines 1 --main_process_port 0", script, arguments, module))  # a free port
+    return _output(
+        _launched("--num_machines 1 --main_process_port 0", script, arguments, module)
+    )  # a free port
 
 
 def run_on_two_machines(script: Path, *arguments: object, module: bool = False) -> str:
@@ -45,9 +49,7 @@ def run_on_two_machines(script: Path, *arguments: object, module: bool = False) 
     return output
 
 
-def _launched(
-    options: str, script: Path, arguments: Sequence[object], module: bool
-) -> subprocess.Popen[str]:
+def _launched(options: str, script: Path, arguments: Sequence[object], module: bool) -> subprocess.Popen[str]:
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
     command = [sys.executable, *LAUNCH.split(), *options.split(), *["--module"] * module, str(script)]

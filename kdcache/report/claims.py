@@ -114,11 +114,10 @@ def _scratch(claim: dict[str, Any], metrics: Metrics) -> Words:
         most = ", most of all" if len(won) > NAMED_AT_MOST else ":"
         text += f"{most} {wording.listing(_named(row) for row in won.head(NAMED_AT_MOST).itertuples())}"
     together = int(claim["better"])
-    beside = [_others(rows)]
-    if together != len(won):
-        remain = f"{together or 'none'} {'remains' if together == 1 else 'remain'}"
-        beside.append(f"Corrected over all {len(rows)} together, {remain} better.")
-    return f"{text}.", " ".join(part for part in [*beside, _limits(rows)] if part)
+    if together != len(won):  # what the answer goes by
+        remain = f"{together or 'none'} {'remain' if together > 1 else 'remains'}"
+        text += f". Corrected over all {len(rows)} together, {remain} better"
+    return f"{text}.", " ".join(part for part in (_others(rows), _limits(rows)) if part)
 
 
 def _share(n: int, total: int) -> str:

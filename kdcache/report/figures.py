@@ -24,6 +24,7 @@ INITS = ("pretrained", "scratch")
 # Blue and orange: apart for every common colour vision, and 3:1 or more against both backgrounds.
 COLOURS = {"pretrained": "#3a7fc4", "scratch": "#d2761b"}
 SHAPES = {"pretrained": "circle", "scratch": "diamond"}
+MARKS = {"pretrained": "blue circle: pretrained student", "scratch": "orange diamond: from scratch"}
 # Regularizers: Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
 METHOD_COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
 METHOD_SHAPES = [
@@ -77,6 +78,12 @@ def panels(metrics: Metrics, confidence: float) -> list[Panel]:
     domains = {str(task): _domain(group) for task, group in rows.groupby("task", sort=False)}
     groups = rows.groupby(["task", "checkpoint", "layers"], sort=False, dropna=False)
     return [_panel(str(key[0]), group, domains[str(key[0])], confidence) for key, group in groups]
+
+
+def inits(shown: list[Panel]) -> list[str]:
+    """Which students there are: pretrained, from scratch, or both."""
+    found = {init for panel in shown for init in panel.rows["init"]}
+    return [init for init in INITS if init in found]
 
 
 def _with_architecture(metrics: Metrics) -> pd.DataFrame:
@@ -271,10 +278,8 @@ def static_image(spec: dict[str, Any]) -> str:
 
 def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
     """All panels in one Vega-Lite specification with a title and a legend in words."""
-    legend = (
-        "blue circle: pretrained student; orange diamond: from scratch; hollow: inconclusive; "
-        f"shaded: within {margin} of the baseline"
-    )
+    marks = [MARKS[init] for init in inits(shown)]
+    legend = "; ".join([*marks, "hollow: inconclusive", f"shaded: within {margin} of the baseline"])
     title = {"text": "Difference from plain fine-tuning, paired by seed", "fontSize": 16, "offset": 14}
     parts = [panel.spec | {"width": 330, "title": {"text": panel.title}} for panel in shown]
     # Vega-Lite looks for named data at the top only: left inside a part, they would be empty.

@@ -50,6 +50,15 @@ def test_scratch_names_the_winners(metrics: Metrics) -> None:
     assert claim.beside.startswith("1 worse, 3 equivalent and 3 inconclusive.")
 
 
+def test_winners_that_are_none_together_are_not_settled_and_it_says_why(metrics: Metrics) -> None:
+    metrics.summary["claims"][1] |= {"verdict": "inconclusive", "better": 0}
+    claim = claims(metrics)[1]
+    assert claim.answer == "Not settled"
+    assert plain(claim.sentence).endswith(
+        "on bbc-headlines, +2.40 [1.30, 3.50]. Corrected over all 8 together, none remains better."
+    )
+
+
 def test_interaction(metrics: Metrics) -> None:
     claim = claims(metrics)[2]
     assert claim.answer == "Not settled"

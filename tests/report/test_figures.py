@@ -1,5 +1,6 @@
 """What the figure shows: which students share a panel, and the axis."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,16 @@ def test_the_static_figure_names_every_regularizer_beside_its_marks(metrics: Met
 def test_the_chart_is_valid_vega_lite(metrics: Metrics) -> None:
     for panel in figures.panels(metrics, 0.95):
         figures.chart(panel).to_dict(validate=True)  # raises SchemaValidationError
+
+
+def test_the_legend_names_only_the_students_that_there_are(metrics: Metrics) -> None:
+    panels = figures.panels(metrics, 0.95)
+    assert figures.inits(panels) == ["pretrained", "scratch"]
+    scratch = metrics.comparisons[metrics.comparisons["init"] == "scratch"]
+    alone = figures.panels(replace(metrics, comparisons=scratch), 0.95)
+    assert figures.inits(alone) == ["scratch"]
+    subtitle = figures.static_figure(alone, "1 point")["title"]["subtitle"]
+    assert (
+        subtitle
+        == "orange diamond: from scratch; hollow: inconclusive; shaded: within 1 point of the baseline"
+    )
