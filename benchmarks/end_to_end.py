@@ -93,7 +93,8 @@ def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[st
     Raises:
         KdcacheError: a run failed, or gave other numbers than the first one.
     """
-    names, found = list(variants), {name: [] for name in variants}
+    names = list(variants)
+    found: dict[str, list[Timed]] = {name: [] for name in variants}
     expected: pd.DataFrame | None = None
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:

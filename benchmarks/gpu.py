@@ -114,7 +114,8 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
         {
             "what": f"{mine.name} / {other.name}",
             **training.judged(
-                *(training.ratios(runs, mine, other, clock) for clock in ("cpu", "wall")),
+                training.ratios(runs, mine, other, "cpu"),
+                training.ratios(runs, mine, other, "wall"),
                 goal if other == best else None,
                 by="wall",
             ),

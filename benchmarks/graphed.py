@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from kdcache import training
-from kdcache.batches import Batch, Batcher, Rows
+from kdcache.batches import Batch, Batcher, Rows, pad_token
 from kdcache.errors import KdcacheError
 
 STEP = 8  # batches are padded to a multiple of so many tokens: fewer shapes to record
@@ -49,7 +49,7 @@ class GraphedLoop(training._Loop):
     def __init__(self, accelerator: Any, model: torch.nn.Module, split: Any, *others: Any) -> None:
         super().__init__(accelerator, model, split, *others)
         device = accelerator.device
-        self.batches = Bucketed(split, training.pad_token(model), device)
+        self.batches = Bucketed(split, pad_token(model), device)
         if any(rows.values.device.type != device.type for rows in [*self.batches.images, *self.soft_logits]):
             raise KdcacheError("a recorded step finds its rows on the GPU; these do not fit there")
         for group in self.optimizer.param_groups:  # a number would be recorded as it is now

@@ -78,7 +78,7 @@ def one_by_one(of: list[torch.nn.Module], data: Batches, precision: torch.dtype)
 
 def stacked(of: list[torch.nn.Module], data: Batches, precision: torch.dtype) -> Tensor:
     """Train the models as one, every weight with a leading dimension of seeds; the losses [S, steps]."""
-    parameters, buffers = stack_module_state(of)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(of)
     base, each = of[0], tuple(parameters.values())
     optimizer = torch.optim.AdamW(each, lr=RATE, weight_decay=DECAY, fused=True)
 

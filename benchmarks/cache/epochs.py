@@ -33,7 +33,7 @@ from benchmarks.cache.measuring import (
 from kdcache.batches import Batch, Batcher, epoch_batches, pad_token, sent
 from kdcache.logits import LogitCache, write_logits
 from kdcache.models import build_model, load_preprocessor
-from kdcache.params import Model, Regularizer, Task
+from kdcache.params import Model, Regularizer, Source, Task
 from kdcache.regularizers import make_loss
 from kdcache.tasks import EncodedSplit, encode_split, prepare_task, read_card
 from kdcache.training import autocast
@@ -63,7 +63,9 @@ class Pair:
 
 def measure(options: Options) -> Measurement:
     """Both pairs on the built-in BBC headlines."""
-    task = Task(source={"builtin": "bbc_headlines"}, text=["text"], metrics=["accuracy"], max_length=TOKENS)
+    task = Task(
+        source=Source(builtin="bbc_headlines"), text=["text"], metrics=["accuracy"], max_length=TOKENS
+    )
     prepare_task(task, options.work / "task", "bbc-headlines")
     parts = [_measure_pair(options, *choice) for choice in _choices(options)]
     return Measurement(

@@ -87,14 +87,14 @@ def _cases(options: Options) -> Sequence[tuple[Size, int]]:
 
 
 def build(size: Size, classes: int) -> Any:
-    config = transformers.BertConfig(
+    config: Any = transformers.BertConfig(
         vocab_size=VOCABULARY,
         hidden_size=size.hidden,
         num_hidden_layers=size.layers,
         num_attention_heads=size.hidden // 64,
         intermediate_size=4 * size.hidden,
-        num_labels=classes,
     )
+    config.num_labels = classes
     return transformers.BertForSequenceClassification(config).eval()
 
 

@@ -85,7 +85,7 @@ def _drawn_signs(n: int) -> Array:
     rng, rows = np.random.default_rng(0), max(1, CHUNK // n)
     counts = [min(rows, tests.RESAMPLES - start) for start in range(0, tests.RESAMPLES, rows)]
     drawn = [rng.integers(0, 2, size=(count, n), dtype=np.int8) for count in counts]
-    return np.concatenate(drawn) * 2.0 - 1.0
+    return np.concatenate(drawn).astype(float) * 2 - 1
 
 
 def mixed(scores: Array) -> tuple[Array, Array]:

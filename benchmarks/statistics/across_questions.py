@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from benchmarks.statistics import across, claims
 from benchmarks.statistics.intervals import student
 from benchmarks.statistics.montecarlo import Question
-from benchmarks.statistics.procedure import Array, against_baseline, holm, interaction_differences
+from benchmarks.statistics.procedure import Array, Mask, against_baseline, holm, interaction_differences
 from benchmarks.statistics.questions import (
     ALPHA,
     ARMS,
@@ -99,7 +99,7 @@ def coverage(row: str) -> Question:
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = _draw(row, rng, (repetitions, MOST, 2), 0.0, SCRATCH)
         tripled = interaction_differences(scores)[:, :, -1].mean(axis=-1)  # the mean over regularizers
-        result = {}
+        result: dict[str, Array] = {}
         for n in SEVERAL:
             some = scores[:, :n, 1]
             x, y = some[:, :, -1], some[:, :, 0]
@@ -129,14 +129,14 @@ def _truths(row: str) -> tuple[float, float]:
 def posterior(row: str) -> Question:
     """The Bayesian signed-rank test on eight tasks: how often it is 95% sure of what is not so."""
 
-    def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        spread, result = spread_of(row), {}
+    def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
+        spread = spread_of(row)
+        result: dict[str, Mask] = {}
         still, moved = (_posterior_means(row, rng, repetitions, effect) for effect in (0.0, spread))
         for share in (0.1, 0.5, 1.0):
             found = across.signed_rank(still, share * spread, POSTERIOR_DRAWS)
-            result[f"nothing differs: better or worse, ROPE {share:g} sd"] = (found[:, [0, 2]] >= SURE).any(
-                axis=-1
-            )
+            wrong = np.any(found[:, [0, 2]] >= SURE, axis=-1)
+            result[f"nothing differs: better or worse, ROPE {share:g} sd"] = wrong
         edge = across.signed_rank(moved, spread, POSTERIOR_DRAWS)
         return result | {"at the edge: within, ROPE 1 sd": edge[:, 1] >= SURE,
                          "at the edge: better, ROPE 1 sd": edge[:, 2] >= SURE}  # fmt: skip
@@ -156,7 +156,7 @@ WITHIN, SOME, PAIRS, TEACHER = "(a) ", "(b) ", "(c) ", "(d) "
 def claimed(row: str) -> Question:
     """Each claim where it is false, on 1 to 8 tasks; the margin is 3 sd of the differences of matched seeds."""
 
-    def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
+    def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
         margin, shape = 3 * spread_of(row), (repetitions, MOST, 2)
         last = np.arange(ARMS) == ARMS - 1
         still, tripled = _draw(row, rng, shape, 0.0), _draw(row, rng, shape, 0.0, SCRATCH)
@@ -171,7 +171,7 @@ def claimed(row: str) -> Question:
 
 def _claims(
     still: Array, tripled: Array, one: Array, every: Array, margin: float
-) -> Iterator[tuple[str, Array]]:
+) -> Iterator[tuple[str, Mask]]:
     """`one`, `every`: the last or every regularizer is better by the margin."""
     for n in TASKS:
         yield f"{WITHIN}supported, one at the margin, {n}", claims.within_margin(one[:, :n], margin)[0]

@@ -29,8 +29,8 @@ def within_margin(scores: Array, margin: float) -> Claim:
     """(a) pretrained_within_margin: no regularizer changes a pretrained student's score by the margin or more."""
     pretrained = scores[:, :, 1:2]
     judged, d = judge(pretrained, margin), against_baseline(pretrained)
-    beyond = _over_claim(np.minimum(1.0, 2 * np.minimum(*_beyond(d, margin)))).any(axis=-1)
-    return judged.within.reshape(len(scores), -1).all(axis=-1) & ~beyond, beyond
+    beyond = np.any(_over_claim(np.minimum(1.0, 2 * np.minimum(*_beyond(d, margin)))), axis=-1)
+    return np.all(judged.within.reshape(len(scores), -1), axis=-1) & ~beyond, beyond
 
 
 def _beyond(d: Array, margin: float) -> tuple[Array, Array]:
@@ -46,9 +46,9 @@ def some_better(scores: Array, margin: float) -> Claim:
     """(b) scratch_some_better: some regularizer is better from scratch."""
     judged = judge(scores[:, :, :1], margin)
     gain = judged.difference.reshape(len(scores), -1) > 0
-    better = (_over_claim(judged.t_p) & gain).any(axis=-1)
+    better = np.any(_over_claim(judged.t_p) & gain, axis=-1)
     no_gain = (judged.different & (judged.difference < 0)) | judged.within
-    return better, no_gain.reshape(len(scores), -1).all(axis=-1) & ~better
+    return better, np.all(no_gain.reshape(len(scores), -1), axis=-1) & ~better
 
 
 def interaction(scores: Array) -> Claim:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.random import Generator
 
-from benchmarks.statistics.procedure import Array
+from benchmarks.statistics.procedure import Array, Mask
 
 SEED = 20230502
 CHUNK = 1000  # repetitions drawn at once: some ten megabytes of scores at most
 
 # (rng, repetitions) -> what was asked: its value in each repetition, 0..1, NaN where the question has none
-Question = Callable[[Generator, int], dict[str, Array]]
+Question = Callable[[Generator, int], Mapping[str, Array | Mask]]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from functools import cache
 
 import numpy as np
 from numpy.random import Generator
-from numpy.typing import ArrayLike
 
 from benchmarks.statistics import intervals
 from benchmarks.statistics.montecarlo import Question, Rate
@@ -117,7 +116,7 @@ def some_true(row: str) -> Question:
     """One, two or three regularizers are six sd worse: a false better or worse among the others."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        result = {}
+        result: dict[str, Array] = {}
         for harmful in (1, 2, 3):
             effects = -6 * spread_of(row) * (np.arange(ARMS) >= ARMS - harmful)
             scores = scenario_of(row).draw(rng, (repetitions, 1, 1, ARMS, 5), effects, 1.0)
@@ -202,7 +201,7 @@ def coverage(row: str) -> Question:
     """
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
-        result = {}
+        result: dict[str, Array] = {}
         for n in SEEDS:
             scores = scenario_of(row).draw(rng, (repetitions, 1, 2, ARMS, n), 0.0, 1.0)
             d, x, y = against_baseline(scores)[:, 0, 0, -1], scores[:, 0, 0, -1], scores[:, 0, 1, 0]
@@ -234,7 +233,7 @@ def power(row: str) -> Question:
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
-        result = {}
+        result: dict[str, Array] = {}
         for step in STEPS:
             verdict = judge(scores + step * _last(ARMS), margin=1.0).verdict[:, 0, 0, -1]
             result |= {f"{word}, effect {step:g}": verdict == i for i, word in enumerate(VERDICTS)}
@@ -245,7 +244,7 @@ def power(row: str) -> Question:
     return ask
 
 
-def _last(arms: int) -> ArrayLike:
+def _last(arms: int) -> Array:
     return (np.arange(arms) == arms - 1).astype(float)[:, None]
 
 
@@ -255,7 +254,7 @@ def detectable(row: str) -> Question:
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of("normal").draw(rng, (repetitions, 1, 1, ARMS, n), 0.0, NORMAL_SD)
-        result = {}
+        result: dict[str, Array] = {}
         for size in (1, ARMS - 1):
             effect = detectable_difference(n, 1.0, ALPHA / size)
             margin = tost_detectable_margin(n, 1.0, ALPHA / size)
