@@ -105,22 +105,26 @@ def fine_tuning(bench: Bench, size: str) -> Found:
 def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
     """kdcache by the fastest Trainer, which there may be a goal for, and by run_glue's; the clock judges.
 
-    CUDA graphs, a candidate (`benchmarks.graphed`), by the fastest Trainer and by kdcache without them.
+    CUDA graphs, a candidate (`benchmarks.graphed`) without a goal, by the fastest Trainer and by kdcache without them.
     """
     ours, best = (training.fastest(runs, who, "wall") for who in ("kdcache", "Trainer"))
-    pairs = dict.fromkeys([(ours, best), (ours, Variant("Trainer", ours.precision, "to 128"))])
-    pairs |= dict.fromkeys([(GRAPHED, best), (GRAPHED, replace(GRAPHED, who="kdcache"))])
+    pairs = [
+        (ours, best),
+        (ours, Variant("Trainer", ours.precision, "to 128")),
+        (GRAPHED, best),
+        (GRAPHED, replace(GRAPHED, who="kdcache")),
+    ]
     return [
         {
             "what": f"{mine.name} / {other.name}",
             **training.judged(
                 training.ratios(runs, mine, other, "cpu"),
                 training.ratios(runs, mine, other, "wall"),
-                goal if other == best else None,
+                goal if (mine, other) == (ours, best) else None,
                 by="wall",
             ),
         }
-        for mine, other in pairs
+        for mine, other in dict.fromkeys(pairs)
         if mine in runs and other in runs
     ]
 

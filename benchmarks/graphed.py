@@ -2,7 +2,8 @@
 
 A small model's step is hundreds of kernels that take less time than Python takes to launch them; a recorded step is
 launched as one. This is a candidate, measured by `benchmarks.gpu` beside `fine_tune` as it is, and no part of kdcache
-before it has been found to pay. It is for losses that do not change while training, and for rows that fit on the GPU.
+before it has been found to pay. It is for one process, losses that do not change while training, and rows that fit on
+the GPU. (A recorded step masks attention also where no row is padded: transformers does not look while recording.)
 
     with graphs():
         fine_tune(...)
@@ -10,21 +11,22 @@ before it has been found to pay. It is for losses that do not change while train
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from kdcache import training
-from kdcache.batches import Batch, Batcher, Rows, pad_token
+from kdcache.batches import Batch, Batcher, Rows
 from kdcache.errors import KdcacheError
+from kdcache.tasks import EncodedSplit
 
-STEP = 8  # batches are padded to a multiple of so many tokens: fewer shapes to record
+MULTIPLE = 8  # tokens that batches are padded to a multiple of: fewer shapes to record
 Update = Callable[[], Tensor]
 
 
@@ -37,25 +39,29 @@ class Recorded:
 
 
 class Bucketed(Batcher):
-    """Batches padded to a multiple of `STEP` tokens, but never beyond the longest row of all."""
+    """Batches padded to a multiple of `MULTIPLE` tokens, but never beyond the longest row of all."""
 
     def longest(self, rows: Rows) -> int:
-        return min(-(-super().longest(rows) // STEP) * STEP, int(self.lengths.max()))
+        return min(-(-super().longest(rows) // MULTIPLE) * MULTIPLE, int(self.lengths.max()))
 
 
 class GraphedLoop(training._Loop):
     """The loop, which takes the first step of each shape as ever, records the second, and replays it from then on."""
 
-    def __init__(self, accelerator: Any, model: torch.nn.Module, split: Any, *others: Any) -> None:
+    def __init__(
+        self, accelerator: Accelerator, model: torch.nn.Module, split: EncodedSplit, *others: Any
+    ) -> None:
         super().__init__(accelerator, model, split, *others)
         device = accelerator.device
-        self.batches = Bucketed(split, pad_token(model), device)
+        if accelerator.num_processes > 1:  # the shares of a batch have weights, which would be recorded
+            raise KdcacheError(f"steps are recorded in one process, found {accelerator.num_processes}")
         if any(rows.values.device.type != device.type for rows in [*self.batches.images, *self.soft_logits]):
             raise KdcacheError("a recorded step finds its rows on the GPU; these do not fit there")
         for group in self.optimizer.param_groups:  # a number would be recorded as it is now
             group["lr"] = torch.tensor(group["lr"], device=device)
             group["capturable"] = True
-        self.record, self.known = recorder(device), dict[tuple[int, ...], Recorded | None]()
+        self.recorder = Graphs(device) if device.type == "cuda" else Repeats()
+        self.known: dict[tuple[int, ...], Recorded | None] = {}  # None: met once
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
         plain = super().update
@@ -63,50 +69,65 @@ class GraphedLoop(training._Loop):
         shape = (len(batch), longest, labelled, self.batches.view)
         if shape not in self.known:
             self.known[shape] = None
-            return aside(lambda: plain(batch, weight, progress), self.batches.device)
+            return self.recorder.first(lambda: plain(batch, weight, progress))
         found = self.known[shape]
         if found is None:
             mine = Batch(batch.rows, batch.index.clone())
-            found = Recorded(mine.index, self.record(lambda: plain(mine, weight, progress)))
+            found = Recorded(mine.index, self.recorder.record(lambda: plain(mine, weight, progress)))
             self.known[shape] = found
         found.index.copy_(batch.index)
         return found.step()
 
 
-def aside(update: Update, device: torch.device) -> Tensor:
-    """Done on a stream that is not the default one, as what is recorded later has to be first."""
-    if device.type != "cuda":
+class Recorder(Protocol):
+    def first(self, update: Update) -> Tensor:
+        """Do it, unrecorded, so that nothing is loaded or made for the first time while recording."""
+
+    def record(self, update: Update) -> Update:
+        """What does it again, without Python. Recording does nothing."""
+
+
+class Graphs:
+    """CUDA graphs in one pool of memory, which they may share: nothing but the loss outlives a step.
+
+    All is done on one stream: memory is kept by stream, and nothing may be recorded that began on the default one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream, self.pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+
+    def first(self, update: Update) -> Tensor:
+        current = torch.cuda.current_stream()
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
+            found = update()
+        current.wait_stream(self.stream)
+        return found
+
+    def record(self, update: Update) -> Update:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            loss = update()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+
+class Repeats:
+    """Where there is no GPU: the step itself, done anew each time."""
+
+    def first(self, update: Update) -> Tensor:
         return update()
-    stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-    stream.wait_stream(current)
-    with torch.cuda.stream(stream):
-        found = update()
-    current.wait_stream(stream)
-    return found
 
-
-def recorder(device: torch.device) -> Callable[[Update], Update]:
-    """CUDA graphs, all in one pool of memory; where there is no GPU, the step itself, done anew each time."""
-    if device.type != "cuda":
-        return lambda update: update
-    return functools.partial(captured, pool=torch.cuda.graph_pool_handle())
-
-
-def captured(update: Update, pool: Any) -> Update:
-    """A CUDA graph of it. Other shapes' graphs may use the same memory: nothing but the loss outlives a step."""
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
-        loss = update()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return loss
-
-    return replay
+    def record(self, update: Update) -> Update:
+        return update
 
 
 @contextmanager
 def graphs() -> Iterator[None]:
     """`fine_tune` records its steps meanwhile."""
-    with mock.patch.object(training, "_Loop", GraphedLoop):
+    with mock.patch.multiple(training, _Loop=GraphedLoop, Batcher=Bucketed):
         yield

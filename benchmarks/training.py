@@ -44,6 +44,7 @@ from accelerate import PartialState
 from benchmarks.cache.report import number, table
 from benchmarks.graphed import graphs
 from kdcache import training
+from kdcache.errors import KdcacheError
 from kdcache.files import read_json, write_json
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 from kdcache.models import Preprocessor, build_model, load_preprocessor
@@ -497,7 +498,11 @@ def prepare(args: argparse.Namespace, folder: Path) -> Work:
 
 def _checkpoint(args: argparse.Namespace, folder: Path) -> Path:
     given = Path(args.checkpoint)
-    return sized(given, folder / f"{given.name} of width {args.size[1]}", *args.size) if args.size else given
+    if not args.size:
+        return given
+    if not given.is_dir():
+        raise KdcacheError(f"--size takes the tokenizer of a folder, found --checkpoint {given}")
+    return sized(given, folder / "{}, {} x {}, {} heads".format(given.name, *args.size), *args.size)
 
 
 def sized(checkpoint: Path, made: Path, layers: int, width: int, heads: int) -> Path:

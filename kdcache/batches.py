@@ -44,19 +44,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, places: slice) -> Batch:
-        return Batch(self.rows[places], self.index[places])
-
 
 def sent(batches: Sequence[Rows], device: torch.device) -> list[Batch]:
     """Batches on a device, all in one copy: a copy for each batch would wait for the device each time."""
     if not batches:
         return []
     index = torch.from_numpy(np.concatenate(batches)).to(device)
-    return [
-        Batch(*both)
-        for both in zip(batches, torch.split(index, [len(rows) for rows in batches]), strict=True)
-    ]
+    parts = torch.split(index, [len(rows) for rows in batches])
+    return [Batch(rows, part) for rows, part in zip(batches, parts, strict=True)]
 
 
 def pad_token(model: torch.nn.Module) -> int:

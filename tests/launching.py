@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,9 +31,8 @@ VARIABLES = {
 
 def run_in_two_processes(script: Path, *arguments: object, module: bool = False) -> str:
     """What the two processes print; fails with what they say when one of them does."""
-    return _output(
-        _launched("--num_machines 1 --main_process_port 0", script, arguments, module)
-    )  # a free port
+    # port 0: a free one
+    return _launched(["--num_machines 1 --main_process_port 0"], script, arguments, module)
 
 
 def run_on_two_machines(script: Path, *arguments: object, module: bool = False) -> str:
@@ -39,31 +41,38 @@ def run_on_two_machines(script: Path, *arguments: object, module: bool = False) 
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     place = f"--num_machines 2 --main_process_ip 127.0.0.1 --main_process_port {port} --machine_rank "
-    first, second = (_launched(place + rank, script, arguments, module) for rank in "01")
-    try:
-        output = _output(first)
-        _output(second)
-    finally:
-        first.kill()
-        second.kill()
-    return output
+    return _launched([place + "0", place + "1"], script, arguments, module)
 
 
-def _launched(options: str, script: Path, arguments: Sequence[object], module: bool) -> subprocess.Popen[str]:
+def _launched(each: Sequence[str], script: Path, arguments: Sequence[object], module: bool) -> str:
+    """What the first launcher's processes print. None outlives it, also when they do not find each other."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
-    command = [sys.executable, *LAUNCH.split(), *options.split(), *["--module"] * module, str(script)]
-    return subprocess.Popen(
-        [*command, *map(str, arguments)],
-        env={**os.environ, **VARIABLES},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _output(process: subprocess.Popen[str]) -> str:
-    # five minutes, instead of for ever when the two do not find each other
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-4000:]
-    return output
+    what = [*["--module"] * module, str(script), *map(str, arguments)]
+    processes, codes = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        outputs, errors = (
+            [Path(folder, f"{kind}-{rank}") for rank in range(len(each))] for kind in ("out", "err")
+        )
+        try:
+            for options, output, error in zip(each, outputs, errors, strict=True):
+                with output.open("w") as out, error.open("w") as err:
+                    started = subprocess.Popen(
+                        [sys.executable, *LAUNCH.split(), *options.split(), *what],
+                        env={**os.environ, **VARIABLES},
+                        stdout=out,
+                        stderr=err,
+                        start_new_session=True,
+                    )
+                processes.append(started)
+            codes = [process.wait(timeout=300) for process in processes]
+        except subprocess.TimeoutExpired as expired:
+            codes = [str(expired)]
+        finally:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        said = "\n".join(error.read_text()[-4000:] for error in errors)
+        assert codes == [0] * len(each), f"{codes}\n{said}"
+        return outputs[0].read_text()

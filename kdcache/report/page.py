@@ -124,7 +124,7 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "headings": headings,
         "comparisons": comparisons,
         "verdicts": list(dict.fromkeys(row.verdict for row in comparisons)),
-        "inits": list(dict.fromkeys(row.init for row in comparisons)),
+        "inits": figures.inits(panels),
         "downloads": downloads(metrics),
         "steps": origin.STEPS,
         "made_with": origin.made_with(metrics),

@@ -66,14 +66,14 @@ def test_trials_at_once_by_hand() -> None:
 
 
 def test_cuda_graphs_are_compared_with_both() -> None:
-    """Twice as fast as kdcache without them, four times as fast as the Trainer; kdcache itself is judged without."""
+    """Twice as fast as kdcache without them, four times as fast as the Trainer; only kdcache without them is judged."""
     runs = {OURS: [run(2)], gpu.GRAPHED: [run(1)], GROUPED: [run(4)]}
     ours, trainer, plain = gpu.compared(runs, goal=3)
     assert (ours["wall"]["median"], ours["met"]) == (2, False)
     assert (
         trainer["what"] == "kdcache with CUDA graphs, bfloat16 / Trainer, padded by batch, grouped, float32"
     )
-    assert (trainer["wall"]["median"], trainer["met"]) == (4, True)
+    assert (trainer["wall"]["median"], trainer["met"]) == (4, None)
     assert plain["what"] == "kdcache with CUDA graphs, bfloat16 / kdcache, bfloat16"
     assert (plain["wall"]["median"], plain["goal"]) == (2, "")
 

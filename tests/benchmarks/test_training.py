@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import training
 from benchmarks.training import Run, Variant
+from kdcache.errors import KdcacheError
 from kdcache.models import build_model
 
 KDCACHE = Variant("kdcache", "bfloat16")
@@ -130,4 +131,8 @@ def test_a_model_of_another_size(tmp_path: Path) -> None:
     assert (len(model.bert.encoder.layer), model.bert.embeddings.word_embeddings.weight.shape[1]) == (1, 8)
     assert model.bert.encoder.layer[0].intermediate.dense.weight.shape == (32, 8)
     assert work.student.init == "scratch"
-    assert training.described(work)["model"] == "bert-tiny of width 8, all layers, scratch"
+    assert training.described(work)["model"] == "bert-tiny, 1 x 8, 2 heads, all layers, scratch"
+    with pytest.raises(KdcacheError, match="a folder, found --checkpoint all-MiniLM-L6-v2"):
+        training.prepare(
+            training.parse(["--size", "1", "8", "2", "--checkpoint", "all-MiniLM-L6-v2"]), tmp_path / "other"
+        )

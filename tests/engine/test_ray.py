@@ -40,18 +40,11 @@ def run(plan):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _cluster() -> Iterator[None]:
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")  # else it leaves a token in the home folder
-        patch.setenv("RAY_worker_niceness", "0")  # else other work on this machine starves them
-        patch.delenv("RAY_ADDRESS", raising=False)
-        ray.init(num_cpus=3, num_gpus=1, object_store_memory=80 << 20, include_dashboard=False)
-        yield
-        ray.shutdown()
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def _cluster(_ray_of_a_test: None) -> Iterator[None]:
+    # local: never the cluster of another test that runs at the same time
+    ray.init("local", num_cpus=3, num_gpus=1, object_store_memory=80 << 20, include_dashboard=False)
+    yield
+    ray.shutdown()
 
 
 def test_what_fails_or_dies_is_named_and_the_others_finish(tmp_path: Path) -> None:

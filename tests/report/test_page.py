@@ -133,6 +133,9 @@ def test_a_study_of_one_student_and_few_seeds_has_no_nan(
     write_summary(summary(table, study, compared), folder / "summary.json")
     shown = visible(write_report(folder, tmp_path / "report", study).read_text(encoding="utf-8"))
     assert not re.search(r"\b(NaN|nan|null|inf)\b|\bNone\b(?! of)", shown)
+    assert re.search(
+        r"pretrained student\s+hollow: inconclusive", shown
+    )  # the figure's legend: nothing from scratch
 
 
 def visible(text: str) -> str:
@@ -144,6 +147,10 @@ def test_every_verdict_has_its_word(text: str) -> None:
     cells = [" ".join(cell.split()) for cell in Outline(text).cells]
     assert any("80.5 ± 0.2 +0.45 [0.15, 0.75] ▲ better, negligible" in cell for cell in cells)
     assert any("? inconclusive" in cell for cell in cells)
+
+
+def test_the_legend_names_both_kinds_of_students(text: str) -> None:
+    assert re.search(r"pretrained student\s+from scratch\s+hollow: inconclusive", visible(text))
 
 
 def test_header_cells_say_what_they_head_and_figures_have_text(text: str) -> None:
