@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from kdcache import batches as module
 from kdcache.batches import Batch, Batcher, Normalise, device_rows, epoch_batches, sent
+from kdcache.tasks import EncodedSplit
 from tests import tiny_models as tiny
 from tests.tiny_models import random_split
 
@@ -134,6 +138,31 @@ def test_rows_stay_in_the_hosts_memory_when_they_do_not_fit(monkeypatch: pytest.
     assert (host[there].device, host[there].shape) == (device, (2, 3))
     (here,) = device_rows([values], CPU)
     assert here[batch(2, 0)].tolist() == [[6, 7, 8], [0, 1, 2]]
+
+
+class FromTheHost(TorchDispatchMode):
+    """Notes the operations that are given a tensor of the host's (but for `torch.from_numpy` itself)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [value for value in tree_leaves(args) if isinstance(value, torch.Tensor)]
+        if any(value.device == CPU for value in given) and function is not torch.ops.aten.lift_fresh.default:
+            self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("split", [random_split([2, 5, 3, 4]), tiny.image_split(4)], ids=["texts", "images"])
+def test_a_batch_takes_nothing_from_the_host(split: EncodedSplit) -> None:
+    """Sending the row numbers once for all batches is all that an epoch copies; each copy would wait for a GPU."""
+    device, whole = torch.device("meta"), [np.array([2, 0]), np.array([1, 3])]
+    batches = Batcher(split, 0, device)
+    with FromTheHost() as copies:
+        inputs = [batches(each) for each in sent(whole, device)]
+    assert copies.names == ["aten._to_copy.default"]
+    assert {value.device for each in inputs for value in each.values()} == {device}
 
 
 def test_what_fits_takes_at_most_half_of_the_gpus_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
