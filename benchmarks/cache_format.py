@@ -26,8 +26,8 @@ import pyarrow.parquet as pq
 
 from benchmarks.cache.measuring import Logits, peaky_logits, row_hashes
 from benchmarks.cache.report import number, table
-from kdcache.files import write_atomically, write_json
 from kdcache.logits.format import Dtype, encode_shard, rows_per_group
+from kdcache.system.files import write_atomically, write_json
 from stages import stage_errors
 
 log = logging.getLogger(__name__)

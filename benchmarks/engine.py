@@ -35,9 +35,9 @@ import yaml
 from benchmarks import report as sample
 from benchmarks.cache.measuring import in_child, peak_memory, profiled
 from benchmarks.cache.report import table
-from kdcache.files import read_json, write_json
-from kdcache.params import Study, Task
-from kdcache.trials import TrialPlan
+from kdcache.study import Study, Task
+from kdcache.system.files import read_json, write_json
+from kdcache.trials.plan import TrialPlan
 
 LABELS = ["no", "yes"]
 ROWS = sample.ROWS
@@ -64,8 +64,8 @@ def study(tasks: int, pairs: int) -> Study:
 
 def lay_out(of: Study) -> None:
     """What a study finds when its trials are to start, in the current folder: tasks, checkpoints, teachers' logits."""
-    from kdcache.tasks import prepare_task
-    from stages import layout
+    from kdcache.tasks.prepare import prepare_task
+    from kdcache.trials.layout import cache_folder, task_folder
 
     for place in range(len({student.checkpoint for student in of.students.values()})):
         _write_checkpoint(Path(f"models/m{place}"))
@@ -75,10 +75,10 @@ def lay_out(of: Study) -> None:
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 24}
     spec = Task.model_validate({"source": {"files": files}, **columns})
     for task in of.tasks:
-        prepare_task(spec, layout.task_folder(task), task)
+        prepare_task(spec, task_folder(task), task)
         for teacher in of.teachers:
-            folder = layout.cache_folder(task, teacher)
-            _write_logits(folder, layout.task_folder(task), "teacher", 0, ("train", "validation"))
+            folder = cache_folder(task, teacher)
+            _write_logits(folder, task_folder(task), "teacher", 0, ("train", "validation"))
             write_json(folder / "teacher.json", {"seconds": 100.0, "peak_memory_mb": 500.0, "device": "cpu"})
 
 
@@ -93,8 +93,8 @@ def _write_checkpoint(folder: Path) -> None:
 
 def run_at_once(plan: TrialPlan) -> None:
     """A trial without its training: what it would write, and nothing else."""
-    from kdcache.experiment import versions
-    from kdcache.trials import LOGITS, TrialResult, write_result
+    from kdcache.trials.layout import LOGITS
+    from kdcache.trials.result import TrialResult, versions, write_result
 
     scratch = plan.model.init == "scratch"
     gained = sample.METHODS.get(plan.regularizer, 0.0) / 100 * scratch
@@ -135,7 +135,7 @@ def _write_logits(
 ) -> float:
     """Logits of the task's rows, the right class ahead with a chance of `right`; the share of validation rows right."""
     from kdcache.logits import Cost, Fingerprints, LogitWriter
-    from kdcache.tasks import read_card
+    from kdcache.tasks.card import read_card
 
     random, card = np.random.default_rng([seed, len(weights), ord(weights[0])]), read_card(task_folder)
     prints = Fingerprints(data=card.fingerprint, weights=weights, preprocessing="none", code="none")
@@ -153,7 +153,7 @@ def _write_logits(
 @functools.cache
 def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Hashes and labels of a task's rows, read once a process, as the worker of a real trial encodes them once."""
-    from kdcache.tasks import load_split
+    from kdcache.tasks.prepared import load_split
 
     rows = load_split(task_folder, split, ["row_hash", "label"])
     return rows["row_hash"].to_numpy(), rows["label"].to_numpy()
@@ -164,10 +164,11 @@ def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.ND
 
 def _plans(of: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
     """What a configuration lacks, as the stages `train` and `distill` find out."""
-    from kdcache.trials import exclusive
-    from stages import layout, train
+    from kdcache.system.locks import exclusive
+    from kdcache.trials.layout import configuration_folder
+    from stages import train
 
-    with exclusive(layout.configuration_folder(*configuration)):
+    with exclusive(configuration_folder(*configuration)):
         return train._missing(of, *configuration)
 
 
@@ -207,19 +208,19 @@ def do_nothing(plan: TrialPlan) -> None:
 
 
 def compare(of: Study) -> dict[str, Any]:
-    from stages import layout
+    from kdcache.trials.layout import DATA, METRICS
     from stages.compare import write_metrics
 
     with contextlib.redirect_stdout(None):
-        write_metrics(of, layout.DATA, layout.METRICS)
-    return {"comparisons": len((layout.METRICS / "comparisons.csv").read_text().splitlines()) - 1}
+        write_metrics(of, DATA, METRICS)
+    return {"comparisons": len((METRICS / "comparisons.csv").read_text().splitlines()) - 1}
 
 
 def report(of: Study) -> dict[str, Any]:
     from kdcache.report.page import write_report
-    from stages import layout
+    from kdcache.trials.layout import METRICS, REPORT
 
-    page = write_report(layout.METRICS, layout.REPORT, of)
+    page = write_report(METRICS, REPORT, of)
     return {"page_megabytes": round(page.stat().st_size / 1e6, 2)}
 
 

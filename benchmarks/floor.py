@@ -5,7 +5,7 @@
 
 The floor: every matrix product of a step (forward, and both of the backward pass), with its shape, timed alone with
 `torch.mm`/`bmm`; and the bytes that AdamW moves over the rate of a large `add_`. Beside it the step of
-`kdcache.training.fine_tune`, and by torch.profiler where its time goes. CPU seconds, one thread.
+`kdcache.training.loop.fine_tune`, and by torch.profiler where its time goes. CPU seconds, one thread.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ import torch
 import transformers
 
 from benchmarks.cache.report import table
-from kdcache import training
-from kdcache.models import Preprocessor, build_model, load_preprocessor
-from kdcache.params import Regularizer, Student, Task
-from kdcache.regularizers import make_loss
-from kdcache.tasks import EncodedSplit, TaskCard, prepare_task
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit
+from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
+from kdcache.study import Regularizer, Student, Task
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepare import prepare_task
+from kdcache.training.loop import fine_tune
+from kdcache.training.regularizers import make_loss
 
 ROOT = Path(__file__).parents[1]
 ADAMW = 28  # bytes a parameter: reads weight, gradient and two moments, writes weight and moments
@@ -121,12 +124,12 @@ def split_of(rows: int, tokens: int) -> EncodedSplit:
 def step(model: torch.nn.Module, student: Student, data: EncodedSplit) -> dict[str, Any]:
     """CPU milliseconds of one step of `fine_tune`, and the operations that take most of it, in percent."""
     loss = make_loss(Regularizer(), 5)
-    training.fine_tune(model, data, loss, student.model_copy(update={"epochs": 1}), 0)
+    fine_tune(model, data, loss, student.model_copy(update={"epochs": 1}), 0)
     start = time.process_time()
-    _, run = training.fine_tune(model, data, loss, student, 0)
+    _, run = fine_tune(model, data, loss, student, 0)
     seconds = (time.process_time() - start) / run.steps
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        training.fine_tune(model, data, loss, student.model_copy(update={"epochs": 1}), 0)
+        fine_tune(model, data, loss, student.model_copy(update={"epochs": 1}), 0)
     events = sorted(profile.key_averages(), key=lambda event: event.self_cpu_time_total, reverse=True)
     total = sum(event.self_cpu_time_total for event in events)
     top = {event.key: round(100 * event.self_cpu_time_total / total, 1) for event in events[:14]}

@@ -12,7 +12,6 @@
     epochs                         a student of bert-base's size: its epoch from the cache and with a teacher of
                                    bert-large's size in the loop, and the GPU memory of each (`benchmarks.cache.epochs`)
     writing                        writing a cache beside bare inference (`benchmarks.cache.writing`)
-    compiled                       torch.compile beside eager steps (`benchmarks.compiled`)
 
 Everybody takes turns, time is by the clock, and a GPU has done all that it was given when the clock is read. Each part
 is written when it is done. With several GPUs the first one is used (of CUDA_VISIBLE_DEVICES, where it is set).
@@ -33,16 +32,19 @@ from typing import Any
 
 import torch
 
-from benchmarks import compiled, training
+from benchmarks import training
 from benchmarks.cache import epochs, report, writing
 from benchmarks.cache.measuring import Measurement, Options
 from benchmarks.training import OURS, PEERS, ROOT, Device, Runs, Variant, Work
-from kdcache import trials
 from kdcache.engine.local import VISIBLE, Workers, modelling_modules
 from kdcache.engine.pool import run_in
 from kdcache.errors import KdcacheError
-from kdcache.experiment import run_trial
-from kdcache.params import Regularizer
+from kdcache.study import Regularizer
+from kdcache.trials.identity import training_identity
+from kdcache.trials.layout import trial_folder
+from kdcache.trials.plan import TrialPlan
+from kdcache.trials.result import read_result
+from kdcache.trials.run import run_trial
 from stages import stage_errors
 
 BERT_TINY = ROOT / "data/models/bert-tiny"
@@ -146,13 +148,13 @@ def hourly(bench: Bench) -> Found:
     return found, hourly_page(found)
 
 
-def planned(work: Work, folder: Path, number: int) -> list[trials.TrialPlan]:
+def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
     """Trials of the plain student, which differ in their seeds."""
     base = Regularizer()
     return [
-        trials.TrialPlan(
-            folder=trials.trial_folder(folder, seed),
-            identity=trials.training_identity(work.card, work.student, base, seed),
+        TrialPlan(
+            folder=trial_folder(folder, seed),
+            identity=training_identity(work.card, work.student, base, seed),
             task=work.card.name,
             task_folder=work.cache.with_name("task"),
             student="bert-tiny",
@@ -167,7 +169,7 @@ def planned(work: Work, folder: Path, number: int) -> list[trials.TrialPlan]:
     ]
 
 
-def trial_seconds(plans: Sequence[trials.TrialPlan], workers: int) -> float:
+def trial_seconds(plans: Sequence[TrialPlan], workers: int) -> float:
     """The start of the workers is in it, the imports of the process that they are forked from are not."""
     with Workers(run_trial, workers, len(plans), modelling_modules(plans)) as pool:
         start = time.perf_counter()
@@ -178,8 +180,8 @@ def trial_seconds(plans: Sequence[trials.TrialPlan], workers: int) -> float:
     return seconds
 
 
-def mean_accuracy(plans: Sequence[trials.TrialPlan]) -> float:
-    results = [trials.read_result(plan.folder) for plan in plans]
+def mean_accuracy(plans: Sequence[TrialPlan]) -> float:
+    results = [read_result(plan.folder) for plan in plans]
     return statistics.mean(result.metrics["accuracy"] for result in results if result is not None)
 
 
@@ -218,16 +220,6 @@ def of_the_cache(bench: Bench, measure: Callable[[Options], Measurement]) -> Fou
     return found, f"{report.goal_table(found['goals'])}\n\n{report.details(found)}"
 
 
-def compiling(bench: Bench) -> Found:
-    """One length only: each of its eight cases is compiled for about a minute."""
-    options = ["--device", bench.device, "--rounds", str(bench.rounds), "--tokens", "32"]
-    if bench.quick:
-        quick = "--tokens 4 --steps 2 --batch-size 2 --backend aot_eager"
-        options += [*quick.split(), "--checkpoint", str(bench.checkpoint("minilm"))]
-    found = compiled.measure(compiled.parse(options))
-    return found, compiled.page(found)
-
-
 PARTS: dict[str, Callable[[Bench], Found]] = {
     "bert-tiny": lambda bench: fine_tuning(bench, "bert-tiny"),
     "minilm": lambda bench: fine_tuning(bench, "minilm"),
@@ -235,7 +227,6 @@ PARTS: dict[str, Callable[[Bench], Found]] = {
     "hourly": hourly,
     "epochs": lambda bench: of_the_cache(bench, epochs.measure),
     "writing": lambda bench: of_the_cache(bench, writing.measure),
-    "compiled": compiling,
 }
 
 

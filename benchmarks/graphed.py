@@ -21,10 +21,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from kdcache import training
-from kdcache.batches import Batch, Batcher, Rows
 from kdcache.errors import KdcacheError
-from kdcache.tasks import EncodedSplit
+from kdcache.modelling import predicting
+from kdcache.modelling.batches import Batch, Batcher, Rows
+from kdcache.modelling.encoding import EncodedSplit
+from kdcache.training.loop import _Loop
 
 MULTIPLE = 8  # tokens that batches are padded to a multiple of: fewer shapes to record
 Update = Callable[[], Tensor]
@@ -45,7 +46,7 @@ class Bucketed(Batcher):
         return min(-(-super().longest(rows) // MULTIPLE) * MULTIPLE, int(self.lengths.max()))
 
 
-class GraphedLoop(training._Loop):
+class GraphedLoop(_Loop):
     """The loop, which takes the first step of each shape as ever, records the second, and replays it from then on."""
 
     def __init__(
@@ -129,5 +130,5 @@ class Repeats:
 @contextmanager
 def graphs() -> Iterator[None]:
     """`fine_tune` records its steps meanwhile."""
-    with mock.patch.multiple(training, _Loop=GraphedLoop, Batcher=Bucketed):
+    with mock.patch.multiple(predicting, _Loop=GraphedLoop, Batcher=Bucketed):
         yield

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdcache.params import Study
 from kdcache.report.page import write_report
-from kdcache.results import Outputs
+from kdcache.results.gather import Outputs
+from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     across,
     calibration_comparisons,
@@ -31,7 +31,7 @@ from kdcache.statistics import (
     reliability_table,
     summary,
 )
-from kdcache.statistics.files import write_summary, write_table
+from kdcache.study import Study
 
 FAMILIES = ("bert", "roberta", "gpt2")
 METHODS = {"label_smoothing": 0.1, "tf_reg": 0.3, "kd": 0.8, "self_kd": 0.4}  # points gained from scratch

@@ -1,4 +1,4 @@
-"""How right the row-by-row statistics (kdcache.statistics.examples) are, on simulated studies whose truth is known.
+"""How right the row-by-row statistics (kdcache.statistics.rowwise) are, on simulated studies whose truth is known.
 
 python -m benchmarks.rows               # some minutes on one core: docs/statistics-rows.md and its numbers
 python -m benchmarks.rows --page-only   # the page again, from the results that are there
@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 from scipy import stats
 from tqdm import tqdm
 
-from benchmarks.statistics.montecarlo import SEED, Question, Rate, rates
-from benchmarks.statistics.procedure import Array
-from benchmarks.statistics.questions import AT_MOST, COVERED, Goal
 from kdcache.errors import KdcacheError
-from kdcache.files import write_atomically
 from kdcache.pretraining.card import machine
-from kdcache.statistics import examples
+from kdcache.statistics import rowwise
+from kdcache.system.files import write_atomically
+from simulation.montecarlo import SEED, Question, Rate, rates
+from simulation.procedure import Array
+from simulation.questions import AT_MOST, COVERED, Goal
 from stages import stage_errors
 
 ROWS, SEEDS, RESAMPLES, ALPHA = 277, 5, 400, 0.05
@@ -71,8 +71,8 @@ def study(rng: Generator, of_seed: float, of_row: float, luck: float) -> tuple[R
 
 def answers(a: Right, b: Right, weights: tuple[Array, Array]) -> dict[str, float]:
     """What the library says of one study, and what two simpler ways say; the truth is a difference of 0."""
-    found = examples.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
-    counts = examples.mcnemar(a, b)
+    found = rowwise.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
+    counts = rowwise.mcnemar(a, b)
     return {
         "variance": found.difference**2,
         "variance_rows": found.sd_rows**2,
@@ -81,7 +81,7 @@ def answers(a: Right, b: Right, weights: tuple[Array, Array]) -> dict[str, float
         "covered_rows": _covers(found.low, found.high),
         "covered_total": _covers(found.total_low, found.total_high),
         "covered_pigeonhole": _covers(*pigeonhole(a, b, *weights)),
-        "rejected_rows": float(examples.row_test(a, b) <= ALPHA),
+        "rejected_rows": float(rowwise.row_test(a, b) <= ALPHA),
         "rejected_binomial": float(
             pooled_binomial(int(counts.gained.sum()), int(counts.lost.sum())) <= ALPHA
         ),
@@ -157,7 +157,7 @@ def render(file: str, results: dict[str, Any]) -> str:
             "sum of the row's own standard normal part, plus or minus half of the row's preference for a side and half "
             "of the seed's, and luck of one model on one row. The first column has the sds of the seed's preference, "
             f"the row's preference and the luck. Bootstraps have {RESAMPLES} draws (the library's default is "
-            f"{examples.RESAMPLES:,}). Monte-Carlo standard errors are in parentheses."
+            f"{rowwise.RESAMPLES:,}). Monte-Carlo standard errors are in parentheses."
         ),
         _wrapped(_made(results)),
         "## Standard errors, in points",

@@ -43,15 +43,20 @@ from accelerate import PartialState
 
 from benchmarks.cache.report import number, table
 from benchmarks.graphed import graphs
-from kdcache import training
 from kdcache.errors import KdcacheError
-from kdcache.files import read_json, write_json
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
-from kdcache.models import Preprocessor, build_model, load_preprocessor
-from kdcache.params import Regularizer, Student, Task
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit, encode_split
+from kdcache.modelling.predicting import predict
+from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
 from kdcache.pretraining.card import machine
-from kdcache.regularizers import make_loss
-from kdcache.tasks import EncodedSplit, TaskCard, encode_split, prepare_task
+from kdcache.study import Regularizer, Student, Task
+from kdcache.system.devices import has_bfloat16
+from kdcache.system.files import read_json, write_json
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepare import prepare_task
+from kdcache.training.loop import fine_tune
+from kdcache.training.regularizers import make_loss
 from stages import stage_errors
 
 ROOT = Path(__file__).parents[1]
@@ -62,7 +67,7 @@ CORES = 2
 GOALS = {"run_glue": 5.0, "best": 1.1, "hourly": 2.0}  # at least
 KD_GOAL = 1.02  # at most
 VERDICT = {True: "met", False: "missed", None: ""}
-PRELOADED = ["datasets", "kdcache.experiment", "scipy.stats", "transformers.trainer",
+PRELOADED = ["datasets", "kdcache.trials.teach", "scipy.stats", "transformers.trainer",
              "transformers.models.bert.modeling_bert"]  # fmt: skip
 
 
@@ -141,7 +146,7 @@ def run_one(work: Work, variant: Variant, seed: int, threads: int = 1) -> Run:
     trained = train()
     _wait(work.device)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    logits = training.predict(trained, work.validation, work.student.batch_size)
+    logits = predict(trained, work.validation, work.student.batch_size)
     accuracy = float((logits.argmax(axis=1) == work.validation.labels).mean())
     return Run(len(work.train) * work.student.epochs, wall, cpu, accuracy)
 
@@ -185,7 +190,7 @@ def _fine_tuned(
         soft = LogitCache(work.cache).logits("train", work.train.ids, work.train.row_hashes)
     loss = make_loss(method, work.card.classes)
     with graphs() if variant.who == "kdcache with CUDA graphs" else nullcontext():
-        return training.fine_tune(model, work.train, loss, student, seed, soft)[0]
+        return fine_tune(model, work.train, loss, student, seed, soft)[0]
 
 
 def _trainer(
@@ -396,7 +401,7 @@ def kd_cost(work: Work, rounds: int) -> dict[str, Any]:
 
 def alternate(work: Work, rounds: int) -> Runs:
     """Plain fine-tuning and KD in turn, here; round r trains with seed r, and every other round begins with KD."""
-    precision: Precision = "bfloat16" if training.has_bfloat16("cpu") else "float32"
+    precision: Precision = "bfloat16" if has_bfloat16("cpu") else "float32"
     runs: Runs = {Variant("kdcache", precision): [], Variant("kdcache KD", precision): []}
     for turn in range(rounds):
         for variant in list(runs)[:: -1 if turn % 2 else 1]:

@@ -17,8 +17,8 @@ from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
 import kdcache
-from kdcache.params import Regularizer
-from kdcache.regularizers import make_loss
+from kdcache.study import Regularizer
+from kdcache.training.regularizers import make_loss
 
 SIZE = 12
 

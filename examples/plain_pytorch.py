@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 import kdcache
-from kdcache.params import Regularizer
-from kdcache.regularizers import make_loss
+from kdcache.study import Regularizer
+from kdcache.training.regularizers import make_loss
 
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
 ROWS = [

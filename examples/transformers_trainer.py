@@ -24,8 +24,8 @@ from transformers import (
 )
 
 import kdcache
-from kdcache.params import Regularizer
-from kdcache.regularizers import make_loss
+from kdcache.study import Regularizer
+from kdcache.training.regularizers import make_loss
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "bert-tiny"  # or any other
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")

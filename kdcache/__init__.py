@@ -10,7 +10,7 @@ from kdcache.logits import (
     LogitWriter,
     write_logits,
 )
-from kdcache.params import Study, load_study
+from kdcache.study import Study, load_study
 
 __all__ = [
     "Augmentation",

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from kdcache import processes
 from kdcache.errors import KdcacheError
+from kdcache.system import processes
 
 CHATTY = ("filelock", "httpx", "httpx2", "urllib3")
 T = TypeVar("T")

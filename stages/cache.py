@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import logging
 
-from kdcache import fingerprint, processes, trials
+from kdcache.checkpoints import fingerprints
 from kdcache.engine import share_cores, slots
-from kdcache.params import Study, load_study
-from kdcache.tasks import read_card
-from stages import find, layout, stage_errors
+from kdcache.study import Study, load_study
+from kdcache.system import processes
+from kdcache.system.locks import exclusive
+from kdcache.tasks.card import read_card
+from kdcache.trials.identity import teacher_caches
+from kdcache.trials.keeping import mark_inapplicable, trained_teacher, why_cache
+from kdcache.trials.layout import cache_folder, task_folder, teacher_folder
+from stages import find, stage_errors
 
 log = logging.getLogger(__name__)
 
@@ -23,29 +28,29 @@ def main(arguments: list[str] | None = None) -> None:
     study = load_study()
     find("task", args.task, study.tasks)
     teacher = find("teacher", args.teacher, study.teachers)
-    folder = layout.cache_folder(args.task, args.teacher)
-    with trials.exclusive(folder):
+    folder = cache_folder(args.task, args.teacher)
+    with exclusive(folder):
         if not processes.from_main(lambda: _missing(study, args.task, args.teacher)):
             return
-        from kdcache.experiment import cache_logits  # imports torch: not before there is work
+        from kdcache.trials.teach import cache_logits  # imports torch: not before there is work
 
         share_cores()
-        taught = layout.teacher_folder(args.task, args.teacher)
+        taught = teacher_folder(args.task, args.teacher)
         with slots.every():
-            cache_logits(args.teacher, layout.task_folder(args.task), teacher, taught, folder)
+            cache_logits(args.teacher, task_folder(args.task), teacher, taught, folder)
 
 
 def _missing(study: Study, task: str, name: str) -> bool:
     """Whether the logits have to be computed."""
-    teacher, folder = study.teachers[name], layout.cache_folder(task, name)
+    teacher, folder = study.teachers[name], cache_folder(task, name)
     if not study.applies(teacher, task):
-        trials.mark_inapplicable(folder, f"teachers.{name}.tasks does not list {task!r}")
+        mark_inapplicable(folder, f"teachers.{name}.tasks does not list {task!r}")
         return False
-    taught = layout.teacher_folder(task, name)
-    trained = trials.trained_teacher(teacher, taught)
-    weights = fingerprint.of_weights(taught)
-    card = read_card(layout.task_folder(task))
-    reason = trials.why_cache(folder, trials.teacher_caches(card, trained, weights), taught)
+    taught = teacher_folder(task, name)
+    trained = trained_teacher(teacher, taught)
+    weights = fingerprints.of_weights(taught)
+    card = read_card(task_folder(task))
+    reason = why_cache(folder, teacher_caches(card, trained, weights), taught)
     log.info("%s: %s", folder, f"computing logits ({reason})" if reason else "the logits are there already")
     return reason is not None
 

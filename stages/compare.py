@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.params import Study, load_study
-from kdcache.results import Validation, cost_table, curves_table, provenance, read_trials, trials_table
+from kdcache.results.gather import Validation, cost_table, curves_table, provenance, read_trials, trials_table
+from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     across,
     calibration_comparisons,
@@ -21,9 +21,9 @@ from kdcache.statistics import (
     reliability_table,
     summary,
 )
-from kdcache.statistics.files import write_summary, write_table
+from kdcache.study import Study, load_study
+from kdcache.trials.layout import DATA, METRICS
 from stages import stage_errors
-from stages.layout import DATA, METRICS
 
 log = logging.getLogger(__name__)
 

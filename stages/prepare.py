@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdcache.params import load_study
-from kdcache.tasks import prepare_task
-from stages import find, layout, stage_errors
+from kdcache.study import load_study
+from kdcache.tasks.prepare import prepare_task
+from kdcache.trials.layout import caches_folder, task_folder
+from stages import find, stage_errors
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -23,9 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     study = load_study(options.params)
     task = find("task", options.task, study.tasks, options.params)
-    prepare_task(task, options.out or layout.task_folder(options.task), options.task)
+    prepare_task(task, options.out or task_folder(options.task), options.task)
     # dvc.yaml names this folder as a dependency of `distill`; without teachers nothing else makes it.
-    layout.caches_folder(options.task).mkdir(parents=True, exist_ok=True)
+    caches_folder(options.task).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

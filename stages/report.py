@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
-from kdcache.params import load_study
 from kdcache.report.page import write_report
+from kdcache.study import load_study
 
 
 def main(arguments: list[str] | None = None) -> int:

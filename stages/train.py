@@ -7,12 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdcache import engine, processes, trials
+from kdcache import engine
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
-from kdcache.params import Study, load_study
-from kdcache.tasks import TaskCard, read_card
-from stages import find, layout, stage_errors
+from kdcache.study import Study, load_study
+from kdcache.system import processes
+from kdcache.system.locks import exclusive
+from kdcache.tasks.card import TaskCard, read_card
+from kdcache.trials.identity import identity_from, training_basis
+from kdcache.trials.keeping import mark_inapplicable, reconcile
+from kdcache.trials.layout import (
+    LOGITS,
+    cache_folder,
+    configuration_folder,
+    learned_from,
+    task_folder,
+    trial_folder,
+)
+from kdcache.trials.plan import TrialPlan
+from stages import find, stage_errors
 
 
 @stage_errors()
@@ -29,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     find("student", args.student, study.students)
     find("regularizer or distiller", args.regularizer, study.methods())
     configuration = (args.task, args.student, args.regularizer)
-    with trials.exclusive(layout.configuration_folder(*configuration)):
+    with exclusive(configuration_folder(*configuration)):
         plans = processes.from_main(lambda: _missing(study, *configuration))
         engine.run_trials(plans, workers=args.workers, engine=args.engine)
 
@@ -40,33 +53,33 @@ def _above_0(text: str) -> int:
     return int(text)
 
 
-def _missing(study: Study, task: str, student: str, regularizer: str) -> list[trials.TrialPlan]:
+def _missing(study: Study, task: str, student: str, regularizer: str) -> list[TrialPlan]:
     """The trials to run; what the study no longer asks for is deleted."""
-    folder = layout.configuration_folder(task, student, regularizer)
+    folder = configuration_folder(task, student, regularizer)
     if not study.applies(study.students[student], task):
-        trials.mark_inapplicable(folder, f"students.{student}.tasks does not list {task!r}")
+        mark_inapplicable(folder, f"students.{student}.tasks does not list {task!r}")
         return []
-    card = read_card(layout.task_folder(task))
-    basis = trials.training_basis(card, study.students[student], study.method(regularizer).function)
+    card = read_card(task_folder(task))
+    basis = training_basis(card, study.students[student], study.method(regularizer).function)
     plans = {seed: _plan(study, card, basis, (task, student, regularizer), seed) for seed in study.seeds}
     wanted = {seed: plan.identity for seed, plan in plans.items()}
     plan = plans[study.seeds[0]]
-    return [plans[seed] for seed in trials.reconcile(folder, wanted, plan.splits, plan.keep_views)]
+    return [plans[seed] for seed in reconcile(folder, wanted, plan.splits, plan.keep_views)]
 
 
 def _plan(
     study: Study, card: TaskCard, basis: Mapping[str, Any], configuration: tuple[str, str, str], seed: int
-) -> trials.TrialPlan:
+) -> TrialPlan:
     """One seed's trial; `basis` is what the identities of all seeds have in common."""
     task, student, regularizer = configuration
     model, method = study.students[student], study.method(regularizer)
     soft_labels = _soft_labels(study, task, student, regularizer, seed)
-    identities = map(_identity, trials.learned_from(soft_labels, method))
-    return trials.TrialPlan(
-        folder=trials.trial_folder(layout.configuration_folder(*configuration), seed),
-        identity=trials.identity_from(basis, method, seed, *identities),
+    identities = map(_identity, learned_from(soft_labels, method))
+    return TrialPlan(
+        folder=trial_folder(configuration_folder(*configuration), seed),
+        identity=identity_from(basis, method, seed, *identities),
         task=task,
-        task_folder=layout.task_folder(task),
+        task_folder=task_folder(task),
         student=student,
         model=model,
         regularizer=regularizer,
@@ -92,10 +105,10 @@ def _soft_labels(study: Study, task: str, student: str, regularizer: str, seed: 
     """The logit caches a distiller learns from: its teachers', or the baseline trial's of the same seed (Self-KD)."""
     method = study.method(regularizer)
     if method.soft_labels == "self":
-        baseline = layout.configuration_folder(task, student, study.comparison.baseline)
-        return (trials.trial_folder(baseline, seed) / trials.LOGITS,)
+        baseline = configuration_folder(task, student, study.comparison.baseline)
+        return (trial_folder(baseline, seed) / LOGITS,)
     teachers = method.teachers_of(study.students[student])
-    return tuple(layout.cache_folder(task, teacher) for teacher in teachers)
+    return tuple(cache_folder(task, teacher) for teacher in teachers)
 
 
 if __name__ == "__main__":

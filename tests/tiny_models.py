@@ -11,9 +11,9 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from kdcache.encoding import EncodedImages
-from kdcache.params import Student
-from kdcache.tasks import EncodedSplit, TaskCard
+from kdcache.modelling.encoding import EncodedImages, EncodedSplit
+from kdcache.study import Student
+from kdcache.tasks.card import TaskCard
 
 TEXTS = [
     "a cat",

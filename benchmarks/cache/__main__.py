@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.cache import report
 from benchmarks.cache.measuring import Measurement, Options
 from kdcache.errors import KdcacheError
-from kdcache.files import read_json, write_atomically, write_json
+from kdcache.system.files import read_json, write_atomically, write_json
 from stages import stage_errors
 
 log = logging.getLogger(__name__)

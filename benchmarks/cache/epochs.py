@@ -30,13 +30,16 @@ from benchmarks.cache.measuring import (
     ratios,
     stated,
 )
-from kdcache.batches import Batch, Batcher, epoch_batches, pad_token, sent
 from kdcache.logits import LogitCache, write_logits
-from kdcache.models import build_model, load_preprocessor
-from kdcache.params import Model, Regularizer, Source, Task
-from kdcache.regularizers import make_loss
-from kdcache.tasks import EncodedSplit, encode_split, prepare_task, read_card
-from kdcache.training import autocast
+from kdcache.modelling.batches import Batch, Batcher, epoch_batches, pad_token, sent
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit, encode_split
+from kdcache.modelling.predicting import autocast
+from kdcache.modelling.preprocessors import load_preprocessor
+from kdcache.study import Model, Regularizer, Source, Task
+from kdcache.tasks.card import read_card
+from kdcache.tasks.prepare import prepare_task
+from kdcache.training.regularizers import make_loss
 
 BATCH, TOKENS = 32, 24  # rows of a batch; tokens of a text at most, as the study has them
 QUICK_ROWS = 64
@@ -81,7 +84,7 @@ def _choices(options: Options) -> list[tuple[str, Path | None, Path | None, int 
     teacher, student, minilm = options.teacher, options.student, options.minilm
     name = f"{teacher.name} -> {student.name}"
     return [
-        (name, teacher, student, None, "pre-train the checkpoint first (python -m stages.pretrain)"),
+        (name, teacher, student, None, "pre-train the checkpoint first (python -m tools.pretrain)"),
         ("MiniLM-L6 -> its first 2 layers", minilm, minilm, 2, "say with --minilm where MiniLM-L6 is"),
     ]
 

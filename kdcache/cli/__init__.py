@@ -4,6 +4,6 @@
 `against` the re-run of a teacher for `kdcache verify --against`, and `plans` what `kdcache plan` finds.
 """
 
-from kdcache.cli.app import app, main
+from kdcache.cli.commands import app, main
 
 __all__ = ["app", "main"]

@@ -15,17 +15,20 @@ import pyarrow as pa
 import torch
 from pydantic import ValidationError
 
-from kdcache import training
-from kdcache.encoding import encode_images, encode_texts
+from kdcache.checkpoints.fingerprints import of_weights
+from kdcache.cli.analysis import task_rows
 from kdcache.errors import CacheError
-from kdcache.files import read_json
-from kdcache.fingerprint import of_weights
 from kdcache.logits import LogitCache
-from kdcache.logits.analysis import task_rows
-from kdcache.models import Preprocessor, build_model, load_preprocessor
-from kdcache.params import UNLABELLED, Teacher
-from kdcache.tasks import EncodedSplit, TaskCard, labels_of, read_card
-from kdcache.trials import PLAIN, TEACHER, teacher_caches, trained_teacher
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit, encode_images, encode_texts, labels_of
+from kdcache.modelling.predicting import predict
+from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
+from kdcache.study import UNLABELLED, Teacher
+from kdcache.system.files import read_json
+from kdcache.tasks.card import TaskCard, read_card
+from kdcache.trials.identity import teacher_caches
+from kdcache.trials.keeping import trained_teacher
+from kdcache.trials.layout import PLAIN, TEACHER
 
 Logits = npt.NDArray[np.float32]
 
@@ -60,7 +63,7 @@ def rerun(
     largest = 0.0
     for split, table in drawn.items():
         encoded = _encode(table, preprocessor, card)
-        found = training.predict(model, encoded, teacher.batch_size, teacher.precision)
+        found = predict(model, encoded, teacher.batch_size, teacher.precision)
         largest = max(
             largest, _compare(cache, split, encoded, found, tolerance, f"{folder}{_note(cache, other)}")
         )

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError
-from kdcache.files import write_atomically
 from kdcache.logits import LogitCache, schema
+from kdcache.system.files import write_atomically
 
 EXPORT_ROWS = 65536  # rows turned into text at a time
 
@@ -139,7 +139,7 @@ def _dataset(cache: LogitCache, split: str, task: Path | None) -> Any:
         "logits": datasets.List(datasets.Value("float32"), length=cache.manifest.classes),
     }
     if task is not None:
-        from kdcache.logits.analysis import task_rows
+        from kdcache.cli.analysis import task_rows
 
         rows = task_rows(cache, split, task).drop_columns(["id", "row_hash"])
         for name in rows.column_names:

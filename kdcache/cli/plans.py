@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import KdcacheError
-from kdcache.estimates import describe
-from kdcache.params import load_study
-from kdcache.planning import Size, plan_study
+from kdcache.planning.estimates import describe
+from kdcache.planning.plan import Size, plan_study
+from kdcache.study import load_study
 
 ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")
 FORM = "TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"
@@ -26,7 +26,7 @@ def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) ->
     study = load_study(params)
     plan, speeds = plan_study(study, data, dict(map(_parse_rows, rows))), None
     if calibrate:
-        from kdcache.timing import calibrate as time_models  # imports torch
+        from kdcache.planning.timing import calibrate as time_models  # imports torch
 
         speeds, notes = time_models(plan, data)
         plan = replace(plan, notes=(*plan.notes, *notes))

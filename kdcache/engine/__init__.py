@@ -16,7 +16,6 @@ import logging
 import os
 from collections.abc import Sequence
 
-from kdcache import processes
 from kdcache.engine import slots
 from kdcache.engine.local import Workers, default_workers, modelling_modules
 from kdcache.engine.pool import Pool, Run, run_here, run_in
@@ -29,7 +28,8 @@ from kdcache.engine.resources import (
     workers_asked_for,
 )
 from kdcache.errors import TrialError
-from kdcache.trials import TrialPlan
+from kdcache.system import processes
+from kdcache.trials.plan import TrialPlan
 
 __all__ = [
     "ENGINE",
@@ -58,7 +58,7 @@ def run_trials(
     """Run every plan; when some fail, the others still run, and one error names the failed ones.
 
     Args:
-        run: what runs one plan; default `kdcache.experiment.run_trial`.
+        run: what runs one plan; default `kdcache.trials.run.run_trial`.
         workers: trials at once; default `KDCACHE_WORKERS`, else one per GPU, else one per CPU core; on Ray as many as
             fit. One that is asked for runs in this process.
         engine: "local" or "ray"; default `KDCACHE_ENGINE`, else "ray" when `RAY_ADDRESS` is set.
@@ -121,6 +121,6 @@ def _engine(name: str | None) -> str:
 
 
 def _run_trial(plan: TrialPlan) -> None:
-    from kdcache.experiment import run_trial  # here: this process need not import it to have workers run it
+    from kdcache.trials.run import run_trial  # here: this process need not import it to have workers run it
 
     run_trial(plan)

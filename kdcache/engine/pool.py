@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from kdcache import processes
 from kdcache.errors import KdcacheError, TrialError
-from kdcache.trials import TrialPlan
+from kdcache.system import processes
+from kdcache.trials.plan import TrialPlan
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, gpus_per_trial, settings, threads_per_trial, use_threads
 from kdcache.errors import TrialError
-from kdcache.trials import TrialPlan
+from kdcache.trials.plan import TrialPlan
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdcache import processes
+from kdcache.system import processes
 
 SLOTS = "KDCACHE_SLOTS"
 PAUSE = 0.05  # seconds between two looks for a free place

@@ -1,5 +1,8 @@
 """The logit cache: one model's logits on one task, in checked Parquet shards. See docs/cache-format.md."""
 
+from kdcache.logits.augmented import AugmentedDataset
+from kdcache.logits.cache import LogitCache, Verification
+from kdcache.logits.disk import CachedSplit, Group
 from kdcache.logits.format import (
     FORMAT_VERSION,
     Augmentation,
@@ -11,9 +14,8 @@ from kdcache.logits.format import (
     schema,
 )
 from kdcache.logits.inference import write_logits
-from kdcache.logits.reader import CachedSplit, Group, LogitCache, Verification
+from kdcache.logits.predicting.views import replay, view_seed
 from kdcache.logits.stream import LogitStream
-from kdcache.logits.views import AugmentedDataset, replay, view_seed
 from kdcache.logits.writer import LogitWriter
 
 __all__ = [

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
 
-from kdcache import fingerprint
 from kdcache.errors import CacheError
+from kdcache.hashing import fingerprint
+from kdcache.logits.cache import LogitCache
+from kdcache.logits.disk import CachedSplit
 from kdcache.logits.format import Fingerprints
-from kdcache.logits.reader import CachedSplit, LogitCache
 from kdcache.logits.writer import LogitWriter
 
 Mean = Literal["logits", "probabilities"]

@@ -27,9 +27,9 @@ from pydantic import (
     model_validator,
 )
 
-from kdcache import fingerprint
 from kdcache.errors import CacheError, KdcacheError
-from kdcache.files import read_json
+from kdcache.hashing import fingerprint
+from kdcache.system.files import read_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

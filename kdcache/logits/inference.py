@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,14 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from kdcache import fingerprint, processes
 from kdcache.errors import CacheError, KdcacheError
+from kdcache.hashing import fingerprint
+from kdcache.hashing.rows import Column, hash_rows
+from kdcache.logits.cache import LogitCache
 from kdcache.logits.format import (
     MANIFEST,
     SPLIT_NAME,
     Augmentation,
-    Cost,
     Dtype,
     Fingerprints,
     Header,
@@ -36,7 +37,13 @@ from kdcache.logits.format import (
     load_manifest,
     shard_file,
 )
-from kdcache.logits.reader import LogitCache
+from kdcache.logits.predicting.predictor import (
+    FirstBatch,
+    Predictor,
+    checked_views_option,
+    default_collate,
+    evaluating,
+)
 from kdcache.logits.shards import (
     Rows,
     checked_header,
@@ -46,16 +53,13 @@ from kdcache.logits.shards import (
     store_shard,
     stored_shard,
 )
-from kdcache.logits.views import Augmenter, fetched
 from kdcache.logits.writer import checked_rows
-from kdcache.rows import Column, hash_rows
+from kdcache.system import processes
 
 log = logging.getLogger(__name__)
-
 ROWS_PER_SHARD = (
     8192  # fewer than LogitWriter's: a shard is what an interruption costs, and what processes share out
 )
-
 Score = Callable[[str, np.ndarray], Mapping[str, float]]
 Place = tuple[str, int]  # a shard: its split and its number
 
@@ -97,7 +101,7 @@ def write_logits(
         label_names: the K names in order, or none.
         collate: turns a list of rows into a batch; default: torch's `default_collate`, of mappings without `label`,
             of tuples their first element.
-        columns, label: what of a row its hash covers, see `kdcache.rows.hash_row`; default: everything.
+        columns, label: what of a row its hash covers, see `kdcache.hashing.rows.hash_row`; default: everything.
         row_hashes: uint64 [N] (per split, if there are several), instead of hashing the rows here.
         lengths: integers [N] (per split, if there are several); rows of similar length then share a batch, within
             their shard.
@@ -123,9 +127,9 @@ def write_logits(
     """
     path = Path(path)
     splits = _by_split(path, dataset)
-    views = _views(path, augment, augment_column, augmentation)
-    with _evaluating(model, device) as device:
-        predictor = _Predictor(path, model, collate or _default_collate(label), batch_size, device, views)
+    views = checked_views_option(path, augment, augment_column, augmentation)
+    with evaluating(model, device) as device:
+        predictor = Predictor(path, model, collate or default_collate(label), batch_size, device, views)
         hashes = {
             name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
             for name, rows in splits.items()
@@ -156,7 +160,7 @@ class _Job:
     splits: Mapping[str, Any]
     hashes: Mapping[str, np.ndarray]
     lengths: Any
-    predictor: _Predictor
+    predictor: Predictor
 
     def differences(self, manifest: Manifest) -> list[str]:
         """What a cache that is there has that this one is not to have; none: it is this one."""
@@ -278,173 +282,6 @@ def _whole(job: _Job, split: str) -> np.ndarray:
     return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
 
 
-class _Predictor:
-    """The model, from rows to logits."""
-
-    def __init__(
-        self,
-        path: Path,
-        model: Any,
-        collate: Callable[[list[Any]], Any],
-        batch_size: int,
-        device: Any,
-        views: _Views | None,
-    ) -> None:
-        if batch_size < 1:
-            raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
-        self.path, self.model, self.collate = path, model, collate
-        self.batch_size, self.device, self.views = batch_size, device, views
-
-    def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
-        """The rows at these positions as the model gets them: one batch, or one for each view."""
-        ids = positions.tolist()
-        rows: Any = fetched(dataset, ids)  # a Batcher gives a whole batch, which `collate` lets pass
-        if self.views is None:
-            yield self.collate(rows)
-            return
-        for view in range(self.views.count):
-            yield self.collate(
-                [self.views.augmenter(row, row_id, view) for row, row_id in zip(rows, ids, strict=True)]
-            )
-
-    def __call__(self, batch: Any) -> Any:
-        """Logits [b, K] on a batch, on the model's device."""
-        import torch
-        from accelerate.utils import send_to_device
-
-        if self.device is not None:
-            batch = send_to_device(batch, self.device)
-        with torch.inference_mode():
-            output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
-        return getattr(output, "logits", output)
-
-    def logits(self, dataset: Any, positions: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
-        """Logits [n, K] or [n, V, K] of the rows at `positions`, in that order."""
-        order = np.arange(len(positions)) if lengths is None else np.argsort(lengths, kind="stable")
-        parts = [
-            [
-                self(batch)
-                for batch in self.batches(dataset, positions[order[start : start + self.batch_size]])
-            ]
-            for start in range(0, len(order), self.batch_size)
-        ]
-        by_view = [_concatenated(list(view)) for view in zip(*parts, strict=True)]
-        found = by_view[0] if self.views is None else np.stack(by_view, axis=1)
-        if len(found) != len(positions):
-            raise CacheError(
-                f"{self.path}: the model gave {len(found)} rows of logits for {len(positions)} rows"
-            )
-        logits = np.empty_like(found)
-        logits[order] = found
-        return logits
-
-    def first(self, splits: Mapping[str, Any]) -> _First:
-        """Run the first batch of the first split that has rows (their first view)."""
-        for rows in splits.values():
-            if len(rows):
-                if self.views:
-                    self.views.check_replay(self.path, fetched(rows, [0])[0])
-                batch = next(self.batches(rows, np.arange(min(self.batch_size, len(rows)))))
-                logits = _concatenated([self(batch)])
-                if logits.ndim != 2:
-                    raise CacheError(
-                        f"{self.path}: expected logits [rows, classes] from the model, found {list(logits.shape)}"
-                    )
-                return _First(logits.shape[1], batch)
-        raise CacheError(f"{self.path}: the data set has no rows")
-
-    def cost(self, rows: int, seconds: float, run: str) -> Cost:
-        import torch
-
-        from kdcache.training import device_name, peak_memory_mb
-
-        device = torch.device(self.device or "cpu")
-        return Cost(
-            seconds=seconds,
-            rows_per_second=rows / seconds,
-            device=device_name(device),
-            peak_memory_mb=peak_memory_mb(device),
-            run=run,
-        )
-
-
-@dataclass(frozen=True)
-class _Views:
-    """How many views each row has, and how they are made."""
-
-    count: int
-    augmenter: Augmenter
-
-    def check_replay(self, path: Path, first_row: Any) -> None:
-        try:
-            self.augmenter.check_replay(first_row, 0)
-        except CacheError as error:
-            raise CacheError(f"{path}: {error}") from None
-
-
-def _views(
-    path: Path,
-    augment: Callable[[Any], Any] | None,
-    column: Column | None,
-    augmentation: Augmentation | None,
-) -> _Views | None:
-    if augment is not None and augmentation is not None:
-        return _Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
-    if augment is None and augmentation is None and column is None:
-        return None
-    raise CacheError(
-        f"{path}: views need both `augment`, the function, and `augmentation`, an Augmentation that says how many "
-        "views, their seed and what the function is; give both or neither (and `augment_column` only with them)"
-    )
-
-
-@dataclass(frozen=True)
-class _First:
-    """The first batch as the model gets it, and the classes that come out."""
-
-    classes: int
-    batch: Any
-
-
-def _concatenated(parts: list[Any]) -> np.ndarray:
-    import torch
-
-    if all(isinstance(part, torch.Tensor) for part in parts):
-        return torch.cat(parts).float().cpu().numpy()
-    return np.concatenate([np.asarray(part) for part in parts]).astype(np.float32, copy=False)
-
-
-def _default_collate(label: str | None) -> Callable[[list[Any]], Any]:
-    def collate(rows: list[Any]) -> Any:
-        from torch.utils.data import default_collate
-
-        if isinstance(rows[0], Mapping):
-            return default_collate([{key: row[key] for key in row if key != label} for row in rows])
-        return default_collate([row[0] if isinstance(row, tuple | list) else row for row in rows])
-
-    return collate
-
-
-@contextmanager
-def _evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        yield device
-        return
-    if device is None and processes.count() > 1:
-        device = processes.device()
-    if device is None:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.to(device).eval()
-    try:
-        yield device
-    finally:
-        model.train(was_training)
-
-
 def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
     splits = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
     for name, rows in splits.items():
@@ -474,7 +311,9 @@ def _row_hashes(
     return hashes
 
 
-def _fingerprints(path: Path, model: Any, hashes: Mapping[str, np.ndarray], first: _First) -> Fingerprints:
+def _fingerprints(
+    path: Path, model: Any, hashes: Mapping[str, np.ndarray], first: FirstBatch
+) -> Fingerprints:
     import torch
 
     if not isinstance(model, torch.nn.Module):

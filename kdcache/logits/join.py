@@ -16,10 +16,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.rows import Column, hash_row, hash_rows, is_dataset
+from kdcache.hashing.rows import Column, hash_row, hash_rows, is_dataset
 
 if TYPE_CHECKING:
-    from kdcache.logits.reader import LogitCache
+    from kdcache.logits.cache import LogitCache
 
 Uint64 = npt.NDArray[np.uint64]
 
@@ -39,8 +39,8 @@ def join(
     """The same data with one column more: each row's cached logits.
 
     Rows are found by `id_column`; without one, by their content hash. The hash is computed from the content
-    (`kdcache.rows.hash_row`) where `columns` or `label` are given; otherwise it is what `hash_column` holds. It is
-    always checked: an id alone does not say whose row it is.
+    (`kdcache.hashing.rows.hash_row`) where `columns` or `label` are given; otherwise it is what `hash_column` holds.
+    It is always checked: an id alone does not say whose row it is.
 
     Args:
         cache: the open cache.

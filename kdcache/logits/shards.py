@@ -22,7 +22,6 @@ import pyarrow as pa
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError, KdcacheError
-from kdcache.files import TEMPORARY_SUFFIX, remove, write_atomically, write_json
 from kdcache.logits.format import (
     MANIFEST,
     Cost,
@@ -37,6 +36,7 @@ from kdcache.logits.format import (
     shard_file,
     shard_metadata,
 )
+from kdcache.system.files import TEMPORARY_SUFFIX, remove, write_atomically, write_json
 
 PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.logits.reader import CachedSplit, Group
+from kdcache.logits.disk import CachedSplit, Group
 
 if TYPE_CHECKING:
-    from kdcache.logits.reader import LogitCache
+    from kdcache.logits.cache import LogitCache
 
 GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
 

@@ -140,7 +140,7 @@ class LogitWriter:
         Args:
             split: its name, e.g. "train".
             ids: integers [n], 0 or more, each once per split.
-            row_hashes: uint64 [n], see `kdcache.fingerprint.row_hash`.
+            row_hashes: uint64 [n], see `kdcache.hashing.rows.row_hash`.
             logits: float32 or float16 [n, K] ([n, V, K] with an augmentation), raw (un-tempered) and finite.
         """
         self._require_open()

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from kdcache.files import write_atomically
 from kdcache.pretraining.distillation import Distiller
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.trainer import Trainer
+from kdcache.system.files import write_atomically
 
 CARD = "README.md"
 DISTILLED = "Distillation of sentence embeddings"
-MEASURED = "Fine-tuned"  # the section that benchmarks/checkpoints.py writes
+MEASURED = "Fine-tuned"  # the section that tools/checkpoints.py writes
 
 
 def model_card(name: str, trainer: Trainer, documents: int, corpus: str, command: str) -> str:
@@ -124,7 +124,7 @@ def read_row(card: str, key: str) -> float:
     if found is None:
         raise PretrainingError(
             f"the card {card.splitlines()[0]!r} has no row {key!r} that begins with a number; write it again with "
-            "`stages.pretrain`"
+            "`tools.pretrain`"
         )
     return float(found[1].replace(",", ""))
 

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcache import checkpoints
-from kdcache.batches import epoch_batches
-from kdcache.pretraining.batches import HOLD_OUT, Ids, generator
+from kdcache.checkpoints import find
+from kdcache.modelling.batches import epoch_batches
 from kdcache.pretraining.embeddings import Embeddings, load_encoder, pad
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
+from kdcache.pretraining.masking import HOLD_OUT, Ids, generator
 from kdcache.pretraining.recipe import Distillation
 from kdcache.pretraining.state import Progress, load_state
 
@@ -41,7 +41,7 @@ class Student(nn.Module):
             ModelError, PretrainingError: the folder is no model, or no BERT.
         """
         super().__init__()
-        family = checkpoints.read_config(folder)["model_type"]
+        family = find.read_config(folder)["model_type"]
         if family != "bert":
             raise PretrainingError(f"{folder}: expected a bert checkpoint to distil into, found {family}")
         with torch.random.fork_rng(devices=[]):

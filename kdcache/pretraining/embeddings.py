@@ -21,10 +21,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from kdcache import checkpoints, fingerprint
-from kdcache.files import write_atomically
+from kdcache.checkpoints import find, fingerprints
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.sequences import digest, save_array
+from kdcache.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def load_encoder(folder: Path) -> Any:
         ModelError: the folder is no model.
         PretrainingError: other weights than the pooler's are missing.
     """
-    checkpoints.read_config(folder)
+    find.read_config(folder)
     output: Any = transformers.utils.logging
     verbosity = output.get_verbosity()
     output.set_verbosity_error()  # it would warn of heads, which are left out on purpose
@@ -114,7 +114,7 @@ def cached_embeddings(encoder: Path, pieces: Sequence[str], folder: Path) -> tup
     Raises:
         ModelError: the encoder's folder is no model.
     """
-    maker = digest([fingerprint.of_weights(encoder), fingerprint.of_tokenizer(encoder)])
+    maker = digest([fingerprints.of_weights(encoder), fingerprints.of_tokenizer(encoder)])
     shards = [pieces[start : start + SHARD] for start in range(0, len(pieces), SHARD)]
     keys = [digest([maker, *shard]) for shard in shards]
     paths = [folder / f"{key}.npy" for key in keys]

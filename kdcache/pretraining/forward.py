@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcache.pretraining.batches import Predictions
+from kdcache.pretraining.masking import Predictions
 
 
 def prediction_loss(model: nn.Module, asked: Predictions) -> Tensor:

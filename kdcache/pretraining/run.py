@@ -14,8 +14,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
-from kdcache import checkpoints, fingerprint
-from kdcache.files import read_json, write_atomically, write_json
+from kdcache.checkpoints import find, fingerprints
 from kdcache.pretraining.architectures import save_checkpoint
 from kdcache.pretraining.card import CARD, distilled_card, model_card, read_card
 from kdcache.pretraining.distillation import Distiller, Student
@@ -27,6 +26,7 @@ from kdcache.pretraining.sequences import digest, prepare_sequences
 from kdcache.pretraining.state import Progress
 from kdcache.pretraining.tokenizer_training import prepare_tokenizer
 from kdcache.pretraining.trainer import Trainer
+from kdcache.system.files import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
         )
     if start_dir is None:
         return
-    config = checkpoints.read_config(start_dir)
+    config = find.read_config(start_dir)
     found = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
     if found != [recipe.family, recipe.layers, recipe.hidden]:
         raise PretrainingError(
@@ -132,7 +132,7 @@ def _model_language(
         save_checkpoint(trainer.model, tokenizer, folder)
         card = model_card(folder.name, trainer, len(texts), corpus, command)
         write_atomically(folder / CARD, card.encode("utf-8"))
-        write_json(work_dir / KEPT, _left(work_dir) | {folder.name: fingerprint.of_weights(folder)})
+        write_json(work_dir / KEPT, _left(work_dir) | {folder.name: fingerprints.of_weights(folder)})
     return trainer.progress
 
 
@@ -149,7 +149,7 @@ def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Pat
 
 def _is_there(folder: Path, work_dir: Path) -> bool:
     """Whether the folder is one that this run has left, and nobody has changed."""
-    return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprint.of_weights(folder)
+    return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprints.of_weights(folder)
 
 
 def _left(work_dir: Path) -> dict[str, str]:
@@ -170,7 +170,7 @@ def _distil(
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
     pieces = sample_pieces(texts, recipe.distillation)
     wanted, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
-    identity = digest([recipe.distillation.model_dump_json(), fingerprint.of_weights(start_dir), key])
+    identity = digest([recipe.distillation.model_dump_json(), fingerprints.of_weights(start_dir), key])
     student = Student(start_dir, wanted.shape[1], recipe.distillation.seed)
     reader = copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it was last asked to truncate
     token_ids = reader(pieces, truncation=True, max_length=recipe.sequence_length)["input_ids"]

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerFast
 
-from kdcache.files import write_atomically
 from kdcache.pretraining.recipe import Family, PretrainingRecipe
+from kdcache.system.files import write_atomically
 
 log = logging.getLogger(__name__)
 

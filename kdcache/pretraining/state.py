@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from kdcache.files import write_atomically
 from kdcache.pretraining.errors import PretrainingError
+from kdcache.system.files import write_atomically
 
 
 @dataclass

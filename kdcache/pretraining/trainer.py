@@ -11,7 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from kdcache.pretraining.architectures import build_model
-from kdcache.pretraining.batches import (
+from kdcache.pretraining.errors import PretrainingError
+from kdcache.pretraining.forward import prediction_loss
+from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
+from kdcache.pretraining.masking import (
     MASKING,
     VALIDATION,
     Ids,
@@ -22,9 +25,6 @@ from kdcache.pretraining.batches import (
     mask_tokens,
     sample_next_tokens,
 )
-from kdcache.pretraining.errors import PretrainingError
-from kdcache.pretraining.forward import prediction_loss
-from kdcache.pretraining.loop import Loop, learning_rate, make_optimizer
 from kdcache.pretraining.recipe import PretrainingRecipe
 from kdcache.pretraining.sequences import Sequences
 from kdcache.pretraining.state import Progress, load_state

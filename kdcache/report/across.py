@@ -9,8 +9,8 @@ import altair as alt
 import pandas as pd
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, specification
-from kdcache.report.inputs import Metrics
+from kdcache.report.charts import Drawing, specification
+from kdcache.results.reading import Metrics
 
 STEP = 24  # pixels a method's line takes
 

@@ -11,10 +11,10 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from kdcache.params import Study
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales, specification
-from kdcache.report.inputs import Metrics
+from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.results.reading import Metrics
+from kdcache.study import Study
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 DIGITS = 3

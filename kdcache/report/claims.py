@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from kdcache.report import wording
-from kdcache.report.inputs import Metrics, flags
+from kdcache.results.reading import Metrics, flags
 
 VERDICTS = ("better", "worse", "equivalent", "inconclusive")
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted

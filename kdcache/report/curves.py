@@ -12,8 +12,8 @@ import altair as alt
 import pandas as pd
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales, specification
-from kdcache.report.inputs import Metrics
+from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.results.reading import Metrics
 
 HEIGHT = 220  # pixels
 

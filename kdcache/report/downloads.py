@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 
-from kdcache.report.inputs import Metrics
+from kdcache.results.reading import Metrics
 
 LARGEST = 2_000_000  # bytes; a page that opens on a phone matters more than a file that is beside it
 HOLDS = {

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdcache.report import wording
-from kdcache.report.inputs import Metrics
+from kdcache.results.reading import Metrics
 
 # What stands in a table: the stage's command, and what it reads and leaves.
 STEPS = (

@@ -11,12 +11,24 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kdcache.params import Study
-from kdcache.report import across, calibration, curves, examples, figures, origin, slopes, tables, wording
+from kdcache.report import (
+    across,
+    calibration,
+    charts,
+    comparisons,
+    costs,
+    curves,
+    origin,
+    rowwise,
+    slopes,
+    tables,
+    wording,
+)
 from kdcache.report.claims import claims, in_short, margins
 from kdcache.report.downloads import downloads
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import power
+from kdcache.study import Study
 
 CORRECTIONS = {
     "holm": "Holm",
@@ -45,24 +57,24 @@ def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
         ComparisonError: a metrics file is missing or is not what it should be.
     """
     metrics = read_metrics(metrics_folder)
-    panels = figures.panels(metrics, 1 - study.comparison.alpha)
+    panels = charts.panels(metrics, 1 - study.comparison.alpha)
     out.mkdir(parents=True, exist_ok=True)
     page = out / "index.html"
-    with figures.unchecked():
+    with charts.unchecked():
         page.write_text(render(metrics, study, panels), encoding="utf-8")
     write_figure(metrics, panels, out / "figure.svg", out / "figure.png")
     return page
 
 
 def write_figure(
-    metrics: Metrics, panels: list[figures.Panel], svg: Path | None = None, png: Path | None = None
+    metrics: Metrics, panels: list[charts.Panel], svg: Path | None = None, png: Path | None = None
 ) -> None:
     """Write the main figure; nothing when the study compares nothing."""
     if panels:
-        figures.write_static(figures.static_figure(panels, margins(metrics.comparisons)), svg, png)
+        charts.write_static(charts.static_figure(panels, margins(metrics.comparisons)), svg, png)
 
 
-def render(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> str:
+def render(metrics: Metrics, study: Study, panels: list[charts.Panel]) -> str:
     """The page as text; the same text for the same metrics."""
     environment = Environment(
         loader=PackageLoader("kdcache.report"),
@@ -74,7 +86,7 @@ def render(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> str:
     environment.filters["sign"] = lambda verdict: wording.SIGNS.get(verdict, "")
     environment.filters["groupby_order"] = _in_groups
     template = environment.get_template("report.html.j2")
-    return template.render(**OPEN, **_content(metrics, study, panels), vega=Markup(figures.javascript()))
+    return template.render(**OPEN, **_content(metrics, study, panels), vega=Markup(charts.javascript()))
 
 
 def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
@@ -82,14 +94,14 @@ def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
     return [list(group) for _, group in groupby(rows, key=lambda row: getattr(row, attribute))]
 
 
-def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dict[str, Any]:
+def _content(metrics: Metrics, study: Study, panels: list[charts.Panel]) -> dict[str, Any]:
     confidence = 1 - study.comparison.alpha
     drawn = _drawn("panel", panels)
     reliability = _drawn("reliability", calibration.diagrams(metrics))
     ranking = _drawn("ranking", across.diagrams(metrics))
     slope, curve = _drawn("slope", slopes.diagrams(metrics)), _drawn("curve", curves.diagrams(metrics))
-    cost = tables.costs(metrics, study)
-    headings, comparisons = tables.all_comparisons(metrics.comparisons)
+    cost = costs.costs(metrics, study)
+    headings, all_rows = comparisons.all_comparisons(metrics.comparisons)
     return {
         "baseline": study.comparison.baseline,
         "confidence": f"{100 * confidence:g}%",
@@ -101,12 +113,12 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "charts": _charts([*drawn, *slope, *ranking, *curve, *reliability]),
         "margin": margins(metrics.comparisons),
         "tables": tables.main_tables(metrics, study),
-        "interaction": tables.interaction(metrics),
+        "interaction": comparisons.interaction(metrics),
         "slopes": slope,
         "curves": curve,
         "open": tables.open_questions(metrics.comparisons, confidence),
-        "examples": examples.table(metrics),
-        "examples_sentence": examples.sentence(metrics),
+        "examples": rowwise.table(metrics),
+        "examples_sentence": rowwise.sentence(metrics),
         "across": across.table(metrics),
         "wilcoxon_floor": across.limits(metrics),
         "ranking": ranking,
@@ -122,9 +134,9 @@ def _content(metrics: Metrics, study: Study, panels: list[figures.Panel]) -> dic
         "correction": CORRECTIONS[study.comparison.correction],
         "limits": _limits(metrics),
         "headings": headings,
-        "comparisons": comparisons,
-        "verdicts": list(dict.fromkeys(row.verdict for row in comparisons)),
-        "inits": figures.inits(panels),
+        "comparisons": all_rows,
+        "verdicts": list(dict.fromkeys(row.verdict for row in all_rows)),
+        "inits": charts.inits(panels),
         "downloads": downloads(metrics),
         "steps": origin.STEPS,
         "made_with": origin.made_with(metrics),
@@ -155,14 +167,14 @@ def _scope(metrics: Metrics, study: Study) -> str:
     return ", ".join(parts)
 
 
-def _drawn(name: str, drawings: Sequence[figures.Drawing | figures.Panel]) -> list[dict[str, Any]]:
+def _drawn(name: str, drawings: Sequence[charts.Drawing | charts.Panel]) -> list[dict[str, Any]]:
     """Each chart with its place in the page, its specification and its picture."""
     return [
         {
             "id": f"{name}-{place}",
             "of": drawing,
-            "spec": figures.fluid_spec(drawing.spec),
-            "image": figures.static_image(drawing.spec),
+            "spec": charts.fluid_spec(drawing.spec),
+            "image": charts.static_image(drawing.spec),
         }
         for place, drawing in enumerate(drawings)
     ]
@@ -171,12 +183,12 @@ def _drawn(name: str, drawings: Sequence[figures.Drawing | figures.Panel]) -> li
 def _charts(drawn: list[dict[str, Any]]) -> dict[str, Any]:
     """What report.js draws."""
     return {
-        "themes": {name: figures.theme(name) for name in figures.PALETTES},
+        "themes": {name: charts.theme(name) for name in charts.PALETTES},
         "specs": {chart["id"]: chart["spec"] for chart in drawn},
     }
 
 
-def _cost_sentence(cost: tables.Cost) -> str:
+def _cost_sentence(cost: costs.Cost) -> str:
     if not cost.teachers:
         return f"No teacher. The trials took {wording.seconds(cost.trial_seconds)} in all."
     online = "" if cost.online is None else f" (without a cache about {wording.seconds(cost.online)})"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 
 from kdcache.errors import ComparisonError
-from kdcache.params import Study
-from kdcache.report import across, calibration, tables, wording
-from kdcache.report.inputs import Metrics
+from kdcache.report import across, calibration, comparisons, costs, tables, wording
 from kdcache.report.page import CORRECTIONS, FAMILIES
+from kdcache.results.reading import Metrics
+from kdcache.study import Study
 
 # What a page of a paper has room for; comparisons.csv has everything.
 NUMBERS = (
@@ -94,7 +94,7 @@ def legend(study: Study) -> str:
 
 def comparison_grids(metrics: Metrics, study: Study) -> list[Grid]:
     """Every comparison with its interval and p-values."""
-    headings, rows = tables.all_comparisons(metrics.comparisons)
+    headings, rows = comparisons.all_comparisons(metrics.comparisons)
     shown = [headings.index(name) for name in NUMBERS if name in headings]
     heads = ["task", "student", "regularizer", *(headings[place] for place in shown), "verdict"]
     caption = f"Every configuration against {study.comparison.baseline}; scores and differences in points."
@@ -140,7 +140,7 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
 
 def cost_grids(metrics: Metrics, study: Study) -> list[Grid]:
     """Teachers, paid once, and students."""
-    cost = tables.costs(metrics, study)
+    cost = costs.costs(metrics, study)
     heads = [
         "task",
         "teacher",

@@ -11,8 +11,8 @@ from typing import Any
 import altair as alt
 
 from kdcache.report import wording
-from kdcache.report.figures import Drawing, method_scales, specification
-from kdcache.report.inputs import Metrics
+from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.results.reading import Metrics
 
 HEIGHT = 240  # pixels
 STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}

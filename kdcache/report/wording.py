@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from kdcache.params import Regularizer, Schedule
+from kdcache.study import Regularizer, Schedule
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"

@@ -10,12 +10,12 @@ bins of reliability diagrams. files.py writes the results.
 """
 
 from kdcache.statistics.across import across, almost_stochastic_order
+from kdcache.statistics.against_teacher_free import teacher_needed
 from kdcache.statistics.calibration import calibration_comparisons
-from kdcache.statistics.examples_table import compare_examples
-from kdcache.statistics.interaction import interaction
+from kdcache.statistics.interactions import interaction
 from kdcache.statistics.reliability import reliability_table
+from kdcache.statistics.rowwise_table import compare_examples
 from kdcache.statistics.summaries import headline, summary
-from kdcache.statistics.teacher_needed import teacher_needed
 from kdcache.statistics.verdicts import compare, summary_table
 
 __all__ = [

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-from kdcache.params import Study
 from kdcache.statistics.evidence import evidence_of, gain, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
+from kdcache.study import Study
 
 METRICS = ("nll", "brier", "ece")
 COLUMNS = (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special
 
-from kdcache.statistics.tests import ROUNDING, differences, scores, settled
+from kdcache.statistics.significance import ROUNDING, differences, scores, settled
 
 
 def hedges_g_av(x: ArrayLike, y: ArrayLike) -> float | None:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from kdcache.statistics import bootstrap, effects, power, tests
+from kdcache.statistics import bca, effects, power, significance
 
 Points: TypeAlias = dict[int, float]  # seed -> score in points
 
@@ -95,19 +95,19 @@ def evidence_of(
 def _paired(
     x: list[float], y: list[float], margin: float | None, confidence: float, notes: list[str]
 ) -> tuple[Evidence, Detectable]:
-    d = tests.differences(x, y)
-    interval = tests.mean_interval(d, confidence)
-    if tests.constant(d):
+    d = significance.differences(x, y)
+    interval = significance.mean_interval(d, confidence)
+    if significance.constant(d):
         notes.append("every seed gives the same difference: no spread, so the exact sign-flip test is used")
     evidence = Evidence(
         seeds=len(x), paired=True, **_means(x, y),
         difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, sd_difference=interval.sd,
-        t_p=tests.paired_t(d), welch_p=tests.welch_t(x, y),
-        permutation_p=tests.sign_flip(d), permutation_floor=tests.sign_flip_floor(len(x)),
+        t_p=significance.paired_t(d), welch_p=significance.welch_t(x, y),
+        permutation_p=significance.sign_flip(d), permutation_floor=significance.sign_flip_floor(len(x)),
         hedges_g=effects.hedges_g_av(x, y), cliffs_delta=effects.cliffs_delta(x, y),
-        **_ends(bootstrap.bca_mean(d, confidence)),
-        tost_p=None if margin is None else tests.tost_paired(d, margin),
-        beyond_p=None if margin is None else tests.beyond_margin_paired(d, margin),
+        **_ends(bca.bca_mean(d, confidence)),
+        tost_p=None if margin is None else significance.tost_paired(d, margin),
+        beyond_p=None if margin is None else significance.beyond_margin_paired(d, margin),
     )  # fmt: skip
     sd = interval.sd
     return evidence, lambda at: power.detectable_difference(len(x), sd, at) if sd else None
@@ -116,18 +116,18 @@ def _paired(
 def _unpaired(
     x: list[float], y: list[float], margin: float | None, confidence: float, notes: list[str]
 ) -> tuple[Evidence, Detectable]:
-    interval = tests.welch_difference(x, y, confidence)
+    interval = significance.welch_difference(x, y, confidence)
     if interval.ci_low is None:
         notes.append("neither side has any spread, so the exact permutation test is used")
-    p = tests.welch_t(x, y)
+    p = significance.welch_t(x, y)
     evidence = Evidence(
         seeds=len(x), paired=False, **_means(x, y),
         difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, t_p=p, welch_p=p,
-        permutation_p=tests.label_permutation(x, y),
-        permutation_floor=tests.label_permutation_floor(len(x), len(y)), hedges_g=effects.hedges_g_s(x, y),
-        cliffs_delta=effects.cliffs_delta(x, y), **_ends(bootstrap.bca_welch(x, y, confidence)),
-        tost_p=None if margin is None else tests.tost_welch(x, y, margin),
-        beyond_p=None if margin is None else tests.beyond_margin_welch(x, y, margin),
+        permutation_p=significance.label_permutation(x, y),
+        permutation_floor=significance.label_permutation_floor(len(x), len(y)), hedges_g=effects.hedges_g_s(x, y),
+        cliffs_delta=effects.cliffs_delta(x, y), **_ends(bca.bca_welch(x, y, confidence)),
+        tost_p=None if margin is None else significance.tost_welch(x, y, margin),
+        beyond_p=None if margin is None else significance.beyond_margin_welch(x, y, margin),
     )  # fmt: skip
     return evidence, lambda at: power.detectable_welch(x, y, at)
 
@@ -142,12 +142,12 @@ def _untestable(
         notes.append(f"{len(mine)} seed against {len(base)}: a test needs two or more")
     x = [mine[s] for s in matched] or list(mine.values())
     y = [base[s] for s in matched] or list(base.values())
-    difference = tests.settled(float(np.mean(x) - np.mean(y)), x, y) if x and y else None
+    difference = significance.settled(float(np.mean(x) - np.mean(y)), x, y) if x and y else None
     evidence = Evidence(seeds=len(x), paired=bool(matched), difference=difference, **_means(x, y))
     return evidence, lambda at: None
 
 
-def _ends(interval: bootstrap.Interval | None) -> dict[str, float | None]:
+def _ends(interval: bca.Interval | None) -> dict[str, float | None]:
     low, high = interval or (None, None)
     return {"bca_low": low, "bca_high": high}
 

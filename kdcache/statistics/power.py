@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, special
 
-from kdcache.statistics.tests import (
+from kdcache.statistics.significance import (
     Scores,
     constant,
     label_permutation_floor,

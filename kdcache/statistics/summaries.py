@@ -8,15 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.params import Study
+from kdcache.results.writing import significant
 from kdcache.statistics import power
+from kdcache.statistics.against_teacher_free import teacher_claim, teacher_needed
 from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct, level
-from kdcache.statistics.files import significant
-from kdcache.statistics.interaction import ALL, interaction
-from kdcache.statistics.teacher_needed import teacher_claim, teacher_needed
-from kdcache.statistics.tests import sign_flip_floor
+from kdcache.statistics.interactions import ALL, interaction
+from kdcache.statistics.significance import sign_flip_floor
 from kdcache.statistics.verdicts import compare, points_table, summary_table
+from kdcache.study import Study
 
 FORMAT = 1
 VERDICTS = ("better", "worse", "equivalent", "inconclusive")
@@ -41,8 +41,8 @@ def summary(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | None
       inconclusive; ids pretrained_within_margin, scratch_some_better, interaction, teacher_needed, each
       only where it can be asked
     - configurations: list of {task, student, init, regularizer, metric, n, mean, sd}, the baselines included
-    - interaction: list, the rows of `kdcache.statistics.interaction` (its docstring names the columns)
-    - teacher_needed: list, the rows of `kdcache.statistics.teacher_needed`, KD against the teacher-free
+    - interaction: list, the rows of `kdcache.statistics.interactions` (its docstring names the columns)
+    - teacher_needed: list, the rows of `kdcache.statistics.against_teacher_free`, KD against the teacher-free
     """
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = interaction(trials, study)

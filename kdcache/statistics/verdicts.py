@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-from kdcache.params import Study
 from kdcache.statistics import power
 from kdcache.statistics.evidence import (
     LOWER_IS_BETTER,
@@ -29,6 +28,7 @@ from kdcache.statistics.evidence import (
     scored,
 )
 from kdcache.statistics.families import correct_by_family, family_key, level
+from kdcache.study import Study
 
 Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
@@ -42,8 +42,6 @@ COLUMNS = (
     "sd_difference", "beyond_p", "family_size", "bca_low", "bca_high", "cliffs_delta",
     "seeds_difference", "seeds_equivalence", "seeds_to_settle", "settled_by",
 )  # fmt: skip
-
-
 NO_SEEDS: dict[str, Any] = {
     "seeds_difference": None, "seeds_equivalence": None, "seeds_to_settle": None, "settled_by": "",
 }  # fmt: skip

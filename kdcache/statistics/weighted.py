@@ -2,7 +2,7 @@
 
 A bootstrap draw repeats some rows and drops others: row u counts `weights[r, u]` times in draw r. scikit-learn scores
 one draw at a time; here a matrix of draws is scored by a few matrix products, which the tests hold equal to
-`kdcache.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers), predictions and labels [U],
+`kdcache.results.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers), predictions and labels [U],
 classes 0..K-1 or real numbers; the result is [R], a fraction.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from kdcache.statistics.tests import ROUNDING
+from kdcache.statistics.significance import ROUNDING
 
 Floats: TypeAlias = NDArray[np.float64]
 Outputs: TypeAlias = NDArray[Any]  # classes, or real numbers for a regression

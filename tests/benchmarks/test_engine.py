@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import engine
-from kdcache.params import Study
+from kdcache.study import Study
 
 
 def small() -> Study:

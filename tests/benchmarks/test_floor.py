@@ -51,8 +51,8 @@ def test_time_is_of_one_call() -> None:
 
 
 def test_a_step_is_profiled() -> None:
-    from kdcache.models import build_model
-    from kdcache.params import Student
+    from kdcache.modelling.building import build_model
+    from kdcache.study import Student
 
     checkpoint = str(floor.ROOT / "data/models/bert-tiny")
     student = Student(checkpoint=checkpoint, learning_rate=1e-4, epochs=1, batch_size=2)

@@ -161,7 +161,7 @@ def test_one_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_everything_is_measured_unless_it_says_what() -> None:
     args = gpu.parse([])
-    assert args.only == ["bert-tiny", "minilm", "bert-base", "hourly", "epochs", "writing", "compiled"]
+    assert args.only == ["bert-tiny", "minilm", "bert-base", "hourly", "epochs", "writing"]
     assert args.json == training.ROOT / "benchmarks/results/gpu.json"
     assert args.rounds == 3
     assert gpu.parse(["--quick"]).json is None

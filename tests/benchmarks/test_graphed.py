@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from benchmarks import graphed
-from kdcache import training
-from kdcache.batches import Batcher, epoch_batches
 from kdcache.errors import KdcacheError
-from kdcache.models import build_model, load_preprocessor
-from kdcache.params import Regularizer, Student
-from kdcache.regularizers import make_loss
-from kdcache.tasks import EncodedSplit
-from kdcache.training import fine_tune
+from kdcache.modelling.batches import Batcher, epoch_batches
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit
+from kdcache.modelling.preprocessors import load_preprocessor
+from kdcache.study import Regularizer, Student
+from kdcache.training.loop import _Loop, fine_tune
+from kdcache.training.regularizers import make_loss
 from tests import tiny_models as tiny
 from tests.tiny_models import card, random_split, student
 
@@ -50,7 +50,7 @@ def as_without(model: Student, split: EncodedSplit, method: Regularizer) -> None
             "key.bias"
         ):  # attention does not depend on it: AdamW makes steps of rounding errors
             torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-3)
-    assert training._Loop is not graphed.GraphedLoop  # and afterwards nothing is recorded
+    assert _Loop is not graphed.GraphedLoop  # and afterwards nothing is recorded
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -62,16 +62,16 @@ def test_recorded_steps_train_as_others_do(still_bert: Path, method: Regularizer
 def test_the_rate_is_not_recorded_as_a_number(still_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule fills the tensor that a graph reads: the same one after a step as before, with another rate."""
     rates: list[list[torch.Tensor]] = []
-    plain = training._Loop.update
+    plain = _Loop.update
 
-    def update(loop: training._Loop, *arguments: Any) -> torch.Tensor:
+    def update(loop: _Loop, *arguments: Any) -> torch.Tensor:
         assert all(group["capturable"] for group in loop.optimizer.param_groups)
         rates.append([group["lr"] for group in loop.optimizer.param_groups])
         values.append([float(rate) for rate in rates[-1]])
         return plain(loop, *arguments)
 
     values: list[list[float]] = []
-    monkeypatch.setattr(training._Loop, "update", update)
+    monkeypatch.setattr(_Loop, "update", update)
     with graphed.graphs():
         train(student(still_bert, epochs=1, learning_rate=1e-2), random_split(LENGTHS[:12]), METHODS[0])
     assert len(values) == 3

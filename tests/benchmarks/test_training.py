@@ -10,7 +10,7 @@ import pytest
 from benchmarks import training
 from benchmarks.training import Run, Variant
 from kdcache.errors import KdcacheError
-from kdcache.models import build_model
+from kdcache.modelling.building import build_model
 
 KDCACHE = Variant("kdcache", "bfloat16")
 SLOW = Variant("kdcache", "float32")

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kdcache.errors import TrialError
-from kdcache.params import Regularizer, Student
-from kdcache.trials import TrialPlan
+from kdcache.study import Regularizer, Student
+from kdcache.trials.plan import TrialPlan
 
 
 def plan(folder: Path, seed: int) -> TrialPlan:

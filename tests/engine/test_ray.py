@@ -15,7 +15,7 @@ import pytest
 
 from kdcache.engine import run_trials
 from kdcache.errors import TrialError
-from kdcache.trials import TrialPlan
+from kdcache.trials.plan import TrialPlan
 from tests.engine.plans import (
     alive,
     die_on_seed_1,

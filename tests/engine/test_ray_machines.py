@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kdcache.engine import run_trials
-from kdcache.trials import TrialPlan
+from kdcache.trials.plan import TrialPlan
 from tests.engine.plans import plans, seeds, touch, wait_for, write
 
 ray: Any = pytest.importorskip("ray", reason="Ray is not installed: pip install 'kdcache[ray]'")

@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock, Timeout
 
 from kdcache.engine import local, run_trials, slots
-from kdcache.trials import TrialPlan
+from kdcache.trials.plan import TrialPlan
 from tests.engine.plans import plan
 from tests.engine.plans import wait_for as wait_until
 

@@ -12,20 +12,20 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from kdcache import checkpoints, hub
+from kdcache.checkpoints import find, hub
 from kdcache.errors import KdcacheError
-from kdcache.params import Model, Task
-from kdcache.sources import load_source
+from kdcache.study import Model, Task
+from kdcache.tasks.sources import load_source
 
 
 def model(name: str, revision: str) -> dict[str, Any]:
     chosen = Model(checkpoint=name, revision=revision, learning_rate=1, epochs=1, batch_size=1)
-    folder = checkpoints.find_checkpoint(chosen)
+    folder = find.find_checkpoint(chosen)
     return {
-        "commit": checkpoints.commit(chosen),
+        "commit": find.commit(chosen),
         "files": sorted(path.name for path in folder.iterdir()),
         "weights": (folder / "model.safetensors").read_bytes().hex(),
-        "start": checkpoints.start_fingerprint(chosen, 8),
+        "start": find.start_fingerprint(chosen, 8),
     }
 
 

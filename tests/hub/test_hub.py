@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdcache.hub import explain
+from kdcache.checkpoints.hub import explain
 from tests.hub.stand_in import TOKEN, Hub, Repository, serve
 
 ROOT = Path(__file__).parents[2]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from kdcache.params import load_study
-from kdcache.results import ResultsError, read_trials
+from kdcache.results.gather import ResultsError, read_trials
+from kdcache.study import load_study
 from tests import tiny_models as tiny
 from tests.hub.stand_in import TOKEN, Hub, Repository, serve
 from tests.hub.test_hub import ROOT, data_files, environment_for

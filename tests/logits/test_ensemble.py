@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 
 from kdcache.errors import CacheError
-from kdcache.fingerprint import of_json
+from kdcache.hashing.fingerprint import of_json
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 from kdcache.logits.ensemble import ensemble
 

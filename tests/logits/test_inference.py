@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache import fingerprint
 from kdcache.errors import CacheError
+from kdcache.hashing import fingerprint
+from kdcache.hashing.rows import hash_row
 from kdcache.logits import LogitCache, write_logits
-from kdcache.rows import hash_row
 from tests.launching import run_in_two_processes
 
 from .conftest import FINGERPRINTS

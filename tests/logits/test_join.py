@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdcache.errors import CacheError
+from kdcache.hashing.rows import hash_rows
 from kdcache.logits import LogitCache, LogitWriter
 from kdcache.logits.join import join
-from kdcache.rows import hash_rows
 from tests.logits.conftest import FINGERPRINTS
 
 datasets.disable_progress_bars()

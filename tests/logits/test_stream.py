@@ -420,7 +420,7 @@ def test_needs_no_torch(tmp_path):
     cache = write_cache(tmp_path)
     script = (
         "import sys\n"
-        "from kdcache.logits.reader import LogitCache\n"
+        "from kdcache.logits.cache import LogitCache\n"
         f"batches = list(LogitCache({str(cache)!r}).stream('train', 10))\n"
         "print(len(batches), 'torch' in sys.modules)\n"
     )

@@ -18,11 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from kdcache import Augmentation, AugmentedDataset, LogitCache, LogitWriter, fingerprint, write_logits
+from kdcache import Augmentation, AugmentedDataset, LogitCache, LogitWriter, write_logits
 from kdcache.errors import CacheError
+from kdcache.hashing import fingerprint
+from kdcache.hashing.rows import hash_row
 from kdcache.logits import format as cache_format
 from kdcache.logits import replay, view_seed
-from kdcache.rows import hash_row
 
 from .conftest import FINGERPRINTS, rows, write_cache
 from .test_writer import contents

@@ -125,7 +125,7 @@ def test_a_killed_stage_resumes_and_ends_as_if_nothing_had_happened(new_checkout
 
 
 def test_a_second_writer_is_refused(new_checkout: NewCheckout) -> None:
-    from kdcache.trials import exclusive
+    from kdcache.system.locks import exclusive
 
     checkout = new_checkout("busy")
     checkout.repro("prepare@weather")

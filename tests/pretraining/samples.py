@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from kdcache.pretraining import Family, PretrainingRecipe, Trainer, pack_sequences
-from stages import pretrain as stage
+from tools import pretrain as stage
 
 FAMILIES: list[Family] = ["bert", "roberta", "gpt2"]
 WORDS = ["the", "quick", "brown", "fox", "over", "a", "lazy", "dog", "and", "then", "Many", "Quiet", "roads"]

@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdcache.pretraining.batches import MASKING, batch_at
 from kdcache.pretraining.forward import prediction_loss
+from kdcache.pretraining.masking import MASKING, batch_at
 from tests.pretraining.samples import FAMILIES, make_trainer
 
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from kdcache.params import load_study
 from kdcache.pretraining import Trainer, loop
 from kdcache.pretraining import run as pretraining_run
-from stages import pretrain as stage
+from kdcache.study import load_study
 from tests.pretraining.samples import make_trainer, run, weights
+from tools import pretrain as stage
 
 KEEP = ("--keep-at", "256", "100")  # steps 4 and 2 of 64 tokens; the run has 6
 FOLDERS = ("bert-at-100", "bert-at-256", "bert")
@@ -120,7 +120,7 @@ def test_two_amounts_within_one_step_are_both_kept(saved, tmp_path):
 
 def test_the_study_names_what_its_command_makes():
     path = Path(__file__).parents[2] / "studies/pretraining-amount.yaml"
-    _, _, header = path.read_text().partition("#   python -m stages.pretrain ")
+    _, _, header = path.read_text().partition("#   python -m tools.pretrain ")
     options = stage._parse(header.partition("\n# The last")[0].replace("\n#", " ").split())
     made = [str(pretraining_run.kept_folder(options.out, tokens)) for tokens in options.keep_at]
     students = load_study(path).students.values()

@@ -67,7 +67,7 @@ def test_another_folders_tokenizer_can_be_used(saved, tmp_path):
 
 
 def test_without_options_it_writes_to_the_folder_of_the_embedded_checkpoints(saved, tmp_path, monkeypatch):
-    from stages import pretrain as stage
+    from tools import pretrain as stage
 
     monkeypatch.chdir(tmp_path)
     texts, recipes = str(saved / "corpus.parquet"), str(saved / "recipes.yaml")

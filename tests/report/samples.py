@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from kdcache.params import Study
-from kdcache.report.inputs import OPTIONAL
+from kdcache.results.reading import OPTIONAL
+from kdcache.study import Study
 
 SEEDS = [0, 1, 2, 3, 4]
 STUDENTS = [

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import altair as alt
 import pytest
 
-from kdcache.report import across, figures
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.report import across
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 
@@ -42,7 +43,7 @@ def test_the_diagram_says_the_ranks_in_order(metrics: Metrics) -> None:
     assert "kd 1.00, base 2.50, self_kd 2.50, label_smoothing 4.00, tf_reg 5.00" in drawing.alt
     assert "Critical difference 2.00" in drawing.alt
     assert drawing.title == "all pretrained students, 6 tasks; Friedman p 0.030"
-    figures.alt.Chart.from_dict(drawing.spec)  # raises SchemaValidationError
+    alt.Chart.from_dict(drawing.spec)  # raises SchemaValidationError
 
 
 def test_without_the_file_there_is_nothing(tmp_path: Path) -> None:

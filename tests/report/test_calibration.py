@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import altair as alt
 import pytest
 
-from kdcache.report import calibration, figures
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.report import calibration
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 
@@ -58,7 +59,7 @@ def test_a_diagram_per_student_without_the_smallest_bins(metrics: Metrics) -> No
     assert "base 15.3 points above" in drawn[0].alt  # (90 x 10 + 100 x 20) / 190
     (values,) = (data["values"] for data in _data(drawn[0].spec) if len(data["values"]) > 2)
     assert {value["rows"] for value in values} == {90, 100}
-    figures.alt.Chart.from_dict(drawn[0].spec)  # raises SchemaValidationError
+    alt.Chart.from_dict(drawn[0].spec)  # raises SchemaValidationError
 
 
 def _data(spec: dict) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.report.claims import claims, in_short
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 

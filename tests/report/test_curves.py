@@ -5,7 +5,7 @@ from pathlib import Path
 import altair as alt
 
 from kdcache.report import curves
-from kdcache.report.inputs import read_metrics
+from kdcache.results.reading import read_metrics
 from tests.report import samples
 
 

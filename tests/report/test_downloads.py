@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.report import downloads
-from kdcache.report.inputs import read_metrics
+from kdcache.results.reading import read_metrics
 from tests.report import samples
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from kdcache.report import origin
-from kdcache.report.inputs import read_metrics
+from kdcache.results.reading import read_metrics
 from tests.report import samples
 
 

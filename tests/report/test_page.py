@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from kdcache.report import page as page_module
-from kdcache.report.figures import panels
-from kdcache.report.inputs import read_metrics
+from kdcache.report.charts import panels
 from kdcache.report.page import render, write_report
+from kdcache.results.reading import read_metrics
+from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import across, calibration_comparisons, compare, summary
-from kdcache.statistics.files import write_summary, write_table
 from stages import report as stage
 from tests.report import samples
 from tests.statistics.helpers import make_study, make_trials

@@ -13,7 +13,7 @@ import pytest
 from kdcache.cli import main
 from kdcache.errors import ComparisonError
 from kdcache.report import paper
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 HOSTILE = r"a_b & 100% {$x^2$} #1 ~\ |<[*]>"

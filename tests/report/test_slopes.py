@@ -8,7 +8,7 @@ import altair as alt
 import pytest
 
 from kdcache.report import slopes
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 KD = samples.interaction()[0]

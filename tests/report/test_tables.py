@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from kdcache.errors import ComparisonError
-from kdcache.report import tables
-from kdcache.report.inputs import Metrics, read_metrics
+from kdcache.report import comparisons, costs, tables
+from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
 
@@ -48,7 +48,7 @@ def test_a_regularizer_that_the_study_dropped_is_in_no_table(metrics: Metrics) -
 
 
 def test_teacher_costs(metrics: Metrics) -> None:
-    cost = tables.costs(metrics, samples.study())
+    cost = costs.costs(metrics, samples.study())
     small, resnet = cost.teachers
     # kd on two students with five seeds; 2 x 104 s; 100 s + 10 trials x 8 epochs x 4 s
     assert (small.readers, small.once) == ("10 trials of 2 students", "104 s")
@@ -67,7 +67,7 @@ def test_a_method_s_own_teacher_is_read_in_place_of_the_students(metrics: Metric
     study = samples.study()
     kd = study.distillers["kd"].model_copy(update={"teacher": ("resnet",)})
     study = study.model_copy(update={"distillers": {**study.distillers, "kd": kd}})
-    small, resnet = tables.costs(metrics, study).teachers
+    small, resnet = costs.costs(metrics, study).teachers
     assert (small.readers, resnet.readers) == ("0 trials of 0 students", "5 trials of 1 student")
 
 
@@ -77,7 +77,7 @@ def test_each_member_of_an_ensemble_is_read_and_a_trial_is_counted_once(metrics:
     study = study.model_copy(update={"students": {**study.students, "vit-tiny": vit}})
     huge = metrics.cost[metrics.cost["model"] == "resnet"].assign(model="huge", seconds=50.0)
     everything = pd.concat([metrics.cost, huge], ignore_index=True)
-    cost = tables.costs(replace(metrics, cost=everything), study)
+    cost = costs.costs(replace(metrics, cost=everything), study)
     assert [(row.teacher, row.readers) for row in cost.teachers] == [
         ("bert-small", "10 trials of 2 students"),
         ("resnet", "5 trials of 1 student"),
@@ -95,7 +95,7 @@ def test_the_cache_pays_from_the_second_pass_on(
     study = samples.study()
     short = study.students["vit-tiny"].model_copy(update={"epochs": epochs})
     few = metrics.cost[metrics.cost["seed"].isna() | (metrics.cost["seed"] < seeds)]
-    cost = tables.costs(
+    cost = costs.costs(
         replace(metrics, cost=few),
         study.model_copy(update={"students": study.students | {"vit-tiny": short}}),
     )
@@ -105,7 +105,7 @@ def test_the_cache_pays_from_the_second_pass_on(
 def test_the_views_of_an_augmented_task_are_paid_once_too(metrics: Metrics) -> None:
     caching = metrics.cost[(metrics.cost["kind"] == "cache") & (metrics.cost["model"] == "resnet")]
     views = caching.assign(kind="views", seconds=160.0)
-    cost = tables.costs(replace(metrics, cost=pd.concat([metrics.cost, views])), samples.study())
+    cost = costs.costs(replace(metrics, cost=pd.concat([metrics.cost, views])), samples.study())
     resnet = cost.teachers[1]
     # 100 s of training, 4 s and 160 s of logits; online still 100 s + 5 trials x 8 epochs x 4 s: 160 s a student
     assert (resnet.cached, resnet.once, resnet.online) == ("2.7 min", "4.4 min", "4.3 min")
@@ -117,18 +117,18 @@ def test_the_unlabelled_rows_are_paid_once_and_passed_by_who_uses_them(metrics: 
     more = caching.assign(kind="unlabelled", seconds=6.0)
     study, costs = samples.study(), replace(metrics, cost=pd.concat([metrics.cost, more]))
     # 100 s of training, 4 s and 6 s of logits; online 100 s + 5 trials x 8 epochs x 4 s
-    ignored = tables.costs(costs, study).teachers[1]
+    ignored = costs.costs(costs, study).teachers[1]
     assert (ignored.cached, ignored.once, ignored.online) == ("10 s", "110 s", "4.3 min")
     use = study.distillers["kd"].model_copy(update={"unlabelled": "use"})
     study = study.model_copy(update={"distillers": {**study.distillers, "kd": use}})
     # 100 s + 5 x 8 x (4 + 6) s
-    assert tables.costs(costs, study).teachers[1].online == "8.3 min"
+    assert costs.costs(costs, study).teachers[1].online == "8.3 min"
 
 
 def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:
     unread = metrics.cost[metrics.cost["regularizer"] != "kd"]
     assert [
-        row.break_even for row in tables.costs(replace(metrics, cost=unread), samples.study()).teachers
+        row.break_even for row in costs.costs(replace(metrics, cost=unread), samples.study()).teachers
     ] == [*("–", "–")]
 
 
@@ -164,7 +164,7 @@ def test_seeds_to_settle_say_what_they_would_show(metrics: Metrics) -> None:
 def test_every_comparison_can_be_sorted_and_searched(metrics: Metrics) -> None:
     metrics.comparisons.loc[0, "sd"] = float("nan")
     metrics.comparisons.loc[0, "t_p"] = float("nan")
-    headings, rows = tables.all_comparisons(metrics.comparisons)
+    headings, rows = comparisons.all_comparisons(metrics.comparisons)
     assert "Cliff’s delta" not in headings  # a column that the sample has not
     first = dict(zip(headings, rows[0].numbers, strict=True))
     assert (first["difference"].text, first["difference"].key) == ("+0.10", "0.1")
@@ -174,13 +174,13 @@ def test_every_comparison_can_be_sorted_and_searched(metrics: Metrics) -> None:
 
 
 def test_online_is_the_sum_over_teachers(metrics: Metrics) -> None:
-    cost = tables.costs(metrics, samples.study())
+    cost = costs.costs(metrics, samples.study())
     assert cost.online == 100 + 10 * 8 * 4 + 100 + 5 * 8 * 4
     assert cost.device == "cpu"
 
 
 def test_a_pool_of_one_pair_is_left_out(metrics: Metrics) -> None:
-    (row,) = tables.interaction(metrics)
+    (row,) = comparisons.interaction(metrics)
     assert row.where == "bbc-headlines: bert-tiny-scratch against bert-tiny"
     assert (row.difference, row.p, row.n, row.verdict) == ("+1.95", "0.004", "5 seeds", "supported")
 

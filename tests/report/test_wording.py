@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from kdcache.params import Regularizer
 from kdcache.report import wording
+from kdcache.study import Regularizer
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.errors import TaskError
-from kdcache.tasks import read_card
+from kdcache.tasks.card import read_card
 from stages import stage_errors
 from stages.prepare import main
 

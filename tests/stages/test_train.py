@@ -11,7 +11,7 @@ import pytest
 
 from kdcache import engine
 from kdcache.logits import Fingerprints, LogitWriter
-from kdcache.trials import TrialPlan
+from kdcache.trials.plan import TrialPlan
 from stages import cache, prepare, teach, train
 
 STUDY = """

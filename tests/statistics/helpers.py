@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.params import Study
+from kdcache.study import Study
 
 TRAINING: dict[str, Any] = {"learning_rate": 1e-3, "epochs": 1, "batch_size": 8}
 

@@ -11,9 +11,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kdcache.errors import ComparisonError
-from kdcache.params import Study
-from kdcache.statistics import calibration_comparisons, compare, interaction, summary
+from kdcache.statistics import calibration_comparisons, compare, interactions, summary
 from kdcache.statistics.calibration import COLUMNS
+from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
 METHODS = ("up", "down")
@@ -85,7 +85,7 @@ def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
     table.loc[(table["student"] == "raw") & (table["regularizer"] == "down"), "nll"] -= 1.0
     frame = compare(table, study)
     assert frame["verdict"].tolist() == ["worse", "better"] * 2
-    gains = interaction(table, study).set_index(["scope", "regularizer"])
+    gains = interactions(table, study).set_index(["scope", "regularizer"])
     assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(100.0)  # 1 nat less is 100 points more
     claims = {claim["id"]: claim for claim in summary(table, study, frame)["claims"]}
     assert claims["scratch_some_better"]["better"] == 1

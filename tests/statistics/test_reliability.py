@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.scoring import ece
+from kdcache.results.scoring import ece
 from kdcache.statistics.reliability import COLUMNS, reliability_bins, reliability_table
 from tests.statistics.helpers import make_study
 

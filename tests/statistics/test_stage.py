@@ -11,9 +11,9 @@ import pytest
 
 import stages.compare
 from kdcache.errors import KdcacheError
-from kdcache.params import Study
-from kdcache.results import Block, Outputs
-from kdcache.trials import TrialResult
+from kdcache.results.gather import Block, Outputs
+from kdcache.study import Study
+from kdcache.trials.result import TrialResult
 from tests.statistics.helpers import make_study, make_trials
 
 CURVES = pd.DataFrame({"task": ["news"], "epoch": [1], "loss": [0.5]})

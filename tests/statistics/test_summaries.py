@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from kdcache.errors import KdcacheError
-from kdcache.params import Study
+from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import compare, headline, summary
-from kdcache.statistics.files import write_summary, write_table
+from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
 PAIR = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}

@@ -1,4 +1,4 @@
-"""Scores under row weights: equal to `kdcache.scoring` on the rows repeated, draw by draw."""
+"""Scores under row weights: equal to `kdcache.results.scoring` on the rows repeated, draw by draw."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache import scoring
+from kdcache.results import scoring
 from kdcache.statistics import weighted
 
 CLASSES = {"accuracy": scoring.accuracy, "macro_f1": scoring.macro_f1, "matthews": scoring.matthews}
@@ -67,7 +67,7 @@ def test_by_hand() -> None:
 def test_every_metric_of_a_task_has_a_weighted_version() -> None:
     from typing import get_args
 
-    from kdcache.params import Metric
+    from kdcache.study import Metric
 
     metrics: Any = get_args(Metric)
     assert set(weighted.SCORES) == set(metrics)

@@ -13,9 +13,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 import pandas as pd
 
-from kdcache.params import Study
 from kdcache.statistics.evidence import Points
 from kdcache.statistics.verdicts import points_table
+from kdcache.study import Study
 
 Scope: TypeAlias = Literal["student", "init"]
 Cells: TypeAlias = Mapping[tuple[str, str, str], Points]

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from kdcache.statistics.tests import ROUNDING
+from kdcache.statistics.significance import ROUNDING
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdcache.errors import ComparisonError
-from kdcache.statistics import tests
+from kdcache.statistics import significance
 
 CHUNK = 2_000_000  # random signs held at once
 
@@ -35,7 +35,7 @@ def stratified_permutation(tasks: Sequence[ArrayLike], seed: int = 0) -> float |
 
 def flips(d: NDArray[np.float64], seed: int = 0) -> float:
     """Two-sided p of the sum of `d` under sign flips: exact up to 16 values, else seeded draws."""
-    return tests.sign_flip(d) if d.size <= tests.EXACT else _sampled(d, seed)
+    return significance.sign_flip(d) if d.size <= significance.EXACT else _sampled(d, seed)
 
 
 def _sampled(d: NDArray[np.float64], seed: int) -> float:
@@ -45,12 +45,12 @@ def _sampled(d: NDArray[np.float64], seed: int) -> float:
     order of the differences nor their sign moves the draws.
     """
     size = np.sort(np.abs(d))
-    observed = abs(float(d.sum())) - tests.ROUNDING * float(size.sum())
+    observed = abs(float(d.sum())) - significance.ROUNDING * float(size.sum())
     rng = np.random.default_rng(seed)
-    extreme, left, rows = 0, tests.RESAMPLES, max(1, CHUNK // d.size)
+    extreme, left, rows = 0, significance.RESAMPLES, max(1, CHUNK // d.size)
     while left:
         count = min(rows, left)
         signs = rng.integers(0, 2, size=(count, d.size), dtype=np.int8) * 2.0 - 1.0
         extreme += int(np.sum(np.abs(signs @ size) >= observed))
         left -= count
-    return (1 + extreme) / (1 + tests.RESAMPLES)
+    return (1 + extreme) / (1 + significance.RESAMPLES)

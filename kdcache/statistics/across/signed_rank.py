@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from kdcache.errors import ComparisonError
-from kdcache.statistics import tests
+from kdcache.statistics import significance
 from kdcache.statistics.across.permutation import flips
 from kdcache.statistics.across.ranks import DECIMALS
 
@@ -85,5 +85,5 @@ def _theta(weights: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[
 
 def _winners(theta: NDArray[np.float64]) -> list[float]:
     """How often each column is the largest; equal ones (to rounding) share the draw."""
-    largest = theta >= theta.max(axis=1, keepdims=True) - tests.ROUNDING
+    largest = theta >= theta.max(axis=1, keepdims=True) - significance.ROUNDING
     return [float(share) for share in (largest / largest.sum(axis=1, keepdims=True)).mean(axis=0)]

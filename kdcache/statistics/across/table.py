@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdcache.params import Study
-from kdcache.statistics import tests
+from kdcache.statistics import significance
 from kdcache.statistics.across.bootstrap import interquartile_mean, probability_of_improvement
 from kdcache.statistics.across.groups import Group, groups
 from kdcache.statistics.across.mixed import mixed_model
@@ -17,6 +16,7 @@ from kdcache.statistics.across.permutation import stratified_permutation
 from kdcache.statistics.across.ranks import critical_difference, friedman, mean_ranks
 from kdcache.statistics.across.signed_rank import bayesian_signed_rank, wilcoxon
 from kdcache.statistics.families import correct_by_family
+from kdcache.study import Study
 
 COLUMNS = (
     "scope", "group", "init", "regularizer", "metric", "tasks", "trials",
@@ -134,15 +134,15 @@ def _compared(
     means = [float(np.mean(values)) for values in d.values()]
     return {
         **_mean_difference(means, 1 - study.comparison.alpha),
-        "wilcoxon_p": wilcoxon(means), "wilcoxon_floor": tests.sign_flip_floor(len(d)),
+        "wilcoxon_p": wilcoxon(means), "wilcoxon_floor": significance.sign_flip_floor(len(d)),
         "permutation_p": stratified_permutation(list(d.values())),
-        "permutation_floor": tests.sign_flip_floor(sum(map(len, d.values()))),
+        "permutation_floor": significance.sign_flip_floor(sum(map(len, d.values()))),
         **_improvement(group, method, list(d), study), **_bayes(dict(zip(d, means, strict=True)), study),
     }  # fmt: skip
 
 
 def _mean_difference(means: list[float], confidence: float) -> dict[str, Any]:
-    interval = tests.mean_interval(tests.differences(means, [0.0] * len(means)), confidence)
+    interval = significance.mean_interval(significance.differences(means, [0.0] * len(means)), confidence)
     return {"difference": interval.mean, "ci_low": interval.ci_low, "ci_high": interval.ci_high}
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kdcache.errors import ComparisonError
 from kdcache.statistics.across.permutation import stratified_permutation
-from kdcache.statistics.tests import RESAMPLES, paired_t, sign_flip
+from kdcache.statistics.significance import RESAMPLES, paired_t, sign_flip
 
 BLOCK = st.lists(st.integers(-12, 12).map(lambda n: n / 4), min_size=1, max_size=4)
 BLOCKS = st.lists(BLOCK, min_size=2, max_size=3)

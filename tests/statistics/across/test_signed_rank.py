@@ -12,7 +12,7 @@ from scipy import stats
 
 from kdcache.errors import ComparisonError
 from kdcache.statistics.across.signed_rank import DRAWS, bayesian_signed_rank, wilcoxon
-from kdcache.statistics.tests import RESAMPLES
+from kdcache.statistics.significance import RESAMPLES
 
 POINTS = st.lists(st.integers(-20, 20).map(lambda n: n / 4), min_size=2, max_size=9)
 MONTE_CARLO = 4 * np.sqrt(2 * 0.25 / DRAWS)  # four standard errors of the difference of two shares

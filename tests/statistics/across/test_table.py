@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdcache.params import Study
 from kdcache.statistics import across, compare
 from kdcache.statistics.across.groups import groups
 from kdcache.statistics.across.permutation import stratified_permutation
 from kdcache.statistics.across.table import COLUMNS, ONE_TASK
+from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
 TASKS = ("a", "b", "c", "d", "e", "f")

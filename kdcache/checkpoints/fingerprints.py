@@ -1,0 +1,161 @@
+"""Fingerprints of a checkpoint: its weights, its configuration, its tokenizer.
+
+The way a checkpoint is cut into files changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError, ModelError
+from kdcache.hashing.fingerprint import CHUNK, of_file, of_json
+from kdcache.system.files import read_json
+
+# Keys of config.json that say who wrote the file or how, not what the model computes.
+VOLATILE_CONFIG_KEYS = frozenset(
+    {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
+)
+
+# Keys of a tokenizer's settings that say where its files were found: transformers writes them when it saves one.
+VOLATILE_TOKENIZER_KEYS = frozenset(
+    {"is_local", "local_files_only", "name_or_path", "tokenizer_file", "vocab_file"}
+)
+TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "preprocessor_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "spm.model",
+    "sentencepiece.model",
+    "sentencepiece.bpe.model",
+    "bpe.codes",
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+)
+
+
+def of_weights(folder: Path) -> str:
+    """What a checkpoint folder computes: its config and the name, type, shape and bytes of every tensor.
+
+    The config is canonical JSON without `VOLATILE_CONFIG_KEYS` (at any depth). Tensors come from every
+    `*.safetensors` of the folder, so one file or many shards give the same answer. A folder with a config and
+    no weights (an architecture to be initialised) is allowed: only the config counts.
+
+    Raises:
+        ModelError: no config.json, a file that is no safetensors file, a tensor that is in two files, or
+            weights in another format only.
+    """
+    folder = Path(folder)
+    config = _config(folder)
+    tensors: dict[str, list[Any]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        for name, tensor in _tensors(file):
+            if name in tensors:
+                raise ModelError(f"{file}: tensor {name!r} is also in another file of {folder}")
+            tensors[name] = tensor
+    if not tensors:
+        _refuse_other_weights(folder)
+    return of_json({"config": config, "tensors": tensors})
+
+
+def of_config(folder: Path) -> str:
+    """A checkpoint's architecture: its config.json as canonical JSON, without `VOLATILE_CONFIG_KEYS`.
+
+    Raises:
+        ModelError: there is no config.json, or it is not JSON.
+    """
+    return of_json(_config(Path(folder)))
+
+
+def of_tokenizer(folder: Path) -> str:
+    """The tokenizer and preprocessor files of a checkpoint folder (those of `TOKENIZER_FILES` that exist).
+
+    Settings count as JSON, without keys that say where the files came from; vocabularies by their bytes.
+
+    Raises:
+        ModelError: none of them is there, or one that should be JSON is not.
+    """
+    folder = Path(folder)
+    present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not present:
+        raise ModelError(f"{folder}: no tokenizer or preprocessor file (one of {', '.join(TOKENIZER_FILES)})")
+    return of_json({name: _tokenizer_file(folder / name) for name in present})
+
+
+def _tokenizer_file(path: Path) -> Any:
+    if path.name not in TOKENIZER_SETTINGS:
+        return of_file(path)
+    try:
+        return _without(read_json(path), VOLATILE_TOKENIZER_KEYS)
+    except KdcacheError as error:
+        raise ModelError(str(error)) from None
+
+
+def _config(folder: Path) -> Any:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder}: no config.json here, so this is no checkpoint folder")
+    try:
+        return _without(read_json(file), VOLATILE_CONFIG_KEYS)
+    except KdcacheError as error:
+        raise ModelError(str(error)) from None
+
+
+def _without(value: Any, keys: frozenset[str]) -> Any:
+    """The JSON value without these keys, at any depth."""
+    if isinstance(value, dict):
+        return {key: _without(item, keys) for key, item in value.items() if key not in keys}
+    if isinstance(value, list):
+        return [_without(item, keys) for item in value]
+    return value
+
+
+def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
+    """(name, [dtype, shape, sha256 of its bytes]) of every tensor, read without loading torch.
+
+    A safetensors file is: header size (8 bytes, little-endian), header (JSON), data; offsets count from the
+    end of the header.
+    """
+    try:
+        with file.open("rb") as handle:
+            size = struct.unpack("<Q", handle.read(8))[0]
+            if not 2 <= size <= file.stat().st_size - 8:
+                raise ValueError("header size does not fit the file")
+            header = json.loads(handle.read(size))
+            header.pop("__metadata__", None)
+            start = 8 + size
+            return [(name, [*_tensor(handle, start, info, file)]) for name, info in header.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise ModelError(f"{file}: is no whole safetensors file ({error}); fetch or train it again") from None
+
+
+def _tensor(handle: Any, start: int, info: dict[str, Any], file: Path) -> tuple[str, list[int], str]:
+    begin, end = info["data_offsets"]
+    if not 0 <= begin <= end <= file.stat().st_size - start:
+        raise ValueError("a tensor lies outside the file")
+    handle.seek(start + begin)
+    digest, left = hashlib.sha256(), end - begin
+    while left:
+        block = handle.read(min(CHUNK, left))
+        if not block:
+            raise ValueError("the file ends inside a tensor")
+        digest.update(block)
+        left -= len(block)
+    return str(info["dtype"]), list(info["shape"]), digest.hexdigest()
+
+
+def _refuse_other_weights(folder: Path) -> None:
+    for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack"):
+        for file in sorted(folder.glob(pattern)):
+            raise ModelError(
+                f"{file}: weights must be safetensors; convert the checkpoint with save_pretrained"
+            )

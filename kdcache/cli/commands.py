@@ -1,0 +1,321 @@
+"""The commands. Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is.
+
+Every KdcacheError prints as one message on standard error and ends with exit code 1, without a traceback. What only
+some commands need (scoring, torch, data sets) is imported by them, so that the others start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from kdcache.cli import printing
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.logits import LogitCache
+from kdcache.study import UNLABELLED, load_study
+
+app = typer.Typer(
+    name="kdcache", help="Look at studies and logit caches.", no_args_is_help=True, add_completion=False
+)
+Cache = Annotated[Path, typer.Argument(help="A logit cache's folder (it holds manifest.json).")]
+Split = Annotated[str | None, typer.Option(help="Only this split; default: all.")]
+Task = Annotated[Path | None, typer.Option(help="The prepared task's folder (it holds card.json).")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; never returns normally (SystemExit carries the exit code)."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="kdcache")
+    except KdcacheError as error:
+        print(f"kdcache: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+@app.command()
+def check(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Check a study file: all its mistakes at once, before anything runs."""
+    study = load_study(params)
+    configurations = len(list(study.configurations()))
+    found = {
+        "path": str(params),
+        "tasks": len(study.tasks),
+        "teachers": len(study.teachers),
+        "students": len(study.students),
+        "configurations": configurations,
+        "seeds": len(study.seeds),
+        "trials": configurations * len(study.seeds),
+    }
+    text = (
+        "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
+        "{configurations} configurations x {seeds} seeds = {trials} trials"
+    )
+    _print_json(found) if as_json else typer.echo(text.format(**found))
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages; default: all of dvc.yaml.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="When a stage fails, run those that do not need it.")
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Do not make again what is only not here, such as a teacher."),
+    ] = False,
+) -> None:
+    """Do what `dvc repro` does, with several independent stages at once on this machine."""
+    from kdcache.repro.driver import reproduce  # imports DVC
+
+    raise typer.Exit(reproduce(targets or [], jobs, keep_going, allow_missing))
+
+
+@app.command()
+def plan(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Where the stages keep tasks/, logits/ and trials/.")] = Path(
+        "data"
+    ),
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Time a few steps of each model on each task, on this machine."),
+    ] = False,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]", help="Rows of a task that is not prepared."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
+
+    Hours come from finished runs, or from --calibrate, which fetches a hub model's configuration and tokenizer but no
+    weights; nothing else asks a network.
+    """
+    from kdcache.cli.plans import find_plan
+
+    found = find_plan(params, data, rows or [], calibrate)
+    _print_json(found) if as_json else printing.print_plan(found)
+
+
+@app.command()
+def table(
+    what: Annotated[
+        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="Which table.")
+    ] = "main",
+    form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
+    metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+) -> None:
+    """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
+    from kdcache.report.paper import paper_table
+    from kdcache.results.reading import read_metrics
+
+    typer.echo(paper_table(read_metrics(metrics), load_study(params), what, form))
+
+
+@app.command()
+def compare_runs(
+    a: Annotated[str, typer.Argument(help="A Git revision, a DVC experiment, or a folder with a study.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics folder in each.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
+    from kdcache.cli.compare_runs import compared, print_compared, read_run
+
+    one, other = (read_run(name, params, metrics) for name in (a, b))
+    _print_json(compared(one, other)) if as_json else print_compared(one, other)
+
+
+@app.command()
+def info(cache: Cache, as_json: Json = False) -> None:
+    """What a logit cache holds, what it was computed from and what that cost."""
+    found = LogitCache(cache).info()
+    _print_json(found) if as_json else printing.print_info(found)
+
+
+@app.command()
+def head(
+    cache: Cache,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to show.")] = 10,
+    split: Split = None,
+    task: Task = None,
+    as_json: Json = False,
+) -> None:
+    """The first rows by id with their top probabilities; with --task also their text and label."""
+    from kdcache.cli.head import head_of
+
+    opened = LogitCache(cache)
+    heads = {name: head_of(opened, name, rows, task) for name in _splits(opened, split)}
+    if as_json:
+        _print_json({"path": str(cache), "splits": heads})
+    else:
+        printing.print_heads(opened, heads, with_task=task is not None)
+
+
+@app.command()
+def verify(
+    cache: Cache,
+    quick: Annotated[bool, typer.Option(help="Only files, sizes and footers, not every byte.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="TEACHER", help="Also re-run this teacher's checkpoint; needs --task."),
+    ] = None,
+    task: Task = None,
+    split: Annotated[str | None, typer.Option(help="Re-run on this split; default: all.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Random rows to re-run the teacher on, of each split.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Which random rows.")] = 0,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Largest |difference| / (1 + |cached logit|); bfloat16 needs about 0.1."),
+    ] = 1e-3,
+    as_json: Json = False,
+) -> None:
+    """Check a logit cache for damage: every checksum and every value, unless --quick.
+
+    With --against the teacher is run again on some random rows, and its logits are compared with the cached ones.
+    """
+    if (against is None) != (task is None):
+        raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
+    opened = LogitCache(cache)
+    whole = opened.verify("quick" if quick else "full")
+    found: dict[str, Any] = {"path": str(cache), **asdict(whole)}
+    text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
+    if against is not None and task is not None:
+        from kdcache.cli.against import rerun  # imports torch
+
+        found["against"] = rerun(opened, _splits(opened, split), against, task, rows, seed, tolerance)
+        text += (
+            "\n{teacher}: gives the same logits on {rows} rows (largest relative difference {difference:.2g})"
+        )
+        text = text.format(**found["against"])
+    _print_json(found) if as_json else typer.echo(text)
+
+
+@app.command()
+def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = False) -> None:
+    """How sure a teacher is and what it predicts; with --task also how often it is right, and its calibration."""
+    from kdcache.cli.analysis import stats as stats_of
+    from kdcache.cli.analysis import task_rows
+
+    opened = LogitCache(cache)
+    found = []
+    for name in _splits(opened, split):
+        labels = None
+        if task is not None and name != UNLABELLED:
+            labels = task_rows(opened, name, task, ["label"])["label"].to_numpy()
+        found.append(stats_of(opened, name, labels))
+    if as_json:
+        _print_json({"path": str(cache), "splits": {item["split"]: item for item in found}})
+    else:
+        printing.print_stats(opened, found)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A logit cache's folder.")],
+    b: Annotated[Path, typer.Argument(help="Another cache's folder, of the same data.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; default: all that both have.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where two teachers differ: how often they disagree, and how far apart their probabilities are."""
+    from kdcache.cli.analysis import diff as diff_of
+
+    one, other = LogitCache(a), LogitCache(b)
+    names = [name for name in _splits(one, split) if split or name in other.splits]
+    if not names:
+        raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
+    found = [diff_of(one, other, name) for name in names]
+    if as_json:
+        _print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in found}})
+    else:
+        printing.print_diffs(str(a), str(b), found)
+
+
+@app.command()
+def export(
+    cache: Cache,
+    out: Annotated[
+        str, typer.Argument(help="A file ending in .csv, .jsonl or .parquet, or a folder ending in /.")
+    ],
+    split: Split = None,
+    task: Task = None,
+    form: Annotated[
+        Literal["csv", "jsonl", "parquet", "dataset"] | None,
+        typer.Option("--format", help="Default: as OUT ends. `dataset`: a Hugging Face data set's folder."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a logit cache to one file or as a Hugging Face data set, its rows sorted by split and id.
+
+    In CSV and JSON lines a row hash is 16 hexadecimal digits (many readers lose 64-bit integers). A data set
+    (`datasets.load_from_disk`) also gets the task's columns with --task.
+    """
+    from kdcache.cli.exports import write_export
+
+    opened = LogitCache(cache)
+    names = _splits(opened, split)
+    chosen = write_export(opened, names, out, form, task)
+    rows = sum(opened.manifest.splits[name].rows for name in names)
+    found = {"path": out, "format": chosen, "splits": names, "rows": rows}
+    _print_json(found) if as_json else typer.echo(f"{out}: {rows} rows")
+
+
+@app.command()
+def ensemble(
+    out: Annotated[Path, typer.Argument(help="The new cache's folder.")],
+    caches: Annotated[list[Path], typer.Argument(help="The caches to combine, two or more.")],
+    of: Annotated[
+        Literal["logits", "probabilities"], typer.Option(help="The mean of what the new logits are.")
+    ] = "logits",
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A cache's weight; once for each, in their order.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a cache that is at OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one logit cache of several teachers' caches: the mean of their logits or of their probabilities."""
+    from kdcache.logits.ensemble import ensemble as make_ensemble
+
+    if len(caches) < 2:
+        raise CacheError(
+            f"{out}: an ensemble is made of two caches or more, found {len(caches)} (OUT comes first)"
+        )
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CacheError(
+            f"{out}: is there already; name a new folder first (OUT CACHE CACHE ...), or --overwrite"
+        )
+    found = make_ensemble(caches, out, of=of, weights=weight or None).info()
+    rows = sum(found["rows"].values())
+    _print_json(found) if as_json else typer.echo(
+        f"{out}: the mean {of} of {len(caches)} caches, {rows} rows"
+    )
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    typer.echo(json.dumps(value, allow_nan=False))
+
+
+def _splits(cache: LogitCache, split: str | None) -> list[str]:
+    if split is None:
+        return cache.splits
+    if split not in cache.splits:
+        raise CacheError(
+            f"{cache.path}: no split {split!r} in this cache (there are: {', '.join(cache.splits)})"
+        )
+    return [split]

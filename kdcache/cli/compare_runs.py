@@ -1,0 +1,151 @@
+"""Runs to compare: from a folder, or from a Git revision without checking it out.
+
+`dvc exp run` keeps its experiments as Git commits too, so their names and hashes are revisions here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.table import Table
+
+from kdcache.cli import printing
+from kdcache.errors import ComparisonError
+from kdcache.report import wording
+from kdcache.results.reading import NEEDED, read_table
+from kdcache.statistics.runs import Change, Run, Side, changes, different_params
+
+Read = Callable[[Path], str]
+
+
+def read_run(name: str, params: Path, metrics: Path) -> Run:
+    """The run in a folder or a Git revision.
+
+    Args:
+        name: a folder that holds a study, or a revision of the repository around the working folder.
+        params, metrics: the study file and the metrics folder, relative to it.
+
+    Raises:
+        ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
+    """
+    read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
+    found = [
+        read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", (*NEEDED[table], *more))
+        for table, more in (("trials", ["identity"]), ("comparisons", []))
+    ]
+    return Run(name, _params(read(params), f"{name}: {params}"), *found)
+
+
+def _params(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ComparisonError(f"{where}: expected YAML, found: {error}") from None
+    if not isinstance(content, dict):
+        raise ComparisonError(f"{where}: expected a study, found {type(content).__name__}")
+    return content
+
+
+def _folder(folder: Path) -> Read:
+    def read(path: Path) -> str:
+        try:
+            return (folder / path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not text"
+            raise ComparisonError(
+                f"{folder / path}: cannot be read ({reason}); run `dvc repro` there"
+            ) from None
+
+    return read
+
+
+def _revision(name: str) -> Read:
+    commit = _commit(name)
+
+    def read(path: Path) -> str:
+        text = _git("show", f"{commit}:./{path.as_posix()}")
+        if text is None:
+            raise ComparisonError(
+                f"{name}: has no {path} ({commit[:9]}); were its results committed? --params and --metrics say where "
+                "the study file and the metrics folder are"
+            )
+        return text
+
+    return read
+
+
+def _commit(name: str) -> str:
+    """The commit of a branch, tag, hash or DVC experiment."""
+    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    experiments = (
+        "" if found else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+    )
+    named = {line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")}
+    if not found and not named:
+        raise ComparisonError(
+            f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
+        )
+    if len(named) > 1:  # DVC keeps a name for each commit that experiments began from
+        raise ComparisonError(
+            f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
+        )
+    return found.strip() if found else named.pop()
+
+
+def _git(*arguments: str) -> str | None:
+    """What Git prints; None when it refuses."""
+    try:
+        done = subprocess.run(
+            ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
+        )
+    except FileNotFoundError:
+        raise ComparisonError("git is not installed, so only folders can be compared") from None
+    return done.stdout if done.returncode == 0 else None
+
+
+def compared(a: Run, b: Run) -> dict[str, Any]:
+    """Both runs as one JSON-like object."""
+    params = [{"path": path, "a": one, "b": other} for path, one, other in different_params(a, b)]
+    return {"a": a.name, "b": b.name, "params": params, "configurations": list(map(asdict, changes(a, b)))}
+
+
+def print_compared(a: Run, b: Run) -> None:
+    """Two tables: the parameters that differ, and every configuration."""
+    printing.show(f"a: {printing.cell(a.name)}\nb: {printing.cell(b.name)}")
+    different = different_params(a, b)
+    if different:
+        parameters = Table("parameter", "a", "b")
+        for row in different:
+            parameters.add_row(*map(printing.cell, row))
+        printing.show(parameters)
+    else:
+        printing.show("No parameter differs.")
+    table = Table("task", "student", "regularizer")
+    for head in ("a", "b", "b - a", "95% interval"):
+        table.add_column(head, justify="right")
+    for head in ("verdict a", "verdict b", ""):
+        table.add_column(head)
+    for change in changes(a, b):
+        table.add_row(*map(printing.cell, _row(change)))
+    printing.show(table)
+    printing.show(
+        "Scores in points, mean ± sd over seeds. b - a is matched by seed; its interval stands alone, uncorrected."
+    )
+
+
+def _row(change: Change) -> list[str]:
+    names = [change.task, change.student, change.regularizer, _score(change.a), _score(change.b)]
+    if change.same:
+        return [*names, "", "", change.a.verdict, change.b.verdict, "same trials"]
+    interval = "" if change.ci_low is None else wording.interval(change.ci_low, change.ci_high)
+    moved = "" if change.change is None else wording.signed(change.change)
+    return [*names, moved, interval, change.a.verdict, change.b.verdict, change.note]
+
+
+def _score(side: Side) -> str:
+    return "" if not side.seeds else wording.mean_sd(side.mean, side.sd)

@@ -1,0 +1,57 @@
+"""The rows that `kdcache head` shows, with what a prepared task knows of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from scipy.special import softmax
+
+from kdcache.cli.analysis import class_names, task_rows
+from kdcache.logits import LogitCache
+
+
+def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list[dict[str, Any]]:
+    """The first rows by id: `id`, `row_hash` (hex), with a task its columns, `logits` and (K > 1) `probabilities`.
+
+    A cache with V views has V of them for each row, with their `view`.
+    """
+    part = cache.split(split)
+    known = [{}] * len(part.ids) if task is None else _task_columns(cache, split, rows, task)
+    found = []
+    for index in range(min(rows, len(part.ids))):
+        row = {"id": int(part.ids[index]), "row_hash": f"{part.row_hashes[index]:016x}"}
+        if cache.views is None:
+            found.append({**row, **known[index], **_outputs(part.logits[index])})
+        else:
+            found += [
+                {**row, "view": view, **known[index], **_outputs(logits)}
+                for view, logits in enumerate(part.logits[index])
+            ]
+    return found
+
+
+def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
+    """`logits` [K] and, of a classification, their `probabilities`."""
+    found = {"logits": logits.tolist()}
+    if len(logits) > 1:
+        found["probabilities"] = softmax(logits.astype(float)).tolist()
+    return found
+
+
+def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[dict[str, Any]]:
+    """Text and text_pair, or the image's size; and the label, a class by its name."""
+    table = task_rows(cache, split, task).slice(0, rows).drop_columns(["id", "row_hash"])
+    names = class_names(cache)
+    return [{name: _value(name, value, names) for name, value in row.items()} for row in table.to_pylist()]
+
+
+def _value(column: str, value: Any, names: list[str]) -> Any:
+    if column == "image":
+        with Image.open(io.BytesIO(value)) as image:
+            return f"{image.width} x {image.height} {image.mode}"
+    return names[value] if column == "label" and isinstance(value, int) else value

@@ -1,0 +1,173 @@
+"""What a planned study takes: stages, optimizer steps, hours, disk. The hours come from measured speeds.
+
+`kdcache.planning.timing` measures how fast a model is on this machine; without it, finished runs say how fast they
+were.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Literal
+
+from kdcache.logits import LogitCache
+from kdcache.planning.plan import Job, Plan, Run, Size
+from kdcache.study import Study
+
+ROW_BYTES = 16  # id and row hash of a cached row
+LOGIT_BYTES = 4  # float32, as weights are
+PARTS = ("total", "left")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds for an optimizer step and for predicting a row, where that was measured, and the model's weights."""
+
+    step: float
+    row: float
+    device: str
+    source: Literal["calibration", "finished runs"]
+    parameters: int | None = None
+
+
+def measured(job: Job) -> Speed | None:
+    """How fast the job's finished runs were; None without any."""
+    found = [
+        (run.finished, run.logits) for run in job.runs if run.state in ("done", "unchecked") and run.finished
+    ]
+    if not found:
+        return None
+    costs = [LogitCache(logits).manifest.cost for _, logits in found]
+    return Speed(
+        step=fmean(finished["seconds"] / finished["steps"] for finished, _ in found),
+        row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),
+        device=", ".join(dict.fromkeys(finished["device"] for finished, _ in found)),
+        source="finished runs",
+    )
+
+
+def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
+    """The plan as one JSON-like object; what is unknown is None.
+
+    `steps_each` of a job lists the different numbers of steps of its runs: more where a method uses unlabelled rows.
+
+    Args:
+        speeds: of jobs, by (kind, task, model); default: what their finished runs show.
+    """
+    known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
+    jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
+    return {
+        "stages": _stages(plan.study),
+        "teachers": _counted(job for job in plan.jobs if job.kind == "teacher"),
+        "trials": _counted(job for job in plan.jobs if job.kind == "student"),
+        "steps": {part: _sum(job[f"steps_{part}"] for job in jobs) for part in PARTS},
+        "seconds": {part: _sum(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
+        "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
+        "disk_bytes": _disk(plan, known),
+        "devices": sorted({job["device"] for job in jobs if job["device"]}),
+        "rows": {task: size and _rows(size) for task, size in plan.sizes.items()},
+        "jobs": jobs,
+        "notes": list(plan.notes),
+    }
+
+
+def _rows(size: Size) -> dict[str, int]:
+    more = {} if size.unlabelled is None else {"unlabelled": size.unlabelled}
+    return {"train": size.train, "evaluated": size.evaluated, **more}
+
+
+def key(job: Job) -> tuple[str, str, str]:
+    return job.kind, job.task, job.model
+
+
+def _stages(study: Study) -> dict[str, int]:
+    """How many stages DVC sees; those of pairs that `tasks:` excludes only leave a note, and count as well."""
+    tasks, taught = len(study.tasks), len(study.tasks) * len(study.teachers)
+    pairs = tasks * len(study.students)
+    counts = {
+        "prepare": tasks,
+        "teach": taught,
+        "cache": taught,
+        "train": pairs * len(study.regularizers),
+        "distill": pairs * len(study.distillers),
+        "compare": 1,
+        "report": 1,
+    }
+    idle = 2 * (taught - len(list(study.taught())))
+    idle += pairs * len(study.methods()) - len(list(study.configurations()))
+    return {**counts, "total": sum(counts.values()), "not_applicable": idle}
+
+
+def _counted(jobs: Iterable[Job]) -> dict[str, int]:
+    states = Counter(run.state for job in jobs for run in job.runs)
+    return {
+        "total": states.total(),
+        **{state: states[state] for state in ("done", "stale", "unchecked", "missing")},
+    }
+
+
+def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
+    states, steps = _counted([job]), _distinct(run.steps for run in job.runs)
+    return {
+        "kind": job.kind,
+        "task": job.task,
+        "model": job.model,
+        "runs": states.pop("total"),
+        **states,
+        "steps_each": steps,
+        "steps_total": _sum(run.steps for run in job.runs),
+        "steps_left": None if steps is None else _sum(run.steps for run in job.left),
+        "seconds_a_step": speed.step if speed else None,
+        "seconds_total": _seconds(job, job.runs, speed),
+        "seconds_left": _seconds(job, job.left, speed),
+        "device": speed.device if speed else None,
+        "speed_from": speed.source if speed else None,
+    }
+
+
+def _distinct(steps: Iterable[int | None]) -> list[int] | None:
+    """In ascending order; None when one is unknown."""
+    found = set(steps)
+    return None if None in found else sorted(count for count in found if count is not None)
+
+
+def _seconds(job: Job, runs: tuple[Run, ...], speed: Speed | None) -> float | None:
+    if not runs:
+        return 0.0
+    rows, steps = _sum(run.predicted for run in runs), _sum(run.steps for run in runs)
+    if speed is None or steps is None or rows is None:
+        return None
+    return float(steps) * speed.step + float(rows) * speed.row
+
+
+def _sum(values: Iterable[Any]) -> Any:
+    """Their sum; None when one is unknown."""
+    found = list(values)
+    return None if any(value is None for value in found) else sum(found)
+
+
+def _sum_known(values: Iterable[Any]) -> Any:
+    return sum(value for value in values if value is not None)
+
+
+def _disk(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> dict[str, int | None]:
+    """Bytes at most: of the logits, before Parquet compresses them, and of the teachers' weights."""
+    weights = []
+    for job in plan.jobs:
+        if job.kind == "teacher":
+            speed = speeds.get(key(job))
+            weights.append(speed.parameters if speed else None)
+    parameters = _sum(weights)
+    return {
+        "logits": _sum(_logit_bytes(job, plan.sizes[job.task]) for job in plan.jobs),
+        "teachers": None if parameters is None else LOGIT_BYTES * parameters,
+    }
+
+
+def _logit_bytes(job: Job, size: Size | None) -> int | None:
+    kept = _sum(run.kept for run in job.runs)
+    if kept is None or size is None or size.classes is None:
+        return None
+    return int(kept * (ROW_BYTES + LOGIT_BYTES * size.classes))

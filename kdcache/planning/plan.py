@@ -1,0 +1,326 @@
+"""What a study has to run, and what of it is there already: `kdcache.planning.estimates` says what that takes.
+
+Only files are looked at: nothing is downloaded, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcache.checkpoints import find
+from kdcache.errors import CacheError, KdcacheError, TaskError
+from kdcache.logits import LogitCache
+from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
+from kdcache.system.files import read_json
+from kdcache.tasks.card import CARD, TaskCard, read_card
+from kdcache.trials.identity import identity_from, training_basis
+from kdcache.trials.layout import LOGITS, PLAIN, TEACHER, VIEWS, learned_from, trial_folder
+from kdcache.trials.result import TrialResult, read_result
+
+# done: there, and what the study asks for. stale: there, but of other data, parameters, weights or code, so it runs
+# again. unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
+State = Literal["done", "stale", "unchecked", "missing"]
+Kind = Literal["teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Size:
+    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
+
+    `unlabelled` is how many have no labels, None if unknown; of a task that has no such rows it does not count.
+    """
+
+    train: int
+    evaluated: int
+    classes: int | None = None
+    unlabelled: int | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fine-tuning: its state, its steps, the rows it predicts afterwards and of how many it keeps the logits."""
+
+    state: State
+    steps: int | None  # optimizer steps; None when the task's rows are unknown
+    predicted: int | None
+    kept: int | None
+    finished: Mapping[str, Any] | None  # its steps, seconds and device, when it is there
+    logits: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """All runs of one model on one task: a teacher and its logits, or a student with every method and seed."""
+
+    kind: Kind
+    task: str
+    model: str
+    params: Model
+    runs: tuple[Run, ...]
+
+    @property
+    def left(self) -> tuple[Run, ...]:
+        """The runs that are still to do, as far as is known."""
+        return tuple(run for run in self.runs if run.state in ("missing", "stale"))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's jobs, the sizes of its tasks (None: unknown), and what could not be found out, in words."""
+
+    study: Study
+    sizes: Mapping[str, Size | None]
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None) -> Plan:
+    """Count what the study has to run, and look up what is there.
+
+    Args:
+        data: the folder that holds `tasks/`, `teachers/`, `logits/` and `trials/`; it need not exist.
+        rows: sizes of tasks that are not prepared.
+
+    Raises:
+        KdcacheError: `rows` names no task of the study, or one that is prepared.
+    """
+    cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
+    _check_rows(study, rows or {}, cards)
+    sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
+    local = {model: find.find_local(model) for model in _models(study)}
+    lookup = partial(_Lookup, study, data, local)
+    found = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
+    notes = [*_notes(study, sizes, local), *(note for task in found for note in task.notes())]
+    return Plan(study, sizes, tuple(job for task in found for job in task.jobs()), tuple(notes))
+
+
+def _models(study: Study) -> list[Model]:
+    return [*study.teachers.values(), *study.students.values()]
+
+
+def prepared_card(task: Task, folder: Path) -> TaskCard | None:
+    """The card of a task that is prepared as the study now says, as far as the card tells; else None.
+
+    Raises:
+        TaskError: the card is damaged.
+    """
+    card = read_card(folder) if (folder / CARD).is_file() else None
+    return None if card is None or _outdated(card, task) else card
+
+
+def _outdated(card: TaskCard, task: Task) -> bool:
+    noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
+    drawn = rest or any("train_size" in reason for reason in card.dropped)
+    found = {
+        "has_unlabelled": card.unlabelled is not None,
+        "unlabelled": "rest" if rest else None,
+        "max_length": card.max_length,
+        "augment": card.augment,
+        "label_noise": noise.fraction if noise else 0.0,
+        "noise_seed": noise.seed if noise else 0,
+        "train_size": card.rows["train"] if drawn else None,
+    }
+    source = {key: card.source.get(key) for key in ("builtin", "hub", "name", "revision")}
+    changed = any(value != getattr(task, key) for key, value in found.items())
+    return changed or any(value != getattr(task.source, key) for key, value in source.items())
+
+
+def _size(card: TaskCard) -> Size:
+    evaluated = sum(card.rows[split] for split in card.evaluated)
+    return Size(card.rows["train"], evaluated, card.classes, card.rows.get(UNLABELLED))
+
+
+def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, TaskCard | None]) -> None:
+    for task in rows:
+        if task not in study.tasks:
+            raise TaskError(f"rows: no task {task!r} in the study; there are: {', '.join(study.tasks)}")
+        if cards[task] is not None:
+            raise TaskError(f"rows: task {task!r} is prepared, so its rows are known; leave it out")
+
+
+def _notes(
+    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Path | None]
+) -> Iterator[str]:
+    for task, size in sizes.items():
+        if size is None:
+            fix = f"dvc repro prepare@{task}, or --rows"
+            yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
+        elif size.unlabelled is None and study.tasks[task].has_unlabelled:
+            yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
+    absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
+    for checkpoint, revision in absent:
+        at = f" at revision {revision}" if revision else ""
+        yield f"checkpoint {checkpoint}{at}: not on this machine; it is downloaded when it is first used"
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """What is there of one task."""
+
+    study: Study
+    data: Path
+    local: Mapping[Model, Path | None]
+    task: str
+    card: TaskCard | None
+    size: Size | None
+    bases: dict[tuple[Model, str | None], dict[str, Any]] = field(default_factory=dict)
+
+    def jobs(self) -> Iterator[Job]:
+        for name, run in self._taught.items():
+            yield Job("teacher", self.task, name, self.study.teachers[name], (run,))
+        for name, student in self.study.students.items():
+            if self.study.applies(student, self.task):
+                yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
+
+    def notes(self) -> Iterator[str]:
+        """Finished teachers whose logits of the unlabelled rows are not there: they are computed without training."""
+        if self.study.tasks[self.task].has_unlabelled:
+            for name, run in self._taught.items():
+                if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
+                    yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
+
+    def _steps(self, model: Model, method: Regularizer) -> int | None:
+        """Optimizer steps of a run: every epoch has each row once, the unlabelled ones too if the method uses them."""
+        more = self._unlabelled if method.unlabelled == "use" else 0
+        if self.size is None or more is None:
+            return None
+        return model.epochs * math.ceil((self.size.train + more) / model.batch_size)
+
+    @property
+    def views(self) -> int:
+        """Augmented views of each train row, 0 without `augment`."""
+        augment = self.study.tasks[self.task].augment
+        return 0 if augment is None else augment.views
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The caches of labelled rows in a folder of logits."""
+        return (PLAIN, VIEWS) if self.views else (PLAIN,)
+
+    @property
+    def _unlabelled(self) -> int | None:
+        """Rows without labels, None if unknown."""
+        if not self.study.tasks[self.task].has_unlabelled:
+            return 0
+        return None if self.size is None else self.size.unlabelled
+
+    @property
+    def _train_logits(self) -> int:
+        """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
+        return 0 if self.size is None else self.size.train * (1 + self.views)
+
+    @cached_property
+    def _taught(self) -> dict[str, Run]:
+        return {
+            name: self._teacher(name, teacher)
+            for name, teacher in self.study.teachers.items()
+            if self.study.applies(teacher, self.task)
+        }
+
+    def _teacher(self, name: str, teacher: Teacher) -> Run:
+        """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
+        folder = self.data / "logits" / self.task / name
+        found = _record(folder) if _whole(folder, self._parts) else None
+        state: State = "missing"
+        if found is not None:
+            state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
+        steps, more = self._steps(teacher, Regularizer()), self._unlabelled
+        if self.size is None or more is None:
+            return Run(state, steps, None, None, found, folder)
+        kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
+        return Run(state, steps, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
+
+    def _trials(self, name: str, student: Student) -> list[Run]:
+        """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
+        baseline = self.study.comparison.baseline
+        own = {seed: self._trial(name, student, baseline, seed) for seed in self.study.seeds}
+        others = [method for method in self.study.methods() if method != baseline]
+        pairs = [(method, seed) for method in others for seed in self.study.seeds]
+        return [
+            *own.values(),
+            *(self._trial(name, student, method, seed, own[seed]) for method, seed in pairs),
+        ]
+
+    def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
+        folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
+        how = self.study.method(method)
+        result = _result(folder, self._parts if own is None else (PLAIN,))
+        state: State = "missing"
+        if result is not None:
+            state = self._trial_state(result, student, how, seed, own)
+        finished = result.model_dump(include={"steps", "seconds", "device"}) if result else None
+        kept = None
+        if self.size is not None:
+            kept = self.size.evaluated + (self._train_logits if own is None else 0)
+        return Run(state, self._steps(student, how), kept, kept, finished, folder / LOGITS)
+
+    def _trial_state(
+        self, result: TrialResult, student: Student, method: Regularizer, seed: int, own: Run | None
+    ) -> State:
+        sources = self._sources(student, method, own)
+        if any(run.state == "stale" for run in sources):
+            return "stale"
+        if any(run.state != "done" for run in sources):
+            return "unchecked"
+        folders = learned_from([run.logits for run in sources], method)
+        if not all(_whole(folder, (PLAIN,)) for folder in folders):
+            return "unchecked"
+        soft_labels = [LogitCache(folder).identity for folder in folders]
+        return _state(result.identity, self._identity(student, method, seed, *soft_labels))
+
+    def _sources(self, student: Student, method: Regularizer, own: Run | None) -> list[Run]:
+        """The runs whose logits a trial learns from."""
+        if method.soft_labels == "self" and own is not None:
+            return [own]
+        return [self._taught[name] for name in method.teachers_of(student)]
+
+    def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
+        """The identity of a training; None when the task or the checkpoint is not there.
+
+        A folder in place of a hub id gives the same identity, and nothing is downloaded.
+        """
+        folder = self.local[model]
+        if self.card is None or folder is None:
+            return None
+        common = (model, method.function)
+        if common not in self.bases:
+            start = model.model_copy(update={"checkpoint": str(folder), "revision": None})
+            self.bases[common] = training_basis(self.card, start, method.function)
+        return identity_from(self.bases[common], method, seed, *soft_labels)
+
+
+def _state(found: str, wanted: str | None) -> State:
+    return "unchecked" if wanted is None else "done" if found == wanted else "stale"
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What a cache's folder says of its teacher; None when there is nothing that a stage would keep."""
+    try:
+        found = read_json(folder / TEACHER)
+    except KdcacheError:
+        return None
+    return found if isinstance(found, dict) and "identity" in found else None
+
+
+def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
+    """A trial's result; None when there is none that a stage would keep."""
+    try:
+        result = read_result(folder)
+    except KdcacheError:
+        return None
+    return result if result is not None and _whole(folder / LOGITS, parts) else None
+
+
+def _whole(folder: Path, parts: Sequence[str]) -> bool:
+    """Whether the caches of a folder of logits are there."""
+    try:
+        for part in parts:
+            LogitCache(folder / part).verify("quick")
+    except CacheError:
+        return False
+    return True

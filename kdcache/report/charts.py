@@ -1,0 +1,327 @@
+"""The figure that answers the question: paired differences with intervals, scratch beside pretrained.
+
+One panel per task and architecture. Every panel is a Vega-Lite chart of its own: the page draws each as wide
+as its column, and the static figure (`figure.svg`, `figure.png`) puts the same panels side by side.
+"""
+
+from __future__ import annotations
+
+import base64
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import pandas as pd
+from altair.utils.schemapi import debug_mode
+
+from kdcache.report import wording
+from kdcache.results.reading import Metrics, flags
+
+INITS = ("pretrained", "scratch")
+
+# Blue and orange: apart for every common colour vision, and 3:1 or more against both backgrounds.
+COLOURS = {"pretrained": "#3a7fc4", "scratch": "#d2761b"}
+SHAPES = {"pretrained": "circle", "scratch": "diamond"}
+MARKS = {"pretrained": "blue circle: pretrained student", "scratch": "orange diamond: from scratch"}
+
+# Regularizers: Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
+METHOD_COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
+METHOD_SHAPES = [
+    *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"),
+]
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+STATIC_FONT = "Helvetica, Arial, 'Liberation Sans', sans-serif"
+PALETTES = {
+    "light": {"page": "#ffffff", "ink": "#1d2129", "soft": "#59616e", "line": "#d9dde3", "band": "#e9edf2"},
+    "dark": {"page": "#1b1f26", "ink": "#e6e9ee", "soft": "#a3acb9", "line": "#39414d", "band": "#2a313b"},
+}
+NARROW = 420  # pixels; below, the verdicts' words would leave too little room for the intervals
+GAP = 0.3  # the share of a regularizer's band that keeps it from its neighbours
+ROW_STEP = 17  # pixels a student's line takes
+STATIC_WIDTH = 360  # pixels
+MOST_DENSE = 50  # panels of the figure at twice the size, which hold some 150 MB of pixels meanwhile
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A chart of the page: Vega-Lite without width and theme, which are the page's, and its text alternative."""
+
+    title: str
+    spec: dict[str, Any]
+    alt: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One task and architecture: `rows` are the comparisons of its students."""
+
+    task: str
+    title: str
+    students: list[str]
+    rows: pd.DataFrame
+    domain: tuple[float, float]
+    alt: str
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        return specification(chart(self), _height(self))
+
+
+def panels(metrics: Metrics, confidence: float) -> list[Panel]:
+    """The figure's panels, in the order of comparisons.csv."""
+    rows = _with_architecture(metrics)
+    rows["verdict_words"] = [
+        wording.verdict_words(verdict, negligible)
+        for verdict, negligible in zip(rows["verdict"], flags(rows, "negligible"), strict=True)
+    ]
+    domains = {str(task): _domain(group) for task, group in rows.groupby("task", sort=False)}
+    groups = rows.groupby(["task", "checkpoint", "layers"], sort=False, dropna=False)
+    return [_panel(str(key[0]), group, domains[str(key[0])], confidence) for key, group in groups]
+
+
+def inits(shown: list[Panel]) -> list[str]:
+    """Which students there are: pretrained, from scratch, or both."""
+    found = {init for panel in shown for init in panel.rows["init"]}
+    return [init for init in INITS if init in found]
+
+
+def _with_architecture(metrics: Metrics) -> pd.DataFrame:
+    """Comparisons with the checkpoint and layers of their student, which pair scratch with pretrained."""
+    columns = ["task", "student", "checkpoint", "layers"]
+    students = metrics.trials[columns].drop_duplicates(["task", "student"])
+    rows = metrics.comparisons.drop(columns=["checkpoint", "layers"], errors="ignore")
+    return rows.merge(students, on=["task", "student"], how="left", validate="many_to_one")
+
+
+def _domain(rows: pd.DataFrame) -> tuple[float, float]:
+    """One axis for all panels of a task, so that they can be compared; the margin is always in view."""
+    edges = pd.concat([rows["ci_low"], rows["ci_high"], rows["difference"]]).dropna()
+    margin = 1.3 * float(rows["margin"].max())
+    low, high = min([-margin, *edges]), max([margin, *edges])
+    pad = 0.03 * (high - low)
+    return low - pad, high + pad
+
+
+def _panel(task: str, rows: pd.DataFrame, domain: tuple[float, float], confidence: float) -> Panel:
+    order = {init: place for place, init in enumerate(INITS)}
+    rows = rows.sort_values("init", key=lambda inits: inits.map(order), kind="stable")
+    students = list(dict.fromkeys(rows["student"]))
+    title = f"{task}: {' and '.join(students)}"
+    return Panel(task, title, students, rows, domain, _in_words(title, rows, confidence))
+
+
+def _in_words(title: str, rows: pd.DataFrame, confidence: float) -> str:
+    said = [_row_in_words(row) for row in rows.itertuples()]
+    return f"{title}. Difference from the baseline and {confidence:.0%} interval. " + "; ".join(said) + "."
+
+
+def _row_in_words(row: Any) -> str:
+    ends = wording.interval(row.ci_low, row.ci_high)
+    gain = f"{wording.signed(row.difference)} points, {ends}, {row.verdict_words}"
+    return f"{row.regularizer} on {row.student} ({row.init}) {gain}"
+
+
+def chart(panel: Panel) -> alt.LayerChart:
+    """A panel as a layered chart without size: margin, zero, intervals, points, verdicts."""
+    methods = list(dict.fromkeys(panel.rows["regularizer"]))
+    labels = alt.Axis(labelLimit=150, ticks=False, domain=False, labelPadding=8)
+    bands = alt.Scale(paddingInner=GAP, paddingOuter=GAP / 2)
+    base = alt.Chart(alt.InlineData(values=_records(panel.rows))).encode(
+        y=alt.Y("regularizer:N", title=None, sort=methods, axis=labels, scale=bands),
+        yOffset=alt.YOffset("student:N", sort=panel.students),
+    )
+    marks = [*_background(panel), _intervals(base, panel), *_points(base, panel), _verdicts(base)]
+    return alt.LayerChart(layer=marks)
+
+
+def specification(drawn: alt.LayerChart, height: int) -> dict[str, Any]:
+    """A chart as Vega-Lite without width and theme, which are the page's or the static figure's.
+
+    Args:
+        drawn: is given that height, in pixels; a copy, such as `properties` makes, would take as long as drawing it.
+    """
+    drawn.height = height
+    # Unchecked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
+    spec: dict[str, Any] = drawn.to_dict(validate=False)
+    spec.pop("config", None)
+    return spec
+
+
+def unchecked() -> AbstractContextManager[None]:
+    """Altair checks each part of a chart against Vega-Lite's schema when it is made: a quarter of its time."""
+    return debug_mode(False)
+
+
+def _height(panel: Panel) -> int:
+    """In pixels; a number, because Vega-Lite warns of a step beside a width that follows the page."""
+    return round(panel.rows["regularizer"].nunique() * len(panel.students) * ROW_STEP / (1 - GAP))
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    kept = ["student", "init", "regularizer", "difference", "ci_low", "ci_high", "verdict", "verdict_words"]
+    shown = rows[kept].astype(object).where(rows[kept].notna(), None)
+    shown["sign"] = [wording.SIGNS.get(verdict, "") for verdict in rows["verdict"]]
+    shown["gain"] = [f"{wording.signed(value)} points" for value in rows["difference"]]
+    shown["interval"] = [
+        wording.interval(*ends) for ends in zip(rows["ci_low"], rows["ci_high"], strict=True)
+    ]
+    shown["seeds"] = [int(seeds) for seeds in rows["seeds"]]
+    return [{str(key): value for key, value in record.items()} for record in shown.to_dict("records")]
+
+
+def _x(field: str, panel: Panel) -> alt.X:
+    scale = alt.Scale(domain=list(panel.domain), nice=False)
+    sign = "datum.value > 0 ? '+' + datum.label : datum.label"
+    axis = alt.Axis(labelExpr=sign, tickCount=6, grid=False, labelOverlap=True)
+    return alt.X(f"{field}:Q", title="points gained over the baseline", scale=scale, axis=axis)
+
+
+def _colours() -> alt.Scale:
+    return alt.Scale(domain=list(INITS), range=[COLOURS[init] for init in INITS])
+
+
+def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Scale]:
+    """The colour and the shape of each regularizer, by its place; the baseline stands at 0 and is grey.
+
+    `first` is the place of the first: 1 where the baseline is not drawn.
+    """
+    places = range(first, first + len(methods))
+    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in places]
+    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in places]
+    return alt.Scale(domain=methods, range=colours), alt.Scale(domain=methods, range=shapes)
+
+
+def _background(panel: Panel) -> list[alt.Chart]:
+    margin = float(panel.rows["margin"].max())
+    band = alt.Chart(alt.InlineData(values=[{"low": -margin, "high": margin}]))
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}]))
+    return [
+        band.mark_rect(style="margin", aria=False).encode(x=_x("low", panel), x2="high:Q"),
+        zero.mark_rule(style="zero", aria=False).encode(x=_x("zero", panel)),
+    ]
+
+
+def _intervals(base: alt.Chart, panel: Panel) -> alt.Chart:
+    lines = base.transform_filter("isValid(datum.ci_low)").mark_rule(strokeWidth=2, aria=False)
+    colour = alt.Color("init:N", scale=_colours(), legend=None)
+    encoded: alt.Chart = lines.encode(x=_x("ci_low", panel), x2="ci_high:Q", color=colour)
+    return encoded
+
+
+def _points(base: alt.Chart, panel: Panel) -> list[alt.Chart]:
+    """Filled when the data decide, hollow when inconclusive; the disc behind hides the interval's line."""
+    shapes = alt.Scale(domain=list(INITS), range=[SHAPES[init] for init in INITS])
+    placed = base.encode(x=_x("difference", panel), shape=alt.Shape("init:N", scale=shapes, legend=None))
+    disc = placed.mark_point(style="disc", filled=True, size=85, opacity=1, aria=False)
+    shown = [alt.Tooltip(f"{name}:N") for name in ("student", "init", "regularizer", "gain", "interval")]
+    shown += [alt.Tooltip("verdict_words:N", title="verdict"), alt.Tooltip("seeds:N")]
+    mark = placed.mark_point(size=75, strokeWidth=1.8, opacity=1).encode(
+        stroke=alt.Stroke("init:N", scale=_colours(), legend=None),
+        fill=alt.Fill("init:N", scale=_colours(), legend=None),
+        fillOpacity=alt.FillOpacityValue(
+            1, condition={"test": "datum.verdict === 'inconclusive'", "value": 0}
+        ),
+        tooltip=shown,
+    )
+    return [disc, mark]
+
+
+def _verdicts(base: alt.Chart) -> alt.Chart:
+    """The verdict at the right of its line: in words, or on a phone as the sign that the tables use."""
+    text = alt.ExprRef(f"containerSize()[0] < {NARROW} ? datum.sign : datum.verdict_words")
+    words = base.mark_text(style="verdict", align="left", dx=10, aria=False, text=text)
+    encoded: alt.Chart = words.encode(x=alt.value("width"))
+    return encoded
+
+
+def theme(name: str, font: str = FONT) -> dict[str, Any]:
+    """The Vega-Lite configuration of a palette, "light" or "dark"."""
+    ink, soft, line = (PALETTES[name][tone] for tone in ("ink", "soft", "line"))
+    return {
+        "font": font,
+        "background": None,
+        "view": {"stroke": None},
+        "axis": {"labelColor": ink, "titleColor": soft, "titleFontWeight": "normal", "labelFontSize": 12}
+        | {"titleFontSize": 12, "titlePadding": 6, "domainColor": line, "tickColor": line},
+        "legend": {"labelColor": ink, "labelFontSize": 12},
+        "title": {
+            "color": ink,
+            "fontSize": 13,
+            "anchor": "start",
+            "subtitleColor": soft,
+            "subtitleFont": font,
+        },
+        "style": {
+            "margin": {"color": PALETTES[name]["band"]},
+            "zero": {"color": soft, "strokeWidth": 1},
+            "disc": {"color": PALETTES[name]["page"]},
+            "verdict": {"color": soft, "fontSize": 12},
+        },
+    }
+
+
+def fluid_spec(spec: dict[str, Any]) -> dict[str, Any]:
+    """A chart for the page: as wide as its column, theme and colours given by the page."""
+    return spec | {"width": "container", "padding": {"left": 2, "right": 2, "top": 4, "bottom": 2}}
+
+
+def static_image(spec: dict[str, Any]) -> str:
+    """A chart as an SVG data URI in light colours: for paper, and for readers without JavaScript."""
+    import vl_convert
+
+    whole = spec | {"width": STATIC_WIDTH, "padding": 4}
+    # What a picture shows is said by its text alternative; inside an image nobody would hear the marks' own.
+    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config() | {"aria": False})
+    return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
+
+
+def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
+    """All panels in one Vega-Lite specification with a title and a legend in words."""
+    marks = [MARKS[init] for init in inits(shown)]
+    legend = "; ".join([*marks, "hollow: inconclusive", f"shaded: within {margin} of the baseline"])
+    title = {"text": "Difference from plain fine-tuning, paired by seed", "fontSize": 16, "offset": 14}
+    parts = [panel.spec | {"width": 330, "title": {"text": panel.title}} for panel in shown]
+    # Vega-Lite looks for named data at the top only: left inside a part, they would be empty.
+    top = ("$schema", "datasets")
+    return {
+        "$schema": alt.SCHEMA_URL,
+        "title": title | {"subtitle": legend},
+        "datasets": {name: rows for part in parts for name, rows in part["datasets"].items()},
+        "concat": [{key: part[key] for key in part if key not in top} for part in parts],
+        "columns": min(2, len(shown)),
+        "spacing": {"column": 48, "row": 28},
+        "resolve": {"scale": {"yOffset": "independent"}},
+        "padding": 18,
+    }
+
+
+def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> None:
+    """Write the figure as SVG and as PNG, on white; twice the size for dense screens, up to `MOST_DENSE` panels."""
+    import vl_convert
+
+    version, config = _version(), _static_config()
+    if svg is not None:
+        svg.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version, config=config), encoding="utf-8")
+    if png is not None:
+        scale = 2 if len(spec.get("concat", ())) <= MOST_DENSE else 1
+        png.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, config=config, scale=scale))
+
+
+def javascript() -> str:
+    """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`."""
+    import vl_convert
+
+    # The stub forgets that the snippet has a default.
+    bundle: str = vl_convert.javascript_bundle(vl_version=_version())  # type: ignore[call-arg]
+    return bundle.replace("</script", "<\\/script")
+
+
+def _static_config() -> dict[str, Any]:
+    return theme("light", STATIC_FONT) | {"background": PALETTES["light"]["page"]}
+
+
+def _version() -> str:
+    return ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])

@@ -1,0 +1,172 @@
+"""The report's table of costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from kdcache.report import wording
+from kdcache.report.tables import KINDS
+from kdcache.results.reading import Metrics
+from kdcache.study import Study
+
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What a teacher cost once, and what it would have cost without the cache."""
+
+    task: str
+    teacher: str
+    trained: str
+    cached: str
+    readers: str
+    once: str
+    per_student: str
+    online: str
+    passes: str
+    break_even: str
+    memory: str
+    device: str
+
+
+@dataclass(frozen=True)
+class StudentCost:
+    """What a student's trials cost on a task."""
+
+    task: str
+    student: str
+    trials: str
+    each: str
+    total: str
+    memory: str
+    device: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Both cost tables and the sums for a sentence, in seconds."""
+
+    teachers: list[TeacherCost] = field(default_factory=list)
+    students: list[StudentCost] = field(default_factory=list)
+    teacher_seconds: float = 0.0
+    trial_seconds: float = 0.0
+    readers: int = 0
+    online: float | None = None  # seconds of teachers, had they run in every epoch of every reader
+    device: str = ""
+
+
+def costs(metrics: Metrics, study: Study) -> Cost:
+    """What teachers, caches and trials cost; teachers first."""
+    cost = metrics.cost
+    by_kind = {kind: cost[cost["kind"] == kind] for kind in KINDS}
+    trials, once = by_kind["trial"], cost[cost["kind"] != "trial"]
+    names = once[["task", "model"]].drop_duplicates()
+    pairs = list(names.itertuples(index=False, name=None))
+    online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
+    readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
+    return Cost(
+        teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
+        students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
+        teacher_seconds=float(once["seconds"].sum()),
+        trial_seconds=float(trials["seconds"].sum()),
+        readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
+        online=None if wording.missing(online) else online,
+        device=_devices(cost),
+    )
+
+
+def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    for key, mine in trials.groupby(["task", "model"], sort=False):
+        yield (str(key[0]), str(key[1])), mine
+
+
+def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The trials that trained on this teacher's cached logits."""
+    pairs = [
+        (student, method)
+        for student, params in study.students.items()
+        for method, how in study.methods().items()
+        if teacher in how.teachers_of(params)
+    ]
+    mine = pd.MultiIndex.from_frame(trials[["model", "regularizer"]]).isin(pairs)
+    return trials[(trials["task"] == task) & mine]
+
+
+def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
+    trained = _of(by_kind["teacher"], task, teacher)
+    # views: the same rows again, augmented; unlabelled: further ones
+    cached = pd.concat([_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
+    readers = _readers(task, teacher, by_kind["trial"], study)
+    students, passes = readers["model"].nunique(), _passes(readers, study)
+    once = trained["seconds"].sum() + cached["seconds"].sum()
+    both = pd.concat([trained, cached])
+    return TeacherCost(
+        task=task,
+        teacher=teacher,
+        trained=wording.seconds(_total(trained)),
+        cached=wording.seconds(_total(cached)),
+        readers=f"{wording.count(len(readers), 'trial')} of {wording.count(students, 'student')}",
+        once=wording.seconds(once),
+        per_student=wording.seconds(once * students),
+        online=wording.seconds(_online(task, teacher, by_kind, study)),
+        passes=wording.count(passes, "pass", "passes"),
+        break_even=_break_even(_total(cached), _passed(task, teacher, by_kind, study), students),
+        memory=wording.megabytes(both["peak_memory_mb"].max()),
+        device=_devices(both),
+    )
+
+
+def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
+    """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
+    return _total(_of(by_kind["teacher"], task, teacher)) + _passed(task, teacher, by_kind, study)
+
+
+def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
+    """Seconds of the teacher in every epoch of those trials, on unlabelled rows too where their method uses them."""
+    readers, augment = _readers(task, teacher, by_kind["trial"], study), study.tasks[task].augment
+    users = [name for name, method in study.methods().items() if method.unlabelled == "use"]
+    plain, more = (_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
+    one_view = float(more["seconds"].sum()) / (augment.views if augment else 1)
+    passes = _passes(readers[readers["regularizer"].isin(users)], study)
+    return _total(plain) * _passes(readers, study) + one_view * passes
+
+
+def _passes(readers: pd.DataFrame, study: Study) -> int:
+    """How often these trials go through the logits of the training rows."""
+    return sum(study.students[student].epochs for student in readers["model"])
+
+
+def _break_even(filled: float, passed: float, students: int) -> str:
+    """From which student on the cache costs less than the teacher in every epoch.
+
+    Args:
+        filled: seconds that filling the cache took; passed: that the teacher would take in all epochs of all students.
+    """
+    return f"student {math.floor(filled * students / passed) + 1}" if passed > 0 else wording.NONE
+
+
+def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
+    return table[(table["task"] == task) & (table["model"] == model)]
+
+
+def _total(table: pd.DataFrame) -> float:
+    return float(table["seconds"].sum(min_count=1))
+
+
+def _devices(table: pd.DataFrame) -> str:
+    return wording.listing(sorted({device for device in table["device"] if device}))
+
+
+def _student_cost(task: str, student: str, mine: pd.DataFrame) -> StudentCost:
+    return StudentCost(
+        task=task,
+        student=student,
+        trials=f"{len(mine):,}",
+        each=wording.seconds(mine["seconds"].mean()),
+        total=wording.seconds(_total(mine)),
+        memory=wording.megabytes(mine["peak_memory_mb"].max()),
+        device=_devices(mine),
+    )

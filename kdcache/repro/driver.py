@@ -1,0 +1,181 @@
+"""Run the stages that DVC says have changed, several at once, until all have ended or somebody stops it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing import connection
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+
+from kdcache.engine import slots
+from kdcache.errors import KdcacheError
+from kdcache.repro.job import Job, end_all
+from kdcache.repro.pipeline import Pipeline, Project
+from kdcache.repro.progress import Display, Trials
+from kdcache.repro.schedule import Schedule, State
+from kdcache.study import load_study
+from kdcache.trials.layout import configuration_folder
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LOOK = 0.3  # seconds between two looks at signals and logs
+PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
+
+
+def reproduce(
+    targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = False, allow_missing: bool = False
+) -> int:
+    """Bring the targets up to date as `dvc repro` does, with up to `jobs` stages at once.
+
+    Args:
+        targets: as for `dvc repro`; default: dvc.yaml.
+        keep_going: when a stage fails, still run those that do not depend on it.
+        allow_missing: a stage whose data are not here, but have not changed by dvc.lock, is up to date.
+
+    Returns:
+        The exit code: 0, 1 when a stage failed, 128 + the signal that stopped it.
+
+    Raises:
+        KdcacheError: DVC refuses the pipeline, params.yaml has mistakes, or another such run is under way here.
+    """
+    project = Project()
+    with _alone(project.folder / "repro.lock"):
+        pipeline = project.read(targets)
+        schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
+        waiting = schedule.having(State.WAITING)
+        display = Display(len(waiting), Trials(_expected_trials(pipeline, waiting)))
+        display.say(
+            f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
+        )
+        missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
+        run = _Run(project, schedule, display, jobs, keep_going, missing)
+        with _signals() as received, display, project.lock_file_in_order(pipeline.order):
+            run.to_the_end(received)
+    if received:
+        return 128 + received[0]
+    return 1 if schedule.having(State.FAILED) else 0
+
+
+class _Run:
+    """One run: its schedule and its jobs.
+
+    Args:
+        may_lack_data: the stages that are run with --allow-missing.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        schedule: Schedule,
+        display: Display,
+        jobs: int,
+        keep_going: bool,
+        may_lack_data: Collection[str],
+    ) -> None:
+        self._project, self._schedule, self._display = project, schedule, display
+        self._at_once, self._keep_going, self._may_lack_data = jobs, keep_going, may_lack_data
+        self._jobs: list[Job] = []
+        self._logs = project.folder / "logs"
+        self._logs.mkdir(exist_ok=True)
+        slots_folder = project.folder / "slots"
+        slots_folder.mkdir(exist_ok=True)
+        self._environment = {slots.SLOTS: str(slots_folder)}
+
+    def to_the_end(self, received: list[int]) -> None:
+        """Run until no stage is left that may run, or until a signal has been received."""
+        try:
+            while not received and self._start_ready():
+                connection.wait([job.sentinel for job in self._jobs], timeout=LOOK)
+                self._collect()
+        finally:
+            self._stop(received)
+
+    def _start_ready(self) -> bool:
+        """Start what may start; whether anything runs."""
+        for stage in self._schedule.ready() if self._going_on() else []:
+            if len(self._jobs) < self._at_once:
+                self._schedule.start(stage)
+                log = self._logs / f"{re.sub('[/:]', '_', stage)}.log"
+                options = ["--allow-missing"] if stage in self._may_lack_data else []
+                self._jobs.append(Job(stage, options, log, self._environment))
+        return bool(self._jobs)
+
+    def _going_on(self) -> bool:
+        return self._keep_going or not self._schedule.having(State.FAILED)
+
+    def _collect(self) -> None:
+        for job in [job for job in self._jobs if job.ended]:
+            self._jobs.remove(job)
+            ok = job.ok()
+            dropped = self._schedule.finish(job.stage, ok)
+            self._display.end(job.stage, job.log, ok, job.seconds)
+            if not ok:
+                self._display.fail(job.stage, job.log, dropped)
+        self._display.show({job.stage: job.log for job in self._jobs})
+
+    def _stop(self, received: list[int]) -> None:
+        """End all jobs that are still there: after a signal, or when this process itself goes wrong."""
+        if not self._jobs:
+            return
+        stopped = ", ".join(job.stage for job in self._jobs)
+        self._display.say(f"stopping {stopped} (finished trials are kept; once more to kill them at once)")
+        with self._project.between_writes():
+            for job in self._jobs:
+                job.interrupt()
+        give_up = time.monotonic() + PATIENCE
+        end_all(self._jobs, lambda: time.monotonic() > give_up or len(received) > 1)
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """The signals to stop that have come so far; none interrupts anything here.
+
+    A hang-up that is ignored already, as `nohup` has it, stays ignored.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    heeded = [number for number in STOPPING if not (ignored and number == signal.SIGHUP)]
+    before = {number: signal.signal(number, note) for number in heeded}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(FileLock(path).acquire(timeout=0))
+        except Timeout:
+            raise KdcacheError(
+                f"another `kdcache repro` runs here (it holds {path}); wait for it, or stop it"
+            ) from None
+        yield
+
+
+def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int]:
+    """How many trials each stage has, if it is one that runs trials. A pipeline without params.yaml has none."""
+    params = Path("params.yaml")
+    if not params.exists():
+        return {}
+    study = load_study(params)
+    folders = {
+        configuration_folder(task, student, regularizer).resolve()
+        for task, student, regularizer in study.configurations()
+    }
+    return {
+        stage: len(study.seeds)
+        for stage in stages
+        if folders & {out.resolve() for out in pipeline.outs[stage]}
+    }

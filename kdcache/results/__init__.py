@@ -1,0 +1,1 @@
+"""From trials to metrics/: gathered, scored, written, read."""

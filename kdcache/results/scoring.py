@@ -1,0 +1,213 @@
+"""Scores of one model on one split: the task's metrics, and how well its probabilities are calibrated.
+
+Everything is computed from raw logits and labels, in float64. Metrics are fractions (accuracy 0.8 is 80%) and
+scikit-learn's or scipy's; calibration is a few lines of NumPy. A score is never NaN: what is undefined has a
+documented value or is an error.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax, softmax
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from kdcache.errors import KdcacheError
+from kdcache.study import REGRESSION_METRICS, Metric
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+ECE_BINS = 15
+
+
+class ScoringError(KdcacheError):
+    """Logits or labels cannot be scored, or a metric does not fit the task."""
+
+
+def score(
+    logits: npt.ArrayLike, labels: npt.ArrayLike, metrics: Sequence[Metric], regression: bool = False
+) -> dict[str, float]:
+    """The metrics asked for, then nll, brier and ece (classification) or mse (regression).
+
+    Args:
+        logits: [N, K] raw outputs; [N, 1] for a regression.
+        labels: [N] classes 0..K-1, or real numbers for a regression.
+        metrics: names as in params.yaml.
+        regression: whether the label is a real number.
+
+    Raises:
+        ScoringError: NaN or infinite values, shapes or labels that do not fit, or a metric that is not
+            defined for the task (`f1` needs exactly two classes).
+    """
+    outputs = _outputs(logits)
+    check_metrics(metrics, outputs.shape[1], regression)
+    if regression:
+        return _score_regression(outputs[:, 0], _numbers(labels, len(outputs)), metrics)
+    return _score_classes(outputs, _classes(labels, outputs), metrics)
+
+
+def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = False) -> None:
+    """Refuse metrics that are not defined for a task of `classes` outputs, before anything is trained.
+
+    Raises:
+        ScoringError: naming the metrics and what they need.
+    """
+    wrong = [metric for metric in metrics if (metric in REGRESSION_METRICS) != regression]
+    if wrong:
+        kind = "a regression" if regression else "a classification"
+        raise ScoringError(f"metrics: {', '.join(wrong)} is not defined for {kind}")
+    if regression and classes != 1:
+        raise ScoringError(f"a regression has one output, found {classes}")
+    if not regression and classes < 2:
+        raise ScoringError(f"a classification has at least 2 classes, found {classes}")
+    if "f1" in metrics and classes != 2:
+        raise ScoringError(f"metrics: f1 (of class 1) needs exactly 2 classes, found {classes}; use macro_f1")
+
+
+def applicable_metrics(classes: int, regression: bool = False) -> list[Metric]:
+    """Every metric that is defined for a task of `classes` outputs."""
+    if regression:
+        return ["pearson", "spearman"]
+    everywhere: list[Metric] = ["accuracy", "macro_f1", "matthews"]
+    return [*everywhere, "f1"] if classes == 2 else everywhere
+
+
+def accuracy(predictions: Labels, labels: Labels) -> float:
+    """The share of rows whose prediction is the label."""
+    return float(accuracy_score(labels, predictions))
+
+
+def f1(predictions: Labels, labels: Labels) -> float:
+    """F1 of class 1 of two, as GLUE scores MRPC and QQP; 0 when class 1 is never predicted nor present."""
+    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
+
+
+def macro_f1(predictions: Labels, labels: Labels) -> float:
+    """The unweighted mean of F1 over the classes that occur in labels or predictions."""
+    return float(f1_score(labels, predictions, average="macro", zero_division=0))
+
+
+def matthews(predictions: Labels, labels: Labels) -> float:
+    """Matthews' correlation coefficient; 0 when predictions or labels are constant (no association)."""
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    return float(matthews_corrcoef(labels, predictions))
+
+
+def nll(logits: Floats, labels: Labels) -> float:
+    """-log softmax(logits)[label], mean over the rows: cross-entropy in nats."""
+    return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
+
+
+def brier(logits: Floats, labels: Labels) -> float:
+    """sum_k (p_k - [k is the label])^2, mean over the rows; 0 to 2 (Brier 1950, the multi-class form)."""
+    errors: Floats = softmax(logits, axis=1)
+    errors[np.arange(len(labels)), labels] -= 1
+    return float((errors**2).sum(axis=1).mean())
+
+
+def ece(logits: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
+    """Expected calibration error: sum_b n_b/N |accuracy_b - confidence_b| (Guo et al. 2017).
+
+    Confidence is the largest probability; the bins ((b-1)/bins, b/bins] are of equal width.
+    """
+    confidence = softmax(logits, axis=1).max(axis=1)
+    correct = logits.argmax(axis=1) == labels
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(labels))
+
+
+_CLASS_METRICS: dict[str, Callable[[Labels, Labels], float]] = {
+    "accuracy": accuracy,
+    "f1": f1,
+    "macro_f1": macro_f1,
+    "matthews": matthews,
+}
+
+
+def _score_classes(logits: Floats, labels: Labels, metrics: Sequence[Metric]) -> dict[str, float]:
+    predictions = logits.argmax(axis=1)
+    scores = {metric: _CLASS_METRICS[metric](predictions, labels) for metric in metrics}
+    return scores | {"nll": nll(logits, labels), "brier": brier(logits, labels), "ece": ece(logits, labels)}
+
+
+def pearson(predictions: Floats, labels: Floats) -> float:
+    """Pearson's correlation; 0 when a side is constant or there is one row (no linear association to see)."""
+    return _correlation(pearsonr, predictions, labels)
+
+
+def spearman(predictions: Floats, labels: Floats) -> float:
+    """Spearman's rank correlation; 0 when a side is constant or there is one row."""
+    return _correlation(spearmanr, predictions, labels)
+
+
+def mse(predictions: Floats, labels: Floats) -> float:
+    """The mean squared error, in squared units of the label."""
+    return float(((predictions - labels) ** 2).mean())
+
+
+def _correlation(statistic: Callable[..., Any], predictions: Floats, labels: Floats) -> float:
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scipy: the input is nearly constant
+        value = float(statistic(predictions, labels).statistic)
+    return value if np.isfinite(value) else 0.0
+
+
+_REGRESSION: dict[str, Callable[[Floats, Floats], float]] = {"pearson": pearson, "spearman": spearman}
+
+
+def _score_regression(predictions: Floats, labels: Floats, metrics: Sequence[Metric]) -> dict[str, float]:
+    scores = {metric: _REGRESSION[metric](predictions, labels) for metric in metrics}
+    return scores | {"mse": mse(predictions, labels)}
+
+
+def _outputs(logits: npt.ArrayLike) -> Floats:
+    outputs = np.asarray(logits, dtype=np.float64)
+    if outputs.ndim != 2 or outputs.size == 0:
+        raise ScoringError(f"expected logits of shape [N, K], found {list(outputs.shape)}")
+    _refuse_non_finite(outputs, "logits")
+    return outputs
+
+
+def _numbers(labels: npt.ArrayLike, rows: int) -> Floats:
+    numbers = np.asarray(labels, dtype=np.float64)
+    _check_rows(numbers.shape, rows)
+    _refuse_non_finite(numbers, "labels")
+    return numbers
+
+
+def _classes(labels: npt.ArrayLike, logits: Floats) -> Labels:
+    found = np.asarray(labels)
+    _check_rows(found.shape, len(logits))
+    if not np.issubdtype(found.dtype, np.integer):
+        raise ScoringError(f"expected integer class labels, found {found.dtype}")
+    wrong = np.flatnonzero((found < 0) | (found >= logits.shape[1]))
+    if len(wrong):
+        row = int(wrong[0])
+        raise ScoringError(
+            f"labels: row {row} is {int(found[row])}, outside 0..{logits.shape[1] - 1} "
+            f"({len(wrong)} such rows)"
+        )
+    return found.astype(np.int64)
+
+
+def _check_rows(shape: tuple[int, ...], rows: int) -> None:
+    if shape != (rows,):
+        raise ScoringError(f"expected {rows} labels, as many as rows of logits, found shape {list(shape)}")
+
+
+def _refuse_non_finite(values: Floats, what: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
+    if len(bad):
+        raise ScoringError(
+            f"{what}: row {int(bad[0])} has a NaN or infinite value ({len(bad)} of {len(values)} rows); "
+            "did training diverge?"
+        )

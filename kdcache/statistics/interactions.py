@@ -1,0 +1,171 @@
+"""Does a regularizer help more from scratch than when pre-trained? The paper's claim, as a test of its own.
+
+"Significant from scratch, not significant when pre-trained" is no evidence of a difference between the two.
+The difference of the differences is: per seed,
+
+    interaction = (regularizer - baseline | scratch) - (regularizer - baseline | pretrained)   in points,
+
+for two students of one architecture (same checkpoint and layers), tested against interaction <= 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdcache.statistics import power, significance
+from kdcache.statistics.evidence import Points, gain
+from kdcache.statistics.families import correct_by_family, family_key, level
+from kdcache.statistics.verdicts import points_table
+from kdcache.study import Study
+
+ALL = "all"  # the mean over regularizers, or the pool of pairs
+COLUMNS = (
+    "scope", "task", "checkpoint", "layers", "scratch", "pretrained", "regularizer", "metric", "unit", "n",
+    "gain_scratch", "gain_pretrained", "interaction", "sd", "ci_low", "ci_high", "p", "p_corrected",
+    "family_size", "detectable", "verdict", "note",
+)  # fmt: skip
+SCALE = 100.0  # points: gains are differences of scores of this size, and so is their rounding noise
+Cells = dict[tuple[str, str, str], Points]
+Pair = tuple[str, str, str]  # task, scratch student, pretrained student
+
+
+def interaction(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """The interaction per pair of students and regularizer, and pooled over the pairs.
+
+    Rows with scope `pair`: one per task, pair and regularizer, plus regularizer `all`, the mean over the
+    study's regularizers per seed; unit: seeds. A seed counts when all four trials have a score. Rows with
+    scope `pooled`: one per regularizer and one for `all`; unit: pairs. Pooling takes each pair's mean as
+    one value (n = pairs), because the seeds of one pair share a task and a checkpoint and are no
+    independent evidence about others; with a single pair there is nothing to pool, and the row says so.
+    Pairs that share one task say something of other students on it and nothing of other tasks: so does the row.
+
+    gain_scratch and gain_pretrained are the mean differences from the baseline; ci_low and ci_high a
+    two-sided interval at 1 - alpha; p is one-sided (interaction > 0), paired t (exact sign-flip without
+    spread). Corrected over the regularizers by `comparison.family` (pooled rows: together); `all` is one
+    claim of its own. detectable: the interaction that this one-sided test finds with 80% power. verdict:
+    `supported` when p_corrected <= alpha, else `inconclusive`.
+    """
+    cells = points_table(trials, study)
+    methods = [name for name in study.methods() if name != study.comparison.baseline]
+    rows: list[dict[str, Any]] = []
+    for pair in pairs(study):
+        of_pair = {name: _by_seed(cells, pair, name, study) for name in methods}
+        rows += [_pair_row(pair, name, gains, study) for name, gains in of_pair.items()]
+        if methods:
+            rows.append(_pair_row(pair, ALL, _mean_gains(list(of_pair.values())), study))
+    rows += [_pooled_row(name, rows, study) for name in ([*methods, ALL] if rows else [])]
+    return _judged(rows, study)
+
+
+def pairs(study: Study) -> Iterator[Pair]:
+    """(task, scratch student, pretrained student) with the same checkpoint, revision and layers."""
+    for task in study.tasks:
+        able = {name: s for name, s in study.students.items() if study.applies(s, task)}
+        for scratch, a in able.items():
+            for pretrained, b in able.items():
+                same = (a.checkpoint, a.revision, a.layers) == (b.checkpoint, b.revision, b.layers)
+                if same and (a.init, b.init) == ("scratch", "pretrained"):
+                    yield task, scratch, pretrained
+
+
+Gains = dict[int, tuple[float, float]]  # seed -> (gain from scratch, gain when pretrained), points
+
+
+def _by_seed(cells: Cells, pair: Pair, name: str, study: Study) -> Gains:
+    """The two gains of every seed that has all four scores."""
+    task, scratch, pretrained = pair
+    metric = study.tasks[task].metrics[0]
+    four = [cells[task, s, r] for s in (scratch, pretrained) for r in (name, study.comparison.baseline)]
+    seeds = sorted(set.intersection(*({s for s, v in points.items() if np.isfinite(v)} for points in four)))
+    return {s: (gain(metric, four[0][s] - four[1][s]), gain(metric, four[2][s] - four[3][s])) for s in seeds}
+
+
+def _mean_gains(of_methods: list[Gains]) -> Gains:
+    """Per seed the mean over regularizers, for seeds that all of them have."""
+    seeds = sorted(set.intersection(*(set(gains) for gains in of_methods)))
+    means = {s: np.mean([gains[s] for gains in of_methods], axis=0) for s in seeds}
+    return {s: (float(pair[0]), float(pair[1])) for s, pair in means.items()}
+
+
+def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> dict[str, Any]:
+    task, scratch, pretrained = pair
+    student = study.students[scratch]
+    missing = len(study.seeds) - len(gains)
+    note = f"{missing} of {len(study.seeds)} seeds lack one of the four trials" if missing else ""
+    return {
+        "scope": "pair", "task": task, "checkpoint": student.checkpoint, "layers": student.layers,
+        "scratch": scratch, "pretrained": pretrained, "regularizer": name,
+        "metric": study.tasks[task].metrics[0], "unit": "seeds",
+        **_tested(list(gains.values()), study.comparison.alpha, note),
+    }  # fmt: skip
+
+
+def _pooled_row(name: str, rows: list[dict[str, Any]], study: Study) -> dict[str, Any]:
+    members = [r for r in rows if r["scope"] == "pair" and r["regularizer"] == name and r["n"]]
+    tasks = {r["task"] for r in members}
+    note = f"{len(members)} pairs on {len(tasks)} tasks, each pair's mean as one value"
+    if len(tasks) == 1:
+        note = f"{len(members)} pairs, all on one task: about other students on it, not about other tasks"
+    if len(members) == 1:
+        note = "one pair: nothing to pool, see its own row"
+    if len({r["metric"] for r in members}) > 1:
+        note += "; points of different metrics"
+    values = [(r["gain_scratch"], r["gain_pretrained"]) for r in members]
+    return {
+        "scope": "pooled", "task": ALL, "checkpoint": ALL, "layers": None, "scratch": ALL, "pretrained": ALL,
+        "regularizer": name, "metric": "/".join(sorted({r["metric"] for r in members})), "unit": "pairs",
+        **_tested(values, study.comparison.alpha, note),
+    }  # fmt: skip
+
+
+def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[str, Any]:
+    """Means, interval and one-sided p of one list of (scratch, pretrained) gains."""
+    scratch, pretrained = ([pair[side] for pair in gains] for side in (0, 1))
+    result: dict[str, Any] = dict.fromkeys(("interaction", "sd", "ci_low", "ci_high", "p"))
+    if gains:
+        result["interaction"] = significance.settled(float(np.mean(scratch) - np.mean(pretrained)), SCALE)
+    if len(gains) >= 2:
+        d = significance.differences(scratch, pretrained)
+        interval = significance.mean_interval(d, 1 - alpha)
+        result |= {"sd": interval.sd, "ci_low": interval.ci_low, "ci_high": interval.ci_high}
+        result["p"] = significance.paired_t(d, 0.0, "greater")
+        if significance.constant(d):
+            note = "; ".join(filter(None, [note, "no spread: exact sign-flip test"]))
+    elif not note:
+        note = "a test needs two or more seeds"
+    means = [
+        significance.settled(float(np.mean(side)), SCALE) if side else None for side in (scratch, pretrained)
+    ]
+    return {"n": len(gains), "gain_scratch": means[0], "gain_pretrained": means[1], **result, "note": note}
+
+
+def _judged(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
+    """Correct over the families and add the verdicts."""
+    comparison = study.comparison
+    keys = [_key(row, study) for row in rows]
+    corrected = correct_by_family([row["p"] for row in rows], keys, comparison.correction)
+    for row, key, p in zip(rows, keys, corrected, strict=True):
+        size = keys.count(key)
+        at = level(comparison.alpha, size, comparison.correction)
+        row |= {"p_corrected": p, "family_size": size, "detectable": _detectable(row, at)}
+        row["verdict"] = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _key(row: dict[str, Any], study: Study) -> tuple[str, ...]:
+    """Like the comparisons' families, with the pair in the student's place; `all` rows stand alone."""
+    pair = f"{row['scratch']}/{row['pretrained']}"
+    if row["regularizer"] == ALL:
+        return (row["scope"], ALL, row["task"], pair)
+    if row["scope"] == "pooled":
+        return ("pooled",)
+    return ("pair", *family_key(study.comparison.family, row["task"], pair))
+
+
+def _detectable(row: dict[str, Any], at: float) -> float | None:
+    """One-sided at level `at` is two-sided at 2 * at (the other tail's power is negligible)."""
+    return power.detectable_difference(row["n"], row["sd"], 2 * at) if row["sd"] else None

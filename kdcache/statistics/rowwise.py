@@ -1,0 +1,243 @@
+"""Comparisons row by row: what the validation rows can show, and how much of an error is theirs.
+
+A validation set is a sample. Seeds say how much training varies on these rows; they say nothing about other rows, and
+small sets (277 rows: one is 0.36 points) vary a lot. With every trial's predictions of the same rows, both can be
+told apart. Shapes everywhere: labels [N]; outputs [S, N], one line a seed, of a configuration (`a`) and of its
+baseline (`b`), the seeds matched.
+
+- `mcnemar`: is one model right on rows where the other is wrong more often than the reverse? One seed at a time.
+- `row_test`: the same over all seeds. **The rows of the seeds are the same rows**: S models that all fail on a row
+  are one hard row and no S independent findings, so adding up discordant rows over seeds and testing the sum as
+  binomial rejects far too often. Here a row is one unit, whatever the number of seeds.
+- `row_intervals`: a bootstrap over rows, and the seeds' and the rows' shares of the error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from kdcache.errors import ComparisonError
+from kdcache.statistics import weighted
+from kdcache.statistics.significance import positive, settled, t_quantile
+from kdcache.statistics.weighted import Floats, Outputs
+
+Counts: TypeAlias = NDArray[np.int64]
+Metric: TypeAlias = (
+    str | Callable[[Outputs, Outputs], float]
+)  # a name of weighted.SCORES, or f(predictions, labels)
+RESAMPLES = 1_999  # bootstrap draws; the sd of a draw is then known to 1.6%
+FLIPS = 99_999  # Monte Carlo draws of `row_test` when there are too many rows to enumerate
+EXACT_SUM = 20_000
+NOISE = 1e-9  # points; draws that agree to this have no spread
+BLOCK = 1 << 22  # weights (8 bytes each) that are drawn at a time
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Per seed, [S]: rows that only the configuration has right, that only the baseline has, and the exact p."""
+
+    gained: Counts
+    lost: Counts
+    p: Floats
+
+
+@dataclass(frozen=True)
+class RowIntervals:
+    """A difference in points with its error from rows alone, from seeds alone, and from both.
+
+    `low`, `high`: for these models on other rows (percentile bootstrap over rows). `sd_rows`: the standard error that
+    the choice of rows brings, `sd_seeds` the one that the choice of seeds brings, `sd_total` both; `total_low`,
+    `total_high`: for other seeds and other rows. What needs two seeds is `None` with one,
+    and an interval without any spread is `None`: not estimable.
+    """
+
+    difference: float
+    low: float | None
+    high: float | None
+    sd_rows: float
+    sd_seeds: float | None = None
+    sd_total: float | None = None
+    total_low: float | None = None
+    total_high: float | None = None
+
+
+def mcnemar(a_right: ArrayLike, b_right: ArrayLike) -> McNemar:
+    """McNemar's exact test, seed by seed: the discordant rows are a fair coin's throws (McNemar 1947).
+
+    Args:
+        a_right, b_right: booleans [S, N], whether the models are right.
+
+    p is two-sided, min(1, 2 P(Bin(n, 1/2) <= smaller count)); 1 where no row is discordant.
+    """
+    a, b = _same_shape(a_right, b_right, bool)
+    gained, lost = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
+    p = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(gained, lost), gained + lost, 0.5))
+    return McNemar(gained, lost, np.maximum(p, np.finfo(np.float64).tiny))
+
+
+def row_test(a_right: ArrayLike, b_right: ArrayLike, seed: int = 0) -> float:
+    """p of the sign-flip test over rows on the mean difference of correctness, for all seeds together.
+
+    Row i has t_i = how many more seeds of `a` than of `b` are right on it, -S..S. If it makes no difference which is
+    which, t_i is as likely as -t_i, and rows are independent; so p is the share of the 2^N sign patterns with a sum as
+    extreme as the observed one. Seeds of one row stay together, which is why they may depend on each other (a cluster
+    permutation test; with one seed it is McNemar's exact test). The models are taken as they are: p speaks of other
+    rows, not of other seeds.
+
+    Exact, by convolving the binomials of the n_k rows with |t| = k, up to sum k n_k = 20,000; beyond, 99,999 seeded
+    draws and the observed pattern itself (Phipson and Smyth 2010).
+    """
+    a, b = _same_shape(a_right, b_right, bool)
+    totals = a.sum(axis=0, dtype=np.int64) - b.sum(axis=0, dtype=np.int64)
+    rows = np.bincount(np.abs(totals), minlength=1)  # how many have |t| = 0, 1, ...
+    reach, observed = int(np.arange(len(rows)) @ rows), abs(int(totals.sum()))
+    return (
+        _exact_flips(rows, reach, observed)
+        if reach <= EXACT_SUM
+        else _drawn_flips(rows, reach, observed, seed)
+    )
+
+
+def _exact_flips(rows: Counts, reach: int, observed: int) -> float:
+    """sum_k k (2 B_k - n_k) with B_k ~ Bin(n_k, 1/2): the chance that it is as far from 0 as observed."""
+    chances = np.ones(1)
+    for k, n in enumerate(rows[1:], start=1):
+        steps = np.zeros(k * n + 1)
+        steps[::k] = stats.binom.pmf(np.arange(n + 1), n, 0.5)
+        chances = np.convolve(chances, steps)
+    sums = np.abs(2 * np.arange(reach + 1) - reach)
+    return min(1.0, positive(chances[sums >= observed].sum()))
+
+
+def _drawn_flips(rows: Counts, reach: int, observed: int, seed: int) -> float:
+    rng, up = np.random.default_rng(seed), np.zeros(FLIPS, dtype=np.int64)
+    for k, n in enumerate(rows[1:], start=1):
+        up += k * rng.binomial(n, 0.5, FLIPS)
+    return float((1 + np.sum(np.abs(2 * up - reach) >= observed)) / (1 + FLIPS))
+
+
+def row_intervals(
+    metric: Metric,
+    labels: ArrayLike,
+    a: ArrayLike,
+    b: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> RowIntervals:
+    """The mean difference of a metric over seeds, and how much of its error is the seeds' and how much the rows'.
+
+    Two-way, seed x row. Each draw takes N rows with replacement, the same ones for every seed and for both sides
+    (paired), and scores all seeds on them: M[r, s]. Then, in points:
+
+    - V_rows: the variance over draws of the mean over seeds. These seeds, other rows.
+    - V_seeds = s^2 / S, with s^2 the variance (n - 1) over seeds of the differences on the rows as they are. Redrawing
+      S seeds gives the same but for a factor (S - 1) / S, far too small at five seeds (0.8), hence the formula.
+    - Both hold the part V_both that belongs to a seed and a row together (luck of one model on one row): the spread
+      over draws that the seeds of a draw do not share. V_total = max(0, V_rows - V_both) + max(0, V_seeds - V_both) +
+      V_both, the variance for other seeds and other rows. (Redrawing seeds and rows at once and taking the variance
+      of that counts V_both three times: Owen 2007, the pigeonhole bootstrap.)
+
+    The total interval is difference +- t sd_total with Satterthwaite's degrees of freedom, (S - 1) (V_total /
+    V_seeds)^2, because the seeds' share is estimated from few.
+
+    Args:
+        metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman) or any function of (predictions, labels),
+            each [N], that gives a fraction and does not depend on the order of the rows; a function is called
+            2 S resamples times.
+        labels: [N] classes or real numbers.
+        a, b: [S, N] predicted classes, or real numbers for a correlation.
+
+    Raises:
+        ComparisonError: shapes that do not fit, values that are not finite, an unknown metric.
+    """
+    first, second = _same_shape(a, b)
+    truth = _labels(labels, first)
+    if metric == "accuracy":  # all that counts is which are right: fewer kinds of rows
+        first, second, truth = first == truth, second == truth, np.ones_like(truth, dtype=bool)
+    observed, draws = _draws(_score(metric), truth, first, second, resamples, seed)
+    mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
+    rows = float(of_rows.var(ddof=1)) if np.ptp(of_rows) > NOISE else 0.0
+    low, high = np.quantile(of_rows, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    found = RowIntervals(mean, low, high, math.sqrt(rows)) if rows else RowIntervals(mean, None, None, 0.0)
+    if len(observed) < 2:
+        return found
+    seeds, total = _variances(observed, draws, rows)
+    if not total:
+        return replace(found, sd_seeds=0.0, sd_total=0.0)
+    df = (len(observed) - 1) * (total / seeds) ** 2 if seeds else math.inf
+    half = t_quantile((1 + confidence) / 2, df) * math.sqrt(total)
+    ends = {"total_low": mean - half, "total_high": mean + half}
+    return replace(found, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
+
+
+def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, float]:
+    """V_seeds and V_total of `row_intervals`."""
+    count = len(observed)
+    seeds = float(observed.var(ddof=1)) / count
+    moved = draws - observed
+    alone = moved - moved.mean(axis=1, keepdims=True)
+    both = float((alone**2).sum(axis=1).mean()) / (count - 1) / count
+    return seeds, max(0.0, rows - both) + max(0.0, seeds - both) + both
+
+
+def _draws(
+    score: weighted.Score, labels: Outputs, a: Outputs, b: Outputs, resamples: int, seed: int
+) -> tuple[Floats, Floats]:
+    """Differences in points: [S] on the rows as they are, and [R, S] on redrawn rows.
+
+    Rows with the same label and the same outputs of every model are alike: what is drawn is how often each kind
+    occurs, which makes most studies some hundred kinds instead of N rows. Memory is bounded by `BLOCK`.
+    """
+    kinds, counts = np.unique(np.column_stack([labels, *a, *b]), axis=0, return_counts=True)
+    rng, block = np.random.default_rng(seed), max(1, BLOCK // len(kinds))
+    parts = []
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        weights = rng.multinomial(len(labels), counts / len(labels), size=size).astype(np.float64)
+        parts.append(_differences(score, weights, kinds))
+    return _differences(score, counts[None].astype(np.float64), kinds)[0], np.concatenate(parts)
+
+
+def _differences(score: weighted.Score, weights: Floats, kinds: Outputs) -> Floats:
+    """Of the columns of `kinds` (label, S outputs of a, S of b), in points: [R, S]."""
+    scores = np.stack([score(weights, output, kinds[:, 0]) for output in kinds.T[1:]], axis=1)
+    seeds = scores.shape[1] // 2
+    return np.asarray(100.0 * (scores[:, :seeds] - scores[:, seeds:]))
+
+
+def _score(metric: Metric) -> weighted.Score:
+    if not isinstance(metric, str):
+        return weighted.repeated(metric)
+    if metric not in weighted.SCORES:
+        known = ", ".join(weighted.SCORES)
+        raise ComparisonError(f"no metric {metric!r} of predictions (there are: {known}); give a function")
+    return weighted.SCORES[metric]
+
+
+def _same_shape(a: ArrayLike, b: ArrayLike, dtype: type | None = None) -> tuple[Outputs, Outputs]:
+    first, second = np.atleast_2d(np.asarray(a, dtype)), np.atleast_2d(np.asarray(b, dtype))
+    if first.shape != second.shape or first.ndim != 2 or not first.size:
+        raise ComparisonError(
+            f"expected outputs [seeds, rows] of equal shapes, found {list(first.shape)} and {list(second.shape)}; "
+            "compare matched seeds on the same rows"
+        )
+    if not (np.isfinite(first).all() and np.isfinite(second).all()):
+        raise ComparisonError("outputs must be finite; did a training diverge?")
+    return first, second
+
+
+def _labels(labels: ArrayLike, outputs: Outputs) -> Outputs:
+    found = np.asarray(labels)
+    if found.shape != outputs.shape[1:] or not np.isfinite(found).all():
+        raise ComparisonError(
+            f"expected {outputs.shape[1]} finite labels, one a row, found shape {list(found.shape)}"
+        )
+    return found

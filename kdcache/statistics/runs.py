@@ -1,0 +1,139 @@
+"""Two runs of a study side by side: the parameters that differ, and what became of every configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from kdcache.statistics.evidence import Points, evidence_of, mean_sd, scored
+
+KEYS = ("task", "student", "regularizer")
+ABSENT = "absent"
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A study's parameters and results: the content of params.yaml, trials.csv and comparisons.csv."""
+
+    name: str
+    params: dict[str, Any]
+    trials: pd.DataFrame
+    comparisons: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class Side:
+    """A configuration in one run; scores in points. verdict: `baseline`, or `absent` when the run lacks it."""
+
+    mean: float | None = None
+    sd: float | None = None
+    seeds: int = 0
+    verdict: str = ABSENT
+
+
+@dataclass(frozen=True)
+class Change:
+    """A configuration in both runs, and the second minus the first in points, matched by seed where it can be.
+
+    same: the very same trials are behind both, by their identities. The interval stands alone, uncorrected.
+    """
+
+    task: str
+    student: str
+    regularizer: str
+    metric: str
+    a: Side
+    b: Side
+    change: float | None
+    ci_low: float | None
+    ci_high: float | None
+    same: bool
+    note: str
+
+
+def different_params(a: Run, b: Run) -> list[tuple[str, str, str]]:
+    """(path, value in a, value in b) of every parameter that differs, values as JSON, `absent` where there is none."""
+    one, other = _flat(a.params), _flat(b.params)
+    paths = dict.fromkeys([*one, *other])
+    values = ((path, one.get(path, ABSENT), other.get(path, ABSENT)) for path in paths)
+    return [(path, x, y) for path, x, y in values if x != y]
+
+
+def _flat(params: Any, path: str = "") -> dict[str, str]:
+    """{"distillers.kd.alpha": "0.5"}; a list is one value, and so is an empty group."""
+    if not isinstance(params, dict) or not params:
+        return {path: json.dumps(params, default=str)}
+    found: dict[str, str] = {}
+    for key, value in params.items():
+        found |= _flat(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def changes(a: Run, b: Run, confidence: float = 0.95) -> list[Change]:
+    """Every configuration that one of the runs has, in the order of the first."""
+    one, other = _configurations(a), _configurations(b)
+    absent = Configuration()
+    return [
+        _change(key, one.get(key, absent), other.get(key, absent), confidence)
+        for key in dict.fromkeys([*one, *other])
+    ]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The trials of a configuration in one run: seed -> score in points, and seed -> identity."""
+
+    metric: str = ""
+    verdict: str = ABSENT
+    points: Points = field(default_factory=dict)
+    identities: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def side(self) -> Side:
+        return Side(*mean_sd(list(self.points.values())), len(self.points), self.verdict)
+
+
+def _configurations(run: Run) -> dict[Key, Configuration]:
+    rows: Iterable[Any] = run.comparisons.itertuples(index=False)
+    compared = {(row.task, row.student, row.regularizer): row for row in rows}
+    metrics = {key[:2]: str(row.metric) for key, row in compared.items()}
+    found = {}
+    for (task, student, regularizer), trials in run.trials.groupby(list(KEYS), sort=False):
+        key = (str(task), str(student), str(regularizer))
+        metric = metrics.get(key[:2], "")
+        identities = dict(zip(trials["seed"], trials["identity"], strict=True))
+        verdict = str(compared[key].verdict) if key in compared else "baseline"
+        found[key] = Configuration(metric, verdict, _points(trials, metric), identities)
+    return found
+
+
+def _points(rows: pd.DataFrame, metric: str) -> Points:
+    """seed -> score in points, failed trials left out."""
+    scores = zip(rows["seed"], rows[metric], strict=True) if metric in rows else ()
+    return scored({int(seed): 100 * float(score) for seed, score in scores}, "", [])
+
+
+def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> Change:
+    change = low = high = None
+    if a.points and b.points and a.metric == b.metric:
+        found, _ = evidence_of(b.points, a.points, None, confidence, [])
+        change, low, high = found.difference, found.ci_low, found.ci_high
+    same = bool(a.identities) and a.identities == b.identities
+    return Change(*key, b.metric or a.metric, a.side, b.side, change, low, high, same, _note(a, b))
+
+
+def _note(a: Configuration, b: Configuration) -> str:
+    """What to know of a change; empty when every seed is matched and the metric the same."""
+    if not a.points or not b.points:
+        return ""
+    if a.metric != b.metric:
+        return f"judged by {a.metric} and by {b.metric}"
+    if a.points == b.points:
+        return "same scores"
+    matched, one, other = len(a.points.keys() & b.points.keys()), len(a.points), len(b.points)
+    return "" if matched == max(one, other) else f"{matched} matched seeds of {one} and {other}"

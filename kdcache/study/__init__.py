@@ -1,0 +1,45 @@
+"""What is asked: params.yaml as typed, checked objects.
+
+`load_study` reads the whole file and reports every mistake at once, each with its path in the file
+(`students.bert-tiny.teacher: ...`), before anything runs. Nothing here touches data, models or a network.
+
+    values.py    names, files, seeds, schedules; the base of all parameter objects
+    task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
+    schema.py    a whole study
+    loading.py   from the file; mistakes.py between entries; wording.py in words
+"""
+
+from kdcache.study.loading import load_study
+from kdcache.study.methods import Regularizer
+from kdcache.study.models import Model, Student, Teacher
+from kdcache.study.schema import Comparison, Study
+from kdcache.study.task import Augment, Source, Task
+from kdcache.study.values import (
+    CLASSIFICATION_METRICS,
+    NAME,
+    REGRESSION_METRICS,
+    UNLABELLED,
+    Metric,
+    Params,
+    Schedule,
+)
+
+__all__ = [
+    "CLASSIFICATION_METRICS",
+    "NAME",
+    "REGRESSION_METRICS",
+    "UNLABELLED",
+    "Augment",
+    "Comparison",
+    "Metric",
+    "Model",
+    "Params",
+    "Regularizer",
+    "Schedule",
+    "Source",
+    "Student",
+    "Study",
+    "Task",
+    "Teacher",
+    "load_study",
+]

@@ -1,0 +1,46 @@
+"""Teachers and students as params.yaml declares them: a checkpoint and how it is fine-tuned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import (
+    Field,
+)
+
+from kdcache.study.values import Name, Params, Seed, Teachers, Text, teacher_names
+
+
+class Model(Params):
+    """A model and how it is fine-tuned; what teachers and students share."""
+
+    checkpoint: Text
+    revision: Text | None = None
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    layers: int | None = Field(default=None, ge=1)
+    tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)  # the tasks it is for; default: all
+
+    learning_rate: float = Field(gt=0)
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Teacher(Model):
+    """A model fine-tuned once per task whose logits are cached."""
+
+    seed: Seed = 0
+
+
+class Student(Model):
+    """A model trained once per task, regularizer and seed."""
+
+    teacher: Teachers | None = None  # one, or a list: an ensemble, whose logits are the mean of its members'
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """The names of its teachers: none, one, or the members of an ensemble."""
+        return teacher_names(self.teacher)

@@ -1,0 +1,132 @@
+"""A task as params.yaml declares it: where its rows come from, its columns, its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from kdcache.study.values import (
+    REGRESSION_METRICS,
+    UNLABELLED,
+    Files,
+    Metric,
+    Name,
+    Params,
+    Seed,
+    Text,
+    raise_all,
+)
+
+
+class Source(Params):
+    """Where a task's rows come from: exactly one of `builtin`, `files` and `hub`."""
+
+    builtin: Literal["bbc_headlines", "digits"] | None = None
+    files: dict[Name, Files] | None = None
+    hub: Text | None = None
+    name: str | None = None  # the hub data set's configuration, e.g. `rte` of nyu-mll/glue
+    revision: str | None = None
+    splits: dict[Name, Text] | None = None  # the hub's names of train, validation and further splits
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Source:
+        given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of builtin, files, hub; found {', '.join(given) or 'none'}")
+        if self.files is not None and not {"train", "validation"} <= set(self.files):
+            raise ValueError(f"files needs the keys train and validation, found {', '.join(self.files)}")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                "a hub source needs a pinned revision (a commit hash, or `main` to accept changes)"
+            )
+        if self.hub is None and (self.name or self.revision or self.splits):
+            raise ValueError("name, revision and splits belong to a hub source")
+        return self
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
+        named = {**(self.files or {}), **(self.splits or {})}
+        return tuple(dict.fromkeys(["train", "validation", *named]))
+
+
+class Augment(Params):
+    """Random views of the train images: crop and flip, `views` of each row; epoch e trains on view e mod `views`."""
+
+    crop: int = Field(default=0, ge=0)  # pixels of the prepared image that it may shift each way
+    flip: float = Field(default=0.0, ge=0, le=1)  # probability of mirroring left and right
+    views: int = Field(default=4, ge=1)
+    seed: Seed = 0
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> Augment:
+        if not (self.crop or self.flip):
+            raise ValueError("give crop (pixels, such as 4), flip (a probability, such as 0.5), or both")
+        return self
+
+
+class Task(Params):
+    """A labelled data set with train and validation splits, its columns and its metric."""
+
+    source: Source
+    text: list[Text] | None = Field(default=None, min_length=1, max_length=2)
+    image: Text | None = None
+    label: Text = "label"
+    metrics: list[Metric] = Field(min_length=1)
+    max_length: int | None = Field(default=None, ge=4)
+    train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
+    sample_seed: Seed = 0  # which rows train_size draws
+    unlabelled: Literal["rest"] | None = None  # the train rows that it does not draw, without their labels
+    label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
+    noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
+    augment: Augment | None = None
+
+    @model_validator(mode="after")
+    def _text_or_image(self) -> Task:
+        raise_all(self._mistakes())
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        if (self.text is None) == (self.image is None):
+            yield "give exactly one of text (one or two columns) and image (one column)"
+        elif self.text is not None and self.max_length is None:
+            yield "a text task needs max_length (tokens)"
+        elif self.image is not None and self.max_length is not None:
+            yield "max_length belongs to a text task"
+        if self.label in [*(self.text or []), self.image]:
+            yield f"the label column {self.label!r} is also an input column"
+        if len({metric in REGRESSION_METRICS for metric in self.metrics}) > 1:
+            yield "metrics mixes classification and regression"
+        if len(set(self.metrics)) != len(self.metrics):
+            yield f"a metric is listed twice: {', '.join(self.metrics)}"
+        if self.augment is not None and self.image is None:
+            yield "augment (crop, flip) is for an image task"
+        if self.label_noise and self.regression:
+            yield "label_noise replaces a class by another; a regression has none"
+        if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
+            yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
+        if self.train_size is None and "sample_seed" in self.model_fields_set:
+            yield "sample_seed says which rows train_size draws; without it, it has no effect"
+        if self.unlabelled and self.train_size is None:
+            yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
+        if self.unlabelled and UNLABELLED in self.source.split_names:
+            yield "the source has a split named unlabelled already; leave out unlabelled: rest"
+
+    @property
+    def has_unlabelled(self) -> bool:
+        """Whether there are rows without labels: a split of that name, or the rest of train."""
+        return self.unlabelled is not None or UNLABELLED in self.source.split_names
+
+    @property
+    def regression(self) -> bool:
+        """True for a real-valued label (STS-B): K = 1 output, scored by correlation."""
+        return self.metrics[0] in REGRESSION_METRICS
+
+    @property
+    def modality(self) -> Literal["text", "image"]:
+        return "text" if self.text is not None else "image"

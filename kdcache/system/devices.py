@@ -1,0 +1,36 @@
+"""Devices: their names, their memory, what they compute in."""
+
+from __future__ import annotations
+
+import functools
+import resource
+import sys
+
+import torch
+
+
+@functools.cache
+def has_bfloat16(device: str) -> bool:
+    """Whether the device (`cuda`, `cpu`) has instructions for bfloat16 matrix products; emulation does not count."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak MiB: allocated on the GPU since the run began, or the process's resident set on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the device type (`cpu`)."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

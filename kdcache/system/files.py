@@ -1,0 +1,140 @@
+"""Files that are whole or absent: atomic writing, and JSON with errors for people.
+
+Every result this package leaves on disk goes through `write_atomically`: the content is written beside its
+destination, flushed to the device and renamed, so that a crash, a kill or a full disk never leaves a file
+that could be taken for a complete one.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError
+
+TEMPORARY_SUFFIX = ".tmp"
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space and run again",
+    errno.EDQUOT: "the disk quota is used up; free some space and run again",
+    errno.EFBIG: "the file would exceed the allowed size",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.EACCES: "permission denied; check the folder's owner and mode",
+    errno.EPERM: "permission denied; check the folder's owner and mode",
+}
+
+
+def write_atomically(path: Path, data: bytes | Callable[[Path], None]) -> None:
+    """Write a file so that it is either there whole or not there at all.
+
+    The folder is created when missing. The bytes go to a temporary file `.<name>.<random>.tmp` in the same
+    folder, which is fsynced and renamed over `path`; then the folder is fsynced, so that the name survives a
+    power cut. A killed process can leave such a temporary file behind; nothing reads it.
+
+    Args:
+        path: the destination; an existing file is replaced.
+        data: the content, or a function that writes it to the (existing, empty) file it is given.
+
+    Raises:
+        KdcacheError: the file cannot be written (disk full, read-only, no permission). `path` is then as
+            before and the temporary file is gone. Errors of `data` itself other than OSError pass through.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_beside(path)
+        try:
+            _fill(temporary, data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise _write_error(path, error) from error
+
+
+def remove(path: Path) -> None:
+    """Delete a file, if it is there, and make the deletion durable."""
+    try:
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KdcacheError(f"{path}: cannot be deleted: {error.strerror or error}") from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the device (a no-op where folders cannot be opened)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some network file systems cannot do it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write an object as readable JSON, atomically; NaN and infinity are refused.
+
+    Raises:
+        KdcacheError: the object is not JSON (the message says why) or the file cannot be written.
+    """
+    try:
+        text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        data = text.encode("utf-8")
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KdcacheError(f"{path}: not written, the content is not valid JSON: {error}") from error
+    write_atomically(path, data)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        KdcacheError: the file is missing, cannot be read, or is not valid JSON in UTF-8.
+    """
+    try:
+        return json.loads(Path(path).read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise KdcacheError(f"{path}: the file does not exist") from None
+    except OSError as error:
+        raise KdcacheError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise KdcacheError(f"{path}: is not valid JSON ({error}); delete it and run again") from None
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _temporary_beside(path: Path) -> Path:
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
+    temporary.open("xb").close()  # the user's umask applies, unlike with tempfile
+    return temporary
+
+
+def _fill(temporary: Path, data: bytes | Callable[[Path], None]) -> None:
+    if callable(data):
+        data(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        return
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_error(path: Path, error: OSError) -> KdcacheError:
+    reason = error.strerror or str(error)
+    advice = _ADVICE.get(error.errno or 0)
+    return KdcacheError(f"{path}: cannot be written: {reason}" + (f" ({advice})" if advice else ""))

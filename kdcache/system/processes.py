@@ -1,0 +1,95 @@
+"""The processes of an `accelerate launch` as a stage sees them: the main one decides and writes, the others follow.
+
+Without a launcher there is one process, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kdcache.errors import KdcacheError
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    """How many processes work on this stage together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """Which of them this process is, from 0; the main one is 0."""
+    return int(os.environ.get("RANK", "0")) if count() > 1 else 0
+
+
+def is_main() -> bool:
+    """Whether this is the process that takes the lock, decides what is missing and writes."""
+    return rank() == 0
+
+
+def from_main(decide: Callable[[], T]) -> T:
+    """What `decide` returns in the main process, in every process; only the main one calls it.
+
+    Deciding can delete files (`trials.reconcile`), and every process has to train the same trials in the same order:
+    so one looks, and the others wait for what it found. When it fails there, its error is raised there, and the others
+    end quietly.
+
+    Raises:
+        KdcacheError: Accelerate does not connect the processes: each would train alone, and write.
+    """
+    if count() == 1:
+        return decide()
+    from accelerate.utils import broadcast_object_list
+
+    _connect()
+    outcome: list[Any] = [False, None]
+    try:
+        if is_main():
+            outcome = [True, decide()]
+    finally:
+        broadcast_object_list(outcome)
+    if not outcome[0]:
+        raise SystemExit(1)
+    return outcome[1]  # type: ignore[no-any-return]
+
+
+def gathered(values: list[T]) -> list[T]:
+    """The values of all processes, in the order of their ranks, in every process."""
+    if count() == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    _connect()
+    return gather_object(values)  # type: ignore[no-any-return]
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    if count() > 1:
+        _connect().wait_for_everyone()
+
+
+def device() -> Any:
+    """This process's device (a torch.device), as Accelerate gives it."""
+    return _connect().device
+
+
+def _connect() -> PartialState:
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    if state.num_processes != count():
+        raise KdcacheError(
+            f"WORLD_SIZE is {count()}, but Accelerate connects {state.num_processes} processes; start them with "
+            "`accelerate launch` (on CPUs: `torchrun`, with ACCELERATE_USE_CPU=true), or unset WORLD_SIZE"
+        )
+    atexit.register(state.destroy_process_group)  # else one that ends first can take the others down
+    return state

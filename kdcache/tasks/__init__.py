@@ -1,0 +1,1 @@
+"""A row's way in: sources, columns, labels, texts, images, and the prepared task that they become."""

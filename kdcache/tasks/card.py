@@ -1,0 +1,103 @@
+"""card.json: what a prepared task is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kdcache.errors import KdcacheError, TaskError
+from kdcache.study import UNLABELLED, Augment
+from kdcache.system import files
+
+CARD = "card.json"
+
+
+class LabelNoise(BaseModel):
+    """The train labels that were made wrong on purpose: how many, the fraction asked for, and the seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rows: int
+    fraction: float
+    seed: int
+
+
+class Unlabelled(BaseModel):
+    """The rows without labels: the `rest` of train or a `split` of the source, and their own fingerprint.
+
+    `shared_rows` counts distinct ones whose content is also in a split that is evaluated.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    origin: Literal["rest", "split"]
+    shared_rows: int
+    fingerprint: str
+
+
+class TaskCard(BaseModel):
+    """What a prepared task is: card.json.
+
+    `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
+    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
+    evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
+    hashes of every labelled split in order, the label names, the modality and whether it is a regression; not paths,
+    metrics, max_length or augment, nor the unlabelled rows: what does not learn from them does not depend on them.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: Literal["text", "image"]
+    regression: bool
+    label_names: list[str]
+    rows: dict[str, int]
+    class_counts: dict[str, list[int]]
+    image_size: tuple[int, int] | None = None
+    channels: int | None = None
+    source: dict[str, Any]
+    dropped: dict[str, int]
+    shared_rows: int = 0
+    label_noise: LabelNoise | None = None
+    unlabelled: Unlabelled | None = None
+    metrics: list[str]
+    max_length: int | None
+    augment: Augment | None = None
+    fingerprint: str
+
+    @property
+    def classes(self) -> int:
+        """K, the number of outputs: the number of classes, or 1 for a regression."""
+        return 1 if self.regression else len(self.label_names)
+
+    @property
+    def evaluated(self) -> tuple[str, ...]:
+        """The splits that models are scored on: validation first, then the further ones."""
+        others = (split for split in self.rows if split not in ("train", "validation", UNLABELLED))
+        return ("validation", *others)
+
+
+def read_card(folder: Path) -> TaskCard:
+    """The card of a prepared task.
+
+    Raises:
+        TaskError: the task is not prepared, only in part, or its card is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise TaskError(
+            f"{folder}: no {CARD}, so this task is not prepared or not completely; run stage prepare"
+        )
+    try:
+        card = TaskCard.model_validate(files.read_json(folder / CARD))
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
+        raise TaskError(f"{folder / CARD}: not a task card (see {keys}); run stage prepare again") from None
+    except KdcacheError as error:
+        raise TaskError(str(error)) from None
+    for split in card.rows:
+        if not (folder / f"{split}.parquet").is_file():
+            raise TaskError(f"{folder / split}.parquet: the file is missing; run stage prepare again")
+    return card

@@ -1,0 +1,46 @@
+"""Columns of a table, whatever their encoding, and lists of rows in messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SHOWN = 10  # at most so many rows or values are listed in a message
+
+
+def listed(values: Iterable[Any], shown: int = SHOWN) -> str:
+    """`1, 2, 3, ... (57 in all)`: a message's list, cut after `shown` values."""
+    items = list(values)
+    text = ", ".join(str(item) for item in items[:shown])
+    return text if len(items) <= shown else f"{text}, ... ({len(items)} in all)"
+
+
+def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column without dictionary encoding and without an extension type."""
+    if isinstance(column.type, pa.BaseExtensionType):
+        chunks = [chunk.storage for chunk in column.chunks]
+        column = pa.chunked_array(chunks, type=column.type.storage_type)
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    return column
+
+
+def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:
+    count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
+    return (
+        f"{count} (row {', '.join(str(row) for row in rows[:SHOWN])}{', ...' if len(rows) > SHOWN else ''})"
+    )
+
+
+def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    blank = pc.equal(pc.utf8_trim_whitespace(column), "")
+    return np.asarray(pc.fill_null(blank, True).to_numpy(), dtype=np.bool_)
+
+
+def is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))

@@ -1,0 +1,129 @@
+"""Images, decoded, checked and kept as PNG."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image, ImageOps
+
+from kdcache.errors import TaskError
+from kdcache.tasks.columns import plain
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class ImageReader:
+    """Reads a split's images batch by batch, one decoded at a time, and remembers their largest extent."""
+
+    def __init__(self, split: str, column: str) -> None:
+        self.split = split
+        self.column = column
+        self.height = self.width = self.channels = 0
+
+    def read(self, batch: pa.Table, start: int) -> tuple[dict[str, pa.Array], list[list[bytes]]]:
+        """The column `image` (PNG) and, per row, the shape and pixel bytes that its hash covers."""
+        encoded, contents = [], []
+        for offset, value in enumerate(plain(batch.column(self.column))):
+            try:
+                pixels = to_pixels(value.as_py())
+            except ValueError as error:
+                where = f"{self.split}: image column {self.column!r}, row {start + offset}"
+                raise TaskError(f"{where}: {error}") from None
+            self._remember(pixels)
+            encoded.append(to_png(pixels))
+            contents.append([repr(pixels.shape).encode(), pixels.tobytes()])
+        return {"image": pa.array(encoded, pa.binary())}, contents
+
+    def _remember(self, pixels: Pixels) -> None:
+        self.height = max(self.height, pixels.shape[0])
+        self.width = max(self.width, pixels.shape[1])
+        self.channels = max(self.channels, 3 if pixels.ndim == 3 else 1)
+
+    def finish(self) -> None:
+        """Nothing is left to check: a bad image stops at its row."""
+
+
+def to_pixels(value: Any) -> Pixels:
+    """One image as uint8 [H, W] (grey) or [H, W, 3] (RGB).
+
+    Args:
+        value: encoded bytes; `{bytes, path}` (Hugging Face `Image`); or nested lists of numbers, [H, W],
+            [H, W, 1 or 3] or [1 or 3, H, W], integers 0..255 or floats 0..1.
+
+    Raises:
+        ValueError: says what is wrong with it.
+    """
+    if isinstance(value, dict) and "bytes" in value:
+        value = value["bytes"] if value["bytes"] is not None else _bytes_of_path(value.get("path"))
+    if value is None:
+        raise ValueError("the image is missing; remove this row")
+    if isinstance(value, bytes):
+        return _decode(value)
+    if isinstance(value, list):
+        return _from_numbers(value)
+    raise ValueError(
+        f"expected encoded bytes, a struct of bytes and path, or nested numbers, found {type(value).__name__}"
+    )
+
+
+def _bytes_of_path(path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(f"holds only a path, which cannot be read: {error}; embed the bytes") from None
+
+
+def _decode(data: bytes) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            image = ImageOps.exif_transpose(opened)
+            image.load()
+    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
+        raise ValueError(f"cannot be decoded ({len(data)} bytes): {error or type(error).__name__}") from None
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
+    grey = image.mode in ("1", "L", "LA")
+    return np.asarray(image.convert("L" if grey else "RGB"))
+
+
+def _from_numbers(value: list[Any]) -> Pixels:
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError("the rows of the image have different lengths") from None
+    if array.dtype.kind not in "uif":
+        raise ValueError("the image has values that are missing or are no numbers")
+    array = _channels_last(array)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise ValueError("the image has NaN or infinite values")
+        array = array * 255.0
+    if array.min() < 0 or array.max() > 255:
+        raise ValueError("the values must be integers 0..255 or floats 0..1")
+    return np.rint(array).astype(np.uint8)
+
+
+def _channels_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    if array.ndim == 3 and array.shape[2] not in (1, 3) and array.shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.size == 0 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise ValueError(
+            f"expected shape [H, W], [H, W, 1 or 3] or [1 or 3, H, W], found {list(array.shape)}"
+        )
+    return array
+
+
+def to_png(pixels: Pixels) -> bytes:
+    """Lossless PNG of uint8 [H, W] or [H, W, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return buffer.getvalue()

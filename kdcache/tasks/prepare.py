@@ -1,0 +1,232 @@
+"""Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
+
+A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
+evaluated like validation, but for `unlabelled`) and, written last, `card.json`. The columns: `id` int64 (the row's
+position, 0..n-1), `row_hash` uint64 (its content and label, see `kdcache.hashing.rows.row_hash`), `text` [and
+`text_pair`] string or `image` binary (PNG), and `label` int64 (class index) or float64 (regression), which `unlabelled`
+has not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdcache.errors import TaskError
+from kdcache.hashing import fingerprint
+from kdcache.hashing.rows import hash_rows, row_hash
+from kdcache.study import UNLABELLED, Task
+from kdcache.system import files
+from kdcache.tasks.card import CARD, LabelNoise, TaskCard, Unlabelled
+from kdcache.tasks.columns import listed
+from kdcache.tasks.images import ImageReader
+from kdcache.tasks.label_noise import with_noise
+from kdcache.tasks.labels import Labels, read_labels
+from kdcache.tasks.rows import Loaded, Rows
+from kdcache.tasks.sources import load_source
+from kdcache.tasks.texts import TextReader
+
+log = logging.getLogger(__name__)
+
+
+def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
+    """Load the task's source, check every row, and write the prepared form into `folder`.
+
+    From the start until card.json is written again the folder counts as incomplete.
+
+    Args:
+        name: the task's name in params.yaml; default: the folder's name.
+
+    Raises:
+        TaskError: the source cannot be had, or a row, label or column is not as declared.
+        KdcacheError: the folder cannot be written (disk full, no permission).
+    """
+    folder = Path(folder)
+    name = name or folder.name
+    files.remove(folder / CARD)
+    try:
+        loaded = load_source(spec)
+        names = _agreed_names(loaded)
+        columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
+        labels = read_labels(columns, names, spec.regression)
+        _check_metrics(spec, labels.names)
+        labels, noise = _noisy(spec, labels)
+        readers = {
+            split: _write_split(spec, folder, split, rows, labels.values.get(split))
+            for split, rows in loaded.splits.items()
+        }
+    except TaskError as error:
+        raise TaskError(f"task {name!r}: {error}") from error
+    card = _card(spec, folder, name, loaded, labels, readers).model_copy(update={"label_noise": noise})
+    files.write_json(folder / CARD, card.model_dump(mode="json"))
+    _log_prepared(card, folder)
+    return card
+
+
+def _agreed_names(loaded: Loaded) -> list[str] | None:
+    declared = {split: rows.names for split, rows in loaded.splits.items() if rows.names is not None}
+    first = next(iter(declared), "")
+    for split, names in declared.items():
+        if names != declared[first]:
+            raise TaskError(
+                f"{first} declares the classes {listed(declared[first])}, {split} {listed(names)}"
+            )
+    return declared.get(first)
+
+
+def _check_metrics(spec: Task, names: list[str]) -> None:
+    if "f1" in spec.metrics and len(names) != 2:
+        raise TaskError(
+            f"metric f1 is for two classes, there are {len(names)} ({listed(names)}); use macro_f1"
+        )
+
+
+def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
+    """The labels with the task's `label_noise` in train: all that follows, row hashes too, is of the noisy ones."""
+    if spec.label_noise == 0:
+        return labels, None
+    noisy = with_noise(labels.values["train"], len(labels.names), spec.label_noise, spec.noise_seed)
+    facts = LabelNoise(rows=len(noisy.rows), fraction=spec.label_noise, seed=spec.noise_seed)
+    return replace(labels, values={**labels.values, "train": noisy.labels}), facts
+
+
+def _write_split(
+    spec: Task, folder: Path, split: str, rows: Rows, labels: npt.NDArray[Any] | None
+) -> TextReader | ImageReader:
+    reader = TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
+    schema = _schema(spec, labelled=labels is not None)
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for table in _prepared(rows, reader, labels, schema):
+                writer.write_table(table)
+        reader.finish()
+
+    files.write_atomically(folder / f"{split}.parquet", write)
+    return reader
+
+
+def _features(spec: Task) -> list[str]:
+    """The prepared columns that a row's content is in."""
+    return ["text", "text_pair"][: len(spec.text)] if spec.text else ["image"]
+
+
+def _schema(spec: Task, labelled: bool) -> pa.Schema:
+    features = [(column, pa.string() if spec.text else pa.binary()) for column in _features(spec)]
+    label = [("label", pa.float64() if spec.regression else pa.int64())] if labelled else []
+    return pa.schema([("id", pa.int64()), ("row_hash", pa.uint64()), *features, *label])
+
+
+def _prepared(
+    rows: Rows, reader: TextReader | ImageReader, labels: npt.NDArray[Any] | None, schema: pa.Schema
+) -> Iterator[pa.Table]:
+    start = 0
+    for batch in rows.batches():
+        features, contents = reader.read(batch, start)
+        chosen = None if labels is None else labels[start : start + batch.num_rows]
+        known = [None] * batch.num_rows if chosen is None else chosen.tolist()
+        hashes = [row_hash(parts, label) for parts, label in zip(contents, known, strict=True)]
+        columns = {
+            "id": np.arange(start, start + batch.num_rows, dtype=np.int64),
+            "row_hash": pa.array(hashes, pa.uint64()),
+            **features,
+            **({} if chosen is None else {"label": chosen}),
+        }
+        yield pa.table(columns, schema=schema)
+        start += batch.num_rows
+
+
+def _card(
+    spec: Task,
+    folder: Path,
+    name: str,
+    loaded: Loaded,
+    labels: Labels,
+    readers: dict[str, TextReader | ImageReader],
+) -> TaskCard:
+    hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
+    labelled = {split: hashes[split] for split in labels.values}
+    seen = np.concatenate([found for split, found in labelled.items() if split != "train"])
+    return TaskCard(
+        name=name,
+        modality=spec.modality,
+        regression=spec.regression,
+        label_names=labels.names,
+        rows={split: len(found) for split, found in hashes.items()},
+        class_counts={split: _counts(values, labels.names) for split, values in labels.values.items()},
+        **_image_facts([readers[split] for split in labelled]),
+        source=loaded.resolved,
+        dropped=loaded.dropped,
+        shared_rows=len(np.intersect1d(hashes["train"], seen)),
+        metrics=list(spec.metrics),
+        max_length=spec.max_length,
+        augment=spec.augment,
+        unlabelled=_unlabelled(spec, folder, hashes) if UNLABELLED in hashes else None,
+        fingerprint=_fingerprint(spec, labels.names, labelled),
+    )
+
+
+def _unlabelled(spec: Task, folder: Path, hashes: dict[str, npt.NDArray[np.uint64]]) -> Unlabelled:
+    """The facts of the unlabelled rows; those of the evaluated splits are compared with them by content alone."""
+    features = _features(spec)
+    evaluated = [
+        hash_rows(pq.read_table(folder / f"{split}.parquet", columns=features), features)
+        for split in hashes
+        if split not in ("train", UNLABELLED)
+    ]
+    mine = hashes[UNLABELLED]
+    return Unlabelled(
+        origin="rest" if spec.unlabelled else "split",
+        shared_rows=len(np.intersect1d(mine, np.concatenate(evaluated))),
+        fingerprint=_fingerprint(spec, [], {UNLABELLED: mine}),
+    )
+
+
+def _counts(labels: npt.NDArray[Any], names: list[str]) -> list[int]:
+    return [int(count) for count in np.bincount(labels, minlength=len(names))] if names else []
+
+
+def _image_facts(given: list[TextReader | ImageReader]) -> dict[str, Any]:
+    readers = [reader for reader in given if isinstance(reader, ImageReader)]
+    if not readers:
+        return {}
+    size = (max(reader.height for reader in readers), max(reader.width for reader in readers))
+    return {"image_size": size, "channels": max(reader.channels for reader in readers)}
+
+
+def _row_hashes(folder: Path, split: str) -> npt.NDArray[np.uint64]:
+    column = pq.read_table(folder / f"{split}.parquet", columns=["row_hash"]).column("row_hash")
+    return np.asarray(column.to_numpy(), dtype=np.uint64)
+
+
+def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.uint64]]) -> str:
+    rows = {
+        split: hashlib.sha256(found.astype("<u8").tobytes()).hexdigest() for split, found in hashes.items()
+    }
+    content = {"modality": spec.modality, "regression": spec.regression, "label_names": names, "rows": rows}
+    return fingerprint.of_json(content)
+
+
+def _log_prepared(card: TaskCard, folder: Path) -> None:
+    counts = ", ".join(f"{split} {count:,}" for split, count in card.rows.items())
+    kind = "regression" if card.regression else f"{card.classes} classes: {listed(card.label_names)}"
+    log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
+    if card.shared_rows:
+        evaluated = " or ".join(card.evaluated)
+        log.warning("task %s: %d rows are in train and in %s alike", card.name, card.shared_rows, evaluated)
+    if card.unlabelled and card.unlabelled.shared_rows:
+        note = "task %s: %d unlabelled rows are also in %s"
+        log.warning(note, card.name, card.unlabelled.shared_rows, " or ".join(card.evaluated))
+    if card.label_noise:
+        log.warning("task %s: %d train labels are wrong on purpose", card.name, card.label_noise.rows)
+    for reason, count in card.dropped.items():
+        log.info("task %s: %d train rows dropped: %s", card.name, count, reason)

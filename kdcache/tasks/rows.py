@@ -1,0 +1,107 @@
+"""Rows of a split on their way in: labels at once, features in batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from kdcache.errors import TaskError
+from kdcache.study import UNLABELLED, Task
+from kdcache.tasks.columns import listed, plain
+
+BATCH = 1024  # rows read at a time
+Batches = Callable[[], Iterator[pa.Table]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A split, or one file of it: its labels, the class names it declares, and its features in batches.
+
+    The labels of the split `unlabelled` are nulls: a label column is not read.
+    """
+
+    label: pa.ChunkedArray
+    names: list[str] | None
+    batches: Batches
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of a split: text columns or the image column, and the label's; None where no label is read."""
+
+    texts: list[str]
+    image: str | None
+    label: str | None
+
+    @property
+    def features(self) -> list[str]:
+        return self.texts or [self.image or ""]
+
+    @property
+    def all(self) -> list[str]:
+        return self.features if self.label is None else [*self.features, self.label]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The splits of a task, what they resolved to (for card.json), how many rows were left out, and why."""
+
+    splits: dict[str, Rows]
+    resolved: dict[str, Any]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def no_labels(rows: int) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.nulls(rows)])
+
+
+def columns_of(task: Task, split: str) -> Columns:
+    return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label)
+
+
+def check_columns(where: str, there: list[str], columns: Columns) -> None:
+    for column in columns.all:
+        count = there.count(column)
+        if count == 0:
+            raise TaskError(f"{where}: no column {column!r}; there are: {listed(there, 30) or 'none'}")
+        if count > 1:
+            raise TaskError(f"{where}: {count} columns are named {column!r}; names must differ")
+
+
+def rows_of_table(where: str, table: pa.Table, columns: Columns, names: list[str] | None = None) -> Rows:
+    check_columns(where, table.column_names, columns)
+    if table.num_rows == 0:
+        raise TaskError(f"{where}: there are no rows")
+    batches = partial(_slices, table.select(columns.features))
+    if columns.label is None:
+        return Rows(no_labels(table.num_rows), None, batches)
+    return Rows(plain(table.column(columns.label)), names, batches)
+
+
+def _slices(table: pa.Table) -> Iterator[pa.Table]:
+    for start in range(0, table.num_rows, BATCH):
+        yield table.slice(start, BATCH)
+
+
+def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | None:
+    """Class names that Hugging Face metadata declares for the label column (`ClassLabel`), or None.
+
+    Raises:
+        TaskError: the metadata is there but damaged.
+    """
+    stored = (schema.metadata or {}).get(b"huggingface")
+    if stored is None:
+        return None
+    try:
+        feature = json.loads(stored)["info"]["features"].get(label, {})
+        if feature.get("_type") != "ClassLabel":
+            return None
+        return [str(name) for name in feature["names"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r}") from None

@@ -1,0 +1,129 @@
+"""Rows from a data set of the Hugging Face hub, or from its mirror."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kdcache.checkpoints import hub
+from kdcache.checkpoints.mirror import mirrored
+from kdcache.errors import KdcacheError, TaskError
+from kdcache.study import Source, Task
+from kdcache.tasks.columns import plain
+from kdcache.tasks.rows import (
+    BATCH,
+    Columns,
+    Loaded,
+    Rows,
+    check_columns,
+    columns_of,
+    declared_names,
+    no_labels,
+)
+from kdcache.tasks.source_files import file_digest, open_file
+
+
+def mirror_folder(source: Source) -> Path | None:
+    try:
+        return mirrored(source.hub or "")
+    except KdcacheError as error:
+        raise TaskError(f"{_hub_name(source)}: {error}") from None
+
+
+def load_mirror(task: Task, folder: Path) -> Loaded:
+    """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`."""
+    source = task.source
+    folder = folder / source.name if source.name else folder
+    chosen = {split: (source.splits or {}).get(split, split) for split in source.split_names}
+    paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
+    splits = {split: open_file(split, path, columns_of(task, split)) for split, path in paths.items()}
+    digests = {split: file_digest(path) for split, path in paths.items()}
+    resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "mirrored": digests}
+    return Loaded(splits, resolved)
+
+
+def load_hub(task: Task) -> Loaded:
+    source = task.source
+    if Path(source.hub or "").exists():
+        raise TaskError(f"{source.hub}: is a local path; use `files` for it, or run from another folder")
+    commit = _commit(source)
+    splits: dict[str, Rows] = {}
+    for split in source.split_names:
+        chosen = (source.splits or {}).get(split, split)
+        splits[split] = _open_hub_split(source, commit, chosen, columns_of(task, split))
+    resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "commit": commit}
+    return Loaded(splits, resolved)
+
+
+def _commit(source: Source) -> str:
+    """The commit hash that the revision names; without the hub, the one that it last named."""
+    from huggingface_hub import HfApi
+
+    hub.limit_waiting()
+    with _asking_hub(source):
+        found = HfApi().resolve_revision(source.hub or "", repo_type="dataset", revision=source.revision)
+    return str(found.resolved)
+
+
+def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -> Rows:
+    import datasets
+
+    with _asking_hub(source, split):
+        data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
+    where = f"{_hub_name(source)}, split {split!r}"
+    data = _of_commit(where, data, commit, split, source)
+    check_columns(where, data.column_names, columns)
+    if len(data) == 0:
+        raise TaskError(f"{where}: there are no rows")
+    batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
+    if columns.label is None:
+        return Rows(no_labels(len(data)), None, batches)
+    label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
+    return Rows(plain(label), declared_names(where, data.features.arrow_schema, columns.label), batches)
+
+
+def _of_commit(where: str, data: Any, commit: str, split: str, source: Source) -> Any:
+    """The data of that very commit: when `datasets` cannot reach the hub, it takes the newest that it has cached.
+
+    Its cache folder ends in the commit hash: <name>/<configuration>/<version>/<commit>/<file>.arrow.
+    """
+    folders = [Path(file["filename"]).parent for file in data.cache_files]
+    other = next((path for path in folders if hub.COMMIT.fullmatch(path.name) and path.name != commit), None)
+    if other is None:
+        return data
+    if not other.with_name(commit).is_dir():
+        raise TaskError(
+            f"{where}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
+            f"only {other.name}; check the revision and the network, or pin the cached commit"
+        )
+    from datasets.packaged_modules.cache.cache import Cache
+
+    *_, configuration, version, _ = other.parts
+    name = str(source.hub).split("/")[-1]
+    builder = Cache(
+        dataset_name=name, repo_id=source.hub, config_name=configuration, version=version, hash=commit
+    )
+    return builder.as_dataset(split=split)
+
+
+def _hub_name(source: Source) -> str:
+    config = f" ({source.name})" if source.name else ""
+    return f"hub data set {source.hub}{config} at revision {source.revision}"
+
+
+@contextmanager
+def _asking_hub(source: Source, split: str | None = None) -> Iterator[None]:
+    """Every failure to get a hub data set, as one TaskError that says what to do."""
+    try:
+        yield
+    except Exception as error:  # httpx, huggingface_hub, datasets and builders each raise their own kinds
+        what = _hub_name(source) + (f", split {split!r}" if split else "")
+        advice = hub.explain(
+            error,
+            "download its files and use `files`",
+            "cannot be loaded; check its name, configuration, revision and splits",
+        )
+        raise TaskError(f"{what}: {advice}") from error

@@ -1,0 +1,71 @@
+"""Where a task's rows come from: built-in data, files (Parquet, CSV, JSON Lines), a hub data set.
+
+`load_source` opens all splits and checks that the columns are there. Labels are read at once, because class
+names depend on all of them; texts and images come in batches, so that images never lie decoded in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+
+from kdcache.errors import TaskError
+from kdcache.study import UNLABELLED, Task
+from kdcache.tasks import subsets
+from kdcache.tasks.builtin import load_builtin
+from kdcache.tasks.rows import Loaded, Rows, columns_of, no_labels, rows_of_table
+from kdcache.tasks.source_files import load_files
+from kdcache.tasks.source_hub import load_hub, load_mirror, mirror_folder
+
+
+def load_source(task: Task) -> Loaded:
+    """Open the train and validation splits of a task, the further ones that it names, and the rest of train.
+
+    Raises:
+        TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
+    """
+    loaded = _load_whole(task)
+    return loaded if task.train_size is None else _with_train_size(loaded, task, task.train_size)
+
+
+def _load_whole(task: Task) -> Loaded:
+    source = task.source
+    if source.builtin is not None:
+        return _load_builtin(task, source.builtin)
+    if source.files is not None:
+        return load_files(task, source.files)
+    folder = mirror_folder(source)
+    return load_hub(task) if folder is None else load_mirror(task, folder)
+
+
+def _with_train_size(loaded: Loaded, task: Task, size: int) -> Loaded:
+    train = loaded.splits["train"]
+    rows = subsets.draw(train.label, size, task.sample_seed, task.regression)
+    part = Rows(train.label.take(pa.array(rows)), train.names, subsets.taken(train.batches, rows))
+    if task.unlabelled == "rest":
+        return replace(loaded, splits={**loaded.splits, "train": part, UNLABELLED: _rest(train, rows)})
+    dropped = {**loaded.dropped, f"not drawn (train_size: {size})": len(train.label) - size}
+    return replace(loaded, splits={**loaded.splits, "train": part}, dropped=dropped)
+
+
+def _rest(train: Rows, drawn: subsets.Indices) -> Rows:
+    """The rows that were not drawn, without their labels."""
+    others = np.setdiff1d(np.arange(len(train.label)), drawn)
+    if len(others) == 0:
+        raise TaskError(
+            f"unlabelled: rest: train_size: {len(drawn)} draws all rows of train, so no rest is left; "
+            "lower train_size, or leave out `unlabelled`"
+        )
+    return Rows(no_labels(len(others)), None, subsets.taken(train.batches, others))
+
+
+def _load_builtin(task: Task, name: str) -> Loaded:
+    data = load_builtin(name)
+    splits = {
+        split: rows_of_table(f"{name} {split}", table, columns_of(task, split), data.label_names)
+        for split, table in data.tables.items()
+    }
+    return Loaded(splits, {"builtin": name, "package": data.package}, data.dropped)

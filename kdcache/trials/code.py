@@ -1,0 +1,157 @@
+"""The part of an identity that stands for the code: what the modules that compute values say.
+
+The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
+kept by hand. A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a
+definition is in, and the order of definitions do not count. A changed number, operator, default, name or text does.
+
+How: every definition at the top of every module is written down by itself, without docstrings and imports. A name that
+was imported stands for what it is: `F.kl_div` and `torch.nn.functional.kl_div` are the same, and a name imported from
+kdcache is that name, wherever its module is. The hash is over the set of what was written down.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError
+from kdcache.hashing.fingerprint import of_json
+
+INFERENCE = ("kdcache.modelling", "kdcache.logits.predicting")
+TRAINING = (*INFERENCE, "kdcache.training")
+OURS = "kdcache"
+
+
+def of_packages(names: Sequence[str]) -> str:
+    """What every module of the packages (and of the packages inside them) computes.
+
+    Raises:
+        KdcacheError: a package or a module's source cannot be found or read.
+    """
+    return _of_files(file for name in names for file in sorted(_folder(name).rglob("*.py")))
+
+
+def of_module(name: str) -> str:
+    """What one module computes; it is looked up on sys.path, and neither it nor its packages are imported.
+
+    Raises:
+        KdcacheError: the module or its source cannot be found or read.
+    """
+    return _of_files([_source(name)])
+
+
+def _of_files(files: Iterator[Path] | list[Path]) -> str:
+    written: set[str] = set()
+    for file in files:
+        try:
+            written.update(definitions(file.read_bytes()))
+        except (OSError, ValueError, SyntaxError, RecursionError) as error:
+            raise KdcacheError(f"{file}: its source cannot be read: {error}") from error
+    return of_json(sorted(written))
+
+
+@functools.lru_cache(maxsize=256)
+def definitions(source: bytes) -> frozenset[str]:
+    """A digest of each definition and statement at the top of a module; kept, because every identity asks for it."""
+    tree = ast.parse(source)
+    tree = _Canonical(_imported(tree)).visit(tree)
+    texts = (json.dumps(_plain(statement), sort_keys=True) for statement in tree.body)
+    return frozenset(hashlib.sha256(text.encode()).hexdigest() for text in texts)
+
+
+def _imported(tree: ast.Module) -> dict[str, str]:
+    """What each imported name of a module stands for: `torch.nn.functional`, or a bare name of ours."""
+    names: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                whole = alias.name if alias.asname else alias.name.split(".")[0]
+                names[alias.asname or whole] = whole
+        elif isinstance(node, ast.ImportFrom):
+            ours = node.level > 0 or (node.module or "").split(".")[0] == OURS
+            for alias in node.names:
+                names[alias.asname or alias.name] = alias.name if ours else f"{node.module}.{alias.name}"
+    return names
+
+
+class _Canonical(ast.NodeTransformer):
+    """Leaves out what computes nothing, and writes imported names as what they stand for."""
+
+    def __init__(self, imported: dict[str, str]) -> None:
+        self._imported = imported
+
+    def visit(self, node: ast.AST) -> Any:
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+        return super().visit(node)
+
+    def visit_Import(self, node: ast.Import) -> None:
+        return None
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        """`if TYPE_CHECKING:` only has imports."""
+        kept = self.generic_visit(node)
+        return kept if isinstance(kept, ast.If) and (kept.body or kept.orelse) else None
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        lists_names = any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+        return None if lists_names else self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return ast.Name(self._imported.get(node.id, node.id), node.ctx)
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree as JSON: kinds and values, without places; the same for every version of Python."""
+    if isinstance(node, ast.Constant):
+        return ["Constant", type(node.value).__name__, repr(node.value)]
+    if isinstance(node, ast.AST):
+        fields = {name: _plain(value) for name, value in ast.iter_fields(node) if value not in (None, [])}
+        return [type(node).__name__, fields]
+    if isinstance(node, list):
+        return [_plain(item) for item in node]
+    return node
+
+
+def _folder(package: str) -> Path:
+    spec = _found_spec(package)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    if not folders:
+        raise KdcacheError(f"package {package!r}: its folder was not found")
+    return Path(folders[0])
+
+
+def _source(module: str) -> Path:
+    try:
+        spec = _found_spec(module)
+    except (ImportError, ValueError) as error:
+        raise KdcacheError(f"module {module!r}: cannot be found: {error}") from error
+    if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+        raise KdcacheError(f"module {module!r}: no Python source file was found")
+    return Path(spec.origin)
+
+
+def _found_spec(name: str) -> ModuleSpec | None:
+    """Like importlib.util.find_spec, but without importing the packages above the module."""
+    path: list[str] | None = None
+    spec: ModuleSpec | None = None
+    parts = name.split(".")
+    for depth in range(1, len(parts) + 1):
+        whole = ".".join(parts[:depth])
+        specs = (finder.find_spec(whole, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((one for one in specs if one is not None), None)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or [])
+    return spec

@@ -1,0 +1,53 @@
+"""What is said of a run: trials from the stages' logs, and lines without escape codes where there is no terminal."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from rich.console import Console
+
+from kdcache.repro.progress import Display, Trials, duration
+
+
+def test_trials_are_counted_as_the_stages_log_them(tmp_path: Path) -> None:
+    trials = Trials({"train@base": 5, "train@smooth": 5})
+    log = tmp_path / "log"
+    trials.read("train@base", log)  # nothing is printed yet
+    assert (trials.done, trials.total) == (0, 10)
+    log.write_text(
+        "Running stage 'train@base':\n3 trials to run, 2 at once\n[1/3] rte / bert / base / seed 2\n"
+    )
+    trials.read("train@base", log)
+    trials.read("train@base", log)
+    assert (trials.done, trials.total) == (1, 8)
+    trials.close("train@smooth")  # it had nothing to run
+    assert (trials.done, trials.total) == (1, 3)
+
+
+def test_lines_for_a_file(tmp_path: Path) -> None:
+    ran, checked = tmp_path / "ran", tmp_path / "checked"
+    ran.write_text("Running stage 'a':\n> false\n[bold] went wrong\nERROR: failed\n")
+    checked.write_text("Stage 'b' didn't change, skipping\n")
+    out = io.StringIO()
+    with Display(2, Trials({}), Console(file=out)) as display:
+        display.show({"a": ran, "b": checked})
+        display.end("a", ran, ok=False, seconds=3)
+        display.fail("a", ran, ["c"])
+        display.end("b", checked, ok=True, seconds=200)
+    text = out.getvalue()
+    assert "a: failed  (stages 1/2" in text
+    assert "    [bold] went wrong\n" in text
+    assert f"all that it printed is in {ran}" in text
+    assert "not started because of that: c" in text
+    assert "b: did not have to run  (stages 2/2)" in text
+    assert "\x1b" not in text
+
+
+def test_durations() -> None:
+    assert [duration(value) for value in (3.4, 89, 120, 3600 * 3 + 300)] == [
+        "3 s",
+        "89 s",
+        "2 min",
+        "3 h 05 min",
+    ]

@@ -1,0 +1,53 @@
+"""The order of stages, worked out by hand on a small pipeline: a -> b -> d, a -> c -> d, and e by itself."""
+
+from __future__ import annotations
+
+from kdcache.repro.schedule import Schedule, State
+
+ORDER = ["a", "b", "e", "c", "d"]
+UPSTREAM: dict[str, set[str]] = {"a": set(), "b": {"a"}, "c": {"a"}, "d": {"b", "c"}, "e": set()}
+
+
+def schedule(*changed: str) -> Schedule:
+    return Schedule(ORDER, UPSTREAM, changed)
+
+
+def test_a_stage_waits_for_all_before_it() -> None:
+    found = schedule(*ORDER)
+    assert found.ready() == ["a", "e"]  # a has the longer way to the end
+    found.start("a")
+    found.start("e")
+    assert found.ready() == []
+    assert found.finish("a", ok=True) == []
+    assert found.ready() == ["b", "c"]
+    found.start("c")
+    found.finish("c", ok=True)
+    assert found.ready() == ["b"]
+    found.start("b")
+    found.finish("b", ok=True)
+    assert found.ready() == ["d"]
+
+
+def test_only_what_changed_and_what_comes_after_it_is_looked_at() -> None:
+    found = schedule("c")
+    assert found.having(State.WAITING) == ["c", "d"]
+    assert found.having(State.FRESH) == ["a", "b", "e"]
+    assert found.ready() == ["c"]
+    assert schedule().ready() == []
+
+
+def test_a_failure_drops_what_comes_after_it_and_nothing_else() -> None:
+    found = schedule(*ORDER)
+    found.start("a")
+    found.finish("a", ok=True)
+    found.start("b")
+    assert found.finish("b", ok=False) == ["d"]
+    assert found.ready() == ["c", "e"]
+    found.start("c")
+    assert found.finish("c", ok=True) == []
+    assert found.ready() == ["e"]
+    assert found.having(State.FAILED, State.DROPPED) == ["b", "d"]
+    assert Schedule(["a", "b", "d"], {"a": [], "b": ["a"], "d": ["b"]}, "abd").finish("a", ok=False) == [
+        "b",
+        "d",
+    ]

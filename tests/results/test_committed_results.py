@@ -1,0 +1,132 @@
+"""The committed results follow from the committed trials, and READMEs say what they say.
+
+From trials.csv alone: means, differences, intervals, verdicts, claims, and the differences across tasks.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from kdcache.results.reading import read_metrics
+from kdcache.statistics import across, compare, summary
+from kdcache.study import load_study
+from tools.readme_results import figure_path, replace_results, results_markdown
+
+ROOT = Path(__file__).resolve().parents[2]
+STUDIES = {
+    "metrics": "params.yaml",
+    "metrics/families": "studies/families.yaml",
+    **{
+        str(path.parent.relative_to(ROOT)): str(path.relative_to(ROOT))
+        for path in sorted(ROOT.glob("results/*/params.yaml"))
+    },
+}
+# README, name of its block, metrics, study and figure, as `tools.readme_results` was told
+BLOCKS = [
+    ("README.md", "results", "metrics", figure_path("results")),
+    ("README.md", "families", "metrics/families", figure_path("families")),
+    *[
+        (f"{folder}/README.md", "results", folder, Path("figure.png"))
+        for folder in STUDIES
+        if (ROOT / folder / "figure.png").exists()
+    ],
+]
+KEYS = ["task", "student", "regularizer"]
+ROUNDED = {"rtol": 1e-3, "atol": 2e-3}  # of points: the scores in trials.csv have six digits
+
+
+def read(folder):
+    metrics = ROOT / folder / "metrics"
+    return read_metrics(metrics if metrics.is_dir() else ROOT / folder), load_study(ROOT / STUDIES[folder])
+
+
+@pytest.fixture(scope="module", params=STUDIES)
+def results(request):
+    return read(request.param)
+
+
+def test_every_trial_that_the_params_ask_for_is_there_once(results):
+    metrics, study = results
+    asked = [
+        (task, student, method, seed)
+        for task in study.tasks
+        for student, model in study.students.items()
+        if study.applies(model, task)
+        for method in {**study.regularizers, **study.distillers}
+        for seed in study.seeds
+    ]
+    found = list(metrics.trials[[*KEYS, "seed"]].itertuples(index=False, name=None))
+    assert sorted(found) == sorted(asked)
+
+
+def test_differences_and_intervals_follow_from_the_trials(results):
+    metrics, _ = results
+    scores = metrics.trials.set_index([*KEYS, "seed"]).sort_index()
+    for row in metrics.comparisons.itertuples():
+        values = 100 * scores.loc[(row.task, row.student, row.regularizer), row.metric]
+        base = 100 * scores.loc[(row.task, row.student, row.baseline), row.metric]
+        gains = (values - base).to_numpy()
+        interval = scipy.stats.t.interval(
+            0.95, len(gains) - 1, gains.mean(), scipy.stats.sem(gains, nan_policy="raise")
+        )
+        expected = [values.mean(), values.std(ddof=1), base.mean(), gains.mean(), *interval]
+        found = [row.mean, row.sd, row.baseline_mean, row.difference, row.ci_low, row.ci_high]
+        np.testing.assert_allclose(found, expected, **ROUNDED, err_msg=str(row))
+
+
+def test_verdicts_and_claims_follow_from_the_trials(results):
+    metrics, study = results
+    derived = compare(metrics.trials, study)
+    committed = metrics.comparisons
+    columns = [*KEYS, "metric", "verdict"]
+    pd.testing.assert_frame_equal(
+        derived[columns].reset_index(drop=True), committed[columns], check_dtype=False
+    )
+    claims = summary(metrics.trials, study, derived)
+    for key in ("verdict", "sentence"):
+        assert [claim[key] for claim in claims["claims"]] == [
+            claim[key] for claim in metrics.summary["claims"]
+        ]
+    over_tasks = across(metrics.trials, study)
+    for column in ("difference", "ci_low", "ci_high"):
+        found, expected = (frame[column].astype(float) for frame in (metrics.across, over_tasks))
+        np.testing.assert_allclose(found, expected, **ROUNDED)
+
+
+def test_sentences_have_the_numbers_beside_them(results):
+    """Also where the last digit that is shown hangs on a tie."""
+    metrics, _ = results
+    for claim in metrics.summary["claims"]:
+        for key in ("gain_scratch", "gain_pretrained", "interaction"):
+            if claim.get(key) is not None:
+                assert f"{claim[key]:+.2f}" in claim["sentence"], key
+
+
+@pytest.mark.parametrize(("readme", "name", "folder", "figure"), BLOCKS, ids=lambda value: str(value))
+def test_a_readme_has_the_results_of_its_study(readme, name, folder, figure):
+    text = (ROOT / readme).read_text()
+    assert replace_results(text, results_markdown(*read(folder), figure), Path(readme), name) == text
+
+
+def test_the_control_of_unlabelled_rows_follows_from_its_trials():
+    """Plain fine-tuning for as many steps: the README's gains over it, paired by seed."""
+    folder = ROOT / "results/unlabelled"
+    lines = (folder / "README.md").read_text().splitlines()
+    frames = [pd.read_csv(folder / part / "trials.csv") for part in ("metrics", "control")]
+    study, control = (frame.set_index([*KEYS, "seed"])["accuracy"].sort_index() * 100 for frame in frames)
+    for rows, student in [
+        (100, "bert-tiny"),
+        (100, "bert-tiny-scratch"),
+        (300, "bert-tiny"),
+        (300, "bert-tiny-scratch"),
+    ]:
+        task = f"bbc-{rows}"
+        base, taught = study[task, student, "base"], study[task, student, "kd_unlabelled"]
+        longer = control[task, f"{student}-{rows}", "base"]
+        gains = (taught - longer).to_numpy()
+        low, high = scipy.stats.t.interval(0.95, len(gains) - 1, gains.mean(), scipy.stats.sem(gains))
+        means = " | ".join(f"{values.mean():.1f}" for values in (base, longer, taught))
+        assert f"| {rows} | {student} | {means} | +{gains.mean():.2f} [{low:.2f}, {high:.2f}] |" in lines

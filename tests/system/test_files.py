@@ -1,0 +1,108 @@
+"""Files are whole or absent, and bad JSON gives one clear error."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdcache.errors import KdcacheError
+from kdcache.system.files import read_json, write_atomically, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_writes_bytes_and_makes_the_folder(tmp_path):
+    path = tmp_path / "a" / "b" / "file.bin"
+    write_atomically(path, b"abc")
+    assert path.read_bytes() == b"abc"
+    assert names(path.parent) == ["file.bin"]
+
+
+def test_writes_what_a_function_writes_and_replaces(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    write_atomically(path, lambda temporary: temporary.write_text("new"))
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_mode_follows_the_umask(tmp_path):
+    path, plain = tmp_path / "atomic", tmp_path / "plain"
+    write_atomically(path, b"")
+    plain.write_bytes(b"")
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_an_error_of_the_function_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def broken(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        write_atomically(path, broken)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+def test_full_disk_leaves_the_old_file_and_says_so(tmp_path, monkeypatch):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(KdcacheError, match=r"file\.txt: cannot be written: No space left.*free some space"):
+        write_atomically(path, b"new")
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["file.txt"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
+def test_a_real_write_that_the_system_refuses(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from kdcache.system.files import write_atomically\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_atomically(Path(sys.argv[1]) / 'big', b'x' * 5000)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert "KdcacheError" in result.stderr
+    assert "big: cannot be written: File too large" in result.stderr
+    assert names(tmp_path) == []
+
+
+def test_json_round_trip(tmp_path):
+    value = {"b": [1, 2.5, None, True], "a": "ü"}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json") == value
+    assert list(read_json(tmp_path / "x.json")) == ["b", "a"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": object()}, "\ud800"])
+def test_what_is_not_json_is_not_written(tmp_path, value):
+    with pytest.raises(KdcacheError, match=r"x\.json: not written"):
+        write_json(tmp_path / "x.json", value)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"NaN", b'{"a": Infinity}', b"[" * 100_000])
+def test_what_is_not_json_is_not_read(tmp_path, data):
+    (tmp_path / "x.json").write_bytes(data)
+    with pytest.raises(KdcacheError, match=r"x\.json: is not valid JSON"):
+        read_json(tmp_path / "x.json")
+
+
+def test_missing_json(tmp_path):
+    with pytest.raises(KdcacheError, match=r"x\.json: the file does not exist"):
+        read_json(tmp_path / "x.json")

@@ -1,0 +1,220 @@
+"""What a text checkpoint is worth: its accuracy after fine-tuning, beside the same model from scratch.
+
+    python -m tools.checkpoints data/models/bert-tiny --card
+    python -m tools.checkpoints data/models/bert-tiny --files train.parquet validation.parquet --label topic
+
+Both starts get the same recipe and the same seeds, on the built-in BBC headlines and on the task given by --files.
+Every run has one thread; KDCACHE_WORKERS says how many run at once. `--card` puts the table into the checkpoint's
+README.md, in place of an earlier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import numpy as np
+from pydantic import BaseModel, ValidationError
+
+from kdcache import engine
+from kdcache.errors import KdcacheError
+from kdcache.study import Regularizer, Student, Task
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepare import prepare_task
+from kdcache.trials.identity import training_identity
+from kdcache.trials.layout import trial_folder
+from kdcache.trials.plan import TrialPlan
+from kdcache.trials.result import TrialResult, read_result
+from stages import stage_errors
+
+log = logging.getLogger(__name__)
+
+Init = Literal["pretrained", "scratch"]
+INITS: tuple[Init, ...] = get_args(Init)
+HEADING = "Fine-tuned"
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One task: validation accuracy of each start, one a seed, as fractions."""
+
+    card: TaskCard
+    accuracy: dict[Init, list[float]]
+    seconds: float  # of all its trainings
+    device: str
+
+
+@stage_errors()
+def main(arguments: Sequence[str] | None = None) -> None:
+    from kdcache.pretraining.card import (
+        add_to_card,
+        read_card,
+    )  # imports torch: not before the options are read
+
+    args = _parse(arguments)
+    if args.card:
+        read_card(args.checkpoint)  # its lack shows before the work, not after it
+    with tempfile.TemporaryDirectory() as folder:
+        found = [_measure(args, name, task, Path(folder) / name) for name, task in _tasks(args).items()]
+    print(table(found))
+    if args.card:
+        add_to_card(args.checkpoint, HEADING, section(found, args))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--files", nargs=2, metavar=("TRAIN", "VALIDATION"), help="another task's files")
+    parser.add_argument("--files-only", action="store_true", help="leave out the built-in task")
+    parser.add_argument("--text", nargs="+", default=["text"], help="text columns of --files, one or two")
+    parser.add_argument("--label", default="label", help="label column of --files")
+    parser.add_argument("--max-length", type=int, default=32, help="tokens of a row of --files (default: 32)")
+    parser.add_argument("--card", action="store_true", help="put the table into the checkpoint's README.md")
+    args = parser.parse_args(arguments)
+    if args.seeds < 1:
+        parser.error("--seeds must be 1 or more")
+    if args.files_only and not args.files:
+        parser.error("--files-only needs --files")
+    return args
+
+
+def _tasks(args: argparse.Namespace) -> dict[str, Task]:
+    """The tasks by name; that of files is called as the folder they are in."""
+    tasks = {}
+    if not args.files_only:
+        source: dict[str, Any] = {"builtin": "bbc_headlines"}
+        tasks["bbc-headlines"] = _task(source, text=["text"], max_length=24)
+    if args.files:
+        train, validation = args.files
+        source = {"files": {"train": train, "validation": validation}}
+        name = Path(train).resolve().parent.name
+        tasks[name] = _task(source, text=args.text, label=args.label, max_length=args.max_length)
+    return tasks
+
+
+def _task(source: dict[str, Any], **columns: Any) -> Task:
+    return _checked(Task, source=source, metrics=["accuracy"], **columns)
+
+
+def _checked(kind: type[Checked], **values: Any) -> Checked:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        mistakes = (f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise KdcacheError(f"{kind.__name__.lower()}: {'; '.join(mistakes)}") from None
+
+
+def _measure(args: argparse.Namespace, name: str, task: Task, folder: Path) -> Measured:
+    card = prepare_task(task, folder / "task", name)
+    plans = {init: [_plan(args, card, folder, init, seed) for seed in range(args.seeds)] for init in INITS}
+    engine.run_trials([plan for init in INITS for plan in plans[init]], run=run_on_one_thread)
+    results = {init: [_result(plan) for plan in plans[init]] for init in INITS}
+    everything = [result for init in INITS for result in results[init]]
+    return Measured(
+        card=card,
+        accuracy={init: [result.metrics["accuracy"] for result in results[init]] for init in INITS},
+        seconds=sum(result.seconds for result in everything),
+        device=everything[0].device,
+    )
+
+
+def _plan(args: argparse.Namespace, card: TaskCard, folder: Path, init: Init, seed: int) -> TrialPlan:
+    student = _checked(
+        Student,
+        checkpoint=str(args.checkpoint),
+        init=init,
+        learning_rate=args.learning_rate,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+    )
+    return TrialPlan(
+        folder=trial_folder(folder / init, seed),
+        identity=training_identity(card, student, Regularizer(), seed),
+        task=card.name,
+        task_folder=folder / "task",
+        student=f"{args.checkpoint.name}, {init}",
+        model=student,
+        regularizer="base",
+        method=Regularizer(),
+        seed=seed,
+        soft_labels=(),
+        keep_train_logits=False,
+    )
+
+
+def run_on_one_thread(plan: TrialPlan) -> None:
+    """Run a trial on one CPU thread: the numbers then do not depend on how many cores there are."""
+    import torch
+
+    from kdcache.trials.run import run_trial
+
+    torch.set_num_threads(1)
+    run_trial(plan)
+
+
+def _result(plan: TrialPlan) -> TrialResult:
+    result = read_result(plan.folder)
+    assert result is not None  # run_trials raises when one failed
+    return result
+
+
+def table(found: Sequence[Measured]) -> str:
+    """A Markdown table, a row a task: accuracies in percent, their difference in points."""
+    lines = [
+        "| task | rows | largest class | pretrained | scratch | difference |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for task in found:
+        rows, counts = task.card.rows, task.card.class_counts["validation"]
+        difference = 100 * (np.mean(task.accuracy["pretrained"]) - np.mean(task.accuracy["scratch"]))
+        cells = [
+            task.card.name,
+            f"{rows['train']:,} train, {rows['validation']:,} validation",
+            f"{100 * max(counts) / rows['validation']:.1f}",
+            *(spread(task.accuracy[init]) for init in INITS),
+            f"{difference:+.1f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(fractions: Sequence[float]) -> str:
+    """Mean ± standard deviation (n - 1) in percent; of a single value, that value."""
+    percent = 100 * np.asarray(fractions)
+    if len(percent) == 1:
+        return f"{percent[0]:.1f}"
+    return f"{percent.mean():.1f} ± {percent.std(ddof=1):.1f}"
+
+
+def section(found: Sequence[Measured], args: argparse.Namespace) -> str:
+    """The card's section: the table, how it was made, and on what kind of machine."""
+    from kdcache.pretraining.card import machine
+
+    seeds = "one seed" if args.seeds == 1 else f"mean ± standard deviation over {args.seeds} seeds"
+    lengths = ", ".join(f"{task.card.max_length} tokens ({task.card.name})" for task in found)
+    device = found[0].device
+    where = f"{machine(1)} a run" if device == "cpu" else device
+    return (
+        f"{table(found)}\n\nValidation accuracy in %, {seeds}, after {args.epochs} epochs with batches of "
+        f"{args.batch_size} and a peak learning rate of {args.learning_rate:g}, the same from both starts; "
+        f"texts cut to {lengths}. Made by `python -m tools.checkpoints` in "
+        f"{sum(task.seconds for task in found):,.0f} s of training on {where}, {date.today().isoformat()}."
+    )
+
+
+if __name__ == "__main__":
+    main()
