@@ -151,7 +151,7 @@ def _counts(cache: LogitCache, classes: Ints) -> dict[str, int]:
 
 
 def _against_labels(cache: LogitCache, part: CachedSplit, labels: npt.NDArray[Any]) -> dict[str, Any]:
-    from kdcache.results import scoring  # imports scikit-learn: not before there are labels
+    from kdcache.tasks import scoring  # imports scikit-learn: not before there are labels
 
     if cache.manifest.classes == 1:
         return dict(scoring.score(part.logits, labels, ["pearson", "spearman"], regression=True))

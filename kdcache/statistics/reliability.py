@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
-from kdcache.results.scoring import ECE_BINS
 from kdcache.study import Study
+from kdcache.tasks.scoring import ECE_BINS
 
 COLUMNS = ("task", "student", "init", "regularizer", "low", "high", "rows", "confidence", "accuracy")
 

@@ -2,7 +2,7 @@
 
 A bootstrap draw repeats some rows and drops others: row u counts `weights[r, u]` times in draw r. scikit-learn scores
 one draw at a time; here a matrix of draws is scored by a few matrix products, which the tests hold equal to
-`kdcache.results.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers), predictions and labels [U],
+`kdcache.tasks.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers), predictions and labels [U],
 classes 0..K-1 or real numbers; the result is [R], a fraction.
 """
 

@@ -32,7 +32,7 @@ from kdcache.study import Model
 from kdcache.system.devices import device_name, peak_memory_mb, reset_peak_memory
 
 log = logging.getLogger(__name__)
-Loss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
+TrainingLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Training:
 def fine_tune(
     model: torch.nn.Module,
     split: EncodedSplit,
-    loss: Loss,
+    loss: TrainingLoss,
     params: Model,
     seed: int,
     soft_logits: npt.NDArray[np.float32] | None = None,
@@ -104,7 +104,7 @@ class _Loop:
         accelerator: Accelerator,
         model: torch.nn.Module,
         split: EncodedSplit,
-        loss: Loss,
+        loss: TrainingLoss,
         params: Model,
         soft_logits: npt.NDArray[np.float32] | None,
     ) -> None:

@@ -27,6 +27,7 @@ from kdcache.hashing.fingerprint import of_json
 INFERENCE = ("kdcache.modelling", "kdcache.logits.predicting")
 TRAINING = (*INFERENCE, "kdcache.training")
 OURS = "kdcache"
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def of_packages(names: Sequence[str]) -> str:
@@ -88,8 +89,7 @@ class _Canonical(ast.NodeTransformer):
         self._imported = imported
 
     def visit(self, node: ast.AST) -> Any:
-        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-        if documented and ast.get_docstring(node, clean=False) is not None:
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
         return super().visit(node)
 
@@ -97,6 +97,9 @@ class _Canonical(ast.NodeTransformer):
         return None
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        return None
+
+    def visit_Pass(self, node: ast.Pass) -> None:
         return None
 
     def visit_If(self, node: ast.If) -> ast.AST | None:

@@ -14,8 +14,8 @@ from kdcache.modelling import augmentation
 from kdcache.modelling.encoding import EncodedSplit, encode_split
 from kdcache.modelling.predicting import predict
 from kdcache.modelling.preprocessors import load_preprocessor
-from kdcache.results import scoring
 from kdcache.study import Model
+from kdcache.tasks import scoring
 from kdcache.tasks.card import TaskCard, read_card
 from kdcache.training.loop import Training
 

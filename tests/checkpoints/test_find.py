@@ -185,9 +185,9 @@ def test_offline(tmp_path: Path) -> None:
     """HF_HUB_OFFLINE is read when the hub's client is imported, hence a process of its own."""
     script = """
 import sys
-from kdcache.checkpoints import find_checkpoint
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
-from kdcache.params import Model
+from kdcache.study import Model
 try:
     find_checkpoint(Model(checkpoint="some/model", revision="main", learning_rate=1, epochs=1, batch_size=1))
 except ModelError as error:

@@ -13,10 +13,10 @@ from kdcache.cli import analysis
 from kdcache.cli.analysis import diff, stats, task_rows
 from kdcache.errors import CacheError, TaskError
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
-from kdcache.results.scoring import ScoringError
 from kdcache.study import Task
 from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import load_split
+from kdcache.tasks.scoring import ScoringError
 
 HASHES = np.array([11, 22, 33], np.uint64)
 EVEN, QUARTER, SURE = [0.0, 0.0], [0.0, log(3)], [1000.0, 0.0]  # probabilities 1/2 1/2, 1/4 3/4, 1 0

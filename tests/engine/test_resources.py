@@ -95,7 +95,7 @@ import torch
 asked = []
 for name in ("is_available", "device_count", "init", "_lazy_init"):
     setattr(torch.cuda, name, lambda *_, name=name, real=getattr(torch.cuda, name): asked.append(name) or real())
-import kdcache.experiment
+import kdcache.trials.run
 print(asked)
 """
 

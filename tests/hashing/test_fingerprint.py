@@ -1,7 +1,6 @@
 """Fingerprints change with content and only with content."""
 
 import hashlib
-import importlib
 import json
 import struct
 import subprocess
@@ -16,7 +15,6 @@ from hypothesis import strategies as st
 from kdcache.checkpoints import fingerprints
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.hashing import fingerprint, rows
-from kdcache.trials import code
 
 
 def test_of_json_is_sha256_of_the_canonical_text():
@@ -178,44 +176,6 @@ class A:
     "doc"
     y = "kept"
 '''
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ("Another.", "Changed.", True),
-        ("# comment", "# other", True),
-        ("x + 1", "(x  +  1)", True),
-        ("x + 1", "x + 2", False),
-        ("kept", "changed", False),
-        ("f(x)", "g(x)", False),
-    ],
-)
-def test_of_code(tmp_path, monkeypatch, old, new, same):
-    package = tmp_path / "some_package_for_code"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('must not be imported')")
-    monkeypatch.syspath_prepend(tmp_path)
-    module = "some_package_for_code.module"
-    (package / "module.py").write_text(SOURCE)
-    importlib.invalidate_caches()
-    before = code.of_code(module)
-    (package / "module.py").write_text(SOURCE.replace(old, new))
-    assert (code.of_code(module) == before) is same
-    assert "some_package_for_code" not in sys.modules
-
-
-def test_of_code_module_or_name_in_any_order():
-    assert code.of_code(fingerprints) == code.of_code("kdcache.checkpoints.fingerprints")
-    both = code.of_code("kdcache.errors", fingerprints)
-    assert both == code.of_code(fingerprints, "kdcache.errors")
-    assert both != code.of_code(fingerprints)
-
-
-@pytest.mark.parametrize("name", ["no_such_module_here", "kdcache.no_such", "kdcache.errors.deep", "sys"])
-def test_of_code_refuses_what_has_no_source(name):
-    with pytest.raises(KdcacheError, match=f"module '{name}': no Python source"):
-        code.of_code(name)
 
 
 def test_row_hash_is_xxh3_over_length_prefixed_parts():

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter, disk
+from kdcache.logits import cache as cache_module
 from kdcache.logits import format as cache_format
 
 from .conftest import FINGERPRINTS, rows, write_cache
@@ -264,7 +265,7 @@ def test_a_shard_that_changes_while_it_is_read(grouped, monkeypatch):
         os.utime(shard, ns=(1, 1))
         return inner(*arguments)
 
-    monkeypatch.setattr(disk, "_decoded", touching)
+    monkeypatch.setattr(cache_module, "decoded", touching)
     with pytest.raises(CacheError, match=r"part-00000\.parquet: was changed while it was read"):
         cache.read_group(cache.groups("train")[0])
 

@@ -58,13 +58,13 @@ def prepare(folder: Path, monkeypatch: pytest.MonkeyPatch) -> TaskCard:
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The rows of every call of the training loop."""
     calls: list[Any] = []
-    loop = fine_tune
+    inner = fine_tune
 
     def watched(model: Any, split: Any, *rest: Any) -> Any:
         calls.append(split)
-        return loop(model, split, *rest)
+        return inner(model, split, *rest)
 
-    monkeypatch.setattr(loop, "fine_tune", watched)
+    monkeypatch.setattr(timing, "fine_tune", watched)
     return calls
 
 

@@ -76,7 +76,7 @@ def rendered(folder: Path) -> str:
 
 def without_vega(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the 900 kB of Vega, which these tests do not read."""
-    monkeypatch.setattr(page_module.figures, "javascript", lambda: "")
+    monkeypatch.setattr(page_module.charts, "javascript", lambda: "")
 
 
 def test_the_answer_comes_first(text: str) -> None:

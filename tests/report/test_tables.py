@@ -115,14 +115,14 @@ def test_the_views_of_an_augmented_task_are_paid_once_too(metrics: Metrics) -> N
 def test_the_unlabelled_rows_are_paid_once_and_passed_by_who_uses_them(metrics: Metrics) -> None:
     caching = metrics.cost[(metrics.cost["kind"] == "cache") & (metrics.cost["model"] == "resnet")]
     more = caching.assign(kind="unlabelled", seconds=6.0)
-    study, costs = samples.study(), replace(metrics, cost=pd.concat([metrics.cost, more]))
+    study, rows = samples.study(), replace(metrics, cost=pd.concat([metrics.cost, more]))
     # 100 s of training, 4 s and 6 s of logits; online 100 s + 5 trials x 8 epochs x 4 s
-    ignored = costs.costs(costs, study).teachers[1]
+    ignored = costs.costs(rows, study).teachers[1]
     assert (ignored.cached, ignored.once, ignored.online) == ("10 s", "110 s", "4.3 min")
     use = study.distillers["kd"].model_copy(update={"unlabelled": "use"})
     study = study.model_copy(update={"distillers": {**study.distillers, "kd": use}})
     # 100 s + 5 x 8 x (4 + 6) s
-    assert costs.costs(costs, study).teachers[1].online == "8.3 min"
+    assert costs.costs(rows, study).teachers[1].online == "8.3 min"
 
 
 def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:

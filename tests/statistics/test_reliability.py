@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.results.scoring import ece
 from kdcache.statistics.reliability import COLUMNS, reliability_bins, reliability_table
+from kdcache.tasks.scoring import ece
 from tests.statistics.helpers import make_study
 
 

@@ -12,8 +12,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as oracle_mcnemar
 
 from kdcache.errors import ComparisonError
-from kdcache.results import scoring
 from kdcache.statistics import rowwise
+from kdcache.tasks import scoring
 
 CLOSE = 1e-9
 

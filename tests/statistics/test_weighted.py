@@ -1,4 +1,4 @@
-"""Scores under row weights: equal to `kdcache.results.scoring` on the rows repeated, draw by draw."""
+"""Scores under row weights: equal to `kdcache.tasks.scoring` on the rows repeated, draw by draw."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdcache.results import scoring
 from kdcache.statistics import weighted
+from kdcache.tasks import scoring
 
 CLASSES = {"accuracy": scoring.accuracy, "macro_f1": scoring.macro_f1, "matthews": scoring.matthews}
 NUMBERS = {"pearson": scoring.pearson, "spearman": scoring.spearman}

@@ -10,8 +10,8 @@ from tests.launching import run_in_two_processes
 SCRIPT = """
 import os, sys
 from pathlib import Path
-from kdcache import processes
-from kdcache.trials import exclusive
+from kdcache.system import processes
+from kdcache.system.locks import exclusive
 
 folder = Path(sys.argv[1])
 with exclusive(folder / "kd"):  # the second process would be refused

@@ -23,11 +23,11 @@ from kdcache.checkpoints.mirror import MIRROR
 from kdcache.errors import ParamsError
 from kdcache.planning.estimates import describe
 from kdcache.planning.plan import Size, plan_study
-from kdcache.results.scoring import score
 from kdcache.study import Task, load_study
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import load_split
+from kdcache.tasks.scoring import score
 
 STUDIES = Path(__file__).parents[2] / "studies"
 PAIR = ("sentence1", "sentence2")

@@ -457,10 +457,12 @@ import sys
 import numpy as np
 import torch
 from accelerate import PartialState
-from kdcache.models import build_model, load_preprocessor
-from kdcache.params import Regularizer
-from kdcache.regularizers import make_loss
-from kdcache.training import fine_tune, predict
+from kdcache.modelling.building import build_model
+from kdcache.modelling.predicting import predict
+from kdcache.modelling.preprocessors import load_preprocessor
+from kdcache.study import Regularizer
+from kdcache.training.regularizers import make_loss
+from kdcache.training.loop import fine_tune
 from tests.training.test_loop import LENGTHS
 from tests.tiny_models import card, random_split, student
 

@@ -17,9 +17,8 @@ from kdcache.study import Regularizer, Student, Teacher
 from kdcache.system.files import write_json
 from kdcache.system.locks import exclusive
 from kdcache.tasks.card import TaskCard, Unlabelled
+from kdcache.trials import code
 from kdcache.trials.identity import (
-    INFERENCE_CODE,
-    TRAINING_CODE,
     logit_fingerprints,
     teacher_caches,
     training_identity,
@@ -327,7 +326,7 @@ def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path: Path) -> 
             textwrap.dedent(f"""
                 import time
                 from pathlib import Path
-                from kdcache.trials import exclusive
+                from kdcache.system.locks import exclusive
                 with exclusive(Path({str(folder)!r})):
                     print("held", flush=True)
                     time.sleep(600)
@@ -356,20 +355,17 @@ def test_an_error_inside_the_lock_is_not_taken_for_a_busy_lock(tmp_path: Path) -
 
 def test_dvc_reruns_a_stage_when_code_of_the_identity_changes() -> None:
     stages = yaml.safe_load((Path(__file__).parents[2] / "dvc.yaml").read_text())["stages"]
-    for stage, modules in [
-        *((stage, TRAINING_CODE) for stage in ("teach", "train", "distill")),
-        ("cache", INFERENCE_CODE),
+    for stage, packages in [
+        *((stage, code.TRAINING) for stage in ("teach", "train", "distill")),
+        ("cache", code.INFERENCE),
     ]:
-        deps = {Path(dep) for dep in stages[stage]["deps"]}
-        for module in modules:
-            file = Path(f"{module.replace('.', '/')}.py")
-            assert deps & {file, *file.parents}, f"{stage}: {file}"
+        assert {package.replace(".", "/") for package in packages} <= set(stages[stage]["deps"]), stage
 
 
 def test_asking_what_is_missing_imports_no_torch() -> None:
     stages = "stages.train, stages.teach, stages.cache"
-    code = (
+    script = (
         f"import sys, {stages}; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

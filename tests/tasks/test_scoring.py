@@ -12,8 +12,8 @@ import torch
 from scipy import stats
 from sklearn import metrics as sk
 
-from kdcache.results import scoring
-from kdcache.results.scoring import ScoringError, applicable_metrics, check_metrics, score
+from kdcache.tasks import scoring
+from kdcache.tasks.scoring import ScoringError, applicable_metrics, check_metrics, score
 
 ln = math.log
 # Four rows, probabilities (3/4, 1/4), (3/4, 1/4), (1/4, 3/4), (1/2, 1/2); a tie predicts the first class.
