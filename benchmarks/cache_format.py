@@ -2,8 +2,8 @@
 
     python -m benchmarks.cache_format
 
-Writes docs/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in memory: how fast
-the disk is would only blur the differences.
+Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in memory, since
+the disk's speed would only blur the differences.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from stages import stage_errors
 
 log = logging.getLogger(__name__)
 
-JSON, PAGE = Path("benchmarks/results/cache-format.json"), Path("docs/cache-format-choices.md")
+JSON, PAGE = Path("benchmarks/results/cache-format.json"), Path("docs/measured/cache-format-choices.md")
 CLASSES = (3, 100, 1000)
 DTYPES: tuple[Dtype, ...] = ("float32", "float16")
 COMPRESSIONS: tuple[tuple[str, int | None], ...] = (

@@ -5,7 +5,7 @@ invented logits of 277 validation rows at once, and takes it through every step 
 (identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
 process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
 What is counted is CPU seconds: wall time on a shared machine says as much of its other users. Results go to
-benchmarks/results/engine.json and docs/engine-benchmarks.md.
+benchmarks/results/engine.json and docs/measured/engine-benchmarks.md.
 """
 
 from __future__ import annotations

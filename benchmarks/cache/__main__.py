@@ -30,7 +30,7 @@ from stages import stage_errors
 log = logging.getLogger(__name__)
 
 NAMES = ("writing", "stores", "streaming", "epochs", "large")  # modules of this package
-JSON, PAGE = Path("benchmarks/results/cache.json"), Path("docs/cache-benchmarks.md")
+JSON, PAGE = Path("benchmarks/results/cache.json"), Path("docs/measured/cache-benchmarks.md")
 LIBRARIES = ("numpy", "pyarrow", "torch", "transformers", "datasets")
 
 

@@ -1,4 +1,4 @@
-"""docs/cache-benchmarks.md, made from the JSON of a run."""
+"""docs/measured/cache-benchmarks.md, made from the JSON of a run."""
 
 from __future__ import annotations
 
