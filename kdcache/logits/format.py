@@ -354,3 +354,18 @@ def _check_version(path: Path, raw: Any) -> None:
         raise CacheError(
             f"{path}: expected format version {FORMAT_VERSION}, found the newer {version}; update kdcache"
         )
+
+
+def shard_content(path: Path) -> str:
+    """The checksum of a shard's columns that its footer has: equal when two shards hold the same rows and logits.
+
+    Raises:
+        CacheError: the file is no shard of a logit cache.
+    """
+    try:
+        footer = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"null"))
+        return str(footer["content"])
+    except (pa.ArrowException, OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{path}: has no footer of a logit cache ({error}); cache the logits again"
+        ) from None

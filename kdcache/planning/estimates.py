@@ -35,7 +35,9 @@ class Speed:
 def measured(job: Job) -> Speed | None:
     """How fast the job's finished runs were; None without any."""
     found = [
-        (run.finished, run.logits) for run in job.runs if run.state in ("done", "unchecked") and run.finished
+        (run.finished, run.logits)
+        for run in job.runs
+        if run.state in ("done", "unchecked") and run.finished and run.finished["seconds"] is not None
     ]
     if not found:
         return None

@@ -25,7 +25,7 @@ from kdcache.modelling.encoding import from_png
 from kdcache.study import Task
 from kdcache.tasks.images import to_png
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
@@ -37,7 +37,7 @@ def prepared(folder: Path, columns: dict[str, list[Any]], **task: Any) -> pa.Tab
     source = {"files": {"train": str(path), "validation": str(path)}}
     metrics = task.pop("metrics", ["accuracy"])
     prepare_task(Task.model_validate({"source": source, "metrics": metrics, **task}), folder / "task")
-    return load_split(folder / "task", "train")
+    return PreparedTask(folder / "task").rows("train")
 
 
 def assert_same(table: pa.Table, columns: list[str] | None) -> None:

@@ -17,11 +17,11 @@ from kdcache.logits import LogitCache
 from kdcache.logits.ensemble import ensemble
 from kdcache.study import Regularizer, Student, Task, Teacher
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.run import run_trial
-from kdcache.trials.teach import cache_logits, teach
+from tests.doing import cache_logits, teach, trial_plan
 
 RECIPE = {"init": "scratch", "learning_rate": 0.003, "epochs": 2, "batch_size": 64}
 
@@ -51,7 +51,7 @@ def student(root: Path, **changes: Any) -> Student:
 
 
 def plan(root: Path, name: str, method: Regularizer, *soft_labels: Path, seed: int = 0) -> TrialPlan:
-    return TrialPlan(
+    return trial_plan(
         folder=root / "trials" / name,
         identity=name,
         task="digits",
@@ -155,7 +155,8 @@ def test_a_trial_is_the_same_twice_and_another_with_another_seed(folder: Path) -
 
 def test_further_splits_are_scored_and_their_logits_kept(folder: Path, tmp_path: Path) -> None:
     tables = {
-        split: load_split(folder / "digits", split, ["image", "label"]) for split in ("train", "validation")
+        split: PreparedTask(folder / "digits").rows(split, ["image", "label"])
+        for split in ("train", "validation")
     }
     tables["backwards"] = tables["validation"].take(list(range(499, 449, -1)))
     for split, table in tables.items():
@@ -198,9 +199,8 @@ def test_logits_of_other_data_are_refused(folder: Path, taught: Path, tmp_path: 
     spec = Task.model_validate({"source": {"files": files}, "image": "pixels", "metrics": ["accuracy"]})
     prepare_task(spec, tmp_path / "other", "other")
     kd = Regularizer(soft_labels="teacher", alpha=0.5)
-    wrong = replace(
-        plan(folder, "wrong", kd, taught), task_folder=tmp_path / "other", folder=tmp_path / "trial"
-    )
+    other = {"task_folder": tmp_path / "other", "data": PreparedTask(tmp_path / "other").card.fingerprint}
+    wrong = replace(plan(folder, "wrong", kd, taught), folder=tmp_path / "trial", **other)
     with pytest.raises(CacheError, match="its logits are of other data"):
         run_trial(wrong)
     assert not (tmp_path / "trial" / "result.json").exists()
