@@ -170,7 +170,7 @@ class Planner:
         )
 
     def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
-        """The caches that a distiller learns from: its teachers', or (Self-KD) that of the baseline's trial of the seed."""
+        """What a distiller learns from: its teachers' logits, or (Self-KD) those of the seed's baseline trial."""
         method = self.study.method(regularizer)
         if method.soft_labels == "self":
             return (self.layout.trial(task, student, self.study.comparison.baseline, seed) / LOGITS,)

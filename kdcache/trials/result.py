@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.system.files import read_json, write_json
@@ -20,13 +20,13 @@ OPTIONAL = ("parts", "adopted", "metrics", "seconds", "peak_memory_mb")
 class Adopted(BaseModel):
     """The code of a result was refactored, and proved to compute the same: see `kdcache.trials.adopt`.
 
-    `before` and `after` are identities; `checked` of `of` finished trainings were run again and compared.
+    `from` and `to` are the code's fingerprints; `checked` of `of` finished trainings were run again and compared.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
-    before: str
-    after: str
+    before: str = Field(alias="from")
+    after: str = Field(alias="to")
     checked: int
     of: int
 
@@ -96,10 +96,24 @@ def read_result(folder: Path) -> TrialResult | None:
         ) from None
 
 
+def finished_result(folder: Path) -> TrialResult:
+    """The result of a trial that is known to be finished.
+
+    Raises:
+        TrialError: it is not.
+    """
+    result = read_result(folder)
+    if result is None:
+        raise TrialError(
+            f"{folder}: there is no {RESULT}, so this trial is not finished; `dvc repro` runs it"
+        )
+    return result
+
+
 def write_result(folder: Path, result: TrialResult) -> None:
     """Write result.json, atomically; from here on the trial is finished."""
     absent = {name for name in OPTIONAL if getattr(result, name) is None}
-    write_json(folder / RESULT, result.model_dump(exclude=absent))
+    write_json(folder / RESULT, result.model_dump(exclude=absent, by_alias=True))
 
 
 def read_cost(folder: Path) -> TrialCost | None:

@@ -263,9 +263,11 @@ def test_a_student_learns_from_unlabelled_rows_and_nothing_else_changes(folder: 
     taught, alone = (folder / "cache",), (folder / "cache-alone",)
     kd = result(plan(folder, "kd", method=Regularizer(**KD), soft_labels=taught))
     before = result(plan(folder, "kd-alone", "alone", method=Regularizer(**KD), soft_labels=alone))
-    assert (kd.losses, kd.metrics, kd.steps) == (before.losses, before.metrics, 3)
+    assert (kd.losses, kd.steps) == (before.losses, 3)
     base, plain = result(plan(folder, "base")), result(plan(folder, "base-alone", "alone"))
-    assert (base.losses, base.metrics) == (plain.losses, plain.metrics)
+    assert base.losses == plain.losses
+    trained = [LogitCache(folder / "trials" / name / "logits") for name in ("base", "base-alone")]
+    np.testing.assert_array_equal(*(cache.split("validation").logits for cache in trained))
     assert LogitCache(folder / "trials/base/logits").splits == ["train", "validation"]
     use = Regularizer(**KD, unlabelled="use")
     more = result(plan(folder, "kd-more", method=use, soft_labels=taught))
@@ -279,7 +281,7 @@ def test_a_student_does_what_its_teacher_says_of_unlabelled_rows(folder: Path, t
     card = prepare_task(
         text_task(write_files(tmp_path / "in", pool), train_size=4), tmp_path / "task", "films"
     )
-    prints = teacher_caches(card, tiny_models.student(folder / "bert"), "w")
+    prints = teacher_caches(card, find_checkpoint(tiny_models.student(folder / "bert")), "w")
     for part, split, logits in ((".", "train", [-3.0, 3.0]), ("unlabelled", "unlabelled", [3.0, -3.0])):
         rows = PreparedTask(tmp_path / "task").rows(split)
         ids, hashes = rows["id"].to_numpy(), rows["row_hash"].to_numpy()
