@@ -281,8 +281,8 @@ def write_cache(pair: Pair) -> float:
             lengths=batches.lengths,
             label_names=read_card(pair.task).label_names,
         )
-    assert cache.manifest.cost is not None
-    return cache.manifest.cost.seconds
+    assert cache.cost is not None
+    return cache.cost.seconds
 
 
 def peak_of_epoch(pair: Pair, variant: str) -> int:

@@ -141,7 +141,7 @@ def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
 
 def _note(cache: LogitCache, other: Sequence[str]) -> str:
     """What may explain a difference: other fingerprints, another device."""
-    device = cache.manifest.cost.device if cache.manifest.cost else "cpu"
+    device = cache.cost.device if cache.cost else "cpu"
     here = "GPU" if torch.cuda.is_available() else "cpu"
     reasons = [f"other fingerprints: {', '.join(other)}"] if other else []
     reasons += [f"cached on {device}, now on {here}"] if (device == "cpu") != (here == "cpu") else []

@@ -29,6 +29,7 @@ from pydantic import (
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
+from kdcache.hashing.digests import XXH3, Algorithm
 from kdcache.system.files import read_json
 
 FORMAT_VERSION = 1
@@ -105,6 +106,7 @@ class Header(Record):
     rows_per_shard: int = Field(ge=1)
     fingerprints: Fingerprints
     augmentation: Augmentation | None = None
+    row_hash: Algorithm = XXH3  # of the row hashes; kdcache 0.1 did not say so
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -117,12 +119,15 @@ class Header(Record):
         return math.prod(self.row_shape)
 
     @model_serializer(mode="wrap")
-    def _without_absent_augmentation(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A cache without views says nothing of them, so that its bytes and its identity are those of before views."""
-        found: dict[str, Any] = dump(self)
+    def _without_what_older_caches_lack(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A cache without views says nothing of them, one with XXH3 hashes nothing of the hash: its bytes and its
+        identity are those of before there were others."""
+        fields: dict[str, Any] = dump(self)
         if self.augmentation is None:
-            found.pop("augmentation", None)
-        return found
+            fields.pop("augmentation", None)
+        if self.row_hash == XXH3:
+            fields.pop("row_hash", None)
+        return fields
 
     @model_validator(mode="after")
     def _row_fits(self) -> Self:

@@ -6,10 +6,9 @@ import shutil
 from pathlib import Path
 
 from kdcache.logits.cache import LogitCache
+from kdcache.logits.cost import COST
 from kdcache.logits.format import Fingerprints
 from kdcache.logits.writer import LogitWriter
-
-COST = "cost.json"
 
 
 def restamped(source: Path, target: Path, fingerprints: Fingerprints) -> LogitCache:
@@ -28,6 +27,7 @@ def restamped(source: Path, target: Path, fingerprints: Fingerprints) -> LogitCa
         dtype=manifest.dtype,
         rows_per_shard=manifest.rows_per_shard,
         augmentation=manifest.augmentation,
+        row_hash=manifest.row_hash,
     ) as writer:
         for split in cache.splits:
             for group in cache.groups(split):

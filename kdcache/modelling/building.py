@@ -61,6 +61,8 @@ def _fit_config(config: Any, checkpoint: Checkpoint, card: TaskCard, preprocesso
     config.num_labels = card.classes
     config.id2label = _label_names(card)
     config.label2id = {name: index for index, name in config.id2label.items()}
+    # What an old head was for says nothing of the new one; transformers' pipelines go by it.
+    config.problem_type = "regression" if card.regression else "single_label_classification"
     if preprocessor.kind == "text":
         config.use_cache = False  # keys and values of earlier tokens: only generation needs them
         _set_padding(config, preprocessor.tokenizer)

@@ -129,6 +129,11 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
         texts = [table.column(name).slice(start, BATCH).to_pylist() for name in columns]
         if len(texts) == 2 and tokenizer.sep_token is None:
             # GPT-2 and Llama put nothing between two texts; their end-of-text token says where the second begins.
+            if tokenizer.eos_token is None:
+                raise TaskError(
+                    "a pair of texts needs a tokenizer with a sep or an eos token, to say where the second text begins; "
+                    "this one has neither: name one in its tokenizer_config.json, or choose another checkpoint"
+                )
             texts[1] = [f"{tokenizer.eos_token}{text}" for text in texts[1]]
         batch = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
         input_ids += [np.array(row, dtype=np.int32) for row in batch["input_ids"]]

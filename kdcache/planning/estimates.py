@@ -41,7 +41,7 @@ def measured(job: Job) -> Speed | None:
     ]
     if not found:
         return None
-    costs = [LogitCache(logits).manifest.cost for _, logits in found]
+    costs = [LogitCache(logits).cost for _, logits in found]
     return Speed(
         step=fmean(finished["seconds"] / finished["steps"] for finished, _ in found),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),

@@ -135,12 +135,12 @@ def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.D
 def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
     for task, teacher in study.taught():
         folder = root / "logits" / task / teacher
-        taught, cost = read_json(folder / TEACHER), LogitCache(folder).manifest.cost
+        taught, cost = read_json(folder / TEACHER), LogitCache(folder).cost
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
         for part in caches_beside(study.tasks[task]):
-            cost = LogitCache(folder / part).manifest.cost
+            cost = LogitCache(folder / part).cost
             yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
 
 

@@ -331,10 +331,10 @@ def test_caches_that_are_whole_are_left_as_they_are(folder: Path, tmp_path: Path
     """Asking for unlabelled rows computes their logits alone; asking for them no longer removes them."""
     teacher, cache = Teacher(checkpoint=str(folder / "bert"), seed=5, **RECIPE), tmp_path / "cache"
     cache_logits("big", folder / "alone", teacher, folder / "teacher", cache)
-    manifest, cost = (cache / "manifest.json").read_bytes(), LogitCache(cache).manifest.cost
+    manifest, cost = (cache / "manifest.json").read_bytes(), LogitCache(cache).cost
     cache_logits("big", folder / "task", teacher, folder / "teacher", cache)
     assert (cache / "manifest.json").read_bytes() == manifest
-    more = LogitCache(cache / "unlabelled").manifest.cost
+    more = LogitCache(cache / "unlabelled").cost
     assert cost is not None
     assert more is not None
     assert (cost.run, more.run) == ("teacher big", "teacher big, unlabelled")

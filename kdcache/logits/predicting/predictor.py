@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import Column
+from kdcache.hashing.content import Column
 from kdcache.logits.format import (
     Augmentation,
-    Cost,
 )
 from kdcache.logits.predicting.views import Augmenter, fetched
-from kdcache.system import processes
 
 
 class Predictor:
@@ -30,7 +27,7 @@ class Predictor:
         collate: Callable[[list[Any]], Any],
         batch_size: int,
         device: Any,
-        views: _Views | None,
+        views: Views | None,
     ) -> None:
         if batch_size < 1:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
@@ -95,23 +92,9 @@ class Predictor:
                 return FirstBatch(logits.shape[1], batch)
         raise CacheError(f"{self.path}: the data set has no rows")
 
-    def cost(self, rows: int, seconds: float, run: str) -> Cost:
-        import torch
-
-        from kdcache.system.devices import device_name, peak_memory_mb
-
-        device = torch.device(self.device or "cpu")
-        return Cost(
-            seconds=seconds,
-            rows_per_second=rows / seconds,
-            device=device_name(device),
-            peak_memory_mb=peak_memory_mb(device),
-            run=run,
-        )
-
 
 @dataclass(frozen=True)
-class _Views:
+class Views:
     """How many views each row has, and how they are made."""
 
     count: int
@@ -124,14 +107,14 @@ class _Views:
             raise CacheError(f"{path}: {error}") from None
 
 
-def checked_views_option(
+def view_maker(
     path: Path,
     augment: Callable[[Any], Any] | None,
     column: Column | None,
     augmentation: Augmentation | None,
-) -> _Views | None:
+) -> Views | None:
     if augment is not None and augmentation is not None:
-        return _Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
+        return Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
     if augment is None and augmentation is None and column is None:
         return None
     raise CacheError(
@@ -165,23 +148,3 @@ def default_collate(label: str | None) -> Callable[[list[Any]], Any]:
         return default_collate([row[0] if isinstance(row, tuple | list) else row for row in rows])
 
     return collate
-
-
-@contextmanager
-def evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        yield device
-        return
-    if device is None and processes.count() > 1:
-        device = processes.device()
-    if device is None:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.to(device).eval()
-    try:
-        yield device
-    finally:
-        model.train(was_training)
