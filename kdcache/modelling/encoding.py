@@ -131,7 +131,7 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
             # GPT-2 and Llama put nothing between two texts; their end-of-text token says where the second begins.
             if tokenizer.eos_token is None:
                 raise TaskError(
-                    "a pair of texts needs a tokenizer with a sep or an eos token, to say where the second text begins; "
+                    "a pair of texts needs a tokenizer with a sep or an eos token, which says where the second begins; "
                     "this one has neither: name one in its tokenizer_config.json, or choose another checkpoint"
                 )
             texts[1] = [f"{tokenizer.eos_token}{text}" for text in texts[1]]

@@ -270,7 +270,7 @@ def test_images_that_are_refused(value: Any, message: str) -> None:
 
 def test_a_bad_image_is_named_by_its_row() -> None:
     reader = ImageReader("train", "img")
-    arrays, _ = reader.read(pa.table({"img": [png(GREY), png(RGB)]}), 0)
+    arrays, parts = reader.read(pa.table({"img": [png(GREY), png(RGB)]}), 0)
     assert (reader.height, reader.width, reader.channels) == (3, 2, 3)
     assert from_png(arrays["image"][0].as_py()).tolist() == GREY
     assert parts[0] == [b"(3, 2)", bytes([0, 128, 255, 7, 1, 2])]

@@ -33,6 +33,7 @@ class Predictor:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
         self.path, self.model, self.collate = path, model, collate
         self.batch_size, self.device, self.views = batch_size, device, views
+        self.classes: int | None = None  # K, once the model has said so
 
     def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
         """The rows at these positions as the model gets them: one batch, or one for each view."""
@@ -55,7 +56,33 @@ class Predictor:
             batch = send_to_device(batch, self.device)
         with torch.inference_mode():
             output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
-        return getattr(output, "logits", output)
+        return self._logits_in(output)
+
+    def _logits_in(self, output: Any) -> Any:
+        """The logits [b, K] in what the model returned.
+
+        Raises:
+            CacheError: it returned no array of two dimensions, nor an object that has one as `.logits`.
+        """
+        logits = (
+            output["logits"]
+            if type(output) is dict and "logits" in output
+            else getattr(output, "logits", output)
+        )
+        shape = getattr(logits, "shape", None)
+        if shape is None or len(shape) != 2:
+            what = f"{type(logits).__name__} {list(shape)}" if shape is not None else type(logits).__name__
+            raise CacheError(
+                f"{self.path}: expected logits [rows, classes] from the model, found {what}; wrap it in a function "
+                "that returns them, or an object with them as `.logits`"
+            )
+        if logits.shape[1] != (self.classes or logits.shape[1]):
+            raise CacheError(
+                f"{self.path}: the model gave {self.classes} classes at first, then {logits.shape[1]}; all rows need "
+                "the same classes"
+            )
+        self.classes = int(logits.shape[1])
+        return logits
 
     def logits(self, dataset: Any, positions: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
         """Logits [n, K] or [n, V, K] of the rows at `positions`, in that order."""
@@ -84,12 +111,7 @@ class Predictor:
                 if self.views:
                     self.views.check_replay(self.path, fetched(rows, [0])[0])
                 batch = next(self.batches(rows, np.arange(min(self.batch_size, len(rows)))))
-                logits = _concatenated([self(batch)])
-                if logits.ndim != 2:
-                    raise CacheError(
-                        f"{self.path}: expected logits [rows, classes] from the model, found {list(logits.shape)}"
-                    )
-                return FirstBatch(logits.shape[1], batch)
+                return FirstBatch(self(batch).shape[1], batch)
         raise CacheError(f"{self.path}: the data set has no rows")
 
 
