@@ -81,6 +81,56 @@ def repro(
 
 
 @app.command()
+def adopt(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    sample: Annotated[int, typer.Option(min=1, help="Trials that are run again at least.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which trials are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a refactoring: run some finished trials again, and keep all results if not a bit of them differs.
+
+    Every model family, method and task is among them, and teachers with their logits. Nothing but the code may differ.
+    """
+    from kdcache.cli.keeping import adopt_results
+
+    result = adopt_results(params, sample, seed)
+    text = (
+        "{checked} trainings came out the same, bit for bit; the new identity is given to {teachers} teachers, "
+        "{caches} caches and {trials} trials. `dvc repro` records it without training anything."
+    )
+    nothing = "every result has the identity of this code already; nothing was run"
+    _print_json(result) if as_json else typer.echo(text.format(**result) if result["checked"] else nothing)
+
+
+store = typer.Typer(
+    help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
+)
+app.add_typer(store, name="store")
+
+
+@store.command("list")
+def list_store(as_json: Json = False) -> None:
+    """What is kept: how many trials, teachers and caches, and their bytes."""
+    from kdcache.cli.keeping import stored
+
+    result = stored()
+    _print_json(result) if as_json else printing.print_store(result)
+
+
+@store.command()
+def gc(
+    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most so many GB.")],
+    as_json: Json = False,
+) -> None:
+    """Free space: the longest unused entries go first."""
+    from kdcache.cli.keeping import freed
+
+    result = freed(gigabytes)
+    text = "{entries} entries removed, {bytes:,} bytes freed; {left:,} bytes are left"
+    _print_json(result) if as_json else typer.echo(text.format(**result))
+
+
+@app.command()
 def plan(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option(help="Where the stages keep tasks/, logits/ and trials/.")] = Path(
