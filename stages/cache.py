@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from kdcache.engine import share_cores, slots
-from kdcache.study import load_study
-from kdcache.system import processes
 from kdcache.system.locks import exclusive
+from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
-from kdcache.trials.missing import cache_identity, cache_to_write
-from kdcache.trials.store import project_store
 from stages import find, stage_errors
 
 
@@ -20,20 +16,32 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
-    study, layout, store = load_study(), Layout(), project_store()
-    find("task", args.task, study.tasks)
-    find("teacher", args.teacher, study.teachers)
-    with exclusive(layout.cache(args.task, args.teacher)):
-        plan = processes.from_main(lambda: cache_to_write(study, layout, args.task, args.teacher, store))
-        if plan is None:
-            return
-        from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
+    folder = Layout().cache(args.task, args.teacher)
+    with exclusive(folder):
+        if not left_out(folder, "teachers", args.teacher, args.task):
+            _run(Layout(), args.task, args.teacher)
 
-        share_cores()
-        with slots.every():
-            cache_logits(plan)
-        if store is not None and processes.is_main():
-            store.put("caches", cache_identity(plan), plan.folder)
+
+def _run(layout: Layout, task: str, name: str) -> None:
+    from kdcache.engine import share_cores, slots
+    from kdcache.study import load_study
+    from kdcache.system import processes
+    from kdcache.trials.missing import cache_identity, cache_to_write
+    from kdcache.trials.store import project_store
+
+    study, store = load_study(), project_store()
+    find("task", task, study.tasks)
+    find("teacher", name, study.teachers)
+    plan = processes.from_main(lambda: cache_to_write(study, layout, task, name, store))
+    if plan is None:
+        return
+    from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
+
+    share_cores()
+    with slots.every():
+        cache_logits(plan)
+    if store is not None and processes.is_main():
+        store.put("caches", cache_identity(plan), plan.folder)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 
-from kdcache.engine import share_cores, slots
-from kdcache.study import load_study
-from kdcache.system import processes
 from kdcache.system.locks import exclusive
+from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
-from kdcache.trials.missing import teacher_to_train
-from kdcache.trials.store import project_store
 from stages import find, stage_errors
 
 log = logging.getLogger(__name__)
@@ -23,21 +19,33 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
-    study, layout, store = load_study(), Layout(), project_store()
-    find("task", args.task, study.tasks)
-    find("teacher", args.teacher, study.teachers)
-    with exclusive(layout.teacher(args.task, args.teacher)):
-        plan = processes.from_main(lambda: teacher_to_train(study, layout, args.task, args.teacher, store))
-        if plan is None:
-            return
-        from kdcache.trials.teach import teach  # imports torch: not before there is work
+    folder = Layout().teacher(args.task, args.teacher)
+    with exclusive(folder):
+        if not left_out(folder, "teachers", args.teacher, args.task):
+            _run(Layout(), args.task, args.teacher)
 
-        share_cores()
-        with slots.every():
-            result = teach(plan)
-        if store is not None and processes.is_main():
-            store.put("teachers", plan.identity, plan.folder)
-        log.info("%s: validation %s", plan.folder, result["metrics"])
+
+def _run(layout: Layout, task: str, name: str) -> None:
+    from kdcache.engine import share_cores, slots
+    from kdcache.study import load_study
+    from kdcache.system import processes
+    from kdcache.trials.missing import teacher_to_train
+    from kdcache.trials.store import project_store
+
+    study, store = load_study(), project_store()
+    find("task", task, study.tasks)
+    find("teacher", name, study.teachers)
+    plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
+    if plan is None:
+        return
+    from kdcache.trials.teach import teach  # imports torch: not before there is work
+
+    share_cores()
+    with slots.every():
+        result = teach(plan)
+    if store is not None and processes.is_main():
+        store.put("teachers", plan.identity, plan.folder)
+    log.info("%s: validation %s", plan.folder, result["metrics"])
 
 
 if __name__ == "__main__":

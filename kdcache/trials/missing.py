@@ -1,4 +1,4 @@
-"""What a stage has to make: nothing, where it is there already, the store has it, or the study does not ask for it.
+"""What a stage has to make: nothing, where it is there already or the store has it.
 
 Each function brings a stage's output folder up to date as far as that needs no computing, and returns what is left.
 """
@@ -9,7 +9,7 @@ import logging
 
 from kdcache.hashing import fingerprint
 from kdcache.study import Study
-from kdcache.trials.keeping import mark_inapplicable, missing_trials, why_cache, why_teach
+from kdcache.trials.keeping import missing_trials, why_cache, why_teach
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
 from kdcache.trials.store import Store
@@ -22,9 +22,6 @@ def teacher_to_train(
 ) -> TeacherPlan | None:
     """The teacher, when it has to be trained."""
     folder = layout.teacher(task, teacher)
-    if not study.applies(study.teachers[teacher], task):
-        mark_inapplicable(folder, _why_not("teachers", teacher, task))
-        return None
     plan = Planner(study, layout).teacher(task, teacher)
     reason = why_teach(folder, plan.identity)
     if reason and store is not None and store.take("teachers", plan.identity, folder):
@@ -42,9 +39,6 @@ def cache_to_write(
 ) -> CachePlan | None:
     """The teacher's logits, when they have to be computed."""
     folder = layout.cache(task, teacher)
-    if not study.applies(study.teachers[teacher], task):
-        mark_inapplicable(folder, _why_not("teachers", teacher, task))
-        return None
     plan = Planner(study, layout).cache(task, teacher)
     reason = why_cache(plan)
     if reason and store is not None and store.take("caches", cache_identity(plan), folder):
@@ -69,11 +63,4 @@ def trials_to_run(
 ) -> list[TrialPlan]:
     """The trials of a configuration that have to be run."""
     folder = layout.configuration(task, student, regularizer)
-    if not study.applies(study.students[student], task):
-        mark_inapplicable(folder, _why_not("students", student, task))
-        return []
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
-
-
-def _why_not(group: str, name: str, task: str) -> str:
-    return f"{group}.{name}.tasks does not list {task!r}"

@@ -12,8 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import CalibrationRow, columns
-from kdcache.statistics.interactions import interaction
 from kdcache.statistics import calibration_comparisons, compare, summary
+from kdcache.statistics.interactions import interaction
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
