@@ -16,10 +16,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
-    folder = Layout().cache(args.task, args.teacher)
-    with exclusive(folder):
-        if not left_out(folder, "teachers", args.teacher, args.task):
-            _run(Layout(), args.task, args.teacher)
+    if not left_out(Layout().cache(args.task, args.teacher), "teachers", args.teacher, args.task):
+        _run(Layout(), args.task, args.teacher)
 
 
 def _run(layout: Layout, task: str, name: str) -> None:
@@ -32,16 +30,17 @@ def _run(layout: Layout, task: str, name: str) -> None:
     study, store = load_study(), project_store()
     find("task", task, study.tasks)
     find("teacher", name, study.teachers)
-    plan = processes.from_main(lambda: cache_to_write(study, layout, task, name, store))
-    if plan is None:
-        return
-    from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
+    with exclusive(layout.cache(task, name)):
+        plan = processes.from_main(lambda: cache_to_write(study, layout, task, name, store))
+        if plan is None:
+            return
+        from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
 
-    share_cores()
-    with slots.every():
-        cache_logits(plan)
-    if store is not None and processes.is_main():
-        store.put("caches", cache_identity(plan), plan.folder)
+        share_cores()
+        with slots.every():
+            cache_logits(plan)
+        if store is not None and processes.is_main():
+            store.put("caches", cache_identity(plan), plan.folder)
 
 
 if __name__ == "__main__":

@@ -19,10 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--teacher", required=True)
     args = parser.parse_args(arguments)
-    folder = Layout().teacher(args.task, args.teacher)
-    with exclusive(folder):
-        if not left_out(folder, "teachers", args.teacher, args.task):
-            _run(Layout(), args.task, args.teacher)
+    if not left_out(Layout().teacher(args.task, args.teacher), "teachers", args.teacher, args.task):
+        _run(Layout(), args.task, args.teacher)
 
 
 def _run(layout: Layout, task: str, name: str) -> None:
@@ -35,17 +33,18 @@ def _run(layout: Layout, task: str, name: str) -> None:
     study, store = load_study(), project_store()
     find("task", task, study.tasks)
     find("teacher", name, study.teachers)
-    plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
-    if plan is None:
-        return
-    from kdcache.trials.teach import teach  # imports torch: not before there is work
+    with exclusive(layout.teacher(task, name)):
+        plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
+        if plan is None:
+            return
+        from kdcache.trials.teach import teach  # imports torch: not before there is work
 
-    share_cores()
-    with slots.every():
-        result = teach(plan)
-    if store is not None and processes.is_main():
-        store.put("teachers", plan.identity, plan.folder)
-    log.info("%s: validation %s", plan.folder, result["metrics"])
+        share_cores()
+        with slots.every():
+            result = teach(plan)
+        if store is not None and processes.is_main():
+            store.put("teachers", plan.identity, plan.folder)
+        log.info("%s: validation %s", plan.folder, result["metrics"])
 
 
 if __name__ == "__main__":

@@ -22,9 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--engine", choices=ENGINES, help="default: KDCACHE_ENGINE")
     args = parser.parse_args(arguments)
     layout, configuration = Layout(), (args.task, args.student, args.regularizer)
-    with exclusive(layout.configuration(*configuration)):
-        if not left_out(layout.configuration(*configuration), "students", args.student, args.task):
-            _run(layout, configuration, args.workers, args.engine)
+    if not left_out(layout.configuration(*configuration), "students", args.student, args.task):
+        _run(layout, configuration, args.workers, args.engine)
 
 
 def _run(
@@ -40,8 +39,9 @@ def _run(
     find("task", task, study.tasks)
     find("student", student, study.students)
     find("regularizer or distiller", regularizer, study.methods())
-    plans = processes.from_main(lambda: trials_to_run(study, layout, *configuration, project_store()))
-    run_trials(plans, run_and_store, workers=workers, engine=engine)
+    with exclusive(layout.configuration(*configuration)):
+        plans = processes.from_main(lambda: trials_to_run(study, layout, *configuration, project_store()))
+        run_trials(plans, run_and_store, workers=workers, engine=engine)
 
 
 def _above_0(text: str) -> int:

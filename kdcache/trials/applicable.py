@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from kdcache.system.files import write_json
+from kdcache.system.locks import exclusive
 from kdcache.trials.layout import INAPPLICABLE
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,19 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path("params.yaml")) -> bool:
-    """Whether the study excludes a model from a task; if so, its output folder has a note in the end.
+    """Whether the study excludes a model from a task; if so, its output folder has a note in the end, and nothing else.
 
     Args:
         folder: the stage's output.
         group: "teachers" or "students".
+
+    Raises:
+        TrialError: another process is writing there.
     """
     if task in _tasks_of(group, name, params, task):
         return False
-    mark_inapplicable(folder, f"{group}.{name}.tasks does not list {task!r}")
+    with exclusive(folder):
+        mark_inapplicable(folder, f"{group}.{name}.tasks does not list {task!r}")
     return True
 
 
