@@ -27,7 +27,7 @@ def _run(layout: Layout, task: str, name: str) -> None:
     from kdcache.engine import share_cores, slots
     from kdcache.study import load_study
     from kdcache.system import processes
-    from kdcache.trials.missing import teacher_to_train
+    from kdcache.trials.missing import check_still_asked_for, teacher_to_train
     from kdcache.trials.store import project_store
 
     study, store = load_study(), project_store()
@@ -44,6 +44,7 @@ def _run(layout: Layout, task: str, name: str) -> None:
             result = teach(plan)
         if store is not None and processes.is_main():
             store.put("teachers", plan.identity, plan.folder)
+        check_still_asked_for([plan], layout)
         log.info("%s: validation %s", plan.folder, result["metrics"])
 
 

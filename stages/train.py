@@ -32,7 +32,7 @@ def _run(
     from kdcache.engine import run_trials
     from kdcache.study import load_study
     from kdcache.system import processes
-    from kdcache.trials.missing import trials_to_run
+    from kdcache.trials.missing import check_still_asked_for, trials_to_run
     from kdcache.trials.store import project_store, run_and_store
 
     study, (task, student, regularizer) = load_study(), configuration
@@ -42,6 +42,7 @@ def _run(
     with exclusive(layout.configuration(*configuration)):
         plans = processes.from_main(lambda: trials_to_run(study, layout, *configuration, project_store()))
         run_trials(plans, run_and_store, workers=workers, engine=engine)
+        check_still_asked_for(plans, layout)
 
 
 def _above_0(text: str) -> int:

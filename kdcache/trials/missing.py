@@ -6,9 +6,11 @@ Each function brings a stage's output folder up to date as far as that needs no 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+from kdcache.errors import TrialError
 from kdcache.hashing import fingerprint
-from kdcache.study import Study
+from kdcache.study import Study, load_study
 from kdcache.trials.keeping import missing_trials, why_cache, why_teach
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
@@ -64,3 +66,31 @@ def trials_to_run(
     """The trials of a configuration that have to be run."""
     folder = layout.configuration(task, student, regularizer)
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
+
+
+def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:
+    """Refuse a change of params.yaml, of the data or of the code while a stage ran: DVC records what it is at the end.
+
+    Args:
+        plans: what the stage has run.
+
+    Raises:
+        TrialError: it would have another identity now. What was run is kept, under the identity that it has.
+    """
+    planner = Planner(load_study(), layout)
+    for plan in plans:
+        if _identity_now(planner, plan) != plan.identity:
+            raise TrialError(
+                f"{plan.folder}: params.yaml, the data or the code of {plan.name} was changed while it ran; what was "
+                "trained is what was asked for when it began: run again"
+            )
+
+
+def _identity_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> str | None:
+    if isinstance(plan, TeacherPlan):
+        known = plan.task in planner.study.tasks and plan.teacher in planner.study.teachers
+        return planner.teacher(plan.task, plan.teacher).identity if known else None
+    if (plan.task, plan.student, plan.regularizer) not in planner.study.configurations():
+        return None
+    trials = planner.trials(plan.task, plan.student, plan.regularizer)
+    return next((trial.identity for trial in trials if trial.seed == plan.seed), None)
