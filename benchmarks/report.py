@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from kdcache.report.page import write_report
-from kdcache.results.gather import Outputs
+from kdcache.results.validation import Outputs
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     across,

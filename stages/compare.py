@@ -10,7 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.results.gather import Validation, cost_table, curves_table, provenance, read_trials, trials_table
+from kdcache.results.checking import check_results
+from kdcache.results.gather import Scores, cost_table, curves_table, read_trials, trials_table
+from kdcache.results.provenance import provenance
+from kdcache.results.validation import Validation
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     across,
@@ -22,7 +25,7 @@ from kdcache.statistics import (
     summary,
 )
 from kdcache.study import Study, load_study
-from kdcache.trials.layout import DATA, METRICS
+from kdcache.trials.layout import Layout
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
@@ -32,9 +35,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument(
-        "--data", type=Path, default=DATA, help="the other stages' results (default: %(default)s)"
+        "--data", type=Path, default=Layout().data, help="the other stages' results (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=METRICS, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Layout().metrics, help="default: %(default)s")
     return parser.parse_args(arguments)
 
 
@@ -73,8 +76,9 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
 def gather(study: Study, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """trials.csv, cost.csv, curves.csv and provenance.json, from results that are read once and not kept."""
     results = read_trials(study, data / "trials")
+    check_results(study, Layout(data.parent), results)
     return (
-        trials_table(study, results),
+        trials_table(study, results, Scores(data)),
         cost_table(study, data, results),
         curves_table(results),
         provenance(study, data, results),

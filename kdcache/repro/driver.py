@@ -19,8 +19,7 @@ from kdcache.repro.job import Job, end_all
 from kdcache.repro.pipeline import Pipeline, Project
 from kdcache.repro.progress import Display, Trials
 from kdcache.repro.schedule import Schedule, State
-from kdcache.study import load_study
-from kdcache.trials.layout import configuration_folder
+from kdcache.trials.layout import Layout
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK = 0.3  # seconds between two looks at signals and logs
@@ -167,11 +166,13 @@ def _alone(path: Path) -> Iterator[None]:
 def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int]:
     """How many trials each stage has, if it is one that runs trials. A pipeline without params.yaml has none."""
     params = Path("params.yaml")
-    if not params.exists():
+    if not stages or not params.exists():
         return {}
+    from kdcache.study import load_study  # not before there is something to run
+
     study = load_study(params)
     folders = {
-        configuration_folder(task, student, regularizer).resolve()
+        Layout().configuration(task, student, regularizer).resolve()
         for task, student, regularizer in study.configurations()
     }
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 from collections import UserDict
@@ -25,9 +26,14 @@ from kdcache.modelling.encoding import from_png
 from kdcache.study import Task
 from kdcache.tasks.images import to_png
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 PIXELS = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+
+
+def blake(content: bytes) -> int:
+    """The first 8 bytes of BLAKE2b with 16, little-endian."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest()[:8], "little")
 
 
 def prepared(folder: Path, columns: dict[str, list[Any]], **task: Any) -> pa.Table:
@@ -37,7 +43,7 @@ def prepared(folder: Path, columns: dict[str, list[Any]], **task: Any) -> pa.Tab
     source = {"files": {"train": str(path), "validation": str(path)}}
     metrics = task.pop("metrics", ["accuracy"])
     prepare_task(Task.model_validate({"source": source, "metrics": metrics, **task}), folder / "task")
-    return load_split(folder / "task", "train")
+    return PreparedTask(folder / "task").rows("train")
 
 
 def assert_same(table: pa.Table, columns: list[str] | None) -> None:
@@ -86,12 +92,14 @@ def test_images_too_however_they_come(tmp_path: Path, shape: tuple[int, ...]) ->
 
 def test_one_hash_by_hand() -> None:
     content = struct.pack("<Q", 2) + b"hi" + b"i" + struct.pack("<q", 7)
-    assert hash_row({"text": "hi", "label": 7}, ["text"], "label") == xxhash.xxh3_64_intdigest(content)
+    row = {"text": "hi", "label": 7}
+    assert hash_row(row, ["text"], "label") == blake(content)
+    assert hash_row(row, ["text"], "label", "xxh3") == xxhash.xxh3_64_intdigest(content)  # of kdcache 0.1
     # A text, an array and no label: a mark instead of one.
     array = struct.pack("<2i", 1, -1)
     parts = [b"hi", b"\0int32(2,)", array, b"\0unlabelled"]
     content = b"".join(struct.pack("<Q", len(part)) + part for part in parts) + b"i" + bytes(8)
-    assert hash_row(("hi", np.array([1, -1], np.int32))) == xxhash.xxh3_64_intdigest(content)
+    assert hash_row(("hi", np.array([1, -1], np.int32))) == blake(content)
 
 
 DISTINCT: list[Any] = [
@@ -219,9 +227,18 @@ def test_a_torch_data_set_of_tuples() -> None:
     ]
 
 
-def test_id_and_row_hash_are_no_content() -> None:
+def test_row_hash_and_the_id_beside_it_are_no_content() -> None:
     row = {"b": "x", "a": "y"}
     assert hash_row(row) == hash_row({**row, "id": 5, "row_hash": 6}) == hash_row(row, ["a", "b"])
+    assert hash_row(row) == hash_row({**row, "row_hash": 6})
+
+
+def test_an_id_of_the_users_own_is_content() -> None:
+    rows = [{"id": "doc-1", "text": "a"}, {"id": "doc-2", "text": "a"}]
+    assert hash_row(rows[0]) != hash_row(rows[1])
+    assert hash_row(rows[0]) == hash_row(rows[0], ["id", "text"])
+    assert hash_rows(pa.Table.from_pylist(rows)).tolist() == [hash_row(row) for row in rows]
+    assert hash_rows(datasets.Dataset.from_list(rows)).tolist() == [hash_row(row) for row in rows]
 
 
 def test_refusals_say_where() -> None:
@@ -236,7 +253,7 @@ def test_refusals_say_where() -> None:
     with pytest.raises(CacheError, match=r"expected a row .*, found builtins\.str"):
         hash_row("text")
     with pytest.raises(CacheError, match="no column at all"):
-        hash_row({"id": 1, "label": 2}, None, "label")
+        hash_row({"id": 1, "row_hash": 3, "label": 2}, None, "label")
     with pytest.raises(CacheError, match="column 'x' holds a damaged PNG"):
         hash_row({"x": to_png(PIXELS)[:40]})
     with pytest.raises(CacheError, match="column 'x' has no bytes, and its file cannot be read"):

@@ -1,0 +1,159 @@
+"""The digests of tables and of `datasets.Dataset`s: whole columns at a time, as Arrow holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kdcache.errors import CacheError
+from kdcache.hashing.content import Column
+from kdcache.hashing.digests import Algorithm, Digests, digests_of
+from kdcache.hashing.encoded import RowError, Values, canonical_rows
+
+Named: TypeAlias = tuple[Column, Values]
+Chunk: TypeAlias = tuple[list[Named], Named | None]  # some rows: columns that the hash covers, and the label
+BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it: `row_hash`, and `id` beside it
+ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the second is about
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether this is a `datasets.Dataset`, found out without importing datasets."""
+    return any(
+        f"{kind.__module__}.{kind.__name__}" == "datasets.arrow_dataset.Dataset" for kind in type(data).mro()
+    )
+
+
+def hash_columns(
+    dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
+) -> Digests | None:
+    """The digests [N, 2] of an Arrow table's or a `datasets.Dataset`'s rows; None for other data.
+
+    Raises:
+        CacheError: a column is not there, or a value has no stable content, naming the row.
+    """
+    if isinstance(dataset, pa.Table):
+        return hash_chunks(_of_table(dataset, columns, label), algorithm)
+    if is_dataset(dataset):
+        return _of_stored_rows(dataset, columns, label, algorithm)
+    return None
+
+
+def hash_chunks(chunks: Iterable[Chunk], algorithm: Algorithm) -> Digests:
+    """The digests of rows that come some at a time.
+
+    Raises:
+        RowError: a row cannot be hashed. (The rows of a chunk's RowError count from the last chunk's end.)
+    """
+    parts, done = [np.empty((0, 2), np.uint64)], 0
+    try:
+        for chunk in chunks:
+            parts.append(digests_of(canonical_rows(*chunk), algorithm))
+            done += len(parts[-1])
+    except RowError as error:
+        raise RowError(done + error.row, str(error)) from None
+    return np.concatenate(parts)
+
+
+def _of_table(table: pa.Table, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:
+    names = content_columns(table.column_names, columns, label)
+    twice = [name for name in [*names, *listed(label)] if table.column_names.count(name) > 1]
+    if twice:
+        raise CacheError(f"there are two columns {twice[0]!r}; rename one")
+    for batch in table.to_batches(max_chunksize=rows_at_once(table.nbytes, table.num_rows)):
+        yield chosen(dict(zip(batch.schema.names, batch.columns, strict=True)), names, label)
+
+
+def _of_stored_rows(
+    dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
+) -> Digests:
+    """The digests of a data set's rows in its order.
+
+    A shuffled or filtered data set is its storage and the numbers of its rows there. To fetch rows by number is slow,
+    so they are hashed in the order of storage, each once, and then put in order.
+    """
+    names = content_columns(dataset.column_names, columns, label)
+    needed = [name for name in dict.fromkeys([*names, *listed(label)]) if name in dataset.column_names]
+    numbers = getattr(dataset, "_indices", None)
+    if numbers is None or not all(_is_stored(dataset.features[name]) for name in needed):
+        return hash_chunks((chosen(values, names, label) for values in _values(dataset, needed)), algorithm)
+    distinct, places = np.unique(numbers.column(0).to_numpy(), return_inverse=True)
+    parts = (chosen(values, names, label) for values in _stored_values(dataset.data, distinct, needed))
+    try:
+        return hash_chunks(parts, algorithm)[places]
+    except RowError as error:
+        raise RowError(int(np.argmax(places == error.row)), str(error)) from None
+
+
+def _stored_values(
+    storage: Any, numbers: npt.NDArray[np.int64], names: Sequence[Column]
+) -> Iterator[dict[Column, Values]]:
+    """The values of some rows of the storage, whose numbers rise."""
+    size = rows_at_once(storage.nbytes, storage.num_rows)
+    borders = np.flatnonzero(np.diff(numbers // size)) + 1
+    for some in np.split(numbers, borders):
+        start = int(some[0]) // size * size if len(some) else 0
+        block = storage.slice(start, size)
+        places = pa.array(some - start)
+        yield {name: block.column(name).combine_chunks().take(places) for name in names}
+
+
+def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Values]]:
+    """Columns that are stored as they are come as Arrow, the others (images) as `datasets` decodes them."""
+    stored = [name for name in names if _is_stored(dataset.features[name])]
+    decoded = [name for name in names if name not in stored]
+    size = rows_at_once(dataset.data.nbytes, dataset.data.num_rows)
+    parts: list[Iterable[dict[Column, Values]]] = []
+    if stored:
+        tables = dataset.select_columns(stored).with_format("arrow").iter(size)
+        parts.append({name: table[name].combine_chunks() for name in stored} for table in tables)
+    if decoded:
+        parts.append(dataset.select_columns(decoded).with_format(None).iter(size))
+    for some in zip(*parts, strict=True):
+        yield {name: values for part in some for name, values in part.items()}
+
+
+def _is_stored(feature: Any) -> bool:
+    """Whether `datasets` gives a feature's values as Arrow has them: single values, and lists of them."""
+    inner = getattr(feature, "feature", feature)  # of a list
+    return type(inner).__name__ in ("Value", "ClassLabel")
+
+
+def rows_at_once(size: int, rows: int) -> int:
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * rows // max(size, 1)))
+
+
+def chosen(values: Mapping[Any, Values], columns: Sequence[Column], label: Column | None) -> Chunk:
+    for name in [*columns, *listed(label)]:
+        if name not in values:
+            raise CacheError(no_column(name, list(values)))
+    return [(name, values[name]) for name in columns], None if label is None else (label, values[label])
+
+
+def content_columns(
+    names: Iterable[Any], columns: Sequence[Column] | None, label: Column | None
+) -> Sequence[Column]:
+    """The columns that the hash covers, of those that are there."""
+    if isinstance(columns, str):
+        raise CacheError(f"columns must be a list of names, found the text {columns!r}; write [{columns!r}]")
+    if columns is None:
+        names = list(names)
+        ours = BOOKKEEPING if "row_hash" in names else ()
+        content = [name for name in names if name != label and name not in ours]
+        columns = sorted(content, key=lambda name: (isinstance(name, str), name))
+    if not columns:
+        raise CacheError("the hash would cover no column at all; name the columns that are the row's content")
+    return columns
+
+
+def no_column(name: Column, names: Iterable[Any]) -> str:
+    if isinstance(names, range):
+        return f"no column {name!r} in this row; there are: positions 0 to {len(names) - 1}"
+    return f"no column {name!r} in this row; there are: {', '.join(map(repr, names))}"
+
+
+def listed(label: Column | None) -> list[Column]:
+    return [] if label is None else [label]

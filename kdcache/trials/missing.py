@@ -1,0 +1,96 @@
+"""What a stage has to make: nothing, where it is there already or the store has it.
+
+Each function brings a stage's output folder up to date as far as that needs no computing, and returns what is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from kdcache.errors import TrialError
+from kdcache.hashing import fingerprint
+from kdcache.study import Study, load_study
+from kdcache.trials.keeping import missing_trials, why_cache, why_teach
+from kdcache.trials.layout import TEACHER, Layout
+from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
+from kdcache.trials.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def teacher_to_train(
+    study: Study, layout: Layout, task: str, teacher: str, store: Store | None = None
+) -> TeacherPlan | None:
+    """The teacher, when it has to be trained."""
+    folder = layout.teacher(task, teacher)
+    plan = Planner(study, layout).teacher(task, teacher)
+    reason = why_teach(folder, plan.identity)
+    if reason and store is not None and store.take("teachers", plan.identity, folder):
+        reason = why_teach(folder, plan.identity)
+        log.info("%s: %s", folder, f"not used: {reason}" if reason else "the teacher is taken from the store")
+    elif not reason:
+        log.info("%s: the teacher is there already", folder)
+    if reason:
+        log.info("%s: training (%s)", folder, reason)
+    return plan if reason else None
+
+
+def cache_to_write(
+    study: Study, layout: Layout, task: str, teacher: str, store: Store | None = None
+) -> CachePlan | None:
+    """The teacher's logits, when they have to be computed."""
+    folder = layout.cache(task, teacher)
+    plan = Planner(study, layout).cache(task, teacher)
+    reason = why_cache(plan)
+    if reason and store is not None and store.take("caches", cache_identity(plan), folder):
+        reason = why_cache(plan)
+        log.info("%s: %s", folder, f"not used: {reason}" if reason else "the logits are taken from the store")
+    elif not reason:
+        log.info("%s: the logits are there already", folder)
+    if reason:
+        log.info("%s: computing logits (%s)", folder, reason)
+    return plan if reason else None
+
+
+def cache_identity(plan: CachePlan) -> str:
+    """What a folder of logits is stored under: all that its caches are computed from, and its teacher's record."""
+    teacher = fingerprint.of_file(plan.teacher_folder / TEACHER)
+    caches = {place: prints.model_dump() for place, prints in plan.caches.items()}
+    return fingerprint.of_json({"caches": caches, "teacher": teacher})
+
+
+def trials_to_run(
+    study: Study, layout: Layout, task: str, student: str, regularizer: str, store: Store | None = None
+) -> list[TrialPlan]:
+    """The trials of a configuration that have to be run."""
+    folder = layout.configuration(task, student, regularizer)
+    return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
+
+
+def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:
+    """Refuse a change of params.yaml, of the data or of the code while a stage ran: DVC records what it is at the end.
+
+    Args:
+        plans: what the stage has run.
+
+    Raises:
+        TrialError: it would have another identity now. What was run is kept, under the identity that it has.
+    """
+    planner = Planner(load_study(), layout)
+    for plan in plans:
+        if _identity_now(planner, plan) != plan.identity:
+            raise TrialError(
+                f"{plan.folder}: params.yaml, the data or the code of {plan.name} was changed while it ran; what was "
+                "trained is what was asked for when it began: run again"
+            )
+
+
+def _identity_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> str | None:
+    if isinstance(plan, TeacherPlan):
+        known = plan.task in planner.study.tasks and plan.teacher in planner.study.teachers
+        return planner.teacher(plan.task, plan.teacher).identity if known else None
+    if (plan.task, plan.student, plan.regularizer) not in planner.study.configurations():
+        return None
+    trials = planner.trials(plan.task, plan.student, plan.regularizer)
+    return next((trial.identity for trial in trials if trial.seed == plan.seed), None)
