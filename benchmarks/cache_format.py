@@ -2,8 +2,8 @@
 
     python -m benchmarks.cache_format
 
-Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in memory, since
-the disk's speed would only blur the differences.
+Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in memory,
+since the disk's speed would only blur the differences.
 """
 
 from __future__ import annotations
