@@ -65,7 +65,7 @@ def study(tasks: int, pairs: int) -> Study:
 def lay_out(of: Study) -> None:
     """What a study finds when its trials are to start, in the current folder: tasks, checkpoints, teachers' logits."""
     from kdcache.tasks.prepare import prepare_task
-    from kdcache.trials.layout import cache_folder, task_folder
+    from kdcache.trials.layout import Layout
 
     for place in range(len({student.checkpoint for student in of.students.values()})):
         _write_checkpoint(Path(f"models/m{place}"))
@@ -75,10 +75,10 @@ def lay_out(of: Study) -> None:
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 24}
     spec = Task.model_validate({"source": {"files": files}, **columns})
     for task in of.tasks:
-        prepare_task(spec, task_folder(task), task)
+        prepare_task(spec, Layout().task(task), task)
         for teacher in of.teachers:
-            folder = cache_folder(task, teacher)
-            _write_logits(folder, task_folder(task), "teacher", 0, ("train", "validation"))
+            folder = Layout().cache(task, teacher)
+            _write_logits(folder, Layout().task(task), "teacher", 0, ("train", "validation"))
             write_json(folder / "teacher.json", {"seconds": 100.0, "peak_memory_mb": 500.0, "device": "cpu"})
 
 
@@ -93,12 +93,13 @@ def _write_checkpoint(folder: Path) -> None:
 
 def run_at_once(plan: TrialPlan) -> None:
     """A trial without its training: what it would write, and nothing else."""
+    from kdcache.system.versions import installed
     from kdcache.trials.layout import LOGITS
-    from kdcache.trials.result import TrialResult, versions, write_result
+    from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
 
     scratch = plan.model.init == "scratch"
     gained = sample.METHODS.get(plan.regularizer, 0.0) / 100 * scratch
-    right = _write_logits(
+    _write_logits(
         plan.folder / LOGITS,
         plan.task_folder,
         plan.identity,
@@ -118,15 +119,13 @@ def run_at_once(plan: TrialPlan) -> None:
         regularizer=plan.regularizer,
         seed=plan.seed,
         params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},
-        metrics={"accuracy": right, "nll": 1.2 - right / 2, "brier": 1 - right, "ece": 0.1 + right / 100},
         steps=100,
         losses=[1 / (step + 1) for step in range(plan.model.epochs)],
-        seconds=20.0,
-        peak_memory_mb=500.0,
         device="cpu",
         precision="float32",
-        versions=versions(),
+        versions=installed(),
     )
+    write_cost(plan.folder, TrialCost(seconds=20.0, peak_memory_mb=500.0, device="cpu"))
     write_result(plan.folder, result)
 
 
@@ -153,9 +152,9 @@ def _write_logits(
 @functools.cache
 def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
     """Hashes and labels of a task's rows, read once a process, as the worker of a real trial encodes them once."""
-    from kdcache.tasks.prepared import load_split
+    from kdcache.tasks.prepared import PreparedTask
 
-    rows = load_split(task_folder, split, ["row_hash", "label"])
+    rows = PreparedTask(task_folder).rows(split, ["row_hash", "label"])
     return rows["row_hash"].to_numpy(), rows["label"].to_numpy()
 
 
@@ -165,11 +164,11 @@ def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.ND
 def _plans(of: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
     """What a configuration lacks, as the stages `train` and `distill` find out."""
     from kdcache.system.locks import exclusive
-    from kdcache.trials.layout import configuration_folder
-    from stages import train
+    from kdcache.trials.layout import Layout
+    from kdcache.trials.missing import trials_to_run
 
-    with exclusive(configuration_folder(*configuration)):
-        return train._missing(of, *configuration)
+    with exclusive(Layout().configuration(*configuration)):
+        return trials_to_run(of, Layout(), *configuration)
 
 
 def plan(of: Study) -> dict[str, Any]:
@@ -194,7 +193,7 @@ def hand_out(of: Study) -> dict[str, Any]:
     from kdcache import engine
 
     plans = [
-        TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), student, of.students[student], method,
+        TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), "0", student, of.students[student], method,
                   of.method(method), seed, (), False)
         for task, student, method in of.configurations()
         for seed in of.seeds
@@ -208,19 +207,19 @@ def do_nothing(plan: TrialPlan) -> None:
 
 
 def compare(of: Study) -> dict[str, Any]:
-    from kdcache.trials.layout import DATA, METRICS
+    from kdcache.trials.layout import Layout
     from stages.compare import write_metrics
 
     with contextlib.redirect_stdout(None):
-        write_metrics(of, DATA, METRICS)
-    return {"comparisons": len((METRICS / "comparisons.csv").read_text().splitlines()) - 1}
+        write_metrics(of, Layout().data, Layout().metrics)
+    return {"comparisons": len((Layout().metrics / "comparisons.csv").read_text().splitlines()) - 1}
 
 
 def report(of: Study) -> dict[str, Any]:
     from kdcache.report.page import write_report
-    from kdcache.trials.layout import METRICS, REPORT
+    from kdcache.trials.layout import Layout
 
-    page = write_report(METRICS, REPORT, of)
+    page = write_report(Layout().metrics, Layout().report, of)
     return {"page_megabytes": round(page.stat().st_size / 1e6, 2)}
 
 

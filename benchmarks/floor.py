@@ -23,6 +23,8 @@ import torch
 import transformers
 
 from benchmarks.cache.report import table
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedSplit
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
@@ -147,13 +149,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epochs=2,
         batch_size=args.batch_size,
     )
-    card, preprocessor = headlines(student)
-    model = build_model(student, card, 0, preprocessor)
+    card, checkpoint, preprocessor = headlines(student)
+    model = build_model(checkpoint, card, 0, preprocessor)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = floor(model.config, args.batch_size, args.tokens, parameters)
     data = split_of(args.batch_size * args.steps, args.tokens)
     for precision, one in found.items():
-        fresh = build_model(student, card, 0, preprocessor)
+        fresh = build_model(checkpoint, card, 0, preprocessor)
         one |= step(fresh, student.model_copy(update={"precision": precision}), data)
     print(page(found, args, parameters))
     if args.json:
@@ -163,13 +165,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write(args.json, f"floor: {_name(args)}", facts() | size | {"found": found})
 
 
-def headlines(student: Student) -> tuple[TaskCard, Preprocessor]:
+def headlines(student: Student) -> tuple[TaskCard, Checkpoint, Preprocessor]:
     """The built-in headlines: what a model of five classes is made for."""
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 128}
     spec = Task.model_validate({"source": {"builtin": "bbc_headlines"}, **columns})
     with tempfile.TemporaryDirectory() as folder:
         card = prepare_task(spec, Path(folder) / "task", "headlines")
-    return card, load_preprocessor(student, card)
+    checkpoint = find_checkpoint(student)
+    return card, checkpoint, load_preprocessor(checkpoint, card)
 
 
 def _name(args: argparse.Namespace) -> str:

@@ -39,12 +39,11 @@ from benchmarks.training import OURS, PEERS, ROOT, Device, Runs, Variant, Work
 from kdcache.engine.local import VISIBLE, Workers, modelling_modules
 from kdcache.engine.pool import run_in
 from kdcache.errors import KdcacheError
-from kdcache.study import Regularizer
-from kdcache.trials.identity import training_identity
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import trial_folder
-from kdcache.trials.plan import TrialPlan
-from kdcache.trials.result import read_result
+from kdcache.trials.plan import TrialPlan, plain_trial
 from kdcache.trials.run import run_trial
+from kdcache.trials.scores import trial_scores
 from stages import stage_errors
 
 BERT_TINY = ROOT / "data/models/bert-tiny"
@@ -150,21 +149,9 @@ def hourly(bench: Bench) -> Found:
 
 def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
     """Trials of the plain student, which differ in their seeds."""
-    base = Regularizer()
+    task = work.cache.with_name("task")
     return [
-        TrialPlan(
-            folder=trial_folder(folder, seed),
-            identity=training_identity(work.card, work.student, base, seed),
-            task=work.card.name,
-            task_folder=work.cache.with_name("task"),
-            student="bert-tiny",
-            model=work.student,
-            regularizer="base",
-            method=base,
-            seed=seed,
-            soft_labels=(),
-            keep_train_logits=False,
-        )
+        plain_trial(trial_folder(folder, seed), task, "bert-tiny", work.student, seed)
         for seed in range(number)
     ]
 
@@ -181,8 +168,8 @@ def trial_seconds(plans: Sequence[TrialPlan], workers: int) -> float:
 
 
 def mean_accuracy(plans: Sequence[TrialPlan]) -> float:
-    results = [read_result(plan.folder) for plan in plans]
-    return statistics.mean(result.metrics["accuracy"] for result in results if result is not None)
+    task = PreparedTask(plans[0].task_folder)
+    return statistics.mean(trial_scores(plan.folder, task)["accuracy"] for plan in plans)
 
 
 def hourly_found(rates: dict[int, list[float]]) -> dict[str, Any]:

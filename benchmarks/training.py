@@ -43,6 +43,7 @@ from accelerate import PartialState
 
 from benchmarks.cache.report import number, table
 from benchmarks.graphed import graphs
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import KdcacheError
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 from kdcache.modelling.building import build_model
@@ -55,6 +56,7 @@ from kdcache.system.devices import has_bfloat16
 from kdcache.system.files import read_json, write_json
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.training.loop import fine_tune
 from kdcache.training.regularizers import make_loss
 from stages import stage_errors
@@ -170,7 +172,7 @@ def _warm_up(work: Work) -> Work:
 def _ready(work: Work, variant: Variant, seed: int) -> Callable[[], torch.nn.Module]:
     """The training, which nothing but calling it is left to do."""
     student = work.student.model_copy(update={"precision": variant.precision})
-    model = build_model(student, work.card, seed, work.preprocessor)
+    model = build_model(find_checkpoint(student), work.card, seed, work.preprocessor)
     prepare = _trainer if variant.who == "Trainer" else _fine_tune
     return prepare(work, student, variant, model, seed)
 
@@ -493,9 +495,9 @@ def prepare(args: argparse.Namespace, folder: Path) -> Work:
         epochs=args.epochs,
         batch_size=args.batch_size,
     )
-    preprocessor = load_preprocessor(student, card)
+    preprocessor = load_preprocessor(find_checkpoint(student), card)
     train, validation = (
-        encode_split(folder / "task", split, preprocessor) for split in ("train", "validation")
+        encode_split(PreparedTask(folder / "task"), split, preprocessor) for split in ("train", "validation")
     )
     _write_cache(folder / "cache", card, train)
     return Work(card, train, validation, student, preprocessor, folder / "cache")

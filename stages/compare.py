@@ -22,7 +22,7 @@ from kdcache.statistics import (
     summary,
 )
 from kdcache.study import Study, load_study
-from kdcache.trials.layout import DATA, METRICS
+from kdcache.trials.layout import Layout
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.compare", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument(
-        "--data", type=Path, default=DATA, help="the other stages' results (default: %(default)s)"
+        "--data", type=Path, default=Layout().data, help="the other stages' results (default: %(default)s)"
     )
-    parser.add_argument("--out", type=Path, default=METRICS, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Layout().metrics, help="default: %(default)s")
     return parser.parse_args(arguments)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.study import load_study
 from kdcache.tasks.prepare import prepare_task
-from kdcache.trials.layout import caches_folder, task_folder
+from kdcache.trials.layout import Layout
 from stages import find, stage_errors
 
 
@@ -24,9 +24,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     study = load_study(options.params)
     task = find("task", options.task, study.tasks, options.params)
-    prepare_task(task, options.out or task_folder(options.task), options.task)
+    prepare_task(task, options.out or Layout().task(options.task), options.task)
     # dvc.yaml names this folder as a dependency of `distill`; without teachers nothing else makes it.
-    caches_folder(options.task).mkdir(parents=True, exist_ok=True)
+    Layout().caches(options.task).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -24,13 +24,14 @@ from pydantic import BaseModel, ValidationError
 
 from kdcache import engine
 from kdcache.errors import KdcacheError
-from kdcache.study import Regularizer, Student, Task
+from kdcache.study import Student, Task
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
-from kdcache.trials.identity import training_identity
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import trial_folder
-from kdcache.trials.plan import TrialPlan
-from kdcache.trials.result import TrialResult, read_result
+from kdcache.trials.plan import TrialPlan, plain_trial
+from kdcache.trials.result import TrialCost, read_cost
+from kdcache.trials.scores import trial_scores
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
@@ -120,19 +121,21 @@ def _checked(kind: type[Checked], **values: Any) -> Checked:
 
 def _measure(args: argparse.Namespace, name: str, task: Task, folder: Path) -> Measured:
     card = prepare_task(task, folder / "task", name)
-    plans = {init: [_plan(args, card, folder, init, seed) for seed in range(args.seeds)] for init in INITS}
+    plans = {init: [_plan(args, folder, init, seed) for seed in range(args.seeds)] for init in INITS}
     engine.run_trials([plan for init in INITS for plan in plans[init]], run=run_on_one_thread)
-    results = {init: [_result(plan) for plan in plans[init]] for init in INITS}
-    everything = [result for init in INITS for result in results[init]]
+    prepared = PreparedTask(folder / "task")
+    costs = [_cost(plan) for init in INITS for plan in plans[init]]
     return Measured(
         card=card,
-        accuracy={init: [result.metrics["accuracy"] for result in results[init]] for init in INITS},
-        seconds=sum(result.seconds for result in everything),
-        device=everything[0].device,
+        accuracy={
+            init: [trial_scores(plan.folder, prepared)["accuracy"] for plan in plans[init]] for init in INITS
+        },
+        seconds=sum(cost.seconds for cost in costs),
+        device=costs[0].device,
     )
 
 
-def _plan(args: argparse.Namespace, card: TaskCard, folder: Path, init: Init, seed: int) -> TrialPlan:
+def _plan(args: argparse.Namespace, folder: Path, init: Init, seed: int) -> TrialPlan:
     student = _checked(
         Student,
         checkpoint=str(args.checkpoint),
@@ -141,19 +144,8 @@ def _plan(args: argparse.Namespace, card: TaskCard, folder: Path, init: Init, se
         epochs=args.epochs,
         batch_size=args.batch_size,
     )
-    return TrialPlan(
-        folder=trial_folder(folder / init, seed),
-        identity=training_identity(card, student, Regularizer(), seed),
-        task=card.name,
-        task_folder=folder / "task",
-        student=f"{args.checkpoint.name}, {init}",
-        model=student,
-        regularizer="base",
-        method=Regularizer(),
-        seed=seed,
-        soft_labels=(),
-        keep_train_logits=False,
-    )
+    name = f"{args.checkpoint.name}, {init}"
+    return plain_trial(trial_folder(folder / init, seed), folder / "task", name, student, seed)
 
 
 def run_on_one_thread(plan: TrialPlan) -> None:
@@ -166,10 +158,10 @@ def run_on_one_thread(plan: TrialPlan) -> None:
     run_trial(plan)
 
 
-def _result(plan: TrialPlan) -> TrialResult:
-    result = read_result(plan.folder)
-    assert result is not None  # run_trials raises when one failed
-    return result
+def _cost(plan: TrialPlan) -> TrialCost:
+    cost = read_cost(plan.folder)
+    assert cost is not None  # run_trials raises when one failed
+    return cost
 
 
 def table(found: Sequence[Measured]) -> str:

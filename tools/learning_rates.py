@@ -22,13 +22,13 @@ import pyarrow.parquet as pq
 
 from kdcache import engine
 from kdcache.errors import KdcacheError
-from kdcache.study import Model, Regularizer, Student, Study, Task, load_study
+from kdcache.study import Model, Student, Study, Task, load_study
 from kdcache.system.files import write_json
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.tasks.subsets import stratified
-from kdcache.trials.plan import TrialPlan
-from kdcache.trials.result import read_result
+from kdcache.trials.plan import TrialPlan, plain_trial
+from kdcache.trials.scores import trial_scores
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def _rates(text: str) -> tuple[str, list[float]]:
 def _prepare(task: Task, folder: Path, name: str, rows: int | None) -> None:
     """The task whose train and validation are both cut out of the original's train."""
     card = prepare_task(task, folder / "whole", name)
-    table = load_split(folder / "whole", "train")
+    table = PreparedTask(folder / "whole").rows("train")
     if rows is not None and rows < table.num_rows:
         table = table.take(pa.array(stratified(table["label"].to_numpy(), rows, SEED)))
     held = stratified(table["label"].to_numpy(), table.num_rows // HELD_OUT, SEED)
@@ -119,19 +119,9 @@ def _runs(study: Study, rates: Rates, folder: Path) -> Iterator[Run]:
 
 def _plan(folder: Path, task: str, name: str, model: Model, rate: float) -> TrialPlan:
     shared = {key: value for key, value in model.model_dump().items() if key in Model.model_fields}
-    return TrialPlan(
-        folder=folder / "runs" / task / name / f"{rate:g}",
-        identity=f"{task} {name} {rate:g}",
-        task=task,
-        task_folder=folder / task / "task",
-        student=name,
-        model=Student(**{**shared, "learning_rate": rate}),
-        regularizer="base",
-        method=Regularizer(),
-        seed=SEED,
-        soft_labels=(),
-        keep_train_logits=False,
-    )
+    student = Student(**{**shared, "learning_rate": rate})
+    run = folder / "runs" / task / name / f"{rate:g}"
+    return plain_trial(run, folder / task / "task", name, student, SEED)
 
 
 def run_on_one_thread(plan: TrialPlan) -> None:
@@ -148,11 +138,9 @@ def _chosen(study: Study, runs: list[Run]) -> dict[str, dict[str, Any]]:
     """Per model: every score, the mean over the tasks per rate, and the rate with the best one."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs:
-        result = read_result(run.plan.folder)
-        if result is None:
-            raise KdcacheError(f"{run.plan.name}: it left no result")
         metric = study.tasks[run.task].metrics[0]
-        scores.setdefault(run.model, {}).setdefault(f"{run.rate:g}", {})[run.task] = result.metrics[metric]
+        score = trial_scores(run.plan.folder, PreparedTask(run.plan.task_folder))[metric]
+        scores.setdefault(run.model, {}).setdefault(f"{run.rate:g}", {})[run.task] = score
     return {model: _best(tried) for model, tried in scores.items()}
 
 

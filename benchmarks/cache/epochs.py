@@ -30,15 +30,17 @@ from benchmarks.cache.measuring import (
     ratios,
     stated,
 )
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.logits import LogitCache, write_logits
 from kdcache.modelling.batches import Batch, Batcher, epoch_batches, pad_token, sent
 from kdcache.modelling.building import build_model
-from kdcache.modelling.encoding import EncodedSplit, encode_split
+from kdcache.modelling.encoding import EncodedSplit
+from kdcache.modelling.inputs import Inputs
 from kdcache.modelling.predicting import autocast
-from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.study import Model, Regularizer, Source, Task
 from kdcache.tasks.card import read_card
 from kdcache.tasks.prepare import prepare_task
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.training.regularizers import make_loss
 
 BATCH, TOKENS = 32, 24  # rows of a batch; tokens of a text at most, as the study has them
@@ -246,7 +248,7 @@ def precision(device: torch.device) -> Any:
 
 
 def load_split(pair: Pair, model: Model) -> EncodedSplit:
-    split = encode_split(pair.task, "train", load_preprocessor(model, read_card(pair.task)))
+    split = Inputs(PreparedTask(pair.task), find_checkpoint(model)).rows("train")
     if pair.rows is None:
         return split
     types = split.token_type_ids
@@ -260,8 +262,8 @@ def load_split(pair: Pair, model: Model) -> EncodedSplit:
 
 
 def load_model(pair: Pair, model: Model) -> Any:
-    card = read_card(pair.task)
-    return build_model(model, card, 0, load_preprocessor(model, card)).to(pair.device)
+    inputs = Inputs(PreparedTask(pair.task), find_checkpoint(model))
+    return build_model(inputs.checkpoint, inputs.card, 0, inputs.preprocessor).to(pair.device)
 
 
 def write_cache(pair: Pair) -> float:
@@ -279,8 +281,8 @@ def write_cache(pair: Pair) -> float:
             lengths=batches.lengths,
             label_names=read_card(pair.task).label_names,
         )
-    assert cache.manifest.cost is not None
-    return cache.manifest.cost.seconds
+    assert cache.cost is not None
+    return cache.cost.seconds
 
 
 def peak_of_epoch(pair: Pair, variant: str) -> int:

@@ -15,20 +15,23 @@ import pyarrow as pa
 import torch
 from pydantic import ValidationError
 
-from kdcache.checkpoints.fingerprints import of_weights
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.cli.analysis import task_rows
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN
 from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedSplit, encode_images, encode_texts, labels_of
+from kdcache.modelling.inputs import Inputs
 from kdcache.modelling.predicting import predict
-from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
+from kdcache.modelling.preprocessors import Preprocessor
 from kdcache.study import UNLABELLED, Teacher
 from kdcache.system.files import read_json
-from kdcache.tasks.card import TaskCard, read_card
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import teacher_caches
-from kdcache.trials.keeping import trained_teacher
-from kdcache.trials.layout import PLAIN, TEACHER
+from kdcache.trials.layout import TEACHER
+from kdcache.trials.plan import trained_teacher
 
 Logits = npt.NDArray[np.float32]
 
@@ -53,16 +56,16 @@ def rerun(
         KdcacheError: the teacher or the task cannot be read.
     """
     cache.require_plain("running the teacher again on the task's rows")
-    card, teacher = read_card(task), _teacher(folder)
+    prepared, teacher = PreparedTask(task), _teacher(folder)
+    inputs = Inputs(prepared, find_checkpoint(teacher))
     drawn = {
         split: _draw(cache, split, task, rows, seed) for split in splits if cache.manifest.splits[split].rows
     }
-    preprocessor = load_preprocessor(teacher, card)
-    model = build_model(teacher, card, teacher.seed, preprocessor)
-    other = _other_fingerprints(cache, card, teacher, folder)
+    model = build_model(inputs.checkpoint, inputs.card, teacher.seed, inputs.preprocessor)
+    other = _other_fingerprints(cache, inputs)
     largest = 0.0
     for split, table in drawn.items():
-        encoded = _encode(table, preprocessor, card)
+        encoded = _encode(table, inputs.preprocessor, inputs.card)
         found = predict(model, encoded, teacher.batch_size, teacher.precision)
         largest = max(
             largest, _compare(cache, split, encoded, found, tolerance, f"{folder}{_note(cache, other)}")
@@ -129,16 +132,16 @@ def _compare(
     return float(differences[row])
 
 
-def _other_fingerprints(cache: LogitCache, card: TaskCard, teacher: Teacher, folder: Path) -> list[str]:
+def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
     expected = cache.manifest.fingerprints.model_dump()
-    part = UNLABELLED if UNLABELLED in cache.splits and card.unlabelled else PLAIN
-    found = teacher_caches(card, teacher, of_weights(folder))[part].model_dump()
+    part = UNLABELLED if UNLABELLED in cache.splits and inputs.card.unlabelled else PLAIN
+    found = teacher_caches(inputs.card, inputs.checkpoint, inputs.checkpoint.weights)[part].model_dump()
     return [name for name in expected if expected[name] != found[name]]
 
 
 def _note(cache: LogitCache, other: Sequence[str]) -> str:
     """What may explain a difference: other fingerprints, another device."""
-    device = cache.manifest.cost.device if cache.manifest.cost else "cpu"
+    device = cache.cost.device if cache.cost else "cpu"
     here = "GPU" if torch.cuda.is_available() else "cpu"
     reasons = [f"other fingerprints: {', '.join(other)}"] if other else []
     reasons += [f"cached on {device}, now on {here}"] if (device == "cpu") != (here == "cpu") else []

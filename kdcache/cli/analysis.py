@@ -19,7 +19,7 @@ from kdcache.errors import CacheError
 from kdcache.logits.cache import LogitCache
 from kdcache.logits.disk import CachedSplit
 from kdcache.tasks.card import read_card
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 BLOCK = 65536  # rows turned into float64 at a time
 PERCENTILES = (5, 25, 50, 75, 95)
@@ -104,7 +104,7 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
             f"{cache.path}: is of another task than {task}: expected the labels {expected}, found {names}"
         )
     wanted = None if columns is None else ["id", "row_hash", *columns]
-    table, part = load_split(task, split, wanted), cache.split(split)
+    table, part = PreparedTask(task).rows(split, wanted), cache.split(split)
     if len(part.ids) and part.ids[-1] >= table.num_rows:
         raise CacheError(
             f"{cache.path}: split {split!r} has row id {part.ids[-1]}, but {task} has {table.num_rows} rows there; "

@@ -18,7 +18,7 @@ from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
-from kdcache.checkpoints import find
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.engine import slots
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, settings, take_over, threads_per_trial, use_threads
@@ -42,7 +42,7 @@ class Workers(Pool):
     Args:
         workers: trials at once, which the cores are shared out for; default one per GPU, else one per core.
         plans: how many there are to run: no more processes than that are started.
-        modules: what the workers will need besides `kdcache.trials.teach`, to be imported once for all of them.
+        modules: what the workers will need besides `kdcache.trials.run`, to be imported once for all of them.
     """
 
     def __init__(self, run: Run, workers: int | None, plans: int, modules: Sequence[str] = ()) -> None:
@@ -149,7 +149,7 @@ def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
     families = set()
     for model in {plan.model for plan in plans}:
         with suppress(KdcacheError):  # a checkpoint that cannot be read: its trial says so
-            families.add(find.family(model).replace("-", "_"))
+            families.add(find_checkpoint(model).family.replace("-", "_"))
     return [f"transformers.models.{name}.modeling_{name}" for name in sorted(families)]
 
 
@@ -159,7 +159,7 @@ def _server(modules: Sequence[str] = ()) -> ForkServerContext:
     A module that is not there is passed over by the server; who needs it says so.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.trials.teach", *modules])
+    context.set_forkserver_preload(["kdcache.trials.run", *modules])
     forkserver.ensure_running()
     return context
 

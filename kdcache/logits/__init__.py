@@ -1,8 +1,8 @@
 """The logit cache: one model's logits on one task, in checked Parquet shards. See docs/cache-format.md."""
 
 from kdcache.logits.augmented import AugmentedDataset
-from kdcache.logits.cache import LogitCache, Verification
-from kdcache.logits.disk import CachedSplit, Group
+from kdcache.logits.cache import LogitCache
+from kdcache.logits.disk import CachedSplit, Group, Verification
 from kdcache.logits.format import (
     FORMAT_VERSION,
     Augmentation,

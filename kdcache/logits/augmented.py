@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import Column, is_dataset
+from kdcache.hashing.columns import is_dataset
+from kdcache.hashing.content import Column
 from kdcache.logits.join import Joiner
 from kdcache.logits.predicting.views import Augmenter, described, fetched
 

@@ -138,6 +138,7 @@ def _check_members(members: Sequence[LogitCache], path: Path, of: str) -> None:
 
 def _check_alike(first: LogitCache, other: LogitCache) -> None:
     for what, expected, found in (
+        ("hash of the rows", first.row_hash, other.row_hash),
         ("classes", first.manifest.classes, other.manifest.classes),
         ("label names", first.manifest.label_names, other.manifest.label_names),
         ("data (fingerprint)", first.manifest.fingerprints.data, other.manifest.fingerprints.data),

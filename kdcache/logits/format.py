@@ -29,6 +29,7 @@ from pydantic import (
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
+from kdcache.hashing.digests import XXH3, Algorithm
 from kdcache.system.files import read_json
 
 FORMAT_VERSION = 1
@@ -105,6 +106,7 @@ class Header(Record):
     rows_per_shard: int = Field(ge=1)
     fingerprints: Fingerprints
     augmentation: Augmentation | None = None
+    row_hash: Algorithm = XXH3  # of the row hashes; kdcache 0.1 did not say so
 
     @property
     def row_shape(self) -> tuple[int, ...]:
@@ -117,12 +119,15 @@ class Header(Record):
         return math.prod(self.row_shape)
 
     @model_serializer(mode="wrap")
-    def _without_absent_augmentation(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A cache without views says nothing of them, so that its bytes and its identity are those of before views."""
-        found: dict[str, Any] = dump(self)
+    def _without_what_older_caches_lack(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A cache without views says nothing of them, one with XXH3 hashes nothing of the hash: its bytes and its
+        identity are those of before there were others."""
+        fields: dict[str, Any] = dump(self)
         if self.augmentation is None:
-            found.pop("augmentation", None)
-        return found
+            fields.pop("augmentation", None)
+        if self.row_hash == XXH3:
+            fields.pop("row_hash", None)
+        return fields
 
     @model_validator(mode="after")
     def _row_fits(self) -> Self:
@@ -354,3 +359,18 @@ def _check_version(path: Path, raw: Any) -> None:
         raise CacheError(
             f"{path}: expected format version {FORMAT_VERSION}, found the newer {version}; update kdcache"
         )
+
+
+def shard_content(path: Path) -> str:
+    """The checksum of a shard's columns that its footer has: equal when two shards hold the same rows and logits.
+
+    Raises:
+        CacheError: the file is no shard of a logit cache.
+    """
+    try:
+        footer = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"null"))
+        return str(footer["content"])
+    except (pa.ArrowException, OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise CacheError(
+            f"{path}: has no footer of a logit cache ({error}); cache the logits again"
+        ) from None

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,15 @@ from tqdm import tqdm
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
-from kdcache.hashing.rows import Column, hash_rows
+from kdcache.hashing.content import Column
+from kdcache.hashing.digests import BLAKE2B
+from kdcache.hashing.rows import hash_rows
 from kdcache.logits.cache import LogitCache
 from kdcache.logits.format import (
     MANIFEST,
     SPLIT_NAME,
     Augmentation,
+    Cost,
     Dtype,
     Fingerprints,
     Header,
@@ -40,9 +43,8 @@ from kdcache.logits.format import (
 from kdcache.logits.predicting.predictor import (
     FirstBatch,
     Predictor,
-    checked_views_option,
     default_collate,
-    evaluating,
+    view_maker,
 )
 from kdcache.logits.shards import (
     Rows,
@@ -55,6 +57,7 @@ from kdcache.logits.shards import (
 )
 from kdcache.logits.writer import checked_rows
 from kdcache.system import processes
+from kdcache.system.devices import device_name, peak_memory_mb
 
 log = logging.getLogger(__name__)
 ROWS_PER_SHARD = (
@@ -127,8 +130,8 @@ def write_logits(
     """
     path = Path(path)
     splits = _by_split(path, dataset)
-    views = checked_views_option(path, augment, augment_column, augmentation)
-    with evaluating(model, device) as device:
+    views = view_maker(path, augment, augment_column, augmentation)
+    with _evaluating(model, device) as device:
         predictor = Predictor(path, model, collate or default_collate(label), batch_size, device, views)
         hashes = {
             name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
@@ -143,6 +146,7 @@ def write_logits(
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints or _fingerprints(path, model, hashes, first),
             augmentation=augmentation,
+            row_hash=BLAKE2B,
         )
         job = _Job(path, header, splits, hashes, lengths, predictor)
         with ExitStack() as held:  # the main process's lock
@@ -240,7 +244,7 @@ def _complete(job: _Job, score: Score | None, run: str) -> None:
             for name, hashes in job.hashes.items()
         }
         seconds = max(part[2] for part in together)
-        cost = job.predictor.cost(sum(part[1] for part in together), seconds, run)
+        cost = _cost(sum(part[1] for part in together), seconds, run, job.predictor.device)
         scores = {name: score(name, _whole(job, name)) for name in splits} if score else {}
         store_manifest(job.path, job.header, splits, scores, cost)
     processes.wait()
@@ -331,3 +335,37 @@ def _fingerprints(
         )
     except KdcacheError as error:
         raise CacheError(f"{path}: {error}; pass `fingerprints` yourself") from None
+
+
+def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
+    """What computing the rows took; a clock that stands still says nothing of the speed."""
+    import torch
+
+    device = torch.device(given or "cpu")
+    return Cost(
+        seconds=seconds,
+        rows_per_second=rows / seconds if seconds > 0 else 0.0,
+        device=device_name(device),
+        peak_memory_mb=peak_memory_mb(device),
+        run=run,
+    )
+
+
+@contextmanager
+def _evaluating(model: Any, device: Any) -> Iterator[Any]:
+    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        yield device
+        return
+    if device is None and processes.count() > 1:
+        device = processes.device()
+    if device is None:
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    model.to(device).eval()
+    try:
+        yield device
+    finally:
+        model.train(was_training)

@@ -9,23 +9,40 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import Column, hash_row, hash_rows, is_dataset
-
-if TYPE_CHECKING:
-    from kdcache.logits.cache import LogitCache
+from kdcache.hashing.columns import is_dataset
+from kdcache.hashing.content import Column
+from kdcache.hashing.digests import Algorithm
+from kdcache.hashing.rows import hash_row, hash_rows
 
 Uint64 = npt.NDArray[np.uint64]
 
 
+class CachedRows(Protocol):
+    """What joining needs of a cache; a `LogitCache` has it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def views(self) -> int | None: ...
+    @property
+    def row_hash(self) -> Algorithm: ...
+    def check_view(self, view: Any) -> None: ...
+    def row_ids_of(self, split: str, row_hashes: Any) -> npt.NDArray[np.int64]: ...
+    def logits(
+        self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
+    ) -> npt.NDArray[np.float32]: ...
+
+
 def join(
-    cache: LogitCache,
+    cache: CachedRows,
     data: Any,
     split: str = "train",
     *,
@@ -106,7 +123,7 @@ class JoinedBatches:
 class Joiner:
     """How rows are told apart, and where their logits are; the arguments are those of `join`."""
 
-    cache: LogitCache
+    cache: CachedRows
     split: str
     column: str
     id_column: str
@@ -122,7 +139,7 @@ class Joiner:
         ids = _stored(data, self.id_column) if self.id_column in data.column_names else None
         hashes: Any = None
         if self._of_content():
-            hashes = hash_rows(data, self.columns, self.label)
+            hashes = hash_rows(data, self.columns, self.label, self.cache.row_hash)
         elif self.hash_column in data.column_names:
             hashes = _stored(data, self.hash_column)
         logits = self._logits(ids, hashes, data.column_names)
@@ -155,7 +172,9 @@ class Joiner:
         ids = _array([row[self.id_column] for row in rows]) if self.id_column in names else None
         hashes: Any = None
         if self._of_content():
-            hashes = np.array([hash_row(row, self.columns, self.label) for row in rows], np.uint64)
+            hashes = np.array(
+                [hash_row(row, self.columns, self.label, self.cache.row_hash) for row in rows], np.uint64
+            )
         elif self.hash_column in names:
             hashes = _array([row[self.hash_column] for row in rows])
         return self._found(ids, hashes, names, view)
@@ -179,7 +198,9 @@ class Joiner:
             )
         rows = zip(*(batch[name] for name in wanted), strict=True)
         named = (dict(zip(wanted, row, strict=True)) for row in rows)
-        return np.array([hash_row(row, self.columns, self.label) for row in named], np.uint64)
+        return np.array(
+            [hash_row(row, self.columns, self.label, self.cache.row_hash) for row in named], np.uint64
+        )
 
     def _of_content(self) -> bool:
         return self.columns is not None or self.label is not None

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError, KdcacheError
+from kdcache.logits.cost import COST, write_cost
 from kdcache.logits.format import (
     MANIFEST,
+    METADATA_KEY,
     Cost,
     Header,
     Manifest,
@@ -36,8 +40,9 @@ from kdcache.logits.format import (
     shard_file,
     shard_metadata,
 )
-from kdcache.system.files import TEMPORARY_SUFFIX, remove, write_atomically, write_json
+from kdcache.system.files import TEMPORARY_SUFFIX, read_json, remove, write_atomically, write_json
 
+SHARD_NAME = re.compile(r"part-\d{5,}\.parquet")
 PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 
 
@@ -124,40 +129,92 @@ def store_manifest(
             **dict(header),
             splits=dict(splits),
             scores=numbers,
-            cost=cost,
             versions=_versions(),
         )
     except (TypeError, ValueError) as error:
         raise CacheError(f"{folder}: the manifest cannot be written: {error}") from None
     with as_cache_errors():
         write_json(folder / MANIFEST, manifest_json(manifest))
+        write_cost(folder, cost)
     return manifest
 
 
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
     """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
 
-    Nothing else is touched. From here on the folder counts as incomplete.
+    Only what this format wrote is removed: its manifest and cost, and shards by their exact names, in real sub-folders,
+    with this format's key in their footers. From here on the folder counts as incomplete.
 
     Args:
         keep: shard files relative to the folder, such as "train/part-00000.parquet".
+
+    Raises:
+        CacheError: a manifest or a part-*.parquet is there that no logit cache wrote; nothing was removed.
     """
-    with as_cache_errors():
-        remove(folder / MANIFEST)
+    with as_cache_errors(), _os_errors(folder):
+        _refuse_foreign_manifest(folder)
+        shards = [path for split in _split_folders(folder) for path in _own_shards(split)]
         stale = [
             *folder.glob(f".{MANIFEST}.*{TEMPORARY_SUFFIX}"),
-            *folder.glob(f"*/.part-*{TEMPORARY_SUFFIX}"),
+            *folder.glob(f".{COST}.*{TEMPORARY_SUFFIX}"),
         ]
         stale += [
-            path
-            for path in folder.glob("*/part-*.parquet")
-            if path.relative_to(folder).as_posix() not in keep
+            path for split in _split_folders(folder) for path in split.glob(f".part-*{TEMPORARY_SUFFIX}")
         ]
-        for path in stale:
+        stale += [path for path in shards if path.relative_to(folder).as_posix() not in keep]
+        for path in (folder / MANIFEST, folder / COST, *stale):
             remove(path)
         for parent in {path.parent for path in stale} - {folder}:
             if not any(parent.iterdir()):
                 parent.rmdir()
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    """The real sub-folders; one that is a link leads outside, and one with a manifest is a cache of its own."""
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+    return [path for path in inside if not (path / MANIFEST).exists()]
+
+
+def _own_shards(split: Path) -> list[Path]:
+    """The shards in a split's folder.
+
+    Raises:
+        CacheError: a Parquet file is there that no logit cache wrote.
+    """
+    files = [path for path in sorted(split.iterdir()) if path.suffix == ".parquet"]
+    for path in files:
+        if not path.is_symlink() and not path.is_file():
+            raise CacheError(f"{path}: is no regular file; choose another folder for the cache, or remove it")
+        if not SHARD_NAME.fullmatch(path.name) or not _is_own(path):
+            raise CacheError(
+                f"{path}: no logit cache wrote this file, so its folder is not used for one, and nothing was removed; "
+                "choose another path for the cache"
+            )
+    return files
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is a shard of some logit cache, or what a crash left of one: nothing that can be read."""
+    if path.is_symlink() and not path.exists():
+        return True
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return True
+
+
+def _refuse_foreign_manifest(folder: Path) -> None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    try:
+        manifest = read_json(path)
+    except KdcacheError:
+        return  # a damaged one, or one that was cut short
+    if not isinstance(manifest, dict) or "format_version" not in manifest or "checksum" not in manifest:
+        raise CacheError(
+            f"{path}: is no logit cache's manifest, and nothing was removed; choose another path"
+        )
 
 
 @contextmanager

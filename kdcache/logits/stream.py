@@ -17,15 +17,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.logits.disk import CachedSplit, Group
-
-if TYPE_CHECKING:
-    from kdcache.logits.cache import LogitCache
+from kdcache.logits.disk import CachedSplit, Group, ShardedCache
 
 GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
 
@@ -69,7 +66,7 @@ class LogitStream:
 
     def __init__(
         self,
-        cache: LogitCache,
+        cache: ShardedCache,
         split: str,
         batch_size: int,
         *,

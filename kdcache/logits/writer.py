@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from kdcache.errors import CacheError
+from kdcache.hashing.digests import BLAKE2B, Algorithm
 from kdcache.logits.format import (
     ROWS_PER_SHARD,
     SPLIT_NAME,
@@ -78,6 +79,7 @@ class LogitWriter:
         dtype: Dtype = "float32",
         resume: bool = False,
         augmentation: Augmentation | None = None,
+        row_hash: Algorithm = BLAKE2B,
     ) -> None:
         self.path = Path(path)
         self._header = checked_header(
@@ -88,6 +90,7 @@ class LogitWriter:
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints,
             augmentation=augmentation,
+            row_hash=row_hash,
         )
         self._resume = resume
         self._splits: dict[str, _OpenSplit] = {}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,9 +28,8 @@ from kdcache.modelling.encoding import (
 )
 from kdcache.modelling.preprocessors import Preprocessor
 from kdcache.study import Augment
-from kdcache.tasks.card import read_card
 from kdcache.tasks.images import Pixels
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 
 @dataclass(frozen=True)
@@ -68,8 +66,8 @@ def transform(augment: Augment) -> CropAndFlip:
 class Images:
     """A split's images, decoded when asked for, and how a model takes a batch of them: for `write_logits`."""
 
-    def __init__(self, folder: Path, split: str, preprocessor: Preprocessor) -> None:
-        self._pngs = load_split(folder, split, ["image"]).column("image")
+    def __init__(self, task: PreparedTask, split: str, preprocessor: Preprocessor) -> None:
+        self._pngs = task.rows(split, ["image"]).column("image")
         self._preprocessor = preprocessor
         check_channels(preprocessor)
 
@@ -90,16 +88,16 @@ class Images:
         return {"pixel_values": Normalise(p.mean, p.std)(torch.from_numpy(pixels))}
 
 
-def encode_views(folder: Path, split: str, preprocessor: Preprocessor) -> EncodedSplit:
+def encode_views(task: PreparedTask, split: str, preprocessor: Preprocessor) -> EncodedSplit:
     """A split of a task with `augment`, as a model takes it, its images [V, N, C, H, W]: all its views.
 
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality, or has no `augment`.
     """
-    augment = read_card(folder).augment
+    augment = task.card.augment
     if augment is None:
-        raise TaskError(f"{folder}: has no views, the task has no `augment`")
-    plain, images = encode_split(folder, split, preprocessor), Images(folder, split, preprocessor)
+        raise TaskError(f"{task.folder}: has no views, the task has no `augment`")
+    plain, images = encode_split(task, split, preprocessor), Images(task, split, preprocessor)
     assert plain.images is not None  # only an image task has `augment`
     make = Augmenter(transform(augment), None, augment.seed)
     values = pixel_array((augment.views, *plain.images.pixels.shape))

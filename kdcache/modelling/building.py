@@ -14,15 +14,16 @@ from typing import Any
 import torch
 import transformers
 
-from kdcache.checkpoints import find
+from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.modelling.preprocessors import Preprocessor, load_config, open_tokenizer, quiet
-from kdcache.study import Model
 from kdcache.system.files import write_json
 from kdcache.tasks.card import TaskCard
 
 
-def build_model(model: Model, card: TaskCard, seed: int, preprocessor: Preprocessor) -> torch.nn.Module:
+def build_model(
+    checkpoint: Checkpoint, card: TaskCard, seed: int, preprocessor: Preprocessor
+) -> torch.nn.Module:
     """A model with K outputs, on the CPU in float32.
 
     The head, and every weight when `init: scratch`, is drawn from `seed` alone: the same seed gives the same start
@@ -33,10 +34,10 @@ def build_model(model: Model, card: TaskCard, seed: int, preprocessor: Preproces
         ModelError: the checkpoint is too short for `layers` or the task's max_length, lacks encoder weights, or
             cannot be loaded at all.
     """
-    folder = find.find_checkpoint(model)
+    folder = checkpoint.folder
     config = load_config(folder)
     keep_head = config.id2label == _label_names(card)
-    _fit_config(config, model, card, preprocessor, folder)
+    _fit_config(config, checkpoint, card, preprocessor)
     auto: Any = (
         transformers.AutoModelForImageClassification
         if card.modality == "image"
@@ -46,7 +47,7 @@ def build_model(model: Model, card: TaskCard, seed: int, preprocessor: Preproces
         torch.manual_seed(seed)
         network = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         _check_length(network, card, folder)
-        if model.init == "pretrained":
+        if checkpoint.init == "pretrained":
             network = _load_pretrained(auto, folder, config, drawn=network.state_dict(), keep_head=keep_head)
     return network  # type: ignore[no-any-return]
 
@@ -55,16 +56,18 @@ def _label_names(card: TaskCard) -> dict[int, str]:
     return dict(enumerate(card.label_names or ["score"]))
 
 
-def _fit_config(config: Any, model: Model, card: TaskCard, preprocessor: Preprocessor, folder: Path) -> None:
+def _fit_config(config: Any, checkpoint: Checkpoint, card: TaskCard, preprocessor: Preprocessor) -> None:
     """Adapt a checkpoint's config to the task: outputs, padding, depth."""
     config.num_labels = card.classes
     config.id2label = _label_names(card)
     config.label2id = {name: index for index, name in config.id2label.items()}
+    # What an old head was for says nothing of the new one; transformers' pipelines go by it.
+    config.problem_type = "regression" if card.regression else "single_label_classification"
     if preprocessor.kind == "text":
         config.use_cache = False  # keys and values of earlier tokens: only generation needs them
         _set_padding(config, preprocessor.tokenizer)
-    if model.layers is not None:
-        _keep_layers(config, model.layers, folder)
+    if checkpoint.layers is not None:
+        _keep_layers(config, checkpoint.layers, checkpoint.folder)
 
 
 def _set_padding(config: Any, tokenizer: Any) -> None:

@@ -8,7 +8,6 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from PIL import Image
 
 from kdcache.errors import TaskError
 from kdcache.modelling.preprocessors import Preprocessor
-from kdcache.tasks.card import TaskCard, read_card
+from kdcache.tasks.card import TaskCard
 from kdcache.tasks.images import Pixels
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +66,7 @@ def _one_list(first: list[Any] | None, second: list[Any] | None) -> list[Any] | 
     return None if first is None or second is None else first + second
 
 
-def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> EncodedSplit:
+def encode_split(task: PreparedTask, split: str, preprocessor: Preprocessor) -> EncodedSplit:
     """A split as the model that belongs to `preprocessor` takes it.
 
     Texts are cut after the task's max_length tokens; how many rows that concerned is logged.
@@ -75,10 +74,10 @@ def encode_split(folder: Path, split: str, preprocessor: Preprocessor) -> Encode
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality.
     """
-    card = read_card(folder)
+    card = task.card
     if preprocessor.kind != card.modality:
         raise TaskError(f"task {card.name!r} has {card.modality}s, but the model takes {preprocessor.kind}s")
-    table = load_split(folder, split)
+    table = task.rows(split)
     ids = table.column("id").to_numpy()
     hashes = table.column("row_hash").to_numpy()
     labels = labels_of(table, card)
@@ -130,6 +129,11 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
         texts = [table.column(name).slice(start, BATCH).to_pylist() for name in columns]
         if len(texts) == 2 and tokenizer.sep_token is None:
             # GPT-2 and Llama put nothing between two texts; their end-of-text token says where the second begins.
+            if tokenizer.eos_token is None:
+                raise TaskError(
+                    "a pair of texts needs a tokenizer with a sep or an eos token, which says where the second begins; "
+                    "this one has neither: name one in its tokenizer_config.json, or choose another checkpoint"
+                )
             texts[1] = [f"{tokenizer.eos_token}{text}" for text in texts[1]]
         batch = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
         input_ids += [np.array(row, dtype=np.int32) for row in batch["input_ids"]]

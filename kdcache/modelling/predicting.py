@@ -57,3 +57,10 @@ def predict(
     for rows, values in zip(mine, found, strict=True):
         logits[rows] = values
     return logits
+
+
+def predict_views(
+    model: torch.nn.Module, split: EncodedSplit, batch_size: int, precision: str = "float32"
+) -> npt.NDArray[np.float32]:
+    """Raw logits [N, V, K] of a split with V views, in the split's row order, on every process."""
+    return np.stack([predict(model, view, batch_size, precision) for view in split.views()], axis=1)

@@ -11,9 +11,8 @@ from typing import Any, Literal
 
 import transformers
 
-from kdcache.checkpoints import find
+from kdcache.checkpoints.checkpoint import Checkpoint, read_settings
 from kdcache.errors import ModelError
-from kdcache.study import Model
 from kdcache.tasks.card import TaskCard
 
 SEGMENTS = "token_type_ids"
@@ -31,13 +30,13 @@ class Preprocessor:
     std: list[float] = field(default_factory=list)
 
 
-def load_preprocessor(model: Model, card: TaskCard) -> Preprocessor:
+def load_preprocessor(checkpoint: Checkpoint, card: TaskCard) -> Preprocessor:
     """The preprocessor that belongs to a checkpoint, for the task's modality.
 
     Raises:
         ModelError: the checkpoint is of the other modality, has no tokenizer or not its own, or has no image size.
     """
-    folder = find.find_checkpoint(model)
+    folder = checkpoint.folder
     config = load_config(folder)
     _check_modality(config, card, folder)
     if card.modality == "image":
@@ -129,7 +128,7 @@ def _set_segments(config: Any, tokenizer: Any) -> None:
 
 
 def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
-    settings = find.read_settings(folder / "preprocessor_config.json")
+    settings = read_settings(folder / "preprocessor_config.json")
     channels = getattr(config, "num_channels", 3)
     mean, std = settings.get("image_mean", [0.5] * channels), settings.get("image_std", [0.5] * channels)
     if not settings.get("do_normalize", True):

@@ -35,11 +35,13 @@ class Speed:
 def measured(job: Job) -> Speed | None:
     """How fast the job's finished runs were; None without any."""
     found = [
-        (run.finished, run.logits) for run in job.runs if run.state in ("done", "unchecked") and run.finished
+        (run.finished, run.logits)
+        for run in job.runs
+        if run.state in ("done", "unchecked") and run.finished and run.finished["seconds"] is not None
     ]
     if not found:
         return None
-    costs = [LogitCache(logits).manifest.cost for _, logits in found]
+    costs = [LogitCache(logits).cost for _, logits in found]
     return Speed(
         step=fmean(finished["seconds"] / finished["steps"] for finished, _ in found),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),

@@ -12,15 +12,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from kdcache.checkpoints import find
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.find import find_local
 from kdcache.errors import CacheError, KdcacheError, TaskError
 from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.system.files import read_json
 from kdcache.tasks.card import CARD, TaskCard, read_card
-from kdcache.trials.identity import identity_from, training_basis
-from kdcache.trials.layout import LOGITS, PLAIN, TEACHER, VIEWS, learned_from, trial_folder
-from kdcache.trials.result import TrialResult, read_result
+from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
+from kdcache.trials.layout import LOGITS, TEACHER, trial_folder
+from kdcache.trials.result import TrialResult, read_cost, read_result
 
 # done: there, and what the study asks for. stale: there, but of other data, parameters, weights or code, so it runs
 # again. unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
@@ -92,7 +94,7 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
     _check_rows(study, rows or {}, cards)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
-    local = {model: find.find_local(model) for model in _models(study)}
+    local = {model: find_local(model) for model in _models(study)}
     lookup = partial(_Lookup, study, data, local)
     found = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
     notes = [*_notes(study, sizes, local), *(note for task in found for note in task.notes())]
@@ -144,7 +146,7 @@ def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, Task
 
 
 def _notes(
-    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Path | None]
+    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Checkpoint | None]
 ) -> Iterator[str]:
     for task, size in sizes.items():
         if size is None:
@@ -164,11 +166,11 @@ class _Lookup:
 
     study: Study
     data: Path
-    local: Mapping[Model, Path | None]
+    local: Mapping[Model, Checkpoint | None]
     task: str
     card: TaskCard | None
     size: Size | None
-    bases: dict[tuple[Model, str | None], dict[str, Any]] = field(default_factory=dict)
+    common: dict[tuple[Model, str | None], Parts] = field(default_factory=dict)
 
     def jobs(self) -> Iterator[Job]:
         for name, run in self._taught.items():
@@ -226,6 +228,10 @@ class _Lookup:
         """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
         folder = self.data / "logits" / self.task / name
         found = _record(folder) if _whole(folder, self._parts) else None
+        found = found and {
+            **_finished(self.data / "teachers" / self.task / name, found),
+            "identity": found["identity"],
+        }
         state: State = "missing"
         if found is not None:
             state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
@@ -253,7 +259,7 @@ class _Lookup:
         state: State = "missing"
         if result is not None:
             state = self._trial_state(result, student, how, seed, own)
-        finished = result.model_dump(include={"steps", "seconds", "device"}) if result else None
+        finished = _finished(folder, result.model_dump()) if result else None
         kept = None
         if self.size is not None:
             kept = self.size.evaluated + (self._train_logits if own is None else 0)
@@ -270,7 +276,7 @@ class _Lookup:
         folders = learned_from([run.logits for run in sources], method)
         if not all(_whole(folder, (PLAIN,)) for folder in folders):
             return "unchecked"
-        soft_labels = [LogitCache(folder).identity for folder in folders]
+        soft_labels = [content_of(folder) for folder in folders]
         return _state(result.identity, self._identity(student, method, seed, *soft_labels))
 
     def _sources(self, student: Student, method: Regularizer, own: Run | None) -> list[Run]:
@@ -284,18 +290,24 @@ class _Lookup:
 
         A folder in place of a hub id gives the same identity, and nothing is downloaded.
         """
-        folder = self.local[model]
-        if self.card is None or folder is None:
+        checkpoint = self.local[model]
+        if self.card is None or checkpoint is None:
             return None
-        common = (model, method.function)
-        if common not in self.bases:
-            start = model.model_copy(update={"checkpoint": str(folder), "revision": None})
-            self.bases[common] = training_basis(self.card, start, method.function)
-        return identity_from(self.bases[common], method, seed, *soft_labels)
+        key = (model, method.function)
+        if key not in self.common:
+            self.common[key] = common_parts(self.card, checkpoint, model, method.function)
+        return identity_of(training_parts(self.common[key], method, seed, *soft_labels))
 
 
 def _state(found: str, wanted: str | None) -> State:
     return "unchecked" if wanted is None else "done" if found == wanted else "stale"
+
+
+def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps, device and, where they are known, seconds: in cost.json, or in the record itself (kdcache 0.1)."""
+    cost = read_cost(folder)
+    seconds = cost.seconds if cost else record.get("seconds")
+    return {"steps": record.get("steps"), "device": record.get("device"), "seconds": seconds}
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from accelerate import PartialState
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.engine import share_cores
 from kdcache.errors import KdcacheError
 from kdcache.modelling.building import build_model
@@ -26,7 +27,7 @@ from kdcache.planning.plan import Job, Plan, Size, prepared_card
 from kdcache.study import Model, Regularizer, Task
 from kdcache.system.devices import device_name
 from kdcache.tasks.card import TaskCard
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.training.loop import fine_tune
 from kdcache.training.regularizers import make_loss
 
@@ -101,8 +102,9 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
     Raises:
         KdcacheError: the checkpoint cannot be had, or does not fit the task.
     """
-    preprocessor = load_preprocessor(model, card)
-    network = build_model(model, card, 0, preprocessor)
+    checkpoint = find_checkpoint(model)
+    preprocessor = load_preprocessor(checkpoint, card)
+    network = build_model(checkpoint, card, 0, preprocessor)
     rows = _made_up(preprocessor, _lengths(preprocessor, card, folder, steps * model.batch_size), card)
     loss = make_loss(Regularizer(), card.classes, card.regression)
     first = _part(rows, model.batch_size)
@@ -126,7 +128,7 @@ def _lengths(
     """Tokens in each of `count` rows: those of train rows drawn at random, or max_length for each; 0 for images."""
     if card.modality == "image" or folder is None:
         return np.full(count, card.max_length or 0, dtype=np.int64)
-    table = load_split(folder, "train")
+    table = PreparedTask(folder).rows("train")
     drawn = np.random.default_rng(0).integers(table.num_rows, size=count)
     texts = encode_texts(table.take(drawn), preprocessor.tokenizer, card.max_length or 0)
     return np.array([len(row) for row in texts.input_ids], dtype=np.int64)

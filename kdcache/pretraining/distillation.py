@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdcache.checkpoints import find
+from kdcache.checkpoints.checkpoint import read_config
 from kdcache.modelling.batches import epoch_batches
 from kdcache.pretraining.embeddings import Embeddings, load_encoder, pad
 from kdcache.pretraining.errors import PretrainingError
@@ -41,7 +41,7 @@ class Student(nn.Module):
             ModelError, PretrainingError: the folder is no model, or no BERT.
         """
         super().__init__()
-        family = find.read_config(folder)["model_type"]
+        family = read_config(folder)["model_type"]
         if family != "bert":
             raise PretrainingError(f"{folder}: expected a bert checkpoint to distil into, found {family}")
         with torch.random.fork_rng(devices=[]):

@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from kdcache.checkpoints import find, fingerprints
+from kdcache.checkpoints import fingerprints
+from kdcache.checkpoints.checkpoint import read_config
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.sequences import digest, save_array
 from kdcache.system.files import write_atomically
@@ -69,7 +70,7 @@ def load_encoder(folder: Path) -> Any:
         ModelError: the folder is no model.
         PretrainingError: other weights than the pooler's are missing.
     """
-    find.read_config(folder)
+    read_config(folder)
     output: Any = transformers.utils.logging
     verbosity = output.get_verbosity()
     output.set_verbosity_error()  # it would warn of heads, which are left out on purpose

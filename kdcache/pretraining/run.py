@@ -14,7 +14,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from transformers import PreTrainedTokenizerFast
 
-from kdcache.checkpoints import find, fingerprints
+from kdcache.checkpoints import fingerprints
+from kdcache.checkpoints.checkpoint import read_config
 from kdcache.pretraining.architectures import save_checkpoint
 from kdcache.pretraining.card import CARD, distilled_card, model_card, read_card
 from kdcache.pretraining.distillation import Distiller, Student
@@ -91,7 +92,7 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
         )
     if start_dir is None:
         return
-    config = find.read_config(start_dir)
+    config = read_config(start_dir)
     found = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
     if found != [recipe.family, recipe.layers, recipe.hidden]:
         raise PretrainingError(

@@ -20,7 +20,7 @@ from kdcache.repro.pipeline import Pipeline, Project
 from kdcache.repro.progress import Display, Trials
 from kdcache.repro.schedule import Schedule, State
 from kdcache.study import load_study
-from kdcache.trials.layout import configuration_folder
+from kdcache.trials.layout import Layout
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK = 0.3  # seconds between two looks at signals and logs
@@ -171,7 +171,7 @@ def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int
         return {}
     study = load_study(params)
     folders = {
-        configuration_folder(task, student, regularizer).resolve()
+        Layout().configuration(task, student, regularizer).resolve()
         for task, student, regularizer in study.configurations()
     }
     return {

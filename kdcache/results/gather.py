@@ -23,8 +23,9 @@ from kdcache.logits import LogitCache
 from kdcache.study import UNLABELLED, Study
 from kdcache.system.files import read_json
 from kdcache.tasks.card import read_card
-from kdcache.tasks.prepared import load_split
-from kdcache.trials.layout import LOGITS, TEACHER, caches_beside, trial_folder
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.identity import caches_beside
+from kdcache.trials.layout import LOGITS, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_result
 
 DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
@@ -113,7 +114,7 @@ def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
     fields |= {"checkpoint": student.checkpoint, "teacher": teacher}
     return {
         **{name: fields[name] for name in DESCRIPTION},
-        **result.metrics,
+        **(result.metrics or {}),
         **{n: fields[n] for n in FIGURES},
     }
 
@@ -134,12 +135,12 @@ def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.D
 def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
     for task, teacher in study.taught():
         folder = root / "logits" / task / teacher
-        taught, cost = read_json(folder / TEACHER), LogitCache(folder).manifest.cost
+        taught, cost = read_json(folder / TEACHER), LogitCache(folder).cost
         common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
         yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
         yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
         for part in caches_beside(study.tasks[task]):
-            cost = LogitCache(folder / part).manifest.cost
+            cost = LogitCache(folder / part).cost
             yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
 
 
@@ -252,7 +253,7 @@ class Validation:
     def _rows_of(self, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
         """Row hashes and labels of the prepared task's validation split."""
         if task not in self._rows:
-            rows = load_split(self._root / "tasks" / task, SPLIT, ["row_hash", "label"])
+            rows = PreparedTask(self._root / "tasks" / task).rows(SPLIT, ["row_hash", "label"])
             self._rows[task] = rows["row_hash"].to_numpy(), rows["label"].to_numpy()
         return self._rows[task]
 

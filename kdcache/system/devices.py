@@ -1,17 +1,21 @@
-"""Devices: their names, their memory, what they compute in."""
+"""Devices: their names, their memory, what they compute in. Imports torch only where a GPU or a CPU is asked for."""
 
 from __future__ import annotations
 
 import functools
 import resource
 import sys
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @functools.cache
 def has_bfloat16(device: str) -> bool:
     """Whether the device (`cuda`, `cpu`) has instructions for bfloat16 matrix products; emulation does not count."""
+    import torch
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities() if device == "cpu" else {}
@@ -20,12 +24,16 @@ def has_bfloat16(device: str) -> bool:
 
 def reset_peak_memory(device: torch.device) -> None:
     if device.type == "cuda":
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory_mb(device: torch.device) -> float:
     """Peak MiB: allocated on the GPU since the run began, or the process's resident set on a CPU."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device) / 2**20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
@@ -33,4 +41,8 @@ def peak_memory_mb(device: torch.device) -> float:
 
 def device_name(device: torch.device) -> str:
     """The GPU's name, or the device type (`cpu`)."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return device.type

@@ -21,9 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdcache.errors import TaskError
+from kdcache.errors import CacheError, TaskError
 from kdcache.hashing import fingerprint
-from kdcache.hashing.rows import hash_rows, row_hash
+from kdcache.hashing.columns import hash_columns
+from kdcache.hashing.digests import BLAKE2B, Digests, checked_hashes, digest
+from kdcache.hashing.rows import hash_rows
 from kdcache.study import UNLABELLED, Task
 from kdcache.system import files
 from kdcache.tasks.card import CARD, LabelNoise, TaskCard, Unlabelled
@@ -105,11 +107,14 @@ def _write_split(
     reader = TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
     schema = _schema(spec, labelled=labels is not None)
 
+    digests: list[Digests] = []
+
     def write(path: Path) -> None:
         with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-            for table in _prepared(rows, reader, labels, schema):
+            for table in _prepared(rows, reader, labels, schema, digests):
                 writer.write_table(table)
         reader.finish()
+        _refuse_clashes(split, digests)
 
     files.write_atomically(folder / f"{split}.parquet", write)
     return reader
@@ -127,22 +132,48 @@ def _schema(spec: Task, labelled: bool) -> pa.Schema:
 
 
 def _prepared(
-    rows: Rows, reader: TextReader | ImageReader, labels: npt.NDArray[Any] | None, schema: pa.Schema
+    rows: Rows,
+    reader: TextReader | ImageReader,
+    labels: npt.NDArray[Any] | None,
+    schema: pa.Schema,
+    digests: list[Digests],
 ) -> Iterator[pa.Table]:
+    """The split in pieces; the digests of its rows are added to those that are given."""
     start = 0
     for batch in rows.batches():
         features, contents = reader.read(batch, start)
         chosen = None if labels is None else labels[start : start + batch.num_rows]
-        known = [None] * batch.num_rows if chosen is None else chosen.tolist()
-        hashes = [row_hash(parts, label) for parts, label in zip(contents, known, strict=True)]
+        digests.append(_digests(features, contents, chosen))
         columns = {
             "id": np.arange(start, start + batch.num_rows, dtype=np.int64),
-            "row_hash": pa.array(hashes, pa.uint64()),
+            "row_hash": digests[-1][:, 0],
             **features,
             **({} if chosen is None else {"label": chosen}),
         }
         yield pa.table(columns, schema=schema)
         start += batch.num_rows
+
+
+def _digests(
+    features: dict[str, pa.Array], contents: list[list[bytes]] | None, labels: npt.NDArray[Any] | None
+) -> Digests:
+    """Of texts from whole columns; of images row by row, from the bytes that stand for them."""
+    if contents is None:
+        texts = {name: column.fill_null("") for name, column in features.items()}  # refused when all are read
+        table = pa.table(texts if labels is None else {**texts, "label": labels})
+        digests = hash_columns(table, list(texts), None if labels is None else "label", BLAKE2B)
+        assert digests is not None  # nothing but texts and numbers is in it
+        return digests
+    known = [None] * len(contents) if labels is None else labels.tolist()
+    rows = b"".join(digest(parts, label) for parts, label in zip(contents, known, strict=True))
+    return np.frombuffer(rows, "<u8").reshape(-1, 2)
+
+
+def _refuse_clashes(split: str, digests: list[Digests]) -> None:
+    try:
+        checked_hashes(np.concatenate(digests))
+    except CacheError as error:
+        raise TaskError(f"{split}: {error}") from None
 
 
 def _card(

@@ -17,15 +17,14 @@ class TextReader:
         self.columns = columns
         self._empty: dict[str, list[int]] = {column: [] for column in columns}
 
-    def read(self, batch: pa.Table, start: int) -> tuple[dict[str, pa.Array], list[list[bytes]]]:
-        """The columns `text` [and `text_pair`] and, per row, the UTF-8 bytes that its hash covers."""
+    def read(self, batch: pa.Table, start: int) -> tuple[dict[str, pa.Array], None]:
+        """The columns `text` [and `text_pair`]; they are what the row hash covers."""
         arrays: dict[str, pa.Array] = {}
         for name, column in zip(("text", "text_pair"), self.columns, strict=False):
             texts = self._strings(batch.column(column), column)
             self._empty[column] += (start + np.flatnonzero(is_blank(texts))).tolist()
             arrays[name] = texts.combine_chunks()
-        contents = [[(text or "").encode() for text in texts.to_pylist()] for texts in arrays.values()]
-        return arrays, [list(parts) for parts in zip(*contents, strict=True)]
+        return arrays, None
 
     def _strings(self, column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
         column = plain(column)

@@ -9,34 +9,22 @@ from pathlib import Path
 
 from kdcache.errors import CacheError, KdcacheError, TrialError
 from kdcache.hashing import fingerprint
-from kdcache.logits import Fingerprints, LogitCache
-from kdcache.study import Teacher
+from kdcache.logits import LogitCache
+from kdcache.logits.places import BESIDE, VIEWS
 from kdcache.system.files import read_json, remove, write_json
-from kdcache.trials.layout import BESIDE, INAPPLICABLE, LOGITS, SEED_FOLDER, TEACHER, VIEWS
+from kdcache.trials.layout import COST, INAPPLICABLE, LOGITS, SEED_FOLDER, TEACHER
+from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import read_result
+from kdcache.trials.store import Store
 
 log = logging.getLogger(__name__)
 CHANGED = "its identity changed: other data, parameters, weights or code"
 
 
-def trained_teacher(teacher: Teacher, folder: Path) -> Teacher:
-    """The teacher as it is after training: a checkpoint of its own.
-
-    Raises:
-        TrialError: the folder holds no finished teacher.
-    """
-    if not (folder / TEACHER).is_file():
-        raise TrialError(
-            f"{folder}: no {TEACHER}, so there is no finished teacher; run stage teach (`dvc repro` does)"
-        )
-    start = {"checkpoint": str(folder), "revision": None, "init": "pretrained", "layers": None}
-    return teacher.model_copy(update=start)
-
-
 def teacher_files(folder: Path) -> str:
-    """Fingerprint of a saved teacher's files, teacher.json apart."""
-    names = [path.name for path in folder.iterdir() if path.name != TEACHER and not path.name.startswith(".")]
-    return fingerprint.of_files(folder, names)
+    """Fingerprint of a saved teacher's files: all but teacher.json and what it cost."""
+    names = [path.name for path in folder.iterdir() if path.name not in (TEACHER, COST)]
+    return fingerprint.of_files(folder, [name for name in names if not name.startswith(".")])
 
 
 def why_teach(folder: Path, identity: str) -> str | None:
@@ -54,22 +42,17 @@ def why_teach(folder: Path, identity: str) -> str | None:
     return None
 
 
-def why_cache(folder: Path, wanted: Mapping[str, Fingerprints], teacher: Path) -> str | None:
-    """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked.
-
-    Args:
-        wanted: the caches that it has to hold, see `teacher_caches`.
-        teacher: the folder of the finished teacher.
-    """
-    if not folder.exists():
+def why_cache(plan: CachePlan) -> str | None:
+    """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked."""
+    if not plan.folder.exists():
         return "there are none yet"
-    left = [part for part in BESIDE if part not in wanted and (folder / part).exists()]
+    left = [place for place in BESIDE if place not in plan.caches and (plan.folder / place).exists()]
     if left:
         return f"{', '.join(left)} is no longer asked for"
     try:
-        for part, prints in wanted.items():
-            LogitCache(folder / part, prints).verify("full")
-        if read_json(folder / TEACHER) != read_json(teacher / TEACHER):
+        for place, prints in plan.caches.items():
+            LogitCache(plan.folder / place, prints).verify("full")
+        if read_json(plan.folder / TEACHER) != read_json(plan.teacher_folder / TEACHER):
             return "the teacher was trained again"
     except KdcacheError as error:
         return str(error)
@@ -84,55 +67,85 @@ def mark_inapplicable(folder: Path, reason: str) -> None:
     write_json(folder / INAPPLICABLE, {"not_applicable": reason})
 
 
-def reconcile(
-    root: Path, wanted: Mapping[int, str], splits: Sequence[str] = ("validation",), views: bool = False
-) -> list[int]:
-    """Delete what is no longer asked for from a configuration's folder, and return the seeds that are missing.
+def missing_trials(
+    configuration: Path, plans: Sequence[TrialPlan], store: Store | None = None
+) -> list[TrialPlan]:
+    """Bring a configuration's folder up to date as far as that needs no training; the plans that are left to run.
 
-    A finished trial stays exactly when its seed is wanted, its identity is the wanted one and its logits are whole.
-    Everything else (other seeds, other identities, interrupted or damaged trials) is deleted, so no stale result
-    survives.
-
-    Args:
-        wanted: identity of each wanted seed.
-        splits: those whose logits each trial must have.
-        views: whether it must have the logits of augmented views too.
+    A finished trial stays exactly when its seed is planned, its identity is the planned one and its logits are whole.
+    Everything else (other seeds, other identities, interrupted or damaged trials) leaves the folder, so no stale
+    result survives. What is then missing is taken from the store where it has it.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    by_seed = {plan.seed: plan for plan in plans}
+    kept = _clear(configuration, by_seed, store)
+    missing = [plan for plan in plans if plan.seed not in kept]
+    taken = [plan for plan in missing if store is not None and _take(store, plan)]
+    for what, seeds in (("kept", sorted(kept)), ("taken from the store", [plan.seed for plan in taken])):
+        if seeds:
+            note = "%s: %s: %d finished trials (seeds %s)"
+            log.info(note, configuration, what, len(seeds), ", ".join(map(str, seeds)))
+    return [plan for plan in missing if plan not in taken]
+
+
+def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store | None) -> set[int]:
+    """Remove what is not asked for; the seeds that are there."""
+    configuration.mkdir(parents=True, exist_ok=True)
     kept = set()
-    for folder in sorted(root.iterdir()):
+    for folder in sorted(configuration.iterdir()):
         match = SEED_FOLDER.fullmatch(folder.name)
-        seed = int(match.group(1)) if match else None
-        reason = _why_stale(folder, wanted.get(seed) if seed is not None else None, splits, views)
-        if reason is None and seed is not None:
+        seed = int(match.group(1)) if match else -1
+        reason = why_stale(folder, by_seed.get(seed))
+        if reason is None:
             kept.add(seed)
-        else:
-            log.info("%s: deleted (%s)", folder, reason)
-            shutil.rmtree(folder) if folder.is_dir() else remove(folder)
-    if kept:
-        log.info("%s: kept %d finished trials (seeds %s)", root, len(kept), ", ".join(map(str, sorted(kept))))
-    return [seed for seed in wanted if seed not in kept]
+            continue
+        if store is not None:
+            _put_aside(store, folder)
+        log.info("%s: removed (%s)", folder, reason)
+        shutil.rmtree(folder) if folder.is_dir() else remove(folder)
+    return kept
 
 
-def _why_stale(folder: Path, wanted: str | None, splits: Sequence[str], views: bool) -> str | None:
-    """Why a folder must go, or None when it holds the finished trial that is wanted."""
-    if wanted is None:
+def why_stale(folder: Path, plan: TrialPlan | None) -> str | None:
+    """Why a folder must go, or None when it holds the finished trial that is planned."""
+    if plan is None:
         return "no longer asked for"
     try:
         result = read_result(folder)
         if result is None:
             return "interrupted before it was finished"
-        if result.identity != wanted:
+        if result.identity != plan.identity:
             return CHANGED
-        return _why_no_logits(folder / LOGITS, splits, views)
+        return _why_no_logits(folder / LOGITS, plan)
     except (TrialError, CacheError) as error:
         return str(error)
 
 
-def _why_no_logits(folder: Path, splits: Sequence[str], views: bool) -> str | None:
+def _why_no_logits(folder: Path, plan: TrialPlan) -> str | None:
     cache = LogitCache(folder)
     cache.verify("full")
-    if views:
+    if plan.keep_views:
         LogitCache(folder / VIEWS).verify("full")
-    lacking = [split for split in splits if split not in cache.splits]
+    lacking = [split for split in plan.splits if split not in cache.splits]
     return f"has no logits of {', '.join(lacking)}, which Self-KD now asks for" if lacking else None
+
+
+def _take(store: Store, plan: TrialPlan) -> bool:
+    """Whether the store had the trial; it is looked at like any other before it stays."""
+    if not store.take("trials", plan.identity, plan.folder):
+        return False
+    reason = why_stale(plan.folder, plan)
+    if reason is not None:
+        log.warning("%s: what the store has is not used: %s", plan.folder, reason)
+        shutil.rmtree(plan.folder)
+    return reason is None
+
+
+def _put_aside(store: Store, folder: Path) -> None:
+    """Keep a whole finished trial that is no longer asked for: it may be again."""
+    try:
+        result = read_result(folder) if folder.is_dir() else None
+        if result is not None:
+            LogitCache(folder / LOGITS).verify("full")
+            store.put("trials", result.identity, folder)
+    except KdcacheError:
+        return  # damaged: of no use to anybody

@@ -1,11 +1,30 @@
-"""A trial to be run: all that a worker needs to know."""
+"""What a study asks for: its teachers, their caches and its trials, each with its identity and what running it takes.
+
+Nothing here imports torch, so that a stage with nothing to do ends at once.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from kdcache.study import Regularizer, Student
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.find import find_checkpoint
+from kdcache.errors import TrialError
+from kdcache.logits import Fingerprints
+from kdcache.study import Model, Regularizer, Student, Study, Teacher
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.identity import (
+    Parts,
+    common_parts,
+    content_of,
+    identity_of,
+    learned_from,
+    teacher_caches,
+    training_parts,
+)
+from kdcache.trials.layout import LOGITS, TEACHER, Layout
 
 
 @dataclass(frozen=True)
@@ -16,6 +35,7 @@ class TrialPlan:
     identity: str
     task: str
     task_folder: Path
+    data: str  # the fingerprint of the prepared task
     student: str
     model: Student
     regularizer: str
@@ -25,6 +45,7 @@ class TrialPlan:
     keep_train_logits: bool
     evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
     keep_views: bool = False  # beside the train logits, those of every augmented view
+    parts: Parts = field(default_factory=dict)  # of the identity
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -34,3 +55,182 @@ class TrialPlan:
     @property
     def name(self) -> str:
         return f"{self.task} / {self.student} / {self.regularizer} / seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TeacherPlan:
+    """A teacher to be fine-tuned."""
+
+    folder: Path
+    identity: str
+    task: str
+    task_folder: Path
+    data: str
+    teacher: str
+    model: Teacher
+    parts: Parts = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} / teacher {self.teacher}"
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """A fine-tuned teacher's logits to be cached."""
+
+    folder: Path
+    task: str
+    task_folder: Path
+    teacher: str
+    model: Teacher  # as it is after training: a checkpoint of its own
+    teacher_folder: Path
+    caches: dict[str, Fingerprints]  # by their place in the folder, see `teacher_caches`
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} / logits of {self.teacher}"
+
+
+class Planner:
+    """The plans of a study; tasks, checkpoints and code are read and hashed once."""
+
+    def __init__(self, study: Study, layout: Layout) -> None:
+        self.study, self.layout = study, layout
+        self._tasks: dict[str, PreparedTask] = {}
+        self._checkpoints: dict[Model, Checkpoint] = {}
+        self._common: dict[tuple[str, Model, str | None], Parts] = {}
+
+    def teacher(self, task: str, name: str) -> TeacherPlan:
+        """
+        Raises:
+            KdcacheError: the task is not prepared, or the checkpoint cannot be had.
+        """
+        model = self.study.teachers[name]
+        parts = training_parts(self._common_parts(task, model), Regularizer(), model.seed)
+        return TeacherPlan(
+            folder=self.layout.teacher(task, name),
+            identity=identity_of(parts),
+            task=task,
+            task_folder=self.layout.task(task),
+            data=self._task(task).card.fingerprint,
+            teacher=name,
+            model=model,
+            parts=parts,
+        )
+
+    def cache(self, task: str, name: str) -> CachePlan:
+        """
+        Raises:
+            KdcacheError: the task is not prepared, or the teacher not finished.
+        """
+        taught = self.layout.teacher(task, name)
+        trained = trained_teacher(self.study.teachers[name], taught)
+        checkpoint = find_checkpoint(trained)
+        caches = teacher_caches(self._task(task).card, checkpoint, checkpoint.weights)
+        folder = self.layout.cache(task, name)
+        return CachePlan(folder, task, self.layout.task(task), name, trained, taught, caches)
+
+    def trials(self, task: str, student: str, regularizer: str) -> list[TrialPlan]:
+        """A plan for each seed of the study.
+
+        Raises:
+            KdcacheError: the task is not prepared, the checkpoint cannot be had, or there are no logits to learn from.
+        """
+        return [self._trial(task, student, regularizer, seed) for seed in self.study.seeds]
+
+    def all_trials(self) -> Iterator[TrialPlan]:
+        """Of every configuration, in the order of params.yaml."""
+        for configuration in self.study.configurations():
+            yield from self.trials(*configuration)
+
+    def _trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
+        model, method = self.study.students[student], self.study.method(regularizer)
+        soft_labels = self._soft_labels(task, student, regularizer, seed)
+        contents = [content_of(folder) for folder in learned_from(soft_labels, method)]
+        parts = training_parts(self._common_parts(task, model, method.function), method, seed, *contents)
+        card = self._task(task).card
+        is_baseline = regularizer == self.study.comparison.baseline
+        return TrialPlan(
+            folder=self.layout.trial(task, student, regularizer, seed),
+            identity=identity_of(parts),
+            task=task,
+            task_folder=self.layout.task(task),
+            data=card.fingerprint,
+            student=student,
+            model=model,
+            regularizer=regularizer,
+            method=method,
+            seed=seed,
+            soft_labels=soft_labels,
+            keep_train_logits=is_baseline,
+            evaluated=card.evaluated,
+            keep_views=is_baseline and card.augment is not None,
+            parts=parts,
+        )
+
+    def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
+        """What a distiller learns from: its teachers' logits, or (Self-KD) those of the seed's baseline trial."""
+        method = self.study.method(regularizer)
+        if method.soft_labels == "self":
+            return (self.layout.trial(task, student, self.study.comparison.baseline, seed) / LOGITS,)
+        teachers = method.teachers_of(self.study.students[student])
+        return tuple(self.layout.cache(task, teacher) for teacher in teachers)
+
+    def _common_parts(self, task: str, model: Model, function: str | None = None) -> Parts:
+        key = (task, model, function)
+        if key not in self._common:
+            checkpoint = self._checkpoint(model)
+            self._common[key] = common_parts(self._task(task).card, checkpoint, model, function)
+        return self._common[key]
+
+    def _task(self, task: str) -> PreparedTask:
+        if task not in self._tasks:
+            self._tasks[task] = PreparedTask(self.layout.task(task))
+        return self._tasks[task]
+
+    def _checkpoint(self, model: Model) -> Checkpoint:
+        if model not in self._checkpoints:
+            self._checkpoints[model] = find_checkpoint(model)
+        return self._checkpoints[model]
+
+
+def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed: int) -> TrialPlan:
+    """A trial of plain fine-tuning outside of a study.
+
+    Args:
+        name: the student's, for messages.
+    """
+    card = PreparedTask(task_folder).card
+    common = common_parts(card, find_checkpoint(model), model)
+    parts = training_parts(common, Regularizer(), seed)
+    return TrialPlan(
+        folder=folder,
+        identity=identity_of(parts),
+        task=card.name,
+        task_folder=task_folder,
+        data=card.fingerprint,
+        student=name,
+        model=model,
+        regularizer="base",
+        method=Regularizer(),
+        seed=seed,
+        soft_labels=(),
+        keep_train_logits=False,
+        evaluated=card.evaluated,
+        parts=parts,
+    )
+
+
+def trained_teacher(teacher: Teacher, folder: Path) -> Teacher:
+    """The teacher as it is after training: a checkpoint of its own.
+
+    Raises:
+        TrialError: the folder holds no finished teacher.
+    """
+    if not (folder / TEACHER).is_file():
+        raise TrialError(
+            f"{folder}: no {TEACHER}, so there is no finished teacher; run stage teach (`dvc repro` does)"
+        )
+    start = {"checkpoint": str(folder), "revision": None, "init": "pretrained", "layers": None}
+    return teacher.model_copy(update=start)

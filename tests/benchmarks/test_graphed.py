@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from benchmarks import graphed
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import KdcacheError
 from kdcache.modelling.batches import Batcher, epoch_batches
 from kdcache.modelling.building import build_model
@@ -33,7 +34,9 @@ def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(model: Student, split: EncodedSplit, method: Regularizer) -> tuple[dict[str, Any], list[float]]:
-    network = build_model(model, card(), 0, load_preprocessor(model, card()))
+    network = build_model(
+        find_checkpoint(model), card(), 0, load_preprocessor(find_checkpoint(model), card())
+    )
     soft = np.random.default_rng(1).normal(size=(len(split), 3)).astype(np.float32)
     cached = soft if method.soft_labels else None
     trained, run = fine_tune(network, split, make_loss(method, 3), model, 0, cached)

@@ -15,7 +15,8 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from kdcache.checkpoints import find
-from kdcache.checkpoints.find import find_checkpoint, preprocessing_fingerprint, weights_fingerprint
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
 from kdcache.study import Student
 
@@ -34,13 +35,17 @@ def checkpoint(folder: Path, weights: str = "model.safetensors", **config: Any) 
     return folder
 
 
+def folder_of(found: Checkpoint | None) -> Path | None:
+    return None if found is None else found.folder
+
+
 # ---- folders ----
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
-    assert find_checkpoint(student(folder)) == folder
-    assert find.family(student(folder)) == "bert"
+    assert find_checkpoint(student(folder)).folder == folder
+    assert find_checkpoint(student(folder)).family == "bert"
 
 
 def test_a_folder_without_config(tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_weights_are_missing_or_pickled(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path, weights="pytorch_model.bin")
     with pytest.raises(ModelError, match=r"needs weights in \*\.safetensors, found .*pytorch_model\.bin"):
         find_checkpoint(student(folder))
-    assert find_checkpoint(student(folder, init="scratch")) == folder
+    assert find_checkpoint(student(folder, init="scratch")).folder == folder
 
 
 # ---- the hub ----
@@ -101,7 +106,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], list[dict[s
 def test_a_hub_checkpoint_is_asked_for_once(tmp_path: Path, hub: Any) -> None:
     requests = hub(checkpoint(tmp_path))
     model = student("some/model", revision="abc")
-    assert [find_checkpoint(model), find_checkpoint(model)] == [tmp_path, tmp_path]
+    assert [find_checkpoint(model).folder, find_checkpoint(model).folder] == [tmp_path, tmp_path]
     assert len(requests) == 1
     assert (requests[0]["name"], requests[0]["revision"]) == ("some/model", "abc")
     assert "model.safetensors" in requests[0]["allow_patterns"]
@@ -126,20 +131,20 @@ def test_what_is_on_this_machine_is_found_without_the_hub(
     assert find.find_local(model) is None
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / commit
     checkpoint(snapshot)
-    assert find.find_local(model) == snapshot
+    assert folder_of(find.find_local(model)) == snapshot
     assert find.find_local(student("some/model", revision="b" * 40)) is None
     (snapshot / "model.safetensors").unlink()
     assert find.find_local(model) is None
-    assert find.find_local(student("some/model", revision=commit, init="scratch")) == snapshot
+    assert folder_of(find.find_local(student("some/model", revision=commit, init="scratch"))) == snapshot
 
 
 def test_folders_and_the_mirror_are_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = checkpoint(tmp_path / "mirror" / "some" / "model")
-    assert find.find_local(student(folder)) == folder
+    assert folder_of(find.find_local(student(folder))) == folder
     assert find.find_local(student(tmp_path)) is None  # no config.json
     assert find.find_local(student(tmp_path / "a" / "b" / "c")) is None
     monkeypatch.setenv("KDCACHE_MIRROR", str(tmp_path / "mirror"))
-    assert find.find_local(student("some/model", revision="main")) == folder
+    assert folder_of(find.find_local(student("some/model", revision="main"))) == folder
     assert find.find_local(student("another/model", revision="main")) is None
 
 
@@ -209,28 +214,39 @@ def test_the_weights_count_only_when_the_model_starts_from_them(tmp_path: Path) 
     one, same, other = (checkpoint(tmp_path / name) for name in ("one", "same", "other"))
     weights = (other / "model.safetensors").read_bytes()
     (other / "model.safetensors").write_bytes(weights[:-1] + b"\x3d")
-    assert weights_fingerprint(student(one)) == weights_fingerprint(student(same))
-    assert weights_fingerprint(student(one)) != weights_fingerprint(student(other))
-    scratch = [weights_fingerprint(student(folder, init="scratch")) for folder in (one, other)]
+    assert (
+        find_checkpoint(student(one)).weights_fingerprint
+        == find_checkpoint(student(same)).weights_fingerprint
+    )
+    assert (
+        find_checkpoint(student(one)).weights_fingerprint
+        != find_checkpoint(student(other)).weights_fingerprint
+    )
+    scratch = [
+        find_checkpoint(student(folder, init="scratch")).weights_fingerprint for folder in (one, other)
+    ]
     assert scratch[0] == scratch[1]
-    assert scratch[0] != weights_fingerprint(student(one))
-    assert weights_fingerprint(student(one, layers=1)) != weights_fingerprint(student(one))
+    assert scratch[0] != find_checkpoint(student(one)).weights_fingerprint
+    assert (
+        find_checkpoint(student(one, layers=1)).weights_fingerprint
+        != find_checkpoint(student(one)).weights_fingerprint
+    )
     wider = checkpoint(tmp_path / "wider", hidden_size=64)
-    assert weights_fingerprint(student(wider, init="scratch")) != scratch[0]
+    assert find_checkpoint(student(wider, init="scratch")).weights_fingerprint != scratch[0]
 
 
 def test_the_tokenizer_and_the_length_count(tmp_path: Path) -> None:
     one, other = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "other")
-    first = preprocessing_fingerprint(student(one), 16)
-    assert preprocessing_fingerprint(student(other), 16) == first
-    assert preprocessing_fingerprint(student(one), 17) != first
+    first = find_checkpoint(student(one)).preprocessing_fingerprint(16)
+    assert find_checkpoint(student(other)).preprocessing_fingerprint(16) == first
+    assert find_checkpoint(student(one)).preprocessing_fingerprint(17) != first
     (other / "tokenizer.json").write_text('{"model": {"lowercase": true}}')
-    assert preprocessing_fingerprint(student(other), 16) != first
+    assert find_checkpoint(student(other)).preprocessing_fingerprint(16) != first
 
 
 def test_an_image_model_may_have_its_config_only(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     (folder / "tokenizer.json").unlink()
-    assert preprocessing_fingerprint(student(folder), None)
+    assert find_checkpoint(student(folder)).preprocessing_fingerprint(None)
     with pytest.raises(ModelError, match="no tokenizer or preprocessor file"):
-        preprocessing_fingerprint(student(folder), 16)
+        find_checkpoint(student(folder)).preprocessing_fingerprint(16)

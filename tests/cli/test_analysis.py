@@ -15,7 +15,7 @@ from kdcache.errors import CacheError, TaskError
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 from kdcache.study import Task
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.tasks.scoring import ScoringError
 
 HASHES = np.array([11, 22, 33], np.uint64)
@@ -170,7 +170,7 @@ def task(tmp_path: Path) -> Path:
 
 
 def test_the_rows_of_a_task_come_in_the_caches_order(task: Path, tmp_path: Path) -> None:
-    hashes = load_split(task, "train")["row_hash"].to_numpy()
+    hashes = PreparedTask(task).rows("train")["row_hash"].to_numpy()
     part = write(tmp_path / "cache", [EVEN, QUARTER], ids=[2, 0], hashes=hashes[[2, 0]])
     assert task_rows(part, "train", task, ["text"])["text"].to_pylist() == ["good film", "so so"]
     assert task_rows(part, "train", task).column_names == ["id", "row_hash", "text", "label"]

@@ -16,7 +16,7 @@ from kdcache.cli import main
 from kdcache.logits import Augmentation, Fingerprints, LogitCache, LogitWriter
 from kdcache.study import Task, Teacher
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from tests.tiny_models import TEXTS, save_checkpoint
 
 HASHES = np.array([1, 2**64 - 1, 255], np.uint64)
@@ -52,7 +52,7 @@ def cache(tmp_path):
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A prepared task of six texts, a teacher that was fine-tuned on it, and the teacher's logit cache."""
-    from kdcache.trials.teach import cache_logits, teach
+    from tests.doing import cache_logits, teach
 
     root = tmp_path_factory.mktemp("world")
     pq.write_table(pa.table({"text": TEXTS, "label": ["[no]", "yes"] * 3}), root / "rows.parquet")
@@ -217,7 +217,7 @@ def test_head_with_the_task(world, capsys):
 def test_head_of_images(tmp_path, capsys):
     spec = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
     card = prepare_task(Task.model_validate(spec), tmp_path / "digits")
-    hashes = load_split(tmp_path / "digits", "train")["row_hash"].to_numpy()[:2]
+    hashes = PreparedTask(tmp_path / "digits").rows("train")["row_hash"].to_numpy()[:2]
     with LogitWriter(
         tmp_path / "c", classes=10, label_names=card.label_names, fingerprints=FINGERPRINTS
     ) as writer:

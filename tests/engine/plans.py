@@ -19,6 +19,7 @@ def plan(folder: Path, seed: int) -> TrialPlan:
         identity=str(seed),
         task="rte",
         task_folder=folder,
+        data="data",
         student="tiny",
         model=Student(checkpoint="x", learning_rate=0.1, epochs=1, batch_size=1),
         regularizer="base",

@@ -12,7 +12,8 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from kdcache.checkpoints import find, hub
+from kdcache.checkpoints import hub
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import KdcacheError
 from kdcache.study import Model, Task
 from kdcache.tasks.sources import load_source
@@ -20,12 +21,13 @@ from kdcache.tasks.sources import load_source
 
 def model(name: str, revision: str) -> dict[str, Any]:
     chosen = Model(checkpoint=name, revision=revision, learning_rate=1, epochs=1, batch_size=1)
-    folder = find.find_checkpoint(chosen)
+    checkpoint = find_checkpoint(chosen)
+    folder = checkpoint.folder
     return {
-        "commit": find.commit(chosen),
+        "commit": checkpoint.commit,
         "files": sorted(path.name for path in folder.iterdir()),
         "weights": (folder / "model.safetensors").read_bytes().hex(),
-        "start": find.start_fingerprint(chosen, 8),
+        "start": checkpoint.start_fingerprint(8),
     }
 
 

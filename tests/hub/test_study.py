@@ -126,7 +126,7 @@ def test_the_commits_are_on_record(run: Run) -> None:
 def test_a_moved_branch_is_another_trial_and_says_so(run: Run) -> None:
     assert run.second.returncode == 0, run.second.stderr
     assert (
-        "seed-0: deleted (its identity changed: other data, parameters, weights or code)" in run.second.stderr
+        "seed-0: removed (its identity changed: other data, parameters, weights or code)" in run.second.stderr
     )
     assert run.results[1]["commit"] == run.commits[2]
     assert run.results[1]["identity"] != run.results[0]["identity"]

@@ -54,8 +54,8 @@ def test_every_row_has_its_logits_and_its_hash(tmp_path):
     found = cache.logits("train", np.arange(ROWS), hashes)
     assert np.allclose(found, expected(net, rows), atol=1e-6)
     assert [shard.rows for shard in cache.manifest.splits["train"].shards] == [16, 16, 16, 2]
-    assert cache.manifest.cost.run == "test"
-    assert cache.manifest.cost.device == "cpu"
+    assert cache.cost.run == "test"
+    assert cache.cost.device == "cpu"
     assert net.training  # as before
 
 

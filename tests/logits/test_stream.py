@@ -213,23 +213,23 @@ class Reads:
 
 
 def test_reads_no_more_than_it_needs(cache):
-    with patch.object(cache, "read_group", Reads(cache)) as reads:
+    with patch.object(cache._disk, "read_group", Reads(cache._disk)) as reads:
         stream = cache.stream("train", 8, buffer_groups=2)
         assert reads.read == []
         next(iter(stream))
         assert len(reads.read) == 2
-    with patch.object(cache, "read_group", Reads(cache)) as reads:
+    with patch.object(cache._disk, "read_group", Reads(cache._disk)) as reads:
         list(stream)
         assert sorted(reads.read) == [(0, group) for group in range(16)]
 
 
 def test_a_resumed_stream_reads_only_what_is_left(cache):
     whole = cache.stream("train", 3, buffer_groups=2)
-    with patch.object(cache, "read_group", Reads(cache)) as all_reads:
+    with patch.object(cache._disk, "read_group", Reads(cache._disk)) as all_reads:
         list(whole)
     resumed = cache.stream("train", 3, buffer_groups=2)
     resumed.load_state_dict(resumed.state_dict(taken=11))  # 33 rows of 64: in the fifth buffer of eight rows
-    with patch.object(cache, "read_group", Reads(cache)) as reads:
+    with patch.object(cache._disk, "read_group", Reads(cache._disk)) as reads:
         list(resumed)
     assert reads.read == all_reads.read[8:]
 
@@ -237,7 +237,7 @@ def test_a_resumed_stream_reads_only_what_is_left(cache):
 def test_workers_share_the_reading(cache):
     found = []
     for number in range(4):
-        with as_worker(number, 4), patch.object(cache, "read_group", Reads(cache)) as reads:
+        with as_worker(number, 4), patch.object(cache._disk, "read_group", Reads(cache._disk)) as reads:
             list(cache.stream("train", 8, buffer_groups=2))
         found += reads.read
     assert sorted(found) == [(0, group) for group in range(16)]  # batches end where buffers do: nothing twice

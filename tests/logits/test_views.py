@@ -632,7 +632,8 @@ def test_a_plain_cache_has_the_bytes_it_had_before_there_were_views(cache):
     found = contents(cache)
     del found["manifest.json"]
     assert {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} == PLAIN
-    assert LogitCache(cache).identity == "4875855ecdac182f69e8f5b3e0fdba2391468553dbf69183b26b5944c5947e7e"
+    old = LogitCache(cache).manifest.model_copy(update={"row_hash": "xxh3"})  # then the only hash of rows
+    assert old.identity == "4875855ecdac182f69e8f5b3e0fdba2391468553dbf69183b26b5944c5947e7e"
 
 
 def test_a_plain_manifest_says_nothing_of_views(cache):

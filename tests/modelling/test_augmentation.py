@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache, replay, view_seed
 from kdcache.modelling.augmentation import CropAndFlip, encode_views
@@ -20,14 +21,14 @@ from kdcache.modelling.encoding import EncodedImages, EncodedSplit
 from kdcache.study import Augment, Regularizer, Task, Teacher
 from kdcache.tasks.card import read_card
 from kdcache.tasks.prepare import prepare_task
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.training.loop import fine_tune
-from kdcache.trials.identity import logit_fingerprints, training_identity
-from kdcache.trials.keeping import reconcile, why_cache
+from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.run import run_trial
-from kdcache.trials.teach import cache_logits, teach
 from tests import tiny_models
+from tests.doing import cache_logits, missing_seeds, teach, training_identity, trial_plan, why_no_cache
 
 ROWS, VIEWS = 12, 3
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 8, 8))
@@ -90,7 +91,7 @@ def normalised(pixels: Any) -> Any:
 
 def test_every_view_is_the_replayed_one(folder: Path) -> None:
     preprocessor = SimpleNamespace(kind="image", tokenizer=None, size=8, channels=1, mean=[0.5], std=[0.5])
-    split = encode_views(folder / "task", "train", preprocessor)
+    split = encode_views(PreparedTask(folder / "task"), "train", preprocessor)
     assert split.images is not None
     assert split.images.pixels.shape == (VIEWS, ROWS, 1, 8, 8)
     for number, part in enumerate(split.views()):
@@ -150,7 +151,7 @@ def plan(root: Path, name: str, **changes: Any) -> TrialPlan:
         "keep_train_logits": name == "base",
         "keep_views": name == "base",
     }
-    return TrialPlan(**{**values, **changes})
+    return trial_plan(**{**values, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -212,16 +213,24 @@ def test_views_are_part_of_what_decides_a_result(folder: Path) -> None:
     more = augmented.model_copy(update={"augment": Augment(crop=2, flip=0.5, views=VIEWS + 1, seed=9)})
     identities = {training_identity(card, model, Regularizer(), 0) for card in (augmented, plain, more)}
     assert len(identities) == 3
-    assert len({logit_fingerprints(card, model, "w").preprocessing for card in (augmented, plain, more)}) == 3
+    assert (
+        len(
+            {
+                logit_fingerprints(card, find_checkpoint(model), "w").preprocessing
+                for card in (augmented, plain, more)
+            }
+        )
+        == 3
+    )
 
 
 def test_missing_views_are_noticed(folder: Path, taught: Path, tmp_path: Path) -> None:
     prints = LogitCache(taught).manifest.fingerprints
-    assert why_cache(taught, {".": prints, "views": prints}, folder / "teacher") is None
+    assert why_no_cache(taught, {".": prints, "views": prints}, folder / "teacher") is None
     run_trial(plan(folder, "base", folder=tmp_path / "base/seed-0"))
-    assert reconcile(tmp_path / "base", {0: "base"}, ["train", "validation"], views=True) == []
+    assert missing_seeds(tmp_path / "base", {0: "base"}, ["train", "validation"], views=True) == []
     (tmp_path / "base/seed-0/logits/views/manifest.json").unlink()
-    assert reconcile(tmp_path / "base", {0: "base"}, ["train", "validation"], views=True) == [0]
+    assert missing_seeds(tmp_path / "base", {0: "base"}, ["train", "validation"], views=True) == [0]
 
 
 def test_views_that_are_no_longer_asked_for_go(folder: Path, taught: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
 from kdcache.modelling.building import _keep_layers, build_model, save_model
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
@@ -30,7 +31,9 @@ def card_for(family: str, **changes: Any) -> TaskCard:
 
 
 def build(model: Model, task: TaskCard, seed: int = 0) -> Any:
-    return build_model(model, task, seed, load_preprocessor(model, task)).eval()
+    return build_model(
+        find_checkpoint(model), task, seed, load_preprocessor(find_checkpoint(model), task)
+    ).eval()
 
 
 def parts(network: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -52,8 +55,8 @@ def equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bo
 @pytest.mark.parametrize("init", ["pretrained", "scratch"])
 def test_padding_changes_no_logits(tmp_path: Path, family: str, init: str) -> None:
     model = student(tiny.save_checkpoint(tmp_path, family), init=init)
-    preprocessor = load_preprocessor(model, card())
-    network = build_model(model, card(), 0, preprocessor).eval()
+    preprocessor = load_preprocessor(find_checkpoint(model), card())
+    network = build_model(find_checkpoint(model), card(), 0, preprocessor).eval()
     alone = [network(**preprocessor.tokenizer(text, return_tensors="pt")).logits[0] for text in tiny.TEXTS]
     batch = preprocessor.tokenizer(tiny.TEXTS, padding=True, return_tensors="pt")
     assert not batch["attention_mask"].all()
@@ -62,8 +65,8 @@ def test_padding_changes_no_logits(tmp_path: Path, family: str, init: str) -> No
 
 def test_gpt2_reads_the_class_from_the_last_token_of_the_text(tmp_path: Path) -> None:
     model = student(tiny.save_checkpoint(tmp_path, "gpt2"))
-    preprocessor = load_preprocessor(model, card())
-    network: Any = build_model(model, card(), 0, preprocessor).eval()
+    preprocessor = load_preprocessor(find_checkpoint(model), card())
+    network: Any = build_model(find_checkpoint(model), card(), 0, preprocessor).eval()
     assert preprocessor.tokenizer.pad_token == "<|endoftext|>"
     assert preprocessor.tokenizer.padding_side == "right"
     batch = preprocessor.tokenizer(tiny.TEXTS, padding=True, return_tensors="pt")
@@ -228,12 +231,12 @@ def test_the_head_of_another_task_with_as_many_classes_is_drawn_anew(tmp_path: P
 def test_a_saved_model_is_loaded_as_it_was(tmp_path: Path, family: str) -> None:
     """A fine-tuned teacher's own folder: its head was made for the task, so it stays, whatever the seed."""
     model, task = student(tiny.save_checkpoint(tmp_path / "start", family)), card_for(family)
-    preprocessor, network = load_preprocessor(model, task), build(model, task, 5)
+    preprocessor, network = load_preprocessor(find_checkpoint(model), task), build(model, task, 5)
     (tmp_path / "out").mkdir()
     save_model(network, preprocessor, tmp_path / "out")
     saved = student(tmp_path / "out")
-    again = load_preprocessor(saved, task)
-    assert same_weights(build_model(saved, task, 99, again), network)
+    again = load_preprocessor(find_checkpoint(saved), task)
+    assert same_weights(build_model(find_checkpoint(saved), task, 99, again), network)
     assert (again.size, again.mean, again.std) == (preprocessor.size, preprocessor.mean, preprocessor.std)
     if again.kind == "text":
         assert again.tokenizer(tiny.TEXTS).input_ids == preprocessor.tokenizer(tiny.TEXTS).input_ids
@@ -317,7 +320,7 @@ def test_the_tokenizer_is_missing(tmp_path: Path) -> None:
         for path in folder.glob("tokenizer*.json"):
             path.unlink()
         with pytest.raises(ModelError, match="no tokenizer with a vocabulary"):
-            load_preprocessor(student(folder), card())
+            load_preprocessor(find_checkpoint(student(folder)), card())
 
 
 def test_a_damaged_tokenizer(tmp_path: Path) -> None:
@@ -325,13 +328,13 @@ def test_a_damaged_tokenizer(tmp_path: Path) -> None:
     for content in ("{", '{"x": 1}', "[]"):
         (folder / "tokenizer.json").write_text(content)
         with pytest.raises(ModelError, match="its tokenizer cannot be loaded"):
-            load_preprocessor(student(folder), card())
+            load_preprocessor(find_checkpoint(student(folder)), card())
 
 
 def test_the_tokenizer_has_more_tokens_than_the_model(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path, "bert", vocab_size=20)
     with pytest.raises(ModelError, match=r"the tokenizer has 2\d tokens, config.json says vocab_size 20"):
-        load_preprocessor(student(folder), card())
+        load_preprocessor(find_checkpoint(student(folder)), card())
 
 
 def test_a_tokenizer_without_anything_to_pad_with(tmp_path: Path) -> None:
@@ -339,21 +342,21 @@ def test_a_tokenizer_without_anything_to_pad_with(tmp_path: Path) -> None:
     tokenizer = tiny.tokenizer("gpt2")
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer).save_pretrained(folder)
     with pytest.raises(ModelError, match="no pad, eos or unk token"):
-        load_preprocessor(student(folder), card())
+        load_preprocessor(find_checkpoint(student(folder)), card())
 
 
 def test_models_of_the_other_modality(tmp_path: Path) -> None:
     vit, bert = (tiny.save_checkpoint(tmp_path / family, family) for family in ("vit", "bert"))
     with pytest.raises(ModelError, match="vit model cannot learn text task 'toy': it classifies images"):
-        load_preprocessor(student(vit), card())
+        load_preprocessor(find_checkpoint(student(vit)), card())
     with pytest.raises(ModelError, match="bert model cannot learn image task 'toy': it classifies texts"):
-        load_preprocessor(student(bert), card(modality="image"))
+        load_preprocessor(find_checkpoint(student(bert)), card(modality="image"))
 
 
 def test_a_model_without_classification_head(tmp_path: Path) -> None:
     transformers.VitsConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"vits model cannot learn text .*: it has no classification head"):
-        load_preprocessor(student(tmp_path, init="scratch"), card())
+        load_preprocessor(find_checkpoint(student(tmp_path, init="scratch")), card())
 
 
 @pytest.mark.parametrize(
@@ -389,9 +392,11 @@ def test_max_length_and_positions(tmp_path: Path, family: str, limit: int) -> No
 def test_roberta_keeps_its_padding_token(tmp_path: Path) -> None:
     """Positions count from it: another one would shift every position of a pretrained model."""
     folder = tiny.save_checkpoint(tmp_path, "roberta")
-    tokenizer = load_preprocessor(student(folder), card()).tokenizer
+    tokenizer = load_preprocessor(find_checkpoint(student(folder)), card()).tokenizer
     tokenizer.pad_token = "<mask>"
-    network = build_model(student(folder), card(), 0, Preprocessor("text", tokenizer=tokenizer))
+    network = build_model(
+        find_checkpoint(student(folder)), card(), 0, Preprocessor("text", tokenizer=tokenizer)
+    )
     assert network.config.pad_token_id == 1
 
 
@@ -419,7 +424,7 @@ def test_a_padding_token_outside_the_vocabulary_is_replaced(tmp_path: Path) -> N
 def test_the_image_size(tmp_path: Path, settings: dict[str, Any], config: dict[str, Any], size: int) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet", "num_channels": 1, **config}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
-    found = load_preprocessor(student(tmp_path, init="scratch"), card(modality="image"))
+    found = load_preprocessor(find_checkpoint(student(tmp_path, init="scratch")), card(modality="image"))
     assert (found.kind, found.size, found.channels) == ("image", size, 1)
     assert (found.mean, found.std) == ([0.5], [0.5])
 
@@ -432,7 +437,7 @@ def test_the_normalisation(tmp_path: Path) -> None:
         ({"do_normalize": False}, ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])),
     ):
         (tmp_path / "preprocessor_config.json").write_text(json.dumps({**settings, **extra}))
-        found = load_preprocessor(student(tmp_path, init="scratch"), card(modality="image"))
+        found = load_preprocessor(find_checkpoint(student(tmp_path, init="scratch")), card(modality="image"))
         assert (found.mean, found.std) == expected
 
 
@@ -441,11 +446,11 @@ def test_no_image_size_or_two(tmp_path: Path, size: Any) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "resnet"}))
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": size}))
     with pytest.raises(ModelError, match="expected one image size"):
-        load_preprocessor(student(tmp_path, init="scratch"), card(modality="image"))
+        load_preprocessor(find_checkpoint(student(tmp_path, init="scratch")), card(modality="image"))
 
 
 def test_damaged_image_settings(tmp_path: Path) -> None:
     folder = tiny.save_checkpoint(tmp_path, "vit")
     (folder / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"preprocessor_config\.json: not valid JSON"):
-        load_preprocessor(student(folder), card(modality="image"))
+        load_preprocessor(find_checkpoint(student(folder)), card(modality="image"))

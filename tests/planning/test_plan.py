@@ -19,7 +19,7 @@ from kdcache.planning.plan import Plan, Size, plan_study
 from kdcache.study import load_study
 from kdcache.system.files import write_json
 from kdcache.tasks.prepare import prepare_task
-from kdcache.trials.plan import TrialPlan
+from kdcache.trials.plan import TeacherPlan, TrialPlan
 from kdcache.trials.result import TrialResult, write_result
 from stages import teach, train
 from tests.tiny_models import save_checkpoint
@@ -248,14 +248,15 @@ def done(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 RUN = {"steps": 12, "seconds": 1.2, "device": "cpu", "precision": "float32"}
 
 
-def pretend_to_teach(name: str, task: Path, teacher: Any, folder: Path, identity: str) -> dict[str, Any]:
-    logits = DATA / "logits" / "films" / name
-    write_logits(logits, ("train", "validation"), weights=identity)
-    write_json(logits / "teacher.json", {**RUN, "identity": identity})
-    return {"metrics": {}, "seconds": 0.0}
+def pretend_to_teach(plan: TeacherPlan) -> dict[str, Any]:
+    logits = DATA / "logits" / "films" / plan.teacher
+    write_logits(logits, ("train", "validation"), weights=plan.identity)
+    write_json(logits / "teacher.json", {**RUN, "identity": plan.identity})
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    return {"metrics": {}}
 
 
-def pretend_to_run_all(plans: Sequence[TrialPlan], **_: Any) -> None:
+def pretend_to_run_all(plans: Sequence[TrialPlan], *_: Any, **__: Any) -> None:
     for plan in plans:
         pretend_to_run(plan)
 
@@ -270,9 +271,10 @@ def pretend_to_run(plan: TrialPlan) -> None:
 
 def write_logits(folder: Path, splits: Iterable[str], weights: str) -> None:
     prints = Fingerprints(data="d", weights=weights, preprocessing="p", code="c")
+    value = sum(weights.encode())  # other weights give other logits
     with LogitWriter(folder, classes=2, label_names=["0", "1"], fingerprints=prints) as writer:
         for split in splits:
-            writer.write(split, [0, 1], np.array([1, 2], np.uint64), np.ones((2, 2), np.float32))
+            writer.write(split, [0, 1], np.array([1, 2], np.uint64), np.full((2, 2), value, np.float32))
         writer.finish(cost=Cost(seconds=1.0, rows_per_second=50.0, device="cpu"))
 
 

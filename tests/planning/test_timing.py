@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import transformers
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.planning import timing
 from kdcache.planning.plan import Size, plan_study
@@ -147,7 +148,7 @@ def test_a_task_that_was_prepared_otherwise_is_timed_as_the_study_says(
 
 
 def test_made_up_tokens_are_in_the_vocabulary(models: Path) -> None:
-    preprocessor = load_preprocessor(student(models / "bert", init="scratch"), card())
+    preprocessor = load_preprocessor(find_checkpoint(student(models / "bert", init="scratch")), card())
     rows = timing._made_up(preprocessor, np.full(200, 9), card())
     assert rows.input_ids is not None
     drawn = np.unique(np.concatenate(rows.input_ids))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import pytest
 import yaml
 
 from kdcache.logits import LogitCache
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.scores import trial_scores
 from stages import cache, prepare, teach, train
 from tests.launching import ROOT, run_in_two_processes, run_on_two_machines
 
@@ -76,5 +77,7 @@ def test_two_teach_cache_and_distill_as_one_does(
             np.testing.assert_allclose(
                 found[split], values, atol=0.05
             )  # sums in another order, over an epoch
-    metrics = [json.loads((folder / TRIAL / "result.json").read_text())["metrics"] for folder in (one, two)]
-    assert metrics[1]["accuracy"] == pytest.approx(metrics[0]["accuracy"], abs=0.01)
+    scores = [
+        trial_scores(folder / TRIAL, PreparedTask(folder / "data/tasks/digits")) for folder in (one, two)
+    ]
+    assert scores[1]["accuracy"] == pytest.approx(scores[0]["accuracy"], abs=0.01)

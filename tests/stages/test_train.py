@@ -131,14 +131,19 @@ def put_logits(teacher: str, weights: str) -> None:
     prints = Fingerprints(data="d", weights=weights, preprocessing="p", code="c")
     folder = Path("data/logits/films", teacher)
     with LogitWriter(folder, classes=2, label_names=["0", "1"], fingerprints=prints) as writer:
-        writer.write("train", np.arange(2), np.arange(2, dtype=np.uint64), np.zeros((2, 2), dtype=np.float32))
+        writer.write(
+            "train",
+            np.arange(2),
+            np.arange(2, dtype=np.uint64),
+            np.full((2, 2), sum(weights.encode()), dtype=np.float32),
+        )
         writer.finish()
 
 
 def planned(monkeypatch: pytest.MonkeyPatch) -> list[TrialPlan]:
     """The trials that the stage would run, in place of running them."""
     plans: list[TrialPlan] = []
-    monkeypatch.setattr(engine, "run_trials", lambda found, **_: plans.extend(found))
+    monkeypatch.setattr(engine, "run_trials", lambda found, *_, **__: plans.extend(found))
     return plans
 
 

@@ -26,7 +26,7 @@ from kdcache.planning.plan import Size, plan_study
 from kdcache.study import Task, load_study
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.tasks.scoring import score
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -103,7 +103,7 @@ def test_every_task_is_prepared_from_the_form_that_the_hub_has(
     assert card.rows == dict.fromkeys(rows, 12)
     assert set(metrics) <= set(card.metrics)
     for seed, (split, expected) in enumerate(labels.items()):
-        table = load_split(tmp_path / "task", split)
+        table = PreparedTask(tmp_path / "task").rows(split)
         assert table["label"].to_pylist() == expected
         for column, original in zip(("text", "text_pair"), columns, strict=False):
             assert table[column][3].as_py() == f"{original} {seed} 3"

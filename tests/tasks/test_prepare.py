@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -13,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import xxhash
 
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.modelling.encoding import encode_split, from_png
@@ -21,10 +21,15 @@ from kdcache.study import Task
 from kdcache.tasks.card import LabelNoise, TaskCard, read_card
 from kdcache.tasks.images import to_png
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 
 TRAIN = {"text": ["good film", "bad film", "so so"], "label": ["pos", "neg", "pos"]}
 VALIDATION = {"text": ["bad", "good"], "label": ["neg", "pos"]}
+
+
+def blake(content: bytes) -> int:
+    """The first 8 bytes of BLAKE2b with 16, little-endian."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=16).digest()[:8], "little")
 
 
 def save(folder: Path, train: Any, validation: Any, kind: str = "parquet") -> dict[str, str]:
@@ -60,13 +65,13 @@ def prepared(tmp_path: Path) -> Path:
 
 
 def test_the_prepared_form(prepared: Path) -> None:
-    table = load_split(prepared, "train")
+    table = PreparedTask(prepared).rows("train")
     assert table.schema.names == ["id", "row_hash", "text", "label"]
     assert [str(kind) for kind in table.schema.types] == ["int64", "uint64", "string", "int64"]
     assert table["id"].to_pylist() == [0, 1, 2]
     assert table["text"].to_pylist() == TRAIN["text"]
     assert table["label"].to_pylist() == [1, 0, 1]
-    assert load_split(prepared, "validation", ["label"]).to_pydict() == {"label": [0, 1]}
+    assert PreparedTask(prepared).rows("validation", ["label"]).to_pydict() == {"label": [0, 1]}
     assert sorted(path.name for path in prepared.iterdir()) == [
         "card.json",
         "train.parquet",
@@ -75,9 +80,9 @@ def test_the_prepared_form(prepared: Path) -> None:
 
 
 def test_row_hashes_cover_text_and_label(prepared: Path) -> None:
-    # xxh3_64 over: length (8 bytes), text, "i", label (8 bytes)
+    # BLAKE2b over: length (8 bytes), text, "i", label (8 bytes)
     content = (8).to_bytes(8, "little") + b"bad film" + b"i" + (0).to_bytes(8, "little")
-    assert load_split(prepared, "train")["row_hash"][1].as_py() == xxhash.xxh3_64_intdigest(content)
+    assert PreparedTask(prepared).rows("train")["row_hash"][1].as_py() == blake(content)
 
 
 def test_the_card(prepared: Path) -> None:
@@ -118,7 +123,7 @@ def test_the_fingerprint_is_the_contents(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_of_a_task_with_two_splits_never_changes(prepared: Path) -> None:
-    known = "fd4b590f2de88a9256fa1568380f1d913a17074fa6c8022959d56f3c0aa45569"
+    known = "b9b99f06a3bb04650657f30ef7aff85faee2c0b415ec5e82e768ddb06c87566d"
     assert read_card(prepared).fingerprint == known
 
 
@@ -138,7 +143,7 @@ def test_a_further_split_is_prepared_checked_and_hashed(tmp_path: Path, prepared
     assert card.class_counts["hard"] == [2, 1]
     assert card.shared_rows == 1  # "bad film" of the further split
     assert card.fingerprint != read_card(prepared).fingerprint
-    assert load_split(tmp_path / "out", "hard", ["text", "label"]).to_pydict() == {
+    assert PreparedTask(tmp_path / "out").rows("hard", ["text", "label"]).to_pydict() == {
         "text": hard["text"],
         "label": [0, 0, 1],
     }
@@ -160,7 +165,7 @@ def test_a_further_split_of_a_regression(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["far"], "label": [4.5]}), tmp_path / "far.parquet")
     task = text_task({**files, "far": str(tmp_path / "far.parquet")}, metrics=["pearson"])
     prepare_task(task, tmp_path / "out")
-    assert load_split(tmp_path / "out", "far", ["label"]).to_pydict() == {"label": [4.5]}
+    assert PreparedTask(tmp_path / "out").rows("far", ["label"]).to_pydict() == {"label": [4.5]}
 
 
 def test_label_noise_is_in_train_alone_and_in_its_hashes(tmp_path: Path, prepared: Path) -> None:
@@ -171,7 +176,7 @@ def test_label_noise_is_in_train_alone_and_in_its_hashes(tmp_path: Path, prepare
     assert clean.label_noise is None
     assert noisy.label_noise == LabelNoise(rows=3, fraction=0.3, seed=4)
     assert read_card(tmp_path / "noisy") == noisy
-    before, after = (load_split(tmp_path / name, "train") for name in ("clean", "noisy"))
+    before, after = (PreparedTask(tmp_path / name).rows("train") for name in ("clean", "noisy"))
     changed = np.flatnonzero(before["label"].to_numpy() != after["label"].to_numpy())
     assert len(changed) == 3
     assert (
@@ -180,7 +185,11 @@ def test_label_noise_is_in_train_alone_and_in_its_hashes(tmp_path: Path, prepare
     )
     assert after["text"] == before["text"]
     assert noisy.class_counts["train"] == np.bincount(after["label"].to_numpy()).tolist()
-    assert load_split(tmp_path / "noisy", "validation").equals(load_split(tmp_path / "clean", "validation"))
+    assert (
+        PreparedTask(tmp_path / "noisy")
+        .rows("validation")
+        .equals(PreparedTask(tmp_path / "clean").rows("validation"))
+    )
     assert noisy.fingerprint != clean.fingerprint
 
 
@@ -203,7 +212,7 @@ def test_pairs(tmp_path: Path) -> None:
     columns = {"a": ["one", "two"], "b": ["three", "four"], "label": [0, 1]}
     folder = tmp_path / "out"
     prepare_task(text_task(save(tmp_path, columns, columns), text=["a", "b"]), folder)
-    table = load_split(folder, "validation", ["text", "text_pair"])
+    table = PreparedTask(folder).rows("validation", ["text", "text_pair"])
     assert table.to_pydict() == {"text": ["one", "two"], "text_pair": ["three", "four"]}
 
 
@@ -220,8 +229,8 @@ def test_a_regression(tmp_path: Path) -> None:
     card = prepare_task(text_task(save(tmp_path, columns, columns), metrics=["pearson"]), folder)
     assert (card.regression, card.classes, card.label_names) == (True, 1, [])
     assert card.class_counts == {"train": [], "validation": []}
-    assert load_split(folder, "train")["label"].to_pylist() == [0.5, 5.0]
-    encoded = encode_split(folder, "train", text_preprocessor())
+    assert PreparedTask(folder).rows("train")["label"].to_pylist() == [0.5, 5.0]
+    encoded = encode_split(PreparedTask(folder), "train", text_preprocessor())
     assert encoded.labels.dtype == np.float32
 
 
@@ -240,7 +249,7 @@ def pictures(tmp_path: Path) -> Path:
 def test_images(pictures: Path) -> None:
     card = read_card(pictures)
     assert (card.modality, card.image_size, card.channels, card.max_length) == ("image", (3, 2), 3, None)
-    table = load_split(pictures, "train")
+    table = PreparedTask(pictures).rows("train")
     assert [str(kind) for kind in table.schema.types] == ["int64", "uint64", "binary", "int64"]
     assert np.array_equal(from_png(table["image"][1].as_py()), COLOUR)
 
@@ -248,7 +257,7 @@ def test_images(pictures: Path) -> None:
 def test_an_images_hash_is_of_its_pixels(tmp_path: Path, pictures: Path) -> None:
     numbers = {"image": [GREY.tolist()] * 2, "label": [0, 1]}
     prepare_task(image_task(save(tmp_path / "numbers", numbers, numbers, "jsonl")), tmp_path / "again")
-    hashes = [load_split(folder, "train")["row_hash"][0] for folder in (tmp_path / "again", pictures)]
+    hashes = [PreparedTask(folder).rows("train")["row_hash"][0] for folder in (tmp_path / "again", pictures)]
     assert hashes[0] == hashes[1]
 
 
@@ -340,15 +349,15 @@ TRAIN_AND_VALIDATION = ("train", "validation")
 
 def test_damaged_or_missing_files(prepared: Path) -> None:
     with pytest.raises(TaskError, match="no split 'test'; there are: train, validation"):
-        load_split(prepared, "test")
+        PreparedTask(prepared).rows("test")
     path = prepared / "train.parquet"
     whole = path.read_bytes()
     path.write_bytes(whole[:-20])
     with pytest.raises(TaskError, match=r"train\.parquet: cannot be read .*run stage prepare again"):
-        load_split(prepared, "train")
+        PreparedTask(prepared).rows("train")
     path.write_bytes((prepared / "validation.parquet").read_bytes())
     with pytest.raises(TaskError, match=r"train\.parquet: has 2 rows, the card says 3"):
-        load_split(prepared, "train")
+        PreparedTask(prepared).rows("train")
     path.unlink()
     with pytest.raises(TaskError, match=r"train\.parquet: the file is missing"):
         read_card(prepared)
@@ -366,7 +375,7 @@ def test_a_damaged_card(prepared: Path, text: str, message: str) -> None:
 
 def test_a_task_that_is_not_prepared(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"nowhere: no card\.json, so this task is not prepared"):
-        load_split(tmp_path / "nowhere", "train")
+        PreparedTask(tmp_path / "nowhere").rows("train")
 
 
 def text_preprocessor() -> Any:
@@ -379,11 +388,11 @@ def text_preprocessor() -> Any:
 
 def test_encoded_texts(prepared: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    encoded = encode_split(prepared, "train", text_preprocessor())
+    encoded = encode_split(PreparedTask(prepared), "train", text_preprocessor())
     assert len(encoded) == 3
     assert encoded.ids.tolist() == [0, 1, 2]
     assert encoded.row_hashes.dtype == np.uint64
-    assert encoded.row_hashes.tolist() == load_split(prepared, "train")["row_hash"].to_pylist()
+    assert encoded.row_hashes.tolist() == PreparedTask(prepared).rows("train")["row_hash"].to_pylist()
     assert encoded.labels.tolist() == [1, 0, 1]
     assert encoded.labels.dtype == np.int64
     assert encoded.input_ids is not None
@@ -396,7 +405,7 @@ def test_truncation_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO)
     columns = {"text": ["good " * 9, "bad"], "label": [0, 1]}
     prepare_task(text_task(save(tmp_path, columns, columns), max_length=4), tmp_path / "out", "long")
-    encoded = encode_split(tmp_path / "out", "train", text_preprocessor())
+    encoded = encode_split(PreparedTask(tmp_path / "out"), "train", text_preprocessor())
     assert encoded.input_ids is not None
     assert [len(row) for row in encoded.input_ids] == [4, 3]
     assert "task long, train: 1 of 2 texts are longer than max_length 4 and were cut" in caplog.text
@@ -406,7 +415,7 @@ def test_encoded_images(pictures: Path) -> None:
     preprocessor = SimpleNamespace(
         kind="image", tokenizer=None, size=4, channels=3, mean=[0.5] * 3, std=[0.5] * 3
     )
-    encoded = encode_split(pictures, "train", preprocessor)
+    encoded = encode_split(PreparedTask(pictures), "train", preprocessor)
     assert encoded.images is not None
     assert encoded.images.pixels.shape == (2, 3, 4, 4)
     assert encoded.images.pixels.dtype == np.uint8
@@ -416,7 +425,7 @@ def test_encoded_images(pictures: Path) -> None:
 
 def test_the_wrong_kind_of_model(pictures: Path) -> None:
     with pytest.raises(TaskError, match="task 'pictures' has images, but the model takes texts"):
-        encode_split(pictures, "train", text_preprocessor())
+        encode_split(PreparedTask(pictures), "train", text_preprocessor())
 
 
 def test_card_fields_are_fixed(prepared: Path) -> None:

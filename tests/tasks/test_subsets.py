@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from kdcache.errors import TaskError
 from kdcache.study import Task
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.tasks.subsets import stratified, taken
 
 classes = st.lists(st.integers(0, 4), min_size=1, max_size=80)
@@ -74,7 +74,7 @@ def test_a_prepared_part_of_a_task(tmp_path: Path) -> None:
     card = prepare_task(write_task(tmp_path, 12), tmp_path / "task")
     assert card.rows == {"train": 12, "validation": 40}
     assert card.dropped == {"not drawn (train_size: 12)": 28}
-    table = load_split(tmp_path / "task", "train")
+    table = PreparedTask(tmp_path / "task").rows("train")
     assert table["id"].to_pylist() == list(range(12))
     for text, label in zip(table["text"].to_pylist(), table["label"].to_pylist(), strict=True):
         assert text.endswith(card.label_names[label])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcache.study import Task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from tools import learning_rates
 
 
@@ -23,7 +23,7 @@ def test_the_held_out_rows_are_train_rows(tmp_path: Path) -> None:
     files = {split: str(tmp_path / f"{split}.parquet") for split in ("train", "validation")}
     task = Task(source={"files": files}, text=["text"], metrics=["accuracy"], max_length=8)  # type: ignore[arg-type]
     learning_rates._prepare(task, tmp_path / "out", "mine", rows=40)
-    kept, held = (load_split(tmp_path / "out" / "task", split) for split in ("train", "validation"))
+    kept, held = (PreparedTask(tmp_path / "out" / "task").rows(split) for split in ("train", "validation"))
     assert (kept.num_rows, held.num_rows) == (32, 8)
     texts = kept["text"].to_pylist() + held["text"].to_pylist()
     assert len(set(texts)) == 40

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState, PartialState
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import TrialError
 from kdcache.modelling.batches import epoch_batches
 from kdcache.modelling.building import build_model
@@ -46,7 +47,9 @@ def still_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(model: Student, seed: int = 0, **task: Any) -> Any:
-    return build_model(model, card(**task), seed, load_preprocessor(model, card(**task)))
+    return build_model(
+        find_checkpoint(model), card(**task), seed, load_preprocessor(find_checkpoint(model), card(**task))
+    )
 
 
 def train(model: Student, split: EncodedSplit, method: Regularizer | None = None, seed: int = 0) -> Any:
@@ -212,9 +215,9 @@ def test_every_family_learns_its_rows_by_heart(tmp_path: Path, family: str) -> N
     modality = "text" if family in TEXT_FAMILIES else "image"
     folder = tiny.save_checkpoint(tmp_path, family, **tiny.STILL[family])
     params = student(folder, epochs=25, batch_size=3, learning_rate=1e-2)
-    preprocessor = load_preprocessor(params, card(modality=modality))
+    preprocessor = load_preprocessor(find_checkpoint(params), card(modality=modality))
     split = tiny.text_split(preprocessor.tokenizer) if modality == "text" else tiny.image_split()
-    model = build_model(params, card(modality=modality), 0, preprocessor)
+    model = build_model(find_checkpoint(params), card(modality=modality), 0, preprocessor)
     trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
     assert run.losses[-1] < 0.5 * run.losses[0]
     logits = predict(trained, split, 3)
@@ -467,7 +470,7 @@ from tests.training.test_loop import LENGTHS
 from tests.tiny_models import card, random_split, student
 
 params = student(sys.argv[1])
-model = build_model(params, card(), 0, load_preprocessor(params, card()))
+model = build_model(find_checkpoint(params), card(), 0, load_preprocessor(find_checkpoint(params), card()))
 split = random_split(LENGTHS)
 trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
 logits = predict(trained, split, 4)

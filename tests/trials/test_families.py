@@ -20,6 +20,7 @@ import transformers
 from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
 from kdcache.logits import LogitCache
 from kdcache.modelling.building import build_model
@@ -27,12 +28,12 @@ from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.study import Regularizer, Student, Task, Teacher
 from kdcache.tasks.card import read_card
 from kdcache.tasks.prepare import prepare_task
-from kdcache.tasks.prepared import load_split
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.run import run_trial
-from kdcache.trials.teach import cache_logits, teach
 from tests import tiny_models as tiny
+from tests.doing import cache_logits, teach, trial_plan
 
 WORDS = sorted({word for text in tiny.TEXTS for word in text.split()})
 LETTERS = sorted({letter for word in WORDS for letter in word})
@@ -212,12 +213,12 @@ def alone(folder: Path, task: Path, split: str) -> torch.Tensor:
 def texts_alone(folder: Path, task: Path, split: str) -> Iterator[dict[str, Any]]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     between = "" if tokenizer.sep_token else tokenizer.eos_token
-    for row in load_split(task, split).to_pylist():
+    for row in PreparedTask(task).rows(split).to_pylist():
         yield tokenizer(row["text"], between + row["text_pair"], return_tensors="pt")
 
 
 def images_alone(task: Path, split: str) -> Iterator[dict[str, Any]]:
-    for row in load_split(task, split).to_pylist():
+    for row in PreparedTask(task).rows(split).to_pylist():
         pixels = np.asarray(Image.open(io.BytesIO(row["image"])), dtype=np.float32)
         yield {"pixel_values": torch.from_numpy(pixels / 255 * 2 - 1).permute(2, 0, 1)[None]}
 
@@ -255,7 +256,7 @@ DISTIL_ALL = Regularizer(soft_labels="teacher", alpha=1.0, temperature=2.0)
 def trial(
     root: Path, task: Path, checkpoint: Path, name: str, method: Regularizer, source: Path | None
 ) -> TrialPlan:
-    return TrialPlan(
+    return trial_plan(
         folder=root / name,
         identity=name,
         task="toy",
@@ -286,7 +287,7 @@ def with_tokenizer_in_python(folder: Path, name: str) -> Path:
 
 def test_a_tokenizer_in_python(tmp_path: Path, tasks: dict[str, Path]) -> None:
     folder = with_tokenizer_in_python(tmp_path / "hub", "PhobertTokenizer")
-    tokenizer = load_preprocessor(tiny.student(folder), tiny.card()).tokenizer
+    tokenizer = load_preprocessor(find_checkpoint(tiny.student(folder)), tiny.card()).tokenizer
     assert not tokenizer.is_fast
     assert tokenizer.tokenize("the cat sat") == ["the", "cat", "s@@", "at"]
     go_through(tmp_path, folder, tasks["text"])
@@ -308,7 +309,7 @@ def test_a_tokenizer_that_is_not_saved_as_it_was(tmp_path: Path, tasks: dict[str
 def test_the_files_of_former_slow_tokenizers(tmp_path: Path, name: str) -> None:
     """Old repositories have no tokenizer.json, but a vocabulary [and merges] that say the same."""
     model = tiny.student(save_checkpoint(tmp_path, name))
-    expected = load_preprocessor(model, tiny.card()).tokenizer("the cat sat", "a bird")
+    expected = load_preprocessor(find_checkpoint(model), tiny.card()).tokenizer("the cat sat", "a bird")
     content = json.loads((tmp_path / "tokenizer.json").read_text())["model"]
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / file).unlink()
@@ -317,7 +318,9 @@ def test_the_files_of_former_slow_tokenizers(tmp_path: Path, name: str) -> None:
     else:
         (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
         (tmp_path / "merges.txt").write_text("\n".join(map(" ".join, content["merges"])))
-    assert load_preprocessor(model, tiny.card()).tokenizer("the cat sat", "a bird") == expected
+    assert (
+        load_preprocessor(find_checkpoint(model), tiny.card()).tokenizer("the cat sat", "a bird") == expected
+    )
 
 
 @pytest.mark.parametrize(("name", "file"), [("albert", "spiece.model"), ("deberta-v2", "spm.model")])
@@ -326,7 +329,7 @@ def test_sentencepiece_files_alone(tmp_path: Path, name: str, file: str) -> None
     model = tiny.student(save_checkpoint(tmp_path, name))
     (tmp_path / "tokenizer.json").rename(tmp_path / file)
     with pytest.raises(ModelError, match=rf"{file} is SentencePiece's; `pip install sentencepiece protobuf`"):
-        load_preprocessor(model, tiny.card())
+        load_preprocessor(find_checkpoint(model), tiny.card())
 
 
 @pytest.mark.parametrize(
@@ -351,12 +354,12 @@ def test_segments_are_the_models(
     model = tiny.student(save_checkpoint(tmp_path, name, **settings))
     if classes == "BertTokenizer":
         word_pieces(classes).save_pretrained(tmp_path)
-    preprocessor = load_preprocessor(model, tiny.card())
+    preprocessor = load_preprocessor(find_checkpoint(model), tiny.card())
     inputs = preprocessor.tokenizer("a cat", "the dog", return_tensors="pt")
     assert ("token_type_ids" in inputs) == segments
     if segments:
         assert inputs["token_type_ids"].tolist() == [[0, 0, 0, 0, 1, 1, 1]]
-    build_model(model, tiny.card(), 0, preprocessor)(**inputs)
+    build_model(find_checkpoint(model), tiny.card(), 0, preprocessor)(**inputs)
 
 
 # ---- heads ----
@@ -397,7 +400,9 @@ def built(folder: Path, **changes: Any) -> Any:
     modality: Any = "text" if (folder / "tokenizer.json").exists() else "image"
     task = tiny.card(modality=modality)
     model = tiny.student(folder, **changes)
-    return build_model(model, task, 0, load_preprocessor(model, task)).eval()
+    return build_model(
+        find_checkpoint(model), task, 0, load_preprocessor(find_checkpoint(model), task)
+    ).eval()
 
 
 # ---- layers ----

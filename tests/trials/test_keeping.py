@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import TrialError
 from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.study import Regularizer, Student, Teacher
@@ -19,20 +20,19 @@ from kdcache.system.locks import exclusive
 from kdcache.tasks.card import TaskCard, Unlabelled
 from kdcache.trials import code
 from kdcache.trials.identity import (
+    learned_from,
     logit_fingerprints,
     teacher_caches,
-    training_identity,
 )
 from kdcache.trials.keeping import (
     mark_inapplicable,
-    reconcile,
     teacher_files,
-    trained_teacher,
-    why_cache,
     why_teach,
 )
-from kdcache.trials.layout import learned_from, trial_folder
+from kdcache.trials.layout import trial_folder
+from kdcache.trials.plan import trained_teacher
 from kdcache.trials.result import TrialResult, read_result, write_result
+from tests.doing import missing_seeds, training_identity, why_no_cache
 
 RECIPE = {"learning_rate": 0.001, "epochs": 1, "batch_size": 8}
 
@@ -192,7 +192,7 @@ def test_a_damaged_result_is_an_error_that_names_the_file(tmp_path: Path, text: 
 def test_finished_trials_stay_and_missing_seeds_are_named_in_order(tmp_path: Path) -> None:
     kept = finish(tmp_path, 1, "one")
     before = (kept / "result.json").stat().st_mtime_ns
-    assert reconcile(tmp_path, {2: "two", 1: "one", 0: "zero"}) == [2, 0]
+    assert missing_seeds(tmp_path, {2: "two", 1: "one", 0: "zero"}) == [2, 0]
     assert (kept / "result.json").stat().st_mtime_ns == before
 
 
@@ -206,7 +206,7 @@ def test_everything_else_is_deleted(tmp_path: Path) -> None:
     (damaged / "result.json").write_text("{")
     (tmp_path / "stray.txt").write_text("")
     (tmp_path / "not-applicable.json").write_text("{}")
-    assert reconcile(tmp_path, {0: "new", 1: "one", 2: "two"}) == [0, 1, 2]
+    assert missing_seeds(tmp_path, {0: "new", 1: "one", 2: "two"}) == [0, 1, 2]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -219,13 +219,13 @@ def test_a_trial_with_damaged_logits_is_done_again(tmp_path: Path) -> None:
     flipped[10] ^= 1
     shards[1].write_bytes(flipped)
     (tmp_path / "seed-2" / "logits" / "manifest.json").unlink()
-    assert reconcile(tmp_path, dict.fromkeys(range(4), "same")) == [0, 1, 2]
+    assert missing_seeds(tmp_path, dict.fromkeys(range(4), "same")) == [0, 1, 2]
 
 
 def test_a_new_baseline_needs_train_logits_and_is_done_again_without(tmp_path: Path) -> None:
     finish(tmp_path, 0, "same")
     finish(tmp_path, 1, "same", "train", "validation")
-    assert reconcile(tmp_path, {0: "same", 1: "same"}, ("train", "validation")) == [0]
+    assert missing_seeds(tmp_path, {0: "same", 1: "same"}, ("train", "validation")) == [0]
 
 
 def test_a_configuration_that_does_not_apply_leaves_only_a_note(tmp_path: Path) -> None:
@@ -260,15 +260,15 @@ def test_a_teacher_is_kept_only_whole_and_with_the_wanted_identity(tmp_path: Pat
 
 def test_logits_are_kept_only_whole_and_from_the_same_teacher(tmp_path: Path) -> None:
     teacher, folder = put_teacher(tmp_path / "teacher"), tmp_path / "cache"
-    assert why_cache(folder, {".": PRINTS}, teacher) == "there are none yet"
+    assert why_no_cache(folder, {".": PRINTS}, teacher) == "there are none yet"
     put_logits(folder, "train", "validation")
     (folder / "teacher.json").write_bytes((teacher / "teacher.json").read_bytes())
-    assert why_cache(folder, {".": PRINTS}, teacher) is None
+    assert why_no_cache(folder, {".": PRINTS}, teacher) is None
     other = PRINTS.model_copy(update={"weights": "others"})
-    assert "another weights" in str(why_cache(folder, {".": other}, teacher))
+    assert "another weights" in str(why_no_cache(folder, {".": other}, teacher))
     shard = folder / "train" / "part-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert "truncated" in str(why_cache(folder, {".": PRINTS}, teacher))
+    assert "truncated" in str(why_no_cache(folder, {".": PRINTS}, teacher))
 
 
 def test_every_cache_of_a_teacher_is_asked_for_and_no_other(tmp_path: Path) -> None:
@@ -276,12 +276,12 @@ def test_every_cache_of_a_teacher_is_asked_for_and_no_other(tmp_path: Path) -> N
     put_logits(folder, "train", "validation")
     (folder / "teacher.json").write_bytes((teacher / "teacher.json").read_bytes())
     wanted = {".": PRINTS, "unlabelled": PRINTS}
-    assert "unlabelled" in str(why_cache(folder, wanted, teacher))
+    assert "unlabelled" in str(why_no_cache(folder, wanted, teacher))
     put_logits(folder / "unlabelled", "unlabelled")
-    assert why_cache(folder, wanted, teacher) is None
+    assert why_no_cache(folder, wanted, teacher) is None
     other = PRINTS.model_copy(update={"data": "more"})
-    assert "another data" in str(why_cache(folder, {**wanted, "unlabelled": other}, teacher))
-    assert why_cache(folder, {".": PRINTS}, teacher) == "unlabelled is no longer asked for"
+    assert "another data" in str(why_no_cache(folder, {**wanted, "unlabelled": other}, teacher))
+    assert why_no_cache(folder, {".": PRINTS}, teacher) == "unlabelled is no longer asked for"
 
 
 def test_unlabelled_rows_count_for_what_learns_from_them_alone(checkpoint: Path) -> None:
@@ -293,8 +293,8 @@ def test_unlabelled_rows_count_for_what_learns_from_them_alone(checkpoint: Path)
         assert training_identity(more, student(checkpoint), method, 0, "a") == training_identity(
             plain, student(checkpoint), method, 0, "a"
         )
-    caches = teacher_caches(more, student(checkpoint), "w")
-    assert caches["."] == logit_fingerprints(plain, student(checkpoint), "w")
+    caches = teacher_caches(more, find_checkpoint(student(checkpoint)), "w")
+    assert caches["."] == logit_fingerprints(plain, find_checkpoint(student(checkpoint)), "w")
     assert (caches["unlabelled"].data, list(caches)) == ("u" * 64, [".", "unlabelled"])
     folders = [Path("big"), Path("huge")]
     assert learned_from(folders, kd) == folders

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import Column
+from kdcache.hashing.content import Column
 from kdcache.logits.format import (
     Augmentation,
-    Cost,
 )
 from kdcache.logits.predicting.views import Augmenter, fetched
-from kdcache.system import processes
 
 
 class Predictor:
@@ -30,12 +27,13 @@ class Predictor:
         collate: Callable[[list[Any]], Any],
         batch_size: int,
         device: Any,
-        views: _Views | None,
+        views: Views | None,
     ) -> None:
         if batch_size < 1:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
         self.path, self.model, self.collate = path, model, collate
         self.batch_size, self.device, self.views = batch_size, device, views
+        self.classes: int | None = None  # K, once the model has said so
 
     def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
         """The rows at these positions as the model gets them: one batch, or one for each view."""
@@ -58,7 +56,33 @@ class Predictor:
             batch = send_to_device(batch, self.device)
         with torch.inference_mode():
             output = self.model(**batch) if isinstance(batch, Mapping) else self.model(batch)
-        return getattr(output, "logits", output)
+        return self._logits_in(output)
+
+    def _logits_in(self, output: Any) -> Any:
+        """The logits [b, K] in what the model returned.
+
+        Raises:
+            CacheError: it returned no array of two dimensions, nor an object that has one as `.logits`.
+        """
+        logits = (
+            output["logits"]
+            if type(output) is dict and "logits" in output
+            else getattr(output, "logits", output)
+        )
+        shape = getattr(logits, "shape", None)
+        if shape is None or len(shape) != 2:
+            what = f"{type(logits).__name__} {list(shape)}" if shape is not None else type(logits).__name__
+            raise CacheError(
+                f"{self.path}: expected logits [rows, classes] from the model, found {what}; wrap it in a function "
+                "that returns them, or an object with them as `.logits`"
+            )
+        if logits.shape[1] != (self.classes or logits.shape[1]):
+            raise CacheError(
+                f"{self.path}: the model gave {self.classes} classes at first, then {logits.shape[1]}; all rows need "
+                "the same classes"
+            )
+        self.classes = int(logits.shape[1])
+        return logits
 
     def logits(self, dataset: Any, positions: np.ndarray, lengths: np.ndarray | None) -> np.ndarray:
         """Logits [n, K] or [n, V, K] of the rows at `positions`, in that order."""
@@ -87,31 +111,12 @@ class Predictor:
                 if self.views:
                     self.views.check_replay(self.path, fetched(rows, [0])[0])
                 batch = next(self.batches(rows, np.arange(min(self.batch_size, len(rows)))))
-                logits = _concatenated([self(batch)])
-                if logits.ndim != 2:
-                    raise CacheError(
-                        f"{self.path}: expected logits [rows, classes] from the model, found {list(logits.shape)}"
-                    )
-                return FirstBatch(logits.shape[1], batch)
+                return FirstBatch(self(batch).shape[1], batch)
         raise CacheError(f"{self.path}: the data set has no rows")
-
-    def cost(self, rows: int, seconds: float, run: str) -> Cost:
-        import torch
-
-        from kdcache.system.devices import device_name, peak_memory_mb
-
-        device = torch.device(self.device or "cpu")
-        return Cost(
-            seconds=seconds,
-            rows_per_second=rows / seconds,
-            device=device_name(device),
-            peak_memory_mb=peak_memory_mb(device),
-            run=run,
-        )
 
 
 @dataclass(frozen=True)
-class _Views:
+class Views:
     """How many views each row has, and how they are made."""
 
     count: int
@@ -124,14 +129,14 @@ class _Views:
             raise CacheError(f"{path}: {error}") from None
 
 
-def checked_views_option(
+def view_maker(
     path: Path,
     augment: Callable[[Any], Any] | None,
     column: Column | None,
     augmentation: Augmentation | None,
-) -> _Views | None:
+) -> Views | None:
     if augment is not None and augmentation is not None:
-        return _Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
+        return Views(augmentation.views, Augmenter(augment, column, augmentation.seed))
     if augment is None and augmentation is None and column is None:
         return None
     raise CacheError(
@@ -165,23 +170,3 @@ def default_collate(label: str | None) -> Callable[[list[Any]], Any]:
         return default_collate([row[0] if isinstance(row, tuple | list) else row for row in rows])
 
     return collate
-
-
-@contextmanager
-def evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        yield device
-        return
-    if device is None and processes.count() > 1:
-        device = processes.device()
-    if device is None:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.to(device).eval()
-    try:
-        yield device
-    finally:
-        model.train(was_training)

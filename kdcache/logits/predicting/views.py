@@ -23,7 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import Column, hash_row
+from kdcache.hashing.content import Column
+from kdcache.hashing.rows import hash_row
 
 In = TypeVar("In")
 Out = TypeVar("Out")

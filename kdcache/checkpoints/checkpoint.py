@@ -1,0 +1,99 @@
+"""A model's checkpoint, found once and handed on: its folder, what it starts from, what it holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from kdcache.checkpoints import fingerprints, hub
+from kdcache.errors import ModelError
+from kdcache.hashing import fingerprint
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder that transformers reads, and how a model starts from it. Weights are hashed at most once.
+
+    Args:
+        folder: on this machine.
+        init: `scratch` takes its configuration only.
+        layers: keep so many of its first layers; None keeps all.
+        downloaded: whether the folder is in the hub's cache, which calls it by its commit.
+    """
+
+    folder: Path
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    layers: int | None = None
+    downloaded: bool = False
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, which names the model's type."""
+        return read_config(self.folder)
+
+    @property
+    def family(self) -> str:
+        """The architecture's name in transformers (`bert`, `roberta`, `gpt2`, `vit`, `resnet`, ...)."""
+        return str(self.config["model_type"])
+
+    @property
+    def commit(self) -> str | None:
+        """The commit that a hub revision stood for when it was downloaded; None for a local folder."""
+        return self.folder.name if self.downloaded and hub.COMMIT.fullmatch(self.folder.name) else None
+
+    @cached_property
+    def weights(self) -> str:
+        """Fingerprint of config and weights, or of the config alone when it starts from scratch."""
+        return (fingerprints.of_weights if self.init == "pretrained" else fingerprints.of_config)(self.folder)
+
+    @property
+    def weights_fingerprint(self) -> str:
+        """What the model starts from, and how."""
+        return fingerprint.of_json({"init": self.init, "layers": self.layers, "start": self.weights})
+
+    def preprocessing_fingerprint(self, max_length: int | None) -> str:
+        """What turns a row into the model's input: tokenizer or image settings, and the length limit.
+
+        Args:
+            max_length: the task's limit in tokens; None for images, where config.json alone may say enough.
+        """
+        bare = not any((self.folder / name).is_file() for name in fingerprints.TOKENIZER_FILES)
+        files = None if bare and max_length is None else fingerprints.of_tokenizer(self.folder)
+        return fingerprint.of_json({"files": files, "max_length": max_length})
+
+    def start_fingerprint(self, max_length: int | None) -> str:
+        """What a model starts from and how it reads its rows, by content: a branch of the hub may have moved."""
+        return fingerprint.of_json([self.weights_fingerprint, self.preprocessing_fingerprint(max_length)])
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """A checkpoint's config.json; a ModelError names what is wrong with it."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"{folder}: no config.json, so this is not a model; expected a transformers folder")
+    config = read_settings(path)
+    if "model_type" not in config:
+        raise ModelError(f"{path}: expected an object with model_type (bert, gpt2, vit, ...)")
+    return config
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """One of a checkpoint's JSON files; empty when it is not there.
+
+    Raises:
+        ModelError: the file cannot be read, or is no JSON object.
+    """
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON ({error}); fetch the checkpoint again") from None
+    if not isinstance(settings, dict):
+        raise ModelError(f"{path}: expected a JSON object, found {type(settings).__name__}")
+    return settings

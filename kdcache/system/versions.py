@@ -1,0 +1,26 @@
+"""Which versions of libraries are installed."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+
+LEARNING = ("torch", "transformers", "accelerate", "numpy")  # what a trained model depends on
+
+
+def installed(names: Iterable[str] = LEARNING) -> dict[str, str]:
+    """The version of each library that is there; `python` is Python's own."""
+    versions = {name: _version(name) for name in names}
+    return {name: found for name, found in versions.items() if found is not None}
+
+
+@functools.cache  # each look-up parses a package's whole metadata, README and all
+def _version(name: str) -> str | None:
+    if name == "python":
+        return platform.python_version()
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,88 @@
+"""Train one model by one method: the rows and soft logits it learns from, its start, its loss, the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdcache.errors import CacheError
+from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN, UNLABELLED, VIEWS
+from kdcache.modelling.augmentation import recorded
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedSplit
+from kdcache.modelling.inputs import Inputs
+from kdcache.study import Model, Regularizer
+from kdcache.tasks.card import TaskCard
+from kdcache.training.loop import Training, fine_tune
+from kdcache.training.regularizers import make_loss
+
+Logits = npt.NDArray[np.float32]
+
+
+def learn(
+    inputs: Inputs, model: Model, method: Regularizer, seed: int, soft_labels: Sequence[Path] = ()
+) -> tuple[torch.nn.Module, Training]:
+    """Train a model on a task by a method; everything random is drawn from the seed.
+
+    Args:
+        inputs: the task as the model takes it.
+        soft_labels: folders of logits to learn from, see `kdcache.logits.places`; their mean when there are several.
+
+    Raises:
+        KdcacheError: the logits are of other rows, the model does not fit the task, or the loss became infinite or NaN.
+    """
+    rows, soft_logits = learned_rows(inputs, method, soft_labels)
+    network = build_model(inputs.checkpoint, inputs.card, seed, inputs.preprocessor)
+    loss = make_loss(method, inputs.card.classes, inputs.card.regression)
+    return fine_tune(network, rows, loss, model, seed, soft_logits)
+
+
+def learned_rows(
+    inputs: Inputs, method: Regularizer, soft_labels: Sequence[Path]
+) -> tuple[EncodedSplit, Logits | None]:
+    """The rows that are trained on and their soft logits: train, then the unlabelled rows if the method uses them."""
+    train = inputs.training_rows()
+    if not soft_labels:
+        return train, None
+    soft = mean_logits(soft_labels, inputs.card, "train", train)
+    if method.unlabelled == "ignore":
+        return train, soft
+    more = inputs.training_rows(UNLABELLED)
+    both = np.concatenate([soft, mean_logits(soft_labels, inputs.card, UNLABELLED, more)])
+    return train.with_unlabelled(more), both
+
+
+def mean_logits(folders: Sequence[Path], card: TaskCard, split: str, rows: EncodedSplit) -> Logits:
+    """The cached raw logits [N, K] to learn from, in the order of the split's rows; every row is checked.
+
+    Of a task with `augment` those of each view, [N, V, K]. Of several teachers it is the mean of their logits, as
+    `kdcache.logits.ensemble` makes by default: unlike the mean of probabilities it is one for every temperature, for
+    logit matching and for a regression.
+    """
+    logits = [_cached_logits(folder, card, split, rows) for folder in folders]
+    return np.asarray(np.mean(logits, axis=0, dtype=np.float64), dtype=np.float32)
+
+
+def _cached_logits(folder: Path, card: TaskCard, split: str, rows: EncodedSplit) -> Logits:
+    place, data = PLAIN if card.augment is None else VIEWS, card.fingerprint
+    if split == UNLABELLED and card.unlabelled is not None:
+        place, data = UNLABELLED, card.unlabelled.fingerprint
+    cache = LogitCache(folder / place)
+    cached = cache.manifest.fingerprints.data
+    if cached != data:
+        raise CacheError(
+            f"{cache.path}: its logits are of other data: the task {card.name!r} has fingerprint {data}, "
+            f"the cache {cached}; cache the logits again"
+        )
+    views = None if card.augment is None else recorded(card.augment)
+    if cache.manifest.augmentation != views:
+        raise CacheError(
+            f"{cache.path}: its logits are of other views: expected {views}, found {cache.manifest.augmentation}; "
+            "cache the logits again"
+        )
+    return cache.logits(split, rows.ids, rows.row_hashes)

@@ -1,0 +1,202 @@
+"""Prove that a refactoring changed no result, and give finished results the identity of the code as it is now.
+
+A sample of the finished teachers, caches and trials is run again in a temporary folder. Only when every loss and every
+logit comes out the same, bit for bit, are all results stamped with the new identity. Nothing but the code may differ:
+other data, weights, parameters or library versions are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kdcache.errors import TrialError
+from kdcache.logits import LogitCache
+from kdcache.study import Study
+from kdcache.system.files import read_json
+from kdcache.system.locks import exclusive
+from kdcache.system.versions import installed
+from kdcache.trials.identity import Parts
+from kdcache.trials.layout import TEACHER, Layout
+from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
+from kdcache.trials.result import read_result
+from kdcache.trials.same import RunAll, check_same
+from kdcache.trials.stamp import stamp_cache, stamp_teacher, stamp_trial
+from kdcache.trials.store import Store
+
+log = logging.getLogger(__name__)
+
+CODE = ("code", "function")  # the parts of an identity that may differ
+P = TypeVar("P", TeacherPlan, TrialPlan)
+
+
+@dataclass(frozen=True)
+class Adoption:
+    """What `adopt` did: how many trainings were run again, and what has a new identity."""
+
+    checked: int
+    teachers: int
+    caches: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """What is there of a study and was made by other code."""
+
+    teachers: list[TeacherPlan]
+    caches: list[CachePlan]
+    trials: list[TrialPlan]
+
+    @property
+    def trainings(self) -> int:
+        return len(self.teachers) + len(self.trials)
+
+
+def adopt(
+    study: Study, layout: Layout, run: RunAll, sample: int = 8, seed: int = 0, store: Store | None = None
+) -> Adoption:
+    """Stamp a study's finished results with the identity of the code as it is now, if it computes the same.
+
+    Args:
+        run: runs trials, as `kdcache.engine.run_trials` does.
+        sample: how many trials are run again at least; of every task, model family and method there is one among
+            them, and a teacher of every task and family, with its logits.
+        seed: which trials are drawn.
+        store: gets the trials under their new identities.
+
+    Raises:
+        TrialError: something but the code differs, or a value does (the first one is named); nothing is stamped.
+    """
+    with ExitStack() as held:
+        for folder in _output_folders(study, layout):
+            held.enter_context(exclusive(folder))
+        finished = _by_other_code(Planner(study, layout))
+        drawn = random.Random(seed)
+        teachers = _sample(finished.teachers, _teacher_kinds, 0, drawn)
+        trials = _sample(finished.trials, _trial_kinds, sample, drawn)
+        taught = {(plan.task, plan.teacher) for plan in teachers}
+        caches = [plan for plan in finished.caches if (plan.task, plan.teacher) in taught]
+        if not teachers:
+            caches = finished.caches[:1]
+        check_same(teachers, caches, trials, run)
+        checked = len(teachers) + len(trials)
+        _stamp(finished, checked, store)
+    return Adoption(checked, len(finished.teachers), len(finished.caches), len(finished.trials))
+
+
+def _output_folders(study: Study, layout: Layout) -> Iterable[Path]:
+    for task, teacher in study.taught():
+        yield layout.teacher(task, teacher)
+        yield layout.cache(task, teacher)
+    for configuration in study.configurations():
+        yield layout.configuration(*configuration)
+
+
+# ---- what is there ----
+
+
+def _by_other_code(planner: Planner) -> _Finished:
+    """The finished results whose identity differs in the code.
+
+    Raises:
+        TrialError: one differs in anything else.
+    """
+    study, layout = planner.study, planner.layout
+    teachers, caches = [], []
+    for task, name in study.taught():
+        if (layout.teacher(task, name) / TEACHER).is_file():
+            plan = planner.teacher(task, name)
+            if _differs_in_code(plan.name, read_json(plan.folder / TEACHER), plan.parts, plan.folder):
+                teachers.append(plan)
+            cache = planner.cache(task, name)
+            if cache.folder.is_dir() and _cached_by_other_code(cache):
+                caches.append(cache)
+    trials = [plan for plan in planner.all_trials() if _run_by_other_code(plan)]
+    return _Finished(teachers, caches, trials)
+
+
+def _run_by_other_code(plan: TrialPlan) -> bool:
+    result = read_result(plan.folder)
+    return result is not None and _differs_in_code(plan.name, result.model_dump(), plan.parts, plan.folder)
+
+
+def _differs_in_code(name: str, kept: Mapping[str, Any], planned: Parts, folder: Path) -> bool:
+    parts = kept.get("parts")
+    if not parts:
+        raise TrialError(
+            f"{folder}: {name} was made by kdcache 0.1, which did not say what its identity is made of; run it again"
+        )
+    different = [key for key in planned if parts.get(key) != planned[key]]
+    others = [key for key in different if key not in CODE]
+    if others:
+        facts = "; ".join(f"{key}: kept {parts.get(key)!s:.80}, now {planned[key]!s:.80}" for key in others)
+        raise TrialError(
+            f"{folder}: more than the code of {name} differs ({facts}); `dvc repro` runs it again"
+        )
+    if different and kept.get("versions") != installed():
+        raise TrialError(
+            f"{folder}: only the code may differ, but {name} was made with {kept.get('versions')}, and {installed()} "
+            "are installed"
+        )
+    return bool(different)
+
+
+def _cached_by_other_code(plan: CachePlan) -> bool:
+    different = False
+    for place, prints in plan.caches.items():
+        kept = LogitCache(plan.folder / place).manifest.fingerprints
+        others = {name for name, value in prints.model_dump().items() if getattr(kept, name) != value}
+        if others - {"code"}:
+            raise TrialError(
+                f"{plan.folder / place}: more than the code of these logits differs: {', '.join(sorted(others))}; "
+                "`dvc repro` computes them again"
+            )
+        different = different or bool(others)
+    return different
+
+
+# ---- the sample ----
+
+
+def _teacher_kinds(plan: TeacherPlan) -> set[tuple[str, str]]:
+    family = str(read_json(plan.folder / TEACHER).get("family"))
+    return {("task", plan.task), ("family", family)}
+
+
+def _trial_kinds(plan: TrialPlan) -> set[tuple[str, str]]:
+    result = read_result(plan.folder)
+    assert result is not None  # only finished trials are asked for
+    return {("task", plan.task), ("family", result.family), ("method", plan.regularizer)}
+
+
+def _sample(
+    plans: Sequence[P], kinds: Callable[[P], set[tuple[str, str]]], least: int, drawn: random.Random
+) -> list[P]:
+    """Plans in random order until every kind is among them, and then as many more as are asked for."""
+    order = drawn.sample(list(plans), len(plans))
+    seen: set[tuple[str, str]] = set()
+    chosen: list[P] = []
+    rest: list[P] = []
+    for plan in order:
+        group = chosen if kinds(plan) - seen else rest
+        group.append(plan)
+        seen |= kinds(plan)
+    return chosen + rest[: max(0, least - len(chosen))]
+
+
+def _stamp(finished: _Finished, checked: int, store: Store | None) -> None:
+    """Each result gets its new identity in one step; who is interrupted runs `adopt` again."""
+    for teacher in finished.teachers:
+        stamp_teacher(teacher, checked, finished.trainings)
+    for cache in finished.caches:
+        stamp_cache(cache)
+    for trial in finished.trials:
+        stamp_trial(trial, checked, finished.trainings)
+        if store is not None:
+            store.put("trials", trial.identity, trial.folder)

@@ -1,0 +1,101 @@
+"""Run finished trainings again, and compare bit for bit what comes out with what was kept."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kdcache.checkpoints.fingerprints import of_weights
+from kdcache.errors import TrialError
+from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.system.files import read_json
+from kdcache.trials.layout import LOGITS, TEACHER
+from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
+from kdcache.trials.result import finished_result
+
+log = logging.getLogger(__name__)
+
+RunAll = Callable[[Sequence[TrialPlan]], None]
+
+
+def check_same(
+    teachers: Sequence[TeacherPlan], caches: Sequence[CachePlan], trials: Sequence[TrialPlan], run: RunAll
+) -> None:
+    """Run these again in a temporary folder, and compare every loss, weight and logit with those that are kept.
+
+    Raises:
+        TrialError: a value is another; the first one is named.
+    """
+    with tempfile.TemporaryDirectory(prefix="kdcache-adopt-") as name:
+        folder = Path(name)
+        if teachers or caches:
+            _check_teachers(folder, teachers, caches)
+        again = [replace(plan, folder=folder / f"trial-{place}") for place, plan in enumerate(trials)]
+        run(again)
+        for plan, other in zip(trials, again, strict=True):
+            check_losses(plan.name, finished_result(plan.folder).losses, finished_result(other.folder).losses)
+            for place in [PLAIN, *[VIEWS] * plan.keep_views]:
+                check_logits(plan.name, plan.folder / LOGITS / place, other.folder / LOGITS / place)
+
+
+def _check_teachers(folder: Path, teachers: Sequence[TeacherPlan], caches: Sequence[CachePlan]) -> None:
+    from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
+    from kdcache.trials.teach import teach
+
+    for place, plan in enumerate(teachers):
+        log.info("training %s again", plan.name)
+        again = replace(plan, folder=folder / f"teacher-{place}")
+        result = teach(again)
+        check_losses(plan.name, read_json(plan.folder / TEACHER)["losses"], result["losses"])
+        if of_weights(plan.folder) != of_weights(again.folder):
+            raise TrialError(f"{plan.name}: its weights come out differently; nothing is stamped")
+    for place, cache in enumerate(caches):
+        log.info("computing %s again", cache.name)
+        other = replace(cache, folder=folder / f"cache-{place}")
+        cache_logits(other)
+        for part in cache.caches:
+            check_logits(cache.name, cache.folder / part, other.folder / part)
+
+
+def check_losses(name: str, kept: Sequence[float], now: Sequence[float]) -> None:
+    if list(kept) == list(now):
+        return
+    pairs = zip(kept, now, strict=False)
+    epoch = next(
+        (index for index, (a, b) in enumerate(pairs, start=1) if a != b), min(len(kept), len(now)) + 1
+    )
+    raise TrialError(
+        f"{name}: the code computes something else: the loss of epoch {epoch} was {_at(kept, epoch)}, it is now "
+        f"{_at(now, epoch)}; nothing is stamped, `dvc repro` runs what depends on it"
+    )
+
+
+def _at(values: Sequence[float], epoch: int) -> str:
+    return repr(values[epoch - 1]) if epoch <= len(values) else "not there"
+
+
+def check_logits(name: str, kept: Path, now: Path) -> None:
+    """
+    Raises:
+        TrialError: names the first row and class whose logit is another.
+    """
+    before, after = LogitCache(kept), LogitCache(now)
+    if before.splits != after.splits:
+        raise TrialError(f"{name}: kept logits of {before.splits}, now {after.splits}; nothing is stamped")
+    for split in before.splits:
+        a, b = before.split(split), after.split(split)
+        if not np.array_equal(a.ids, b.ids) or not np.array_equal(a.row_hashes, b.row_hashes):
+            raise TrialError(f"{name}: its logits of {split} are of other rows now; nothing is stamped")
+        different = a.logits.view(np.uint32) != b.logits.view(np.uint32)
+        if different.any():
+            at = tuple(int(index) for index in np.argwhere(different)[0])
+            raise TrialError(
+                f"{name}: the code computes something else: {split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was "
+                f"{a.logits[at]!r}, it is now {b.logits[at]!r}; nothing is stamped"
+            )

@@ -1,0 +1,76 @@
+"""Give finished results the identity of the code as it is now."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.logits.restamp import restamped
+from kdcache.system.files import read_json, write_json
+from kdcache.trials import code
+from kdcache.trials.identity import Parts
+from kdcache.trials.layout import COST, LOGITS, TEACHER
+from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
+from kdcache.trials.result import Adopted, finished_result, write_result
+
+
+def stamp_teacher(plan: TeacherPlan, checked: int, of: int) -> None:
+    """Give a finished teacher its planned identity; the weights stay as they are.
+
+    Args:
+        checked, of: how many trainings of how many were run again and compared.
+    """
+    kept = read_json(plan.folder / TEACHER)
+    adopted = _adopted(kept["parts"], plan.parts, checked, of).model_dump(by_alias=True)
+    new = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
+    write_json(plan.folder / TEACHER, {**kept, **new})
+
+
+def stamp_cache(plan: CachePlan) -> None:
+    """Give a teacher's logits their planned fingerprints."""
+    _swap(plan.folder, partial(_write_cache, plan))
+
+
+def stamp_trial(plan: TrialPlan, checked: int, of: int) -> None:
+    """Give a finished trial its planned identity."""
+    _swap(plan.folder, partial(_write_trial, plan, checked, of))
+
+
+def _adopted(before: Parts, after: Parts, checked: int, of: int) -> Adopted:
+    values = {"from": before["code"], "to": after["code"], "checked": checked, "of": of}
+    return Adopted.model_validate(values)
+
+
+def _write_cache(plan: CachePlan, new: Path) -> None:
+    for place, prints in plan.caches.items():
+        restamped(plan.folder / place, new / place, prints)
+    shutil.copy2(plan.teacher_folder / TEACHER, new / TEACHER)
+
+
+def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
+    result = finished_result(plan.folder)
+    for place in [PLAIN, *[VIEWS] * plan.keep_views]:
+        kept = LogitCache(plan.folder / LOGITS / place).manifest.fingerprints
+        changes = {"weights": plan.identity, "code": code.of_packages(code.INFERENCE)}
+        restamped(plan.folder / LOGITS / place, new / LOGITS / place, kept.model_copy(update=changes))
+    if (plan.folder / COST).is_file():
+        shutil.copy2(plan.folder / COST, new / COST)
+    adopted = _adopted(result.parts or {}, plan.parts, checked, of)
+    changed = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
+    write_result(new, result.model_copy(update=changed))
+
+
+def _swap(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder anew beside the old one, then put it in its place."""
+    new, old = folder.with_name(f".{folder.name}.new.tmp"), folder.with_name(f".{folder.name}.old.tmp")
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir()
+    write(new)
+    folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old)

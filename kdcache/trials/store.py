@@ -1,0 +1,229 @@
+"""What was computed once is not computed again: finished trials, teachers and caches by their identity.
+
+The store lies in `.kdcache/` of the project, beside .dvc and outside Git, and is shared by `dvc exp` in temporary
+copies of the project. An entry is a copy of a finished folder with the checksum of each of its files. It is put there
+in one step when the folder is finished, and looked at whole before it is taken; what is damaged is never taken.
+
+    .kdcache/store/<kind>/<identity>/seal.json   the files of `content`, their sizes and checksums
+    .kdcache/store/<kind>/<identity>/content/
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock
+
+from kdcache.errors import KdcacheError, TrialError
+from kdcache.hashing import fingerprint
+from kdcache.system.files import read_json, sync_folder, write_json
+
+log = logging.getLogger(__name__)
+
+FOLDER = "KDCACHE_STORE"  # another place; "off": no store
+SIZE = "KDCACHE_STORE_GB"  # at most so much is kept
+DEFAULT_GB = 20.0
+SEAL, CONTENT, TOTAL = "seal.json", "content", "total.json"
+Kind = Literal["trials", "teachers", "caches"]
+KINDS: tuple[Kind, ...] = ("trials", "teachers", "caches")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the store has: its kind, identity, bytes and when it was last put or taken (seconds since the epoch)."""
+
+    kind: str
+    identity: str
+    bytes: int
+    used: float
+    folder: Path
+
+
+class Store:
+    """The store in a folder, which is made when something is put into it.
+
+    Args:
+        folder: default: `.kdcache/store` of the project that the current folder is in.
+        limit: bytes that are kept at most; the longest unused entries go first.
+    """
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        self.folder, self.limit = folder, limit
+
+    def put(self, kind: Kind, identity: str, folder: Path) -> None:
+        """Keep a copy of a finished folder; an entry that is there already stays.
+
+        Raises:
+            KdcacheError: the copy cannot be written. The folder itself is not touched.
+        """
+        entry = self._entry(kind, identity)
+        if (entry / SEAL).is_file():
+            return
+        copy = entry.with_name(f".{identity}.{secrets.token_hex(4)}")
+        try:
+            _copy(folder, copy / CONTENT)
+            files = _checksums(copy / CONTENT)
+            size = sum(path.stat().st_size for path in _files(copy / CONTENT))
+            write_json(copy / SEAL, {"kind": kind, "identity": identity, "bytes": size, "files": files})
+            if entry.exists():  # one without a seal: left by a killed process, or damaged
+                shutil.rmtree(entry)
+            os.rename(copy, entry)
+            sync_folder(entry.parent)
+        except OSError as error:
+            raise KdcacheError(f"{entry}: cannot be stored: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        self._count(size)
+
+    def take(self, kind: Kind, identity: str, folder: Path) -> bool:
+        """Copy an entry to `folder`, in one step; False when there is none, or none that is whole.
+
+        Raises:
+            KdcacheError: the copy cannot be written.
+        """
+        entry = self._entry(kind, identity)
+        if not (entry / SEAL).is_file():
+            return False
+        copy = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            seal = read_json(entry / SEAL)
+            _copy(entry / CONTENT, copy)
+            if (
+                not isinstance(seal, dict)
+                or seal.get("identity") != identity
+                or seal.get("files") != _checksums(copy)
+            ):
+                raise KdcacheError("its files are not as they were stored")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.rename(copy, folder)
+            os.utime(entry / SEAL)
+        except KdcacheError as error:
+            log.warning("%s: is not used (%s) and removed", entry, error)
+            shutil.rmtree(entry, ignore_errors=True)
+            return False
+        except FileNotFoundError:  # freed meanwhile by another process
+            return False
+        except OSError as error:
+            raise KdcacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+        return True
+
+    def entries(self) -> list[Entry]:
+        """All entries, the longest unused first."""
+        return sorted(self._entries(), key=lambda entry: entry.used)
+
+    def free(self, limit: int | None = None) -> list[Entry]:
+        """Remove the longest unused entries until at most `limit` bytes are left (default: the store's own limit).
+
+        Returns:
+            What was removed.
+        """
+        limit = self.limit if limit is None else limit
+        entries = self.entries()
+        left, removed = sum(entry.bytes for entry in entries), []
+        for entry in entries:
+            if left <= limit:
+                break
+            shutil.rmtree(entry.folder, ignore_errors=True)
+            left -= entry.bytes
+            removed.append(entry)
+        if self.folder.is_dir():
+            write_json(self.folder / TOTAL, {"bytes": left})
+        return removed
+
+    def _entry(self, kind: Kind, identity: str) -> Path:
+        return self.folder / kind / identity
+
+    def _entries(self) -> Iterator[Entry]:
+        for kind in KINDS:
+            for seal in (self.folder / kind).glob(f"*/{SEAL}"):
+                try:
+                    used, size = seal.stat().st_mtime, int(read_json(seal)["bytes"])
+                except (KdcacheError, OSError, KeyError, TypeError, ValueError):
+                    used, size = 0.0, sum(path.stat().st_size for path in _files(seal.parent))
+                yield Entry(kind, seal.parent.name, size, used, seal.parent)
+
+    def _count(self, size: int) -> None:
+        """Add to the number of bytes that are kept, and free what is over. Counting all entries each time is slow."""
+        with FileLock(self.folder / f".{TOTAL}.lock"):
+            try:
+                total = int(read_json(self.folder / TOTAL)["bytes"]) + size
+            except (KdcacheError, KeyError, TypeError, ValueError):
+                total = sum(entry.bytes for entry in self._entries())
+            write_json(self.folder / TOTAL, {"bytes": total})
+            if total > self.limit:
+                removed = self.free()
+                log.info(
+                    "%s: %d entries removed, to stay below %.1f GB",
+                    self.folder,
+                    len(removed),
+                    self.limit / 1e9,
+                )
+
+
+def project_store() -> Store | None:
+    """The store of the project that the current folder is in; None when KDCACHE_STORE is `off`.
+
+    DVC runs experiments in copies of the project under `.dvc/tmp/`: they share the project's own.
+
+    Raises:
+        TrialError: KDCACHE_STORE_GB is no number above 0.
+    """
+    place = os.environ.get(FOLDER)
+    if place == "off":
+        return None
+    return Store(Path(place) if place else _project() / ".kdcache" / "store", _limit())
+
+
+def _project() -> Path:
+    here = Path.cwd()
+    parts = here.parts
+    return Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else here
+
+
+def _limit() -> int:
+    text = os.environ.get(SIZE)
+    try:
+        size = DEFAULT_GB if text is None else float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise TrialError(f"{SIZE} must be a number of gigabytes above 0, found {text!r}")
+    return int(size * 1e9)
+
+
+def run_and_store(plan: Any) -> None:
+    """Run a `TrialPlan` and keep its trial in the project's store."""
+    from kdcache.trials.run import run_trial  # imports torch: not before there is work
+
+    run_trial(plan)
+    store = project_store()
+    if store is not None and (plan.folder / "result.json").is_file():
+        store.put("trials", plan.identity, plan.folder)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A folder with all its files, without links, made durable."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, target, symlinks=False)
+    for path in _files(target):
+        path.chmod(0o644)  # DVC protects what it links
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _checksums(folder: Path) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): fingerprint.of_file(path) for path in _files(folder)}
