@@ -17,7 +17,10 @@ from tools.reports import committed_studies
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = {  # by where its README is
     "results": Sources.of_project(ROOT),
-    **{f"results/{name}": Sources.of_folder(ROOT / "results" / name) for name in committed_studies(ROOT / "results")},
+    **{
+        f"results/{name}": Sources.of_folder(ROOT / "results" / name)
+        for name in committed_studies(ROOT / "results")
+    },
 }
 READMES = [name for name in STUDIES if (ROOT / name / FIGURE).exists()]
 KEYS = ["task", "student", "regularizer"]
