@@ -8,7 +8,7 @@ import logging
 from kdcache.system.locks import exclusive
 from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
-from stages import find, stage_errors
+from stages import find, names, stage_errors
 
 log = logging.getLogger(__name__)
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.teach", description=__doc__)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--teacher", required=True)
-    args = parser.parse_args(arguments)
-    if not left_out(Layout().teacher(args.task, args.teacher), "teachers", args.teacher, args.task):
-        _run(Layout(), args.task, args.teacher)
+    parser.add_argument("--task")
+    parser.add_argument("--teacher")
+    task, teacher = names(parser.parse_args(arguments), "task", "teacher")
+    if not left_out(Layout().teacher(task, teacher), "teachers", teacher, task):
+        _run(Layout(), task, teacher)
 
 
 def _run(layout: Layout, task: str, name: str) -> None:

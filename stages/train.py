@@ -7,7 +7,7 @@ import argparse
 from kdcache.system.locks import exclusive
 from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
-from stages import find, stage_errors
+from stages import find, names, stage_errors
 
 ENGINES = ("local", "ray")
 
@@ -15,14 +15,16 @@ ENGINES = ("local", "ray")
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--student", required=True)
-    parser.add_argument("--regularizer", required=True)
+    parser.add_argument("--task")
+    parser.add_argument("--student")
+    parser.add_argument("--regularizer")
     parser.add_argument("--workers", type=_above_0, help="trials at once (default: KDCACHE_WORKERS)")
     parser.add_argument("--engine", choices=ENGINES, help="default: KDCACHE_ENGINE")
     args = parser.parse_args(arguments)
-    layout, configuration = Layout(), (args.task, args.student, args.regularizer)
-    if not left_out(layout.configuration(*configuration), "students", args.student, args.task):
+    layout = Layout()
+    task, student, regularizer = names(args, "task", "student", "regularizer")
+    configuration = (task, student, regularizer)
+    if not left_out(layout.configuration(*configuration), "students", student, task):
         _run(layout, configuration, args.workers, args.engine)
 
 
