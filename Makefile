@@ -27,6 +27,8 @@ reports: .venv/ready
 lint: .venv/ready-dev
 	ruff check .
 	ruff format --check .
+	lint-imports
+	python -m tools.house
 	mypy
 
 .venv/ready: pyproject.toml constraints.txt
@@ -42,4 +44,4 @@ lint: .venv/ready-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -94,9 +94,9 @@ def test_a_command_that_fails_shows_what_it_printed(tmp_path: Path) -> None:
 
 
 def test_facts_name_the_commit_and_no_folder() -> None:
-    facts = end_to_end.facts(end_to_end.parse(["--study", "studies/smoke.yaml"]))
+    facts = end_to_end.facts(end_to_end.LIBRARIES, 2)
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert facts["commit"] == head
-    assert facts["study"] == "smoke.yaml"
+    assert set(facts["versions"]) == {"python", *end_to_end.LIBRARIES}
