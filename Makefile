@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint bench clean
+.PHONY: study test lint bench fuzz clean
 
 study: .venv/ready
 	kdcache repro
@@ -19,6 +19,10 @@ test: .venv/ready-dev
 bench: .venv/ready
 	python -m benchmarks.training --rounds 1 --hourly-rounds 1 --kd-rounds 3 --json build/training.json
 	python -m benchmarks.end_to_end --study studies/smoke.yaml --rounds 1 --json build/end-to-end.json
+
+# about an hour: 100,000 odd and damaged inputs of every reader
+fuzz: .venv/ready-dev
+	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
 lint: .venv/ready-dev
 	ruff check .
