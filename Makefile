@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint bench reports clean
+.PHONY: study test lint bench reports fuzz clean
 
 study: .venv/ready
 	kdcache repro
@@ -23,6 +23,10 @@ bench: .venv/ready
 # the report page of every study in results/
 reports: .venv/ready
 	python -m tools.reports
+
+# about an hour: 100,000 odd and damaged inputs of every reader
+fuzz: .venv/ready-dev
+	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
 lint: .venv/ready-dev
 	ruff check .
