@@ -425,8 +425,8 @@ def test_the_loss_is_read_once_an_epoch(tmp_path: Path, family: str, method: Reg
     soft = np.zeros((10, 3), dtype=np.float32) if method.soft_labels else None
     with Reads() as reads:
         fine_tune(network, split, make_loss(method, 3), model, 0, soft)
-    assert reads.modules.count("kdcache.training") == 2
-    assert set(reads.modules) <= {"kdcache.training", "transformers.masking_utils"}
+    assert reads.modules.count("kdcache.training.loop") == 2
+    assert set(reads.modules) <= {"kdcache.training.loop", "transformers.masking_utils"}
 
 
 def test_what_a_run_tells(still_bert: Path) -> None:
@@ -460,6 +460,7 @@ import sys
 import numpy as np
 import torch
 from accelerate import PartialState
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.modelling.building import build_model
 from kdcache.modelling.predicting import predict
 from kdcache.modelling.preprocessors import load_preprocessor
@@ -470,7 +471,8 @@ from tests.training.test_loop import LENGTHS
 from tests.tiny_models import card, random_split, student
 
 params = student(sys.argv[1])
-model = build_model(find_checkpoint(params), card(), 0, load_preprocessor(find_checkpoint(params), card()))
+checkpoint = find_checkpoint(params)
+model = build_model(checkpoint, card(), 0, load_preprocessor(checkpoint, card()))
 split = random_split(LENGTHS)
 trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
 logits = predict(trained, split, 4)
