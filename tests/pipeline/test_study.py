@@ -120,7 +120,7 @@ def test_a_killed_stage_resumes_and_ends_as_if_nothing_had_happened(new_checkout
     assert stamp(first) == before
     for seed, result in whole.results("base").items():
         again = killed.results("base")[seed]
-        for key in ("identity", "metrics", "losses", "steps"):
+        for key in ("identity", "losses", "steps"):
             assert again[key] == result[key], (seed, key)
 
 
