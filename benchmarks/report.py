@@ -24,12 +24,12 @@ from kdcache.report.page import write_report
 from kdcache.results.validation import Outputs
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
-    across,
-    calibration_comparisons,
     compare,
+    compare_across_tasks,
+    compare_calibration,
     compare_examples,
-    reliability_table,
-    summary,
+    summarize,
+    tabulate_reliability,
 )
 from kdcache.study import Study
 
@@ -138,15 +138,15 @@ def write_metrics(of: Study, out: Path) -> None:
         "trials": table,
         "comparisons": compared,
         "examples": compare_examples(of, lambda *of_what: outputs(of, *of_what), 199),
-        "calibration": calibration_comparisons(table, of),
-        "reliability": reliability_table(of, logits),
-        "across": across(table, of),
+        "calibration": compare_calibration(table, of),
+        "reliability": tabulate_reliability(of, logits),
+        "across": compare_across_tasks(table, of),
         "cost": costs(of, table),
         "curves": curves(table),
     }
     for name, frame in tables.items():
         write_table(frame, out / f"{name}.csv")
-    write_summary(summary(table, of, compared), out / "summary.json")
+    write_summary(summarize(table, of, compared), out / "summary.json")
 
 
 # Sorts and filters the table of every comparison, twice each, and leaves the slower times in the page's title.

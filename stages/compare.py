@@ -16,13 +16,13 @@ from kdcache.results.provenance import provenance
 from kdcache.results.validation import Validation
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
-    across,
-    calibration_comparisons,
     compare,
+    compare_across_tasks,
+    compare_calibration,
     compare_examples,
     headline,
-    reliability_table,
-    summary,
+    summarize,
+    tabulate_reliability,
 )
 from kdcache.study import Study, load_study
 from kdcache.trials.layout import Layout
@@ -52,12 +52,12 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     trials, costs, curves, made = gather(study, data)
     warn_of_mixture(made["devices"])
     comparisons = compare(trials, study)
-    calibration = calibration_comparisons(trials, study)
-    claims = summary(trials, study, comparisons)
-    over_tasks = across(trials, study)
+    calibration = compare_calibration(trials, study)
+    claims = summarize(trials, study, comparisons)
+    over_tasks = compare_across_tasks(trials, study)
     validation = Validation(study, data)
     examples = compare_examples(study, validation.outputs)
-    reliability = reliability_table(study, validation.logits)
+    reliability = tabulate_reliability(study, validation.logits)
     write_table(trials, out / "trials.csv")
     write_table(comparisons, out / "comparisons.csv")
     write_table(examples, out / "examples.csv")
@@ -70,7 +70,7 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
     write_summary(claims, out / "summary.json")
     write_summary(headline(claims, comparisons), out / "verdicts.json")
     for claim in claims["claims"]:
-        print(f"{claim['question']} {claim['verdict'].capitalize()}. {claim['sentence']}")
+        print(f"{claim['question']} {claim['answer']}. {claim['sentence']}")
 
 
 def gather(study: Study, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:

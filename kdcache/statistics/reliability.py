@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
-from kdcache.results.schema import ReliabilityRow, frame
+from kdcache.results.schema import ReliabilityRow
+from kdcache.results.writing import tabulate
 from kdcache.study import Study
 from kdcache.tasks.scoring import ECE_BINS
 
@@ -21,7 +22,7 @@ Blocks: TypeAlias = Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]  # logit
 Read: TypeAlias = Callable[[str, str, str], Blocks]  # task, student, regularizer
 
 
-def reliability_table(study: Study, read: Read) -> pd.DataFrame:
+def tabulate_reliability(study: Study, read: Read) -> pd.DataFrame:
     """One row per configuration, the baseline included, and bin that has rows; classification tasks only.
 
     A row is in the bin (low, high] of its largest probability. rows: validation rows in it, all seeds together;
@@ -30,13 +31,15 @@ def reliability_table(study: Study, read: Read) -> pd.DataFrame:
     Args:
         read: a configuration's validation logits and labels, in pieces, all seeds.
     """
-    rows: list[dict[str, Any]] = []
-    for task, student, regularizer in study.configurations():
-        if not study.tasks[task].regression:
-            names = {"task": task, "student": student, "init": study.students[student].init}
-            bins = reliability_bins(read(task, student, regularizer))
-            rows += [names | {"regularizer": regularizer} | bin_ for bin_ in bins]
-    return frame(ReliabilityRow, rows)
+    rows = [
+        ReliabilityRow(
+            task=task, student=student, init=study.students[student].init, regularizer=regularizer, **one
+        )
+        for task, student, regularizer in study.configurations()
+        if not study.tasks[task].regression
+        for one in reliability_bins(read(task, student, regularizer))
+    ]
+    return tabulate(ReliabilityRow, rows)
 
 
 def reliability_bins(blocks: Blocks, bins: int = ECE_BINS) -> list[dict[str, Any]]:

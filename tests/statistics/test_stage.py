@@ -68,7 +68,7 @@ def test_writes_the_eleven_files(
     verdicts = json.loads((tmp_path / "metrics" / "verdicts.json").read_text())
     # one point more at one of three seeds
     assert verdicts["gain"] == {"smooth": 0.333333}
-    assert "Pretrained students" in capsys.readouterr().out
+    assert "pretrained student? Not settled. The only comparison is not shown" in capsys.readouterr().out
 
 
 def test_an_error_is_one_message_and_nothing_is_written(
