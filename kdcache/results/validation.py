@@ -47,15 +47,19 @@ class Validation:
         self._study = study
         self._root = root
         self._rows: dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]] = {}
+        self._positive: dict[str, int] = {}
 
     def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
         """The outputs of one configuration's trials for every row, in the order of the prepared task.
 
+        Of two classes, 1 is the one that f1 is of: where the task names the first, labels and outputs are exchanged.
         The logits are read in pieces; what is kept is one number a row and seed.
         """
         hashes, labels = self._rows_of(task)
         caches = self._caches(task, student, regularizer)
         outputs = np.stack([_row_outputs(cache, hashes) for cache in caches])
+        if self._positive[task] == 0:
+            labels, outputs = 1 - labels, 1 - outputs
         return Outputs(tuple(self._study.seeds), labels, outputs)
 
     def logits(self, task: str, student: str, regularizer: str) -> Iterator[Block]:
@@ -68,7 +72,9 @@ class Validation:
     def _rows_of(self, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
         """Row hashes and labels of the prepared task's validation split."""
         if task not in self._rows:
-            rows = PreparedTask(self._root / "tasks" / task).rows(SPLIT, ["row_hash", "label"])
+            prepared = PreparedTask(self._root / "tasks" / task)
+            self._positive[task] = prepared.card.positive_class
+            rows = prepared.rows(SPLIT, ["row_hash", "label"])
             self._rows[task] = rows["row_hash"].to_numpy(), rows["label"].to_numpy()
         return self._rows[task]
 

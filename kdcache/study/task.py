@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     model_validator,
 )
@@ -21,6 +22,9 @@ from kdcache.study.values import (
     Text,
     raise_all,
 )
+
+# YAML reads the name of a class that is a number as this number.
+ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class Source(Params):
@@ -78,6 +82,7 @@ class Task(Params):
     image: Text | None = None
     label: Text = "label"
     metrics: list[Metric] = Field(min_length=1)
+    positive: ClassName | None = None  # of two classes the one that f1 is of; default: the second
     max_length: int | None = Field(default=None, ge=4)
     train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
     sample_seed: Seed = 0  # which rows train_size draws
@@ -100,6 +105,10 @@ class Task(Params):
             yield "max_length belongs to a text task"
         if self.label in [*(self.text or []), self.image]:
             yield f"the label column {self.label!r} is also an input column"
+        if self.text is not None and len(set(self.text)) != len(self.text):
+            yield f"text names the column {self.text[0]!r} twice; a pair has two different columns"
+        if self.positive is not None and self.regression:
+            yield "positive names the class that f1 is of; a regression has no classes"
         if len({metric in REGRESSION_METRICS for metric in self.metrics}) > 1:
             yield "metrics mixes classification and regression"
         if len(set(self.metrics)) != len(self.metrics):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.study import UNLABELLED, Augment
@@ -42,7 +42,8 @@ class TaskCard(BaseModel):
 
     `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
     null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
-    evaluated: they stay, being the data set's own, but they flatter its scores. `fingerprint` covers the row
+    evaluated: they stay, being the data set's own, but they flatter its scores. `positive` is the class that f1 is of,
+    where there are two; on cards of kdcache 0.1, which lack it, the second. `fingerprint` covers the row
     hashes of every labelled split in order, the label names, the modality and whether it is a regression; not paths,
     metrics, max_length or augment, nor the unlabelled rows: what does not learn from them does not depend on them.
     """
@@ -53,6 +54,7 @@ class TaskCard(BaseModel):
     modality: Literal["text", "image"]
     regression: bool
     label_names: list[str]
+    positive: str | None = None
     rows: dict[str, int]
     class_counts: dict[str, list[int]]
     image_size: tuple[int, int] | None = None
@@ -66,6 +68,17 @@ class TaskCard(BaseModel):
     max_length: int | None
     augment: Augment | None = None
     fingerprint: str
+
+    @model_validator(mode="after")
+    def _knows_positive(self) -> TaskCard:
+        if self.positive is not None and self.positive not in self.label_names:
+            raise ValueError("positive is none of label_names")
+        return self
+
+    @property
+    def positive_class(self) -> int:
+        """The index of the class that f1 is of."""
+        return 1 if self.positive is None else self.label_names.index(self.positive)
 
     @property
     def classes(self) -> int:

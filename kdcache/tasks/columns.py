@@ -1,4 +1,4 @@
-"""Columns of a table, whatever their encoding, and lists of rows in messages."""
+"""Columns of a table, whatever their encoding; names and rows in messages."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SHOWN = 10  # at most so many rows or values are listed in a message
+LONGEST = 60  # characters of a name in a message
 
 
 def listed(values: Iterable[Any], shown: int = SHOWN) -> str:
@@ -18,6 +19,17 @@ def listed(values: Iterable[Any], shown: int = SHOWN) -> str:
     items = list(values)
     text = ", ".join(str(item) for item in items[:shown])
     return text if len(items) <= shown else f"{text}, ... ({len(items)} in all)"
+
+
+def shown(name: str) -> str:
+    """A name in a message: in quotes where something of it would not be seen, and cut."""
+    cut = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
+    return cut if cut and cut.isprintable() and cut == cut.strip() and "," not in cut else repr(cut)
+
+
+def shown_all(names: Iterable[str], at_most: int = SHOWN) -> str:
+    """`a, ' b', c`: names in a message."""
+    return listed(map(shown, names), at_most)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -44,3 +56,13 @@ def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
 
 def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def as_integers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
+    """Texts that are all written as integers are ("7", "-1"; not "07"), as int64; None if there is another."""
+    try:
+        integers = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    same = pc.all(pc.equal(integers.cast(pa.string()), texts.cast(pa.string())))
+    return integers if same.as_py() in (True, None) else None

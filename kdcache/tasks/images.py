@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kdcache.errors import TaskError
+from kdcache.hashing.digests import Digests, digest
 from kdcache.tasks.columns import plain
+from kdcache.tasks.image_decoding import Pixels as Pixels
+from kdcache.tasks.image_decoding import decode
 
-Pixels = npt.NDArray[np.uint8]
+HALF_FLOAT = 1 / 16  # of a level: by so much may k/255 be off that was kept as a 16-bit float
 
 
 class ImageReader:
@@ -25,19 +28,23 @@ class ImageReader:
         self.column = column
         self.height = self.width = self.channels = 0
 
-    def read(self, batch: pa.Table, start: int) -> tuple[dict[str, pa.Array], list[list[bytes]]]:
-        """The column `image` (PNG) and, per row, the shape and pixel bytes that its hash covers."""
-        encoded, contents = [], []
-        for offset, value in enumerate(plain(batch.column(self.column))):
+    def read(
+        self, batch: pa.Table, start: int, labels: npt.NDArray[Any] | None
+    ) -> tuple[dict[str, pa.Array], Digests]:
+        """The column `image` (PNG), and the digests of the rows, which cover shape, pixels and label."""
+        encoded, digests = [], bytearray()
+        known = [None] * batch.num_rows if labels is None else labels.tolist()
+        for row, (value, label) in enumerate(
+            zip(plain(batch.column(self.column)), known, strict=True), start
+        ):
             try:
                 pixels = to_pixels(value.as_py())
             except ValueError as error:
-                where = f"{self.split}: image column {self.column!r}, row {start + offset}"
-                raise TaskError(f"{where}: {error}") from None
+                raise TaskError(f"{self.split}: image column {self.column!r}, row {row}: {error}") from None
             self._remember(pixels)
             encoded.append(to_png(pixels))
-            contents.append([repr(pixels.shape).encode(), pixels.tobytes()])
-        return {"image": pa.array(encoded, pa.binary())}, contents
+            digests += digest([repr(pixels.shape).encode(), pixels.tobytes()], label)
+        return {"image": pa.array(encoded, pa.binary())}, np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
 
     def _remember(self, pixels: Pixels) -> None:
         self.height = max(self.height, pixels.shape[0])
@@ -63,7 +70,7 @@ def to_pixels(value: Any) -> Pixels:
     if value is None:
         raise ValueError("the image is missing; remove this row")
     if isinstance(value, bytes):
-        return _decode(value)
+        return decode(value)
     if isinstance(value, list):
         return _from_numbers(value)
     raise ValueError(
@@ -75,22 +82,11 @@ def _bytes_of_path(path: str | None) -> bytes | None:
     if path is None:
         return None
     try:
+        if not Path(path).is_file() and Path(path).exists():
+            raise OSError(f"{path} is no regular file")  # a pipe would block, a device may never end
         return Path(path).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"holds only a path, which cannot be read: {error}; embed the bytes") from None
-
-
-def _decode(data: bytes) -> Pixels:
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened)
-            image.load()
-    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
-        raise ValueError(f"cannot be decoded ({len(data)} bytes): {error or type(error).__name__}") from None
-    if image.mode in ("I", "F") or image.mode.startswith("I;"):
-        raise ValueError(f"has mode {image.mode}, more than 8 bits a channel; convert it to 8 bits")
-    grey = image.mode in ("1", "L", "LA")
-    return np.asarray(image.convert("L" if grey else "RGB"))
 
 
 def _from_numbers(value: list[Any]) -> Pixels:
@@ -107,7 +103,10 @@ def _from_numbers(value: list[Any]) -> Pixels:
         array = array * 255.0
     if array.min() < 0 or array.max() > 255:
         raise ValueError("the values must be integers 0..255 or floats 0..1")
-    return np.rint(array).astype(np.uint8)
+    levels = np.rint(array)
+    if np.abs(array - levels).max() > HALF_FLOAT:
+        raise ValueError("the floats lie between the 256 levels k/255 of 8 bits; round them yourself")
+    return levels.astype(np.uint8)
 
 
 def _channels_last(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

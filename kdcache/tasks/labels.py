@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdcache.errors import TaskError
-from kdcache.tasks.columns import is_blank, listed, plain, row_numbers
+from kdcache.tasks.columns import as_integers, is_blank, is_text, listed, plain, row_numbers, shown, shown_all
+
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,8 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
         names: class names in order where the data declares them (`ClassLabel`), else None.
 
     Raises:
-        TaskError: missing or hidden (-1) labels; a type that does not fit; gaps; a class that train lacks.
+        TaskError: missing or hidden (-1) labels; a type that does not fit; gaps; a class that train lacks; classes
+            whose names are the same, or look so.
     """
     columns = {split: plain(column) for split, column in columns.items()}
     for split, column in columns.items():
@@ -41,6 +48,9 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
             )
     if regression:
         return Labels({split: _targets(split, column) for split, column in columns.items()}, [])
+    if names is not None:
+        _refuse_twins(names)
+    columns = among_integers(columns, names)
     kinds = {split: _kind(split, column.type) for split, column in columns.items()}
     if len(set(kinds.values())) > 1:
         found = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
@@ -50,7 +60,36 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
     return Labels(values, names)
 
 
+def among_integers(columns: Mapping[K, pa.ChunkedArray], names: list[str] | None) -> dict[K, pa.ChunkedArray]:
+    """Where some labels are integers and others texts, as those of a CSV file are: the texts as integers, too.
+
+    Nothing changes where a text is no integer, or where it is the declared name of another class than its number.
+    """
+    texts = {key: column for key, column in columns.items() if is_text(column.type)}
+    if not any(pa.types.is_integer(column.type) for column in columns.values()):
+        return dict(columns)
+    numbers = {key: as_integers(column) for key, column in texts.items()}
+    if any(column is None or _name_others(column, names or []) for column in numbers.values()):
+        return dict(columns)
+    return {**columns, **numbers}
+
+
+def _name_others(integers: pa.ChunkedArray, names: list[str]) -> bool:
+    values = {str(value) for value in pc.unique(integers).to_pylist()}
+    return any(name in values and name != str(index) for index, name in enumerate(names))
+
+
+def similar_names(names: list[str], key: Callable[[str], str]) -> list[str]:
+    """The first names that are the same by `key`, or none."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(key(name), []).append(name)
+    return next((group for group in groups.values() if len(group) > 1), [])
+
+
 def _targets(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TaskError(f"{split}: a regression needs numbers as labels, found {column.type}")
     values = np.asarray(column.to_numpy(), dtype=np.float64)
@@ -67,6 +106,10 @@ def _kind(split: str, kind: pa.DataType) -> str:
         return "integer"
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return "string"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        raise TaskError(
+            f"{split}: the labels are bytes that are not marked as text; write them as strings in UTF-8"
+        )
     advice = "labels must be integers 0..K-1, strings or booleans"
     if pa.types.is_floating(kind):
         advice += "; for a regression choose the metrics pearson or spearman"
@@ -85,7 +128,7 @@ def _indices(
         names = ["false", "true"] if kind == "true/false" else _names_of_integers(values)
     for split, found in values.items():
         if len(found) and found.max() >= len(names):
-            declared = f"the {len(names)} declared classes ({listed(names)})"
+            declared = f"the {len(names)} declared classes ({shown_all(names)})"
             raise TaskError(f"{split}: label {found.max()} is outside {declared}, numbered from 0")
     return values, names
 
@@ -100,16 +143,27 @@ def _from_strings(
             raise TaskError(
                 f"{split}: the label is an empty text in {row_numbers(blank)}; remove or fill these rows"
             )
-    known = sorted(pc.unique(strings["train"]).to_pylist()) if names is None else names
+    known = names
+    if known is None:
+        known = _sorted(pc.unique(strings["train"]).to_pylist())
+        _refuse_twins(known)
     values = {}
     for split, column in strings.items():
         found = pc.index_in(column, value_set=pa.array(known, pa.string()))
         if found.null_count:
-            unseen = sorted(set(column.filter(found.is_null()).to_pylist()))
-            what = f"labels that train does not have: {listed(unseen)} (train has {listed(known)})"
+            unseen = _sorted(pc.unique(column.filter(found.is_null())).to_pylist())
+            hint = "; -1 often means hidden, as in the test splits of GLUE" if unseen == ["-1"] else ""
+            what = (
+                f"labels that train does not have: {shown_all(unseen)} (train has {shown_all(known)}){hint}"
+            )
             raise TaskError(f"{split}: {what}; a class must be in train to be learnt")
         values[split] = np.asarray(found.to_numpy(), dtype=np.int64)
     return values, known
+
+
+def _sorted(names: list[str]) -> list[str]:
+    """In the order of their letters; whole numbers in that of their values ("2" before "10")."""
+    return sorted(names, key=int) if all(map(WHOLE.fullmatch, names)) else sorted(names)
 
 
 def _integers(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
@@ -141,11 +195,30 @@ def _names_of_integers(values: dict[str, npt.NDArray[np.int64]]) -> list[str]:
 
 def _refuse_absent(values: dict[str, npt.NDArray[np.int64]], names: list[str]) -> None:
     if len(names) < 2:
-        raise TaskError(f"a classification needs at least two classes, train has {listed(names) or 'none'}")
+        raise TaskError(
+            f"a classification needs at least two classes, train has {shown_all(names) or 'none'}"
+        )
     counts = np.bincount(values["train"], minlength=len(names))
     absent = [name for name, count in zip(names, counts, strict=True) if count == 0]
     if absent:
         raise TaskError(
-            f"train: no row of {'class' if len(absent) == 1 else 'classes'} {listed(absent)} "
-            f"(classes: {listed(names)}); a class must be in train to be learnt"
+            f"train: no row of {'class' if len(absent) == 1 else 'classes'} {shown_all(absent)} "
+            f"(classes: {shown_all(names)}); a class must be in train to be learnt"
+        )
+
+
+def _refuse_twins(names: list[str]) -> None:
+    """Classes that nobody could tell apart."""
+    if not all(map(str.strip, names)):
+        raise TaskError(f"a class has an empty name (classes: {', '.join(map(repr, names[:10]))})")
+    same = similar_names(names, str)
+    if same:
+        raise TaskError(
+            f"two classes are named {shown(same[0])} (classes: {shown_all(names)}); names must differ"
+        )
+    similar = similar_names(names, lambda name: " ".join(unicodedata.normalize("NFC", name).split()))
+    if similar:
+        raise TaskError(
+            f"classes that differ in white space or in how a letter is encoded only: {', '.join(map(ascii, similar))}; "
+            "write each class in one way"
         )

@@ -23,16 +23,15 @@ import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError, TaskError
 from kdcache.hashing import fingerprint
-from kdcache.hashing.columns import hash_columns
-from kdcache.hashing.digests import BLAKE2B, Digests, checked_hashes, digest
+from kdcache.hashing.digests import Digests, checked_hashes
 from kdcache.hashing.rows import hash_rows
 from kdcache.study import UNLABELLED, Task
 from kdcache.system import files
 from kdcache.tasks.card import CARD, LabelNoise, TaskCard, Unlabelled
-from kdcache.tasks.columns import listed
+from kdcache.tasks.columns import shown, shown_all
 from kdcache.tasks.images import ImageReader
 from kdcache.tasks.label_noise import with_noise
-from kdcache.tasks.labels import Labels, read_labels
+from kdcache.tasks.labels import Labels, read_labels, similar_names
 from kdcache.tasks.rows import Loaded, Rows
 from kdcache.tasks.sources import load_source
 from kdcache.tasks.texts import TextReader
@@ -60,7 +59,7 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         names = _agreed_names(loaded)
         columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
         labels = read_labels(columns, names, spec.regression)
-        _check_metrics(spec, labels.names)
+        positive = _positive(spec, labels.names)
         labels, noise = _noisy(spec, labels)
         readers = {
             split: _write_split(spec, folder, split, rows, labels.values.get(split))
@@ -68,9 +67,13 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
-    card = _card(spec, folder, name, loaded, labels, readers).model_copy(update={"label_noise": noise})
+    except pa.ArrowException as error:  # what no check foresees, such as a batch of texts over 2 GiB
+        raise TaskError(f"task {name!r}: its rows cannot be read: {str(error)[:300]}") from error
+    card = _card(spec, folder, name, loaded, labels, readers)
+    card = card.model_copy(update={"label_noise": noise, "positive": positive})
     files.write_json(folder / CARD, card.model_dump(mode="json"))
     _log_prepared(card, folder)
+    _log_classes(card, spec)
     return card
 
 
@@ -80,16 +83,24 @@ def _agreed_names(loaded: Loaded) -> list[str] | None:
     for split, names in declared.items():
         if names != declared[first]:
             raise TaskError(
-                f"{first} declares the classes {listed(declared[first])}, {split} {listed(names)}"
+                f"{first} declares the classes {shown_all(declared[first])}, {split} {shown_all(names)}"
             )
     return declared.get(first)
 
 
-def _check_metrics(spec: Task, names: list[str]) -> None:
+def _positive(spec: Task, names: list[str]) -> str | None:
+    """The class that f1 is of: the one that the task names, or the second of two; None where there are not two."""
     if "f1" in spec.metrics and len(names) != 2:
         raise TaskError(
-            f"metric f1 is for two classes, there are {len(names)} ({listed(names)}); use macro_f1"
+            f"metric f1 is for two classes, there are {len(names)} ({shown_all(names)}); use macro_f1"
         )
+    if spec.positive is None:
+        return names[1] if len(names) == 2 else None
+    if spec.positive not in names or len(names) != 2:
+        raise TaskError(
+            f"positive: {shown(spec.positive)} is to be one of two classes; there are {shown_all(names)}"
+        )
+    return spec.positive
 
 
 def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
@@ -139,34 +150,26 @@ def _prepared(
     digests: list[Digests],
 ) -> Iterator[pa.Table]:
     """The split in pieces; the digests of its rows are added to those that are given."""
-    start = 0
+    start, end, count = 0, 0, len(rows.label)
     for batch in rows.batches():
-        features, contents = reader.read(batch, start)
-        chosen = None if labels is None else labels[start : start + batch.num_rows]
-        digests.append(_digests(features, contents, chosen))
+        end = start + batch.num_rows
+        if end > count:
+            break
+        chosen = None if labels is None else labels[start:end]
+        features, hashed = reader.read(batch, start, chosen)
+        digests.append(hashed)
         columns = {
-            "id": np.arange(start, start + batch.num_rows, dtype=np.int64),
-            "row_hash": digests[-1][:, 0],
+            "id": np.arange(start, end, dtype=np.int64),
+            "row_hash": hashed[:, 0],
             **features,
             **({} if chosen is None else {"label": chosen}),
         }
         yield pa.table(columns, schema=schema)
-        start += batch.num_rows
-
-
-def _digests(
-    features: dict[str, pa.Array], contents: list[list[bytes]] | None, labels: npt.NDArray[Any] | None
-) -> Digests:
-    """Of texts from whole columns; of images row by row, from the bytes that stand for them."""
-    if contents is None:
-        texts = {name: column.fill_null("") for name, column in features.items()}  # refused when all are read
-        table = pa.table(texts if labels is None else {**texts, "label": labels})
-        digests = hash_columns(table, list(texts), None if labels is None else "label", BLAKE2B)
-        assert digests is not None  # nothing but texts and numbers is in it
-        return digests
-    known = [None] * len(contents) if labels is None else labels.tolist()
-    rows = b"".join(digest(parts, label) for parts, label in zip(contents, known, strict=True))
-    return np.frombuffer(rows, "<u8").reshape(-1, 2)
+        start = end
+    if end != count:
+        raise TaskError(
+            f"{reader.split}: {count} labels, but {end} rows: its file changed meanwhile; run again"
+        )
 
 
 def _refuse_clashes(split: str, digests: list[Digests]) -> None:
@@ -249,7 +252,7 @@ def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.
 
 def _log_prepared(card: TaskCard, folder: Path) -> None:
     counts = ", ".join(f"{split} {count:,}" for split, count in card.rows.items())
-    kind = "regression" if card.regression else f"{card.classes} classes: {listed(card.label_names)}"
+    kind = "regression" if card.regression else f"{card.classes} classes: {shown_all(card.label_names)}"
     log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
     if card.shared_rows:
         evaluated = " or ".join(card.evaluated)
@@ -261,3 +264,18 @@ def _log_prepared(card: TaskCard, folder: Path) -> None:
         log.warning("task %s: %d train labels are wrong on purpose", card.name, card.label_noise.rows)
     for reason, count in card.dropped.items():
         log.info("task %s: %d train rows dropped: %s", card.name, count, reason)
+
+
+def _log_classes(card: TaskCard, spec: Task) -> None:
+    names = card.label_names
+    if "f1" in spec.metrics and spec.positive is None:
+        note = "task %s: f1 is of class %s, the second of %s; to choose the other, add `positive: %s`"
+        log.warning(note, card.name, shown(names[1]), shown_all(names), shown(names[0]))
+    similar = similar_names(names, str.casefold)
+    if similar:
+        log.warning("task %s: classes that differ in case only: %s", card.name, shown_all(similar))
+    if any(name != name.strip() for name in names):
+        log.warning("task %s: class names begin or end in white space: %s", card.name, shown_all(names))
+    if len(names) > 2 and sum(card.class_counts["train"]) < 2 * len(names):
+        note = "task %s: %d classes in %d train rows: is %r the column of the labels?"
+        log.warning(note, card.name, len(names), card.rows["train"], spec.label)

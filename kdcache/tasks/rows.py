@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from kdcache.errors import TaskError
 from kdcache.study import UNLABELLED, Task
-from kdcache.tasks.columns import listed, plain
+from kdcache.tasks.columns import plain, shown_all
 
 BATCH = 1024  # rows read at a time
 Batches = Callable[[], Iterator[pa.Table]]
@@ -33,11 +33,15 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a split: text columns or the image column, and the label's; None where no label is read."""
+    """What is read of a split: text columns or the image column, and the label's; None where no label is read.
+
+    The labels of a CSV file are texts, but for those of a regression: they are `scores`.
+    """
 
     texts: list[str]
     image: str | None
     label: str | None
+    scores: bool = False
 
     @property
     def features(self) -> list[str]:
@@ -62,14 +66,14 @@ def no_labels(rows: int) -> pa.ChunkedArray:
 
 
 def columns_of(task: Task, split: str) -> Columns:
-    return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label)
+    return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label, task.regression)
 
 
 def check_columns(where: str, there: list[str], columns: Columns) -> None:
     for column in columns.all:
         count = there.count(column)
         if count == 0:
-            raise TaskError(f"{where}: no column {column!r}; there are: {listed(there, 30) or 'none'}")
+            raise TaskError(f"{where}: no column {column!r}; there are: {shown_all(there, 30) or 'none'}")
         if count > 1:
             raise TaskError(f"{where}: {count} columns are named {column!r}; names must differ")
 
@@ -102,6 +106,9 @@ def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | Non
         feature = json.loads(stored)["info"]["features"].get(label, {})
         if feature.get("_type") != "ClassLabel":
             return None
-        return [str(name) for name in feature["names"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r}") from None
+        names = feature["names"]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r:.200}") from None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TaskError(f"{where}: its Hugging Face metadata has class names that are no list of texts")
+    return names

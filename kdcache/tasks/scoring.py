@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,11 @@ class ScoringError(KdcacheError):
 
 
 def score(
-    logits: npt.ArrayLike, labels: npt.ArrayLike, metrics: Sequence[Metric], regression: bool = False
+    logits: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    metrics: Sequence[Metric],
+    regression: bool = False,
+    positive: int = 1,
 ) -> dict[str, float]:
     """The metrics asked for, then nll, brier and ece (classification) or mse (regression).
 
@@ -39,6 +44,7 @@ def score(
         labels: [N] classes 0..K-1, or real numbers for a regression.
         metrics: names as in params.yaml.
         regression: whether the label is a real number.
+        positive: the class, 0 or 1, that `f1` is of.
 
     Raises:
         ScoringError: NaN or infinite values, shapes or labels that do not fit, or a metric that is not
@@ -48,7 +54,7 @@ def score(
     check_metrics(metrics, outputs.shape[1], regression)
     if regression:
         return _score_regression(outputs[:, 0], _numbers(labels, len(outputs)), metrics)
-    return _score_classes(outputs, _classes(labels, outputs), metrics)
+    return _score_classes(outputs, _classes(labels, outputs), metrics, positive)
 
 
 def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = False) -> None:
@@ -66,7 +72,7 @@ def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = Fa
     if not regression and classes < 2:
         raise ScoringError(f"a classification has at least 2 classes, found {classes}")
     if "f1" in metrics and classes != 2:
-        raise ScoringError(f"metrics: f1 (of class 1) needs exactly 2 classes, found {classes}; use macro_f1")
+        raise ScoringError(f"metrics: f1 needs exactly 2 classes, found {classes}; use macro_f1")
 
 
 def applicable_metrics(classes: int, regression: bool = False) -> list[Metric]:
@@ -82,9 +88,9 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
     return float(accuracy_score(labels, predictions))
 
 
-def f1(predictions: Labels, labels: Labels) -> float:
-    """F1 of class 1 of two, as GLUE scores MRPC and QQP; 0 when class 1 is never predicted nor present."""
-    return float(f1_score(labels, predictions, pos_label=1, zero_division=0))
+def f1(predictions: Labels, labels: Labels, positive: int = 1) -> float:
+    """F1 of one class of two, class 1 as GLUE scores MRPC and QQP; 0 when it is never predicted nor present."""
+    return float(f1_score(labels, predictions, pos_label=positive, zero_division=0))
 
 
 def macro_f1(predictions: Labels, labels: Labels) -> float:
@@ -131,9 +137,15 @@ _CLASS_METRICS: dict[str, Callable[[Labels, Labels], float]] = {
 }
 
 
-def _score_classes(logits: Floats, labels: Labels, metrics: Sequence[Metric]) -> dict[str, float]:
+def _score_classes(
+    logits: Floats, labels: Labels, metrics: Sequence[Metric], positive: int
+) -> dict[str, float]:
     predictions = logits.argmax(axis=1)
-    scores = {metric: _CLASS_METRICS[metric](predictions, labels) for metric in metrics}
+    functions: dict[str, Callable[[Labels, Labels], float]] = {
+        **_CLASS_METRICS,
+        "f1": partial(f1, positive=positive),
+    }
+    scores = {metric: functions[metric](predictions, labels) for metric in metrics}
     return scores | {"nll": nll(logits, labels), "brier": brier(logits, labels), "ece": ece(logits, labels)}
 
 

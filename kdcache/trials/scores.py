@@ -20,7 +20,7 @@ def score_logits(
 ) -> dict[str, float]:
     """Every score that the task can have, from logits [N, K] and labels [N]; fractions, 0..1."""
     names = scoring.applicable_metrics(card.classes, card.regression)
-    return scoring.score(logits, labels, names, card.regression)
+    return scoring.score(logits, labels, names, card.regression, card.positive_class)
 
 
 def trial_scores(trial: Path, task: PreparedTask) -> dict[str, float]:

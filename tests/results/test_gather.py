@@ -234,7 +234,9 @@ LOGITS = np.array([[0.0, 1], [2, 1], [5, 4], [-1, 0]], dtype=np.float32)  # clas
 HASHES = np.array([11, 12, 13, 14], dtype=np.uint64)
 
 
-def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one") -> None:
+def put_task(
+    root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one", **more: Any
+) -> None:
     folder = root / "tasks" / name
     folder.mkdir(parents=True)
     rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
@@ -242,7 +244,7 @@ def put_task(root: Path, labels: np.ndarray = LABELS, regression: bool = False, 
     names = [] if regression else ["a", "b"]
     card = {"name": name, "modality": "image", "regression": regression, "label_names": names,
             "rows": {"validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
-            "metrics": ["accuracy"], "max_length": None, "fingerprint": "d"}  # fmt: skip
+            "metrics": ["accuracy"], "max_length": None, "fingerprint": "d", **more}  # fmt: skip
     write_json(folder / "card.json", card)
 
 
@@ -267,6 +269,14 @@ def test_validation_outputs_are_in_the_order_of_the_task(tmp_path: Path) -> None
     assert found.seeds == (0, 1)
     assert found.labels.tolist() == [1, 0, 1, 1]
     assert found.outputs.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
+
+
+def test_the_class_that_f1_is_of_is_1_in_validation_outputs(tmp_path: Path) -> None:
+    put_task(tmp_path, positive="a")  # of a, b
+    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
+    found = Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
+    assert found.labels.tolist() == [0, 1, 0, 0]
+    assert found.outputs.tolist() == [[0, 1, 1, 0]]
 
 
 def test_validation_outputs_of_a_regression_are_its_numbers(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from kdcache.tasks.card import LabelNoise, TaskCard, read_card
 from kdcache.tasks.images import to_png
 from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
+from kdcache.tasks.sources import load_source
 
 TRAIN = {"text": ["good film", "bad film", "so so"], "label": ["pos", "neg", "pos"]}
 VALIDATION = {"text": ["bad", "good"], "label": ["neg", "pos"]}
@@ -262,7 +263,7 @@ def test_an_images_hash_is_of_its_pixels(tmp_path: Path, pictures: Path) -> None
 
 
 def test_nan_images(tmp_path: Path) -> None:
-    columns = {"image": [[[0.5, 1.0]], [[float("nan"), 0.0]]], "label": [0, 1]}
+    columns = {"image": [[[0.0, 1.0]], [[float("nan"), 0.0]]], "label": [0, 1]}
     message = r"task 'nan': train: image column 'image', row 1: the image has NaN or infinite values"
     with pytest.raises(TaskError, match=message):
         prepare_task(image_task(save(tmp_path, columns, columns)), tmp_path / "nan")
@@ -306,6 +307,78 @@ def test_f1_is_for_two_classes(tmp_path: Path) -> None:
         TaskError, match=r"metric f1 is for two classes, there are 3 \(0, 1, 2\); use macro_f1"
     ):
         prepare_task(text_task(save(tmp_path, columns, columns), metrics=["f1"]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("chosen", "positive"), [(None, "pos"), ("pos", "pos"), ("neg", "neg")])
+def test_the_class_that_f1_is_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, chosen: str | None, positive: str
+) -> None:
+    changes = {} if chosen is None else {"positive": chosen}
+    task = text_task(save(tmp_path / "in", TRAIN, VALIDATION), metrics=["accuracy", "f1"], **changes)
+    card = prepare_task(task, tmp_path / "films")
+    assert card.positive == positive
+    assert card.positive_class == ["neg", "pos"].index(positive)
+    assert PreparedTask(tmp_path / "films").card == card
+    note = "task films: f1 is of class pos, the second of neg, pos; to choose the other, add `positive: neg`"
+    assert (note in caplog.text) is (chosen is None)
+
+
+def test_the_class_that_f1_is_of_changes_no_fingerprint(tmp_path: Path, prepared: Path) -> None:
+    task = text_task(save(tmp_path / "in", TRAIN, VALIDATION), metrics=["f1"], positive="neg")
+    assert prepare_task(task, tmp_path / "again").fingerprint == PreparedTask(prepared).card.fingerprint
+
+
+def test_a_number_names_the_class_that_f1_is_of(tmp_path: Path) -> None:
+    columns = {"text": ["a", "b"], "label": [0, 1]}
+    task = text_task(save(tmp_path, columns, columns), metrics=["f1"], positive=0)
+    assert prepare_task(task, tmp_path / "out").positive_class == 0
+
+
+def test_the_class_that_f1_is_of_is_one_of_two(tmp_path: Path) -> None:
+    task = text_task(save(tmp_path, TRAIN, VALIDATION), positive="good")
+    with pytest.raises(TaskError, match="positive: good is to be one of two classes; there are neg, pos"):
+        prepare_task(task, tmp_path / "out")
+    columns = {"text": ["a", "b", "c"], "label": [0, 1, 2]}
+    task = text_task(save(tmp_path, columns, columns), positive="2")
+    with pytest.raises(TaskError, match="positive: 2 is to be one of two classes; there are 0, 1, 2"):
+        prepare_task(task, tmp_path / "out")
+    with pytest.raises(
+        ValueError, match="positive names the class that f1 is of; a regression has no classes"
+    ):
+        text_task({"train": "a.csv", "validation": "b.csv"}, metrics=["pearson"], positive="1")
+
+
+def test_a_card_of_kdcache_0_1_has_f1_of_the_second_class(prepared: Path) -> None:
+    path = prepared / "card.json"
+    card = json.loads(path.read_text())
+    del card["positive"]
+    path.write_text(json.dumps(card))
+    assert PreparedTask(prepared).card.positive_class == 1
+
+
+def test_warnings_about_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    columns = {"text": ["a", "b", "c"], "label": ["Pos", "pos", " neg"]}
+    prepare_task(text_task(save(tmp_path, columns, columns)), tmp_path / "out")
+    assert "task out: classes that differ in case only: Pos, pos" in caplog.text
+    assert "task out: class names begin or end in white space: ' neg', Pos, pos" in caplog.text
+    assert "task out: 3 classes in 3 train rows: is 'label' the column of the labels?" in caplog.text
+
+
+def test_one_text_column_twice() -> None:
+    with pytest.raises(ValueError, match="text names the column 'a' twice; a pair has two different columns"):
+        text_task({"train": "a.csv", "validation": "b.csv"}, text=["a", "a"])
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = save(tmp_path, TRAIN, VALIDATION)
+    read = load_source(text_task(files))
+    monkeypatch.setattr("kdcache.tasks.prepare.load_source", lambda spec: read)
+    for columns in (VALIDATION, {**TRAIN, "text": list("abcd"), "label": list("abcd")}):
+        pq.write_table(pa.table(columns), files["train"])
+        with pytest.raises(
+            TaskError, match=r"train: 3 labels, but . rows: its file changed meanwhile; run again"
+        ):
+            prepare_task(text_task(files), tmp_path / "out")
 
 
 def test_splits_that_declare_different_names(tmp_path: Path) -> None:

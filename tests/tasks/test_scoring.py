@@ -43,6 +43,15 @@ def test_two_classes_by_hand() -> None:
     assert all(type(value) is float for value in found.values())
 
 
+def test_f1_of_the_first_class() -> None:
+    # Labels 0, 1, 1, 1, predicted 0, 0, 1, 1. Class 0: precision 1/2, recall 1, F1 2/3; class 1: 1, 2/3, F1 4/5
+    logits = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    first = score(logits, LABELS, ["accuracy", "f1", "matthews"], positive=0)
+    second = score(logits, LABELS, ["accuracy", "f1", "matthews"])
+    assert (first["f1"], second["f1"]) == (pytest.approx(2 / 3), pytest.approx(4 / 5))
+    assert {**first, "f1": second["f1"]} == second
+
+
 def test_three_classes_by_hand() -> None:
     # Probabilities (1/2, 1/4, 1/4) and (1/4, 1/4, 1/2); labels 0 and 1; predicted 0 and 2.
     logits = np.array([[ln(2), 0.0, 0.0], [0.0, 0.0, ln(2)]])
@@ -222,9 +231,7 @@ def test_regressions_that_cannot_be_scored(logits: Any, labels: Any, message: st
 
 
 def test_metrics_that_do_not_fit_the_task() -> None:
-    with pytest.raises(
-        ScoringError, match=r"f1 \(of class 1\) needs exactly 2 classes, found 3; use macro_f1"
-    ):
+    with pytest.raises(ScoringError, match=r"f1 needs exactly 2 classes, found 3; use macro_f1"):
         check_metrics(["accuracy", "f1"], 3)
     with pytest.raises(ScoringError, match="pearson is not defined for a classification"):
         check_metrics(["pearson"], 2)

@@ -1,0 +1,163 @@
+"""Encoded images, decoded without loss: what 8-bit grey or RGB in sRGB cannot hold is refused, not dropped.
+
+Pillow hands out an 8-bit picture for almost anything: it cuts 16 bits a channel, takes the first of several frames, and
+forgets alpha, further channels and colour profiles. Two images that differ in nothing else would then be one row.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+Pixels = npt.NDArray[np.uint8]
+
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "GIF",
+    "WEBP",
+    "TIFF",
+)  # those of which `_refuse_more` knows what Pillow drops
+MAX_PIXELS = 1 << 26  # 8,192 x 8,192: 200 MB as RGB
+PNG = b"\x89PNG\r\n\x1a\n"
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
+SRGB_GAMMA = 1 / 2.2  # what PNG writers give for sRGB
+SRGB_CHROMATICITY = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # white, red, green, blue: x and y
+SAME_GAMMA, SAME_CHROMATICITY = 0.01, 0.01
+SAME_LEVELS = 10  # of 255: a gamma of 2.2 instead of sRGB's curve moves no patch by more
+SRGB_CICP = bytes([1, 13, 0, 1])  # BT.709 primaries, sRGB's transfer function, RGB, full range
+ADOBE_RGB = "R03"  # the Exif interoperability index of cameras that are set to Adobe RGB
+
+
+def decode(data: bytes) -> Pixels:
+    """An encoded image as uint8 [H, W] (grey) or [H, W, 3] (RGB), upright.
+
+    Raises:
+        ValueError: it cannot be decoded, or holds more than that; says what.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            more = _more(image, data)
+            if more is None:
+                ImageOps.exif_transpose(image, in_place=True)
+                more = _transparent_places(image)
+            grey = image.mode in ("1", "L", "LA")
+            if more is None:
+                return np.asarray(
+                    image if image.mode in ("L", "RGB") else image.convert("L" if grey else "RGB")
+                )
+    except UnidentifiedImageError:
+        known = ", ".join(FORMATS)
+        raise ValueError(
+            f"cannot be decoded ({len(data)} bytes): is none of {known}; convert it to PNG"
+        ) from None
+    except Exception as error:  # Pillow's plugins raise almost anything on damaged files
+        reason = str(error)[:200] or type(error).__name__
+        raise ValueError(f"cannot be decoded ({len(data)} bytes): {reason}") from None
+    raise ValueError(more)
+
+
+def _more(image: Any, data: bytes) -> str | None:
+    """What an image holds that its decoded pixels would lose, from its header; None: nothing."""
+    if image.width * image.height > MAX_PIXELS:
+        return f"has {image.width:,} x {image.height:,} pixels, more than {MAX_PIXELS:,}; make it smaller"
+    if _depth(image, data) > 8:
+        return "has more than 8 bits a channel; convert it to 8 bits"
+    if image.mode not in MODES:
+        return f"has colour space {image.mode}; convert it to RGB or grey"
+    frames = 2 if _has_chunk(data, b"fdAT") else getattr(image, "n_frames", 1)
+    if frames > 1:
+        return "has several frames or pages; keep one"
+    if image.format == "TIFF" and image.tag_v2.get(277, 1) != len(image.getbands()):
+        return f"has {image.tag_v2[277]} channels, of which {image.mode} has room for {len(image.getbands())}"
+    return _other_colours(image, data)
+
+
+def _depth(image: Any, data: bytes) -> int:
+    """Bits a channel in the file, or 16 for what is no unsigned integer."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;"):
+        return 16
+    if data.startswith(PNG):
+        return data[24]
+    if image.format == "TIFF":
+        bits, kinds = image.tag_v2.get(258, (1,)), image.tag_v2.get(339, (1,))
+        return 16 if set(kinds) != {1} else max(bits)
+    return 8
+
+
+def _transparent_places(image: Any) -> str | None:
+    """What a decoded image loses with its alpha channel or its transparent colour; None: it is opaque."""
+    if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
+        return None
+    alpha = (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
+    return None if alpha.getextrema()[0] == 255 else "is transparent in places; put it on a background"
+
+
+def _other_colours(image: Any, data: bytes) -> str | None:
+    """What an image says of its colours, if they are not sRGB's: a profile, PNG's gamma and primaries, Exif."""
+    convert = "convert its pixels to sRGB"
+    coding = _chunk(data, b"cICP")
+    if coding is not None:
+        return None if coding == SRGB_CICP else f"has colours by a cICP chunk that is not sRGB's; {convert}"
+    profile = image.info.get("icc_profile")
+    if profile:
+        return None if _is_srgb(profile) else f"has a colour profile that is not sRGB's; {convert}"
+    if image.getexif().get_ifd(0xA005).get(1) == ADOBE_RGB:
+        return f"has the colours of Adobe RGB; {convert}"
+    if "srgb" in image.info:
+        return None
+    gamma, chromaticity = image.info.get("gamma"), image.info.get("chromaticity")
+    if gamma is not None and abs(gamma - SRGB_GAMMA) > SAME_GAMMA:
+        return f"has a gamma of {gamma:g}, not sRGB's {SRGB_GAMMA:.4f}; {convert}"
+    if chromaticity is not None and not np.allclose(chromaticity, SRGB_CHROMATICITY, atol=SAME_CHROMATICITY):
+        return f"has other primary colours than sRGB; {convert}"
+    return None
+
+
+@lru_cache(maxsize=64)  # a data set has a few profiles, in many images
+def _is_srgb(profile: bytes) -> bool:
+    """Whether colours by this ICC profile look as they would without it; False for one that cannot be read."""
+    try:
+        given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = {"RGB": "RGB", "GRAY": "L"}[given.profile.xcolor_space.strip()]
+        patches = _patches(mode)
+        srgb, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        shown = ImageCms.profileToProfile(patches, given, srgb, intent, "RGB")
+    except (ImageCms.PyCMSError, OSError, KeyError, ValueError):
+        return False
+    assert shown is not None
+    apart = np.asarray(shown, dtype=np.int16) - np.asarray(patches.convert("RGB"), dtype=np.int16)
+    return int(np.abs(apart).max()) <= SAME_LEVELS
+
+
+def _patches(mode: str) -> Image.Image:
+    """Colours all over the cube, or all greys."""
+    if mode == "L":
+        return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    levels = np.linspace(0, 255, 6).astype(np.uint8)
+    return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3))
+
+
+def _has_chunk(data: bytes, name: bytes) -> bool:
+    return _chunk(data, name) is not None
+
+
+def _chunk(data: bytes, name: bytes) -> bytes | None:
+    """The content of a PNG's first chunk of that name."""
+    return next((content for other, content in _chunks(data) if other == name), None)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    start = len(PNG)
+    while data.startswith(PNG) and start + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, start)
+        yield name, data[start + 8 : start + 8 + length]
+        start += length + 12

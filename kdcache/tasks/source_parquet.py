@@ -1,0 +1,52 @@
+"""Rows from Parquet files; features are read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdcache.errors import TaskError
+from kdcache.tasks.columns import plain
+from kdcache.tasks.rows import BATCH, Columns, Rows, check_columns, declared_names, no_labels
+
+
+def open_parquet(where: str, path: Path, columns: Columns) -> Rows:
+    """
+    Raises:
+        TaskError: the file cannot be read, has no rows, or lacks a column.
+    """
+    with _reading(where):
+        schema, count = pq.read_schema(path), pq.read_metadata(path).num_rows
+        check_columns(where, schema.names, columns)
+        labels = None if columns.label is None else _checked(pq.read_table(path, columns=[columns.label]))
+    if count == 0:
+        raise TaskError(f"{where}: there are no rows")
+    batches = partial(_batches, where, path, columns.features)
+    if labels is None:
+        return Rows(no_labels(count), None, batches)
+    return Rows(plain(labels.column(0)), declared_names(where, schema, columns.label or ""), batches)
+
+
+def _batches(where: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with _reading(where), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BATCH, columns=columns):
+            yield _checked(pa.Table.from_batches([batch]))
+
+
+def _checked(table: pa.Table) -> pa.Table:
+    """Arrow takes the file's word for it that a text is in UTF-8 and an index within its dictionary."""
+    table.validate(full=True)
+    return table
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
+        raise TaskError(f"{where}: cannot be read: {' '.join(str(error).split())[:300]}") from None

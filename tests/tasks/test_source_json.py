@@ -1,0 +1,82 @@
+"""JSON Lines: what is read, and what each failure says. Python's json reads the same rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from kdcache.tasks.rows import Columns
+from kdcache.tasks.source_json import read_json_lines
+from kdcache.tasks.sources import load_source
+from tests.tasks.files import ROWS, parquet, read, refusal, task, write
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    lines = ['{"text": "a", "label": 0, "more": [1]}', "", '{"label": 1, "text": "é"}']
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    assert read(load_source(task(path, path))) == {"text": ["a", "é"], "label": [0, 1]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"text": "a"}\n{oops\n', "line 2: is not JSON"),
+        ('[{"text": "a"}]', "line 1: expected one JSON object a line, found list"),
+        ('{"text": "a", "label": 0}\n{"text": "b", "label": "one"}', "column 'label' mixes types"),
+        ('{"text": "a", "label": 0, "text": "b"}', "line 1: is not JSON .the key text is there twice."),
+        (
+            '{"text": "a", "label": 0, "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
+            "line 1: is nested too deep",
+        ),
+        (
+            '{"text": "x", "label": 0}\n{"text": "\\ud83d", "label": 0}',
+            "column 'text' has half of .* pair in row 1",
+        ),
+        ('{"text": "x", "label": "\\udc00"}', "column 'label' has half of a surrogate pair in row 0"),
+        ('{"text": "x", "label": ' + "9" * 5000 + "}", "line 1: is not JSON .*digits"),
+        ('{"text": "x", "label": ' + "9" * 30 + "}", "column 'label' mixes types: .*[Ii]nt"),
+        ('{"text": "x", "label": {"\\ud800": 1}}', "column 'label' has half of a surrogate pair"),
+        ('{"\\ud800": "x", "label": 0}', r"no column 'text'; there are: '\\ud800', label"),
+        ('{"text": [["a"], 1], "label": 0}', "column 'text' mixes types"),
+    ],
+)
+def test_damaged_files(tmp_path: Path, content: str, message: str) -> None:
+    good = parquet(tmp_path / "a.parquet", ROWS)
+    path = write(tmp_path / "b.jsonl", content)
+    refusal(rf"train: .*b\.jsonl(, |: ){message}", path, good)
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.lists(st.text(max_size=3), max_size=3)
+)
+OBJECTS = st.dictionaries(st.sampled_from(["text", "label", "more", "é", ""]), VALUES)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    texts=st.lists(st.text(max_size=9), min_size=1),
+    extra=OBJECTS,
+    plain=st.booleans(),
+    end=st.sampled_from("\n\r"),
+)
+def test_rows_are_those_that_json_reads(
+    tmp_path: Path, texts: list[str], extra: dict[str, Any], plain: bool, end: str
+) -> None:
+    rows = [{**extra, "text": text, "label": number} for number, text in enumerate(texts)]
+    lines = [json.dumps(row, ensure_ascii=plain) for row in rows]
+    path = tmp_path / "a.jsonl"
+    path.write_bytes((end.join(lines) + end).encode("utf-8", "surrogatepass"))
+    expected = [json.loads(line) for line in lines]
+    table = read_json_lines("", path, Columns(["text"], None, "label"))
+    assert table.column("text").to_pylist() == [row["text"] for row in expected]
+    assert table.column("label").to_pylist() == [row["label"] for row in expected]
