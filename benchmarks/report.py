@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ import pandas as pd
 
 from benchmarks.keeping import facts
 from kdcache.report.page import write_report
-from kdcache.results.validation import Outputs
+from kdcache.results.evaluation import Outputs, bin_sureness
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     compare,
@@ -123,13 +122,13 @@ def outputs(of: Study, *configuration: str) -> Outputs:
     return Outputs(tuple(of.seeds), labels, np.where(right, labels, 1 - labels))
 
 
-def logits(*configuration: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def sureness(*configuration: str) -> np.ndarray:
     """Five classes; a margin for the right one, sharper or flatter by regularizer."""
     random = np.random.default_rng(len("".join(configuration)))
     labels = random.integers(0, 5, 5 * ROWS)
     scores = random.normal(0, 1.5, (len(labels), 5))
     scores[np.arange(len(labels)), labels] += 2
-    yield scores * {"label_smoothing": 0.9, "kd": 1.6}.get(configuration[-1], 1.3), labels
+    return bin_sureness(scores * {"label_smoothing": 0.9, "kd": 1.6}.get(configuration[-1], 1.3), labels)
 
 
 def write_metrics(of: Study, out: Path) -> None:
@@ -140,7 +139,7 @@ def write_metrics(of: Study, out: Path) -> None:
         "comparisons": compared,
         "examples": compare_examples(of, lambda *of_what: outputs(of, *of_what), 199),
         "calibration": compare_calibration(table, of),
-        "reliability": tabulate_reliability(of, logits),
+        "reliability": tabulate_reliability(of, sureness),
         "across": compare_across_tasks(table, of),
         "cost": costs(of, table),
         "curves": curves(table),

@@ -20,11 +20,9 @@ from kdcache.results.schema import CostRow, CurveRow, TrialRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Study
 from kdcache.system.files import read_json
-from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import caches_beside
 from kdcache.trials.layout import TEACHER, trial_folder
 from kdcache.trials.result import TrialCost, TrialResult, read_cost, read_result
-from kdcache.trials.scores import trial_scores
 
 FIGURES = ("seconds", "peak_memory_mb", "device")
 
@@ -81,7 +79,7 @@ def trials_table(
 
     Args:
         results: those of `read_trials`.
-        scores: a trial's, by metric; see `Scores`.
+        scores: a trial's, by metric; see `evaluation.Evaluation`.
     """
     table = tabulate(TrialRow, (_trial_row(result, study, scores(result)) for result in results))
     return table.astype({"layers": "Int64"})
@@ -104,37 +102,6 @@ def _trial_row(result: TrialResult, study: Study, scores: Mapping[str, float]) -
         device=result.device,
         identity=result.identity,
     )
-
-
-class Scores:
-    """The scores of a study's trials, computed from the logits that they keep.
-
-    Args:
-        root: the folder that holds `tasks/` and `trials/`.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._tasks: dict[str, PreparedTask] = {}
-
-    def __call__(self, result: TrialResult) -> dict[str, float]:
-        """A trial's scores by metric.
-
-        Raises:
-            ResultsError: result.json (of kdcache 0.1) has other scores than its logits give.
-            CacheError: the logits are missing, damaged, or of other rows than the task's.
-        """
-        if result.task not in self._tasks:
-            self._tasks[result.task] = PreparedTask(self._root / "tasks" / result.task)
-        folder = folder_of(self._root, result)
-        scores = trial_scores(folder, self._tasks[result.task])
-        for metric, value in (result.metrics or {}).items():
-            if not math.isclose(value, scores.get(metric, math.nan), rel_tol=1e-6, abs_tol=1e-9):
-                raise ResultsError(
-                    f"{folder}: result.json says {metric} {value}, the logits beside it give {scores.get(metric)}; one "
-                    "of them was edited: delete the folder and run `dvc repro`"
-                )
-        return scores
 
 
 def folder_of(root: Path, result: TrialResult) -> Path:

@@ -10,18 +10,18 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from kdcache.results.evaluation import Outputs
 from kdcache.results.schema import ExampleRow
-from kdcache.results.validation import Outputs
 from kdcache.results.writing import tabulate
 from kdcache.statistics import rowwise
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import describe
 from kdcache.study import Study
 
-Read: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
+ReadOutputs: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
 
 
-def compare_examples(study: Study, read: Read, resamples: int = rowwise.RESAMPLES) -> pd.DataFrame:
+def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.RESAMPLES) -> pd.DataFrame:
     """One row per configuration that is not the baseline, on the validation rows, seeds matched.
 
     Columns (see `rowwise` for the methods; a blank number is not defined or could not be estimated):
@@ -50,7 +50,7 @@ def compare_examples(study: Study, read: Read, resamples: int = rowwise.RESAMPLE
     )
 
 
-def _rows(study: Study, read: Read, resamples: int) -> Iterator[ExampleRow]:
+def _rows(study: Study, read: ReadOutputs, resamples: int) -> Iterator[ExampleRow]:
     """Configuration by configuration; a baseline is read once for its task and student."""
     held, base = None, None
     for task, student, regularizer in study.configurations():
