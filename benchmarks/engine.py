@@ -209,7 +209,7 @@ def compare(of: Study) -> dict[str, Any]:
     from stages.compare import write_metrics
 
     with contextlib.redirect_stdout(None):
-        write_metrics(of, Layout().data, Layout().metrics)
+        write_metrics(of, Layout(), Layout().metrics)
     return {"comparisons": len((Layout().metrics / "comparisons.csv").read_text().splitlines()) - 1}
 
 

@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,15 @@ import pandas as pd
 
 from benchmarks.keeping import facts
 from kdcache.report.page import write_report
-from kdcache.results.validation import Outputs
+from kdcache.results.evaluation import Outputs, bin_sureness
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
-    across,
-    calibration_comparisons,
     compare,
+    compare_across_tasks,
+    compare_calibration,
     compare_examples,
-    reliability_table,
-    summary,
+    summarize,
+    tabulate_reliability,
 )
 from kdcache.study import Study
 
@@ -123,13 +122,13 @@ def outputs(of: Study, *configuration: str) -> Outputs:
     return Outputs(tuple(of.seeds), labels, np.where(right, labels, 1 - labels))
 
 
-def logits(*configuration: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def sureness(*configuration: str) -> np.ndarray:
     """Five classes; a margin for the right one, sharper or flatter by regularizer."""
     random = np.random.default_rng(len("".join(configuration)))
     labels = random.integers(0, 5, 5 * ROWS)
     scores = random.normal(0, 1.5, (len(labels), 5))
     scores[np.arange(len(labels)), labels] += 2
-    yield scores * {"label_smoothing": 0.9, "kd": 1.6}.get(configuration[-1], 1.3), labels
+    return bin_sureness(scores * {"label_smoothing": 0.9, "kd": 1.6}.get(configuration[-1], 1.3), labels)
 
 
 def write_metrics(of: Study, out: Path) -> None:
@@ -139,15 +138,15 @@ def write_metrics(of: Study, out: Path) -> None:
         "trials": table,
         "comparisons": compared,
         "examples": compare_examples(of, lambda *of_what: outputs(of, *of_what), 199),
-        "calibration": calibration_comparisons(table, of),
-        "reliability": reliability_table(of, logits),
-        "across": across(table, of),
+        "calibration": compare_calibration(table, of),
+        "reliability": tabulate_reliability(of, sureness),
+        "across": compare_across_tasks(table, of),
         "cost": costs(of, table),
         "curves": curves(table),
     }
     for name, frame in tables.items():
         write_table(frame, out / f"{name}.csv")
-    write_summary(summary(table, of, compared), out / "summary.json")
+    write_summary(summarize(table, of, compared), out / "summary.json")
 
 
 # Sorts and filters the table of every comparison, twice each, and leaves the slower times in the page's title.

@@ -25,10 +25,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from kdcache.errors import KdcacheError
-from kdcache.report import charts, paper, wording
+from kdcache.report import charts, paper
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.results.writing import write_table
-from kdcache.statistics import power, significance
+from kdcache.statistics import power, significance, wording
 from kdcache.statistics.families import correct, level
 from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study, load_study

@@ -16,14 +16,15 @@ from rich.table import Table
 
 from kdcache.cli import printing
 from kdcache.errors import ComparisonError
-from kdcache.report import wording
-from kdcache.results.reading import NEEDED, read_table
-from kdcache.statistics.runs import Change, Run, Side, changes, different_params
+from kdcache.results.reading import read_table
+from kdcache.results.schema import ComparisonRow, TrialRow
+from kdcache.statistics import wording
+from kdcache.statistics.runs import Change, Side, StudyRun, changes, different_params
 
 Read = Callable[[Path], str]
 
 
-def read_run(name: str, params: Path, metrics: Path) -> Run:
+def read_run(name: str, params: Path, metrics: Path) -> StudyRun:
     """The run in a folder or a Git revision.
 
     Args:
@@ -34,11 +35,11 @@ def read_run(name: str, params: Path, metrics: Path) -> Run:
         ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
-    found = [
-        read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", (*NEEDED[table], *more))
-        for table, more in (("trials", ["identity"]), ("comparisons", []))
-    ]
-    return Run(name, _params(read(params), f"{name}: {params}"), *found)
+    trials, comparisons = (
+        read_table(read(metrics / f"{file}.csv"), f"{name}: {metrics / file}.csv", table)
+        for file, table in (("trials", TrialRow), ("comparisons", ComparisonRow))
+    )
+    return StudyRun(name, _params(read(params), f"{name}: {params}"), trials, comparisons)
 
 
 def _params(text: str, where: str) -> dict[str, Any]:
@@ -108,13 +109,13 @@ def _git(*arguments: str) -> str | None:
     return done.stdout if done.returncode == 0 else None
 
 
-def compared(a: Run, b: Run) -> dict[str, Any]:
+def compared(a: StudyRun, b: StudyRun) -> dict[str, Any]:
     """Both runs as one JSON-like object."""
     params = [{"path": path, "a": one, "b": other} for path, one, other in different_params(a, b)]
     return {"a": a.name, "b": b.name, "params": params, "configurations": list(map(asdict, changes(a, b)))}
 
 
-def print_compared(a: Run, b: Run) -> None:
+def print_compared(a: StudyRun, b: StudyRun) -> None:
     """Two tables: the parameters that differ, and every configuration."""
     printing.show(f"a: {printing.cell(a.name)}\nb: {printing.cell(b.name)}")
     different = different_params(a, b)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import altair as alt
 import pandas as pd
 
-from kdcache.report import wording
 from kdcache.report.charts import Drawing, specification
-from kdcache.results.reading import Metrics
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import AcrossRow
+from kdcache.statistics import wording
 
 STEP = 24  # pixels a method's line takes
 
 
 @dataclass(frozen=True)
-class Across:
+class AcrossLine:
     """A regularizer over the tasks of one student, or of all students of an init."""
 
-    where: str
+    group: str
     regularizer: str
     tasks: str
     difference: str
@@ -32,9 +35,26 @@ class Across:
     note: str
 
 
-def table(metrics: Metrics) -> list[Across]:
+@dataclass(frozen=True)
+class AcrossSection:
+    template: ClassVar[str] = "sections/across.html.j2"
+    rows: list[AcrossLine]
+    wilcoxon_floor: str
+    ranking: list[Drawn]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.ranking
+
+
+def make_section(metrics: Metrics) -> AcrossSection | None:
+    shown = lines(metrics)
+    return AcrossSection(shown, limits(metrics), draw("ranking", diagrams(metrics))) if shown else None
+
+
+def lines(metrics: Metrics) -> list[AcrossLine]:
     """The rows of across.csv whose group has two or more tasks; the baseline has a rank only."""
-    return [_row(row) for row in _several(metrics).itertuples(index=False)]
+    return [_line(row) for row in rows_of(AcrossRow, _several(metrics))]
 
 
 def _several(metrics: Metrics) -> pd.DataFrame:
@@ -44,9 +64,9 @@ def _several(metrics: Metrics) -> pd.DataFrame:
     return metrics.across[most >= 2]
 
 
-def _row(row: Any) -> Across:
-    return Across(
-        where=_group(row.scope, row.group),
+def _line(row: AcrossRow) -> AcrossLine:
+    return AcrossLine(
+        group=_group(row.scope, row.group),
         regularizer=row.regularizer,
         tasks=wording.number(row.tasks, 0),
         difference=wording.signed(row.difference),
@@ -66,11 +86,11 @@ def _group(scope: str, group: str) -> str:
     return f"all {group} students" if scope == "init" else str(group)
 
 
-def _percent(share: float) -> str:
-    return wording.NONE if wording.missing(share) else f"{share:.0%}"
+def _percent(share: float | None) -> str:
+    return wording.NONE if share is None else f"{share:.0%}"
 
 
-def _bayes(row: Any) -> str:
+def _bayes(row: AcrossRow) -> str:
     if wording.missing(row.bayes_within):
         return wording.NONE
     shares = (row.bayes_worse, row.bayes_within, row.bayes_better)

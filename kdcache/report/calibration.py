@@ -5,15 +5,18 @@ Soft labels move confidence, and not all in one direction, so this can change wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import altair as alt
 import pandas as pd
 
-from kdcache.report import wording
 from kdcache.report.charts import Drawing, method_scales, specification
-from kdcache.results.reading import Metrics
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import CalibrationRow
+from kdcache.statistics import wording
 from kdcache.study import Study
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
@@ -23,7 +26,7 @@ HEIGHT = 260  # pixels
 
 
 @dataclass(frozen=True)
-class Score:
+class ScoreCell:
     """One calibration score: the mean with sd; the change from the baseline, its interval and direction."""
 
     mean: str
@@ -33,17 +36,39 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class CalibrationLine:
     """A configuration's NLL, Brier score and ECE, and how much surer it is than right, in points."""
 
-    where: str
+    group: str
     regularizer: str
-    scores: list[Score]
+    scores: list[ScoreCell]
     overconfidence: str
 
 
+@dataclass(frozen=True)
+class CalibrationSection:
+    template: ClassVar[str] = "sections/calibration.html.j2"
+    rows: list[CalibrationLine]
+    names: list[str]
+    sentence: str
+    reliability: list[Drawn]
+    fewest_rows: int = FEWEST_ROWS
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.reliability
+
+
+def make_section(metrics: Metrics, study: Study) -> CalibrationSection | None:
+    shown = lines(metrics, study)
+    if not shown:
+        return None
+    diagram = draw("reliability", diagrams(metrics))
+    return CalibrationSection(shown, names(metrics), sentence(metrics), diagram)
+
+
 def names(metrics: Metrics) -> list[str]:
-    """The headings of `Calibration.scores`."""
+    """The headings of `CalibrationLine.scores`."""
     return [NAMES[name] for name in _scores(metrics)]
 
 
@@ -51,25 +76,27 @@ def _scores(metrics: Metrics) -> list[str]:
     return [name for name in NAMES if name in metrics.trials and metrics.trials[name].notna().any()]
 
 
-def table(metrics: Metrics, study: Study) -> list[Calibration]:
+def lines(metrics: Metrics, study: Study) -> list[CalibrationLine]:
     """NLL, Brier score and ECE (lower is better) of every configuration with trials.
 
     The change is calibration.csv's; without that file it is the mean over the shared seeds, untested.
     """
     columns, tested, sure = _scores(metrics), _tested(metrics), overconfidence(metrics.reliability)
-    found: list[Calibration] = []
-    for (task, student), mine in metrics.trials.groupby(["task", "student"], sort=False):
-        if not columns or mine[columns].isna().all(axis=None):
+    shown: list[CalibrationLine] = []
+    for (task, student), trials in metrics.trials.groupby(["task", "student"], sort=False):
+        if not columns or trials[columns].isna().all(axis=None):
             continue
-        by_method = {str(key): group.set_index("seed")[columns] for key, group in mine.groupby("regularizer")}
+        by_method = {
+            str(key): group.set_index("seed")[columns] for key, group in trials.groupby("regularizer")
+        }
         baseline = by_method.get(study.comparison.baseline)
         for method in (name for name in study.methods() if name in by_method):
             base = None if method == study.comparison.baseline else baseline
             rows = {name: tested.get((task, student, method, name)) for name in columns}
             gap = wording.signed(sure.get((str(task), str(student), method)), 1)
             scores = [_score(by_method[method], base, name, rows[name]) for name in columns]
-            found.append(Calibration(f"{task}: {student}", method, scores, gap))
-    return found
+            shown.append(CalibrationLine(wording.configuration(str(task), str(student)), method, scores, gap))
+    return shown
 
 
 def sentence(metrics: Metrics) -> str:
@@ -79,7 +106,7 @@ def sentence(metrics: Metrics) -> str:
         return ""
     groups = rows.groupby("regularizer", sort=False)["direction"]
     counts = {str(name): directions.value_counts().to_dict() for name, directions in groups}
-    said = "; ".join(f"{name} {_directions(found)}" for name, found in counts.items())
+    said = "; ".join(f"{name} {_directions(of_each)}" for name, of_each in counts.items())
     return f"Over all students and scores: {said}."
 
 
@@ -88,18 +115,20 @@ def _directions(counts: dict[Any, int]) -> str:
     return wording.listing(f"{word} in {counts[word]}" for word in known)
 
 
-def _tested(metrics: Metrics) -> dict[tuple[Any, ...], Any]:
-    rows = metrics.calibration.itertuples(index=False)
+def _tested(metrics: Metrics) -> dict[tuple[Any, ...], CalibrationRow]:
+    rows = rows_of(CalibrationRow, metrics.calibration)
     return {(row.task, row.student, row.regularizer, row.metric): row for row in rows}
 
 
-def _score(mine: pd.DataFrame, baseline: pd.DataFrame | None, name: str, tested: Any | None) -> Score:
-    mean = wording.mean_sd(mine[name].mean(), mine[name].std(), DIGITS)
+def _score(
+    scores: pd.DataFrame, baseline: pd.DataFrame | None, name: str, tested: CalibrationRow | None
+) -> ScoreCell:
+    mean = wording.mean_sd(scores[name].mean(), scores[name].std(), DIGITS)
     if tested is not None:
         interval = wording.interval(tested.ci_low, tested.ci_high, DIGITS)
-        return Score(mean, wording.signed(tested.difference, DIGITS), interval, tested.direction)
-    change = None if baseline is None else float((mine[name] - baseline[name]).mean())
-    return Score(mean, "" if change is None else wording.signed(change, DIGITS))
+        return ScoreCell(mean, wording.signed(tested.difference, DIGITS), interval, tested.direction)
+    change = None if baseline is None else float((scores[name] - baseline[name]).mean())
+    return ScoreCell(mean, "" if change is None else wording.signed(change, DIGITS))
 
 
 def overconfidence(reliability: pd.DataFrame) -> dict[tuple[str, str, str], float]:

@@ -17,8 +17,8 @@ import altair as alt
 import pandas as pd
 from altair.utils.schemapi import debug_mode
 
-from kdcache.report import wording
-from kdcache.results.reading import Metrics, flags
+from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
 
 INITS = ("pretrained", "scratch")
 
@@ -75,7 +75,7 @@ def panels(metrics: Metrics, confidence: float) -> list[Panel]:
     rows = _with_architecture(metrics)
     rows["verdict_words"] = [
         wording.verdict_words(verdict, negligible)
-        for verdict, negligible in zip(rows["verdict"], flags(rows, "negligible"), strict=True)
+        for verdict, negligible in zip(rows["verdict"], rows["negligible"], strict=True)
     ]
     domains = {str(task): _domain(group) for task, group in rows.groupby("task", sort=False)}
     groups = rows.groupby(["task", "checkpoint", "layers"], sort=False, dropna=False)
@@ -84,8 +84,8 @@ def panels(metrics: Metrics, confidence: float) -> list[Panel]:
 
 def inits(shown: list[Panel]) -> list[str]:
     """Which students there are: pretrained, from scratch, or both."""
-    found = {init for panel in shown for init in panel.rows["init"]}
-    return [init for init in INITS if init in found]
+    drawn = {init for panel in shown for init in panel.rows["init"]}
+    return [init for init in INITS if init in drawn]
 
 
 def _with_architecture(metrics: Metrics) -> pd.DataFrame:

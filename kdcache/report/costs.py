@@ -1,16 +1,22 @@
-"""The report's table of costs."""
+"""What it cost: teachers, once, and students, every trial.
+
+What a run took lies beside its result, on the machine that ran it. Elsewhere it is not known, and neither is a sum of
+which it is a part.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pandas as pd
 
-from kdcache.report import wording
+from kdcache.report.sections import WithoutCharts
 from kdcache.report.tables import KINDS
 from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
 from kdcache.study import Study
 
 
@@ -47,15 +53,27 @@ class StudentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Both cost tables and the sums for a sentence, in seconds."""
+    """Both cost tables and the sums for a sentence, in seconds; None: not known here."""
 
     teachers: list[TeacherCost] = field(default_factory=list)
     students: list[StudentCost] = field(default_factory=list)
-    teacher_seconds: float = 0.0
-    trial_seconds: float = 0.0
+    teacher_seconds: float | None = None
+    trial_seconds: float | None = None
     readers: int = 0
     online: float | None = None  # seconds of teachers, had they run in every epoch of every reader
     device: str = ""
+
+
+@dataclass(frozen=True)
+class CostSection(WithoutCharts):
+    template: ClassVar[str] = "sections/cost.html.j2"
+    cost: Cost
+    sentence: str
+
+
+def make_section(metrics: Metrics, study: Study) -> CostSection:
+    cost = costs(metrics, study)
+    return CostSection(cost, in_a_sentence(cost))
 
 
 def costs(metrics: Metrics, study: Study) -> Cost:
@@ -69,18 +87,18 @@ def costs(metrics: Metrics, study: Study) -> Cost:
     readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
-        students=[_student_cost(task, student, mine) for (task, student), mine in _by_student(trials)],
-        teacher_seconds=float(once["seconds"].sum()),
-        trial_seconds=float(trials["seconds"].sum()),
+        students=[_student_cost(*key, of_student) for key, of_student in _by_student(trials)],
+        teacher_seconds=_known(_total(once)),
+        trial_seconds=_known(_total(trials)),
         readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
-        online=None if wording.missing(online) else online,
+        online=_known(online),
         device=_devices(cost),
     )
 
 
 def _by_student(trials: pd.DataFrame) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
-    for key, mine in trials.groupby(["task", "model"], sort=False):
-        yield (str(key[0]), str(key[1])), mine
+    for key, of_student in trials.groupby(["task", "model"], sort=False):
+        yield (str(key[0]), str(key[1])), of_student
 
 
 def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -91,8 +109,8 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
         for method, how in study.methods().items()
         if teacher in how.teachers_of(params)
     ]
-    mine = pd.MultiIndex.from_frame(trials[["model", "regularizer"]]).isin(pairs)
-    return trials[(trials["task"] == task) & mine]
+    reads = pd.MultiIndex.from_frame(trials[["model", "regularizer"]]).isin(pairs)
+    return trials[(trials["task"] == task) & reads]
 
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
@@ -101,8 +119,8 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
     cached = pd.concat([_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
     readers = _readers(task, teacher, by_kind["trial"], study)
     students, passes = readers["model"].nunique(), _passes(readers, study)
-    once = trained["seconds"].sum() + cached["seconds"].sum()
     both = pd.concat([trained, cached])
+    once = _total(both)
     return TeacherCost(
         task=task,
         teacher=teacher,
@@ -129,7 +147,7 @@ def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: St
     readers, augment = _readers(task, teacher, by_kind["trial"], study), study.tasks[task].augment
     users = [name for name, method in study.methods().items() if method.unlabelled == "use"]
     plain, more = (_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
-    one_view = float(more["seconds"].sum()) / (augment.views if augment else 1)
+    one_view = _total(more) / (augment.views if augment else 1)
     passes = _passes(readers[readers["regularizer"].isin(users)], study)
     return _total(plain) * _passes(readers, study) + one_view * passes
 
@@ -153,20 +171,46 @@ def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
 
 
 def _total(table: pd.DataFrame) -> float:
-    return float(table["seconds"].sum(min_count=1))
+    """Seconds of all its runs; NaN when those of one are not known here."""
+    return float(table["seconds"].astype(float).sum(skipna=False))
+
+
+def _known(seconds: float) -> float | None:
+    return None if wording.missing(seconds) else seconds
 
 
 def _devices(table: pd.DataFrame) -> str:
-    return wording.listing(sorted({device for device in table["device"] if device}))
+    names = sorted({device for device in table["device"] if device})
+    return wording.listing(names) if names else "an unknown device"
 
 
-def _student_cost(task: str, student: str, mine: pd.DataFrame) -> StudentCost:
+def _student_cost(task: str, student: str, trials: pd.DataFrame) -> StudentCost:
     return StudentCost(
         task=task,
         student=student,
-        trials=f"{len(mine):,}",
-        each=wording.seconds(mine["seconds"].mean()),
-        total=wording.seconds(_total(mine)),
-        memory=wording.megabytes(mine["peak_memory_mb"].max()),
-        device=_devices(mine),
+        trials=f"{len(trials):,}",
+        each=wording.seconds(trials["seconds"].mean()),
+        total=wording.seconds(_total(trials)),
+        memory=wording.megabytes(trials["peak_memory_mb"].max()),
+        device=_devices(trials),
     )
+
+
+def in_a_sentence(cost: Cost) -> str:
+    """What it cost in all, for the first screen."""
+    if not cost.teachers:
+        return f"No teacher. {_trials(cost)}"
+    online = "" if cost.online is None else f" (without a cache about {wording.seconds(cost.online)})"
+    read = f"{wording.count(cost.readers, 'trial')} read those logits{online}."
+    if cost.teacher_seconds is None:
+        once = "Teachers were trained and their logits cached once; what that took is not known here"
+    else:
+        spent = wording.seconds(cost.teacher_seconds)
+        once = f"Teachers were trained and their logits cached once, in {spent}"
+    return f"{once}; {read} {_trials(cost)}"
+
+
+def _trials(cost: Cost) -> str:
+    if cost.trial_seconds is None:
+        return "What all trials together took is not known here."
+    return f"All trials together took {wording.seconds(cost.trial_seconds)}, on {cost.device}."

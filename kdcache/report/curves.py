@@ -6,16 +6,35 @@ compared. What can be seen is whether training had settled, and whether the seed
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import altair as alt
 import pandas as pd
 
-from kdcache.report import wording
 from kdcache.report.charts import Drawing, method_scales, specification
-from kdcache.results.reading import Metrics
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import CurveRow
+from kdcache.statistics import wording
 
 HEIGHT = 220  # pixels
+
+
+@dataclass(frozen=True)
+class CurvesSection:
+    template: ClassVar[str] = "sections/curves.html.j2"
+    curves: list[Drawn]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.curves
+
+
+def make_section(metrics: Metrics) -> CurvesSection | None:
+    drawings = diagrams(metrics)
+    return CurvesSection(draw("curve", drawings)) if drawings else None
 
 
 def diagrams(metrics: Metrics) -> list[Drawing]:
@@ -60,19 +79,21 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [_record(row) for row in rows.dropna(subset=["loss"]).itertuples(index=False)]
+    return [_record(row, row.loss) for row in rows_of(CurveRow, rows) if row.loss is not None]
 
 
-def _record(row: Any) -> dict[str, Any]:
-    spread = None if wording.missing(row.sd) else row.sd
-    ends = (None, None) if spread is None else (row.loss - spread, row.loss + spread)
-    low, high = (None if end is None else float(f"{end:.4g}") for end in ends)
+def _record(row: CurveRow, loss: float) -> dict[str, Any]:
+    low, high = (None, None) if row.sd is None else (loss - row.sd, loss + row.sd)
     return {
         "regularizer": row.regularizer,
-        "epoch": int(row.epoch),
-        "loss": float(f"{row.loss:.4g}"),
-        "low": low,
-        "high": high,
-        "seeds": int(row.seeds),
-        "said": wording.mean_sd(row.loss, row.sd, 3),
+        "epoch": row.epoch,
+        "loss": _rounded(loss),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "seeds": row.seeds,
+        "said": wording.mean_sd(loss, row.sd, 3),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.4g}")

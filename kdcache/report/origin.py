@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from kdcache.report import wording
+import yaml
+
+from kdcache.report.downloads import Download, downloads
+from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
+from kdcache.study import Study
 
 # What stands in a table: the stage's command, and what it reads and leaves.
 STEPS = (
@@ -33,14 +38,43 @@ class Prints:
     prints: list[tuple[str, str]]
 
 
+@dataclass(frozen=True)
+class OriginSection(WithoutCharts):
+    template: ClassVar[str] = "sections/origin.html.j2"
+    downloads: list[Download]
+    made_with: list[tuple[str, str]]
+    prints: list[Prints]
+    params: str
+    steps: tuple[tuple[str, str], ...] = STEPS
+
+
+def make_section(metrics: Metrics, study: Study) -> OriginSection:
+    params = yaml.safe_dump(study.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    return OriginSection(downloads(metrics), made_with(metrics), fingerprints(metrics), params)
+
+
 def made_with(metrics: Metrics) -> list[tuple[str, str]]:
     """What the trials ran with and on, and what compared them: name and versions; empty without provenance.json."""
     made = metrics.provenance
     trials = [f"{name} {wording.listing(versions)}" for name, versions in made.get("versions", {}).items()]
     devices = [f"{wording.count(n, 'trial')} on {device}" for device, n in made.get("devices", {}).items()]
     statistics = [f"{name} {version}" for name, version in made.get("statistics", {}).items()]
-    said = (("Trained with", trials), ("Trained on", devices), ("Compared with", statistics))
+    adopted = [_adopted(one) for one in made.get("adopted", [])]
+    said = (
+        ("Trained with", trials),
+        ("Trained on", devices),
+        ("Code refactored since", adopted),
+        ("Compared with", statistics),
+    )
     return [(name, ", ".join(facts)) for name, facts in said if facts]
+
+
+def _adopted(facts: dict[str, Any]) -> str:
+    """That trials were kept although their code was rewritten, and what was checked; see `kdcache adopt`."""
+    return (
+        f"from {facts['from'][:SHOWN]} to {facts['to'][:SHOWN]}: {facts['checked']} of "
+        f"{wording.count(facts['of'], 'training')} were run again, with the same logits and losses bit for bit"
+    )
 
 
 def fingerprints(metrics: Metrics) -> list[Prints]:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from itertools import accumulate, zip_longest
 
 from kdcache.errors import ComparisonError
-from kdcache.report import across, calibration, comparisons, costs, tables, wording
-from kdcache.report.page import CORRECTIONS, FAMILIES
+from kdcache.report import across, calibration, comparisons, costs, tables
+from kdcache.report.declared import CORRECTIONS, FAMILIES
 from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
 from kdcache.study import Study
 
 # What a page of a paper has room for; comparisons.csv has everything.
@@ -94,7 +95,7 @@ def legend(study: Study) -> str:
 
 def comparison_grids(metrics: Metrics, study: Study) -> list[Grid]:
     """Every comparison with its interval and p-values."""
-    headings, rows = comparisons.all_comparisons(metrics.comparisons)
+    headings, rows = comparisons.comparison_lines(metrics.comparisons)
     shown = [headings.index(name) for name in NUMBERS if name in headings]
     heads = ["task", "student", "regularizer", *(headings[place] for place in shown), "verdict"]
     caption = f"Every configuration against {study.comparison.baseline}; scores and differences in points."
@@ -107,8 +108,8 @@ def calibration_grids(metrics: Metrics, study: Study) -> list[Grid]:
     names = calibration.names(metrics)
     heads = ["", "regularizer", *names, "too sure by"]
     rows = [
-        [_text(row.where), _text(row.regularizer), *map(_score, row.scores), _text(row.overconfidence)]
-        for row in calibration.table(metrics, study)
+        [_text(row.group), _text(row.regularizer), *map(_score, row.scores), _text(row.overconfidence)]
+        for row in calibration.lines(metrics, study)
     ]
     caption = (
         f"Calibration on the validation rows: mean ± standard deviation, and the change from "
@@ -118,7 +119,7 @@ def calibration_grids(metrics: Metrics, study: Study) -> list[Grid]:
     return [Grid(caption, [_text(head) for head in heads], numbers, rows)]
 
 
-def _score(score: calibration.Score) -> Text:
+def _score(score: calibration.ScoreCell) -> Text:
     change = " ".join(part for part in (score.change, score.interval, score.direction) if part)
     return _text(*filter(None, (score.mean, change)), bold=score.direction == "better")
 
@@ -129,10 +130,10 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
     heads += ["worse / within / better", "mean rank"]
     rows = [
         [
-            *(row.where, row.regularizer, row.tasks, row.difference, row.interval, row.permutation),
+            *(row.group, row.regularizer, row.tasks, row.difference, row.interval, row.permutation),
             *(row.wilcoxon, row.improvement, row.bayes, row.rank),
         ]
-        for row in across.table(metrics)
+        for row in across.lines(metrics)
     ]
     caption = f"Over tasks, each alike: difference from {study.comparison.baseline} in points, its interval over tasks."
     return [_plain(caption, heads, rows, left={"", "regularizer"})] if rows else []

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-from kdcache.report import wording
-from kdcache.results.reading import Metrics
+from kdcache.report.sections import WithoutCharts
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import ExampleRow
+from kdcache.statistics import wording
 
 
 @dataclass(frozen=True)
-class Examples:
+class ExampleLine:
     """A comparison's two sources of error, apart and together, in points; rows gained and lost."""
 
-    where: str
+    group: str
     regularizer: str
     difference: str
     sd_seeds: str
@@ -26,14 +28,26 @@ class Examples:
     note: str
 
 
-def table(metrics: Metrics) -> list[Examples]:
+@dataclass(frozen=True)
+class ExamplesSection(WithoutCharts):
+    template: ClassVar[str] = "sections/examples.html.j2"
+    rows: list[ExampleLine]
+    sentence: str
+
+
+def make_section(metrics: Metrics) -> ExamplesSection | None:
+    shown = lines(metrics)
+    return ExamplesSection(shown, sentence(metrics)) if shown else None
+
+
+def lines(metrics: Metrics) -> list[ExampleLine]:
     """The rows of examples.csv in words; none without that file."""
-    return [_row(row) for row in metrics.examples.itertuples(index=False)]
+    return [_line(row) for row in rows_of(ExampleRow, metrics.examples)]
 
 
-def _row(row: Any) -> Examples:
-    return Examples(
-        where=f"{row.task}: {row.student}",
+def _line(row: ExampleRow) -> ExampleLine:
+    return ExampleLine(
+        group=wording.configuration(row.task, row.student),
         regularizer=row.regularizer,
         difference=wording.signed(row.difference),
         sd_seeds=wording.number(row.sd_seeds, 2),

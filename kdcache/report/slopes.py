@@ -10,9 +10,9 @@ from typing import Any
 
 import altair as alt
 
-from kdcache.report import wording
 from kdcache.report.charts import Drawing, method_scales, specification
 from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
 
 HEIGHT = 240  # pixels
 STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}
@@ -27,7 +27,7 @@ def diagrams(metrics: Metrics) -> list[Drawing]:
         for pair in pairs
     }
     domains = {task: _domain([row for row in rows if row["task"] == task]) for task, _, _ in pairs}
-    return [_diagram(mine, domains[pair[0]]) for pair, mine in of_pair.items()]
+    return [_diagram(of_one, domains[pair[0]]) for pair, of_one in of_pair.items()]
 
 
 def _drawn(row: dict[str, Any]) -> bool:

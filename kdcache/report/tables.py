@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import pandas as pd
 
-from kdcache.report import wording
-from kdcache.report.cells import cell_key, p_value_4, score, two, where_text, whole, with_rows
-from kdcache.results.reading import Metrics
+from kdcache.report import declared
+from kdcache.report.sections import WithoutCharts
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import ComparisonRow
+from kdcache.statistics import wording
 from kdcache.study import Study
 
 COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
@@ -60,10 +62,10 @@ class MainTable:
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenQuestion:
     """An inconclusive comparison and why it is."""
 
-    where: str
+    group: str
     regularizer: str
     difference: str
     interval: str
@@ -74,16 +76,40 @@ class Open:
     why: str
 
 
+@dataclass(frozen=True)
+class ResultsSection(WithoutCharts):
+    template: ClassVar[str] = "sections/results.html.j2"
+    tables: list[MainTable]
+
+
+@dataclass(frozen=True)
+class OpenSection(WithoutCharts):
+    """What is inconclusive, and what so few seeds cannot show."""
+
+    template: ClassVar[str] = "sections/open.html.j2"
+    rows: list[OpenQuestion]
+    limits: str
+
+
+def make_section(metrics: Metrics, study: Study) -> ResultsSection | None:
+    shown = main_tables(metrics, study)
+    return ResultsSection(shown) if shown else None
+
+
+def make_open_section(metrics: Metrics, study: Study) -> OpenSection:
+    questions = open_questions(metrics.comparisons, 1 - study.comparison.alpha)
+    return OpenSection(questions, declared.limits(metrics))
+
+
 def main_tables(metrics: Metrics, study: Study) -> list[MainTable]:
     """The main table, cut between tasks where it would be wider than a page."""
-    students = list(
-        dict.fromkeys(zip(metrics.comparisons["task"], metrics.comparisons["student"], strict=True))
-    )
+    pairs = zip(metrics.comparisons["task"], metrics.comparisons["student"], strict=True)
+    students = list(dict.fromkeys(pairs))
     chunks: list[list[tuple[str, str]]] = []
     for task in dict.fromkeys(task for task, _ in students):
-        mine = [pair for pair in students if pair[0] == task]
-        for start in range(0, len(mine), COLUMNS_AT_ONCE):
-            part = mine[start : start + COLUMNS_AT_ONCE]
+        of_task = [pair for pair in students if pair[0] == task]
+        for start in range(0, len(of_task), COLUMNS_AT_ONCE):
+            part = of_task[start : start + COLUMNS_AT_ONCE]
             if chunks and len(chunks[-1]) + len(part) <= COLUMNS_AT_ONCE:
                 chunks[-1] += part
             else:
@@ -92,7 +118,7 @@ def main_tables(metrics: Metrics, study: Study) -> list[MainTable]:
 
 
 def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, study: Study) -> MainTable:
-    by_key = {(row.task, row.student, row.regularizer): row for row in with_rows(comparisons)}
+    by_key = {(row.task, row.student, row.regularizer): row for row in rows_of(ComparisonRow, comparisons)}
     first = {pair: next(row for key, row in by_key.items() if key[:2] == pair) for pair in students}
     columns = [
         Column(task, student, first[task, student].init, _seeds(comparisons, task, student))
@@ -112,8 +138,8 @@ def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, stud
 
 
 def _seeds(comparisons: pd.DataFrame, task: str, student: str) -> str:
-    mine = comparisons[(comparisons["task"] == task) & (comparisons["student"] == student)]["seeds"]
-    low, high = int(mine.min()), int(mine.max())
+    rows = comparisons[(comparisons["task"] == task) & (comparisons["student"] == student)]
+    low, high = int(rows["seeds"].min()), int(rows["seeds"].max())
     return wording.count(high, "seed") if low == high else f"{low} to {high} seeds"
 
 
@@ -123,12 +149,12 @@ def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
     return [(name, wording.recipe(method)) for name, method in study.methods().items() if name in present]
 
 
-def _baseline_cell(row: Any) -> Cell:
+def _baseline_cell(row: ComparisonRow) -> Cell:
     score = wording.mean_sd(row.baseline_mean, row.baseline_sd)
-    return Cell(score, verdict="baseline", words="baseline", key=cell_key(row.baseline_mean))
+    return Cell(score, verdict="baseline", words="baseline", key=sort_key(row.baseline_mean))
 
 
-def _cell(row: Any | None) -> Cell | None:
+def _cell(row: ComparisonRow | None) -> Cell | None:
     if row is None:
         return None
     return Cell(
@@ -138,16 +164,16 @@ def _cell(row: Any | None) -> Cell | None:
         verdict=row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive",
         words=wording.verdict_words(row.verdict, row.negligible),
         sign=wording.SIGNS.get(row.verdict, ""),
-        note=getattr(row, "note", ""),
-        key=cell_key(row.mean),
+        note=row.note,
+        key=sort_key(row.mean),
     )
 
 
-def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[Open]:
+def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[OpenQuestion]:
     """The inconclusive comparisons, each with the reason in words."""
     return [
-        Open(
-            where=where_text(row.task, row.student),
+        OpenQuestion(
+            group=wording.configuration(row.task, row.student),
             regularizer=row.regularizer,
             difference=wording.signed(row.difference),
             interval=wording.interval(row.ci_low, row.ci_high),
@@ -157,40 +183,41 @@ def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[Open]:
             settle=_settle(row),
             why=_why(row, confidence),
         )
-        for row in with_rows(comparisons)
+        for row in rows_of(ComparisonRow, comparisons)
         if row.verdict == "inconclusive"
     ]
 
 
-def _settle(row: Any) -> str:
+def _settle(row: ComparisonRow) -> str:
     """How many seeds would settle a comparison, and how: "12 (equivalence)", "more than 1000"."""
-    by, seeds = getattr(row, "settled_by", ""), getattr(row, "seeds_to_settle", None)
-    if wording.missing(seeds):
-        return by.removesuffix(" seeds") or wording.NONE
-    return f"{wording.number(seeds, 0)} ({by})"
+    if row.seeds_to_settle is None:
+        return row.settled_by.removesuffix(" seeds") or wording.NONE
+    return f"{row.seeds_to_settle} ({row.settled_by})"
 
 
-def _why(row: Any, confidence: float) -> str:
-    note = getattr(row, "note", "")
-    if wording.missing(row.ci_low) or wording.missing(row.ci_high):
-        return note or "no interval can be made from these seeds"
-    level = f"the {confidence:.0%} interval"
+def _why(row: ComparisonRow, confidence: float) -> str:
+    if row.ci_low is None or row.ci_high is None:
+        return row.note or "no interval can be made from these seeds"
+    level, note = f"the {confidence:.0%} interval", row.note
     if row.ci_low > 0 or row.ci_high < 0:
         reason = f"{level} excludes 0 taken alone, but not after the correction"
     elif -row.margin < row.ci_low and row.ci_high < row.margin:
         reason = f"{level} lies within the margin taken alone, but not after the correction"
     else:
-        reason = f"{level} holds both 0 and {_beyond(row)} the margin"
+        above, below = row.ci_high >= row.margin, row.ci_low <= -row.margin
+        reason = f"{level} holds both 0 and {_beyond(above, below)} the margin"
     return f"{reason}; {note}" if note else reason
 
 
-def _beyond(row: Any) -> str:
-    above, below = row.ci_high >= row.margin, row.ci_low <= -row.margin
-    return (
-        "differences beyond both ends of"
-        if above and below
-        else ("gains beyond" if above else "losses beyond")
-    )
+def _beyond(above: bool, below: bool) -> str:
+    if above and below:
+        return "differences beyond both ends of"
+    return "gains beyond" if above else "losses beyond"
+
+
+def sort_key(value: float | None) -> str:
+    """What a table is sorted by; empty, so last, where there is no number."""
+    return "" if wording.missing(value) else f"{value:.6g}"
 
 
 KINDS = ("teacher", "cache", "views", "unlabelled", "trial")  # of cost.csv
@@ -198,21 +225,21 @@ NAMES = ("task", "student", "regularizer")
 
 # heading: the column of comparisons.csv and how it is written; the interval is written with the difference
 NUMBERS: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "score": ("mean", score),
-    "baseline": ("baseline_mean", score),
+    "score": ("mean", wording.one_decimal),
+    "baseline": ("baseline_mean", wording.one_decimal),
     "difference": ("difference", wording.signed),
-    "from": ("ci_low", two),
-    "to": ("ci_high", two),
+    "from": ("ci_low", wording.two_decimals),
+    "to": ("ci_high", wording.two_decimals),
     "corrected p": ("t_p_corrected", wording.p_value),
     "corrected TOST p": ("tost_p_corrected", wording.p_value),
-    "detectable": ("detectable", two),
-    "seeds": ("seeds", whole),
-    "seeds to settle": ("seeds_to_settle", whole),
+    "detectable": ("detectable", wording.two_decimals),
+    "seeds": ("seeds", wording.whole_number),
+    "seeds to settle": ("seeds_to_settle", wording.whole_number),
     "paired t p": ("t_p", wording.p_value),
     "Welch p": ("welch_p", wording.p_value),
-    "sign-flip p": ("permutation_p", p_value_4),
-    "its floor": ("permutation_floor", p_value_4),
+    "sign-flip p": ("permutation_p", wording.exact_p_value),
+    "its floor": ("permutation_floor", wording.exact_p_value),
     "TOST p": ("tost_p", wording.p_value),
-    "Hedges’ g": ("hedges_g", two),
-    "Cliff’s delta": ("cliffs_delta", two),
+    "Hedges’ g": ("hedges_g", wording.two_decimals),
+    "Cliff’s delta": ("cliffs_delta", wording.two_decimals),
 }

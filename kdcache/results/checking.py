@@ -7,8 +7,9 @@ the new ones. So parameters and identities are held against the study's before a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import ComparisonError
@@ -20,6 +21,7 @@ from kdcache.trials.plan import Planner
 from kdcache.trials.result import TrialResult
 
 log = logging.getLogger(__name__)
+Trial: TypeAlias = tuple[str, str, str, int]  # task, student, regularizer, seed
 
 
 def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) -> None:
@@ -27,43 +29,55 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
 
     Identities are checked where the checkpoints are on this machine; parameters always.
 
+    Args:
+        results: those of `read_trials`, in its order.
+
     Raises:
         ComparisonError: a result was made with other parameters, data, weights or code; names it and both values.
     """
-    for result in results:
-        _check_params(layout, result, study)
+    for (task, student, regularizer, seed), result in zip(_grid(study), results, strict=True):
+        folder = layout.trial(task, student, regularizer, seed)
+        _check_names(folder, (task, student, regularizer, seed), result)
+        _compare(f"{folder}: the student", result.params.get("student"), study.students[student])
+        _compare(f"{folder}: the method", result.params.get("regularizer"), study.method(regularizer))
     for task, teacher in study.taught():
         record = layout.cache(task, teacher) / TEACHER
         _compare(f"{record}: the teacher", read_json(record).get("params"), study.teachers[teacher])
     _check_identities(study, layout, results)
 
 
-def _check_params(layout: Layout, result: TrialResult, study: Study) -> None:
-    folder = layout.trial(result.task, result.student, result.regularizer, result.seed)
-    _compare(f"{folder}: the student", result.params.get("student"), study.students[result.student])
-    _compare(f"{folder}: the method", result.params.get("regularizer"), study.method(result.regularizer))
+def _grid(study: Study) -> Iterator[Trial]:
+    """The study's trials, in the order of `read_trials`."""
+    for configuration in study.configurations():
+        for seed in study.seeds:
+            yield (*configuration, seed)
+
+
+def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:
+    kept = (result.task, result.student, result.regularizer, result.seed)
+    if kept != asked:
+        names = " / ".join(map(str, kept))
+        raise ComparisonError(
+            f"{folder}: holds the result of another trial, {names}; delete the folder and run `dvc repro`"
+        )
 
 
 def _compare(what: str, kept: Mapping[str, Any] | None, asked: Params) -> None:
-    if not kept:  # a result that says nothing of its parameters
-        return
-    ignored = NAMES_ONLY | ({"seed"} if "seed" not in kept else set())
-    now = asked.model_dump(mode="json", exclude=ignored)
-    for key, value in now.items():
-        if key in kept and _plain(kept[key]) != _plain(value):
+    """
+    Args:
+        kept: parameters as a result's JSON has them; an older result may lack some.
+    """
+    now = asked.model_dump(mode="json", exclude=NAMES_ONLY)
+    for key, value in (kept or {}).items():
+        if key in now and value != now[key]:
             raise ComparisonError(
-                f"{what} was trained with {key} {kept[key]}, params.yaml says {value}; params.yaml was changed while "
+                f"{what} was trained with {key} {value}, params.yaml says {now[key]}; params.yaml was changed while "
                 "it ran, or since: run `dvc repro`"
             )
 
 
-def _plain(value: Any) -> Any:
-    """As JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _check_identities(study: Study, layout: Layout, results: Iterable[TrialResult]) -> None:
-    kept = {(result.task, result.student, result.regularizer, result.seed): result for result in results}
+def _check_identities(study: Study, layout: Layout, results: Sequence[TrialResult]) -> None:
+    kept = dict(zip(_grid(study), results, strict=True))
     planner = Planner(study, layout)
     for task, student, regularizer in study.configurations():
         if not _is_here(study.students[student]):

@@ -11,22 +11,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdcache.errors import KdcacheError
 from kdcache.logits import Cost, LogitCache
-from kdcache.results.schema import CostRow, TrialRow, columns, frame
+from kdcache.results.schema import CostRow, CurveRow, TrialRow
+from kdcache.results.writing import tabulate
 from kdcache.study import Study
 from kdcache.system.files import read_json
-from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import caches_beside
 from kdcache.trials.layout import TEACHER, trial_folder
 from kdcache.trials.result import TrialCost, TrialResult, read_cost, read_result
-from kdcache.trials.scores import trial_scores
 
 FIGURES = ("seconds", "peak_memory_mb", "device")
-SCORES = "scores"
-CURVES = ["task", "student", "init", "regularizer", "epoch"]
 
 
 class ResultsError(KdcacheError):
@@ -81,54 +79,29 @@ def trials_table(
 
     Args:
         results: those of `read_trials`.
-        scores: a trial's, by metric; see `Scores`.
+        scores: a trial's, by metric; see `evaluation.Evaluation`.
     """
-    rows = [_trial_row(result, study) | {SCORES: scores(result)} for result in results]
-    metrics = list(dict.fromkeys(metric for row in rows for metric in row[SCORES]))
-    names = columns(TrialRow)
-    place = names.index("seed") + 1
-    order = [*names[:place], *metrics, *names[place:]]
-    table = pd.DataFrame([{**row, **row[SCORES]} for row in rows], columns=order)
-    table["layers"] = table["layers"].astype("Int64")
-    return table
+    table = tabulate(TrialRow, (_trial_row(result, study, scores(result)) for result in results))
+    return table.astype({"layers": "Int64"})
 
 
-def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
-    fields, student = result.model_dump(include=set(columns(TrialRow))), study.students[result.student]
-    # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
-    teacher = study.method(result.regularizer).teacher_name(student)
-    return fields | {"checkpoint": student.checkpoint, "teacher": teacher}
-
-
-class Scores:
-    """The scores of a study's trials, computed from the logits that they keep.
-
-    Args:
-        root: the folder that holds `tasks/` and `trials/`.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._tasks: dict[str, PreparedTask] = {}
-
-    def __call__(self, result: TrialResult) -> dict[str, float]:
-        """A trial's scores by metric.
-
-        Raises:
-            ResultsError: result.json (of kdcache 0.1) has other scores than its logits give.
-            CacheError: the logits are missing, damaged, or of other rows than the task's.
-        """
-        if result.task not in self._tasks:
-            self._tasks[result.task] = PreparedTask(self._root / "tasks" / result.task)
-        folder = folder_of(self._root, result)
-        scores = trial_scores(folder, self._tasks[result.task])
-        for metric, value in (result.metrics or {}).items():
-            if not math.isclose(value, scores.get(metric, math.nan), rel_tol=1e-6, abs_tol=1e-9):
-                raise ResultsError(
-                    f"{folder}: result.json says {metric} {value}, the logits beside it give {scores.get(metric)}; one "
-                    "of them was edited: delete the folder and run `dvc repro`"
-                )
-        return scores
+def _trial_row(result: TrialResult, study: Study, scores: Mapping[str, float]) -> TrialRow:
+    student = study.students[result.student]
+    return TrialRow(
+        task=result.task,
+        student=result.student,
+        family=result.family,
+        init=result.init,
+        # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
+        checkpoint=student.checkpoint,
+        layers=result.layers,
+        teacher=study.method(result.regularizer).teacher_name(student),
+        regularizer=result.regularizer,
+        seed=result.seed,
+        scores=scores,
+        device=result.device,
+        identity=result.identity,
+    )
 
 
 def folder_of(root: Path, result: TrialResult) -> Path:
@@ -147,34 +120,39 @@ def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.D
         results: those of `read_trials`.
     """
     rows = [*_teacher_costs(study, root), *(_trial_cost(root, result) for result in results)]
-    return frame(CostRow, rows).astype({"seed": "Int64", "seconds": float, "peak_memory_mb": float})
+    table = tabulate(CostRow, rows)
+    return table.astype({"seed": "Int64", "seconds": float, "peak_memory_mb": float})
 
 
-def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
+def _teacher_costs(study: Study, root: Path) -> Iterator[CostRow]:
     for task, teacher in study.taught():
         folder = root / "logits" / task / teacher
-        common = {"task": task, "model": teacher}
         taught = read_cost(root / "teachers" / task / teacher)
-        yield {"kind": "teacher", **common, **_figures(taught, read_json(folder / TEACHER))}
-        yield {"kind": "cache", **common, **_figures(LogitCache(folder).cost)}
+        yield _once("teacher", task, teacher, _figures(taught, read_json(folder / TEACHER)))
+        yield _once("cache", task, teacher, _figures(LogitCache(folder).cost))
         for part in caches_beside(study.tasks[task]):
-            yield {"kind": part, **common, **_figures(LogitCache(folder / part).cost)}
+            yield _once(part, task, teacher, _figures(LogitCache(folder / part).cost))
 
 
-def _trial_cost(root: Path, result: TrialResult) -> dict[str, Any]:
-    names = {
-        "task": result.task,
-        "model": result.student,
-        "regularizer": result.regularizer,
-        "seed": result.seed,
-    }
-    return {"kind": "trial", **names, **_figures(read_cost(folder_of(root, result)), result.model_dump())}
+def _once(kind: str, task: str, teacher: str, figures: dict[str, Any]) -> CostRow:
+    return CostRow(kind=kind, task=task, model=teacher, regularizer=None, seed=None, **figures)
+
+
+def _trial_cost(root: Path, result: TrialResult) -> CostRow:
+    return CostRow(
+        kind="trial",
+        task=result.task,
+        model=result.student,
+        regularizer=result.regularizer,
+        seed=result.seed,
+        **_figures(read_cost(folder_of(root, result)), result.model_dump(include=set(FIGURES))),
+    )
 
 
 def _figures(cost: Cost | TrialCost | None, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Seconds, peak memory and device: of cost.json, or (of kdcache 0.1) of the record itself."""
-    found = cost.model_dump() if cost is not None else record or {}
-    return {name: found.get(name) for name in FIGURES}
+    known = cost.model_dump() if cost is not None else record or {}
+    return {name: known.get(name) for name in FIGURES}
 
 
 def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
@@ -186,10 +164,25 @@ def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
     Args:
         results: those of `read_trials`.
     """
-    rows = [
-        [result.task, result.student, result.init, result.regularizer, epoch, loss]
-        for result in results
-        for epoch, loss in enumerate(result.losses, start=1)
-    ]
-    losses = pd.DataFrame(rows, columns=[*CURVES, "loss"]).groupby(CURVES, sort=False)["loss"]
-    return losses.agg(seeds="count", loss="mean", sd="std").reset_index()
+    losses: dict[tuple[str, str, str, str, int], list[float]] = {}
+    for result in results:
+        for epoch, loss in enumerate(result.losses, start=1):
+            key = (result.task, result.student, result.init, result.regularizer, epoch)
+            losses.setdefault(key, []).append(loss)
+    return tabulate(CurveRow, (_curve_row(*key, of_seeds) for key, of_seeds in losses.items()))
+
+
+def _curve_row(
+    task: str, student: str, init: str, regularizer: str, epoch: int, losses: list[float]
+) -> CurveRow:
+    known = [loss for loss in losses if not math.isnan(loss)]
+    return CurveRow(
+        task=task,
+        student=student,
+        init=init,
+        regularizer=regularizer,
+        epoch=epoch,
+        seeds=len(known),
+        loss=float(np.mean(known)) if known else None,
+        sd=float(np.std(known, ddof=1)) if len(known) > 1 else None,
+    )

@@ -1,56 +1,46 @@
-"""What a report is made from: the files of `metrics/`, read and checked, and nothing else.
+"""The files of `metrics/`, read and checked: what a report is made from, and nothing else.
 
-Four are needed. The others were added later: without one the report says less, it does not fail.
+Four are needed. The others were added later: without one the report says less, it does not fail. The columns are those
+of `schema.py`.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-
-# Columns that hold names: read as text, so that a task called "null" or "1e3" keeps its name.
-TEXT = frozenset(
-    (
-        *("task", "student", "family", "init", "checkpoint", "teacher", "regularizer", "metric", "baseline"),
-        *("verdict", "note", "device", "identity", "kind", "model", "settled_by", "direction"),
-        *("scope", "group"),
-    )
+from kdcache.results.schema import (
+    AcrossRow,
+    CalibrationRow,
+    ComparisonRow,
+    CostRow,
+    CurveRow,
+    ExampleRow,
+    ReliabilityRow,
+    TrialRow,
+    columns,
+    defaults,
+    plain_types,
 )
-NEEDED = {
-    "trials": ("task", "student", "init", "checkpoint", "layers", "regularizer", "seed"),
-    "comparisons": (
-        *("task", "student", "init", "regularizer", "metric", "baseline", "seeds", "mean", "sd"),
-        *("baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high", "margin", "verdict"),
-        *("detectable", "permutation_floor"),
-    ),
-    "cost": ("kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"),
-}
-OPTIONAL = {
-    "examples": (
-        *("task", "student", "regularizer", "rows", "seeds", "difference", "gained", "lost"),
-        *("rows_p_corrected", "sd_rows", "sd_seeds", "sd_total", "total_low", "total_high", "note"),
-    ),
-    "calibration": (
-        *("task", "student", "regularizer", "metric", "difference", "ci_low", "ci_high", "direction", "note"),
-    ),
-    "curves": ("task", "student", "regularizer", "epoch", "seeds", "loss", "sd"),
-    "reliability": ("task", "student", "init", "regularizer", "rows", "confidence", "accuracy"),
-    "across": (
-        *("scope", "group", "init", "regularizer", "tasks", "difference", "ci_low", "ci_high"),
-        *("wilcoxon_p_corrected", "wilcoxon_floor", "permutation_p_corrected", "improvement"),
-        *("bayes_worse", "bayes_within", "bayes_better", "ranked_tasks", "mean_rank", "friedman_p"),
-        *("critical_difference", "note"),
-    ),
+
+NEEDED: dict[str, type[Any]] = {"trials": TrialRow, "comparisons": ComparisonRow, "cost": CostRow}
+OPTIONAL: dict[str, type[Any]] = {
+    "examples": ExampleRow,
+    "calibration": CalibrationRow,
+    "curves": CurveRow,
+    "reliability": ReliabilityRow,
+    "across": AcrossRow,
 }
 SUMMARY = "summary.json"
 PROVENANCE = "provenance.json"
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -80,10 +70,10 @@ def read_metrics(folder: Path) -> Metrics:
     Raises:
         ComparisonError: a needed file is missing, or a file is not what its name says or lacks a column.
     """
-    tables = {name: _read_table(folder / f"{name}.csv", columns) for name, columns in NEEDED.items()}
-    for name, columns in OPTIONAL.items():
+    tables = {name: _read_file(folder / f"{name}.csv", table) for name, table in NEEDED.items()}
+    for name, table in OPTIONAL.items():
         path = folder / f"{name}.csv"
-        tables[name] = _read_table(path, columns) if path.exists() else pd.DataFrame(columns=list(columns))
+        tables[name] = _read_file(path, table) if path.exists() else pd.DataFrame(columns=columns(table))
     summary, made = _read_object(folder / SUMMARY), folder / PROVENANCE
     provenance = _read_object(made) if made.exists() else {}
     paths = [*(folder / f"{name}.csv" for name in tables), folder / SUMMARY, made]
@@ -91,43 +81,58 @@ def read_metrics(folder: Path) -> Metrics:
     return Metrics(**tables, summary=summary, provenance=provenance, files=files)
 
 
-def flags(table: pd.DataFrame, column: str) -> list[bool]:
-    """A column of true and false as Python booleans; all false when the column is not there."""
-    return (
-        [str(flag).lower() == "true" for flag in table[column]] if column in table else [False] * len(table)
-    )
-
-
-def _read_table(path: Path, needed: tuple[str, ...]) -> pd.DataFrame:
+def _read_file(path: Path, table: type[Any]) -> pd.DataFrame:
     try:
-        return read_table(path.read_text(encoding="utf-8"), path, needed)
+        return read_table(path.read_text(encoding="utf-8"), path, table)
     except FileNotFoundError:
         raise ComparisonError(f"{path}: missing; run the compare stage first (dvc repro compare)") from None
     except UnicodeDecodeError as error:
         raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
 
 
-def read_table(text: str, path: object, needed: tuple[str, ...]) -> pd.DataFrame:
-    """A metrics table from its text; names stay text, whatever they look like.
+def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
+    """A table of metrics/ from its text: the columns of `table`, then what else there is (a trial's scores).
+
+    Names stay text, whatever they look like: a task can be called "null" or "1e3".
 
     Args:
         path: where the text is from, for the message.
+        table: a dataclass of `schema`.
 
     Raises:
         ComparisonError: the text is no table, or lacks a needed column.
     """
+    types = plain_types(table)
     try:
         header = pd.read_csv(StringIO(text), nrows=0).columns
-        blank = {column: ["", "nan", "NaN"] for column in header if column not in TEXT}
-        names = {column: str for column in header if column in TEXT}
-        table = pd.read_csv(StringIO(text), dtype=names, keep_default_na=False, na_values=blank)
+        blank = {column: ["", "nan", "NaN"] for column in header if types.get(column) not in (str, bool)}
+        texts = {column: str for column in header if types.get(column) in (str, bool)}
+        frame = pd.read_csv(StringIO(text), dtype=texts, keep_default_na=False, na_values=blank)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ComparisonError(f"{path}: expected a CSV table, found: {error}; run compare again") from None
-    missing = [column for column in needed if column not in table.columns]
-    if missing:
-        found = ", ".join(table.columns)
-        raise ComparisonError(f"{path}: expected the columns {', '.join(missing)}, found {found}")
-    return table
+    lacking = [column for column in columns(table) if column not in header]
+    needed = [column for column in lacking if column not in defaults(table)]
+    if needed:
+        there = ", ".join(header)
+        raise ComparisonError(f"{path}: expected the columns {', '.join(needed)}, found {there}")
+    later = {column: defaults(table)[column] for column in lacking}
+    flags = {name: frame[name].str.lower() == "true" for name in texts if types[name] is bool}
+    return frame.assign(**flags, **later)
+
+
+def rows_of(table: type[Row], frame: pd.DataFrame) -> Iterator[Row]:
+    """The rows of a table of metrics/, blank numbers as None; not those of trials.csv, whose scores vary."""
+    types = plain_types(table)
+    named = frame[columns(table)].astype(object)
+    for record in named.where(named.notna(), None).itertuples(index=False, name=None):
+        yield table(**{name: _typed(value, types[name]) for name, value in zip(types, record, strict=True)})
+
+
+def _typed(value: Any, kind: type[Any]) -> Any:
+    """As the schema has it: pandas makes whole numbers decimal where one is blank."""
+    if value is None:
+        return "" if kind is str else None
+    return kind(value)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -1,50 +1,66 @@
 """The tables of metrics/: a frozen dataclass each, whose fields are the columns in their order.
 
-Whoever makes a table gives its rows to `frame`; `reading.py` names what it needs of it by the same classes. A number
-that could not be estimated is None, and blank in the file.
+`writing.py` makes a table of such rows, `reading.py` gives such rows back. A field's type says what the column holds,
+and in what unit. A number that could not be estimated is None, and blank in the file. A column with a default may be
+missing from an older file: the default stands in for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
-from typing import Any
-
-import pandas as pd
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, TypeAlias, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True)
+class Scale:
+    """The size of the numbers that a column is computed from; see `writing.without_noise`."""
+
+    size: float
+
+
+InPoints: TypeAlias = Annotated[float | None, Scale(100.0)]  # scores in points, and their differences
+OfOne: TypeAlias = Annotated[
+    float | None, Scale(1.0)
+]  # fractions, probabilities, losses, effect sizes, ranks
+PValue: TypeAlias = float | None  # as small as it likes, so never noise
+Amount: TypeAlias = float | None  # seconds, MiB, what was declared: not computed from scores
+Count: TypeAlias = int | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrialRow:
-    """trials.csv: a trial. Between `seed` and `device` there is a column for each metric, a fraction 0..1."""
+    """trials.csv: a trial. Each of its scores, a fraction 0..1, has a column of its own, named like the metric."""
 
     task: str
     student: str
-    family: str
+    family: str = ""
     init: str
     checkpoint: str
-    layers: int | None
-    teacher: str | None
+    layers: Count
+    teacher: str | None = None
     regularizer: str
     seed: int
-    device: str
-    identity: str
+    scores: Mapping[str, float]
+    device: str = ""
+    identity: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CostRow:
     """cost.csv: what a teacher, a cache or a trial took; blank where that is not known here."""
 
-    kind: str
+    kind: str  # teacher, cache, views, unlabelled or trial
     task: str
     model: str
     regularizer: str | None
-    seed: int | None
-    seconds: float | None
-    peak_memory_mb: float | None
+    seed: Count
+    seconds: Amount
+    peak_memory_mb: Amount
     device: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CurveRow:
     """curves.csv: the training loss of a configuration in an epoch, its mean over seeds."""
 
@@ -54,116 +70,116 @@ class CurveRow:
     regularizer: str
     epoch: int
     seeds: int
-    loss: float
-    sd: float | None
+    loss: OfOne
+    sd: OfOne
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
-    """comparisons.csv: a configuration against the baseline; see `statistics.verdicts.compare`."""
+    """comparisons.csv: a configuration against the baseline; `statistics.verdicts.compare` says what each column is."""
 
     task: str
     student: str
-    family: str
+    family: str = ""
     init: str
-    teacher: str | None
+    teacher: str = ""
     regularizer: str
     metric: str
     baseline: str
-    seeds: int | None
-    paired: bool | None
-    mean: float | None
-    sd: float | None
-    baseline_mean: float | None
-    baseline_sd: float | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    t_p: float | None
-    t_p_corrected: float | None
-    welch_p: float | None
-    permutation_p: float | None
-    permutation_floor: float | None
-    hedges_g: float | None
-    margin: float | None
-    tost_p: float | None
-    tost_p_corrected: float | None
+    seeds: int
+    paired: bool = True
+    mean: InPoints
+    sd: InPoints
+    baseline_mean: InPoints
+    baseline_sd: InPoints
+    difference: InPoints
+    ci_low: InPoints
+    ci_high: InPoints
+    t_p: PValue = None
+    t_p_corrected: PValue = None
+    welch_p: PValue = None
+    permutation_p: PValue = None
+    permutation_floor: PValue
+    hedges_g: OfOne = None
+    margin: float
+    tost_p: PValue = None
+    tost_p_corrected: PValue = None
     verdict: str
-    negligible: bool | None
-    detectable: float | None
-    note: str
-    sd_difference: float | None
-    beyond_p: float | None
-    family_size: int | None
-    bca_low: float | None
-    bca_high: float | None
-    cliffs_delta: float | None
-    seeds_difference: int | None
-    seeds_equivalence: int | None
-    seeds_to_settle: int | None
-    settled_by: str | None
+    negligible: bool = False
+    detectable: InPoints
+    note: str = ""
+    sd_difference: InPoints = None
+    beyond_p: PValue = None
+    family_size: Count = None
+    bca_low: InPoints = None
+    bca_high: InPoints = None
+    cliffs_delta: OfOne = None
+    seeds_difference: Count = None
+    seeds_equivalence: Count = None
+    seeds_to_settle: Count = None
+    settled_by: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ExampleRow:
     """examples.csv: a configuration against the baseline row by row; see `statistics.rowwise_table`."""
 
     task: str
     student: str
     init: str
-    teacher: str | None
+    teacher: str = ""
     regularizer: str
-    metric: str
-    baseline: str
-    rows: int | None
-    seeds: int | None
-    difference: float | None
-    gained: float | None
-    lost: float | None
-    mcnemar_p_min: float | None
-    mcnemar_p_max: float | None
-    mcnemar_below_alpha: int | None
-    rows_p: float | None
-    rows_p_corrected: float | None
-    rows_low: float | None
-    rows_high: float | None
-    sd_rows: float | None
-    sd_seeds: float | None
-    sd_total: float | None
-    total_low: float | None
-    total_high: float | None
+    metric: str = ""
+    baseline: str = ""
+    rows: int
+    seeds: int
+    difference: InPoints = None
+    gained: OfOne = None
+    lost: OfOne = None
+    mcnemar_p_min: PValue = None
+    mcnemar_p_max: PValue = None
+    mcnemar_below_alpha: Count = None
+    rows_p: PValue = None
+    rows_p_corrected: PValue = None
+    rows_low: InPoints = None
+    rows_high: InPoints = None
+    sd_rows: InPoints = None
+    sd_seeds: InPoints = None
+    sd_total: InPoints = None
+    total_low: InPoints = None
+    total_high: InPoints = None
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CalibrationRow:
-    """calibration.csv: a configuration's calibration against the baseline's; see `statistics.calibration`."""
+    """calibration.csv: a configuration's calibration against the baseline's, in the score's own unit."""
 
     task: str
     student: str
     init: str
-    teacher: str | None
+    teacher: str = ""
     regularizer: str
     metric: str
-    baseline: str
-    seeds: int | None
-    paired: bool | None
-    mean: float | None
-    sd: float | None
-    baseline_mean: float | None
-    baseline_sd: float | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    bca_low: float | None
-    bca_high: float | None
-    t_p: float | None
-    t_p_corrected: float | None
+    baseline: str = ""
+    seeds: Count = None
+    paired: bool = True
+    mean: OfOne = None
+    sd: OfOne = None
+    baseline_mean: OfOne = None
+    baseline_sd: OfOne = None
+    difference: OfOne
+    ci_low: OfOne
+    ci_high: OfOne
+    bca_low: OfOne = None
+    bca_high: OfOne = None
+    t_p: PValue = None
+    t_p_corrected: PValue = None
     direction: str
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ReliabilityRow:
     """reliability.csv: a bin of a configuration's reliability diagram; see `statistics.reliability`."""
 
@@ -171,120 +187,140 @@ class ReliabilityRow:
     student: str
     init: str
     regularizer: str
-    low: float | None
-    high: float | None
-    rows: int | None
-    confidence: float | None
-    accuracy: float | None
+    low: OfOne = None
+    high: OfOne = None
+    rows: int
+    confidence: OfOne
+    accuracy: OfOne
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AcrossRow:
-    """across.csv: a method over several tasks; see `statistics.across.table`."""
+    """across.csv: a method over several tasks; `statistics.across.table` says what each column is."""
 
-    scope: str
-    group: str
+    scope: str  # student or init
+    group: str  # its name
     init: str
     regularizer: str
-    metric: str
-    tasks: int | None
-    trials: int | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    wilcoxon_p: float | None
-    wilcoxon_p_corrected: float | None
-    wilcoxon_floor: float | None
-    permutation_p: float | None
-    permutation_p_corrected: float | None
-    permutation_floor: float | None
-    mixed_difference: float | None
-    mixed_ci_low: float | None
-    mixed_ci_high: float | None
-    mixed_p: float | None
-    improvement: float | None
-    improvement_ci_low: float | None
-    improvement_ci_high: float | None
-    bayes_worse: float | None
-    bayes_within: float | None
-    bayes_better: float | None
-    family_size: int | None
-    ranked_tasks: int | None
-    mean_rank: float | None
-    iqm: float | None
-    iqm_ci_low: float | None
-    iqm_ci_high: float | None
-    friedman_p: float | None
-    critical_difference: float | None
+    metric: str = ""
+    tasks: int
+    trials: Count = None
+    difference: InPoints = None
+    ci_low: InPoints = None
+    ci_high: InPoints = None
+    wilcoxon_p: PValue = None
+    wilcoxon_p_corrected: PValue = None
+    wilcoxon_floor: PValue = None
+    permutation_p: PValue = None
+    permutation_p_corrected: PValue = None
+    permutation_floor: PValue = None
+    mixed_difference: InPoints = None
+    mixed_ci_low: InPoints = None
+    mixed_ci_high: InPoints = None
+    mixed_p: PValue = None
+    improvement: OfOne = None
+    improvement_ci_low: OfOne = None
+    improvement_ci_high: OfOne = None
+    bayes_worse: OfOne = None
+    bayes_within: OfOne = None
+    bayes_better: OfOne = None
+    family_size: Count = None
+    ranked_tasks: Count = None
+    mean_rank: OfOne = None
+    iqm: InPoints = None
+    iqm_ci_low: InPoints = None
+    iqm_ci_high: InPoints = None
+    friedman_p: PValue = None
+    critical_difference: OfOne = None
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InteractionRow:
-    """In summary.json: a method's gain from scratch against its gain when pre-trained."""
+    """In summary.json: a regularizer's gain from scratch against its gain pretrained; see `statistics.interactions`."""
 
-    scope: str
+    scope: str  # pair or pooled
     task: str
-    checkpoint: str | None
-    layers: int | None
-    scratch: float | None
-    pretrained: float | None
+    checkpoint: str
+    layers: Count
+    scratch: str  # the two students
+    pretrained: str
     regularizer: str
     metric: str
-    unit: str | None
-    n: int | None
-    gain_scratch: float | None
-    gain_pretrained: float | None
-    interaction: float | None
-    sd: float | None
-    ci_low: float | None
-    ci_high: float | None
-    p: float | None
-    p_corrected: float | None
-    family_size: int | None
-    detectable: float | None
-    verdict: str
+    unit: str  # what n counts: seeds or pairs
+    n: int
+    gain_scratch: InPoints = None
+    gain_pretrained: InPoints = None
+    interaction: InPoints = None
+    sd: InPoints = None
+    ci_low: InPoints = None
+    ci_high: InPoints = None
+    p: PValue = None
+    p_corrected: PValue = None
+    family_size: Count = None
+    detectable: InPoints = None
+    verdict: str = ""
     note: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TeacherNeededRow:
-    """In summary.json: distillation against the methods that need no teacher."""
+    """In summary.json: distillation against what needs no teacher; see `statistics.against_teacher_free`."""
 
-    scope: str
+    scope: str  # cell or pooled
     task: str
     student: str
     init: str
-    teacher: str | None
+    teacher: str
     regularizer: str
     against: str
     metric: str
-    seeds: int | None
-    paired: bool | None
-    mean: float | None
-    against_mean: float | None
-    difference: float | None
-    ci_low: float | None
-    ci_high: float | None
-    sd_difference: float | None
-    t_p: float | None
-    t_p_corrected: float | None
-    margin: float | None
-    tost_p: float | None
-    tost_p_corrected: float | None
-    family_size: int | None
-    verdict: str
-    negligible: bool | None
-    detectable: float | None
+    seeds: int
+    paired: bool
+    mean: InPoints
+    against_mean: InPoints
+    difference: InPoints
+    ci_low: InPoints
+    ci_high: InPoints
+    sd_difference: InPoints
+    t_p: PValue
+    t_p_corrected: PValue = None
+    margin: Amount
+    tost_p: PValue
+    tost_p_corrected: PValue = None
+    family_size: Count = None
+    verdict: str = ""
+    negligible: bool = False
+    detectable: InPoints = None
     note: str
 
 
+SCORES = "scores"  # of a trial: the one field that stands for several columns
+
+
 def columns(table: type[Any]) -> list[str]:
-    """A table's columns, in order."""
-    return [field.name for field in fields(table)]
+    """A table's columns, in order; in the place of a trial's scores there are as many as the trials have."""
+    return [field.name for field in fields(table) if field.name != SCORES]
 
 
-def frame(table: type[Any], rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A table from its rows, which may know more than the table shows; what one does not say is blank."""
-    names = columns(table)
-    return pd.DataFrame([{name: row.get(name) for name in names} for row in rows], columns=names)
+def fields_before_scores(table: type[Any]) -> int:
+    """After how many columns a trial's scores stand."""
+    return [field.name for field in fields(table)].index(SCORES)
+
+
+def defaults(table: type[Any]) -> dict[str, Any]:
+    """What stands in for a column that an older file lacks; a column that is not here is needed."""
+    return {field.name: field.default for field in fields(table) if field.default is not MISSING}
+
+
+def scales(table: type[Any]) -> dict[str, float]:
+    """The scale of every column whose numbers are computed from scores."""
+    hints = get_type_hints(table, include_extras=True)
+    marked = {name: get_args(hint)[1:] for name, hint in hints.items() if get_origin(hint) is Annotated}
+    return {name: mark.size for name, marks in marked.items() for mark in marks if isinstance(mark, Scale)}
+
+
+def plain_types(table: type[Any]) -> dict[str, type[Any]]:
+    """str, int, float or bool: what a column holds where it is not blank."""
+    hints = {name: hint for name, hint in get_type_hints(table).items() if name != SCORES}
+    return {name: (get_args(hint) or (hint,))[0] for name, hint in hints.items()}

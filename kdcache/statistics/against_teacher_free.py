@@ -11,24 +11,41 @@ an own loss, and Self-KD too, whose teacher is the student itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdcache.results.schema import TeacherNeededRow, frame
-from kdcache.statistics.evidence import Points, evidence_of
+from kdcache.results.schema import TeacherNeededRow
+from kdcache.results.writing import tabulate
+from kdcache.statistics.evidence import Detectable, Evidence, Points, evidence_of
 from kdcache.statistics.families import correct_by_family, level
-from kdcache.statistics.verdicts import points_table, verdict
+from kdcache.statistics.verdicts import Cells, points_table, verdict
 from kdcache.study import Study
 
 ALL = "all"
-Cells = dict[tuple[str, str, str], Points]
+Pair = tuple[str, str]  # task, student
 
 
-def teacher_needed(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+@dataclass(frozen=True)
+class _Contest:
+    """A KD against one teacher-free regularizer, or against their mean: what is compared, seed by seed."""
+
+    names: dict[str, Any]  # scope to margin, the columns of TeacherNeededRow that say what is compared
+    taught: Points
+    free: Points
+    note: str = ""
+
+    @property
+    def family(self) -> str:
+        """All cells are one family; pooled over everything is another, pooled by init a third."""
+        return "cell" if self.names["scope"] == "cell" else ALL if self.names["init"] == ALL else "init"
+
+
+def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """KD against each teacher-free regularizer, and pooled.
 
     Rows with scope `cell`: one per task, student, regularizer (soft labels: teacher) and teacher-free
@@ -40,23 +57,63 @@ def teacher_needed(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     Numbers are those of `kdcache.statistics.compare`, with the teacher-free regularizer in the baseline's
     place; a pooled margin is the smallest of its tasks'. Empty without a KD or a teacher-free regularizer.
     """
-    cells = _finite(points_table(trials, study))
-    taught, free = methods(study)
-    rows, spreads = [], []
-    for row, mine, other, note in _comparisons(cells, taught, free, study):
-        notes = [note] if note else []
-        evidence, detectable = evidence_of(mine, other, row["margin"], 1 - study.comparison.alpha, notes)
-        numbers = asdict(evidence) | {"against_mean": evidence.baseline_mean}
-        rows.append(numbers | row | {"note": "; ".join(notes)})
-        spreads.append(detectable)
-    keys = [_key(row) for row in rows]
-    _correct(rows, keys, study)
-    for row, key, detectable in zip(rows, keys, spreads, strict=True):
-        size, alpha = keys.count(key), study.comparison.alpha
-        word, negligible = verdict(row["difference"], row["t_p_corrected"], row["tost_p_corrected"], alpha)
-        row |= {"verdict": word, "negligible": negligible, "family_size": size}
-        row["detectable"] = detectable(level(alpha, size, study.comparison.correction))
-    return frame(TeacherNeededRow, rows)
+    contests = list(_contests(_finite(points_table(trials, study)), study))
+    results = [_evidence(contest, study) for contest in contests]
+    families, method = [contest.family for contest in contests], study.comparison.correction
+    sizes = Counter(families)
+    t_corrected = correct_by_family([one.t_p for one, *_ in results], families, method)
+    tost_corrected = correct_by_family([one.tost_p for one, *_ in results], families, method)
+    rows = (
+        _row(contest, *result, t_p, tost_p, sizes[contest.family], study)
+        for contest, result, t_p, tost_p in zip(contests, results, t_corrected, tost_corrected, strict=True)
+    )
+    return tabulate(TeacherNeededRow, rows)
+
+
+def _evidence(contest: _Contest, study: Study) -> tuple[Evidence, Detectable, str]:
+    notes = [contest.note] if contest.note else []
+    confidence, margin = 1 - study.comparison.alpha, contest.names["margin"]
+    evidence, detectable = evidence_of(contest.taught, contest.free, margin, confidence, notes)
+    return evidence, detectable, "; ".join(notes)
+
+
+def _row(
+    contest: _Contest,
+    evidence: Evidence,
+    detectable: Detectable,
+    note: str,
+    t_p: float | None,
+    tost_p: float | None,
+    family_size: int,
+    study: Study,
+) -> TeacherNeededRow:
+    """
+    Args:
+        t_p, tost_p: corrected.
+        family_size: of the comparisons that were corrected together.
+    """
+    alpha, correction = study.comparison.alpha, study.comparison.correction
+    word, negligible = verdict(evidence.difference, t_p, tost_p, alpha)
+    return TeacherNeededRow(
+        **contest.names,
+        seeds=evidence.seeds,
+        paired=evidence.paired,
+        mean=evidence.mean,
+        against_mean=evidence.baseline_mean,
+        difference=evidence.difference,
+        ci_low=evidence.ci_low,
+        ci_high=evidence.ci_high,
+        sd_difference=evidence.sd_difference,
+        t_p=evidence.t_p,
+        t_p_corrected=t_p,
+        tost_p=evidence.tost_p,
+        tost_p_corrected=tost_p,
+        family_size=family_size,
+        verdict=word,
+        negligible=negligible,
+        detectable=detectable(level(alpha, family_size, correction)),
+        note=note,
+    )
 
 
 def methods(study: Study) -> tuple[list[str], list[str]]:
@@ -73,22 +130,23 @@ def _finite(cells: Cells) -> Cells:
     }
 
 
-Comparison = tuple[dict[str, Any], Points, Points, str]  # the row's names, KD's points, the others', a note
-
-
-def _comparisons(cells: Cells, taught: list[str], free: list[str], study: Study) -> Iterator[Comparison]:
+def _contests(cells: Cells, study: Study) -> Iterator[_Contest]:
+    """One by one on every task and student, then pooled over all of them, then over those of each init."""
+    taught, free = methods(study)
+    if not free:
+        return
     pairs = list(dict.fromkeys((task, student) for task, student, _ in cells))
-    inits = dict.fromkeys(study.students[student].init for _, student in pairs)
     for task, student in pairs:
         for kd in taught:
             for other in free:
-                names = _names([(task, student)], kd, study) | {"scope": "cell"}
-                yield names | {"against": other}, cells[task, student, kd], cells[task, student, other], ""
-    for init in [ALL, *(inits if len(inits) > 1 else [])] if free else []:
+                names = _names([(task, student)], kd, study) | {"scope": "cell", "against": other}
+                yield _Contest(names, cells[task, student, kd], cells[task, student, other])
+    inits = dict.fromkeys(study.students[student].init for _, student in pairs)
+    for init in [ALL, *(inits if len(inits) > 1 else [])]:
         members = [pair for pair in pairs if init in (ALL, study.students[pair[1]].init)]
         for kd in taught:
-            names = {"scope": "pooled", "init": init, "against": ALL}
-            yield _names(members, kd, study) | names, *_pooled(cells, members, kd, free)
+            names = _names(members, kd, study) | {"scope": "pooled", "init": init, "against": ALL}
+            yield _pool(cells, members, kd, free, names)
 
 
 def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any]:
@@ -111,83 +169,27 @@ def _one(names: set[str]) -> str:
     return min(names) if len(names) == 1 else ALL
 
 
-def _pooled(
-    cells: Cells, pairs: list[tuple[str, str]], kd: str, free: list[str]
-) -> tuple[Points, Points, str]:
-    """Per seed KD's mean over the pairs and the teacher-free ones' mean, and a note on what is left out.
+def _pool(cells: Cells, pairs: list[Pair], kd: str, free: list[str], names: dict[str, Any]) -> _Contest:
+    """Per seed KD's mean over the pairs, and the mean of the teacher-free ones.
 
     A seed counts when every trial has a score; a pair without any such seed is left out.
     """
-    needed = {pair: [cells[(*pair, name)] for name in (kd, *free)] for pair in pairs}
-    seeds = {pair: set.intersection(*map(set, points)) for pair, points in needed.items()}
+    seeds = {pair: _shared_seeds([cells[(*pair, name)] for name in (kd, *free)]) for pair in pairs}
     used = [pair for pair in pairs if seeds[pair]]
     shared = sorted(set.intersection(*(seeds[pair] for pair in used))) if used else []
-    mine = {s: float(np.mean([needed[pair][0][s] for pair in used])) for s in shared}
-    others = {s: float(np.mean([[p[s] for p in needed[pair][1:]] for pair in used])) for s in shared}
     left = len(pairs) - len(used)
-    note = f"{left} of {len(pairs)} task x student pairs lack trials and are left out" if left else ""
-    return mine, others, note
-
-
-def _key(row: dict[str, Any]) -> tuple[str, str]:
-    """All cells are one family; pooled over everything is another, pooled by init a third."""
-    if row["scope"] == "cell":
-        return ("cell", "")
-    return ("pooled", ALL if row["init"] == ALL else "init")
-
-
-def _correct(rows: list[dict[str, Any]], keys: Sequence[tuple[str, str]], study: Study) -> None:
-    for name in ("t_p", "tost_p"):
-        corrected = correct_by_family([row[name] for row in rows], keys, study.comparison.correction)
-        for row, p in zip(rows, corrected, strict=True):
-            row[f"{name}_corrected"] = p
-
-
-def teacher_claim(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
-    """The claim of summary.json, from the non-empty table of `teacher_needed`.
-
-    Supported when a KD, pooled over all tasks and students, is better than the teacher-free regularizers'
-    mean; contradicted when every KD is worse than it, or within the margin of it; else inconclusive.
-    """
-    pooled = rows[(rows["scope"] == "pooled") & (rows["init"] == ALL)]
-    cells = rows[rows["scope"] == "cell"]
-    no_gain = (pooled["verdict"] == "worse") | (
-        pooled["tost_p_corrected"].astype(float) <= study.comparison.alpha
+    return _Contest(
+        names,
+        taught={seed: _mean(cells, used, [kd], seed) for seed in shared},
+        free={seed: _mean(cells, used, free, seed) for seed in shared},
+        note=f"{left} of {len(pairs)} task x student pairs lack trials and are left out" if left else "",
     )
-    better = (pooled["verdict"] == "better").any()
-    counts = {
-        word: int((cells["verdict"] == word).sum())
-        for word in ("better", "worse", "equivalent", "inconclusive")
-    }
-    told = " ".join(_told(row, study) for row in pooled.to_dict("records"))
-    return {
-        "id": "teacher_needed",
-        "question": "Does distillation from a teacher beat, on average, the regularizers that need none?",
-        "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
-        "sentence": f"{told} Of {len(cells)} comparisons one by one, corrected together: "
-        + ", ".join(f"{count} {word}" for word, count in counts.items())
-        + ".",
-        "comparisons": len(cells),
-        **counts,
-        "teacher_free": methods(study)[1],
-        "smallest_difference": _or_none(cells["difference"].min()),
-        "largest_difference": _or_none(cells["difference"].max()),
-    }
 
 
-def _or_none(value: Any) -> float | None:
-    return None if pd.isna(value) else float(value)
+def _shared_seeds(of_methods: list[Points]) -> set[int]:
+    return set.intersection(*map(set, of_methods))
 
 
-def _told(row: dict[Any, Any], study: Study) -> str:
-    """One pooled comparison in words."""
-    _, free = methods(study)
-    against = free[0] if len(free) == 1 else f"the mean of {len(free)} teacher-free regularizers"
-    if pd.isna(row["difference"]):
-        return f"{row['regularizer']}: no seed has all the trials that the comparison needs."
-    text = f"{row['regularizer']} against {against}: {row['difference']:+.2f} points"
-    if not pd.isna(row["ci_low"]):
-        share = round(100 * (1 - study.comparison.alpha))
-        text += f" ({share}% interval {row['ci_low']:+.2f} to {row['ci_high']:+.2f}, {row['seeds']} seeds)"
-    small = f", yet within the margin of {row['margin']:g}" if row["negligible"] else ""
-    return f"{text}, {row['verdict']}{small}."
+def _mean(cells: Cells, pairs: list[Pair], names: list[str], seed: int) -> float:
+    """Over the methods on the pairs, at one seed, in points."""
+    return float(np.mean([cells[(*pair, name)][seed] for pair in pairs for name in names]))

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-from kdcache.results.schema import CalibrationRow, columns, frame
-from kdcache.statistics.evidence import evidence_of, gain, scored
+from kdcache.results.schema import CalibrationRow
+from kdcache.results.writing import tabulate
+from kdcache.statistics.evidence import Evidence, evidence_of, gain, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
 from kdcache.study import Study
 
 METRICS = ("nll", "brier", "ece")
-KEPT = columns(CalibrationRow)[
-    columns(CalibrationRow).index("seeds") : columns(CalibrationRow).index("t_p") + 1
-]
+SHARED = {field.name for field in fields(CalibrationRow)} & {field.name for field in fields(Evidence)}
 
 
-def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per configuration that is not the baseline and calibration score; classification tasks only.
 
     The columns mean what they mean in `verdicts.compare`, but in the scores' own units and not in points.
@@ -38,44 +38,49 @@ def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     check_layout(trials, study)
     rows = [row for metric in METRICS if metric in trials.columns for row in _rows(trials, study, metric)]
-    keys = [(r["metric"], *family_key(study.comparison.family, r["task"], r["student"])) for r in rows]
-    corrected = correct_by_family([row["t_p"] for row in rows], keys, study.comparison.correction)
-    for row, p in zip(rows, corrected, strict=True):
-        change = None if row["difference"] is None else gain(row["metric"], row["difference"])
-        word, _ = verdict(change, p, None, study.comparison.alpha)
-        row |= {"t_p_corrected": p, "direction": "unclear" if word == "inconclusive" else word}
+    keys = [(row.metric, *family_key(study.comparison.family, row.task, row.student)) for row in rows]
+    corrected = correct_by_family([row.t_p for row in rows], keys, study.comparison.correction)
+    rows = [_directed(row, p, study.comparison.alpha) for row, p in zip(rows, corrected, strict=True)]
     order = {cell: place for place, cell in enumerate(study.configurations())}
-    rows.sort(key=lambda row: order[row["task"], row["student"], row["regularizer"]])
-    return frame(CalibrationRow, rows)
+    rows.sort(key=lambda row: order[row.task, row.student, row.regularizer])
+    return tabulate(CalibrationRow, rows)
 
 
-def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[dict[str, Any]]:
+def _directed(row: CalibrationRow, corrected_p: float | None, alpha: float) -> CalibrationRow:
+    """The row with its corrected p-value, and the direction that it allows to say."""
+    change = None if row.difference is None else gain(row.metric, row.difference)
+    word, _ = verdict(change, corrected_p, None, alpha)
+    return replace(row, t_p_corrected=corrected_p, direction="unclear" if word == "inconclusive" else word)
+
+
+def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[CalibrationRow]:
     def read(row: Mapping[Hashable, Any]) -> float:
         value = math.nan if pd.isna(row[metric]) else float(row[metric])
         if math.isinf(value):
-            where = ", ".join(f"{key} {row[key]}" for key in KEYS)
-            raise ComparisonError(f"trials.csv: {metric} must be finite, found {value} ({where})")
+            trial = ", ".join(f"{key} {row[key]}" for key in KEYS)
+            raise ComparisonError(f"trials.csv: {metric} must be finite, found {value} ({trial})")
         return value
 
     table, baseline = cells(trials, study, read), study.comparison.baseline
     for task, student, regularizer in table:
         if regularizer != baseline and not study.tasks[task].regression:
-            yield {
-                "task": task,
-                "student": student,
+            yield CalibrationRow(
+                task=task,
+                student=student,
                 **describe(student, regularizer, study),
-                "regularizer": regularizer,
-                "metric": metric,
-                "baseline": baseline,
-                **_compared(table, (task, student, regularizer), study),
-            }
+                regularizer=regularizer,
+                metric=metric,
+                baseline=baseline,
+                direction="",
+                **_compare_cell(table, (task, student, regularizer), study),
+            )
 
 
-def _compared(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:
+def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:
     notes: list[str] = []
     task, student, regularizer = cell
     baseline = study.comparison.baseline
-    mine = scored(table[cell], regularizer, notes)
+    scores = scored(table[cell], regularizer, notes)
     base = scored(table[task, student, baseline], baseline, notes)
-    evidence, _ = evidence_of(mine, base, None, 1 - study.comparison.alpha, notes)
-    return {name: getattr(evidence, name) for name in KEPT} | {"note": "; ".join(notes)}
+    evidence, _ = evidence_of(scores, base, None, 1 - study.comparison.alpha, notes)
+    return {name: getattr(evidence, name) for name in SHARED} | {"note": "; ".join(notes)}

@@ -11,25 +11,26 @@ for two students of one architecture (same checkpoint and layers), tested agains
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdcache.results.schema import InteractionRow, frame
+from kdcache.results.schema import InteractionRow
+from kdcache.results.writing import tabulate
 from kdcache.statistics import power, significance
-from kdcache.statistics.evidence import Points, gain
+from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct_by_family, family_key, level
-from kdcache.statistics.verdicts import points_table
+from kdcache.statistics.verdicts import Cells, points_table
 from kdcache.study import Study
 
 ALL = "all"  # the mean over regularizers, or the pool of pairs
 SCALE = 100.0  # points: gains are differences of scores of this size, and so is their rounding noise
-Cells = dict[tuple[str, str, str], Points]
 Pair = tuple[str, str, str]  # task, scratch student, pretrained student
 
 
-def interaction(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The interaction per pair of students and regularizer, and pooled over the pairs.
 
     Rows with scope `pair`: one per task, pair and regularizer, plus regularizer `all`, the mean over the
@@ -47,14 +48,14 @@ def interaction(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     cells = points_table(trials, study)
     methods = [name for name in study.methods() if name != study.comparison.baseline]
-    rows: list[dict[str, Any]] = []
+    rows: list[InteractionRow] = []
     for pair in pairs(study):
         of_pair = {name: _by_seed(cells, pair, name, study) for name in methods}
         rows += [_pair_row(pair, name, gains, study) for name, gains in of_pair.items()]
         if methods:
             rows.append(_pair_row(pair, ALL, _mean_gains(list(of_pair.values())), study))
     rows += [_pooled_row(name, rows, study) for name in ([*methods, ALL] if rows else [])]
-    return _judged(rows, study)
+    return tabulate(InteractionRow, _judged(rows, study))
 
 
 def pairs(study: Study) -> Iterator[Pair]:
@@ -87,54 +88,63 @@ def _mean_gains(of_methods: list[Gains]) -> Gains:
     return {s: (float(pair[0]), float(pair[1])) for s, pair in means.items()}
 
 
-def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> dict[str, Any]:
+def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> InteractionRow:
     task, scratch, pretrained = pair
     student = study.students[scratch]
     missing = len(study.seeds) - len(gains)
     note = f"{missing} of {len(study.seeds)} seeds lack one of the four trials" if missing else ""
-    return {
-        "scope": "pair",
-        "task": task,
-        "checkpoint": student.checkpoint,
-        "layers": student.layers,
-        "scratch": scratch,
-        "pretrained": pretrained,
-        "regularizer": name,
-        "metric": study.tasks[task].metrics[0],
-        "unit": "seeds",
+    return InteractionRow(
+        scope="pair",
+        task=task,
+        checkpoint=student.checkpoint,
+        layers=student.layers,
+        scratch=scratch,
+        pretrained=pretrained,
+        regularizer=name,
+        metric=study.tasks[task].metrics[0],
+        unit="seeds",
         **_tested(list(gains.values()), study.comparison.alpha, note),
-    }
+    )
 
 
-def _pooled_row(name: str, rows: list[dict[str, Any]], study: Study) -> dict[str, Any]:
-    members = [r for r in rows if r["scope"] == "pair" and r["regularizer"] == name and r["n"]]
-    tasks = {r["task"] for r in members}
+def _pooled_row(name: str, rows: list[InteractionRow], study: Study) -> InteractionRow:
+    members = [row for row in rows if row.scope == "pair" and row.regularizer == name and row.n]
+    metrics = sorted({row.metric for row in members})
+    values = [
+        (row.gain_scratch, row.gain_pretrained)
+        for row in members
+        if row.gain_scratch is not None and row.gain_pretrained is not None
+    ]
+    return InteractionRow(
+        scope="pooled",
+        task=ALL,
+        checkpoint=ALL,
+        layers=None,
+        scratch=ALL,
+        pretrained=ALL,
+        regularizer=name,
+        metric="/".join(metrics),
+        unit="pairs",
+        **_tested(values, study.comparison.alpha, _pooled_note(members)),
+    )
+
+
+def _pooled_note(members: list[InteractionRow]) -> str:
+    """What a pool of pairs is about, and what it is not about."""
+    tasks = {row.task for row in members}
     note = f"{len(members)} pairs on {len(tasks)} tasks, each pair's mean as one value"
     if len(tasks) == 1:
         note = f"{len(members)} pairs, all on one task: about other students on it, not about other tasks"
     if len(members) == 1:
         note = "one pair: nothing to pool, see its own row"
-    if len({r["metric"] for r in members}) > 1:
-        note += "; points of different metrics"
-    values = [(r["gain_scratch"], r["gain_pretrained"]) for r in members]
-    return {
-        "scope": "pooled",
-        "task": ALL,
-        "checkpoint": ALL,
-        "layers": None,
-        "scratch": ALL,
-        "pretrained": ALL,
-        "regularizer": name,
-        "metric": "/".join(sorted({r["metric"] for r in members})),
-        "unit": "pairs",
-        **_tested(values, study.comparison.alpha, note),
-    }
+    several = len({row.metric for row in members}) > 1
+    return f"{note}; points of different metrics" if several else note
 
 
 def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[str, Any]:
     """Means, interval and one-sided p of one list of (scratch, pretrained) gains."""
     scratch, pretrained = ([pair[side] for pair in gains] for side in (0, 1))
-    result: dict[str, Any] = dict.fromkeys(("interaction", "sd", "ci_low", "ci_high", "p"))
+    result: dict[str, Any] = {}
     if gains:
         result["interaction"] = significance.settled(float(np.mean(scratch) - np.mean(pretrained)), SCALE)
     if len(gains) >= 2:
@@ -152,29 +162,30 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
     return {"n": len(gains), "gain_scratch": means[0], "gain_pretrained": means[1], **result, "note": note}
 
 
-def _judged(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
-    """Correct over the families and add the verdicts."""
+def _judged(rows: list[InteractionRow], study: Study) -> list[InteractionRow]:
+    """Corrected over the families, with the verdicts."""
     comparison = study.comparison
     keys = [_key(row, study) for row in rows]
-    corrected = correct_by_family([row["p"] for row in rows], keys, comparison.correction)
+    corrected = correct_by_family([row.p for row in rows], keys, comparison.correction)
+    judged = []
     for row, key, p in zip(rows, keys, corrected, strict=True):
         size = keys.count(key)
-        at = level(comparison.alpha, size, comparison.correction)
-        row |= {"p_corrected": p, "family_size": size, "detectable": _detectable(row, at)}
-        row["verdict"] = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
-    return frame(InteractionRow, rows)
+        detectable = _detectable(row, level(comparison.alpha, size, comparison.correction))
+        word = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
+        judged.append(replace(row, p_corrected=p, family_size=size, detectable=detectable, verdict=word))
+    return judged
 
 
-def _key(row: dict[str, Any], study: Study) -> tuple[str, ...]:
+def _key(row: InteractionRow, study: Study) -> tuple[str, ...]:
     """Like the comparisons' families, with the pair in the student's place; `all` rows stand alone."""
-    pair = f"{row['scratch']}/{row['pretrained']}"
-    if row["regularizer"] == ALL:
-        return (row["scope"], ALL, row["task"], pair)
-    if row["scope"] == "pooled":
+    pair = f"{row.scratch}/{row.pretrained}"
+    if row.regularizer == ALL:
+        return (row.scope, ALL, row.task, pair)
+    if row.scope == "pooled":
         return ("pooled",)
-    return ("pair", *family_key(study.comparison.family, row["task"], pair))
+    return ("pair", *family_key(study.comparison.family, row.task, pair))
 
 
-def _detectable(row: dict[str, Any], at: float) -> float | None:
+def _detectable(row: InteractionRow, at: float) -> float | None:
     """One-sided at level `at` is two-sided at 2 * at (the other tail's power is negligible)."""
-    return power.detectable_difference(row["n"], row["sd"], 2 * at) if row["sd"] else None
+    return power.detectable_difference(row.n, row.sd, 2 * at) if row.sd else None

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kdcache.results.schema import ExampleRow, frame
-from kdcache.results.validation import Outputs
+from kdcache.results.evaluation import Outputs
+from kdcache.results.schema import ExampleRow
+from kdcache.results.writing import tabulate
 from kdcache.statistics import rowwise
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import describe
 from kdcache.study import Study
 
-Read: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
+ReadOutputs: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
 
 
-def compare_examples(study: Study, read: Read, resamples: int = rowwise.RESAMPLES) -> pd.DataFrame:
+def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.RESAMPLES) -> pd.DataFrame:
     """One row per configuration that is not the baseline, on the validation rows, seeds matched.
 
-    Columns (see `examples` for the methods; a blank number is not defined or could not be estimated):
+    Columns (see `rowwise` for the methods; a blank number is not defined or could not be estimated):
 
     - task, student, init, teacher, regularizer, metric (the task's first), baseline
     - rows: of the validation set; seeds: matched ones; difference: of the metric, points, mean over seeds
@@ -42,14 +43,14 @@ def compare_examples(study: Study, read: Read, resamples: int = rowwise.RESAMPLE
         read: a configuration's outputs; at most two are held at a time.
     """
     rows = list(_rows(study, read, resamples))
-    keys = [family_key(study.comparison.family, row["task"], row["student"]) for row in rows]
-    corrected = correct_by_family([row["rows_p"] for row in rows], keys, study.comparison.correction)
-    for row, p in zip(rows, corrected, strict=True):
-        row["rows_p_corrected"] = p
-    return frame(ExampleRow, rows)
+    keys = [family_key(study.comparison.family, row.task, row.student) for row in rows]
+    corrected = correct_by_family([row.rows_p for row in rows], keys, study.comparison.correction)
+    return tabulate(
+        ExampleRow, (replace(row, rows_p_corrected=p) for row, p in zip(rows, corrected, strict=True))
+    )
 
 
-def _rows(study: Study, read: Read, resamples: int) -> Iterator[dict[str, Any]]:
+def _rows(study: Study, read: ReadOutputs, resamples: int) -> Iterator[ExampleRow]:
     """Configuration by configuration; a baseline is read once for its task and student."""
     held, base = None, None
     for task, student, regularizer in study.configurations():
@@ -57,35 +58,47 @@ def _rows(study: Study, read: Read, resamples: int) -> Iterator[dict[str, Any]]:
             continue
         if base is None or held != (task, student):
             held, base = (task, student), read(task, student, study.comparison.baseline)
-        yield {
-            "task": task,
-            "student": student,
+        yield ExampleRow(
+            task=task,
+            student=student,
             **describe(student, regularizer, study),
-            "regularizer": regularizer,
-            "metric": study.tasks[task].metrics[0],
-            "baseline": study.comparison.baseline,
-            **_compared(read(task, student, regularizer), base, study, task, resamples),
-        }
+            regularizer=regularizer,
+            metric=study.tasks[task].metrics[0],
+            baseline=study.comparison.baseline,
+            rows=len(base.labels),
+            **_compare_outputs(read(task, student, regularizer), base, study, task, resamples),
+        )
 
 
-def _compared(mine: Outputs, base: Outputs, study: Study, task: str, resamples: int) -> dict[str, Any]:
-    matched = [seed for seed in mine.seeds if seed in base.seeds]
-    facts = {"rows": len(base.labels), "seeds": len(matched), "rows_p": None, "note": ""}
+def _compare_outputs(
+    outputs: Outputs, base: Outputs, study: Study, task: str, resamples: int
+) -> dict[str, Any]:
+    """The columns of a row that come from the models' outputs."""
+    matched = [seed for seed in outputs.seeds if seed in base.seeds]
     if not matched:
-        return facts | {"note": "no matched seeds: rows cannot be compared pair by pair"}
-    a, b = (side.outputs[[side.seeds.index(seed) for seed in matched]] for side in (mine, base))
+        note = "no matched seeds: rows cannot be compared pair by pair"
+        return {"seeds": 0, "note": note}
+    a, b = (side.outputs[[side.seeds.index(seed) for seed in matched]] for side in (outputs, base))
     alpha, metric = study.comparison.alpha, study.tasks[task].metrics[0]
-    found = asdict(rowwise.row_intervals(metric, base.labels, a, b, 1 - alpha, resamples))
-    found["rows_low"], found["rows_high"] = found.pop("low"), found.pop("high")
-    if len(matched) == 1:
-        facts["note"] = "one seed: what other seeds would change is not known"
-    elif not found["sd_total"]:
-        facts["note"] = "no row and no seed makes a difference: nothing to estimate an error from"
-    of_right = {} if study.tasks[task].regression else _right(a == base.labels, b == base.labels, alpha)
-    return facts | found | of_right
+    intervals = asdict(rowwise.row_intervals(metric, base.labels, a, b, 1 - alpha, resamples))
+    intervals["rows_low"], intervals["rows_high"] = intervals.pop("low"), intervals.pop("high")
+    is_right = None if study.tasks[task].regression else (a == base.labels, b == base.labels)
+    return {
+        "seeds": len(matched),
+        "note": _note(len(matched), intervals["sd_total"]),
+        **intervals,
+        **({} if is_right is None else _count_right(*is_right, alpha)),
+    }
 
 
-def _right(a_right: ArrayLike, b_right: ArrayLike, alpha: float) -> dict[str, Any]:
+def _note(seeds: int, sd_total: float | None) -> str:
+    """Every departure from the plain case."""
+    if seeds == 1:
+        return "one seed: what other seeds would change is not known"
+    return "" if sd_total else "no row and no seed makes a difference: nothing to estimate an error from"
+
+
+def _count_right(a_right: ArrayLike, b_right: ArrayLike, alpha: float) -> dict[str, Any]:
     tests = rowwise.mcnemar(a_right, b_right)
     return {
         "gained": float(tests.gained.mean()),

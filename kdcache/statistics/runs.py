@@ -17,7 +17,7 @@ Key = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Run:
+class StudyRun:
     """A study's parameters and results: the content of params.yaml, trials.csv and comparisons.csv."""
 
     name: str
@@ -56,7 +56,7 @@ class Change:
     note: str
 
 
-def different_params(a: Run, b: Run) -> list[tuple[str, str, str]]:
+def different_params(a: StudyRun, b: StudyRun) -> list[tuple[str, str, str]]:
     """(path, value in a, value in b) of every parameter that differs, values as JSON, `absent` where there is none."""
     one, other = _flat(a.params), _flat(b.params)
     paths = dict.fromkeys([*one, *other])
@@ -74,7 +74,7 @@ def _flat(params: Any, path: str = "") -> dict[str, str]:
     return found
 
 
-def changes(a: Run, b: Run, confidence: float = 0.95) -> list[Change]:
+def changes(a: StudyRun, b: StudyRun, confidence: float = 0.95) -> list[Change]:
     """Every configuration that one of the runs has, in the order of the first."""
     one, other = _configurations(a), _configurations(b)
     absent = Configuration()
@@ -98,7 +98,7 @@ class Configuration:
         return Side(*mean_sd(list(self.points.values())), len(self.points), self.verdict)
 
 
-def _configurations(run: Run) -> dict[Key, Configuration]:
+def _configurations(run: StudyRun) -> dict[Key, Configuration]:
     rows: Iterable[Any] = run.comparisons.itertuples(index=False)
     compared = {(row.task, row.student, row.regularizer): row for row in rows}
     metrics = {key[:2]: str(row.metric) for key, row in compared.items()}
@@ -123,7 +123,7 @@ def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> 
     if a.points and b.points and a.metric == b.metric:
         found, _ = evidence_of(b.points, a.points, None, confidence, [])
         change, low, high = found.difference, found.ci_low, found.ci_high
-    same = bool(a.identities) and a.identities == b.identities
+    same = all(a.identities.values()) and a.identities == b.identities and bool(a.identities)
     return Change(*key, b.metric or a.metric, a.side, b.side, change, low, high, same, _note(a, b))
 
 

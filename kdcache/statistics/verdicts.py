@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict
-from typing import Any, Literal, TypeAlias
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
 
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-from kdcache.results.schema import ComparisonRow, frame
+from kdcache.results.schema import ComparisonRow
+from kdcache.results.writing import tabulate
 from kdcache.statistics import power
 from kdcache.statistics.evidence import (
     LOWER_IS_BETTER,
@@ -33,14 +34,9 @@ from kdcache.study import Study
 
 Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
+VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "inconclusive")
 
 KEYS = ("task", "student", "regularizer", "seed")
-NO_SEEDS: dict[str, Any] = {
-    "seeds_difference": None,
-    "seeds_equivalence": None,
-    "seeds_to_settle": None,
-    "settled_by": "",
-}
 
 
 def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -71,25 +67,21 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     Raises:
         ComparisonError: no trials at all, a missing column, a trial listed twice, a score outside -1..1.
     """
-    points = points_table(trials, study)
-    pairs = [
-        (cell, *_evidence(cell, points, study))
+    points, families = points_table(trials, study), _model_families(trials)
+    found = [
+        _compare_cell(cell, points, study)
         for cell in study.configurations()
         if cell[2] != study.comparison.baseline
     ]
-    keys = [family_key(study.comparison.family, task, student) for (task, student, _), *_ in pairs]
+    keys = [family_key(study.comparison.family, *one.cell[:2]) for one in found]
     method, sizes = study.comparison.correction, Counter(keys)
-    t_corrected = correct_by_family([evidence.t_p for _, evidence, *_ in pairs], keys, method)
-    tost_corrected = correct_by_family([evidence.tost_p for _, evidence, *_ in pairs], keys, method)
-    rows = [
-        _row(cell, evidence, detectable, note, t_p, tost_p, sizes[key], study)
-        for (cell, evidence, detectable, note), key, t_p, tost_p in zip(
-            pairs, keys, t_corrected, tost_corrected, strict=True
-        )
-    ]
-    table = frame(ComparisonRow, rows)
-    table["family"] = table["student"].map(_model_families(trials)).fillna("")
-    return table
+    t_corrected = correct_by_family([one.evidence.t_p for one in found], keys, method)
+    tost_corrected = correct_by_family([one.evidence.tost_p for one in found], keys, method)
+    rows = (
+        _row(one, families.get(one.cell[1], ""), sizes[key], t_p, tost_p, study)
+        for one, key, t_p, tost_p in zip(found, keys, t_corrected, tost_corrected, strict=True)
+    )
+    return tabulate(ComparisonRow, rows)
 
 
 def _model_families(trials: pd.DataFrame) -> dict[str, str]:
@@ -144,16 +136,25 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     return 100.0 * fraction
 
 
-def _evidence(cell: tuple[str, str, str], table: Cells, study: Study) -> tuple[Evidence, Detectable, str]:
-    """The evidence of one configuration, how to compute what it could detect, and the note."""
+@dataclass(frozen=True)
+class _Compared:
+    """A configuration against the baseline before any correction, and how to compute what it could detect."""
+
+    cell: tuple[str, str, str]
+    evidence: Evidence
+    detectable: Detectable
+    note: str
+
+
+def _compare_cell(cell: tuple[str, str, str], table: Cells, study: Study) -> _Compared:
     task, student, regularizer = cell
     notes: list[str] = []
     baseline = study.comparison.baseline
-    mine = scored(table[cell], regularizer, notes)
+    points = scored(table[cell], regularizer, notes)
     base = scored(table[task, student, baseline], baseline, notes)
     margin = study.comparison.margin[study.tasks[task].metrics[0]]
-    evidence, detectable = evidence_of(mine, base, margin, 1 - study.comparison.alpha, notes)
-    return evidence, detectable, "; ".join(notes)
+    evidence, detectable = evidence_of(points, base, margin, 1 - study.comparison.alpha, notes)
+    return _Compared(cell, evidence, detectable, "; ".join(notes))
 
 
 def verdict(
@@ -173,64 +174,68 @@ def to_settle(evidence: Evidence, margin: float, at: float) -> dict[str, Any]:
     """How many seeds would settle a comparison either way, at the level `at`; the last columns of `compare`."""
     spread = evidence.spread
     if spread is None or evidence.difference is None:
-        return NO_SEEDS
-    found = {
-        "difference": power.seeds_to_find(evidence.difference, spread, at),
-        "equivalence": power.seeds_to_equate(evidence.difference, spread, margin, at),
-    }
-    known = {way: seeds for way, seeds in found.items() if seeds is not None}
+        return {}
+    difference = power.seeds_to_find(evidence.difference, spread, at)
+    equivalence = power.seeds_to_equate(evidence.difference, spread, margin, at)
+    ways = {"difference": difference, "equivalence": equivalence}
+    known = {way: seeds for way, seeds in ways.items() if seeds is not None}
     by = min(known, key=lambda way: known[way], default=f"more than {power.MOST_SEEDS} seeds")
     return {
-        "seeds_difference": found["difference"],
-        "seeds_equivalence": found["equivalence"],
+        "seeds_difference": difference,
+        "seeds_equivalence": equivalence,
         "seeds_to_settle": known.get(by),
         "settled_by": by,
     }
 
 
 def _row(
-    cell: tuple[str, str, str],
-    evidence: Evidence,
-    detectable: Detectable,
-    note: str,
-    t_p: float | None,
-    tost_p: float | None,
-    size: int,
-    study: Study,
-) -> dict[str, Any]:
-    task, student, regularizer = cell
+    compared: _Compared, family: str, family_size: int, t_p: float | None, tost_p: float | None, study: Study
+) -> ComparisonRow:
+    """
+    Args:
+        family: of the student's model.
+        family_size: of the comparisons that were corrected together.
+        t_p, tost_p: corrected.
+    """
+    (task, student, regularizer), evidence = compared.cell, compared.evidence
     comparison, metric = study.comparison, study.tasks[task].metrics[0]
-    at = level(comparison.alpha, size, comparison.correction)
+    at, margin = level(comparison.alpha, family_size, comparison.correction), comparison.margin[metric]
     change = None if evidence.difference is None else gain(metric, evidence.difference)
     word, negligible = verdict(change, t_p, tost_p, comparison.alpha)
-    settling = to_settle(evidence, comparison.margin[metric], at) if word == "inconclusive" else NO_SEEDS
-    return {
-        **asdict(evidence),
-        **settling,
+    return ComparisonRow(
+        task=task,
+        student=student,
+        family=family,
         **describe(student, regularizer, study),
-        "task": task,
-        "student": student,
-        "regularizer": regularizer,
-        "metric": metric,
-        "baseline": comparison.baseline,
-        "margin": comparison.margin[metric],
-        "t_p_corrected": t_p,
-        "tost_p_corrected": tost_p,
-        "verdict": word,
-        "negligible": negligible,
-        "detectable": detectable(at),
-        "note": note,
-        "family_size": size,
-    }
+        regularizer=regularizer,
+        metric=metric,
+        baseline=comparison.baseline,
+        **asdict(evidence),
+        margin=margin,
+        t_p_corrected=t_p,
+        tost_p_corrected=tost_p,
+        verdict=word,
+        negligible=negligible,
+        detectable=compared.detectable(at),
+        note=compared.note,
+        family_size=family_size,
+        **(to_settle(evidence, margin, at) if word == "inconclusive" else {}),
+    )
 
 
-def describe(student: str, regularizer: str, study: Study) -> dict[str, str]:
-    """init and teacher (blank unless its logits are used) of a configuration."""
+class Described(TypedDict):
+    """Columns that follow from the study: the student's init, and the teacher (blank unless its logits are used)."""
+
+    init: str
+    teacher: str
+
+
+def describe(student: str, regularizer: str, study: Study) -> Described:
     params = study.students[student]
-    return {"init": params.init, "teacher": study.method(regularizer).teacher_name(params) or ""}
+    return Described(init=params.init, teacher=study.method(regularizer).teacher_name(params) or "")
 
 
-def summary_table(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """Mean and sd in points, and n, of every configuration, the baseline included, over all its seeds.
 
     Columns: task, student, init, regularizer, metric, n, mean, sd.

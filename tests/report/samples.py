@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from kdcache.results.reading import OPTIONAL
+from kdcache.results.schema import AcrossRow, columns
 from kdcache.study import Study
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -239,7 +239,7 @@ RANKS = {"base": 2.5, "label_smoothing": 4.0, "tf_reg": 5.0, "kd": 1.0, "self_kd
 
 def across() -> pd.DataFrame:
     """One group of six tasks, and one of a single task, which has nothing across tasks."""
-    empty = dict.fromkeys(OPTIONAL["across"])
+    empty = dict.fromkeys(columns(AcrossRow))
     found = {"difference": 0.5, "ci_low": -0.25, "ci_high": 1.25, "wilcoxon_p_corrected": 0.25}
     found |= {"wilcoxon_floor": 0.03125, "permutation_p_corrected": 0.04, "improvement": 0.66}
     found |= {"bayes_worse": 0.0, "bayes_within": 0.9, "bayes_better": 0.1}

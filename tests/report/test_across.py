@@ -16,8 +16,8 @@ def metrics(tmp_path: Path) -> Metrics:
 
 
 def test_only_groups_of_several_tasks(metrics: Metrics) -> None:
-    rows = across.table(metrics)
-    assert {row.where for row in rows} == {"all pretrained students"}
+    rows = across.lines(metrics)
+    assert {row.group for row in rows} == {"all pretrained students"}
     base, kd = rows[0], rows[3]
     assert (base.difference, base.interval, base.rank) == ("–", "–", "2.50")
     assert (kd.difference, kd.improvement, kd.bayes) == ("+0.50", "66%", "0% / 90% / 10%")
@@ -48,4 +48,4 @@ def test_the_diagram_says_the_ranks_in_order(metrics: Metrics) -> None:
 
 def test_without_the_file_there_is_nothing(tmp_path: Path) -> None:
     metrics = read_metrics(samples.write(tmp_path))
-    assert (across.table(metrics), across.diagrams(metrics), across.limits(metrics)) == ([], [], "")
+    assert (across.lines(metrics), across.diagrams(metrics), across.limits(metrics)) == ([], [], "")

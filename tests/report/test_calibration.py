@@ -15,17 +15,17 @@ def metrics(tmp_path: Path) -> Metrics:
     return read_metrics(samples.write_all(tmp_path))
 
 
-def rows_of(metrics: Metrics) -> dict[tuple[str, str], calibration.Calibration]:
-    return {(row.where, row.regularizer): row for row in calibration.table(metrics, samples.study())}
+def rows_of(metrics: Metrics) -> dict[tuple[str, str], calibration.CalibrationLine]:
+    return {(row.group, row.regularizer): row for row in calibration.lines(metrics, samples.study())}
 
 
 def test_without_calibration_csv_the_change_is_described(tmp_path: Path) -> None:
     rows = rows_of(read_metrics(samples.write(tmp_path)))
     # nll = 1.5 - accuracy: 0.77 for base, 0.024 less for kd; ece does not depend on the regularizer
     base, kd = (rows["bbc-headlines: bert-tiny-scratch", name].scores for name in ("base", "kd"))
-    assert base[0] == calibration.Score("0.770 ± 0.002")
-    assert kd[0] == calibration.Score("0.746 ± 0.002", "−0.024")
-    assert kd[2] == calibration.Score("0.052 ± 0.002", "0.000")
+    assert base[0] == calibration.ScoreCell("0.770 ± 0.002")
+    assert kd[0] == calibration.ScoreCell("0.746 ± 0.002", "−0.024")
+    assert kd[2] == calibration.ScoreCell("0.052 ± 0.002", "0.000")
     assert len(rows) == 15
 
 

@@ -28,3 +28,12 @@ def test_versions_and_fingerprints(tmp_path: Path) -> None:
 def test_older_metrics_say_nothing(tmp_path: Path) -> None:
     metrics = read_metrics(samples.write(tmp_path))
     assert (origin.made_with(metrics), origin.fingerprints(metrics)) == ([], [])
+
+
+def test_it_says_what_was_checked_when_the_code_was_refactored(tmp_path: Path) -> None:
+    metrics = read_metrics(samples.write_all(tmp_path))
+    metrics.provenance["adopted"] = [{"from": "a" * 64, "to": "b" * 64, "checked": 10, "of": 75}]
+    said = dict(origin.made_with(metrics))["Code refactored since"]
+    assert said == (
+        f"from {'a' * 12} to {'b' * 12}: 10 of 75 trainings were run again, with the same logits and losses bit for bit"
+    )

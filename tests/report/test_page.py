@@ -14,7 +14,7 @@ from kdcache.report.charts import panels
 from kdcache.report.page import render, write_report
 from kdcache.results.reading import read_metrics
 from kdcache.results.writing import write_summary, write_table
-from kdcache.statistics import across, calibration_comparisons, compare, summary
+from kdcache.statistics import compare, compare_across_tasks, compare_calibration, summarize
 from stages import report as stage
 from tests.report import samples
 from tests.statistics.helpers import make_study, make_trials
@@ -126,11 +126,11 @@ def test_a_study_of_one_student_and_few_seeds_has_no_nan(
     table = table.assign(init="pretrained", checkpoint="tiny", layers=None, nll=0.5, brier=0.4, ece=0.1)
     table.loc[4:4, ["accuracy", "nll", "brier", "ece"]] = float("nan")
     compared, folder = compare(table, study), tmp_path / "metrics"
-    tables = {"trials": table, "comparisons": compared, "across": across(table, study)}
-    tables |= {"calibration": calibration_comparisons(table, study), "cost": samples.cost().iloc[:0]}
+    tables = {"trials": table, "comparisons": compared, "across": compare_across_tasks(table, study)}
+    tables |= {"calibration": compare_calibration(table, study), "cost": samples.cost().iloc[:0]}
     for name, frame in tables.items():
         write_table(frame, folder / f"{name}.csv")
-    write_summary(summary(table, study, compared), folder / "summary.json")
+    write_summary(summarize(table, study, compared), folder / "summary.json")
     shown = visible(write_report(folder, tmp_path / "report", study).read_text(encoding="utf-8"))
     assert not re.search(r"\b(NaN|nan|null|inf)\b|\bNone\b(?! of)", shown)
     assert re.search(

@@ -8,10 +8,10 @@ from tests.report import samples
 
 
 def test_a_row_per_comparison(tmp_path: Path) -> None:
-    rows = rowwise.table(read_metrics(samples.write_all(tmp_path)))
+    rows = rowwise.lines(read_metrics(samples.write_all(tmp_path)))
     assert len(rows) == 12
     first = rows[0]
-    assert (first.where, first.regularizer) == ("bbc-headlines: bert-tiny", "label_smoothing")
+    assert (first.group, first.regularizer) == ("bbc-headlines: bert-tiny", "label_smoothing")
     assert (first.sd_seeds, first.sd_rows, first.sd_total) == ("0.20", "0.50", "0.90")
     assert (first.gained, first.lost, first.p) == ("25.0", "21.2", "0.250")
 
@@ -28,10 +28,10 @@ def test_one_seed_has_no_seed_error(tmp_path: Path) -> None:
     folder = samples.write_all(tmp_path)
     samples.examples().assign(sd_seeds=None, note="one seed").to_csv(folder / "examples.csv", index=False)
     metrics = read_metrics(folder)
-    assert rowwise.table(metrics)[0].sd_seeds == "–"
+    assert rowwise.lines(metrics)[0].sd_seeds == "–"
     assert rowwise.sentence(metrics) == ""
 
 
 def test_without_the_file_there_is_nothing(tmp_path: Path) -> None:
     metrics = read_metrics(samples.write(tmp_path))
-    assert (rowwise.table(metrics), rowwise.sentence(metrics)) == ([], "")
+    assert (rowwise.lines(metrics), rowwise.sentence(metrics)) == ([], "")

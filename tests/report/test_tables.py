@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from kdcache.errors import ComparisonError
-from kdcache.report import comparisons, costs, tables
+from kdcache.report import comparisons, costs, interactions, tables
 from kdcache.results.reading import Metrics, read_metrics
 from tests.report import samples
 
@@ -133,7 +133,7 @@ def test_a_teacher_that_nobody_reads_never_pays(metrics: Metrics) -> None:
 
 
 def test_every_inconclusive_comparison_has_its_reason(metrics: Metrics) -> None:
-    rows = {(row.where, row.regularizer): row for row in tables.open_questions(metrics.comparisons, 0.95)}
+    rows = {(row.group, row.regularizer): row for row in tables.open_questions(metrics.comparisons, 0.95)}
     assert len(rows) == 4
     both = rows["bbc-headlines: bert-tiny", "tf_reg"]  # [−2.30, 1.50] against ±1
     assert both.why == "the 95% interval holds both 0 and differences beyond both ends of the margin"
@@ -164,8 +164,8 @@ def test_seeds_to_settle_say_what_they_would_show(metrics: Metrics) -> None:
 def test_every_comparison_can_be_sorted_and_searched(metrics: Metrics) -> None:
     metrics.comparisons.loc[0, "sd"] = float("nan")
     metrics.comparisons.loc[0, "t_p"] = float("nan")
-    headings, rows = comparisons.all_comparisons(metrics.comparisons)
-    assert "Cliff’s delta" not in headings  # a column that the sample has not
+    headings, rows = comparisons.comparison_lines(metrics.comparisons)
+    assert "Cliff’s delta" not in headings  # a column without numbers in the sample
     first = dict(zip(headings, rows[0].numbers, strict=True))
     assert (first["difference"].text, first["difference"].key) == ("+0.10", "0.1")
     assert (first["paired t p"].text, first["paired t p"].key) == ("–", "")
@@ -180,8 +180,8 @@ def test_online_is_the_sum_over_teachers(metrics: Metrics) -> None:
 
 
 def test_a_pool_of_one_pair_is_left_out(metrics: Metrics) -> None:
-    (row,) = comparisons.interaction(metrics)
-    assert row.where == "bbc-headlines: bert-tiny-scratch against bert-tiny"
+    (row,) = interactions.interaction_lines(metrics)
+    assert row.group == "bbc-headlines: bert-tiny-scratch against bert-tiny"
     assert (row.difference, row.p, row.n, row.verdict) == ("+1.95", "0.004", "5 seeds", "supported")
 
 

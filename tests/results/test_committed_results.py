@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdcache.statistics import across, compare, summary
+from kdcache.statistics import compare, compare_across_tasks, summarize, wording
 from tools.readme_results import FIGURE, Sources, replace_results, results_markdown
 from tools.reports import committed_studies
 
@@ -73,12 +73,12 @@ def test_verdicts_and_claims_follow_from_the_trials(results):
     pd.testing.assert_frame_equal(
         derived[columns].reset_index(drop=True), committed[columns], check_dtype=False
     )
-    claims = summary(metrics.trials, study, derived)
-    for key in ("verdict", "sentence"):
+    claims = summarize(metrics.trials, study, derived)
+    for key in ("question", "answer", "verdict", "sentence", "beside"):
         assert [claim[key] for claim in claims["claims"]] == [
             claim[key] for claim in metrics.summary["claims"]
         ]
-    over_tasks = across(metrics.trials, study)
+    over_tasks = compare_across_tasks(metrics.trials, study)
     for column in ("difference", "ci_low", "ci_high"):
         found, expected = (frame[column].astype(float) for frame in (metrics.across, over_tasks))
         np.testing.assert_allclose(found, expected, **ROUNDED)
@@ -90,7 +90,7 @@ def test_sentences_have_the_numbers_beside_them(results):
     for claim in metrics.summary["claims"]:
         for key in ("gain_scratch", "gain_pretrained", "interaction"):
             if claim.get(key) is not None:
-                assert f"{claim[key]:+.2f}" in claim["sentence"], key
+                assert wording.signed(claim[key]) in claim["sentence"], key
 
 
 @pytest.mark.parametrize("folder", READMES)

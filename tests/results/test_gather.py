@@ -4,77 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from kdcache.errors import CacheError
-from kdcache.logits import Cost, Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import LogitCache
 from kdcache.results.gather import ResultsError, cost_table, curves_table, read_trials, trials_table
 from kdcache.results.provenance import provenance
-from kdcache.results.validation import Validation
 from kdcache.study import Study
 from kdcache.system.files import read_json, write_json
-from kdcache.trials.result import TrialResult, write_result
-
-MODEL = {"checkpoint": "models/m", "learning_rate": 0.1, "epochs": 1, "batch_size": 4}
-
-
-def study(**changes: Any) -> Study:
-    source = {"builtin": "digits"}
-    task = {"source": source, "image": "image", "metrics": ["accuracy"]}
-    fields: dict[str, Any] = {
-        "seeds": [0, 1],
-        "tasks": {"one": task, "two": task},
-        "teachers": {"big": {**MODEL, "tasks": ["one"]}},
-        "students": {
-            "small": {**MODEL, "teacher": "big", "tasks": ["one"]},
-            "tiny": {**MODEL, "tasks": ["two"]},
-        },
-        "regularizers": {"base": {}},
-        "distillers": {},
-        "comparison": {"baseline": "base", "margin": {"accuracy": 1.0}},
-    }
-    return Study.model_validate({**fields, **changes})
-
-
-def put_trial(
-    root: Path, task: str, student: str, regularizer: str, seed: int, accuracy: float, **changes: Any
-) -> None:
-    folder = root / "trials" / task / student / regularizer / f"seed-{seed}"
-    result = TrialResult(
-        identity=f"{task}{seed}",
-        task=task,
-        student=student,
-        family="vit",
-        init="scratch",
-        checkpoint="models/m",
-        layers=None,
-        teacher=None,
-        regularizer=regularizer,
-        seed=seed,
-        params={},
-        metrics={"accuracy": accuracy, "nll": 0.5},
-        steps=1,
-        losses=[0.5],
-        seconds=1.5,
-        peak_memory_mb=100.0,
-        device="cpu",
-        precision="float32",
-        versions={"torch": "2.0"},
-    )
-    write_result(folder, result.model_copy(update=changes))
-
-
-def put_teacher(root: Path) -> None:
-    folder = root / "logits" / "one" / "big"
-    prints = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
-    with LogitWriter(folder, classes=2, label_names=["a", "b"], fingerprints=prints) as writer:
-        writer.write("train", np.arange(2), np.arange(2, dtype=np.uint64), np.zeros((2, 2), dtype=np.float32))
-        writer.finish(cost=Cost(seconds=0.5, rows_per_second=4.0, device="cpu", peak_memory_mb=50.0))
-    write_json(folder / "teacher.json", {"seconds": 9.0, "peak_memory_mb": 200.0, "device": "cpu"})
+from kdcache.trials.result import Adopted, TrialCost, write_cost
+from tests.results.samples import MODEL, put_task, put_teacher, put_trial, study
 
 
 @pytest.fixture
@@ -229,89 +168,6 @@ def test_what_the_numbers_were_made_of(root: Path) -> None:
     assert {"kdcache", "scipy", "python"} < set(found["statistics"])
 
 
-LABELS = np.array([1, 0, 1, 1])
-LOGITS = np.array([[0.0, 1], [2, 1], [5, 4], [-1, 0]], dtype=np.float32)  # classes 1 0 0 1
-HASHES = np.array([11, 12, 13, 14], dtype=np.uint64)
-
-
-def put_task(
-    root: Path, labels: np.ndarray = LABELS, regression: bool = False, name: str = "one", **more: Any
-) -> None:
-    folder = root / "tasks" / name
-    folder.mkdir(parents=True)
-    rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
-    pq.write_table(pa.table(rows), folder / "validation.parquet")
-    names = [] if regression else ["a", "b"]
-    card = {"name": name, "modality": "image", "regression": regression, "label_names": names,
-            "rows": {"validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
-            "metrics": ["accuracy"], "max_length": None, "fingerprint": "d", **more}  # fmt: skip
-    write_json(folder / "card.json", card)
-
-
-def put_logits(root: Path, seed: int, logits: np.ndarray, hashes: np.ndarray, order: list[int]) -> None:
-    """A trial's logit cache, its rows written in another order than their ids, in two shards."""
-    folder = root / "trials" / "one" / "small" / "base" / f"seed-{seed}" / "logits"
-    prints = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
-    names = ["a", "b"] if logits.shape[1] > 1 else []
-    writer = LogitWriter(
-        folder, classes=logits.shape[1], label_names=names, fingerprints=prints, rows_per_shard=2
-    )
-    with writer:
-        writer.write("validation", np.array(order), hashes[order], logits[order])
-        writer.finish()
-
-
-def test_validation_outputs_are_in_the_order_of_the_task(tmp_path: Path) -> None:
-    put_task(tmp_path)
-    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
-    put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
-    found = Validation(study(), tmp_path).outputs("one", "small", "base")
-    assert found.seeds == (0, 1)
-    assert found.labels.tolist() == [1, 0, 1, 1]
-    assert found.outputs.tolist() == [[1, 0, 0, 1], [0, 1, 1, 0]]
-
-
-def test_the_class_that_f1_is_of_is_1_in_validation_outputs(tmp_path: Path) -> None:
-    put_task(tmp_path, positive="a")  # of a, b
-    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
-    found = Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
-    assert found.labels.tolist() == [0, 1, 0, 0]
-    assert found.outputs.tolist() == [[0, 1, 1, 0]]
-
-
-def test_validation_outputs_of_a_regression_are_its_numbers(tmp_path: Path) -> None:
-    put_task(tmp_path, np.array([0.5, 2.5]), regression=True)
-    put_logits(tmp_path, 0, np.array([[0.25], [3.0]], dtype=np.float32), HASHES, [1, 0])
-    found = Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
-    assert found.outputs.tolist() == [[0.25, 3.0]]
-
-
-@pytest.mark.parametrize(
-    ("hashes", "order", "said"),
-    [
-        (HASHES + np.uint64(1), [0, 1, 2, 3], "logits of other rows than the prepared task"),
-        (HASHES, [0, 1, 3], "lacks 1 of the task's 4 rows, the first is row 2"),
-    ],
-)
-def test_logits_of_other_rows_are_refused(
-    tmp_path: Path, hashes: np.ndarray, order: list[int], said: str
-) -> None:
-    put_task(tmp_path)
-    put_logits(tmp_path, 0, LOGITS, hashes, order)
-    with pytest.raises(CacheError, match=said):
-        Validation(study(seeds=[0]), tmp_path).outputs("one", "small", "base")
-
-
-def test_validation_logits_come_with_their_labels_whatever_the_order(tmp_path: Path) -> None:
-    put_task(tmp_path)
-    put_logits(tmp_path, 0, LOGITS, HASHES, [0, 1, 2, 3])
-    put_logits(tmp_path, 1, -LOGITS, HASHES, [2, 0, 3, 1])
-    blocks = list(Validation(study(), tmp_path).logits("one", "small", "base"))
-    logits, labels = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-    assert logits.tolist() == [*LOGITS.tolist(), *(-LOGITS[[2, 0, 3, 1]]).tolist()]
-    assert labels.tolist() == [1, 0, 1, 1, 1, 1, 1, 0]
-
-
 def test_trials_of_a_student_that_began_differently_are_not_compared(root: Path) -> None:
     """A branch of the hub moved between two stages."""
     put_trial(root, "one", "small", "base", 0, 0.9, start="x", commit="aaa")
@@ -328,3 +184,38 @@ def test_another_commit_with_the_same_content_is_the_same_start(root: Path) -> N
     for seed, commit in ((0, "aaa"), (1, "bbb")):
         put_trial(root, "one", "small", "base", seed, 0.9, start="x", commit=commit)
     assert len(table_of(root, study())) == 4
+
+
+def test_cost_files_come_before_what_an_old_result_says(root: Path) -> None:
+    """A trial of kdcache 0.1 has its cost inside result.json; a teacher inside teacher.json."""
+    trial, teacher = root / "trials/one/small/base/seed-0", root / "teachers/one/big"
+    write_cost(trial, TrialCost(seconds=3.0, peak_memory_mb=7.0, device="gpu"))
+    write_cost(teacher, TrialCost(seconds=4.0, peak_memory_mb=8.0, device="gpu"))
+    table = costs_of(root, study())
+    assert table[["kind", "seconds", "device"]].values.tolist()[:3] == [
+        ["teacher", 4.0, "gpu"],
+        ["cache", 0.5, "cpu"],
+        ["trial", 3.0, "gpu"],
+    ]
+    assert table["seconds"].tolist()[3:] == [1.5] * 3
+
+
+def test_a_cost_that_is_not_known_here_is_blank(root: Path) -> None:
+    """cost.json does not travel with a result."""
+    put_trial(root, "one", "small", "base", 0, 0.9, seconds=None, peak_memory_mb=None)
+    record = root / "logits/one/big/teacher.json"
+    write_json(record, {})
+    table = costs_of(root, study())
+    assert table["seconds"].isna().tolist() == [True, False, True, False, False, False]
+    assert table["device"].isna().tolist() == [True] + [False] * 5
+
+
+def test_what_was_adopted_is_in_the_provenance_once(root: Path) -> None:
+    put_task(root)
+    put_task(root, name="two")
+    assert "adopted" not in provenance(study(), root, read_trials(study(), root / "trials"))
+    for seed in (0, 1):
+        adopted: Any = Adopted.model_validate({"from": "a", "to": "b", "checked": 2, "of": 4})
+        put_trial(root, "one", "small", "base", seed, 0.9, adopted=adopted)
+    made = provenance(study(), root, read_trials(study(), root / "trials"))
+    assert made["adopted"] == [{"from": "a", "to": "b", "checked": 2, "of": 4}]

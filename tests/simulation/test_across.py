@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdcache.statistics import across, summary
+from kdcache.statistics import compare_across_tasks, summarize
 from kdcache.statistics.across.bootstrap import interquartile_mean, probability_of_improvement
 from kdcache.statistics.across.mixed import mixed_model
 from kdcache.statistics.across.permutation import stratified_permutation
 from kdcache.statistics.across.ranks import friedman
 from kdcache.statistics.across.signed_rank import bayesian_signed_rank, wilcoxon
-from kdcache.statistics.against_teacher_free import teacher_claim, teacher_needed
+from kdcache.statistics.against_teacher_free import compare_with_teacher_free
+from kdcache.statistics.claims import teacher_needed
 from simulation import across as fast
 from simulation import across_questions, claims
 from simulation.intervals import student
@@ -114,7 +115,7 @@ def test_the_signed_rank_posterior_equals_the_librarys() -> None:
 
 def test_the_table_across_is_made_of_these() -> None:
     scores = random_scores("normal", (1, 3, 2, 3, 5))
-    frame = across(*as_study(scores, "student")).set_index(["group", "regularizer"])
+    frame = compare_across_tasks(*as_study(scores, "student")).set_index(["group", "regularizer"])
     for place, name in enumerate(PAIRS):
         some = scores[:, :, place]
         d = against_baseline(some)
@@ -146,7 +147,7 @@ def test_claims_equal_those_of_the_summary(tasks: int) -> None:
             "scratch_some_better": verdicts(claims.some_better(scores, MARGIN)),
             "interaction": verdicts(claims.interaction(scores)),
         }
-        summaries = [summary(*as_study(scores[[i]], "student"))["claims"] for i in range(len(scores))]
+        summaries = [summarize(*as_study(scores[[i]], "student"))["claims"] for i in range(len(scores))]
         known = [{claim["id"]: claim["verdict"] for claim in one} for one in summaries]
         for name, words in found.items():
             assert words == [one[name] for one in known]
@@ -168,7 +169,7 @@ def test_the_teachers_claim_equals_that_of_the_summary() -> None:
             for j, name in enumerate(PAIRS)
             for k, arm in enumerate(arms)
         }
-        assert word == teacher_claim(teacher_needed(make_trials(cells), study), study)["verdict"]
+        assert word == teacher_needed(compare_with_teacher_free(make_trials(cells), study), study)["verdict"]
     assert set(found) == {"supported", "contradicted", "inconclusive"}
 
 

@@ -12,8 +12,8 @@ from statsmodels.stats.multitest import multipletests
 
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import CalibrationRow, columns
-from kdcache.statistics import calibration_comparisons, compare, summary
-from kdcache.statistics.interactions import interaction
+from kdcache.statistics import compare, compare_calibration, summarize
+from kdcache.statistics.interactions import compare_inits
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -32,7 +32,7 @@ def trials() -> pd.DataFrame:
 
 def test_direction_and_numbers() -> None:
     table = trials()
-    frame = calibration_comparisons(table, make_study(methods=METHODS))
+    frame = compare_calibration(table, make_study(methods=METHODS))
     assert list(frame.columns) == columns(CalibrationRow)
     assert frame["metric"].tolist() == ["nll", "brier", "ece"] * 2  # configuration by configuration
     found = frame[frame["metric"] == "nll"].set_index("regularizer")
@@ -51,29 +51,29 @@ def test_degenerate_input_has_an_answer() -> None:
     table = trials()
     table.loc[(table["regularizer"] == "up") & (table["seed"] == 3), "nll"] = math.nan
     table["ece"] = 0.25
-    frame = calibration_comparisons(table, make_study(methods=METHODS)).set_index(["regularizer", "metric"])
+    frame = compare_calibration(table, make_study(methods=METHODS)).set_index(["regularizer", "metric"])
     assert frame.loc[("up", "nll"), "seeds"] == 4
     assert "up has no score at seed 3" in frame.loc[("up", "nll"), "note"]
     same = frame.loc[("down", "ece")]
     assert (same["difference"], same["t_p"], same["direction"]) == (0.0, 1.0, "unclear")
-    one = calibration_comparisons(table, make_study(methods=METHODS, seeds=[0]))
+    one = compare_calibration(table, make_study(methods=METHODS, seeds=[0]))
     assert set(one["direction"]) == {"unclear"}
     assert one["t_p"].isna().all()
     table.loc[0, "nll"] = math.inf
     with pytest.raises(ComparisonError, match=r"nll must be finite, found inf \(task news"):
-        calibration_comparisons(table, make_study(methods=METHODS))
+        compare_calibration(table, make_study(methods=METHODS))
 
 
 def test_what_has_no_calibration_has_no_rows() -> None:
     table = trials().drop(columns=["brier", "ece"])
-    assert set(calibration_comparisons(table, make_study(methods=METHODS))["metric"]) == {"nll"}
+    assert set(compare_calibration(table, make_study(methods=METHODS))["metric"]) == {"nll"}
     regression = Study.model_validate({
         **make_study(methods=METHODS).model_dump(exclude={"tasks", "regularizers", "comparison"}),
         "tasks": {"news": {"source": {"files": {"train": "a.csv", "validation": "b.csv"}},
                            "text": ["text"], "metrics": ["pearson"], "max_length": 8}},
         "regularizers": {"base": {}, "up": {"function": "m:f"}}, "comparison": {"margin": {"pearson": 1.0}},
     })  # fmt: skip
-    assert calibration_comparisons(trials().assign(pearson=0.5), regression).empty
+    assert compare_calibration(trials().assign(pearson=0.5), regression).empty
 
 
 def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
@@ -86,7 +86,7 @@ def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
     table.loc[(table["student"] == "raw") & (table["regularizer"] == "down"), "nll"] -= 1.0
     frame = compare(table, study)
     assert frame["verdict"].tolist() == ["worse", "better"] * 2
-    gains = interaction(table, study).set_index(["scope", "regularizer"])
+    gains = compare_inits(table, study).set_index(["scope", "regularizer"])
     assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(100.0)  # 1 nat less is 100 points more
-    claims = {claim["id"]: claim for claim in summary(table, study, frame)["claims"]}
+    claims = {claim["id"]: claim for claim in summarize(table, study, frame)["claims"]}
     assert claims["scratch_some_better"]["better"] == 1

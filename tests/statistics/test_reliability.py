@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdcache.results.evaluation import bin_sureness
 from kdcache.results.schema import ReliabilityRow, columns
-from kdcache.statistics.reliability import reliability_bins, reliability_table
+from kdcache.statistics.reliability import reliability_bins, tabulate_reliability
 from kdcache.tasks.scoring import ece
 from tests.statistics.helpers import make_study
 
@@ -22,7 +23,7 @@ def logits_of(*probabilities: float) -> np.ndarray:
 def test_bins_by_hand() -> None:
     # sure of class 1 with 0.9, 0.7 and 0.75, of class 0 with 0.95; the bins of a quarter: (.5, .75], (.75, 1]
     blocks = [(logits_of(0.9, 0.7), np.array([1, 0])), (logits_of(0.74, 0.05), np.array([1, 1]))]
-    low, high = reliability_bins(blocks, bins=4)
+    low, high = reliability_bins(sum(bin_sureness(*block, bins=4) for block in blocks))
     assert (low["low"], low["high"], low["rows"], low["accuracy"]) == (0.5, 0.75, 2, 0.5)
     assert low["confidence"] == pytest.approx(0.72)
     assert (high["low"], high["high"], high["rows"], high["accuracy"]) == (0.75, 1.0, 2, 0.5)
@@ -34,7 +35,9 @@ def test_the_gaps_add_up_to_the_ece(classes: int, rows: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     logits, labels = random.normal(0, 3, (rows, classes)), random.integers(0, classes, rows)
     cut = rows // 2
-    bins = reliability_bins([(logits[:cut], labels[:cut]), (logits[cut:], labels[cut:])])
+    bins = reliability_bins(
+        bin_sureness(logits[:cut], labels[:cut]) + bin_sureness(logits[cut:], labels[cut:])
+    )
     gaps = sum(bin_["rows"] * abs(bin_["accuracy"] - bin_["confidence"]) for bin_ in bins)
     assert sum(bin_["rows"] for bin_ in bins) == rows
     assert gaps / rows == pytest.approx(ece(logits, labels), abs=1e-12)
@@ -42,7 +45,7 @@ def test_the_gaps_add_up_to_the_ece(classes: int, rows: int, seed: int) -> None:
 
 def test_every_configuration_has_its_rows_the_baseline_too() -> None:
     study = make_study(seeds=[0, 1])
-    table = reliability_table(study, lambda *_: [(logits_of(0.9), np.array([1]))])
+    table = tabulate_reliability(study, lambda *_: bin_sureness(logits_of(0.9), np.array([1])))
     assert list(table.columns) == columns(ReliabilityRow)
     named = list(table[["task", "student", "regularizer"]].itertuples(index=False, name=None))
     assert named == list(study.configurations())

@@ -7,8 +7,8 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from kdcache.results.evaluation import Outputs
 from kdcache.results.schema import ExampleRow, columns
-from kdcache.results.validation import Outputs
 from kdcache.statistics import compare_examples, rowwise
 from kdcache.study import Study
 from tests.statistics.helpers import make_study

@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from kdcache.statistics.runs import Change, Run, changes, different_params
+from kdcache.statistics.runs import Change, StudyRun, changes, different_params
 
 
-def run(scores: dict[str, list[float]], metric: str = "accuracy", first_seed: int = 0, **params: Any) -> Run:
+def run(
+    scores: dict[str, list[float]], metric: str = "accuracy", first_seed: int = 0, **params: Any
+) -> StudyRun:
     """One student on one task: scores in points by regularizer, one a seed, `base` the baseline."""
     trials = [
         {"task": "t", "student": "s", "regularizer": name, "seed": seed, metric: score / 100}
@@ -23,7 +25,7 @@ def run(scores: dict[str, list[float]], metric: str = "accuracy", first_seed: in
         for name in scores
         if name != "base"
     ]
-    return Run("run", params, pd.DataFrame(trials), pd.DataFrame(compared))
+    return StudyRun("run", params, pd.DataFrame(trials), pd.DataFrame(compared))
 
 
 def only(found: list[Change], regularizer: str) -> Change:

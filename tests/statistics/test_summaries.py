@@ -11,7 +11,7 @@ import pytest
 
 from kdcache.errors import KdcacheError
 from kdcache.results.writing import write_summary, write_table
-from kdcache.statistics import compare, headline, summary
+from kdcache.statistics import compare, headline, summarize
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -30,7 +30,7 @@ def study_with(pretrained: float, scratch: float, noise: float = 1.0) -> tuple[p
 
 
 def claims(trials: pd.DataFrame, study: Study) -> dict[str, str]:
-    return {claim["id"]: claim["verdict"] for claim in summary(trials, study)["claims"]}
+    return {claim["id"]: claim["verdict"] for claim in summarize(trials, study)["claims"]}
 
 
 def test_the_papers_finding() -> None:
@@ -60,8 +60,8 @@ def test_noise_settles_nothing() -> None:
 @pytest.mark.parametrize(
     ("places", "said"),
     [
-        ((("news", ""), ("news", "2")), "2 pairs of students, all on one task)"),
-        ((("news", ""), ("sport", "")), "2 pairs of students on 2 tasks)"),
+        ((("news", ""), ("news", "2")), "From 2 pairs of students, all on news, one-sided"),
+        ((("news", ""), ("sport", "")), "From 2 pairs of students on 2 tasks, one-sided"),
     ],
 )
 def test_the_interaction_says_what_its_pairs_are_of(
@@ -79,15 +79,15 @@ def test_the_interaction_says_what_its_pairs_are_of(
     }
     study = make_study(tasks=list(dict.fromkeys(task for task, _ in places)), students=students)
     (claim,) = [
-        claim for claim in summary(make_trials(cells), study)["claims"] if claim["id"] == "interaction"
+        claim for claim in summarize(make_trials(cells), study)["claims"] if claim["id"] == "interaction"
     ]
-    assert said in claim["sentence"]
+    assert claim["beside"].startswith(said)
 
 
 def test_verdicts_in_a_few_flat_values() -> None:
     trials, study = study_with(pretrained=0.5, scratch=2.0)
     compared = compare(trials, study)
-    found = headline(summary(trials, study, compared), compared)
+    found = headline(summarize(trials, study, compared), compared)
     # gains of 0.5 and 2 points, whose noise has mean 0
     assert found["gain"] == {"smooth": pytest.approx(1.25)}
     counts = compared["verdict"].value_counts()
@@ -101,7 +101,7 @@ def test_verdicts_in_a_few_flat_values() -> None:
 
 def test_contents() -> None:
     trials, study = study_with(0.1, 3.0)
-    found = summary(trials, study)
+    found = summarize(trials, study)
     assert found["study"]["trials"] == {"found": 20, "expected": 20}
     assert found["study"]["tasks"] == {"news": {"metric": "accuracy", "margin": 1.0}}
     assert found["decided"]["correction"] == "holm"
@@ -112,14 +112,14 @@ def test_contents() -> None:
         "better": 1, "worse": 0, "equivalent": 0, "inconclusive": 0, "negligible": 0, "comparisons": 1,
     }  # fmt: skip
     assert len(found["configurations"]) == 4
-    assert "within 1 point of accuracy" in found["claims"][0]["sentence"]
+    assert "within 1 point of plain fine-tuning" in found["claims"][0]["sentence"]
     json.dumps(found, allow_nan=False)
 
 
 def test_one_seed_is_plain_json_too() -> None:
     trials, _ = study_with(0.1, 3.0)
     few = make_study(students=PAIR, seeds=[0])
-    found = summary(trials, few)
+    found = summarize(trials, few)
     assert found["design"]["sign_flip_floor"] is None
     assert {claim["verdict"] for claim in found["claims"]} == {"inconclusive"}
     json.dumps(found, allow_nan=False)
@@ -127,14 +127,16 @@ def test_one_seed_is_plain_json_too() -> None:
 
 def test_claims_only_where_they_can_be_asked() -> None:
     trials = make_trials({("news", "tiny", m): 70 + np.arange(5.0) for m in ("base", "smooth")})
-    assert [claim["id"] for claim in summary(trials, make_study())["claims"]] == ["pretrained_within_margin"]
+    assert [claim["id"] for claim in summarize(trials, make_study())["claims"]] == [
+        "pretrained_within_margin"
+    ]
 
 
 def test_equal_results_give_equal_bytes(tmp_path: Path) -> None:
     trials, study = study_with(0.1, 3.0)
     for folder in ("a", "b"):
         write_table(compare(trials, study), tmp_path / folder / "comparisons.csv")
-        write_summary(summary(trials, study), tmp_path / folder / "summary.json")
+        write_summary(summarize(trials, study), tmp_path / folder / "summary.json")
     for name in ("comparisons.csv", "summary.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["comparisons.csv", "summary.json"]

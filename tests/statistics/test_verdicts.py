@@ -16,7 +16,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import ComparisonRow, columns
-from kdcache.statistics import bca, compare, power, summary_table
+from kdcache.statistics import bca, compare, power, tabulate_scores
 from kdcache.statistics.verdicts import verdict
 from tests.statistics.helpers import make_study, make_trials
 
@@ -253,7 +253,7 @@ def test_refusals() -> None:
 
 def test_summary_table_has_the_baseline_and_all_seeds() -> None:
     trials = make_trials({("news", "tiny", "base"): BASE, ("news", "tiny", "smooth"): {0: 81.0}})
-    table = summary_table(trials, make_study()).set_index("regularizer")
+    table = tabulate_scores(trials, make_study()).set_index("regularizer")
     assert table.loc["base", ["n", "mean"]].tolist() == [5, pytest.approx(80.0)]
     assert table.loc["base", "sd"] == pytest.approx(0.5**0.5)
     assert table.loc["smooth", "n"] == 1

@@ -6,6 +6,6 @@ dominance.py (almost stochastic order) is there on request. docs/statistics-acro
 """
 
 from kdcache.statistics.across.dominance import almost_stochastic_order
-from kdcache.statistics.across.table import across
+from kdcache.statistics.across.table import compare_across_tasks
 
-__all__ = ["across", "almost_stochastic_order"]
+__all__ = ["almost_stochastic_order", "compare_across_tasks"]

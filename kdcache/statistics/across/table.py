@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from kdcache.results.schema import AcrossRow, frame
+from kdcache.results.schema import AcrossRow
+from kdcache.results.writing import tabulate
 from kdcache.statistics import significance
 from kdcache.statistics.across.bootstrap import interquartile_mean, probability_of_improvement
 from kdcache.statistics.across.groups import Group, groups
-from kdcache.statistics.across.mixed import mixed_model
+from kdcache.statistics.across.mixed import Effect, mixed_model
 from kdcache.statistics.across.permutation import stratified_permutation
 from kdcache.statistics.across.ranks import critical_difference, friedman, mean_ranks
 from kdcache.statistics.across.signed_rank import bayesian_signed_rank, wilcoxon
@@ -23,7 +25,7 @@ ONE_TASK = "one task: nothing across tasks"
 BAYES_TASKS = 5  # below, a posterior over so few observed differences is sure of whatever they show
 
 
-def across(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+def compare_across_tasks(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per group and regularizer, the baseline included, in the layout of across.csv.
 
     A group is a student over its tasks (scope `student`) or all students of an init, averaged within each
@@ -48,24 +50,31 @@ def across(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """
     rows = [row for group in groups(trials, study) for row in _rows(group, study)]
     keys = [_key(row, study) for row in rows]
-    for name in ("wilcoxon_p", "permutation_p"):
-        corrected = _corrected([row.get(name) for row in rows], keys, study)
-        for row, p in zip(rows, corrected, strict=True):
-            row[f"{name}_corrected"] = p
-    for row, key in zip(rows, keys, strict=True):
-        row["family_size"] = keys.count(key) if key else None
-    return frame(AcrossRow, rows)
+    wilcoxon_p = _corrected([row.wilcoxon_p for row in rows], keys, study)
+    permutation_p = _corrected([row.permutation_p for row in rows], keys, study)
+    return tabulate(
+        AcrossRow,
+        (
+            replace(
+                row,
+                wilcoxon_p_corrected=wilcoxon_p[place],
+                permutation_p_corrected=permutation_p[place],
+                family_size=keys.count(key) if key else None,
+            )
+            for place, (row, key) in enumerate(zip(rows, keys, strict=True))
+        ),
+    )
 
 
-def _key(row: dict[str, Any], study: Study) -> tuple[str, ...] | None:
+def _key(row: AcrossRow, study: Study) -> tuple[str, ...] | None:
     """Rows with equal keys are corrected together; the baseline is in no family."""
-    if row["regularizer"] == study.comparison.baseline:
+    if row.regularizer == study.comparison.baseline:
         return None
-    return (row["scope"], row["group"]) if study.comparison.family == "student" else (row["scope"],)
+    return (row.scope, row.group) if study.comparison.family == "student" else (row.scope,)
 
 
 def _corrected(
-    p_values: list[float | None], keys: list[tuple[str, ...] | None], study: Study
+    p_values: Sequence[float | None], keys: list[tuple[str, ...] | None], study: Study
 ) -> list[float | None]:
     compared = [row for row, key in enumerate(keys) if key]
     families: list[Hashable] = [keys[row] for row in compared]
@@ -74,7 +83,7 @@ def _corrected(
     return [dict(zip(compared, corrected, strict=True)).get(row) for row in range(len(keys))]
 
 
-def _rows(group: Group, study: Study) -> Iterator[dict[str, Any]]:
+def _rows(group: Group, study: Study) -> Iterator[AcrossRow]:
     baseline, confidence = study.comparison.baseline, 1 - study.comparison.alpha
     several = len(group.scores) > 1
     shared, own = _ranking(group, study) if several else ({}, {})
@@ -86,17 +95,21 @@ def _rows(group: Group, study: Study) -> Iterator[dict[str, Any]]:
             d = group.differences(method, baseline)
             row |= {"tasks": len(d), "trials": sum(map(len, d.values()))}
             if several:
-                row |= _compared(group, method, d, study, notes)
+                row |= _compare_method(group, method, d, study, notes)
                 notes += [note]
-            if effect := effects.get(method):
-                row |= {
-                    "mixed_difference": effect.difference,
-                    "mixed_ci_low": effect.ci_low,
-                    "mixed_ci_high": effect.ci_high,
-                    "mixed_p": effect.p,
-                }
-        row["note"] = "; ".join(filter(None, notes)) if several else ONE_TASK
-        yield row
+            row |= _mixed(effects.get(method))
+        yield AcrossRow(**row, note="; ".join(filter(None, notes)) if several else ONE_TASK)
+
+
+def _mixed(effect: Effect | None) -> dict[str, Any]:
+    if effect is None:
+        return {}
+    return {
+        "mixed_difference": effect.difference,
+        "mixed_ci_low": effect.ci_low,
+        "mixed_ci_high": effect.ci_high,
+        "mixed_p": effect.p,
+    }
 
 
 def _heading(group: Group, method: str, study: Study) -> dict[str, Any]:
@@ -120,7 +133,7 @@ def _metrics_note(group: Group, study: Study) -> str:
     return "points of different metrics" if len(_metrics(group, study)) > 1 else ""
 
 
-def _compared(
+def _compare_method(
     group: Group, method: str, d: dict[str, list[float]], study: Study, notes: list[str]
 ) -> dict[str, Any]:
     """What the differences from the baseline say, for two or more tasks."""
@@ -149,11 +162,11 @@ def _mean_difference(means: list[float], confidence: float) -> dict[str, Any]:
 def _improvement(group: Group, method: str, tasks: list[str], study: Study) -> dict[str, Any]:
     sides = (method, study.comparison.baseline)
     pairs = [[list(group.scores[task][side].values()) for side in sides] for task in tasks]
-    found = probability_of_improvement([(x, y) for x, y in pairs], 1 - study.comparison.alpha)
+    chance = probability_of_improvement([(x, y) for x, y in pairs], 1 - study.comparison.alpha)
     return {
-        "improvement": found.value,
-        "improvement_ci_low": found.ci_low,
-        "improvement_ci_high": found.ci_high,
+        "improvement": chance.value,
+        "improvement_ci_low": chance.ci_low,
+        "improvement_ci_high": chance.ci_high,
     }
 
 
@@ -161,10 +174,14 @@ def _bayes(means: dict[str, float], study: Study) -> dict[str, Any]:
     """In units of each task's margin, so that tasks with different margins share one ROPE of 1."""
     margins = {task: study.comparison.margin[study.tasks[task].metrics[0]] for task in means}
     scaled = [mean / margins[task] for task, mean in means.items()]
-    found = bayesian_signed_rank(scaled, 1.0) if len(scaled) >= BAYES_TASKS else None
-    if found is None:
+    posterior = bayesian_signed_rank(scaled, 1.0) if len(scaled) >= BAYES_TASKS else None
+    if posterior is None:
         return {}
-    return {"bayes_worse": found.worse, "bayes_within": found.within, "bayes_better": found.better}
+    return {
+        "bayes_worse": posterior.worse,
+        "bayes_within": posterior.within,
+        "bayes_better": posterior.better,
+    }
 
 
 def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -173,10 +190,10 @@ def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict
     if len(common) < 2 or len(methods) < 2:
         return {"ranked_tasks": len(common)}, {}
     means = [[float(np.mean(scores[method])) for method in methods] for scores in common.values()]
-    found = friedman(means)
+    test = friedman(means)
     shared = {
         "ranked_tasks": len(common),
-        "friedman_p": found.p if found else None,
+        "friedman_p": test.p if test else None,
         "critical_difference": critical_difference(len(methods), len(common), study.comparison.alpha),
     }
     own = {}

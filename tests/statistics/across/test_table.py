@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from kdcache.results.schema import AcrossRow, columns
-from kdcache.statistics import across, compare
+from kdcache.statistics import compare, compare_across_tasks
 from kdcache.statistics.across.groups import groups
 from kdcache.statistics.across.permutation import stratified_permutation
 from kdcache.statistics.across.table import ONE_TASK
@@ -48,7 +48,7 @@ def study(tasks: tuple[str, ...] = TASKS, **more: Any) -> Study:
 
 def test_a_row_by_hand() -> None:
     cells = scores()
-    frame = across(make_trials(cells), study())
+    frame = compare_across_tasks(make_trials(cells), study())
     assert list(frame.columns) == columns(AcrossRow)
     assert frame["regularizer"].tolist() == ["base", "smooth", "tf"]
     row = row_of(frame, "tiny", "smooth")
@@ -69,7 +69,7 @@ def test_a_row_by_hand() -> None:
 
 
 def test_holm_over_the_regularizers_of_a_group() -> None:
-    frame = across(make_trials(scores()), study())
+    frame = compare_across_tasks(make_trials(scores()), study())
     p = [row_of(frame, "tiny", m)["wilcoxon_p"] for m in METHODS]
     corrected = [row_of(frame, "tiny", m)["wilcoxon_p_corrected"] for m in METHODS]
     first = int(np.argmin(p))
@@ -78,13 +78,15 @@ def test_holm_over_the_regularizers_of_a_group() -> None:
     assert pd.isna(row_of(frame, "tiny", "base")["wilcoxon_p_corrected"])
     # a family wider than the student holds the other student's regularizers too
     two = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}
-    wide = across(make_trials(scores(students=("tiny", "raw"))), study(students=two, family="study"))
+    wide = compare_across_tasks(
+        make_trials(scores(students=("tiny", "raw"))), study(students=two, family="study")
+    )
     assert set(wide["family_size"].dropna()) == {4}
 
 
 def test_the_ranking_is_shared_by_the_group() -> None:
     cells = scores()
-    frame = across(make_trials(cells), study())
+    frame = compare_across_tasks(make_trials(cells), study())
     means = np.array([[np.mean(cells[t, "tiny", m]) for m in ("base", *METHODS)] for t in TASKS])
     assert frame["mean_rank"].tolist() == pytest.approx(stats.rankdata(-means, axis=1).mean(axis=0))
     assert frame["friedman_p"].tolist() == pytest.approx([stats.friedmanchisquare(*means.T).pvalue] * 3)
@@ -95,7 +97,7 @@ def test_the_ranking_is_shared_by_the_group() -> None:
 
 
 def test_one_task() -> None:
-    frame = across(make_trials(scores(("a",))), study(("a",)))
+    frame = compare_across_tasks(make_trials(scores(("a",))), study(("a",)))
     assert frame["note"].tolist() == [ONE_TASK] * 3
     assert frame["trials"].tolist() == [5, 5, 5]
     blank = [
@@ -109,14 +111,14 @@ def test_one_task() -> None:
 def test_several_students_of_an_init_are_one_value_a_task() -> None:
     two = {"tiny": ("t", "scratch"), "raw": ("u", "scratch")}
     cells = scores(students=("tiny", "raw"))
-    frame = across(make_trials(cells), study(students=two))
+    frame = compare_across_tasks(make_trials(cells), study(students=two))
     assert frame["scope"].tolist() == ["student"] * 6 + ["init"] * 3
     row = row_of(frame, "scratch", "smooth")
     assert (row["tasks"], row["trials"]) == (6, 30)
     both = [row_of(frame, name, "smooth")["difference"] for name in two]
     assert row["difference"] == pytest.approx(np.mean(both), abs=1e-9)
     del cells["a", "raw", "smooth"]  # then the mean over students is not known on task a
-    row = row_of(across(make_trials(cells), study(students=two)), "scratch", "smooth")
+    row = row_of(compare_across_tasks(make_trials(cells), study(students=two)), "scratch", "smooth")
     assert (row["tasks"], row["note"]) == (5, "matched seeds on 5 of 6 tasks")
 
 
@@ -126,7 +128,7 @@ def test_missing_failed_and_degenerate_trials() -> None:
     for task in TASKS[1:]:
         cells[task, "tiny", "tf"] = cells[task, "tiny", "base"]
     del cells["a", "tiny", "tf"]
-    frame = across(make_trials(cells), study())
+    frame = compare_across_tasks(make_trials(cells), study())
     assert row_of(frame, "tiny", "smooth")["trials"] == 2 + 25
     row = row_of(frame, "tiny", "tf")
     assert (row["tasks"], row["difference"]) == (5, 0)
@@ -139,7 +141,7 @@ def test_missing_failed_and_degenerate_trials() -> None:
 
 def test_no_trials_of_a_regularizer() -> None:
     cells = {key: value for key, value in scores().items() if key[2] != "tf"}
-    frame = across(make_trials(cells), study())
+    frame = compare_across_tasks(make_trials(cells), study())
     row = row_of(frame, "tiny", "tf")
     assert (row["tasks"], row["trials"]) == (0, 0)
     assert row["note"] == "matched seeds on 0 of 6 tasks: two are needed"
@@ -149,14 +151,14 @@ def test_no_trials_of_a_regularizer() -> None:
 
 
 def test_few_tasks_have_no_posterior_and_differing_metrics_are_said() -> None:
-    four = across(make_trials(scores(TASKS[:4])), study(TASKS[:4]))
+    four = compare_across_tasks(make_trials(scores(TASKS[:4])), study(TASKS[:4]))
     assert four["bayes_within"].isna().all()
     assert four["wilcoxon_p"].notna().sum() == 2
     mixed = study().model_dump(exclude_unset=True)
     mixed["tasks"]["a"]["metrics"] = ["macro_f1"]
     mixed["comparison"]["margin"] = {"accuracy": 1.0, "macro_f1": 1.0}
     trials = make_trials(scores()).assign(macro_f1=lambda frame: frame["accuracy"])
-    frame = across(trials, Study.model_validate(mixed))
+    frame = compare_across_tasks(trials, Study.model_validate(mixed))
     assert set(frame["note"]) == {"points of different metrics"}
     assert set(frame["metric"]) == {"accuracy/macro_f1"}
 
@@ -165,8 +167,8 @@ def test_the_rope_is_each_tasks_margin() -> None:
     # differences of 1.5 points: beyond a margin of 1, within one of 2
     cells = {(t, "tiny", m): [70.0 + 1.5 * (m == "smooth") + 0.1 * s for s in range(5)]
              for t in TASKS for m in ("base", *METHODS)}  # fmt: skip
-    near = across(make_trials(cells), study(margin={"accuracy": 2.0}))
-    far = across(make_trials(cells), study(margin={"accuracy": 1.0}))
+    near = compare_across_tasks(make_trials(cells), study(margin={"accuracy": 2.0}))
+    far = compare_across_tasks(make_trials(cells), study(margin={"accuracy": 1.0}))
     assert row_of(near, "tiny", "smooth")["bayes_within"] == 1
     # a sum with the pseudo-task at 0 stays within, so better wins when (1 - w0)^2 > 1/2, w0 ~ Beta(0.5, 6)
     expected = stats.beta(0.5, 6).cdf(1 - math.sqrt(0.5))
@@ -184,9 +186,9 @@ def test_another_task_changes_no_tasks_own_p() -> None:
 
 def test_the_order_of_tasks_seeds_and_other_students_is_irrelevant() -> None:
     two = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}
-    alone = across(make_trials(scores()), study())
+    alone = compare_across_tasks(make_trials(scores()), study())
     trials = make_trials(scores(students=("tiny", "raw"))).sample(frac=1, random_state=0)
-    other = across(trials, study(TASKS[::-1], students=two, seeds=[4, 2, 0, 1, 3]))
+    other = compare_across_tasks(trials, study(TASKS[::-1], students=two, seeds=[4, 2, 0, 1, 3]))
     other = other[other["group"] == "tiny"].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, other, rtol=1e-6, check_dtype=False)
 

@@ -66,6 +66,28 @@ def p_value(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
+def exact_p_value(value: float | None) -> str:
+    """Four decimals, for counts over counts."""
+    return number(value, 4)
+
+
+def one_decimal(value: float | None) -> str:
+    return number(value, 1)
+
+
+def two_decimals(value: float | None) -> str:
+    return number(value, 2)
+
+
+def whole_number(value: float | None) -> str:
+    return number(value, 0)
+
+
+def configuration(task: str, student: str) -> str:
+    """How a student on a task is called: "digits: vit-tiny"."""
+    return f"{task}: {student}"
+
+
 def seconds(value: float | None) -> str:
     """Seconds below two minutes, then minutes, then hours."""
     if value is None or math.isnan(value):
@@ -86,6 +108,11 @@ def points(value: float, digits: int = 1) -> str:
     """ "1 point", "0.5 points": whole numbers without decimals."""
     text = number(value, 0) if value == int(value) else number(value, digits)
     return f"{text} point" if value == 1 else f"{text} points"
+
+
+def margins(values: Iterable[float]) -> str:
+    """Declared margins, each once: "1 point", "0.5 points and 1 point"."""
+    return listing(points(value) for value in sorted({value for value in values if not missing(value)}))
 
 
 def count(n: int, noun: str, plural: str = "") -> str:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from kdcache.report import wording
+from kdcache.statistics import wording
 from kdcache.study import Regularizer
 
 

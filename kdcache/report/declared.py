@@ -1,0 +1,113 @@
+"""What params.yaml fixed before any result was seen, in words, and what so few seeds cannot show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdcache.report.sections import WithoutCharts
+from kdcache.results.reading import Metrics
+from kdcache.statistics import power, wording
+from kdcache.study import Study
+
+CORRECTIONS = {
+    "holm": "Holm",
+    "bonferroni": "Bonferroni",
+    "fdr_bh": "Benjamini–Hochberg",
+    "none": "no correction",
+}
+FAMILIES = {
+    "student": "the regularizers of one student on one task",
+    "task": "all comparisons of one task",
+    "study": "all comparisons of the study",
+}
+
+
+@dataclass(frozen=True)
+class DeclaredSection(WithoutCharts):
+    """The decisions: name and value."""
+
+    template: ClassVar[str] = "sections/decided.html.j2"
+    decided: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class GlossarySection(WithoutCharts):
+    """How to read the page; the template has the words."""
+
+    template: ClassVar[str] = "sections/glossary.html.j2"
+
+
+def make_section(study: Study) -> DeclaredSection:
+    """Everything that was decided beforehand, and what kdcache fixes for every study."""
+    comparison = study.comparison
+    margins = (
+        f"± {wording.points(size)} of {wording.metric(name)}" for name, size in comparison.margin.items()
+    )
+    return DeclaredSection(
+        [
+            ("Baseline", comparison.baseline),
+            ("Judged by", _judged_by(study)),
+            ("Level (alpha)", f"{comparison.alpha:g}, so intervals are {confidence(study)}"),
+            ("Equivalence margin", wording.listing(margins)),
+            ("ROPE (across tasks)", "the margin of each task"),
+            ("Correction", CORRECTIONS[comparison.correction]),
+            ("Corrected together in the tables", FAMILIES[comparison.family]),
+            ("Corrected together in a claim", "all comparisons that the claim is about"),
+            ("Seeds", ", ".join(str(seed) for seed in study.seeds)),
+            ("Test of a difference", "two-sided paired t, seed by seed"),
+            ("Test of equivalence", "two one-sided t-tests (TOST) against the margin"),
+            ("Power that “detectable” means", f"{power.POWER:.0%}"),
+        ]
+    )
+
+
+def _judged_by(study: Study) -> str:
+    metrics = {name: wording.metric(task.metrics[0]) for name, task in study.tasks.items()}
+    if len(set(metrics.values())) == 1:
+        return next(iter(metrics.values()))
+    return wording.listing(f"{metric} on {name}" for name, metric in metrics.items())
+
+
+def confidence(study: Study) -> str:
+    """Of the intervals: "95%"."""
+    return f"{100 * (1 - study.comparison.alpha):g}%"
+
+
+def certainty(study: Study) -> str:
+    """How far the first screen can be relied on, in a sentence."""
+    return (
+        f"Brackets are {confidence(study)} intervals over {wording.count(len(study.seeds), 'seed')}. "
+        f"A claim stands only if its test, corrected ({CORRECTIONS[study.comparison.correction]}), allows it; "
+        "inconclusive is not “no difference”."
+    )
+
+
+def limits(metrics: Metrics) -> str:
+    """What so few seeds cannot show; empty when the summary does not say."""
+    design = metrics.summary.get("design", {})
+    if not design.get("detectable_sd"):
+        return ""
+    seeds, floor = wording.count(int(design["seeds"]), "seed"), design["sign_flip_floor"]
+    keys = ("detectable_sd", "detectable_sd_corrected", "tost_margin_sd", "tost_margin_sd_corrected")
+    alone, corrected, margin, margin_corrected = (wording.number(design[key], 2) for key in keys)
+    return (
+        f"With {seeds}, an exact sign-flip test cannot give a p-value below {floor:g}. "
+        f"One paired t-test finds a difference of {alone} standard deviations (of the paired differences) with "
+        f"80% power, {corrected} after correction; equivalence needs a margin of {margin}, "
+        f"{margin_corrected} after correction."
+    )
+
+
+def scope(metrics: Metrics, study: Study) -> str:
+    """How large the study is: "4 regularizers, 3 students, 2 tasks, 5 seeds, 75 trials"."""
+    trials = metrics.trials
+    compared = trials["regularizer"][trials["regularizer"] != study.comparison.baseline]
+    parts = (
+        wording.count(compared.nunique(), "regularizer"),
+        wording.count(trials["student"].nunique(), "student"),
+        wording.count(trials["task"].nunique(), "task"),
+        wording.count(trials["seed"].nunique(), "seed"),
+        wording.count(len(trials), "trial"),
+    )
+    return ", ".join(parts)

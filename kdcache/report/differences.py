@@ -1,0 +1,27 @@
+"""The figure in the page: what each regularizer changes, a panel a task and architecture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdcache.report import charts
+from kdcache.report.sections import Drawn, draw
+
+
+@dataclass(frozen=True)
+class DifferencesSection:
+    """The panels, and which students there are: pretrained, from scratch, or both."""
+
+    template: ClassVar[str] = "sections/differences.html.j2"
+    panels: list[Drawn]
+    inits: list[str]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.panels
+
+
+def make_section(panels: list[charts.Panel]) -> DifferencesSection | None:
+    return DifferencesSection(draw("panel", panels), charts.inits(panels)) if panels else None

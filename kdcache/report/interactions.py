@@ -1,0 +1,68 @@
+"""Does it help more from scratch? The table, over the slopes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from kdcache.report import slopes
+from kdcache.report.claims import claim_rows
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics
+from kdcache.statistics import wording
+
+
+@dataclass(frozen=True)
+class InteractionLine:
+    """How much more a regularizer gains from scratch than pretrained, for a pair of students or over all."""
+
+    group: str
+    regularizer: str
+    scratch: str
+    pretrained: str
+    difference: str
+    interval: str
+    p: str
+    n: str
+    verdict: str
+    note: str
+
+
+def interaction_lines(metrics: Metrics) -> list[InteractionLine]:
+    """The rows of summary.json's interaction; a pool of fewer than two pairs adds nothing and is left out."""
+    rows = metrics.summary.get("interaction", [])
+    return [_interaction(row, metrics) for row in rows if row["scope"] == "pair" or row["n"] > 1]
+
+
+def _interaction(row: dict[str, Any], metrics: Metrics) -> InteractionLine:
+    pair = f"{wording.configuration(row['task'], row['scratch'])} against {row['pretrained']}"
+    all_of_them = f"{claim_rows(metrics).pool(row['n'])}, each pair’s mean as one value"
+    return InteractionLine(
+        group=pair if row["scope"] == "pair" else all_of_them,
+        regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],
+        scratch=wording.signed(row["gain_scratch"]),
+        pretrained=wording.signed(row["gain_pretrained"]),
+        difference=wording.signed(row["interaction"]),
+        interval=wording.interval(row["ci_low"], row["ci_high"]),
+        p=wording.p_value(row["p_corrected"]),
+        n=f"{row['n']} {row['unit']}",
+        verdict=row["verdict"],
+        note=row["note"],
+    )
+
+
+@dataclass(frozen=True)
+class InteractionSection:
+    template: ClassVar[str] = "sections/interaction.html.j2"
+    rows: list[InteractionLine]
+    slopes: list[Drawn]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.slopes
+
+
+def make_section(metrics: Metrics) -> InteractionSection | None:
+    lines = interaction_lines(metrics)
+    return InteractionSection(lines, draw("slope", slopes.diagrams(metrics))) if lines else None

@@ -1,0 +1,178 @@
+"""What the logits that trials keep say of the evaluated rows: scores, outputs row by row, and how sure they are.
+
+Scores are never stored beside logits, for they follow from them: a new metric trains nothing, and an edited score is
+noticed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+
+from kdcache.errors import CacheError
+from kdcache.logits import LogitCache
+from kdcache.results.gather import ResultsError
+from kdcache.study import Study
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.tasks.scoring import ECE_BINS
+from kdcache.trials.layout import LOGITS, trial_folder
+from kdcache.trials.result import TrialResult
+from kdcache.trials.scores import named, score_logits
+
+VALIDATION = "validation"
+Configuration: TypeAlias = tuple[str, str, str]  # task, student, regularizer
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the trials of one configuration say of each validation row, one line a seed.
+
+    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression. Of two classes, 1 is
+    the one that f1 is of.
+    """
+
+    seeds: tuple[int, ...]
+    labels: Array
+    outputs: Array
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A prepared task's card, and of each evaluated split the row hashes [N] and labels [N]."""
+
+    card: TaskCard
+    rows: Mapping[str, tuple[npt.NDArray[np.uint64], Array]]
+
+
+class Evaluation:
+    """The logits of a study's trials, each trial's read once, in one pass over the configurations.
+
+    `outputs` reads a configuration's logits, and keeps what is small on the way: `scores` and `sureness` read only what
+    was not asked for before. So ask for the outputs first. At most one trial's logits are held at a time.
+
+    Args:
+        root: the folder that holds `tasks/` and `trials/`.
+        results: the study's; scores that one has (of kdcache 0.1) are compared with those of its logits.
+
+    Raises:
+        CacheError: from its methods, when a trial's logits are missing, damaged, or of other rows than the task's.
+        ResultsError: likewise, when result.json has other scores than its logits give.
+        TaskError: likewise, when the task is not prepared.
+    """
+
+    def __init__(self, study: Study, root: Path, results: Iterable[TrialResult]) -> None:
+        self._study, self._root = study, root
+        self._recorded = {(*_configuration(one), one.seed): one.metrics for one in results if one.metrics}
+        self._tasks: dict[str, _Task] = {}
+        self._scores: dict[tuple[str, str, str, int], dict[str, float]] = {}
+        self._sureness: dict[Configuration, Array] = {}
+
+    def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
+        """The outputs of one configuration's trials for every validation row, in the order of the prepared task."""
+        opened, outputs = self._open(task), []
+        labels = opened.rows[VALIDATION][1]
+        sureness = np.zeros((3, ECE_BINS))
+        for seed in self._study.seeds:
+            logits = self._read(opened, (task, student, regularizer), seed)
+            outputs.append(
+                logits[:, 0].astype(np.float64) if opened.card.regression else logits.argmax(axis=1)
+            )
+            if not opened.card.regression:
+                sureness += bin_sureness(logits, labels)
+        self._sureness[task, student, regularizer] = sureness
+        stacked = np.stack(outputs)
+        if opened.card.classes == 2 and opened.card.positive_class == 0:
+            labels, stacked = 1 - labels, 1 - stacked
+        return Outputs(tuple(self._study.seeds), labels, stacked)
+
+    def scores(self, result: TrialResult) -> dict[str, float]:
+        """A trial's scores; those on validation by the metrics' names, those on a further split `<metric>_<split>`."""
+        key = (*_configuration(result), result.seed)
+        if key not in self._scores:
+            self.outputs(*_configuration(result))
+        return self._scores[key]
+
+    def sureness(self, task: str, student: str, regularizer: str) -> Array:
+        """[3, bins]: the sum of `bin_sureness` over all seeds of a configuration of classes."""
+        if (task, student, regularizer) not in self._sureness:
+            self.outputs(task, student, regularizer)
+        return self._sureness[task, student, regularizer]
+
+    def _open(self, task: str) -> _Task:
+        if task not in self._tasks:
+            prepared, rows = PreparedTask(self._root / "tasks" / task), {}
+            for split in prepared.card.evaluated:
+                table = prepared.rows(split, ["row_hash", "label"])
+                rows[split] = table["row_hash"].to_numpy(), table["label"].to_numpy()
+            self._tasks[task] = _Task(prepared.card, rows)
+        return self._tasks[task]
+
+    def _read(self, task: _Task, configuration: Configuration, seed: int) -> Array:
+        """A trial's logits on validation [N, K]; its scores on every evaluated split are kept."""
+        folder = trial_folder(self._root.joinpath("trials", *configuration), seed)
+        cache, scores = LogitCache(folder / LOGITS), {}
+        logits = {split: _read_split(cache, split, hashes) for split, (hashes, _) in task.rows.items()}
+        for split, (_, labels) in task.rows.items():
+            for metric, value in score_logits(logits[split], labels, task.card).items():
+                scores[named(metric, split)] = value
+        _compare_scores(folder, self._recorded.get((*configuration, seed), {}), scores)
+        self._scores[*configuration, seed] = scores
+        return logits[VALIDATION]
+
+
+def _configuration(result: TrialResult) -> Configuration:
+    return result.task, result.student, result.regularizer
+
+
+def _compare_scores(folder: Path, recorded: Mapping[str, float], scores: Mapping[str, float]) -> None:
+    for metric, value in recorded.items():
+        if not math.isclose(value, scores.get(metric, math.nan), rel_tol=1e-6, abs_tol=1e-9):
+            raise ResultsError(
+                f"{folder}: result.json says {metric} {value}, the logits beside it give {scores.get(metric)}; one of "
+                "them was edited: delete the folder and run `dvc repro`"
+            )
+
+
+def _read_split(cache: LogitCache, split: str, hashes: npt.NDArray[np.uint64]) -> Array:
+    """[N, K] in the order of the task's rows; none missing, none of another row."""
+    logits = np.empty((len(hashes), cache.manifest.classes), dtype=np.float32)
+    seen = np.zeros(len(hashes), dtype=bool)
+    for group in cache.groups(split):
+        part = cache.read_group(group)
+        inside = (part.ids >= 0) & (part.ids < len(hashes))
+        if not inside.all() or (part.row_hashes != hashes[part.ids]).any():
+            raise CacheError(
+                f"{cache.path}: split {split!r} has logits of other rows than the prepared task; run `dvc repro`"
+            )
+        logits[part.ids] = part.logits
+        seen[part.ids] = True
+    if not seen.all():
+        raise CacheError(
+            f"{cache.path}: split {split!r} lacks {int((~seen).sum())} of the task's {len(hashes)} rows, the first is "
+            f"row {int(np.argmin(seen))}; run `dvc repro`"
+        )
+    return logits
+
+
+def bin_sureness(logits: Array, labels: Array, bins: int = ECE_BINS) -> npt.NDArray[np.float64]:
+    """[3, bins]: how many rows have their largest probability in each bin, the sum of those, how many are right.
+
+    The numbers of a reliability diagram, in the bins of `scoring.ece`: ((b-1)/bins, b/bins].
+
+    Args:
+        logits: [n, K]; labels: [n] classes.
+    """
+    sure = softmax(np.asarray(logits, dtype=np.float64), axis=1).max(axis=1)
+    right = logits.argmax(axis=1) == labels
+    index = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
+    weights = (np.ones(len(labels)), sure, right)
+    return np.stack([np.bincount(index, weights=one, minlength=bins) for one in weights])

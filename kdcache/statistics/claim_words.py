@@ -1,0 +1,296 @@
+"""What a study claims, in words: the one place, for summary.json, the report and the README alike.
+
+`claims.py` decides. Here its verdicts and numbers become a question, a short answer and a sentence. The numbers are
+those of the files, so older files have the same words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import pandas as pd
+
+from kdcache.statistics import wording
+from kdcache.statistics.verdicts import VERDICTS
+
+NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
+Numbers: TypeAlias = Mapping[str, Any]  # a claim's, or a row's of summary.json
+
+
+@dataclass(frozen=True)
+class ClaimRows:
+    """The rows behind the claims, as the files have them: comparisons.csv, and two lists of summary.json."""
+
+    comparisons: pd.DataFrame
+    interactions: list[dict[str, Any]]
+    teacher_needed: list[dict[str, Any]]
+
+    def of_init(self, init: str) -> pd.DataFrame:
+        """The comparisons of pretrained students, or of those from scratch."""
+        return self.comparisons[self.comparisons["init"] == init]
+
+    @property
+    def pairs(self) -> set[tuple[str, str, str]]:
+        """(task, scratch student, pretrained student) of every pair that the interaction was asked of."""
+        rows = (row for row in self.interactions if row["scope"] == "pair")
+        return {(row["task"], row["scratch"], row["pretrained"]) for row in rows}
+
+    def pool(self, pairs: int) -> str:
+        """What a pool of pairs is about: "6 pairs of students on 2 tasks", "3 pairs of students, all on digits"."""
+        tasks = sorted({task for task, _, _ in self.pairs})
+        on = f", all on {tasks[0]}" if len(tasks) == 1 else f" on {wording.count(len(tasks), 'task')}"
+        return f"{wording.count(pairs, 'pair')} of students{on}"
+
+
+@dataclass(frozen=True)
+class ClaimInWords:
+    """A question, its short answer, the verdict on the claim behind it, the numbers, and what to know."""
+
+    question: str
+    answer: str
+    verdict: str  # supported, contradicted or inconclusive
+    sentence: str
+    beside: str = ""
+    tested: str = ""  # the claim behind the verdict, in a few words
+
+
+Words: TypeAlias = tuple[str, str]  # the sentence, and what to know beside it
+
+
+def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
+    """A claim of summary.json in words; one that this module does not know keeps its own."""
+    verdict = str(claim["verdict"])
+    if claim["id"] not in KNOWN:
+        return ClaimInWords(str(claim["question"]), verdict.capitalize(), verdict, str(claim["sentence"]))
+    known = KNOWN[claim["id"]]
+    answer = known.answers.get(verdict, "Not settled")
+    return ClaimInWords(known.question, answer, verdict, *known.words(claim, rows), tested=known.tested)
+
+
+def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
+    """The study in two sentences: what is settled and what is not, and all verdicts counted.
+
+    Args:
+        verdicts: on the claims, by their ids.
+    """
+    asked = [(known, verdicts[name]) for name, known in KNOWN.items() if name in verdicts]
+    shown = [known.shown[verdict] for known, verdict in asked if verdict in known.shown]
+    left = [known.topic for known, verdict in asked if verdict not in known.shown]
+    parts = [f"This study shows that {wording.listing(shown)}."] if shown else []
+    if left and shown:
+        parts.append(f"It leaves open {_either(left)}.")
+    elif left:
+        parts.append("This study settles none of its questions." if len(left) > 1 else "The answer is open.")
+    return " ".join([*parts, _counted(comparisons)]).strip()
+
+
+def _either(topics: list[str]) -> str:
+    return " and ".join(", ".join(part) for part in (topics[:-1], topics[-1:]) if part)
+
+
+def _counted(rows: pd.DataFrame) -> str:
+    """ "12 differences from the baseline, −0.84 to +0.64 points: 1 equivalent and 11 inconclusive."."""
+    counts = ((name, int((rows["verdict"] == name).sum())) for name in VERDICTS)
+    said = wording.listing(f"{n} {name}" for name, n in counts if n)
+    known = rows["difference"].dropna()
+    if known.empty:
+        return ""
+    span = f"{wording.signed(known.min())} to {wording.signed(known.max())} points"
+    return f"{wording.count(len(rows), 'difference')} from the baseline, {span}: {said}."
+
+
+def _pretrained(claim: Numbers, all_rows: ClaimRows) -> Words:
+    rows = all_rows.of_init("pretrained")
+    within, beyond, open_ = (int(claim[key]) for key in ("within_margin", "beyond_margin", "undecided"))
+    margins = wording.margins(rows["margin"])
+    shown = f"{_share(within, len(rows))} shown to lie within {margins} of plain fine-tuning"
+    others = [f"{n} {what}" for n, what in ((beyond, "beyond it"), (open_, "undecided")) if n]
+    text = ", ".join([shown, *others])
+    beside = " ".join(part for part in (_wider(rows, beyond, open_), _limits(rows)) if part)
+    return f"{text}. {_extremes(rows)}".strip(), beside
+
+
+def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
+    """Why a comparison can be better in the table and undecided here."""
+    decided = rows[rows["verdict"].isin(["better", "worse"]) & ~rows["negligible"].astype(bool)]
+    if decided.empty or not undecided:
+        return ""
+    verb = "may be" if beyond else "is" if len(decided) == 1 else "are"
+    words = wording.listing(f"{n} {name}" for name, n in Counter(decided["verdict"]).items())
+    return (
+        f"“Undecided” is about the margin, with all {len(rows)} comparisons together: the {words} in the table, "
+        f"where each family is corrected alone, {verb} among them."
+    )
+
+
+def _scratch(claim: Numbers, all_rows: ClaimRows) -> Words:
+    rows = all_rows.of_init("scratch")
+    won = rows[rows["verdict"] == "better"].sort_values("difference", ascending=False)
+    text = f"{_share(len(won), len(rows))} better than plain fine-tuning"
+    if len(won):
+        most = ", most of all" if len(won) > NAMED_AT_MOST else ":"
+        text += f"{most} {wording.listing(_named(row) for row in won.head(NAMED_AT_MOST).itertuples())}"
+    together = int(claim["better"])
+    if together != len(won):  # what the answer goes by
+        remain = f"{together or 'none'} {'remain' if together > 1 else 'remains'}"
+        text += f". Corrected over all {len(rows)} together, {remain} better"
+    return f"{text}.", " ".join(part for part in (_others(rows), _limits(rows)) if part)
+
+
+def _share(n: int, total: int) -> str:
+    """ "All 8 comparisons are", "1 of 8 comparisons is", "None of 8 comparisons is"."""
+    if total == 1:
+        return f"The only comparison is{'' if n else ' not'}"
+    if n == total:
+        return f"All {n} comparisons are"
+    return f"{n or 'None'} of {wording.count(total, 'comparison')} {'are' if n > 1 else 'is'}"
+
+
+def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
+    if claim["interaction"] is None:
+        return "No seed has all the trials that this comparison needs.", ""
+    text = (
+        f"Averaged over regularizers, {wording.signed(claim['gain_scratch'])} points from scratch and "
+        f"{wording.signed(claim['gain_pretrained'])} pretrained: a difference of "
+        f"{wording.signed(claim['interaction'])} {wording.interval(claim['ci_low'], claim['ci_high'])}."
+    )
+    test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
+    return text, f"From {_units(claim, rows)}, {test}. {_one_by_one(claim, rows)}".strip()
+
+
+def _units(claim: Numbers, rows: ClaimRows) -> str:
+    """How many values the test has, and what they can speak of: pairs that share a task say nothing of another."""
+    n, unit = int(claim["n"]), str(claim["unit"]).removesuffix("s")
+    return rows.pool(n) if unit == "pair" else wording.count(n, unit)
+
+
+def _one_by_one(claim: Numbers, rows: ClaimRows) -> str:
+    """For which regularizers the pairs of students show it, each tested and corrected."""
+    counts = Counter(row["regularizer"] for row in claim["per_regularizer_supported"])
+    if not counts:
+        return "No regularizer shows it in any pair of students."
+    said = (f"{name} in {n} of {len(rows.pairs)}" for name, n in counts.most_common())
+    return f"Pair by pair it is shown for {wording.listing(said)}."
+
+
+def _stated(p: float) -> str:
+    text = wording.p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _extremes(rows: pd.DataFrame) -> str:
+    known = rows["difference"].dropna()
+    if known.empty:
+        return ""
+    return f"Differences run from {wording.signed(known.min())} to {wording.signed(known.max())} points."
+
+
+def _named(row: Any) -> str:
+    gain = f"{wording.signed(row.difference)} {wording.interval(row.ci_low, row.ci_high)}"
+    return f"{row.regularizer} with {row.student} on {row.task}, {gain}"
+
+
+def _others(rows: pd.DataFrame) -> str:
+    """How many came out otherwise than better; small but significant ones are told apart."""
+    small = int((rows["negligible"].astype(bool) & (rows["verdict"] == "better")).sum())
+    said = [f"{small} of the better ones negligible"] if small else []
+    counts = (
+        (name, int((rows["verdict"] == name).sum())) for name in ("worse", "equivalent", "inconclusive")
+    )
+    said += [f"{n} {name}" for name, n in counts if n]
+    return f"{wording.listing(said)}.".capitalize() if said else ""
+
+
+def _limits(rows: pd.DataFrame) -> str:
+    """How large an effect the inconclusive comparisons could have missed."""
+    limits = rows.loc[rows["verdict"] == "inconclusive", "detectable"].dropna()
+    if limits.empty:
+        return ""
+    low, high = wording.number(limits.min(), 1), wording.number(limits.max(), 1)
+    span = low if low == high else f"{low} to {high}"
+    return f"An inconclusive one would have shown a true difference of {span} points (80% power)."
+
+
+def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
+    """KD against the mean of the teacher-free, from the pooled rows of summary.json."""
+    free = [str(name) for name in claim.get("teacher_free", [])]
+    pooled = [row for row in rows.teacher_needed if row["scope"] == "pooled" and row["init"] == "all"]
+    if not pooled or not free:
+        return str(claim.get("sentence", "")), ""
+    against = free[0] if len(free) == 1 else f"the mean of {wording.listing(free)}"
+    said = wording.listing(_advantage(row) for row in pooled)
+    counts = wording.listing(f"{claim[name]} {name}" for name in VERDICTS if claim.get(name))
+    seeds = wording.count(int(pooled[0]["seeds"]), "seed")
+    beside = f"From {seeds}, over all tasks and students. One by one, corrected together: {counts or 'none'}."
+    return f"Against {against}, {said}.", beside
+
+
+def _advantage(row: Numbers) -> str:
+    if row["difference"] is None:
+        return f"{row['regularizer']} cannot be compared: no seed has all its trials"
+    gain = f"{wording.signed(row['difference'])} points {wording.interval(row['ci_low'], row['ci_high'])}"
+    return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A claim that this module has words for; the questions are the reader's.
+
+    `answers` and `shown` by verdict; a verdict that is in neither is not settled. For the first claim "supported"
+    (no effect beyond the margin) answers No.
+    """
+
+    question: str
+    tested: str
+    topic: str
+    answers: dict[str, str]
+    shown: dict[str, str]
+    words: Callable[[Numbers, ClaimRows], Words]
+
+
+KNOWN: dict[str, Known] = {
+    "pretrained_within_margin": Known(
+        "Does any regularizer make a real difference to a pretrained student?",
+        "none beyond the margin",
+        "whether any regularizer matters to a pretrained student",
+        {"supported": "No", "contradicted": "Yes"},
+        {
+            "supported": "no regularizer moves a pretrained student beyond the margin",
+            "contradicted": "some regularizers move a pretrained student beyond the margin",
+        },
+        _pretrained,
+    ),
+    "scratch_some_better": Known(
+        "Does any help a student trained from scratch?",
+        "some better from scratch",
+        "whether any helps from scratch",
+        {"supported": "Yes", "contradicted": "No"},
+        {
+            "supported": "some regularizers help a student trained from scratch",
+            "contradicted": "no regularizer helps a student trained from scratch",
+        },
+        _scratch,
+    ),
+    "interaction": Known(
+        "Do they help more from scratch than pretrained?",
+        "more gain from scratch",
+        "whether they help more from scratch than pretrained",
+        {"supported": "Yes", "contradicted": "No"},
+        {"supported": "regularizers help more from scratch than pretrained"},
+        _interaction,
+    ),
+    "teacher_needed": Known(
+        "Is a teacher needed: does distillation beat what needs none?",
+        "KD above the teacher-free",
+        "whether a teacher is needed",
+        {"supported": "Yes", "contradicted": "No"},
+        {
+            "supported": "distillation beats the teacher-free regularizers on average",
+            "contradicted": "distillation does not beat the teacher-free regularizers by the margin",
+        },
+        _teacher,
+    ),
+}

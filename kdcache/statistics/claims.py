@@ -1,0 +1,139 @@
+"""What a study claims: each claim's verdict, and the numbers behind it. `claim_words.py` says it in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+
+from kdcache.results.writing import as_written
+from kdcache.statistics.against_teacher_free import methods
+from kdcache.statistics.evidence import gain
+from kdcache.statistics.families import correct
+from kdcache.statistics.interactions import ALL
+from kdcache.statistics.verdicts import VERDICTS
+from kdcache.study import Study
+
+
+def judge_claims(
+    compared: pd.DataFrame, interactions: pd.DataFrame, against_teacher_free: pd.DataFrame, study: Study
+) -> Iterator[dict[str, Any]]:
+    """id, verdict (supported, contradicted or inconclusive) and numbers of each claim that the study can be asked.
+
+    Args:
+        compared, interactions, against_teacher_free: the tables of `compare`, `compare_inits` and
+            `compare_with_teacher_free`.
+    """
+    pretrained = compared[compared["init"] == "pretrained"]
+    scratch = compared[compared["init"] == "scratch"]
+    if len(pretrained):
+        yield within_margin(pretrained, study)
+    if len(scratch):
+        yield some_better(scratch, study)
+    if (interactions["scope"] == "pooled").any():
+        yield interaction(interactions)
+    if len(against_teacher_free):
+        yield teacher_needed(against_teacher_free, study)
+
+
+def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """Pretrained: no regularizer changes the score by the margin or more.
+
+    Supported when every comparison is within the margin. That is an intersection-union test: all the TOSTs
+    must reject at alpha, so together they need no correction (Berger 1982); the corrected ones of the table
+    are used all the same, so that the claim never says more than its rows. Contradicted when a
+    minimum-effect test (H0: |difference| <= margin), corrected over the claim, rejects for any.
+    """
+    alpha = study.comparison.alpha
+    within = rows["tost_p_corrected"].astype(float) <= alpha
+    beyond = sum(p <= alpha for p in _corrected(rows["beyond_p"].tolist(), study))
+    return {
+        "id": "pretrained_within_margin",
+        "verdict": "contradicted" if beyond else "supported" if within.all() else "inconclusive",
+        "comparisons": len(rows),
+        "within_margin": int(within.sum()),
+        "beyond_margin": int(beyond),
+        "undecided": int(len(rows) - within.sum() - beyond),
+        **_extremes(rows),
+    }
+
+
+def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """From scratch: some regularizer is better than the baseline, corrected over all scratch comparisons.
+
+    Contradicted when every comparison is shown to be worse or within the margin.
+    """
+    alpha = study.comparison.alpha
+    corrected = _corrected(rows["t_p"].tolist(), study)
+    better = sum(
+        p <= alpha and gain(metric, difference) > 0
+        for p, metric, difference in zip(corrected, rows["metric"], rows["difference"], strict=True)
+    )
+    no_gain = (rows["verdict"] == "worse") | (rows["tost_p_corrected"].astype(float) <= alpha)
+    return {
+        "id": "scratch_some_better",
+        "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
+        "comparisons": len(rows),
+        "better": int(better),
+        "smallest_p_corrected": min(corrected),
+        **_extremes(rows),
+    }
+
+
+def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
+    """The mean gain from scratch exceeds that when pretrained: the pool of pairs, or the only pair."""
+    rows = interactions[interactions["regularizer"] == ALL]
+    per_pair = rows[rows["scope"] == "pair"]
+    row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
+    shown = ["task", "scratch", "pretrained", "interaction", "ci_low", "ci_high", "p", "verdict"]
+    numbers = ("gain_scratch", "gain_pretrained", "interaction", "ci_low", "ci_high", "p", "unit", "n")
+    return {
+        "id": "interaction",
+        "verdict": row["verdict"],
+        **{name: row[name] for name in numbers},
+        "pairs": as_written(per_pair[shown]),
+        "per_regularizer_supported": _supported(interactions),
+        "note": row["note"],
+    }
+
+
+def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:
+    """Which regularizers' interactions are supported, pair by pair."""
+    rows = interactions[(interactions["scope"] == "pair") & (interactions["regularizer"] != ALL)]
+    return as_written(rows[rows["verdict"] == "supported"][["task", "scratch", "pretrained", "regularizer"]])
+
+
+def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """Distillation from a teacher beats, on average, the regularizers that need none.
+
+    Supported when a KD, pooled over all tasks and students, is better than the teacher-free regularizers'
+    mean; contradicted when every KD is worse than it, or within the margin of it; else inconclusive.
+    """
+    pooled = rows[(rows["scope"] == "pooled") & (rows["init"] == ALL)]
+    cells = rows[rows["scope"] == "cell"]
+    within = pooled["tost_p_corrected"].astype(float) <= study.comparison.alpha
+    no_gain = (pooled["verdict"] == "worse") | within
+    better = (pooled["verdict"] == "better").any()
+    return {
+        "id": "teacher_needed",
+        "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
+        "comparisons": len(cells),
+        **{word: int((cells["verdict"] == word).sum()) for word in VERDICTS},
+        "teacher_free": methods(study)[1],
+        **_extremes(cells),
+    }
+
+
+def _corrected(p_values: Sequence[Any], study: Study) -> list[float]:
+    """Over the whole claim, whatever the table's families; what could not be tested counts as p = 1."""
+    filled = [1.0 if pd.isna(p) else float(p) for p in p_values]
+    return [float(p) for p in correct(filled, study.comparison.correction)]
+
+
+def _extremes(rows: pd.DataFrame) -> dict[str, Any]:
+    """The smallest and the largest estimated difference, in points."""
+    known = rows["difference"].dropna().astype(float)
+    if known.empty:
+        return {"smallest_difference": None, "largest_difference": None}
+    return {"smallest_difference": float(known.min()), "largest_difference": float(known.max())}

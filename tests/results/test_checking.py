@@ -1,0 +1,124 @@
+"""A result that is not what the study asks for is refused, and both values are named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdcache.errors import ComparisonError
+from kdcache.results.checking import check_results
+from kdcache.results.gather import read_trials
+from kdcache.study import Study
+from kdcache.system.files import read_json, write_json
+from kdcache.trials.layout import Layout
+from kdcache.trials.plan import Planner
+from tests.results.samples import MODEL, put_task, put_teacher, put_trial, study
+
+CHECKPOINT = Path(__file__).resolve().parents[2] / "data/models/vit-tiny"
+
+
+def plain(value: Any) -> Any:
+    """As a JSON file has it."""
+    return json.loads(json.dumps(value.model_dump()))
+
+
+def put_trials(layout: Layout, of: Study) -> None:
+    for task, student, regularizer in of.configurations():
+        for seed in of.seeds:
+            params = {"student": plain(of.students[student]), "regularizer": plain(of.method(regularizer))}
+            put_trial(layout.data, task, student, regularizer, seed, 0.9, params=params)
+    put_teacher(layout.data)
+    record = layout.cache("one", "big") / "teacher.json"
+    write_json(record, {**read_json(record), "params": plain(of.teachers["big"])})
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    put_trials(Layout(tmp_path), study())
+    return Layout(tmp_path)
+
+
+def check(layout: Layout, of: Study) -> None:
+    check_results(of, layout, read_trials(of, layout.data / "trials"))
+
+
+def changed(**model: Any) -> dict[str, Any]:
+    """The sample's students, the first with other parameters."""
+    first = {**MODEL, "teacher": "big", "tasks": ["one"], **model}
+    return {"small": first, "tiny": {**MODEL, "tasks": ["two"]}}
+
+
+def test_results_of_the_study_are_taken(layout: Layout) -> None:
+    check(layout, study())
+
+
+@pytest.mark.parametrize(
+    "change", [{"learning_rate": 0.2}, {"epochs": 2}, {"init": "scratch"}, {"warmup": 0.5}]
+)
+def test_a_student_s_parameter_that_was_changed_is_refused(layout: Layout, change: dict[str, Any]) -> None:
+    ((name, value),) = change.items()
+    before = plain(study().students["small"])[name]
+    said = rf"one/small/base/seed-0: the student was trained with {name} {before}, params\.yaml says {value};"
+    with pytest.raises(ComparisonError, match=said):
+        check(layout, study(students=changed(**change)))
+
+
+def test_a_method_s_parameter_that_was_changed_is_refused(tmp_path: Path) -> None:
+    def smooth(alpha: float) -> Study:
+        return study(regularizers={"base": {}, "smooth": {"soft_labels": "uniform", "alpha": alpha}})
+
+    layout = Layout(tmp_path)
+    put_trials(layout, smooth(0.1))
+    check(layout, smooth(0.1))
+    with pytest.raises(
+        ComparisonError, match=r"smooth/seed-0: the method was trained with alpha 0\.1, .* says 0\.2"
+    ):
+        check(layout, smooth(0.2))
+
+
+def test_a_teacher_s_parameter_that_was_changed_is_refused(layout: Layout) -> None:
+    teachers = {"big": {**MODEL, "tasks": ["one"], "epochs": 9}}
+    said = r"logits/one/big/teacher\.json: the teacher was trained with epochs 1, params\.yaml says 9"
+    with pytest.raises(ComparisonError, match=said):
+        check(layout, study(teachers=teachers))
+
+
+def test_names_are_no_parameters(layout: Layout) -> None:
+    """A checkpoint that was moved, a teacher of another name: what they stand for is in the identity."""
+    check(layout, study(students=changed(checkpoint="models/elsewhere")))
+
+
+def test_an_older_result_may_lack_a_parameter(layout: Layout) -> None:
+    path = layout.trial("one", "small", "base", 0) / "result.json"
+    result = read_json(path)
+    del result["params"]["student"]["warmup"]
+    write_json(path, result)
+    check(layout, study())
+
+
+def test_a_folder_that_was_copied_is_refused(layout: Layout) -> None:
+    first, second = (layout.trial("one", "small", "base", seed) / "result.json" for seed in (0, 1))
+    second.write_bytes(first.read_bytes())
+    with pytest.raises(
+        ComparisonError, match=r"seed-1: holds the result of another trial, one / small / base / 0;"
+    ):
+        check(layout, study())
+
+
+def test_an_identity_that_is_no_longer_asked_for_is_refused(tmp_path: Path) -> None:
+    """Checked only where the checkpoint is on this machine."""
+    layout = Layout(tmp_path)
+    here = {**MODEL, "checkpoint": str(CHECKPOINT), "init": "scratch", "tasks": ["two"]}
+    of = study(seeds=[0], students={"small": {**MODEL, "teacher": "big", "tasks": ["one"]}, "tiny": here})
+    put_trials(layout, of)
+    put_task(layout.data, name="two")
+    (plan,) = Planner(of, layout).trials("two", "tiny", "base")
+    put_trial(layout.data, "two", "tiny", "base", 0, 0.9, identity=plan.identity)
+    check(layout, of)
+    put_trial(layout.data, "two", "tiny", "base", 0, 0.9, identity="another")
+    said = rf"two/tiny/base/seed-0: two / tiny / base / seed 0 has the identity another, .* {plan.identity};"
+    with pytest.raises(ComparisonError, match=said):
+        check(layout, of)
