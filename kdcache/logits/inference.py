@@ -366,9 +366,27 @@ def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
     def run(*batch: Any, **columns: Any) -> Any:
         output = model(*batch, **columns)
         logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-        kind = getattr(logits, "dtype", None)
-        if getattr(kind, "is_complex", False) or getattr(kind, "kind", "f") not in "fiub":
-            raise CacheError(f"{path}: expected real numbers as logits from the model, found {kind}")
-        return output
+        return _real(path, logits)
 
     return run
+
+
+def _real(path: Path, logits: Any) -> Any:
+    """Logits as they can be stored; whatever is no array or tensor is left to the predictor, which refuses it.
+
+    Raises:
+        CacheError: they are complex, texts or objects, or a tensor that is sparse, quantized or without values.
+    """
+    kind = getattr(logits, "dtype", None)
+    if not hasattr(logits, "detach"):
+        usable = kind is None or kind.kind in "fiub"
+    else:
+        usable = str(logits.layout) == "torch.strided" and not (
+            kind.is_complex or logits.is_quantized or logits.is_meta
+        )
+    if not usable:
+        what = f"{type(logits).__name__} of {kind}"
+        raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {what}")
+    if not hasattr(logits, "detach"):
+        return logits
+    return logits.detach().float() if str(kind) == "torch.bfloat16" else logits.detach()
