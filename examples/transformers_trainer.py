@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
+from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -39,15 +40,20 @@ kd_loss = make_loss(Regularizer(soft_labels="teacher", alpha=0.9, temperature=2.
 
 
 class KDTrainer(Trainer):
-    """A Trainer whose loss is that of knowledge distillation; its batches must have `teacher_logits`."""
+    """A Trainer whose loss is that of knowledge distillation; rows without `teacher_logits` are for evaluation."""
 
     loss_is_scaled_for_ga = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         inputs = dict(inputs)
-        labels, teacher_logits = inputs.pop("labels"), inputs.pop("teacher_logits")
+        labels, teacher_logits = inputs.pop("labels"), inputs.pop("teacher_logits", None)
+        if teacher_logits is None and model.training:
+            raise ValueError("no teacher_logits in the batch; set remove_unused_columns=False, and join first")
         outputs = model(**inputs)
-        loss = kd_loss(outputs.logits, labels, teacher_logits)
+        if teacher_logits is None:
+            loss = cross_entropy(outputs.logits, labels)
+        else:
+            loss = kd_loss(outputs.logits, labels, teacher_logits)
         return (loss, outputs) if return_outputs else loss
 
 

@@ -142,3 +142,17 @@ def test_the_snippets_of_the_documentation_run_in_order(tmp_path: Path) -> None:
     (tmp_path / "snippets.py").write_text("\n".join([*snippets, CHECKS]), encoding="utf-8")
     printed = run(["snippets.py"], tmp_path)
     assert "these logits are of another data and weights" in printed
+
+
+def test_the_trainer_evaluates_rows_without_logits(tmp_path: Path) -> None:
+    module = load("transformers_trainer")
+    rows = module.Dataset.from_list(module.ROWS[:8])
+    config = module.AutoConfig.from_pretrained(module.CHECKPOINT, num_labels=2)
+    student = module.AutoModelForSequenceClassification.from_config(config)
+    trainer = module.trainer_of(module.KDTrainer, student, rows, tmp_path)
+    scores = trainer.evaluate()
+    assert 0 <= scores["eval_accuracy"] <= 1
+    assert scores["eval_loss"] == pytest.approx(np.log(2), abs=0.5)  # cross-entropy of a new head
+    assert trainer.predict(trainer.eval_dataset).predictions.shape == (8, 2)
+    with pytest.raises(ValueError, match="remove_unused_columns=False"):
+        trainer.train()

@@ -27,7 +27,7 @@ from kdcache.system import files
 from kdcache.system.versions import installed
 from tests.fuzz.harness import Outcome, Reader, fuzz
 
-MODULES = ("tests.fuzz.readers",)
+MODULES = ("tests.fuzz.readers", "tests.fuzz.caches")
 CHUNK = 2000  # cases of a process
 TIMEOUT = 1800.0  # seconds that a process has for them
 LIBRARIES = ("pyarrow", "pillow", "pydantic", "pyyaml", "python")

@@ -1,12 +1,11 @@
 """What a teacher's cached logits say: how sure it is and how often right, and where two teachers differ.
 
-Everything is computed in float64 from raw logits at temperature 1; entropies and divergences are in nats.
+Everything is computed in float64 from raw logits at temperature 1; entropies and divergences are in nats. Splits are
+gone through a row group at a time, so that caches larger than memory can be described and compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,10 @@ from scipy.special import log_softmax
 
 from kdcache.errors import CacheError
 from kdcache.logits.cache import LogitCache
-from kdcache.logits.disk import CachedSplit
+from kdcache.logits.scan import by_id, in_both
 from kdcache.tasks.card import read_card
 from kdcache.tasks.prepared import PreparedTask
 
-BLOCK = 65536  # rows turned into float64 at a time
 PERCENTILES = (5, 25, 50, 75, 95)
 LARGEST = 10  # rows that `diff` names
 Floats = npt.NDArray[np.float64]
@@ -45,15 +43,23 @@ def stats(cache: LogitCache, split: str, labels: npt.ArrayLike | None = None) ->
         CacheError: there is no such split, it is empty, or damaged.
         ScoringError: the labels do not fit.
     """
-    part = _filled_split(cache, split)
-    found: dict[str, Any] = {"split": split, "rows": len(part.ids), "classes": cache.manifest.classes}
-    if cache.manifest.classes == 1:
-        found["output"] = _distribution(part.logits[:, 0].astype(np.float64))
-    else:
-        found.update(_certainty(part), predictions=_counts(cache, part.logits.argmax(axis=1)))
-    if labels is not None:
-        found["labels"] = _against_labels(cache, part, np.asarray(labels))
-    return found
+    _require_rows(cache, split)
+    count, classes = cache.manifest.splits[split].rows, cache.manifest.classes
+    described: dict[str, Any] = {"split": split, "rows": count, "classes": classes}
+    if classes == 1:
+        outputs = np.concatenate([part.logits[:, 0].astype(np.float64) for part in by_id(cache, split)])
+        described["output"] = _distribution(outputs)
+        return described if labels is None else {**described, "labels": _regression_scores(outputs, labels)}
+    known = None if labels is None else _checked_labels(labels, count, classes)
+    rows = _Certainty(count, classes)
+    for part in by_id(cache, split):
+        rows.add(part.logits, None if known is None else known[rows.done : rows.done + len(part.ids)])
+    described |= {
+        "entropy": _distribution(rows.entropy),
+        "top_probability": _distribution(rows.top),
+        "predictions": _named(cache, rows.predicted),
+    }
+    return described if known is None else {**described, "labels": rows.scores(cache, known)}
 
 
 def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
@@ -71,20 +77,23 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
     Raises:
         CacheError: the caches have other classes or other rows, or no row in common.
     """
-    both = _join(a, b, split)
-    found: dict[str, Any] = {
+    _check_comparable(a, b)
+    compared = _Differences(class_names(a))
+    for one, other in in_both(by_id(a, split), by_id(b, split)):
+        hashes = one.row_hashes, other.row_hashes
+        _check_hashes(f"{b.path}: split {split!r}", str(a.path), one.ids, *hashes)
+        compared.add(one.ids, one.logits, other.logits)
+    if not compared.rows:
+        raise CacheError(
+            f"{b.path}: split {split!r} has no row id in common with {a.path}; nothing to compare"
+        )
+    facts: dict[str, Any] = {
         "split": split,
-        "rows": len(both.ids),
-        "only_a": a.manifest.splits[split].rows - len(both.ids),
-        "only_b": b.manifest.splits[split].rows - len(both.ids),
+        "rows": compared.rows,
+        "only_a": a.manifest.splits[split].rows - compared.rows,
+        "only_b": b.manifest.splits[split].rows - compared.rows,
     }
-    if a.manifest.classes == 1:
-        difference = np.abs(both.a.astype(np.float64) - both.b)
-        return found | {
-            "mean_difference": float(difference.mean()),
-            "max_difference": float(difference.max()),
-        }
-    return found | _divergences(a, both)
+    return facts | (compared.of_outputs() if a.manifest.classes == 1 else compared.of_classes())
 
 
 def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | None = None) -> pa.Table:
@@ -104,17 +113,24 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
             f"{cache.path}: is of another task than {task}: expected the labels {expected}, found {names}"
         )
     wanted = None if columns is None else ["id", "row_hash", *columns]
-    table, part = PreparedTask(task).rows(split, wanted), cache.split(split)
-    if len(part.ids) and part.ids[-1] >= table.num_rows:
+    table, (ids, hashes) = PreparedTask(task).rows(split, wanted), _ids_and_hashes(cache, split)
+    if len(ids) and ids[-1] >= table.num_rows:
         raise CacheError(
-            f"{cache.path}: split {split!r} has row id {part.ids[-1]}, but {task} has {table.num_rows} rows there; "
+            f"{cache.path}: split {split!r} has row id {ids[-1]}, but {task} has {table.num_rows} rows there; "
             "give the task that the logits were cached of"
         )
-    rows = table.take(pa.array(part.ids))
-    _check_hashes(
-        f"{cache.path}: split {split!r}", str(task), part.ids, rows["row_hash"].to_numpy(), part.row_hashes
-    )
+    rows = table.take(pa.array(ids))
+    _check_hashes(f"{cache.path}: split {split!r}", str(task), ids, rows["row_hash"].to_numpy(), hashes)
     return rows
+
+
+def _ids_and_hashes(cache: LogitCache, split: str) -> tuple[Ints, npt.NDArray[np.uint64]]:
+    """Of all rows, by rising id."""
+    ids, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for part in by_id(cache, split):
+        ids.append(part.ids)
+        hashes.append(part.row_hashes)
+    return np.concatenate(ids), np.concatenate(hashes)
 
 
 def class_names(cache: LogitCache) -> list[str]:
@@ -122,21 +138,67 @@ def class_names(cache: LogitCache) -> list[str]:
     return cache.manifest.label_names or [str(k) for k in range(cache.manifest.classes)]
 
 
-def _filled_split(cache: LogitCache, split: str) -> CachedSplit:
+def _require_rows(cache: LogitCache, split: str) -> None:
     cache.require_plain("a description of its predictions")
-    part = cache.split(split)
-    if not len(part.ids):
+    if not cache.groups(split):
         raise CacheError(f"{cache.path}: split {split!r} has no rows to describe; name another split")
-    return part
 
 
-def _certainty(part: CachedSplit) -> dict[str, Any]:
-    entropy, top = np.empty(len(part.ids)), np.empty(len(part.ids))
-    for rows in _blocks(len(part.ids)):
-        logs = _log_probabilities(part.logits[rows])
-        entropy[rows] = -(np.exp(logs) * logs).sum(axis=1)
-        top[rows] = np.exp(logs.max(axis=1))
-    return {"entropy": _distribution(entropy), "top_probability": _distribution(top)}
+class _Certainty:
+    """How sure a classifier is on each row, and how often right, gathered piece by piece.
+
+    It keeps 17 bytes a row (percentiles need all values), whatever the number of classes.
+    """
+
+    def __init__(self, rows: int, classes: int) -> None:
+        self.entropy, self.top = np.empty(rows), np.empty(rows)
+        self.correct = np.zeros(rows, dtype=bool)
+        self.predicted, self.right = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
+        self.nll, self.brier = 0.0, 0.0  # sums
+        self.done = 0
+
+    def add(self, logits: npt.NDArray[np.float32], labels: Ints | None) -> None:
+        """The next rows: logits [n, K], and their labels [n]."""
+        rows, classes = slice(self.done, self.done + len(logits)), len(self.predicted)
+        logs = _log_probabilities(logits)
+        predicted = logits.argmax(axis=1)
+        self.entropy[rows] = -(np.exp(logs) * logs).sum(axis=1)
+        self.top[rows] = np.exp(logs.max(axis=1))
+        self.predicted += np.bincount(predicted, minlength=classes)
+        self.done = rows.stop
+        if labels is not None:
+            correct = predicted == labels
+            self.correct[rows] = correct
+            self.right += np.bincount(labels[correct], minlength=classes)
+            self.nll -= float(logs[np.arange(len(labels)), labels].sum())
+            errors = np.exp(logs)
+            errors[np.arange(len(labels)), labels] -= 1
+            self.brier += float((errors**2).sum())
+
+    def scores(self, cache: LogitCache, labels: Ints) -> dict[str, Any]:
+        """The scores against the labels [N]."""
+        from kdcache.tasks.scoring import calibration_error
+
+        rows, right = _named(cache, np.bincount(labels, minlength=len(self.right))), _named(cache, self.right)
+        return {
+            "accuracy": float(self.correct.mean()),
+            "nll": self.nll / len(labels),
+            "brier": self.brier / len(labels),
+            "ece": calibration_error(self.top, self.correct),
+            "agreement": {name: right[name] / count if count else None for name, count in rows.items()},
+        }
+
+
+def _checked_labels(labels: npt.ArrayLike, rows: int, classes: int) -> Ints:
+    from kdcache.tasks.scoring import checked_classes  # imports scikit-learn: not before there are labels
+
+    return checked_classes(labels, rows, classes)
+
+
+def _regression_scores(outputs: Floats, labels: npt.ArrayLike) -> dict[str, Any]:
+    from kdcache.tasks import scoring
+
+    return dict(scoring.score(outputs[:, None], labels, ["pearson", "spearman"], regression=True))
 
 
 def _distribution(values: Floats) -> dict[str, float]:
@@ -145,52 +207,23 @@ def _distribution(values: Floats) -> dict[str, float]:
     return {"mean": float(values.mean())} | dict(zip(names, found.tolist(), strict=True))
 
 
-def _counts(cache: LogitCache, classes: Ints) -> dict[str, int]:
-    counts = np.bincount(classes, minlength=cache.manifest.classes)
+def _named(cache: LogitCache, counts: Ints) -> dict[str, int]:
     return dict(zip(class_names(cache), counts.tolist(), strict=True))
 
 
-def _against_labels(cache: LogitCache, part: CachedSplit, labels: npt.NDArray[Any]) -> dict[str, Any]:
-    from kdcache.tasks import scoring  # imports scikit-learn: not before there are labels
-
-    if cache.manifest.classes == 1:
-        return dict(scoring.score(part.logits, labels, ["pearson", "spearman"], regression=True))
-    scores = scoring.score(part.logits, labels, ["accuracy"])
-    rows = _counts(cache, labels)
-    right = _counts(cache, labels[part.logits.argmax(axis=1) == labels])
-    agreement = {name: right[name] / count if count else None for name, count in rows.items()}
-    return {**scores, "agreement": agreement}
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """The rows that two caches have in common: ids int64 [N], and their logits float32 [N, K]."""
-
-    ids: Ints
-    a: npt.NDArray[np.float32]
-    b: npt.NDArray[np.float32]
-
-
-def _join(a: LogitCache, b: LogitCache, split: str) -> _Pair:
+def _check_comparable(a: LogitCache, b: LogitCache) -> None:
     for cache in (a, b):
         cache.require_plain("a comparison of two teachers")
     for what, expected, found in (
         ("classes", a.manifest.classes, b.manifest.classes),
         ("label names", class_names(a), class_names(b)),
+        ("row hashes' algorithm", a.row_hash, b.row_hash),
     ):
         if expected != found:
             raise CacheError(
-                f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected}, found {found}"
+                f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected!s:.300}, "
+                f"found {found!s:.300}"
             )
-    one, other = a.split(split), b.split(split)
-    ids, first, second = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
-    if not len(ids):
-        raise CacheError(
-            f"{b.path}: split {split!r} has no row id in common with {a.path}; nothing to compare"
-        )
-    where = f"{b.path}: split {split!r}"
-    _check_hashes(where, str(a.path), ids, one.row_hashes[first], other.row_hashes[second])
-    return _Pair(ids, one.logits[first], other.logits[second])
 
 
 def _check_hashes(
@@ -206,31 +239,62 @@ def _check_hashes(
         )
 
 
-def _divergences(cache: LogitCache, both: _Pair) -> dict[str, Any]:
-    forward, backward = np.empty(len(both.ids)), np.empty(len(both.ids))
-    furthest = 0.0
-    for rows in _blocks(len(both.ids)):
-        a, b = _log_probabilities(both.a[rows]), _log_probabilities(both.b[rows])
-        forward[rows], backward[rows] = _kl(a, b), _kl(b, a)
-        furthest = max(furthest, float(np.abs(_centred(both.a[rows]) - _centred(both.b[rows])).max()))
-    first, second = both.a.argmax(axis=1), both.b.argmax(axis=1)
-    names = class_names(cache)
-    largest = [
-        {
-            "id": int(both.ids[row]),
-            "kl": float(forward[row]),
-            "a": names[first[row]],
-            "b": names[second[row]],
+class _Differences:
+    """How two teachers differ on the rows that both have, gathered piece by piece; nothing is kept of a row."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.rows, self.disagreeing = 0, 0
+        self.forward, self.backward, self.distance = _MeanAndMax(), _MeanAndMax(), _MeanAndMax()
+        self.largest: list[dict[str, Any]] = []
+
+    def add(self, ids: Ints, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> None:
+        """The next rows, by rising id: ids [n], and logits [n, K] of both."""
+        self.rows += len(ids)
+        if len(self.names) == 1:
+            self.distance.add(np.abs(a.astype(np.float64) - b))
+            return
+        p, q = _log_probabilities(a), _log_probabilities(b)
+        forward = _kl(p, q)
+        self.forward.add(forward)
+        self.backward.add(_kl(q, p))
+        self.distance.add(np.abs(_centred(a) - _centred(b)))
+        first, second = a.argmax(axis=1), b.argmax(axis=1)
+        self.disagreeing += int((first != second).sum())
+        for row in np.argsort(-forward, kind="stable")[:LARGEST]:
+            names = {"a": self.names[first[row]], "b": self.names[second[row]]}
+            self.largest.append({"id": int(ids[row]), "kl": float(forward[row]), **names})
+        self.largest = sorted(self.largest, key=lambda one: -one["kl"])[:LARGEST]  # of equals, the lowest ids
+
+    def of_outputs(self) -> dict[str, Any]:
+        """The facts of a regression."""
+        return {"mean_difference": self.distance.mean, "max_difference": self.distance.largest}
+
+    def of_classes(self) -> dict[str, Any]:
+        """The facts of a classification."""
+        return {
+            "disagreement": self.disagreeing / self.rows,
+            "kl_a_b": {"mean": self.forward.mean, "max": self.forward.largest},
+            "kl_b_a": {"mean": self.backward.mean, "max": self.backward.largest},
+            "max_logit_difference": self.distance.largest,
+            "largest": self.largest,
         }
-        for row in np.argsort(-forward, kind="stable")[:LARGEST]
-    ]
-    return {
-        "disagreement": float((first != second).mean()),
-        "kl_a_b": {"mean": float(forward.mean()), "max": float(forward.max())},
-        "kl_b_a": {"mean": float(backward.mean()), "max": float(backward.max())},
-        "max_logit_difference": furthest,
-        "largest": largest,
-    }
+
+
+class _MeanAndMax:
+    """Of numbers that come some at a time."""
+
+    def __init__(self) -> None:
+        self._sum, self._count, self.largest = 0.0, 0, 0.0
+
+    def add(self, values: Floats) -> None:
+        self._sum += float(values.sum())
+        self._count += values.size
+        self.largest = max(self.largest, float(values.max()))
+
+    @property
+    def mean(self) -> float:
+        return self._sum / self._count
 
 
 def _kl(p: Floats, q: Floats) -> Floats:
@@ -248,7 +312,3 @@ def _centred(logits: npt.NDArray[np.float32]) -> Floats:
 def _log_probabilities(logits: npt.NDArray[np.float32]) -> Floats:
     logs: Floats = log_softmax(logits.astype(np.float64), axis=1)
     return logs
-
-
-def _blocks(rows: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, rows, BLOCK))

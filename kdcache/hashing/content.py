@@ -31,7 +31,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.system.files import open_regular
 
 Column: TypeAlias = str | int  # a name; or a position, for rows that are tuples or lists
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -121,8 +122,9 @@ def _encoded(value: Mapping[str, Any], column: Column) -> bytes:
     if value["bytes"] is not None:
         return bytes(value["bytes"])
     try:
-        return Path(value["path"]).read_bytes()
-    except (OSError, TypeError) as error:
+        with open_regular(Path(value["path"])) as file:
+            return file.read()
+    except (OSError, TypeError, ValueError, KdcacheError) as error:
         raise CacheError(f"column {column!r} has no bytes, and its file cannot be read: {error}") from None
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from kdcache.errors import KdcacheError
+from kdcache.system.files import open_regular
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -71,11 +72,11 @@ def of_file(path: Path) -> str:
     """sha256 of a file's bytes.
 
     Raises:
-        KdcacheError: the file cannot be read.
+        KdcacheError: the file cannot be read, or is no regular file.
     """
     digest = hashlib.sha256()
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(Path(path)) as file:
             while block := file.read(CHUNK):
                 digest.update(block)
     except OSError as error:

@@ -22,6 +22,7 @@ from kdcache.logits.format import Cost, Fingerprints, Manifest
 from kdcache.logits.gather import Gather
 from kdcache.logits.join import join
 from kdcache.logits.stream import LogitStream
+from kdcache.system.files import user_path
 
 
 class LogitCache:
@@ -38,7 +39,7 @@ class LogitCache:
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
-        self._disk = ShardedCache(Path(path), expect)
+        self._disk = ShardedCache(user_path(path), expect)
         self._gather = Gather(self._disk)
 
     @property
@@ -127,6 +128,10 @@ class LogitCache:
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
         return self._disk.read_group(group)
+
+    def read_ids(self, group: Group) -> np.ndarray:
+        """The ids of one row group, int64 [n], in the order of writing."""
+        return self._disk.read_ids(group)
 
     def stream(
         self,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,12 +25,10 @@ from kdcache.logits.format import (
     open_shard,
 )
 
-if TYPE_CHECKING:
-    pass
-
-
 # Zstandard makes at most 128 KiB of 4 bytes (a run of one value): a footer that promises more lies.
 MOST_COMPRESSION = 1 << 16
+# A row group that is larger, and that its file is too small for, would break the promise of bounded memory.
+GROUP_BYTES, GROUP_COMPRESSION = 64 << 20, 16
 
 
 @dataclass(frozen=True)
@@ -122,6 +121,28 @@ class ShardedCache:
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
+        path = self.path / self._checked_shard(group).file
+        with self._reading(group) as table:
+            part = decoded(table, group.rows, self.manifest.row_shape)
+        if not np.isfinite(part.logits).all():
+            raise CacheError(f"{path}: has logits that are not finite; cache the logits again")
+        if (part.ids < 0).any():
+            raise CacheError(
+                f"{path}: has the row id {part.ids.min()}; ids are 0 or more; cache the logits again"
+            )
+        return part
+
+    def read_ids(self, group: Group) -> np.ndarray:
+        """The ids of one row group, int64 [n], in the order of writing."""
+        with self._reading(group, ["id"]) as table:
+            ids: np.ndarray = table["id"].to_numpy()
+            if ids.dtype != np.int64 or len(ids) != group.rows:
+                raise ValueError("its ids are not what its footer says")
+        return ids
+
+    @contextmanager
+    def _reading(self, group: Group, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """A row group of a whole shard as it is stored, to be decoded within."""
         shard = self._checked_shard(group)
         path, file = self.path / shard.file, self._file(shard)
         footer = self._footer(group.split, group.shard)
@@ -134,17 +155,13 @@ class ShardedCache:
         try:
             # Not through Arrow's I/O threads: a row group is read at once, and handing it over takes longer.
             with pq.ParquetFile(path, metadata=footer.metadata, pre_buffer=False) as parquet:
-                table = parquet.read_row_group(group.group, use_threads=False)
-            part = decoded(table, group.rows, self.manifest.row_shape)
+                yield parquet.read_row_group(group.group, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-            raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
-        if not np.isfinite(part.logits).all():
-            raise CacheError(f"{path}: has logits that are not finite; cache the logits again")
+            raise CacheError(f"{path}: cannot be decoded ({error!s:.300}); cache the logits again") from error
         if self._file(shard) is not file:
             raise CacheError(
                 f"{path}: was changed while it was read; try again when nothing writes to the cache"
             )
-        return part
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
         """Look for damage, whatever was looked at before; in bounded memory (8 bytes per row of a split).
@@ -179,7 +196,7 @@ class ShardedCache:
 
     def _split_info(self, name: str) -> SplitInfo:
         if name not in self.manifest.splits:
-            known = ", ".join(self.manifest.splits)
+            known = ", ".join(self.manifest.splits)[:300]
             raise CacheError(f"{self.path}: no split {name!r} in this cache (there are: {known})")
         return self.manifest.splits[name]
 
@@ -239,7 +256,9 @@ class ShardedCache:
                     rows = rows_of_groups(path, shard, parquet.metadata, self.manifest)
                     file.footer = ShardFooter(parquet.metadata, rows)
             except (ArithmeticError, LookupError, MemoryError) as error:
-                raise CacheError(f"{path}: cannot be decoded ({error}); cache the logits again") from error
+                raise CacheError(
+                    f"{path}: cannot be decoded ({error!s:.300}); cache the logits again"
+                ) from error
         return file.footer
 
     def _check_fingerprints(self, expect: Fingerprints) -> None:
@@ -301,8 +320,8 @@ def rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manife
             group.num_rows * manifest.row_values,
         ]:
             raise CacheError(
-                f"{path}: row group {number} says that it has {group.num_rows} rows, its columns have {values} "
-                "values; cache the logits again"
+                f"{path}: row group {number} says that it has {group.num_rows} rows, its columns have "
+                f"{str(values)[:200]} values; cache the logits again"
             )
         rows.append(group.num_rows)
     if sum(rows) != shard.rows:
@@ -315,7 +334,18 @@ def rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manife
             f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.row_values}; "
             "cache the logits again"
         )
+    for number, count in enumerate(rows):
+        _check_group_size(path, number, count, shard, manifest)
     return rows
+
+
+def _check_group_size(path: Path, number: int, rows: int, shard: ShardInfo, manifest: Manifest) -> None:
+    size = rows * (16 + manifest.row_values * 4)
+    if size > GROUP_BYTES and size > GROUP_COMPRESSION * shard.bytes:
+        raise CacheError(
+            f"{path}: row group {number} takes {size:,} bytes of memory, too many for a file of {shard.bytes:,}; "
+            "write the shard with smaller row groups, or cache the logits again"
+        )
 
 
 def decoded(table: pa.Table, rows: int, row_shape: tuple[int, ...]) -> CachedSplit:

@@ -5,7 +5,8 @@ An ensemble of teachers is a teacher whose forward pass costs nothing: the membe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,7 +19,9 @@ from kdcache.hashing import fingerprint
 from kdcache.logits.cache import LogitCache
 from kdcache.logits.disk import CachedSplit
 from kdcache.logits.format import Fingerprints
+from kdcache.logits.scan import Reader, by_id
 from kdcache.logits.writer import LogitWriter
+from kdcache.system.files import user_path
 
 Mean = Literal["logits", "probabilities"]
 Floats = npt.NDArray[np.float64]
@@ -33,8 +36,8 @@ def ensemble(
 ) -> LogitCache:
     """Write the (weighted) mean of several caches as a cache of its own, in float32 and sorted by id.
 
-    All must be of the same data: the same splits, row ids, row hashes, classes and label names. In memory are one
-    member's split and the mean in float64, whatever the number of members.
+    All must be of the same data: the same splits, row ids, row hashes, classes and label names. In memory are some
+    row groups of each member. (A split whose rows were not written by rising id is held whole.)
 
     Args:
         caches: the members, open or as folders.
@@ -51,7 +54,8 @@ def ensemble(
             weights are not usable; the new cache cannot be written.
     """
     members = [cache if isinstance(cache, LogitCache) else LogitCache(cache) for cache in caches]
-    _check_members(members, Path(path), of)
+    path = user_path(path)
+    _check_members(members, path, of)
     shares = _shares(members, weights)
     first = members[0].manifest
     with LogitWriter(
@@ -59,29 +63,30 @@ def ensemble(
         classes=first.classes,
         label_names=first.label_names,
         fingerprints=_fingerprints(members, of, shares),
+        row_hash=first.row_hash,
     ) as writer:
         for split in first.splits:
-            mean = _mean(members, split, of, shares)
-            writer.write(split, mean.ids, mean.row_hashes, mean.logits)
+            for mean in _means(members, split, of, shares):
+                writer.write(split, mean.ids, mean.row_hashes, mean.logits)
         writer.finish()
     return LogitCache(path)
 
 
-def _mean(members: Sequence[LogitCache], split: str, of: Mean, shares: Sequence[float]) -> CachedSplit:
-    first: CachedSplit | None = None
-    total: Floats = np.empty(0)
-    for member, share in zip(members, shares, strict=True):
-        part = LogitCache(member.path).split(
-            split
-        )  # a reader of its own: it is freed before the next is read
-        if first is None:
-            first = CachedSplit(part.ids, part.row_hashes, np.empty(0, np.float32))
-            total = np.full(part.logits.shape, 0.0 if of == "logits" else -np.inf)
-        _check_rows(members[0], member, split, first, part)
-        if share > 0:
-            _add(total, part.logits, of, share)
-    assert first is not None  # there is a member
-    return CachedSplit(first.ids, first.row_hashes, total.astype(np.float32))
+def _means(
+    members: Sequence[LogitCache], split: str, of: Mean, shares: Sequence[float]
+) -> Iterator[CachedSplit]:
+    """The mean of the members, piece by piece; one piece at least, for an empty split is a split."""
+    others = [Reader(by_id(member, split)) for member in members[1:]]
+    shape = (0, members[0].manifest.classes)
+    empty = CachedSplit(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(shape, np.float32))
+    for first in chain([empty], by_id(members[0], split)):
+        total = np.full(first.logits.shape, 0.0 if of == "logits" else -np.inf)
+        parts = [first, *(other.take(len(first.ids)) if len(first.ids) else first for other in others)]
+        for member, part, share in zip(members, parts, shares, strict=True):
+            _check_rows(members[0], member, split, first, part)
+            if share > 0:
+                _add(total, part.logits, of, share)
+        yield CachedSplit(first.ids, first.row_hashes, total.astype(np.float32))
 
 
 def _add(total: Floats, logits: npt.NDArray[np.float32], of: Mean, share: float) -> None:
@@ -146,8 +151,8 @@ def _check_alike(first: LogitCache, other: LogitCache) -> None:
     ):
         if expected != found:
             raise CacheError(
-                f"{other.path}: cannot be in an ensemble with {first.path}: other {what}: expected {expected}, "
-                f"found {found}; cache the logits of the same data"
+                f"{other.path}: cannot be in an ensemble with {first.path}: other {what}: expected {expected!s:.300}, "
+                f"found {found!s:.300}; cache the logits of the same data"
             )
 
 

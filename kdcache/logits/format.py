@@ -37,10 +37,13 @@ MANIFEST = "manifest.json"
 METADATA_KEY = b"kdcache"  # key of the shard's own description in the Parquet footer
 ROWS_PER_SHARD = 65536
 MOST_VALUES = 2**31 - 1  # of a row: Arrow counts a list's elements in 32 bits
+MOST_MANIFEST = 16 << 20  # bytes
+MOST_SHARDS = 65536  # whose manifest is about 12 MB
 GROUP_BYTES = 4 << 20  # aim for the logits of one row group: small enough to shuffle, big enough to read fast
 
 Dtype = Literal["float32", "float16"]
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+SHOWN = 5  # mistakes in one message
 SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -160,12 +163,23 @@ class Manifest(Header):
 
     @model_validator(mode="after")
     def _splits_fit(self) -> Self:
+        check_shard_count(sum(len(split.shards) for split in self.splits.values()))
         for name, split in self.splits.items():
             _check_split(name, split, self.rows_per_shard)
         unknown = [name for name in self.scores if name not in self.splits]
         if unknown:
             raise ValueError(f"scores for a split that is not there: {unknown}")
         return self
+
+
+def check_shard_count(count: int) -> None:
+    """Refuse more shards than a manifest has room for.
+
+    Raises:
+        ValueError: says how many there may be.
+    """
+    if count > MOST_SHARDS:
+        raise ValueError(f"{count:,} shards are more than {MOST_SHARDS:,}; make rows_per_shard larger")
 
 
 def _check_split(name: str, split: SplitInfo, rows_per_shard: int) -> None:
@@ -287,19 +301,23 @@ def parse_shard(
         found_schema, found_rows = file.schema_arrow, file.metadata.num_rows
         found = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
-        raise CacheError(f"{path}: is no whole Parquet file ({error}); cache the logits again") from error
+        raise CacheError(
+            f"{path}: is no whole Parquet file ({error!s:.300}); cache the logits again"
+        ) from error
     expected_schema = schema(header.row_values, header.dtype)
     if not found_schema.equals(expected_schema):
         columns = ", ".join(f"{field.name} {field.type}" for field in found_schema)
         wanted = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
-        raise CacheError(f"{path}: expected the columns {wanted}; found {columns}; cache the logits again")
+        raise CacheError(
+            f"{path}: expected the columns {wanted}; found {columns:.300}; cache the logits again"
+        )
     if found_rows != rows:
         raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")
     expected = shard_metadata(header, split, index)
     keys = [*expected, "augmentation"]  # which must not be there where none is expected
     if not isinstance(found, dict) or any(found.get(key) != expected.get(key) for key in keys):
         raise CacheError(
-            f"{path}: is not the shard that the manifest means; expected {expected}, found {found}; "
+            f"{path}: is not the shard that the manifest means; expected {expected}, found {found!r:.500}; "
             "cache the logits again"
         )
     return file
@@ -324,11 +342,11 @@ def load_manifest(folder: Path) -> Manifest:
             version, it was edited or damaged.
     """
     path = folder / MANIFEST
-    if not path.is_file():
+    if not path.exists():
         what = f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
         raise CacheError(f"{folder}: {what}; cache the logits first (again, if that was interrupted)")
     try:
-        raw = read_json(path)
+        raw = read_json(path, MOST_MANIFEST)
         _check_version(path, raw)
         checksum = raw.pop("checksum", None)
         found = fingerprint.of_json(raw)
@@ -338,14 +356,22 @@ def load_manifest(folder: Path) -> Manifest:
         raise CacheError(str(error)) from error
     if checksum != found:
         raise CacheError(
-            f"{path}: was edited or damaged: its checksum says {checksum}, its content gives {found}; "
+            f"{path}: was edited or damaged: its checksum says {checksum!r:.80}, its content gives {found}; "
             "restore it or cache the logits again"
         )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}" for e in error.errors())
-        raise CacheError(f"{path}: is no manifest of format version {FORMAT_VERSION}: {problems}") from None
+        raise CacheError(
+            f"{path}: is no manifest of format version {FORMAT_VERSION}: {_problems(error)}"
+        ) from None
+
+
+def _problems(error: ValidationError) -> str:
+    """The first few mistakes, each cut to a line."""
+    mistakes = error.errors(include_input=False, include_url=False)
+    shown = [f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}"[:200] for e in mistakes[:SHOWN]]
+    return "; ".join(shown) + (f"; and {len(mistakes) - SHOWN:,} more" if len(mistakes) > SHOWN else "")
 
 
 def _check_version(path: Path, raw: Any) -> None:
@@ -353,11 +379,11 @@ def _check_version(path: Path, raw: Any) -> None:
     if type(version) is not int or version < 1:
         raise CacheError(
             f"{path}: is no logit cache's manifest: expected format_version {FORMAT_VERSION}, "
-            f"found {version!r}"
+            f"found {version!r:.80}"
         )
     if version > FORMAT_VERSION:
         raise CacheError(
-            f"{path}: expected format version {FORMAT_VERSION}, found the newer {version}; update kdcache"
+            f"{path}: expected format version {FORMAT_VERSION}, found the newer {version!r:.80}; update kdcache"
         )
 
 

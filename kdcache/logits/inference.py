@@ -24,11 +24,10 @@ from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.content import Column
 from kdcache.hashing.digests import BLAKE2B
-from kdcache.hashing.rows import hash_rows
 from kdcache.logits.cache import LogitCache
+from kdcache.logits.clearing import clear
 from kdcache.logits.format import (
     MANIFEST,
-    SPLIT_NAME,
     Augmentation,
     Cost,
     Dtype,
@@ -37,9 +36,11 @@ from kdcache.logits.format import (
     Manifest,
     ShardInfo,
     SplitInfo,
+    check_shard_count,
     load_manifest,
     shard_file,
 )
+from kdcache.logits.inputs import Inputs, read_inputs
 from kdcache.logits.predicting.predictor import (
     FirstBatch,
     Predictor,
@@ -48,8 +49,8 @@ from kdcache.logits.predicting.predictor import (
 )
 from kdcache.logits.shards import (
     Rows,
+    check_in_place,
     checked_header,
-    clear,
     exclusive,
     store_manifest,
     store_shard,
@@ -58,6 +59,8 @@ from kdcache.logits.shards import (
 from kdcache.logits.writer import checked_rows
 from kdcache.system import processes
 from kdcache.system.devices import device_name, peak_memory_mb
+from kdcache.system.files import user_path
+from kdcache.system.locks import FolderLock
 
 log = logging.getLogger(__name__)
 ROWS_PER_SHARD = (
@@ -75,8 +78,8 @@ def write_logits(
     label_names: Sequence[str] = (),
     collate: Callable[[list[Any]], Any] | None = None,
     batch_size: int = 64,
-    columns: Sequence[str] | None = None,
-    label: str | None = None,
+    columns: Sequence[Column] | None = None,
+    label: Column | None = None,
     row_hashes: Any = None,
     lengths: Any = None,
     fingerprints: Fingerprints | None = None,
@@ -99,8 +102,8 @@ def write_logits(
         model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
             one argument) and returns logits [b, K], or an object with `.logits`. A module is put in evaluation mode
             meanwhile, and moved to the device.
-        dataset: sized and indexable by row position, which becomes the row's id; or a mapping from split names to
-            such data sets. A single one becomes the split "train".
+        dataset: sized and indexable by row position, which becomes the row's id; or a table of Arrow, pandas or
+            polars; or a mapping from split names to such data sets. A single one becomes the split "train".
         label_names: the K names in order, or none.
         collate: turns a list of rows into a batch; default: torch's `default_collate`, of mappings without `label`,
             of tuples their first element.
@@ -128,84 +131,90 @@ def write_logits(
     Raises:
         CacheError: the rows, the logits or the options cannot be used, the cache is another's, or the disk refuses.
     """
-    path = Path(path)
-    splits = _by_split(path, dataset)
+    path = user_path(path)
     views = view_maker(path, augment, augment_column, augmentation)
     with _evaluating(model, device) as device:
-        predictor = Predictor(path, model, collate or default_collate(label), batch_size, device, views)
-        hashes = {
-            name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
-            for name, rows in splits.items()
-        }
-        first = predictor.first(splits)
+        collate = collate or default_collate(label)
+        predictor = Predictor(path, _numbers_only(path, model), collate, batch_size, device, views)
+        inputs = read_inputs(path, dataset, columns, label, row_hashes, lengths)
+        first = predictor.first(inputs.splits)
         header = checked_header(
             path,
             classes=first.classes,
             label_names=list(label_names),
             dtype=dtype,
             rows_per_shard=rows_per_shard,
-            fingerprints=fingerprints or _fingerprints(path, model, hashes, first),
+            fingerprints=fingerprints or _fingerprints(path, model, inputs.hashes, first),
             augmentation=augmentation,
             row_hash=BLAKE2B,
         )
-        job = _Job(path, header, splits, hashes, lengths, predictor)
-        with ExitStack() as held:  # the main process's lock
-            if not processes.from_main(lambda: _is_complete(job, overwrite, held)):
-                _complete(job, score, run)
+        _write(Job(path, header, inputs, predictor), overwrite, score, run)
     return LogitCache(path, expect=header.fingerprints)
 
 
 @dataclass(frozen=True)
-class _Job:
-    """What is to be there in the end, as every process sees it."""
+class Job:
+    """The cache to be written; the same on every process."""
 
     path: Path
     header: Header
-    splits: Mapping[str, Any]
-    hashes: Mapping[str, np.ndarray]
-    lengths: Any
+    inputs: Inputs
     predictor: Predictor
 
     def differences(self, manifest: Manifest) -> list[str]:
-        """What a cache that is there has that this one is not to have; none: it is this one."""
-        found = [key for key in Header.model_fields if getattr(manifest, key) != getattr(self.header, key)]
+        """The header's fields in which an existing manifest differs, or its rows; empty: it is the same cache."""
+        header = self.header
+        fields = [key for key in Header.model_fields if getattr(manifest, key) != getattr(header, key)]
         rows = {name: split.rows for name, split in manifest.splits.items()}
-        return found + ["rows"] * (rows != {name: len(hashes) for name, hashes in self.hashes.items()})
+        return fields + ["rows"] * (
+            rows != {name: len(hashes) for name, hashes in self.inputs.hashes.items()}
+        )
 
     def places(self) -> list[Place]:
         """All shards, in order."""
         size = self.header.rows_per_shard
-        return [(name, k) for name, hashes in self.hashes.items() for k in range(-(-len(hashes) // size))]
+        return [
+            (name, k) for name, hashes in self.inputs.hashes.items() for k in range(-(-len(hashes) // size))
+        ]
 
     def positions(self, place: Place) -> np.ndarray:
         """The rows of a shard, int64 [n]."""
         split, index = place
         start = index * self.header.rows_per_shard
-        return np.arange(start, min(start + self.header.rows_per_shard, len(self.hashes[split])))
+        return np.arange(start, min(start + self.header.rows_per_shard, len(self.inputs.hashes[split])))
 
     def stored(self, place: Place) -> tuple[ShardInfo, Rows] | None:
         """The shard if it is on disk, whole, and of these very rows."""
         positions = self.positions(place)
-        found = stored_shard(self.path, self.header, *place, len(positions))
-        if found is None:
+        shard = stored_shard(self.path, self.header, *place, len(positions))
+        if shard is None:
             return None
-        same = np.array_equal(found[1].ids, positions) and np.array_equal(
-            found[1].row_hashes, self.hashes[place[0]][positions]
-        )
-        return found if same else None
+        hashes = self.inputs.hashes[place[0]][positions]
+        same = np.array_equal(shard[1].ids, positions) and np.array_equal(shard[1].row_hashes, hashes)
+        return shard if same else None
 
     def compute(self, place: Place) -> Rows:
         """The shard's rows, from the model."""
         split, positions = place[0], self.positions(place)
-        lengths = _of_split(self.lengths, split)
-        logits = self.predictor.logits(
-            self.splits[split], positions, None if lengths is None else np.asarray(lengths)[positions]
-        )
-        where = f"{self.path}: split {split!r}"
-        return checked_rows(where, positions, self.hashes[split][positions], logits, self.header)
+        lengths = self.inputs.lengths_at(split, positions)
+        logits = self.predictor.logits(self.inputs.splits[split], positions, lengths)
+        hashes = self.inputs.hashes[split][positions]
+        return checked_rows(f"{self.path}: split {split!r}", positions, hashes, logits, self.header)
 
 
-def _is_complete(job: _Job, overwrite: bool, held: ExitStack) -> bool:
+def _write(job: Job, overwrite: bool, score: Score | None, run: str) -> None:
+    """Write the cache, unless it is there already."""
+    try:
+        check_shard_count(len(job.places()))
+    except ValueError as error:
+        raise CacheError(f"{job.path}: {error}") from None
+    with ExitStack() as held:
+        locks: list[FolderLock] = []  # the main process's
+        if not processes.from_main(lambda: _is_complete(job, overwrite, held, locks)):
+            _complete(job, score, run, locks)
+
+
+def _is_complete(job: Job, overwrite: bool, held: ExitStack, locks: list[FolderLock]) -> bool:
     """Whether the cache is there already; if not, lock the folder and clear what does not belong."""
     if (job.path / MANIFEST).exists():
         different = job.differences(load_manifest(job.path))
@@ -216,7 +225,7 @@ def _is_complete(job: _Job, overwrite: bool, held: ExitStack) -> bool:
             )
         if not different and _is_whole(job.path):
             return True
-    held.enter_context(exclusive(job.path))
+    locks.append(held.enter_context(exclusive(job.path)))
     clear(job.path, keep={shard_file(*place) for place in job.places()})
     return False
 
@@ -230,27 +239,35 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _complete(job: _Job, score: Score | None, run: str) -> None:
+def _complete(job: Job, score: Score | None, run: str, locks: Sequence[FolderLock]) -> None:
     """Write the shards that are missing, each process its share, then the manifest."""
     start = time.perf_counter()
     places = job.places()
-    mine = places[processes.rank() :: processes.count()]
-    infos, computed = _write_shards(job, mine)
+    share = places[processes.rank() :: processes.count()]
+    infos, computed = _write_shards(job, share, locks)
     together = processes.gathered([(infos, computed, time.perf_counter() - start)])
     if processes.is_main():
-        found = {place: info for part, _, _ in together for place, info in part.items()}
+        shards = {place: info for part, _, _ in together for place, info in part.items()}
         splits = {
-            name: SplitInfo(rows=len(hashes), shards=[found[place] for place in places if place[0] == name])
-            for name, hashes in job.hashes.items()
+            name: SplitInfo(rows=len(hashes), shards=[shards[place] for place in places if place[0] == name])
+            for name, hashes in job.inputs.hashes.items()
         }
         seconds = max(part[2] for part in together)
         cost = _cost(sum(part[1] for part in together), seconds, run, job.predictor.device)
         scores = {name: score(name, _whole(job, name)) for name in splits} if score else {}
+        _check_in_place(locks)
         store_manifest(job.path, job.header, splits, scores, cost)
     processes.wait()
 
 
-def _write_shards(job: _Job, places: Sequence[Place]) -> tuple[dict[Place, ShardInfo], int]:
+def _check_in_place(locks: Sequence[FolderLock]) -> None:
+    for lock in locks:
+        check_in_place(lock)
+
+
+def _write_shards(
+    job: Job, places: Sequence[Place], locks: Sequence[FolderLock]
+) -> tuple[dict[Place, ShardInfo], int]:
     """The facts of these shards, and how many rows had to be computed.
 
     A second thread encodes and writes a shard while the model computes the next.
@@ -267,6 +284,7 @@ def _write_shards(job: _Job, places: Sequence[Place]) -> tuple[dict[Place, Shard
                 continue
             rows = job.compute(place)
             computed += len(rows)
+            _check_in_place(locks)
             _collect(writing, infos)  # one shard waits at most: memory stays bounded
             writing[place] = pool.submit(store_shard, job.path, job.header, *place, rows)
         _collect(writing, infos)
@@ -279,40 +297,11 @@ def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardIn
         infos[place] = future.result()
 
 
-def _whole(job: _Job, split: str) -> np.ndarray:
+def _whole(job: Job, split: str) -> np.ndarray:
     """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
     parts = [job.stored(place) for place in job.places() if place[0] == split]
     empty = np.empty((0, *job.header.row_shape), job.header.dtype)
     return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
-
-
-def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
-    splits = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
-    for name, rows in splits.items():
-        if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
-            raise CacheError(f"{path}: {name!r} is no split name (letters, digits, '-' and '_')")
-        if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-            raise CacheError(
-                f"{path}: split {name!r} must have a length and give rows by position, found "
-                f"{type(rows).__name__}; a stream has no row ids, so materialise it first"
-            )
-    return splits
-
-
-def _of_split(values: Any, split: str) -> Any:
-    return values[split] if isinstance(values, Mapping) else values
-
-
-def _row_hashes(
-    path: Path, split: str, rows: Any, given: Any, columns: Sequence[str] | None, label: str | None
-) -> np.ndarray:
-    hashes = hash_rows(rows, columns, label) if given is None else np.asarray(given)
-    if hashes.shape != (len(rows),) or hashes.dtype != np.uint64:
-        raise CacheError(
-            f"{path}: split {split!r}: expected {len(rows)} row hashes (uint64), found {hashes.dtype} "
-            f"{list(hashes.shape)}"
-        )
-    return hashes
 
 
 def _fingerprints(
@@ -369,3 +358,35 @@ def _evaluating(model: Any, device: Any) -> Iterator[Any]:
         yield device
     finally:
         model.train(was_training)
+
+
+def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
+    """The model, whose logits are looked at before they become float32: what is no real number is refused."""
+
+    def run(*batch: Any, **columns: Any) -> Any:
+        output = model(*batch, **columns)
+        logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+        return _real(path, logits)
+
+    return run
+
+
+def _real(path: Path, logits: Any) -> Any:
+    """Logits as they can be stored; whatever is no array or tensor is left to the predictor, which refuses it.
+
+    Raises:
+        CacheError: they are complex, texts or objects, or a tensor that is sparse, quantized or without values.
+    """
+    kind = getattr(logits, "dtype", None)
+    if not hasattr(logits, "detach"):
+        usable = kind is None or kind.kind in "fiub"
+    else:
+        usable = str(logits.layout) == "torch.strided" and not (
+            kind.is_complex or logits.is_quantized or logits.is_meta
+        )
+    if not usable:
+        what = f"{type(logits).__name__} of {kind}"
+        raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {what}")
+    if not hasattr(logits, "detach"):
+        return logits
+    return logits.detach().float() if str(kind) == "torch.bfloat16" else logits.detach()

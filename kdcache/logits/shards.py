@@ -8,10 +8,8 @@ processes can write different shards of one cache without talking to each other.
 from __future__ import annotations
 
 import functools
-import os
 import platform
-import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,14 +18,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError, KdcacheError
-from kdcache.logits.cost import COST, write_cost
+from kdcache.logits.cost import write_cost
 from kdcache.logits.format import (
     MANIFEST,
-    METADATA_KEY,
     Cost,
     Header,
     Manifest,
@@ -40,9 +36,9 @@ from kdcache.logits.format import (
     shard_file,
     shard_metadata,
 )
-from kdcache.system.files import TEMPORARY_SUFFIX, read_json, remove, write_atomically, write_json
+from kdcache.system.files import read_regular, write_atomically, write_json
+from kdcache.system.locks import FolderLock
 
-SHARD_NAME = re.compile(r"part-\d{5,}\.parquet")
 PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 
 
@@ -80,6 +76,10 @@ def store_shard(folder: Path, header: Header, split: str, index: int, rows: Rows
     """Write one whole shard, atomically."""
     data = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
     file = shard_file(split, index)
+    if (folder / split).is_symlink():
+        raise CacheError(
+            f"{folder / split}: is a link, which leads out of the cache; remove it, nothing was written"
+        )
     with as_cache_errors():
         write_atomically(folder / file, data)
     return ShardInfo(file=file, rows=len(rows), bytes=len(data), sha256=sha256(data))
@@ -96,16 +96,21 @@ def stored_shard(
     file = shard_file(split, index)
     path = folder / file
     try:
-        data = path.read_bytes()
+        data = read_regular(path, _most_bytes(header, count))
         table = parse_shard(data, path, header, split, index, count).read()
         logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(count, *header.row_shape)
         rows = Rows(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
         again = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
-    except (CacheError, OSError, pa.ArrowException, ValueError):
+    except (KdcacheError, OSError, pa.ArrowException, ValueError):
         return None
     if again != data:
         return None
     return ShardInfo(file=file, rows=count, bytes=len(data), sha256=sha256(data)), rows
+
+
+def _most_bytes(header: Header, rows: int) -> int:
+    """More than the file of a shard of so many rows can have."""
+    return 2 * rows * (16 + header.row_values * np.dtype(header.dtype).itemsize) + (1 << 20)
 
 
 def store_manifest(
@@ -133,122 +138,59 @@ def store_manifest(
         )
     except (TypeError, ValueError) as error:
         raise CacheError(f"{folder}: the manifest cannot be written: {error}") from None
+    _check_shards(folder, manifest)
     with as_cache_errors():
         write_json(folder / MANIFEST, manifest_json(manifest))
         write_cost(folder, cost)
     return manifest
 
 
-def clear(folder: Path, keep: Collection[str] = ()) -> None:
-    """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
-
-    Only what this format wrote is removed: its manifest and cost, and shards by their exact names, in real sub-folders,
-    with this format's key in their footers. From here on the folder counts as incomplete.
-
-    Args:
-        keep: shard files relative to the folder, such as "train/part-00000.parquet".
-
-    Raises:
-        CacheError: a manifest or a part-*.parquet is there that no logit cache wrote; nothing was removed.
-    """
-    with as_cache_errors(), _os_errors(folder):
-        _refuse_foreign_manifest(folder)
-        shards = [path for split in _split_folders(folder) for path in _own_shards(split)]
-        stale = [
-            *folder.glob(f".{MANIFEST}.*{TEMPORARY_SUFFIX}"),
-            *folder.glob(f".{COST}.*{TEMPORARY_SUFFIX}"),
-        ]
-        stale += [
-            path for split in _split_folders(folder) for path in split.glob(f".part-*{TEMPORARY_SUFFIX}")
-        ]
-        stale += [path for path in shards if path.relative_to(folder).as_posix() not in keep]
-        for path in (folder / MANIFEST, folder / COST, *stale):
-            remove(path)
-        for parent in {path.parent for path in stale} - {folder}:
-            if not any(parent.iterdir()):
-                parent.rmdir()
-
-
-def _split_folders(folder: Path) -> list[Path]:
-    """The real sub-folders; one that is a link leads outside, and one with a manifest is a cache of its own."""
-    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
-    return [path for path in inside if not (path / MANIFEST).exists()]
-
-
-def _own_shards(split: Path) -> list[Path]:
-    """The shards in a split's folder.
-
-    Raises:
-        CacheError: a Parquet file is there that no logit cache wrote.
-    """
-    files = [path for path in sorted(split.iterdir()) if path.suffix == ".parquet"]
-    for path in files:
-        if not path.is_symlink() and not path.is_file():
-            raise CacheError(f"{path}: is no regular file; choose another folder for the cache, or remove it")
-        if not SHARD_NAME.fullmatch(path.name) or not _is_own(path):
-            raise CacheError(
-                f"{path}: no logit cache wrote this file, so its folder is not used for one, and nothing was removed; "
-                "choose another path for the cache"
-            )
-    return files
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file is a shard of some logit cache, or what a crash left of one: nothing that can be read."""
-    if path.is_symlink() and not path.exists():
-        return True
-    try:
-        return METADATA_KEY in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
-        return True
-
-
-def _refuse_foreign_manifest(folder: Path) -> None:
-    path = folder / MANIFEST
-    if not path.exists():
-        return
-    try:
-        manifest = read_json(path)
-    except KdcacheError:
-        return  # a damaged one, or one that was cut short
-    if not isinstance(manifest, dict) or "format_version" not in manifest or "checksum" not in manifest:
-        raise CacheError(
-            f"{path}: is no logit cache's manifest, and nothing was removed; choose another path"
-        )
+def _check_shards(folder: Path, manifest: Manifest) -> None:
+    """Refuse a manifest of shards that somebody removed or changed since they were written."""
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            path = folder / shard.file
+            if not path.is_file() or path.stat().st_size != shard.bytes:
+                raise CacheError(
+                    f"{path}: was removed or changed while the cache was written; it is incomplete, write it again"
+                )
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Be the only writer of a cache's folder, which is made when missing. The lock ends with the process, however.
-
-    It is on the folder itself, so that no lock file stays in the cache; systems without such locks get none.
+def exclusive(folder: Path) -> Iterator[FolderLock]:
+    """Be the only writer of a cache's folder, which is made when missing.
 
     Raises:
         CacheError: another process, or another writer of this one, is writing here; or there can be no folder here.
     """
-    with as_cache_errors(), _os_errors(folder):
+    lock = FolderLock(folder)
+    with as_cache_errors(), os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        free = lock.acquire()
+    if not free:
+        raise CacheError(
+            f"{folder}: another process is writing this cache; wait for it or stop it, then run again"
+        )
     try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
-    with as_cache_errors(), _os_errors(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise CacheError(
-                f"{folder}: another process is writing this cache; wait for it or stop it, then run again"
-            ) from None
-        yield
+        yield lock
     finally:
-        os.close(descriptor)
+        lock.release()
+
+
+def check_in_place(lock: FolderLock | None) -> None:
+    """Refuse to go on in a folder that is no longer the one that was locked; None: another process has the lock.
+
+    Raises:
+        CacheError: it was deleted or replaced while the cache was written.
+    """
+    if lock is not None and not lock.is_in_place():
+        raise CacheError(
+            f"{lock.folder}: was deleted or replaced while the cache was written; it is incomplete, write it again"
+        )
 
 
 @contextmanager
-def _os_errors(path: Path) -> Iterator[None]:
+def os_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:

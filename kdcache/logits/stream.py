@@ -23,6 +23,7 @@ import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.logits.disk import CachedSplit, Group, ShardedCache
+from kdcache.logits.seen import SeenIds
 
 GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
 
@@ -208,7 +209,11 @@ class LogitStream:
         """Part `part` of the rank's batches of an epoch, less the first `done` ones of it."""
         sizes = _even_parts(len(self), workers)
         first, last = sum(sizes[:part]), sum(sizes[: part + 1])
+        seen = SeenIds()
         for batch in self._batches(epoch, min(first + done, last), last):
+            repeated = seen.add(batch.ids)
+            if repeated is not None:
+                raise CacheError(f"{self._where} has row id {repeated} twice; cache the logits again")
             done += 1
             if self._epoch == epoch:  # not after set_epoch
                 self._reached = _Place(done, workers, part if in_worker else None)

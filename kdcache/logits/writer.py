@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +12,7 @@ import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.hashing.digests import BLAKE2B, Algorithm
+from kdcache.logits.clearing import clear
 from kdcache.logits.format import (
     ROWS_PER_SHARD,
     SPLIT_NAME,
@@ -24,18 +24,20 @@ from kdcache.logits.format import (
     Manifest,
     ShardInfo,
     SplitInfo,
+    check_shard_count,
 )
+from kdcache.logits.seen import SeenIds
 from kdcache.logits.shards import (
     Rows,
+    check_in_place,
     checked_header,
-    clear,
     exclusive,
     store_manifest,
     store_shard,
     stored_shard,
 )
-
-BITMAP_IDS = 1 << 28  # ids below this are tracked in a bitmap, the (unusual) others in a set
+from kdcache.system.files import user_path
+from kdcache.system.locks import FolderLock
 
 
 class LogitWriter:
@@ -81,7 +83,7 @@ class LogitWriter:
         augmentation: Augmentation | None = None,
         row_hash: Algorithm = BLAKE2B,
     ) -> None:
-        self.path = Path(path)
+        self.path = user_path(path)
         self._header = checked_header(
             self.path,
             classes=classes,
@@ -96,12 +98,13 @@ class LogitWriter:
         self._splits: dict[str, _OpenSplit] = {}
         self._state = "new"
         self._held = ExitStack()
+        self._lock: FolderLock | None = None
 
     def __enter__(self) -> Self:
         if self._state != "new":
             raise CacheError(f"{self.path}: a LogitWriter writes one cache; make another one")
         with ExitStack() as held:
-            held.enter_context(exclusive(self.path))
+            self._lock = held.enter_context(exclusive(self.path))
             if self._resume:
                 self._keep_stored_shards()
             kept = [shard.file for split in self._splits.values() for shard in split.shards]
@@ -124,7 +127,7 @@ class LogitWriter:
 
     def _keep_stored_shards(self) -> None:
         """Take over the whole shards from the start of each split, up to the first that is missing or damaged."""
-        for folder in sorted(self.path.iterdir()):
+        for folder in sorted(path for path in self.path.iterdir() if not path.is_symlink()):
             split = _OpenSplit(self._header)
             while found := stored_shard(
                 self.path, self._header, folder.name, len(split.shards), self._header.rows_per_shard
@@ -176,6 +179,7 @@ class LogitWriter:
         for split, state in self._splits.items():
             if state.filled:
                 self._write_shard(split, state)
+        check_in_place(self._lock)
         splits = {name: SplitInfo(rows=s.rows, shards=s.shards) for name, s in self._splits.items()}
         manifest = store_manifest(self.path, self._header, splits, scores, cost)
         self._state = "finished"
@@ -189,6 +193,11 @@ class LogitWriter:
 
     def _write_shard(self, split: str, state: _OpenSplit) -> None:
         self._state = "broken by an earlier error"  # unless the shard gets written, rows would be missing
+        check_in_place(self._lock)
+        try:
+            check_shard_count(sum(len(one.shards) for one in self._splits.values()) + 1)
+        except ValueError as error:
+            raise CacheError(f"{self.path}: {error}") from None
         state.shards.append(store_shard(self.path, self._header, split, len(state.shards), state.drain()))
         self._state = "open"
 
@@ -205,7 +214,7 @@ class _OpenSplit:
         )
         self.filled = 0
         self.shards: list[ShardInfo] = []
-        self.seen = _SeenIds()
+        self.seen = SeenIds()
 
     @property
     def rows(self) -> int:
@@ -237,35 +246,6 @@ class _OpenSplit:
         return Rows(buffer.ids[:count], buffer.row_hashes[:count], buffer.logits[:count])
 
 
-@dataclass
-class _SeenIds:
-    """The ids of a split so far: a bitmap, since ids are row positions, and a set for very large ones."""
-
-    bitmap: np.ndarray = field(default_factory=lambda: np.zeros(1024, dtype=bool))
-    large: set[int] = field(default_factory=set)
-
-    def add(self, ids: np.ndarray) -> int | None:
-        """Remember the ids, or return one that is there already, or twice among them (then none is added)."""
-        distinct, counts = np.unique(ids, return_counts=True)
-        if len(distinct) != len(ids):
-            return int(distinct[counts > 1][0])
-        small = distinct[distinct < BITMAP_IDS]
-        large = distinct[len(small) :].tolist()
-        self._grow(int(small[-1]) + 1 if len(small) else 0)
-        known = small[self.bitmap[small]].tolist() + [value for value in large if value in self.large]
-        if known:
-            return int(known[0])
-        self.bitmap[small] = True
-        self.large.update(large)
-        return None
-
-    def _grow(self, size: int) -> None:
-        if size > len(self.bitmap):
-            bitmap = np.zeros(min(2 * size, BITMAP_IDS), dtype=bool)
-            bitmap[: len(self.bitmap)] = self.bitmap
-            self.bitmap = bitmap
-
-
 def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> Rows:
     """Rows as they are stored.
 
@@ -274,7 +254,7 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
     """
     ids = _checked_ids(where, ids)
     row_hashes = _checked_hashes(where, row_hashes)
-    logits = np.asarray(logits)
+    logits = _as_array(where, "logits", logits)
     if logits.shape[1:] != header.row_shape:
         wanted = ", ".join(map(str, header.row_shape))
         raise CacheError(f"{where}: expected logits [n, {wanted}], found the shape {list(logits.shape)}")
@@ -298,8 +278,19 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
     return Rows(ids, row_hashes, stored)
 
 
+def _as_array(where: str, what: str, values: Any) -> np.ndarray:
+    """Arrays, lists and tensors (on any device, with a gradient, in bfloat16) as an array."""
+    try:
+        if hasattr(values, "detach"):
+            values = values.detach().cpu()
+            values = values.float() if str(values.dtype) == "torch.bfloat16" else values  # exact
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CacheError(f"{where}: {what} cannot be taken as an array: {error}") from None
+
+
 def _checked_ids(where: str, values: Any) -> np.ndarray:
-    ids: np.ndarray = np.asarray(values)
+    ids = _as_array(where, "ids", values)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise CacheError(f"{where}: ids must be integers [n], found {ids.dtype} {list(ids.shape)}")
     if ids.size and (ids.min() < 0 or ids.max() > np.iinfo(np.int64).max):
@@ -308,7 +299,7 @@ def _checked_ids(where: str, values: Any) -> np.ndarray:
 
 
 def _checked_hashes(where: str, values: Any) -> np.ndarray:
-    hashes: np.ndarray = np.asarray(values)
+    hashes = _as_array(where, "row hashes", values)
     unsigned = hashes.dtype.kind == "u" or (hashes.dtype.kind == "i" and not (hashes < 0).any())
     if hashes.ndim != 1 or (hashes.size and not unsigned):
         raise CacheError(f"{where}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)}")

@@ -11,13 +11,15 @@ import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from kdcache.errors import KdcacheError
 
 TEMPORARY_SUFFIX = ".tmp"
+MOST_JSON = 16 << 20  # bytes
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
@@ -96,20 +98,70 @@ def write_json(path: Path, obj: Any) -> None:
     write_atomically(path, data)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """Read a JSON file.
 
+    Args:
+        most: bytes; a larger file is refused before it is read, for its objects take 20 times their text's memory.
+
     Raises:
-        KdcacheError: the file is missing, cannot be read, or is not valid JSON in UTF-8.
+        KdcacheError: the file is missing, no regular file, too large, cannot be read, or is not valid JSON in UTF-8.
     """
     try:
-        return json.loads(Path(path).read_bytes().decode("utf-8"), parse_constant=_refuse_constant)
+        return json.loads(read_regular(path, most).decode("utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise KdcacheError(f"{path}: the file does not exist") from None
     except OSError as error:
         raise KdcacheError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise KdcacheError(f"{path}: is not valid JSON ({error}); delete it and run again") from None
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, to read its bytes.
+
+    A named pipe would block and a device such as /dev/zero never ends, so neither is opened.
+
+    Raises:
+        KdcacheError: it is no regular file.
+        OSError: it cannot be opened.
+    """
+    without_waiting = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    descriptor = os.open(path, os.O_RDONLY | without_waiting)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise KdcacheError(f"{path}: is no regular file; put one there, or choose another path")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """The bytes of a regular file.
+
+    Args:
+        most: how many there may be.
+
+    Raises:
+        KdcacheError: it is no regular file, or larger.
+        OSError: it cannot be read.
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(most + 1) if size <= most else b""
+    if max(size, len(data)) > most:
+        raise KdcacheError(f"{path}: has {max(size, len(data)):,} bytes, expected at most {most:,}")
+    return data
+
+
+def user_path(path: str | Path) -> Path:
+    """A path as a person writes it: `~` stands for the home folder.
+
+    Raises:
+        KdcacheError: nobody has that home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise KdcacheError(f"{path}: {error}; write the folder out") from None
 
 
 def _refuse_constant(name: str) -> Any:

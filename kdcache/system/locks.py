@@ -1,7 +1,13 @@
-"""Locks that end with their process."""
+"""Locks on folders. Each is released when its process ends, even by SIGKILL.
+
+An output folder of a stage has a lock file beside it (`exclusive`); a logit cache's folder is locked itself
+(`FolderLock`), so that no lock file stays in it. Where many processes wait for their turn (places of an engine, the
+store) `filelock` does what is needed.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,10 +17,15 @@ from filelock import FileLock, Timeout
 from kdcache.errors import TrialError
 from kdcache.system import processes
 
+try:
+    import fcntl
+except ImportError:  # Windows: its folders cannot be locked
+    fcntl = None  # type: ignore[assignment]
+
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock on an output folder; it lies beside the folder and is freed when the process ends, however.
+    """Hold the lock on an output folder, which lies beside it.
 
     Of the processes of one `accelerate launch` only the main one, which writes, takes it.
 
@@ -37,3 +48,64 @@ def exclusive(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class FolderLock:
+    """The lock on a folder itself. Systems whose folders cannot be locked (Windows) get none.
+
+    A child that is forked meanwhile does not keep it: it would outlive a killed parent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._descriptor: int | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock; False: another process, or another lock of this one, has it.
+
+        Raises:
+            OSError: there is no such folder, or it cannot be opened.
+        """
+        if fcntl is None:
+            return True
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return False
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+        _HELD.add(self)
+        return True
+
+    def is_in_place(self) -> bool:
+        """Whether the folder is still the one that was locked, not deleted or replaced."""
+        if self._descriptor is None:
+            return True
+        try:
+            there = os.stat(self.folder)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._descriptor))
+
+    def release(self) -> None:
+        """Let the lock go, if it is held."""
+        _HELD.discard(self)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+_HELD: set[FolderLock] = set()
+
+
+def _release_in_child() -> None:
+    for lock in list(_HELD):  # closes the child's copy; the parent's lock stays
+        lock.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)

@@ -53,7 +53,7 @@ def score(
     check_metrics(metrics, outputs.shape[1], regression)
     if regression:
         return _score_regression(outputs[:, 0], _numbers(labels, len(outputs)), metrics)
-    return _score_classes(outputs, _classes(labels, outputs), metrics, positive)
+    return _score_classes(outputs, checked_classes(labels, *outputs.shape), metrics, positive)
 
 
 def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = False) -> None:
@@ -141,11 +141,14 @@ def ece(logits: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
 
     Confidence is the largest probability; the bins ((b-1)/bins, b/bins] are of equal width.
     """
-    confidence = softmax(logits, axis=1).max(axis=1)
-    correct = logits.argmax(axis=1) == labels
+    return calibration_error(softmax(logits, axis=1).max(axis=1), logits.argmax(axis=1) == labels, bins)
+
+
+def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = ECE_BINS) -> float:
+    """`ece` of rows [N] whose largest probability, and whether it is the label's, are known."""
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / len(correct))
 
 
 _CLASS_METRICS: dict[str, Callable[[Labels, Labels], float]] = {
@@ -215,17 +218,21 @@ def _numbers(labels: npt.ArrayLike, rows: int) -> Floats:
     return numbers
 
 
-def _classes(labels: npt.ArrayLike, logits: Floats) -> Labels:
+def checked_classes(labels: npt.ArrayLike, rows: int, classes: int) -> Labels:
+    """Class labels [N] as int64.
+
+    Raises:
+        ScoringError: they are not as many as the rows, no integers, or none of the classes.
+    """
     found = np.asarray(labels)
-    _check_rows(found.shape, len(logits))
+    _check_rows(found.shape, rows)
     if not np.issubdtype(found.dtype, np.integer):
         raise ScoringError(f"expected integer class labels, found {found.dtype}")
-    wrong = np.flatnonzero((found < 0) | (found >= logits.shape[1]))
+    wrong = np.flatnonzero((found < 0) | (found >= classes))
     if len(wrong):
         row = int(wrong[0])
         raise ScoringError(
-            f"labels: row {row} is {int(found[row])}, outside 0..{logits.shape[1] - 1} "
-            f"({len(wrong)} such rows)"
+            f"labels: row {row} is {int(found[row])}, outside 0..{classes - 1} ({len(wrong)} such rows)"
         )
     return found.astype(np.int64)
 

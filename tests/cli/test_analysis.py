@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kdcache.cli import analysis
 from kdcache.cli.analysis import diff, stats, task_rows
 from kdcache.errors import CacheError, TaskError
-from kdcache.logits import Fingerprints, LogitCache, LogitWriter
+from kdcache.logits import Fingerprints, LogitCache, LogitWriter, scan
 from kdcache.study import Task
 from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
@@ -23,9 +22,12 @@ EVEN, QUARTER, SURE = [0.0, 0.0], [0.0, log(3)], [1000.0, 0.0]  # probabilities 
 ENTROPY = -(0.25 * log(0.25) + 0.75 * log(0.75))
 
 
-def write(path: Path, logits, ids=(0, 1, 2), hashes=HASHES, names=("no", "yes"), split="train") -> LogitCache:
-    prints = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
-    with LogitWriter(path, classes=np.shape(logits)[1], label_names=names, fingerprints=prints) as writer:
+def write(
+    path: Path, logits, ids=(0, 1, 2), hashes=HASHES, names=("no", "yes"), split="train", rows_per_shard=100
+) -> LogitCache:
+    facts = {"fingerprints": Fingerprints(data="d", weights="w", preprocessing="p", code="c")}
+    facts |= {"classes": np.shape(logits)[1], "label_names": names, "rows_per_shard": rows_per_shard}
+    with LogitWriter(path, **facts) as writer:
         writer.write(split, list(ids), hashes, np.asarray(logits, np.float32))
         writer.finish()
     return LogitCache(path)
@@ -33,16 +35,26 @@ def write(path: Path, logits, ids=(0, 1, 2), hashes=HASHES, names=("no", "yes"),
 
 @pytest.fixture
 def cache(tmp_path: Path) -> LogitCache:
-    return write(tmp_path / "cache", [SURE, EVEN, QUARTER], ids=[2, 0, 1], hashes=HASHES[[2, 0, 1]])
+    return shuffled(tmp_path / "cache")
+
+
+def shuffled(path: Path, rows_per_shard: int = 100) -> LogitCache:
+    return write(
+        path,
+        [SURE, EVEN, QUARTER],
+        ids=[2, 0, 1],
+        hashes=HASHES[[2, 0, 1]],
+        rows_per_shard=rows_per_shard,
+    )
 
 
 # ---- one cache ----
 
 
-@pytest.mark.parametrize("block", [1, 2, 100])
-def test_stats_of_three_rows(cache: LogitCache, monkeypatch, block) -> None:
-    monkeypatch.setattr(analysis, "BLOCK", block)
-    found = stats(cache, "train")
+@pytest.mark.parametrize("rows_per_shard", [1, 2, 100])  # 2: the shards' ids overlap
+def test_stats_of_three_rows(tmp_path: Path, monkeypatch, rows_per_shard) -> None:
+    monkeypatch.setattr(scan, "PIECE", 2)
+    found = stats(shuffled(tmp_path, rows_per_shard), "train")
     assert (found["split"], found["rows"], found["classes"]) == ("train", 3, 2)
     assert found["entropy"]["mean"] == pytest.approx((log(2) + ENTROPY + 0) / 3)
     assert found["entropy"]["p50"] == pytest.approx(ENTROPY)
@@ -124,10 +136,10 @@ def test_rows_are_joined_by_id(cache: LogitCache, tmp_path: Path) -> None:
 
 
 def test_only_the_ten_largest_are_named(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(analysis, "BLOCK", 5)
     hashes = np.arange(12, dtype=np.uint64)
-    one = write(tmp_path / "a", [[k, 0] for k in range(12)], range(12), hashes)
-    other = write(tmp_path / "b", [[0, 0]] * 12, range(12), hashes)
+    one = write(tmp_path / "a", [[k, 0] for k in range(12)], range(12), hashes, rows_per_shard=5)
+    other = write(tmp_path / "b", [[0, 0]] * 12, range(12), hashes, rows_per_shard=7)
+    monkeypatch.setattr(LogitCache, "split", None)  # nothing holds a split whole
     assert [row["id"] for row in diff(one, other, "train")["largest"]] == list(range(11, 1, -1))
 
 

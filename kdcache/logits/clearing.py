@@ -1,0 +1,111 @@
+"""Make a folder ready for a cache: remove what an earlier cache left there, and nothing else.
+
+What counts as a cache's own: its manifest and cost; in real sub-folders, files with the exact name of a shard and this
+format's key in the Parquet footer; and temporary files by their exact names. A Parquet file or a manifest of anybody
+else's makes the folder unusable for a cache: it is refused, named, and left as it is. Other files do not matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.logits.cost import COST
+from kdcache.logits.format import MANIFEST, METADATA_KEY, MOST_MANIFEST, SPLIT_NAME
+from kdcache.logits.shards import as_cache_errors, os_errors
+from kdcache.system.files import open_regular, read_json, read_regular, remove
+
+SHARD = re.compile(r"part-\d{5,}\.parquet")
+TEMPORARY = re.compile(r"\.(part-\d{5,}\.parquet|manifest\.json|cost\.json)\.[0-9a-z]+\.tmp")
+PARQUET = b"PAR1"  # a Parquet file begins and ends with it
+
+
+def clear(folder: Path, keep: Collection[str] = ()) -> None:
+    """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
+
+    From here on the folder counts as incomplete.
+
+    Args:
+        keep: shard files relative to the folder, such as "train/part-00000.parquet".
+
+    Raises:
+        CacheError: a file is there that no logit cache wrote; nothing was removed.
+    """
+    with as_cache_errors(), os_errors(folder):
+        _refuse_foreign_manifest(folder)
+        splits = _split_folders(folder)
+        shards = [path for split in splits for path in _own_shards(split)]
+        stale = [path for parent in (folder, *splits) for path in _temporary(parent)]
+        stale += [path for path in shards if path.relative_to(folder).as_posix() not in keep]
+        for path in (folder / MANIFEST, folder / COST, *stale):
+            remove(path)
+        for parent in {path.parent for path in stale} - {folder}:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _split_folders(folder: Path) -> list[Path]:
+    """The real sub-folders that a split can be in; a link leads outside, and one with a manifest is another cache."""
+    inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
+    return [path for path in inside if SPLIT_NAME.fullmatch(path.name) and not (path / MANIFEST).exists()]
+
+
+def _temporary(parent: Path) -> list[Path]:
+    return [path for path in sorted(parent.iterdir()) if TEMPORARY.fullmatch(path.name) and path.is_file()]
+
+
+def _own_shards(split: Path) -> list[Path]:
+    """The shards in a split's folder.
+
+    Raises:
+        CacheError: a Parquet file is there that no logit cache wrote.
+    """
+    files = [path for path in sorted(split.iterdir()) if path.suffix == ".parquet"]
+    for path in files:
+        if not SHARD.fullmatch(path.name) or not _is_own(path):
+            raise CacheError(
+                f"{path}: no logit cache wrote this file, so its folder is not used for one, and nothing was removed; "
+                "choose another path for the cache"
+            )
+    return files
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is a shard of some logit cache, or one that was damaged: nothing that can be read."""
+    if path.is_symlink() and not path.exists():
+        return True
+    with open_regular(path) as file:
+        begin = file.read(len(PARQUET))
+    try:
+        return METADATA_KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return begin in (PARQUET, b"") or path.is_symlink()  # of a link only the link goes
+
+
+def _refuse_foreign_manifest(folder: Path) -> None:
+    path = folder / MANIFEST
+    if not path.exists():
+        return
+    if not _is_own_manifest(path):
+        raise CacheError(
+            f"{path}: is no logit cache's manifest, and nothing was removed; choose another path"
+        )
+
+
+def _is_own_manifest(path: Path) -> bool:
+    """Whether a manifest is some logit cache's, or one that was damaged.
+
+    Raises:
+        KdcacheError: it is no regular file, or larger than a manifest can be.
+    """
+    text = read_regular(path, MOST_MANIFEST)
+    try:
+        manifest = read_json(path, MOST_MANIFEST)
+    except KdcacheError:
+        return not text or b"rows_per_shard" in text or b"fingerprints" in text
+    return isinstance(manifest, dict) and "format_version" in manifest and "checksum" in manifest

@@ -1,0 +1,120 @@
+"""The rows that a model's logits are computed of: by split, by position, with their hashes and lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kdcache.errors import CacheError
+from kdcache.hashing.content import Column
+from kdcache.hashing.frames import as_table, is_dataset
+from kdcache.hashing.rows import hash_rows
+from kdcache.logits.format import SPLIT_NAME
+
+TABLES = ("arrow", "pandas", "polars")  # formats in which a data set gives tables, not rows
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data sets to run a model over."""
+
+    splits: Mapping[str, Any]  # sized, and indexable by position
+    hashes: Mapping[str, npt.NDArray[np.uint64]]  # [N] of each split
+    lengths: Any  # [N] of each split, of the only one, or None
+
+    def lengths_at(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
+        """The lengths [n] of some rows; None where nobody gave any."""
+        lengths = _of_split(self.lengths, split)
+        return None if lengths is None else np.asarray(lengths)[positions]
+
+
+def read_inputs(
+    path: Path,
+    dataset: Any,
+    columns: Sequence[Column] | None,
+    label: Column | None,
+    row_hashes: Any,
+    lengths: Any,
+) -> Inputs:
+    """The rows of a data set, or of several by split, and their hashes.
+
+    Args:
+        path: the cache's folder, for the messages.
+        dataset, columns, label, row_hashes, lengths: as for `write_logits`.
+
+    Raises:
+        CacheError: these are no rows by position; or hashes or lengths do not fit them.
+    """
+    splits = _by_split(path, dataset)
+    hashes = {
+        name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
+        for name, rows in splits.items()
+    }
+    for name, rows in splits.items():
+        given = _of_split(lengths, name)
+        if given is not None and len(given) != len(rows):
+            raise CacheError(f"{path}: split {name!r}: expected {len(rows)} lengths, found {len(given)}")
+    return Inputs(splits, hashes, lengths)
+
+
+class TableRows:
+    """A table's rows as mappings, by position."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def __len__(self) -> int:
+        return self.table.num_rows  # type: ignore[no-any-return]
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return self.__getitems__([position])[0]
+
+    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
+        """Several rows at once."""
+        rows: list[dict[str, Any]] = self.table.take(pa.array(positions, pa.int64())).to_pylist()
+        return rows
+
+
+def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
+    splits = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
+    for name in splits:
+        if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
+            raise CacheError(f"{path}: {name!r:.80} is no split name (letters, digits, '-' and '_')")
+    return {name: _by_position(path, name, rows) for name, rows in splits.items()}
+
+
+def _by_position(path: Path, split: str, rows: Any) -> Any:
+    table = as_table(rows)
+    if table is not None:
+        return TableRows(table)
+    if is_dataset(rows) and rows.format["type"] in TABLES:
+        return rows.with_format(None)
+    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+        raise CacheError(
+            f"{path}: split {split!r} must have a length and give rows by position, found "
+            f"{type(rows).__name__}; a stream has no row ids, so materialise it first"
+        )
+    return rows
+
+
+def _of_split(values: Any, split: str) -> Any:
+    return values[split] if isinstance(values, Mapping) else values
+
+
+def _row_hashes(
+    path: Path, split: str, rows: Any, given: Any, columns: Sequence[Column] | None, label: Column | None
+) -> npt.NDArray[np.uint64]:
+    content = rows.table if isinstance(rows, TableRows) else rows
+    hashes = hash_rows(content, columns, label) if given is None else np.asarray(given)
+    if hashes.shape != (len(rows),) or hashes.dtype != np.uint64:
+        raise CacheError(
+            f"{path}: split {split!r}: expected {len(rows)} row hashes (uint64), found {hashes.dtype} "
+            f"{list(hashes.shape)}"
+        )
+    return hashes

@@ -1,0 +1,110 @@
+"""Go through splits by rising id, a row group at a time: who describes or compares caches need not hold them.
+
+Shards are usually written by rising id, so that a row group is the next piece. Where the row groups' ids overlap (a
+writer was given rows in another order) the split is read whole and given in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.logits.disk import CachedSplit, Group, refuse_duplicates
+
+PIECE = 65536  # rows of a split that is read whole, at most
+
+
+class Grouped(Protocol):
+    """What scanning needs of a cache; a `LogitCache` has it."""
+
+    @property
+    def path(self) -> Path: ...
+    def groups(self, split: str) -> list[Group]: ...
+    def read_ids(self, group: Group) -> npt.NDArray[np.int64]: ...
+    def read_group(self, group: Group) -> CachedSplit: ...
+    def split(self, name: str) -> CachedSplit: ...
+
+
+def by_id(cache: Grouped, split: str) -> Iterator[CachedSplit]:
+    """A split's rows by rising id, in pieces that are not empty.
+
+    Raises:
+        CacheError: there is no such split, it is damaged, or an id is there twice.
+    """
+    groups = _in_order(cache, split)
+    if groups is None:
+        whole = cache.split(split)
+        for start in range(0, len(whole.ids), PIECE):
+            yield part_of(whole, slice(start, start + PIECE))
+        return
+    for group in groups:
+        rows = cache.read_group(group)
+        if not (rows.ids[1:] > rows.ids[:-1]).all():
+            rows = part_of(rows, np.argsort(rows.ids, kind="stable"))
+            refuse_duplicates(cache.path, split, rows.ids)
+        yield rows
+
+
+def _in_order(cache: Grouped, split: str) -> list[Group] | None:
+    """The row groups by rising id; None: their ids overlap."""
+    ranges = []
+    for group in cache.groups(split):
+        ids = cache.read_ids(group)
+        ranges.append((int(ids.min()), int(ids.max()), group))
+    ranges.sort(key=lambda one: one[0])
+    overlap = any(one[1] >= other[0] for one, other in pairwise(ranges))
+    return None if overlap else [group for _, _, group in ranges]
+
+
+def in_both(a: Iterator[CachedSplit], b: Iterator[CachedSplit]) -> Iterator[tuple[CachedSplit, CachedSplit]]:
+    """The rows of two splits whose ids are in both, piece by piece, in step."""
+    left, right = next(a, None), next(b, None)
+    while left is not None and right is not None:
+        last = min(left.ids[-1], right.ids[-1])
+        done, gone = (int(np.searchsorted(part.ids, last, side="right")) for part in (left, right))
+        ids, first, second = np.intersect1d(
+            left.ids[:done], right.ids[:gone], assume_unique=True, return_indices=True
+        )
+        if len(ids):
+            yield part_of(left, first), part_of(right, second)
+        left = next(a, None) if done == len(left.ids) else part_of(left, slice(done, None))
+        right = next(b, None) if gone == len(right.ids) else part_of(right, slice(gone, None))
+
+
+class Reader:
+    """The rows of a split by rising id, as many at a time as are asked for."""
+
+    def __init__(self, pieces: Iterator[CachedSplit]) -> None:
+        self._pieces = pieces
+        self._rest: CachedSplit | None = None
+
+    def take(self, count: int) -> CachedSplit:
+        """The next rows; fewer than `count` only at the end."""
+        parts: list[CachedSplit] = []
+        while count:
+            piece = self._rest if self._rest is not None else next(self._pieces, None)
+            if piece is None:
+                break
+            parts.append(part_of(piece, slice(0, count)))
+            self._rest = part_of(piece, slice(count, None)) if len(piece.ids) > count else None
+            count -= len(parts[-1].ids)
+        return joined(parts)
+
+
+def part_of(rows: CachedSplit, chosen: slice | npt.NDArray[np.int64]) -> CachedSplit:
+    """Some of the rows."""
+    return CachedSplit(rows.ids[chosen], rows.row_hashes[chosen], rows.logits[chosen])
+
+
+def joined(parts: list[CachedSplit]) -> CachedSplit:
+    """The rows of several pieces, at least one."""
+    return CachedSplit(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.row_hashes for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+    )
