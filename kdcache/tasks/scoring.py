@@ -197,18 +197,18 @@ def _numbers(labels: npt.ArrayLike, rows: int) -> Floats:
 
 
 def _classes(labels: npt.ArrayLike, logits: Floats) -> Labels:
-    found = np.asarray(labels)
-    _check_rows(found.shape, len(logits))
-    if not np.issubdtype(found.dtype, np.integer):
-        raise ScoringError(f"expected integer class labels, found {found.dtype}")
-    wrong = np.flatnonzero((found < 0) | (found >= logits.shape[1]))
+    classes = np.asarray(labels)
+    _check_rows(classes.shape, len(logits))
+    if not np.issubdtype(classes.dtype, np.integer):
+        raise ScoringError(f"expected integer class labels, found {classes.dtype}")
+    wrong = np.flatnonzero((classes < 0) | (classes >= logits.shape[1]))
     if len(wrong):
         row = int(wrong[0])
         raise ScoringError(
-            f"labels: row {row} is {int(found[row])}, outside 0..{logits.shape[1] - 1} "
+            f"labels: row {row} is {int(classes[row])}, outside 0..{logits.shape[1] - 1} "
             f"({len(wrong)} such rows)"
         )
-    return found.astype(np.int64)
+    return classes.astype(np.int64)
 
 
 def _check_rows(shape: tuple[int, ...], rows: int) -> None:
