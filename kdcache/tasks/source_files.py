@@ -69,8 +69,9 @@ def _check_file(origin: str, path: Path) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        hint = "; ~ is no home folder here" if str(path).startswith("~") else ""
         raise TaskError(
-            f"{origin}: the file does not exist (paths count from the working directory)"
+            f"{origin}: the file does not exist (paths count from the working directory{hint})"
         ) from None
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         raise TaskError(f"{origin}: cannot be read: {error}") from None
