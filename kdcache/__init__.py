@@ -1,16 +1,25 @@
-"""Cache a teacher's logits once; train and compare any number of students and regularizers against them."""
+"""Cache a teacher's logits once; train and compare any number of students and regularizers against them.
 
-from kdcache.errors import KdcacheError
-from kdcache.logits import (
-    Augmentation,
-    AugmentedDataset,
-    Cost,
-    Fingerprints,
-    LogitCache,
-    LogitWriter,
-    write_logits,
-)
-from kdcache.study import Study, load_study
+The public names are imported when they are first asked for: a command that needs none of them starts at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kdcache.errors import KdcacheError
+    from kdcache.logits import (
+        Augmentation,
+        AugmentedDataset,
+        Cost,
+        Fingerprints,
+        LogitCache,
+        LogitWriter,
+        write_logits,
+    )
+    from kdcache.study import Study, load_study
 
 __all__ = [
     "Augmentation",
@@ -24,3 +33,14 @@ __all__ = [
     "load_study",
     "write_logits",
 ]
+HOMES = {"KdcacheError": "kdcache.errors", "Study": "kdcache.study", "load_study": "kdcache.study"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(HOMES.get(name, "kdcache.logits")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

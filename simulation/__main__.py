@@ -18,7 +18,7 @@ import numpy as np
 import scipy
 from tqdm import tqdm
 
-from kdcache.pretraining.card import machine
+from kdcache.system.devices import machine
 from simulation import page
 from simulation.montecarlo import SEED, rates
 from simulation.questions import Table
@@ -47,8 +47,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=Path("benchmarks/results/statistics.json"))
-    parser.add_argument("--page", type=Path, default=Path("docs/statistics-simulation.md"))
+    parser.add_argument("--results", type=Path, default=Path("simulation/results/statistics.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/measured/statistics-simulation.md"))
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} repetitions: to see that it runs")
     parser.add_argument("--only", nargs="+", choices=[table.name for table in TABLES], help="the others stay")
     parser.add_argument("--page-only", action="store_true", help="write the page from the results")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TypeVar
 
 from kdcache.errors import KdcacheError
 from kdcache.system import processes
+from kdcache.system.names import NAME
 
 CHATTY = ("filelock", "httpx", "httpx2", "urllib3")
 T = TypeVar("T")
@@ -28,6 +30,30 @@ def find(kind: str, name: str, known: Mapping[str, T], params: Path = Path("para
     if name not in known:
         raise KdcacheError(f"{params}: no {kind} {name!r}; there are: {', '.join(known) or 'none'}")
     return known[name]
+
+
+def names(options: Namespace, *wanted: str) -> list[str]:
+    """The names that a stage was given by hand, or else those that DVC runs it for.
+
+    Raises:
+        KdcacheError: some were given, not all; or none, and DVC did not start the stage.
+    """
+    given = [getattr(options, name) for name in wanted]
+    if any(given) and not all(given):
+        raise KdcacheError(f"give all of {', '.join(f'--{name}' for name in wanted)}, or none")
+    chosen = given if any(given) else _of_dvc()
+    for name in chosen:
+        if not NAME.fullmatch(name):  # it is to become a folder's name
+            raise KdcacheError(
+                f"params.yaml: a name has letters, digits, '-' and '_' only, found {name!r:.80}"
+            )
+    return chosen
+
+
+def _of_dvc() -> list[str]:
+    from kdcache.repro.item import item_of_stage
+
+    return item_of_stage()
 
 
 @contextmanager

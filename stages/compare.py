@@ -10,7 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from kdcache.results.gather import Validation, cost_table, curves_table, provenance, read_trials, trials_table
+from kdcache.results.checking import check_results
+from kdcache.results.gather import Scores, cost_table, curves_table, read_trials, trials_table
+from kdcache.results.provenance import provenance
+from kdcache.results.validation import Validation
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     across,
@@ -73,8 +76,9 @@ def write_metrics(study: Study, data: Path, out: Path) -> None:
 def gather(study: Study, data: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, dict[str, Any]]:
     """trials.csv, cost.csv, curves.csv and provenance.json, from results that are read once and not kept."""
     results = read_trials(study, data / "trials")
+    check_results(study, Layout(data.parent), results)
     return (
-        trials_table(study, results),
+        trials_table(study, results, Scores(data)),
         cost_table(study, data, results),
         curves_table(results),
         provenance(study, data, results),

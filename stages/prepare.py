@@ -8,12 +8,14 @@ from pathlib import Path
 from kdcache.study import load_study
 from kdcache.tasks.prepare import prepare_task
 from kdcache.trials.layout import Layout
-from stages import find, stage_errors
+from stages import find, names, stage_errors
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m stages.prepare", description=__doc__)
-    parser.add_argument("--task", required=True, metavar="NAME", help="a key of `tasks` in the study")
+    parser.add_argument(
+        "--task", metavar="NAME", help="a key of `tasks` in the study; default: what DVC runs the stage for"
+    )
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="default: data/tasks/NAME")
     return parser.parse_args(arguments)
@@ -22,11 +24,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
+    (name,) = names(options, "task")
     study = load_study(options.params)
-    task = find("task", options.task, study.tasks, options.params)
-    prepare_task(task, options.out or Layout().task(options.task), options.task)
+    task = find("task", name, study.tasks, options.params)
+    prepare_task(task, options.out or Layout().task(name), name)
     # dvc.yaml names this folder as a dependency of `distill`; without teachers nothing else makes it.
-    Layout().caches(options.task).mkdir(parents=True, exist_ok=True)
+    Layout().caches(name).mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import argparse
 
-from kdcache import engine
-from kdcache.study import load_study
-from kdcache.system import processes
 from kdcache.system.locks import exclusive
+from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
-from kdcache.trials.missing import trials_to_run
-from kdcache.trials.store import project_store, run_and_store
-from stages import find, stage_errors
+from stages import find, names, stage_errors
+
+ENGINES = ("local", "ray")
 
 
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m stages.train", description=__doc__)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--student", required=True)
-    parser.add_argument("--regularizer", required=True)
+    parser.add_argument("--task")
+    parser.add_argument("--student")
+    parser.add_argument("--regularizer")
     parser.add_argument("--workers", type=_above_0, help="trials at once (default: KDCACHE_WORKERS)")
-    parser.add_argument("--engine", choices=engine.ENGINES, help="default: KDCACHE_ENGINE")
+    parser.add_argument("--engine", choices=ENGINES, help="default: KDCACHE_ENGINE")
     args = parser.parse_args(arguments)
-    study, layout = load_study(), Layout()
-    find("task", args.task, study.tasks)
-    find("student", args.student, study.students)
-    find("regularizer or distiller", args.regularizer, study.methods())
-    configuration = (args.task, args.student, args.regularizer)
+    layout = Layout()
+    task, student, regularizer = names(args, "task", "student", "regularizer")
+    configuration = (task, student, regularizer)
+    if not left_out(layout.configuration(*configuration), "students", student, task):
+        _run(layout, configuration, args.workers, args.engine)
+
+
+def _run(
+    layout: Layout, configuration: tuple[str, str, str], workers: int | None, engine: str | None
+) -> None:
+    from kdcache.engine import run_trials
+    from kdcache.study import load_study
+    from kdcache.system import processes
+    from kdcache.trials.missing import check_still_asked_for, trials_to_run
+    from kdcache.trials.store import project_store, run_and_store
+
+    study, (task, student, regularizer) = load_study(), configuration
+    find("task", task, study.tasks)
+    find("student", student, study.students)
+    find("regularizer or distiller", regularizer, study.methods())
     with exclusive(layout.configuration(*configuration)):
         plans = processes.from_main(lambda: trials_to_run(study, layout, *configuration, project_store()))
-        engine.run_trials(plans, run_and_store, workers=args.workers, engine=args.engine)
+        run_trials(plans, run_and_store, workers=workers, engine=engine)
+        check_still_asked_for(plans, layout)
 
 
 def _above_0(text: str) -> int:

@@ -3,8 +3,8 @@
     python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
 The readers are those of tests/fuzz: READERS of its modules. Each runs in processes of its own, a few thousand cases at
-a time, so that a crash or a hang in a library's C code is seen, and by which cases. Prints a line each; exits with 1
-when a case ended in anything but the answer or one kdcache error.
+a time, so that a crash or a hang in a library's C code is seen, and by which cases. Prints one line a reader; exits
+with 1 when a case ended in anything but the answer or one kdcache error.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
-"""The results in the README: `python -m tools.readme_results` puts the table and the figure there.
+"""The results in a README: its claims, its figure and its main table, from the metrics beside it.
 
-The text between `<!-- results:begin -->` and `<!-- results:end -->` is replaced by what the metrics say; the
-figure goes to docs/results.png beside the README. `--name families` does the same with another study's results:
-the markers are `<!-- families:begin -->` and so on, the figure docs/families.png; `--figure` puts it elsewhere.
+    python -m tools.readme_results                      the study in params.yaml and metrics/, into results/README.md
+    python -m tools.readme_results results/families     a committed study, into its own README.md
+
+The text between `<!-- results:begin -->` and `<!-- results:end -->` is replaced; everything else stays. The figure is
+figure.png beside the README.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from kdcache.errors import ComparisonError, KdcacheError
@@ -18,29 +21,44 @@ from kdcache.report.page import write_figure
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.study import Study, load_study
 
+FIGURE = "figure.png"
 NAME = "results"
-
-
 ALT = "Difference from plain fine-tuning with its interval, per regularizer, pretrained beside scratch"
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Which study's results go into which README."""
+
+    params: Path
+    metrics: Path
+    readme: Path
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> Sources:
+        """Those of a committed study, `results/<study>`."""
+        return cls(folder / "params.yaml", folder / "metrics", folder / "README.md")
+
+    @classmethod
+    def of_project(cls, root: Path) -> Sources:
+        """Those of the study that `dvc repro` runs."""
+        return cls(root / "params.yaml", root / "metrics", root / "results" / "README.md")
+
+    def read(self) -> tuple[Metrics, Study]:
+        return read_metrics(self.metrics), load_study(self.params)
+
+
 def markers(name: str) -> tuple[str, str]:
-    """The lines between which a study's results stand."""
+    """The lines between which generated text stands."""
     return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
 
 
-def figure_path(name: str) -> Path:
-    """Where a study's figure is unless said otherwise, relative to the README."""
-    return Path("docs") / f"{name}.png"
-
-
-def results_markdown(metrics: Metrics, study: Study, figure: Path) -> str:
-    """The claims, the figure (a path relative to the README) and the main table as Markdown."""
+def results_markdown(metrics: Metrics, study: Study) -> str:
+    """The claims, the figure and the main table as Markdown."""
     answers = [f"- **{claim.question} {claim.answer}.** {claim.sentence}" for claim in claims(metrics)]
-    picture = f"![{ALT}]({figure.as_posix()})"
     parts = (
         paper.escape_markdown("\n".join(answers)),
-        picture,
+        f"![{ALT}]({FIGURE})",
         markdown_table(metrics, study),
         _legend(study),
     )
@@ -59,47 +77,44 @@ def markdown_table(metrics: Metrics, study: Study) -> str:
     return "\n\n".join(map(paper.markdown, paper.main_grids(metrics, study)))
 
 
-def replace_results(readme: str, results: str, where: Path, name: str = NAME) -> str:
-    """The README's text with new results between the two markers.
+def replace_results(readme: str, results: str, path: Path, name: str = NAME) -> str:
+    """The README's text with new results between the two markers; `path` is for the message of an error.
 
     Raises:
         ComparisonError: a marker is missing, doubled, or they are in the wrong order.
     """
     begin, end = markers(name)
     if (readme.count(begin), readme.count(end)) != (1, 1) or readme.index(begin) > readme.index(end):
-        raise ComparisonError(f"{where}: expected {begin} once and {end} once after it; add the two lines")
+        raise ComparisonError(f"{path}: expected {begin} once and {end} once after it; add the two lines")
     before, rest = readme.split(begin)
     return f"{before}{begin}\n\n{results}\n\n{end}{rest.split(end)[1]}"
 
 
+def update(sources: Sources) -> None:
+    """Put a study's results into its README, and write the figure beside it."""
+    metrics, study = sources.read()
+    text = sources.readme.read_text(encoding="utf-8")
+    text = replace_results(text, results_markdown(metrics, study), sources.readme)
+    panels = charts.panels(metrics, 1 - study.comparison.alpha)
+    write_figure(metrics, panels, png=sources.readme.with_name(FIGURE))
+    sources.readme.write_text(text, encoding="utf-8")
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Update the README and its figure; 1 with one clear message when that cannot be done."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--metrics", type=Path, default=Path("metrics"))
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--name", default=NAME, help="of the markers and the figure (default: results)")
-    parser.add_argument("--figure", type=Path, help="relative to the README (default: docs/NAME.png)")
-    options = parser.parse_args(arguments)
-    figure = options.figure or figure_path(options.name)
+    """Update each README and its figure; 1 with one clear message when that cannot be done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folders", type=Path, nargs="*", help="committed studies (default: the study here)")
+    folders = parser.parse_args(arguments).folders
     try:
-        update(options.metrics, options.readme, load_study(options.params), options.name, figure)
+        for sources in [Sources.of_folder(one) for one in folders] or [Sources.of_project(Path())]:
+            update(sources)
+            print(f"Updated {sources.readme} and {sources.readme.with_name(FIGURE)}")
     except (KdcacheError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"Updated {options.readme} and {options.readme.parent / figure}")
     return 0
-
-
-def update(metrics_folder: Path, readme: Path, study: Study, name: str, figure: Path) -> None:
-    """Put the results of a metrics folder into a README, and write the figure, a path relative to it."""
-    metrics = read_metrics(metrics_folder)
-    results = results_markdown(metrics, study, figure)
-    text = replace_results(readme.read_text(encoding="utf-8"), results, readme, name)
-    picture = readme.parent / figure
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_figure(metrics, charts.panels(metrics, 1 - study.comparison.alpha), png=picture)
-    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

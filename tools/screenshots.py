@@ -1,7 +1,7 @@
-"""Pictures of the report for the documentation: `python -m docs.screenshots --metrics DIR --params FILE`.
+"""Pictures of the report for the documentation: `python -m tools.screenshots --metrics DIR --params FILE`.
 
 Builds the report of a metrics folder and takes its first screen, its main sections and a view on a phone with headless
-Chromium, into docs/report-*.png. Needs `chromium` on the PATH.
+Chromium, into docs/pictures/report-*.png. Needs `chromium` on the PATH.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--metrics", type=Path, default=Path("metrics"))
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))
-    parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--out", type=Path, default=Path("docs/pictures"))
     parser.add_argument("--only", choices=VIEWS, action="append", help="default: all of them")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)

@@ -11,14 +11,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kdcache.cli import printing
 from kdcache.errors import CacheError, KdcacheError
-from kdcache.logits import LogitCache
-from kdcache.study import UNLABELLED, load_study
+
+if TYPE_CHECKING:
+    from kdcache.logits import LogitCache
 
 app = typer.Typer(
     name="kdcache", help="Look at studies and logit caches.", no_args_is_help=True, add_completion=False
@@ -44,6 +45,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Check a study file: all its mistakes at once, before anything runs."""
+    from kdcache.study import load_study
+
     study = load_study(params)
     configurations = len(list(study.configurations()))
     found = {
@@ -81,6 +84,56 @@ def repro(
 
 
 @app.command()
+def adopt(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    sample: Annotated[int, typer.Option(min=1, help="Trials that are run again at least.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which trials are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a refactoring: run some finished trials again, and keep all results if not a bit of them differs.
+
+    Every model family, method and task is among them, and teachers with their logits. Nothing but the code may differ.
+    """
+    from kdcache.cli.keeping import adopt_results
+
+    result = adopt_results(params, sample, seed)
+    text = (
+        "{checked} trainings came out the same, bit for bit; the new identity is given to {teachers} teachers, "
+        "{caches} caches and {trials} trials. `dvc repro` records it without training anything."
+    )
+    nothing = "every result has the identity of this code already; nothing was run"
+    _print_json(result) if as_json else typer.echo(text.format(**result) if result["checked"] else nothing)
+
+
+store = typer.Typer(
+    help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
+)
+app.add_typer(store, name="store")
+
+
+@store.command("list")
+def list_store(as_json: Json = False) -> None:
+    """What is kept: how many trials, teachers and caches, and their bytes."""
+    from kdcache.cli.keeping import stored
+
+    result = stored()
+    _print_json(result) if as_json else _printing().print_store(result)
+
+
+@store.command()
+def gc(
+    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most so many GB.")],
+    as_json: Json = False,
+) -> None:
+    """Free space: the longest unused entries go first."""
+    from kdcache.cli.keeping import freed
+
+    result = freed(gigabytes)
+    text = "{entries} entries removed, {bytes:,} bytes freed; {left:,} bytes are left"
+    _print_json(result) if as_json else typer.echo(text.format(**result))
+
+
+@app.command()
 def plan(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
     data: Annotated[Path, typer.Option(help="Where the stages keep tasks/, logits/ and trials/.")] = Path(
@@ -106,7 +159,7 @@ def plan(
     from kdcache.cli.plans import find_plan
 
     found = find_plan(params, data, rows or [], calibrate)
-    _print_json(found) if as_json else printing.print_plan(found)
+    _print_json(found) if as_json else _printing().print_plan(found)
 
 
 @app.command()
@@ -121,8 +174,10 @@ def table(
     """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
     from kdcache.report.paper import paper_table
     from kdcache.results.reading import read_metrics
+    from kdcache.study import load_study
 
-    typer.echo(paper_table(read_metrics(metrics), load_study(params), what, form))
+    study = load_study(params)
+    typer.echo(paper_table(read_metrics(metrics), study, what, form))
 
 
 @app.command()
@@ -143,8 +198,8 @@ def compare_runs(
 @app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
-    found = LogitCache(cache).info()
-    _print_json(found) if as_json else printing.print_info(found)
+    found = _opened(cache).info()
+    _print_json(found) if as_json else _printing().print_info(found)
 
 
 @app.command()
@@ -158,12 +213,12 @@ def head(
     """The first rows by id with their top probabilities; with --task also their text and label."""
     from kdcache.cli.head import head_of
 
-    opened = LogitCache(cache)
+    opened = _opened(cache)
     heads = {name: head_of(opened, name, rows, task) for name in _splits(opened, split)}
     if as_json:
         _print_json({"path": str(cache), "splits": heads})
     else:
-        printing.print_heads(opened, heads, with_task=task is not None)
+        _printing().print_heads(opened, heads, with_task=task is not None)
 
 
 @app.command()
@@ -192,7 +247,7 @@ def verify(
     """
     if (against is None) != (task is None):
         raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
-    opened = LogitCache(cache)
+    opened = _opened(cache)
     whole = opened.verify("quick" if quick else "full")
     found: dict[str, Any] = {"path": str(cache), **asdict(whole)}
     text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
@@ -213,17 +268,17 @@ def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = 
     from kdcache.cli.analysis import stats as stats_of
     from kdcache.cli.analysis import task_rows
 
-    opened = LogitCache(cache)
+    opened = _opened(cache)
     found = []
     for name in _splits(opened, split):
         labels = None
-        if task is not None and name != UNLABELLED:
+        if task is not None and name != "unlabelled":
             labels = task_rows(opened, name, task, ["label"])["label"].to_numpy()
         found.append(stats_of(opened, name, labels))
     if as_json:
         _print_json({"path": str(cache), "splits": {item["split"]: item for item in found}})
     else:
-        printing.print_stats(opened, found)
+        _printing().print_stats(opened, found)
 
 
 @app.command()
@@ -236,7 +291,7 @@ def diff(
     """Where two teachers differ: how often they disagree, and how far apart their probabilities are."""
     from kdcache.cli.analysis import diff as diff_of
 
-    one, other = LogitCache(a), LogitCache(b)
+    one, other = _opened(a), _opened(b)
     names = [name for name in _splits(one, split) if split or name in other.splits]
     if not names:
         raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
@@ -244,7 +299,7 @@ def diff(
     if as_json:
         _print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in found}})
     else:
-        printing.print_diffs(str(a), str(b), found)
+        _printing().print_diffs(str(a), str(b), found)
 
 
 @app.command()
@@ -268,7 +323,7 @@ def export(
     """
     from kdcache.cli.exports import write_export
 
-    opened = LogitCache(cache)
+    opened = _opened(cache)
     names = _splits(opened, split)
     chosen = write_export(opened, names, out, form, task)
     rows = sum(opened.manifest.splits[name].rows for name in names)
@@ -305,6 +360,18 @@ def ensemble(
     _print_json(found) if as_json else typer.echo(
         f"{out}: the mean {of} of {len(caches)} caches, {rows} rows"
     )
+
+
+def _printing() -> ModuleType:
+    from kdcache.cli import printing  # imports Rich and the cache
+
+    return printing
+
+
+def _opened(path: Path) -> LogitCache:
+    from kdcache.logits import LogitCache
+
+    return LogitCache(path)
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -133,6 +133,16 @@ def _largest(item: Mapping[str, Any]) -> Table:
     return table
 
 
+def print_store(content: Mapping[str, Any]) -> None:
+    """`cli.keeping.stored`: a line for each kind."""
+    table = Table("kind", title=cell(f"{content['folder']}, at most {decimal(content['limit_bytes'])}"))
+    for head in ("entries", "size"):
+        table.add_column(head, justify="right")
+    for kind, facts in content["kinds"].items():
+        table.add_row(kind, str(facts["entries"]), decimal(facts["bytes"]))
+    show(table)
+
+
 def print_plan(found: Mapping[str, Any]) -> None:
     """`estimates.describe`: a line for each model on each task, then the totals and what is unknown."""
     table = Table("task", "model", title="runs")

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kdcache.engine import slots
 from kdcache.engine.local import Workers, default_workers, modelling_modules
@@ -28,8 +29,10 @@ from kdcache.engine.resources import (
     workers_asked_for,
 )
 from kdcache.errors import TrialError
+
+if TYPE_CHECKING:
+    from kdcache.trials.plan import TrialPlan
 from kdcache.system import processes
-from kdcache.trials.plan import TrialPlan
 
 __all__ = [
     "ENGINE",

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import TYPE_CHECKING
 
-from kdcache.checkpoints.find import find_checkpoint
 from kdcache.engine import slots
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, settings, take_over, threads_per_trial, use_threads
 from kdcache.errors import KdcacheError, TrialError
-from kdcache.trials.plan import TrialPlan
+
+if TYPE_CHECKING:
+    from kdcache.trials.plan import TrialPlan
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 PATIENCE = 10  # seconds that a worker has to end by itself
@@ -146,6 +148,8 @@ def visible_gpus() -> list[str]:
 
 def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
     """transformers' modules with the plans' architectures: each takes a worker over a second to import."""
+    from kdcache.checkpoints.find import find_checkpoint
+
     families = set()
     for model in {plan.model for plan in plans}:
         with suppress(KdcacheError):  # a checkpoint that cannot be read: its trial says so

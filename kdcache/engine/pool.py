@@ -11,14 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
 
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.system import processes
-from kdcache.trials.plan import TrialPlan
+
+if TYPE_CHECKING:
+    from kdcache.trials.plan import TrialPlan
 
 log = logging.getLogger(__name__)
 
-Run = Callable[[TrialPlan], None]
+Run: TypeAlias = "Callable[[TrialPlan], None]"
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,14 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, gpus_per_trial, settings, threads_per_trial, use_threads
 from kdcache.errors import TrialError
-from kdcache.trials.plan import TrialPlan
+
+if TYPE_CHECKING:
+    from kdcache.trials.plan import TrialPlan
 
 log = logging.getLogger(__name__)
 

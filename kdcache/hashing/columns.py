@@ -1,165 +1,157 @@
-"""The digests of whole Arrow columns at once: those that `rows.py` gives row by row, in a small part of the time.
-
-Each column becomes one of encoded bytes (in Arrow's own loops), the columns are joined element by element, and what is
-left for Python is one call of the hash function a row.
-"""
+"""The digests of tables and of `datasets.Dataset`s: whole columns at a time, as Arrow holds them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from kdcache.hashing.content import Column, value_parts
-from kdcache.hashing.digests import Algorithm, Digests, digest_of, length_and
+from kdcache.errors import CacheError
+from kdcache.hashing.content import Column
+from kdcache.hashing.digests import Algorithm, Digests, digests_of
+from kdcache.hashing.encoded import RowError, Values, canonical_rows
+from kdcache.hashing.frames import as_table, is_dataset
 
-BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it
-ROWS = 1 << 16  # taken at a time
-
-
-def is_dataset(data: Any) -> bool:
-    """Whether this is a `datasets.Dataset`, found out without importing datasets."""
-    return any(
-        f"{kind.__module__}.{kind.__name__}" == "datasets.arrow_dataset.Dataset" for kind in type(data).mro()
-    )
+Named: TypeAlias = tuple[Column, Values]
+Chunk: TypeAlias = tuple[list[Named], Named | None]  # some rows: columns that the hash covers, and the label
+BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it: `row_hash`, and `id` beside it
+ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the second is about
 
 
 def hash_columns(
     dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
 ) -> Digests | None:
-    """The digests [N, 2] of an Arrow table's or a `datasets.Dataset`'s rows.
+    """The digests [N, 2] of the rows of a table (Arrow's, pandas', polars') or a `datasets.Dataset`; else None.
 
-    None where they have to be taken row by row: other data, columns that are not there, values that are missing or are
-    no texts and numbers.
+    Raises:
+        CacheError: a column is not there, or a value has no stable content, naming the row.
     """
-    tables = _tables(dataset, columns, label)
-    if tables is None:
-        return None
-    digests = bytearray()
-    for table, names in tables:
-        encoded = _encoded_rows(table, names, label)
-        if encoded is None:
-            return None
-        for content in _values(encoded):
-            digests += digest_of(content, algorithm)
-    return np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
-
-
-def _tables(
-    dataset: Any, columns: Sequence[Column] | None, label: Column | None
-) -> Iterator[tuple[pa.Table, list[str]]] | None:
-    """The data in pieces, and the names of the columns that are content."""
-    if isinstance(columns, str) or not (isinstance(dataset, pa.Table) or is_dataset(dataset)):
-        return None
-    present = list(dataset.column_names)
-    content = columns or sorted(name for name in present if name != label and name not in BOOKKEEPING)
-    names = [str(name) for name in content]
-    needed = [*names, *([] if label is None else [str(label)])]
-    if not names or any(present.count(name) != 1 for name in needed):
-        return None
-    if isinstance(dataset, pa.Table):
-        return ((dataset.slice(start, ROWS), names) for start in range(0, dataset.num_rows, ROWS))
-    if not all(type(dataset.features[name]).__name__ in ("Value", "ClassLabel") for name in needed):
-        return None
-    plain = dataset.select_columns(list(dict.fromkeys(needed))).with_format("arrow")
-    return ((table, names) for table in plain.iter(ROWS))
-
-
-def _encoded_rows(table: pa.Table, names: Sequence[str], label: Column | None) -> pa.Array | None:
-    """A row's content and label as the hash covers them; None where a column has to be taken value by value."""
-    parts = [_encoded(table.column(name)) for name in names]
-    if label is None:
-        parts.append(_same(length_and(b"\0unlabelled") + _label(0), table.num_rows))
-    else:
-        parts += _encoded_label(table.column(str(label)))
-    if any(part is None for part in parts):
-        return None
-    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
-
-
-def _encoded(column: pa.ChunkedArray) -> pa.Array | None:
-    """Each value's parts, with their lengths before them: large_binary [n]."""
-    values, kind = _combined(column), column.type
-    if values is None:
-        return None
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return _joined(_lengths(values), values.cast(pa.large_binary()))
-    if pa.types.is_integer(kind):
-        digits = values.cast(pa.large_string())
-        return _joined(
-            _same(length_and(b"\0int"), len(values)), _lengths(digits), digits.cast(pa.large_binary())
-        )
-    if pa.types.is_floating(kind):
-        numbers = _fixed(_doubles(values))
-        return _joined(_same(length_and(b"\0float") + length_and(bytes(8))[:8], len(values)), numbers)
-    if pa.types.is_boolean(kind):
-        bits = [b"".join(map(length_and, value_parts(value, ""))) for value in (False, True)]
-        return pa.array(bits, pa.large_binary()).take(values.cast(pa.int8()))
+    table = as_table(dataset)
+    if table is not None:
+        return hash_chunks(_of_table(table, columns, label), algorithm)
+    if is_dataset(dataset):
+        return _of_stored_rows(dataset, columns, label, algorithm)
     return None
 
 
-def _encoded_label(column: pa.ChunkedArray) -> list[pa.Array | None]:
-    """Numbers as the label that they are; a text is one more part, and the label 0."""
-    values, kind = _combined(column), column.type
-    if values is None or pa.types.is_uint64(kind):
-        return [None]
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        return [_same(b"i", len(values)), _fixed(values.cast(pa.int64()).to_numpy(zero_copy_only=False))]
-    if pa.types.is_floating(kind):
-        return [_same(b"f", len(values)), _fixed(_doubles(values))]
-    return [_same(length_and(b"\0label"), len(values)), _encoded(column), _same(_label(0), len(values))]
+def hash_chunks(chunks: Iterable[Chunk], algorithm: Algorithm) -> Digests:
+    """The digests of rows that come some at a time.
+
+    Raises:
+        RowError: a row cannot be hashed. (The rows of a chunk's RowError count from the last chunk's end.)
+    """
+    parts, done = [np.empty((0, 2), np.uint64)], 0
+    try:
+        for chunk in chunks:
+            parts.append(digests_of(canonical_rows(*chunk), algorithm))
+            done += len(parts[-1])
+    except RowError as error:
+        raise RowError(done + error.row, str(error)) from None
+    return np.concatenate(parts)
 
 
-def _label(value: int) -> bytes:
-    return b"i" + value.to_bytes(8, "little", signed=True)
+def _of_table(table: pa.Table, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:
+    names = content_columns(table.column_names, columns, label)
+    twice = [name for name in [*names, *listed(label)] if table.column_names.count(name) > 1]
+    if twice:
+        raise CacheError(f"there are two columns {twice[0]!r}; rename one")
+    table = table.select(
+        [str(name) for name in dict.fromkeys([*names, *listed(label)]) if name in table.column_names]
+    )
+    for batch in table.to_batches(max_chunksize=rows_at_once(table.nbytes, table.num_rows)):
+        yield chosen(dict(zip(batch.schema.names, batch.columns, strict=True)), names, label)
 
 
-def _combined(column: pa.ChunkedArray) -> pa.Array | None:
-    """The column in one piece; None where a value is missing, or the type is no plain one."""
-    if (
-        column.null_count
-        or isinstance(column.type, pa.BaseExtensionType)
-        or pa.types.is_dictionary(column.type)
-    ):
-        return None
-    combined = column.combine_chunks()
-    return pa.concat_arrays(combined.chunks) if isinstance(combined, pa.ChunkedArray) else combined
+def _of_stored_rows(
+    dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
+) -> Digests:
+    """The digests of a data set's rows in its order.
+
+    A shuffled or filtered data set is its storage and the numbers of its rows there. To fetch rows by number is slow,
+    so they are hashed in the order of storage, each once, and then put in order.
+    """
+    names = content_columns(dataset.column_names, columns, label)
+    needed = [name for name in dict.fromkeys([*names, *listed(label)]) if name in dataset.column_names]
+    numbers = getattr(dataset, "_indices", None)
+    if numbers is None or not all(_is_stored(dataset.features[name]) for name in needed):
+        return hash_chunks((chosen(values, names, label) for values in _values(dataset, needed)), algorithm)
+    distinct, places = np.unique(numbers.column(0).to_numpy(), return_inverse=True)
+    parts = (chosen(values, names, label) for values in _stored_values(dataset.data, distinct, needed))
+    try:
+        return hash_chunks(parts, algorithm)[places]
+    except RowError as error:
+        raise RowError(int(np.argmax(places == error.row)), str(error)) from None
 
 
-def _doubles(values: pa.Array) -> npt.NDArray[np.float64]:
-    """As doubles; -0.0 counts as 0.0."""
-    return np.asarray(values.to_numpy(zero_copy_only=False)).astype(np.float64) + 0.0
+def _stored_values(
+    storage: Any, numbers: npt.NDArray[np.int64], names: Sequence[Column]
+) -> Iterator[dict[Column, Values]]:
+    """The values of some rows of the storage, whose numbers rise."""
+    size = rows_at_once(storage.nbytes, storage.num_rows)
+    borders = np.flatnonzero(np.diff(numbers // size)) + 1
+    for some in np.split(numbers, borders):
+        start = int(some[0]) // size * size if len(some) else 0
+        block = storage.slice(start, size)
+        places = pa.array(some - start)
+        yield {name: block.column(name).combine_chunks().take(places) for name in names}
 
 
-def _lengths(values: pa.Array) -> pa.Array:
-    return _fixed(np.asarray(pc.binary_length(values).to_numpy(zero_copy_only=False)).astype(np.int64))
+def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Values]]:
+    """Columns that are stored as they are come as Arrow, the others (images) as `datasets` decodes them."""
+    stored = [name for name in names if _is_stored(dataset.features[name])]
+    decoded = [name for name in names if name not in stored]
+    size = rows_at_once(dataset.data.nbytes, dataset.data.num_rows)
+    parts: list[Iterable[dict[Column, Values]]] = []
+    if stored:
+        tables = dataset.select_columns(stored).with_format("arrow").iter(size)
+        parts.append({name: table[name].combine_chunks() for name in stored} for table in tables)
+    if decoded:
+        parts.append(dataset.select_columns(decoded).with_format(None).iter(size))
+    for some in zip(*parts, strict=True):
+        yield {name: values for part in some for name, values in part.items()}
 
 
-def _fixed(numbers: npt.NDArray[Any]) -> pa.Array:
-    """The 8 bytes of each number, little-endian."""
-    little = np.ascontiguousarray(numbers, numbers.dtype.newbyteorder("<"))
-    fixed = pa.Array.from_buffers(pa.binary(8), len(little), [None, pa.py_buffer(little)])
-    return fixed.cast(pa.large_binary())
+def _is_stored(feature: Any) -> bool:
+    """Whether `datasets` gives a feature's values as Arrow has them: single values, and lists of them."""
+    inner = getattr(feature, "feature", feature)  # of a list
+    return type(inner).__name__ in ("Value", "ClassLabel")
 
 
-def _same(value: bytes, rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.large_binary()), rows)
+def rows_at_once(size: int, rows: int) -> int:
+    return max(1, min(ROWS_AT_ONCE, BYTES_AT_ONCE * rows // max(size, 1)))
 
 
-def _joined(*parts: pa.Array) -> pa.Array:
-    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
+def chosen(values: Mapping[Any, Values], columns: Sequence[Column], label: Column | None) -> Chunk:
+    for name in [*columns, *listed(label)]:
+        if name not in values:
+            raise CacheError(no_column(name, list(values)))
+    return [(name, values[name]) for name in columns], None if label is None else (label, values[label])
 
 
-def _values(encoded: pa.Array) -> Iterator[memoryview]:
-    """The bytes of each element, without copying them."""
-    _, offset_buffer, data = encoded.buffers()
-    offsets = np.frombuffer(offset_buffer, np.int64)[
-        encoded.offset : encoded.offset + len(encoded) + 1
-    ].tolist()
-    view = memoryview(data) if data is not None else memoryview(b"")
-    return (view[start:stop] for start, stop in pairwise(offsets))
+def content_columns(
+    names: Iterable[Any], columns: Sequence[Column] | None, label: Column | None
+) -> Sequence[Column]:
+    """The columns that the hash covers, of those that are there."""
+    if isinstance(columns, str):
+        raise CacheError(f"columns must be a list of names, found the text {columns!r}; write [{columns!r}]")
+    if columns is None:
+        names = list(names)
+        ours = BOOKKEEPING if "row_hash" in names else ()
+        content = [name for name in names if name != label and name not in ours]
+        columns = sorted(content, key=lambda name: (isinstance(name, str), name))
+    if not columns:
+        raise CacheError("the hash would cover no column at all; name the columns that are the row's content")
+    return columns
+
+
+def no_column(name: Column, names: Iterable[Any]) -> str:
+    if isinstance(names, range):
+        return f"no column {name!r} in this row; there are: positions 0 to {len(names) - 1}"
+    return f"no column {name!r} in this row; there are: {', '.join(map(repr, names))}"
+
+
+def listed(label: Column | None) -> list[Column]:
+    return [] if label is None else [label]

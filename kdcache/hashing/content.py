@@ -1,6 +1,4 @@
-"""The bytes that stand for a value in its row's hash.
-
-What a value adds to the hash (see `kdcache.hashing.rows.row_hash` for how the parts are put together):
+"""What a value of a row adds to the row's hash: a list of parts, bytes each (digests.py puts them together).
 
 | value                                | parts                                                                |
 | ------------------------------------ | -------------------------------------------------------------------- |
@@ -16,13 +14,16 @@ What a value adds to the hash (see `kdcache.hashing.rows.row_hash` for how the p
 | integer, float, true/false, none     | a mark; the value                                                    |
 
 A mark begins with a zero byte, so that no text looks like one. Column names are not part of the hash.
+
+Nothing that tells two values apart is lost on the way. A PNG whose pixels do not say everything (16 bits a colour,
+further frames, a colour profile) counts with its file's bytes, and an image of several frames with all of them.
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -34,6 +35,10 @@ from kdcache.errors import CacheError
 
 Column: TypeAlias = str | int  # a name; or a position, for rows that are tuples or lists
 PNG = b"\x89PNG\r\n\x1a\n"
+NONE, BOOLEAN, INTEGER, FLOAT, LIST = b"\0none", b"\0bool", b"\0int", b"\0float", b"\0list"  # marks
+# Chunks of a PNG that its pixels include (tRNS: as alpha; eXIf: the rotation), or that do not change the picture.
+PICTURE_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
+OTHER_CHUNKS = {b"sRGB", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT"}
 
 
 def plain_value(value: Any) -> Any:
@@ -44,7 +49,18 @@ def plain_value(value: Any) -> Any:
 
 
 def value_parts(value: Any, column: Column) -> list[bytes]:
-    value = plain_value(value)
+    """The parts of one value; `column` is for the messages.
+
+    Raises:
+        CacheError: it has no stable content.
+    """
+    try:
+        return _parts(plain_value(value), column)
+    except (RuntimeError, OverflowError) as error:  # nested too deep; a tensor without values
+        raise CacheError(f"column {column!r} holds a value that cannot be hashed: {error}") from None
+
+
+def _parts(value: Any, column: Column) -> list[bytes]:
     if isinstance(value, str):
         return [value.encode("utf-8", "surrogatepass")]
     if isinstance(value, bytes | bytearray | memoryview):
@@ -56,11 +72,11 @@ def value_parts(value: Any, column: Column) -> list[bytes]:
     if isinstance(value, list | tuple):
         return _of_list(value, column)
     if isinstance(value, np.ndarray):
-        return _of_array(value, column)
+        return of_array(value, column)
     if hasattr(value, "detach") and hasattr(value, "numpy"):
         return _of_tensor(value, column)
     if hasattr(value, "mode") and hasattr(value, "size") and hasattr(value, "tobytes"):
-        return _of_image(value)
+        return _of_image(value, column)
     raise CacheError(
         f"column {column!r} holds {type_name(value)}, which has no stable content to hash; convert it to text, "
         "bytes, numbers or an array, or leave the column out"
@@ -69,21 +85,36 @@ def value_parts(value: Any, column: Column) -> list[bytes]:
 
 def _of_scalar(value: Real | None) -> list[bytes]:
     if value is None:
-        return [b"\0none", b""]
+        return [NONE, b""]
     if isinstance(value, bool):
-        return [b"\0bool", bytes([value])]
+        return [BOOLEAN, bytes([value])]
     if isinstance(value, Integral):
-        return [b"\0int", str(int(value)).encode()]
-    return [b"\0float", struct.pack("<d", float(value) + 0.0)]
+        return [INTEGER, _digits(int(value))]
+    return [FLOAT, struct.pack("<d", float(value) + 0.0)]
+
+
+def _digits(value: int) -> bytes:
+    if value.bit_length() > 4096:  # Python writes no more than 4,300 digits
+        raise OverflowError(f"an integer of {value.bit_length()} bits")
+    return str(value).encode()
 
 
 def _of_mapping(value: Mapping[str, Any], column: Column) -> list[bytes]:
     if value.keys() == {"bytes", "path"}:  # an encoded image or sound, as datasets keeps it
         return _of_bytes(_encoded(value, column), column)
     parts = [b"\0dict", str(len(value)).encode()]
-    for key in sorted(value):
-        parts += [key.encode(), *value_parts(value[key], column)]
+    for key in sorted(_texts(value, column)):
+        parts += [key.encode("utf-8", "surrogatepass"), *_parts(plain_value(value[key]), column)]
     return parts
+
+
+def _texts(keys: Iterable[Any], column: Column) -> Iterable[str]:
+    other = next((key for key in keys if not isinstance(key, str)), None)
+    if other is not None:
+        raise CacheError(
+            f"column {column!r} holds a mapping with the key {other!r:.80}; its keys must be texts, all of them"
+        )
+    return keys
 
 
 def _encoded(value: Mapping[str, Any], column: Column) -> bytes:
@@ -100,45 +131,93 @@ def _of_list(value: Sequence[Any], column: Column) -> list[bytes]:
     if kinds in ({int}, {float}):  # token ids, say: as one array, which is fast and equals the tensor of them
         array = np.asarray(value)
         if array.dtype in (np.int64, np.float64):
-            return _of_array(array, column)
-    parts = [b"\0list", str(len(value)).encode()]
+            return of_array(array, column)
+    parts = [LIST, str(len(value)).encode()]
     for item in value:
-        parts += value_parts(item, column)
+        parts += _parts(plain_value(item), column)
     return parts
 
 
-def _of_array(array: npt.NDArray[Any], column: Column) -> list[bytes]:
+def of_array(array: npt.NDArray[Any], column: Column) -> list[bytes]:
+    """The parts of an array: what it is, and its bytes."""
     if array.dtype.kind not in "biufc":  # texts or objects: what they hold, not their addresses
         return _of_list(array.tolist(), column)
+    array = normal(array)
+    return [array_mark(array.dtype, array.shape), array.tobytes()]
+
+
+def normal(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Numbers in C order, little-endian, with -0.0 as 0.0."""
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    if array.dtype.kind in "fc":
-        array = array + array.dtype.type(0)  # -0.0 counts as 0.0
-    shape = repr(array.shape).encode()
-    return [shape if array.dtype == np.uint8 else b"\0" + array.dtype.name.encode() + shape, array.tobytes()]
+    return array + array.dtype.type(0) if array.dtype.kind in "fc" else array
+
+
+def array_mark(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """What an array is: the shape, and its type unless that is uint8."""
+    text = repr(shape).encode()
+    return text if dtype == np.uint8 else b"\0" + dtype.name.encode() + text
 
 
 def _of_tensor(tensor: Any, column: Column) -> list[bytes]:
     try:
-        return _of_array(tensor.detach().cpu().numpy(), column)
-    except TypeError:  # NumPy has no such type (bfloat16); float32 holds its values exactly
-        return [str(tensor.dtype).encode(), *_of_array(tensor.detach().cpu().float().numpy(), column)]
+        values = tensor.detach().cpu()
+        try:
+            return of_array(values.numpy(), column)
+        except TypeError:  # NumPy has no such type (bfloat16); float32 holds its values exactly
+            return [str(tensor.dtype).encode(), *of_array(values.float().numpy(), column)]
+    except (RuntimeError, NotImplementedError, TypeError) as error:
+        raise CacheError(f"column {column!r} holds a tensor that NumPy cannot take: {error}") from None
 
 
 def _of_bytes(data: bytes, column: Column) -> list[bytes]:
     """PNG is lossless, so its pixels are the content: a prepared task's hashes cover pixels, too."""
     if not data.startswith(PNG):
         return [data]
+    if not _pixels_say_all(data):
+        return [b"\0png", data]
     from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(data)) as opened:
-            return _of_image(ImageOps.exif_transpose(opened))
+            return _of_frame(ImageOps.exif_transpose(opened))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CacheError(f"column {column!r} holds a damaged PNG image ({error})") from None
 
 
-def _of_image(image: Any) -> list[bytes]:
-    if image.mode in ("P", "PA"):
+def _pixels_say_all(png: bytes) -> bool:
+    """Whether Pillow's pixels are all of the picture: no colour of 16 bits, no frames, no colour profile."""
+    if len(png) < 26 or (png[24] == 16 and png[25] != 0):  # bits a channel; 0: grey
+        return len(png) < 26
+    place = len(PNG)
+    while place + 8 <= len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        if kind not in PICTURE_CHUNKS and kind not in OTHER_CHUNKS:
+            return False
+        place += 12 + length
+    return True
+
+
+def _of_image(image: Any, column: Column) -> list[bytes]:
+    frames = getattr(image, "n_frames", 1)
+    try:
+        if frames == 1:
+            return _of_frame(image)
+        return [b"\0frames", str(frames).encode(), *_of_frames(image, frames)]
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
+        raise CacheError(f"column {column!r} holds a damaged image ({error})") from None
+
+
+def _of_frames(image: Any, frames: int) -> list[bytes]:
+    shown, parts = image.tell(), []
+    for frame in range(frames):
+        image.seek(frame)
+        parts += _of_frame(image)
+    image.seek(shown)
+    return parts
+
+
+def _of_frame(image: Any) -> list[bytes]:
+    if image.mode in ("P", "PA") or (image.mode in ("L", "RGB") and "transparency" in image.info):
         image = image.convert("RGBA")
     width, height = image.size
     shapes = {"L": (height, width), "RGB": (height, width, 3)}
@@ -147,4 +226,5 @@ def _of_image(image: Any) -> list[bytes]:
 
 
 def type_name(value: Any) -> str:
+    """A value's type with its module."""
     return f"{type(value).__module__}.{type(value).__qualname__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Literal, TypeAlias
 
@@ -48,8 +48,7 @@ def digest(parts: Sequence[bytes], label: int | float | None, algorithm: Algorit
     """The 16 bytes of which the first 8 are the row's hash."""
     if label is None:
         return digest([*parts, b"\0unlabelled"], 0, algorithm)
-    content = b"".join(length_and(part) for part in parts) + label_bytes(label)
-    return digest_of(content, algorithm)
+    return digest_of(with_lengths(parts) + label_bytes(label), algorithm)
 
 
 def digest_of(content: bytes | memoryview, algorithm: Algorithm = BLAKE2B) -> bytes:
@@ -59,20 +58,31 @@ def digest_of(content: bytes | memoryview, algorithm: Algorithm = BLAKE2B) -> by
     return struct.pack("<Q", xxhash.xxh3_64_intdigest(content)) + xxhash.xxh3_128_digest(content)[:8]
 
 
+def digests_of(contents: Iterable[bytes], algorithm: Algorithm = BLAKE2B) -> Digests:
+    """The digests [n, 2] of rows that are encoded already."""
+    whole = b"".join([digest_of(content, algorithm) for content in contents])
+    return np.frombuffer(whole, "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
+
+
 def length_and(part: bytes) -> bytes:
     """A part as it is encoded: its length, then itself."""
     return struct.pack("<Q", len(part)) + part
 
 
+def with_lengths(parts: Iterable[bytes]) -> bytes:
+    """Parts as they are encoded: no two lists of parts have the same bytes."""
+    return b"".join([length_and(part) for part in parts])
+
+
 def label_bytes(label: int | float) -> bytes:
     """A label as it is encoded."""
-    if not isinstance(label, Integral):  # NumPy's integers are
-        return b"f" + struct.pack("<d", label + 0.0)
     try:
-        return b"i" + struct.pack("<q", label)
-    except struct.error:
+        if isinstance(label, Integral):  # NumPy's integers too
+            return b"i" + struct.pack("<q", label)
+        return b"f" + struct.pack("<d", label + 0.0)
+    except (struct.error, OverflowError):
         raise CacheError(
-            f"the label {label} does not fit 64 bits; labels are 0..K-1, or real numbers"
+            f"the label {str(label)[:40]} does not fit 64 bits; labels are 0..K-1, or real numbers"
         ) from None
 
 

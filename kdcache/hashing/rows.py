@@ -16,20 +16,35 @@ two that share a hash (2^32 tries); in one data set they are refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.hashing.columns import BOOKKEEPING, hash_columns, is_dataset
-from kdcache.hashing.content import Column, plain_value, type_name, value_parts
-from kdcache.hashing.digests import BLAKE2B, Algorithm, Digests, checked_hashes, digest, short
+from kdcache.hashing.columns import (
+    Chunk,
+    chosen,
+    content_columns,
+    hash_chunks,
+    hash_columns,
+    listed,
+    no_column,
+    rows_at_once,
+)
+from kdcache.hashing.content import Column, type_name, value_parts
+from kdcache.hashing.digests import (
+    BLAKE2B,
+    Algorithm,
+    checked_hashes,
+    digest_of,
+    row_hash,
+    short,
+    with_lengths,
+)
+from kdcache.hashing.encoded import RowError, canonical_rows, label_ending
 
 Row: TypeAlias = Mapping[str, Any] | Sequence[Any]
-BATCH = 1000  # rows of a datasets.Dataset or a table that become Python objects at a time
 
 
 def hash_row(
@@ -45,10 +60,10 @@ def hash_row(
 
     Args:
         row: a mapping from column to value, or a tuple or list of values.
-        columns: the columns to hash, in this order (positions, if the row is a tuple or list). Default: all
-            but the label, `id` and `row_hash`, sorted by name.
+        columns: the columns to hash, in this order (positions, if the row is a tuple or list). Default: all but the
+            label, sorted by name; of a row with a `row_hash`, not that and not its `id` either.
         label: the label's column; None if the rows have no label.
-        algorithm: that of the cache the hash is compared with, see `row_hash`.
+        algorithm: that of the cache the hash is compared with.
 
     Returns:
         An unsigned 64-bit integer.
@@ -56,7 +71,14 @@ def hash_row(
     Raises:
         CacheError: a column is not there, or holds a type that has no stable content.
     """
-    return short(_row_digest(row, columns, label, algorithm))
+    parts = [
+        part
+        for column in _row_columns(row, columns, label)
+        for part in value_parts(_value(row, column), column)
+    ]
+    if label is None:
+        return row_hash(parts, None, algorithm)
+    return short(digest_of(with_lengths(parts) + label_ending(_value(row, label), label), algorithm))
 
 
 def hash_rows(
@@ -65,11 +87,11 @@ def hash_rows(
     label: Column | None = None,
     algorithm: Algorithm = BLAKE2B,
 ) -> npt.NDArray[np.uint64]:
-    """`hash_row` of every row of a data set, in its order; whole columns at a time where the data are Arrow's.
+    """`hash_row` of every row of a data set, in its order.
 
     Args:
-        dataset: a `datasets.Dataset` (its format and transforms do not count, only its data), a
-            `pyarrow.Table`, or anything with a length and an index. It is read once.
+        dataset: a `datasets.Dataset` (its format and transforms do not count, only its data), a table of Arrow, pandas
+            or polars, or anything with a length and an index. It is read once.
         columns, label, algorithm: as for `hash_row`.
 
     Returns:
@@ -78,73 +100,110 @@ def hash_rows(
     Raises:
         CacheError: as for `hash_row`, naming the row; or two different rows have one hash.
     """
-    digests = hash_columns(dataset, columns, label, algorithm)
-    if digests is None:
-        digests = _one_by_one(dataset, columns, label, algorithm)
+    try:
+        digests = hash_columns(dataset, columns, label, algorithm)
+        if digests is None:
+            digests = hash_chunks(_chunks(dataset, columns, label), algorithm)
+    except RowError as error:
+        raise CacheError(f"row {error.row}: {error}") from None
     return checked_hashes(digests)
 
 
-def _one_by_one(
-    dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
-) -> Digests:
-    digests = bytearray()
-    for index, row in enumerate(_rows(dataset, columns, label)):
-        try:
-            digests += _row_digest(row, columns, label, algorithm)
-        except CacheError as error:
-            raise CacheError(f"row {index}: {error}") from None
-    return np.frombuffer(bytes(digests), "<u8").reshape(-1, 2)
+def hash_batch(
+    batch: Mapping[Any, Any],
+    columns: Sequence[Column] | None,
+    label: Column | None,
+    algorithm: Algorithm = BLAKE2B,
+) -> npt.NDArray[np.uint64]:
+    """`hash_row` of every row of a batch.
+
+    Args:
+        batch: from column to n values, one a row: a list, an array or a tensor.
+        columns, label, algorithm: as for `hash_row`.
+
+    Returns:
+        uint64 [n].
+
+    Raises:
+        CacheError: as for `hash_row`, naming the row; or the columns have different lengths.
+    """
+    names = content_columns(batch, columns, label)
+    values = {name: _listed_values(batch[name], name) for name in [*names, *listed(label)] if name in batch}
+    lengths = {str(name): len(column) for name, column in values.items()}
+    if len(set(lengths.values())) > 1:
+        raise CacheError(f"the batch's columns have different lengths: {lengths}")
+    try:
+        return hash_chunks([chosen(values, names, label)], algorithm)[:, 0].copy()
+    except RowError as error:
+        raise CacheError(f"row {error.row}: {error}") from None
 
 
-def _row_digest(
-    row: Row, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
-) -> bytes:
-    chosen = _chosen(row, columns, label)
-    parts = [part for column in chosen for part in value_parts(_value(row, column), column)]
-    if label is None:
-        return digest(parts, None, algorithm)
-    target = plain_value(_value(row, label))
-    if isinstance(target, Real):
-        return digest(parts, target, algorithm)  # type: ignore[arg-type]  # an int or a float
-    return digest([*parts, b"\0label", *value_parts(target, label)], 0, algorithm)
+def _listed_values(values: Any, column: Column) -> Sequence[Any]:
+    """One value a row; those of a line of numbers are Python's."""
+    if len(getattr(values, "shape", ())) == 1:
+        values = values.tolist()
+    single = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
+    if single or not isinstance(values, Iterable):
+        raise CacheError(
+            f"column {column!r} of the batch holds {type_name(values)}, expected one value a row"
+        )
+    return list(values)
 
 
-def _rows(dataset: Any, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Row]:
-    if isinstance(dataset, pa.Table):
-        for batch in dataset.to_batches(max_chunksize=BATCH):
-            yield from batch.to_pylist()
-    elif is_dataset(dataset):
-        yield from _dataset_rows(dataset.with_format(None), columns, label)
-    else:
-        for index in range(len(dataset)):  # not iter(): torch data sets need only have an index
-            yield dataset[index]
+def _chunks(dataset: Any, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:
+    start, size = 0, 1  # the first row alone: it says how many fit
+    while start < len(dataset):  # not iter(): torch data sets need only have an index
+        rows = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
+        for chunk in _of_python(rows, columns, label):
+            yield chunk
+            if size == 1:
+                size = rows_at_once(len(canonical_rows(*chunk)[0]), 1)
+        start += len(rows)
 
 
-def _dataset_rows(dataset: Any, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Row]:
-    if columns is not None:  # decode no column that is not needed
-        wanted = {*columns, *([] if label is None else [label])}
-        dataset = dataset.select_columns([name for name in dataset.column_names if name in wanted])
-    for batch in dataset.iter(BATCH):
-        for values in zip(*batch.values(), strict=True):
-            yield dict(zip(batch, values, strict=True))
+def _of_python(
+    rows: Sequence[Row], columns: Sequence[Column] | None, label: Column | None
+) -> Iterator[Chunk]:
+    """Rows that follow one another and have the same columns are a chunk."""
+    start = 0
+    while start < len(rows):
+        names = _row_columns(rows[start], columns, label)
+        stop = start + 1
+        while stop < len(rows) and _is_like(rows[stop], rows[start], columns):
+            stop += 1
+        alike = rows[start:stop]
+        yield chosen({name: _values(alike, name) for name in [*names, *listed(label)]}, names, label)
+        start = stop
 
 
-def _chosen(row: Row, columns: Sequence[Column] | None, label: Column | None) -> Iterable[Column]:
-    if isinstance(columns, str):
-        raise CacheError(f"columns must be a list of names, found the text {columns!r}; write [{columns!r}]")
+def _is_like(row: Row, first: Row, columns: Sequence[Column] | None) -> bool:
+    """Whether the hash covers the same columns of two rows, the first of which is one."""
+    if columns is not None:
+        return isinstance(row, Mapping | list | tuple)
+    if isinstance(first, Mapping):
+        return isinstance(row, Mapping) and row.keys() == first.keys()
+    return isinstance(row, list | tuple) and len(row) == len(first)
+
+
+def _row_columns(row: Row, columns: Sequence[Column] | None, label: Column | None) -> Sequence[Column]:
     if not isinstance(row, Mapping | list | tuple):
-        raise CacheError(f"expected a row (a mapping, tuple or list), found {type_name(row)}")
-    if columns is None:
-        names: Iterable[Any] = sorted(row) if isinstance(row, Mapping) else range(len(row))
-        columns = [name for name in names if name != label and name not in BOOKKEEPING]
-    if not columns:
-        raise CacheError("the hash would cover no column at all; name the columns that are the row's content")
-    return columns
+        raise RowError(0, f"expected a row (a mapping, tuple or list), found {type_name(row)}")
+    try:
+        return content_columns(row if isinstance(row, Mapping) else range(len(row)), columns, label)
+    except CacheError as error:
+        raise RowError(0, str(error)) from None
 
 
-def _value(row: Row, column: Column) -> Any:
+def _values(rows: Sequence[Row], column: Column) -> list[Any]:
+    try:
+        return [row[column] for row in rows]  # type: ignore[index]
+    except (KeyError, IndexError, TypeError):
+        return [_value(row, column, number) for number, row in enumerate(rows)]
+
+
+def _value(row: Row, column: Column, number: int = 0) -> Any:
     try:
         return row[column]  # type: ignore[index]
     except (KeyError, IndexError, TypeError):
-        there = ", ".join(map(repr, row)) if isinstance(row, Mapping) else f"positions 0 to {len(row) - 1}"
-        raise CacheError(f"no column {column!r} in this row; there are: {there}") from None
+        names = list(row) if isinstance(row, Mapping) else range(len(row))
+        raise RowError(number, no_column(column, names)) from None

@@ -217,20 +217,22 @@ def latex(grid: Grid) -> str:
     """A table environment for the package booktabs; a cell of several lines takes as many rows."""
     rows = [_latex_row(row) for row in grid.rows]
     between = "\n\\addlinespace\n" if any(len(lines) > 1 for lines in rows) else "\n"
-    return "\n".join((
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{escape_latex(grid.caption)}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in grid.numbers)}}}",
-        r"\toprule",
-        *_latex_groups(grid.groups),
-        *_latex_row(grid.heads),
-        r"\midrule",
-        between.join("\n".join(lines) for lines in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\end{table}",
-    ))  # fmt: skip
+    return "\n".join(
+        (
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape_latex(grid.caption)}}}",
+            rf"\begin{{tabular}}{{{''.join('r' if number else 'l' for number in grid.numbers)}}}",
+            r"\toprule",
+            *_latex_groups(grid.groups),
+            *_latex_row(grid.heads),
+            r"\midrule",
+            between.join("\n".join(lines) for lines in rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        )
+    )
 
 
 def _latex_groups(groups: Sequence[tuple[str, int]]) -> list[str]:
@@ -259,13 +261,34 @@ def _latex_cell(cell: Text) -> list[str]:
 
 LATEX = str.maketrans(
     {
-        "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-        "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$", "|": r"\textbar{}",
-        "\N{NO-BREAK SPACE}": "~", "\N{MINUS SIGN}": "$-$", "±": r"$\pm$", "≈": r"$\approx$", "∞": r"$\infty$",
-        "▲": r"$\uparrow$", "▼": r"$\downarrow$", "–": "--", "’": "'", "“": "``", "”": "''", "α": r"$\alpha$",
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "|": r"\textbar{}",
+        "\N{NO-BREAK SPACE}": "~",
+        "\N{MINUS SIGN}": "$-$",
+        "±": r"$\pm$",
+        "≈": r"$\approx$",
+        "∞": r"$\infty$",
+        "▲": r"$\uparrow$",
+        "▼": r"$\downarrow$",
+        "–": "--",
+        "’": "'",
+        "“": "``",
+        "”": "''",
+        "α": r"$\alpha$",
         "τ": r"$\tau$",
     }
-)  # fmt: skip
+)
 
 
 def escape_latex(text: str) -> str:

@@ -19,7 +19,6 @@ from kdcache.repro.job import Job, end_all
 from kdcache.repro.pipeline import Pipeline, Project
 from kdcache.repro.progress import Display, Trials
 from kdcache.repro.schedule import Schedule, State
-from kdcache.study import load_study
 from kdcache.trials.layout import Layout
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -52,6 +51,8 @@ def reproduce(
         display.say(
             f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
         )
+        if not waiting:  # reading dvc.lock again would take as long as all that DVC did
+            return 0
         missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
         run = _Run(project, schedule, display, jobs, keep_going, missing)
         with _signals() as received, display, project.lock_file_in_order(pipeline.order):
@@ -167,8 +168,10 @@ def _alone(path: Path) -> Iterator[None]:
 def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int]:
     """How many trials each stage has, if it is one that runs trials. A pipeline without params.yaml has none."""
     params = Path("params.yaml")
-    if not params.exists():
+    if not stages or not params.exists():
         return {}
+    from kdcache.study import load_study  # not before there is something to run
+
     study = load_study(params)
     folders = {
         Layout().configuration(task, student, regularizer).resolve()

@@ -6,51 +6,31 @@ for is in no table, and what is missing is an error that names it.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from importlib import metadata
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from platform import python_version
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from kdcache.errors import CacheError, KdcacheError
-from kdcache.logits import LogitCache
-from kdcache.study import UNLABELLED, Study
+from kdcache.errors import KdcacheError
+from kdcache.logits import Cost, LogitCache
+from kdcache.results.schema import CostRow, TrialRow, columns, frame
+from kdcache.study import Study
 from kdcache.system.files import read_json
-from kdcache.tasks.card import read_card
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import caches_beside
-from kdcache.trials.layout import LOGITS, TEACHER, trial_folder
-from kdcache.trials.result import TrialResult, read_result
+from kdcache.trials.layout import TEACHER, trial_folder
+from kdcache.trials.result import TrialCost, TrialResult, read_cost, read_result
+from kdcache.trials.scores import trial_scores
 
-DESCRIPTION = ["task", "student", "family", "init", "checkpoint", "layers", "teacher", "regularizer", "seed"]
-FIGURES = ["seconds", "peak_memory_mb", "device", "identity"]
-SPLIT = "validation"
+FIGURES = ("seconds", "peak_memory_mb", "device")
+SCORES = "scores"
 CURVES = ["task", "student", "init", "regularizer", "epoch"]
-COST = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"]
-STATISTICS = ("kdcache", "numpy", "scipy", "pandas", "statsmodels")
-Block: TypeAlias = tuple[npt.NDArray[Any], npt.NDArray[Any]]
 
 
 class ResultsError(KdcacheError):
     """Results that the study asks for are missing."""
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What the trials of one configuration say of each validation row, one line a seed.
-
-    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression.
-    """
-
-    seeds: tuple[int, ...]
-    labels: npt.NDArray[Any]
-    outputs: npt.NDArray[Any]
 
 
 def read_trials(study: Study, trials: Path) -> list[TrialResult]:
@@ -94,67 +74,107 @@ def _check_starts(results: list[TrialResult]) -> None:
             )
 
 
-def trials_table(study: Study, results: Sequence[TrialResult]) -> pd.DataFrame:
-    """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then cost and identity.
+def trials_table(
+    study: Study, results: Iterable[TrialResult], scores: Callable[[TrialResult], Mapping[str, float]]
+) -> pd.DataFrame:
+    """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then the identity.
 
     Args:
         results: those of `read_trials`.
+        scores: a trial's, by metric; see `Scores`.
     """
-    rows = [_trial_row(result, study) for result in results]
-    table = pd.DataFrame(rows)
-    metrics = [column for column in table.columns if column not in DESCRIPTION + FIGURES]
+    rows = [_trial_row(result, study) | {SCORES: scores(result)} for result in results]
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row[SCORES]))
+    names = columns(TrialRow)
+    place = names.index("seed") + 1
+    order = [*names[:place], *metrics, *names[place:]]
+    table = pd.DataFrame([{**row, **row[SCORES]} for row in rows], columns=order)
     table["layers"] = table["layers"].astype("Int64")
-    return table[DESCRIPTION + metrics + FIGURES]
+    return table
 
 
 def _trial_row(result: TrialResult, study: Study) -> dict[str, Any]:
-    fields, student = result.model_dump(), study.students[result.student]
+    fields, student = result.model_dump(include=set(columns(TrialRow))), study.students[result.student]
     # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
     teacher = study.method(result.regularizer).teacher_name(student)
-    fields |= {"checkpoint": student.checkpoint, "teacher": teacher}
-    return {
-        **{name: fields[name] for name in DESCRIPTION},
-        **(result.metrics or {}),
-        **{n: fields[n] for n in FIGURES},
-    }
+    return fields | {"checkpoint": student.checkpoint, "teacher": teacher}
+
+
+class Scores:
+    """The scores of a study's trials, computed from the logits that they keep.
+
+    Args:
+        root: the folder that holds `tasks/` and `trials/`.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._tasks: dict[str, PreparedTask] = {}
+
+    def __call__(self, result: TrialResult) -> dict[str, float]:
+        """A trial's scores by metric.
+
+        Raises:
+            ResultsError: result.json (of kdcache 0.1) has other scores than its logits give.
+            CacheError: the logits are missing, damaged, or of other rows than the task's.
+        """
+        if result.task not in self._tasks:
+            self._tasks[result.task] = PreparedTask(self._root / "tasks" / result.task)
+        folder = folder_of(self._root, result)
+        scores = trial_scores(folder, self._tasks[result.task])
+        for metric, value in (result.metrics or {}).items():
+            if not math.isclose(value, scores.get(metric, math.nan), rel_tol=1e-6, abs_tol=1e-9):
+                raise ResultsError(
+                    f"{folder}: result.json says {metric} {value}, the logits beside it give {scores.get(metric)}; one "
+                    "of them was edited: delete the folder and run `dvc repro`"
+                )
+        return scores
+
+
+def folder_of(root: Path, result: TrialResult) -> Path:
+    """A trial's folder."""
+    return trial_folder(root / "trials" / result.task / result.student / result.regularizer, result.seed)
 
 
 def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.DataFrame:
     """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, MiB, device.
 
     A cache is of kind `cache`; those inside it of augmented views and of unlabelled rows are `views` and `unlabelled`.
+    What a run took lies beside its result and does not travel with it: elsewhere the numbers are blank.
 
     Args:
-        root: the folder that holds `logits/`.
+        root: the folder that holds `teachers/`, `logits/` and `trials/`.
         results: those of `read_trials`.
     """
-    rows = [*_teacher_costs(study, root), *map(_trial_cost, results)]
-    return pd.DataFrame(rows, columns=COST).astype({"seed": "Int64"})
+    rows = [*_teacher_costs(study, root), *(_trial_cost(root, result) for result in results)]
+    return frame(CostRow, rows).astype({"seed": "Int64", "seconds": float, "peak_memory_mb": float})
 
 
 def _teacher_costs(study: Study, root: Path) -> Iterator[dict[str, Any]]:
     for task, teacher in study.taught():
         folder = root / "logits" / task / teacher
-        taught, cost = read_json(folder / TEACHER), LogitCache(folder).cost
-        common = {"task": task, "model": teacher, "regularizer": None, "seed": None}
-        yield {"kind": "teacher", **common, **{key: taught[key] for key in FIGURES[:3]}}
-        yield {"kind": "cache", **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+        common = {"task": task, "model": teacher}
+        taught = read_cost(root / "teachers" / task / teacher)
+        yield {"kind": "teacher", **common, **_figures(taught, read_json(folder / TEACHER))}
+        yield {"kind": "cache", **common, **_figures(LogitCache(folder).cost)}
         for part in caches_beside(study.tasks[task]):
-            cost = LogitCache(folder / part).cost
-            yield {"kind": part, **common, **{key: getattr(cost, key) for key in FIGURES[:3]}}
+            yield {"kind": part, **common, **_figures(LogitCache(folder / part).cost)}
 
 
-def _trial_cost(result: TrialResult) -> dict[str, Any]:
-    return {
-        "kind": "trial",
+def _trial_cost(root: Path, result: TrialResult) -> dict[str, Any]:
+    names = {
         "task": result.task,
         "model": result.student,
         "regularizer": result.regularizer,
         "seed": result.seed,
-        "seconds": result.seconds,
-        "peak_memory_mb": result.peak_memory_mb,
-        "device": result.device,
     }
+    return {"kind": "trial", **names, **_figures(read_cost(folder_of(root, result)), result.model_dump())}
+
+
+def _figures(cost: Cost | TrialCost | None, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Seconds, peak memory and device: of cost.json, or (of kdcache 0.1) of the record itself."""
+    found = cost.model_dump() if cost is not None else record or {}
+    return {name: found.get(name) for name in FIGURES}
 
 
 def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
@@ -173,124 +193,3 @@ def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
     ]
     losses = pd.DataFrame(rows, columns=[*CURVES, "loss"]).groupby(CURVES, sort=False)["loss"]
     return losses.agg(seeds="count", loss="mean", sd="std").reset_index()
-
-
-def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict[str, Any]:
-    """metrics/provenance.json: with what the numbers were made, and of what.
-
-    - format: 1
-    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
-    - statistics: {library: version} that compared them, this package and Python included
-    - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
-      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
-
-    Args:
-        root: the folder that holds `tasks/` and `logits/`.
-        results: those of `read_trials`.
-    """
-    names = dict.fromkeys(name for result in results for name in result.versions)
-    return {
-        "format": 1,
-        "trials": len(results),
-        "versions": {
-            name: sorted({r.versions[name] for r in results if name in r.versions}) for name in names
-        },
-        "devices": dict(Counter(f"{result.device}, {result.precision}" for result in results)),
-        "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
-        "tasks": {name: _task_facts(root, name) for name in study.tasks},
-        "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
-    }
-
-
-def _task_facts(root: Path, task: str) -> dict[str, Any]:
-    card = read_card(root / "tasks" / task)
-    more = {} if card.unlabelled is None else {UNLABELLED: card.unlabelled.fingerprint}
-    return {"rows": card.rows, "data": card.fingerprint, **more}
-
-
-def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
-    folder = root / "logits" / task / teacher
-    cache = LogitCache(folder)
-    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
-    prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
-
-
-class Validation:
-    """What a study's trials say of the validation rows; each task's row hashes and labels are read once, and kept.
-
-    Args:
-        root: the folder that holds `tasks/` and `trials/`.
-
-    Raises:
-        CacheError: from its methods, when a trial's logits are missing, damaged, or of other rows than the task's.
-        TaskError: likewise, when the task is not prepared.
-    """
-
-    def __init__(self, study: Study, root: Path) -> None:
-        self._study = study
-        self._root = root
-        self._rows: dict[str, tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]] = {}
-        self._positive: dict[str, int] = {}
-
-    def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
-        """The outputs of one configuration's trials for every row, in the order of the prepared task.
-
-        Of two classes, 1 is the one that f1 is of: where the task names the first, labels and outputs are exchanged.
-        The logits are read in pieces; what is kept is one number a row and seed.
-        """
-        hashes, labels = self._rows_of(task)
-        caches = self._caches(task, student, regularizer)
-        outputs = np.stack([_row_outputs(cache, hashes) for cache in caches])
-        if self._positive[task] == 0:
-            labels, outputs = 1 - labels, 1 - outputs
-        return Outputs(tuple(self._study.seeds), labels, outputs)
-
-    def logits(self, task: str, student: str, regularizer: str) -> Iterator[Block]:
-        """The logits of one configuration's trials, all seeds, in pieces: logits [n, K] and labels [n]."""
-        hashes, labels = self._rows_of(task)
-        for cache in self._caches(task, student, regularizer):
-            for ids, logits in _pieces(cache, hashes):
-                yield logits, labels[ids]
-
-    def _rows_of(self, task: str) -> tuple[npt.NDArray[np.uint64], npt.NDArray[Any]]:
-        """Row hashes and labels of the prepared task's validation split."""
-        if task not in self._rows:
-            prepared = PreparedTask(self._root / "tasks" / task)
-            self._positive[task] = prepared.card.positive_class
-            rows = prepared.rows(SPLIT, ["row_hash", "label"])
-            self._rows[task] = rows["row_hash"].to_numpy(), rows["label"].to_numpy()
-        return self._rows[task]
-
-    def _caches(self, task: str, student: str, regularizer: str) -> list[LogitCache]:
-        folder = self._root / "trials" / task / student / regularizer
-        return [LogitCache(trial_folder(folder, seed) / LOGITS) for seed in self._study.seeds]
-
-
-def _row_outputs(cache: LogitCache, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[Any]:
-    """[N]: the predicted class, or the one output, of every row; none missing, none of another row."""
-    single = cache.manifest.classes == 1
-    outputs = np.zeros(len(hashes), dtype=np.float64 if single else np.int64)
-    for ids, logits in _pieces(cache, hashes):
-        outputs[ids] = logits[:, 0] if single else logits.argmax(axis=1)
-    return outputs
-
-
-def _pieces(cache: LogitCache, hashes: npt.NDArray[np.uint64]) -> Iterator[Block]:
-    """Row ids [n] and logits [n, K], row group by row group; an error for another row, at the end for a missing one."""
-    seen = np.zeros(len(hashes), dtype=bool)
-    for group in cache.groups(SPLIT):
-        part = cache.read_group(group)
-        inside = (part.ids >= 0) & (part.ids < len(hashes))
-        if not inside.all() or (part.row_hashes != hashes[part.ids]).any():
-            raise CacheError(
-                f"{cache.path}: split {SPLIT!r} has logits of other rows than the prepared task; run `dvc repro`"
-            )
-        yield part.ids, part.logits
-        seen[part.ids] = True
-    if not seen.all():
-        raise CacheError(
-            f"{cache.path}: split {SPLIT!r} lacks {int((~seen).sum())} of the task's {len(hashes)} rows, the first is "
-            f"row {int(np.argmin(seen))}; run `dvc repro`"
-        )

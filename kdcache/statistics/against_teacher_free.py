@@ -18,17 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdcache.results.schema import TeacherNeededRow, frame
 from kdcache.statistics.evidence import Points, evidence_of
 from kdcache.statistics.families import correct_by_family, level
 from kdcache.statistics.verdicts import points_table, verdict
 from kdcache.study import Study
 
 ALL = "all"
-COLUMNS = (
-    "scope", "task", "student", "init", "teacher", "regularizer", "against", "metric", "seeds", "paired",
-    "mean", "against_mean", "difference", "ci_low", "ci_high", "sd_difference", "t_p", "t_p_corrected",
-    "margin", "tost_p", "tost_p_corrected", "family_size", "verdict", "negligible", "detectable", "note",
-)  # fmt: skip
 Cells = dict[tuple[str, str, str], Points]
 
 
@@ -60,7 +56,7 @@ def teacher_needed(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
         word, negligible = verdict(row["difference"], row["t_p_corrected"], row["tost_p_corrected"], alpha)
         row |= {"verdict": word, "negligible": negligible, "family_size": size}
         row["detectable"] = detectable(level(alpha, size, study.comparison.correction))
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(TeacherNeededRow, rows)
 
 
 def methods(study: Study) -> tuple[list[str], list[str]]:
@@ -102,10 +98,13 @@ def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any
     teachers = {study.method(kd).teacher_name(student) or "" for student in students}
     return {
         "regularizer": kd,
-        "task": _one({task for task, _ in pairs}), "student": _one({student for _, student in pairs}),
-        "init": _one({s.init for s in students}), "teacher": _one(teachers),
-        "metric": "/".join(metrics), "margin": min(study.comparison.margin[metric] for metric in metrics),
-    }  # fmt: skip
+        "task": _one({task for task, _ in pairs}),
+        "student": _one({student for _, student in pairs}),
+        "init": _one({s.init for s in students}),
+        "teacher": _one(teachers),
+        "metric": "/".join(metrics),
+        "margin": min(study.comparison.margin[metric] for metric in metrics),
+    }
 
 
 def _one(names: set[str]) -> str:
@@ -168,10 +167,12 @@ def teacher_claim(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
         "sentence": f"{told} Of {len(cells)} comparisons one by one, corrected together: "
         + ", ".join(f"{count} {word}" for word, count in counts.items())
         + ".",
-        "comparisons": len(cells), **counts, "teacher_free": methods(study)[1],
+        "comparisons": len(cells),
+        **counts,
+        "teacher_free": methods(study)[1],
         "smallest_difference": _or_none(cells["difference"].min()),
         "largest_difference": _or_none(cells["difference"].max()),
-    }  # fmt: skip
+    }
 
 
 def _or_none(value: Any) -> float | None:

@@ -57,9 +57,14 @@ def _bca(samples: tuple[Scores, ...], confidence: float) -> Interval | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns where BCa has no answer; it is NaN then
         found = stats.bootstrap(
-            samples, _mean_difference, n_resamples=RESAMPLES, confidence_level=confidence, method="BCa",
-            vectorized=True, rng=np.random.default_rng(0),
-        ).confidence_interval  # fmt: skip
+            samples,
+            _mean_difference,
+            n_resamples=RESAMPLES,
+            confidence_level=confidence,
+            method="BCa",
+            vectorized=True,
+            rng=np.random.default_rng(0),
+        ).confidence_interval
     low, high = float(found.low), float(found.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 

@@ -13,18 +13,16 @@ from typing import Any
 import pandas as pd
 
 from kdcache.errors import ComparisonError
+from kdcache.results.schema import CalibrationRow, columns, frame
 from kdcache.statistics.evidence import evidence_of, gain, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
 from kdcache.study import Study
 
 METRICS = ("nll", "brier", "ece")
-COLUMNS = (
-    "task", "student", "init", "teacher", "regularizer", "metric", "baseline", "seeds", "paired",
-    "mean", "sd", "baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high", "bca_low", "bca_high",
-    "t_p", "t_p_corrected", "direction", "note",
-)  # fmt: skip
-KEPT = COLUMNS[COLUMNS.index("seeds") : COLUMNS.index("t_p") + 1]
+KEPT = columns(CalibrationRow)[
+    columns(CalibrationRow).index("seeds") : columns(CalibrationRow).index("t_p") + 1
+]
 
 
 def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -48,7 +46,7 @@ def calibration_comparisons(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
         row |= {"t_p_corrected": p, "direction": "unclear" if word == "inconclusive" else word}
     order = {cell: place for place, cell in enumerate(study.configurations())}
     rows.sort(key=lambda row: order[row["task"], row["student"], row["regularizer"]])
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(CalibrationRow, rows)
 
 
 def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[dict[str, Any]]:
@@ -63,10 +61,14 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[dict[str,
     for task, student, regularizer in table:
         if regularizer != baseline and not study.tasks[task].regression:
             yield {
-                "task": task, "student": student, **describe(student, regularizer, study),
-                "regularizer": regularizer, "metric": metric, "baseline": baseline,
+                "task": task,
+                "student": student,
+                **describe(student, regularizer, study),
+                "regularizer": regularizer,
+                "metric": metric,
+                "baseline": baseline,
                 **_compared(table, (task, student, regularizer), study),
-            }  # fmt: skip
+            }
 
 
 def _compared(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:

@@ -100,15 +100,23 @@ def _paired(
     if significance.constant(d):
         notes.append("every seed gives the same difference: no spread, so the exact sign-flip test is used")
     evidence = Evidence(
-        seeds=len(x), paired=True, **_means(x, y),
-        difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, sd_difference=interval.sd,
-        t_p=significance.paired_t(d), welch_p=significance.welch_t(x, y),
-        permutation_p=significance.sign_flip(d), permutation_floor=significance.sign_flip_floor(len(x)),
-        hedges_g=effects.hedges_g_av(x, y), cliffs_delta=effects.cliffs_delta(x, y),
+        seeds=len(x),
+        paired=True,
+        **_means(x, y),
+        difference=interval.mean,
+        ci_low=interval.ci_low,
+        ci_high=interval.ci_high,
+        sd_difference=interval.sd,
+        t_p=significance.paired_t(d),
+        welch_p=significance.welch_t(x, y),
+        permutation_p=significance.sign_flip(d),
+        permutation_floor=significance.sign_flip_floor(len(x)),
+        hedges_g=effects.hedges_g_av(x, y),
+        cliffs_delta=effects.cliffs_delta(x, y),
         **_ends(bca.bca_mean(d, confidence)),
         tost_p=None if margin is None else significance.tost_paired(d, margin),
         beyond_p=None if margin is None else significance.beyond_margin_paired(d, margin),
-    )  # fmt: skip
+    )
     sd = interval.sd
     return evidence, lambda at: power.detectable_difference(len(x), sd, at) if sd else None
 
@@ -121,14 +129,22 @@ def _unpaired(
         notes.append("neither side has any spread, so the exact permutation test is used")
     p = significance.welch_t(x, y)
     evidence = Evidence(
-        seeds=len(x), paired=False, **_means(x, y),
-        difference=interval.mean, ci_low=interval.ci_low, ci_high=interval.ci_high, t_p=p, welch_p=p,
+        seeds=len(x),
+        paired=False,
+        **_means(x, y),
+        difference=interval.mean,
+        ci_low=interval.ci_low,
+        ci_high=interval.ci_high,
+        t_p=p,
+        welch_p=p,
         permutation_p=significance.label_permutation(x, y),
-        permutation_floor=significance.label_permutation_floor(len(x), len(y)), hedges_g=effects.hedges_g_s(x, y),
-        cliffs_delta=effects.cliffs_delta(x, y), **_ends(bca.bca_welch(x, y, confidence)),
+        permutation_floor=significance.label_permutation_floor(len(x), len(y)),
+        hedges_g=effects.hedges_g_s(x, y),
+        cliffs_delta=effects.cliffs_delta(x, y),
+        **_ends(bca.bca_welch(x, y, confidence)),
         tost_p=None if margin is None else significance.tost_welch(x, y, margin),
         beyond_p=None if margin is None else significance.beyond_margin_welch(x, y, margin),
-    )  # fmt: skip
+    )
     return evidence, lambda at: power.detectable_welch(x, y, at)
 
 

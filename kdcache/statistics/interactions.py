@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdcache.results.schema import InteractionRow, frame
 from kdcache.statistics import power, significance
 from kdcache.statistics.evidence import Points, gain
 from kdcache.statistics.families import correct_by_family, family_key, level
@@ -23,11 +24,6 @@ from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study
 
 ALL = "all"  # the mean over regularizers, or the pool of pairs
-COLUMNS = (
-    "scope", "task", "checkpoint", "layers", "scratch", "pretrained", "regularizer", "metric", "unit", "n",
-    "gain_scratch", "gain_pretrained", "interaction", "sd", "ci_low", "ci_high", "p", "p_corrected",
-    "family_size", "detectable", "verdict", "note",
-)  # fmt: skip
 SCALE = 100.0  # points: gains are differences of scores of this size, and so is their rounding noise
 Cells = dict[tuple[str, str, str], Points]
 Pair = tuple[str, str, str]  # task, scratch student, pretrained student
@@ -97,11 +93,17 @@ def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> dict[str, An
     missing = len(study.seeds) - len(gains)
     note = f"{missing} of {len(study.seeds)} seeds lack one of the four trials" if missing else ""
     return {
-        "scope": "pair", "task": task, "checkpoint": student.checkpoint, "layers": student.layers,
-        "scratch": scratch, "pretrained": pretrained, "regularizer": name,
-        "metric": study.tasks[task].metrics[0], "unit": "seeds",
+        "scope": "pair",
+        "task": task,
+        "checkpoint": student.checkpoint,
+        "layers": student.layers,
+        "scratch": scratch,
+        "pretrained": pretrained,
+        "regularizer": name,
+        "metric": study.tasks[task].metrics[0],
+        "unit": "seeds",
         **_tested(list(gains.values()), study.comparison.alpha, note),
-    }  # fmt: skip
+    }
 
 
 def _pooled_row(name: str, rows: list[dict[str, Any]], study: Study) -> dict[str, Any]:
@@ -116,10 +118,17 @@ def _pooled_row(name: str, rows: list[dict[str, Any]], study: Study) -> dict[str
         note += "; points of different metrics"
     values = [(r["gain_scratch"], r["gain_pretrained"]) for r in members]
     return {
-        "scope": "pooled", "task": ALL, "checkpoint": ALL, "layers": None, "scratch": ALL, "pretrained": ALL,
-        "regularizer": name, "metric": "/".join(sorted({r["metric"] for r in members})), "unit": "pairs",
+        "scope": "pooled",
+        "task": ALL,
+        "checkpoint": ALL,
+        "layers": None,
+        "scratch": ALL,
+        "pretrained": ALL,
+        "regularizer": name,
+        "metric": "/".join(sorted({r["metric"] for r in members})),
+        "unit": "pairs",
         **_tested(values, study.comparison.alpha, note),
-    }  # fmt: skip
+    }
 
 
 def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[str, Any]:
@@ -153,7 +162,7 @@ def _judged(rows: list[dict[str, Any]], study: Study) -> pd.DataFrame:
         at = level(comparison.alpha, size, comparison.correction)
         row |= {"p_corrected": p, "family_size": size, "detectable": _detectable(row, at)}
         row["verdict"] = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(InteractionRow, rows)
 
 
 def _key(row: dict[str, Any], study: Study) -> tuple[str, ...]:

@@ -13,10 +13,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
+from kdcache.results.schema import ReliabilityRow, frame
 from kdcache.study import Study
 from kdcache.tasks.scoring import ECE_BINS
-
-COLUMNS = ("task", "student", "init", "regularizer", "low", "high", "rows", "confidence", "accuracy")
 
 Blocks: TypeAlias = Iterable[tuple[npt.NDArray[Any], npt.NDArray[Any]]]  # logits [n, K] and labels [n]
 Read: TypeAlias = Callable[[str, str, str], Blocks]  # task, student, regularizer
@@ -37,7 +36,7 @@ def reliability_table(study: Study, read: Read) -> pd.DataFrame:
             names = {"task": task, "student": student, "init": study.students[student].init}
             bins = reliability_bins(read(task, student, regularizer))
             rows += [names | {"regularizer": regularizer} | bin_ for bin_ in bins]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(ReliabilityRow, rows)
 
 
 def reliability_bins(blocks: Blocks, bins: int = ECE_BINS) -> list[dict[str, Any]]:

@@ -10,17 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from kdcache.results.gather import Outputs
+from kdcache.results.schema import ExampleRow, frame
+from kdcache.results.validation import Outputs
 from kdcache.statistics import rowwise
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import describe
 from kdcache.study import Study
 
-COLUMNS = (
-    "task", "student", "init", "teacher", "regularizer", "metric", "baseline", "rows", "seeds", "difference",
-    "gained", "lost", "mcnemar_p_min", "mcnemar_p_max", "mcnemar_below_alpha", "rows_p", "rows_p_corrected",
-    "rows_low", "rows_high", "sd_rows", "sd_seeds", "sd_total", "total_low", "total_high", "note",
-)  # fmt: skip
 Read: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
 
 
@@ -50,7 +46,7 @@ def compare_examples(study: Study, read: Read, resamples: int = rowwise.RESAMPLE
     corrected = correct_by_family([row["rows_p"] for row in rows], keys, study.comparison.correction)
     for row, p in zip(rows, corrected, strict=True):
         row["rows_p_corrected"] = p
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(ExampleRow, rows)
 
 
 def _rows(study: Study, read: Read, resamples: int) -> Iterator[dict[str, Any]]:
@@ -62,11 +58,14 @@ def _rows(study: Study, read: Read, resamples: int) -> Iterator[dict[str, Any]]:
         if base is None or held != (task, student):
             held, base = (task, student), read(task, student, study.comparison.baseline)
         yield {
-            "task": task, "student": student, **describe(student, regularizer, study),
-            "regularizer": regularizer, "metric": study.tasks[task].metrics[0],
+            "task": task,
+            "student": student,
+            **describe(student, regularizer, study),
+            "regularizer": regularizer,
+            "metric": study.tasks[task].metrics[0],
             "baseline": study.comparison.baseline,
             **_compared(read(task, student, regularizer), base, study, task, resamples),
-        }  # fmt: skip
+        }
 
 
 def _compared(mine: Outputs, base: Outputs, study: Study, task: str, resamples: int) -> dict[str, Any]:
@@ -89,7 +88,10 @@ def _compared(mine: Outputs, base: Outputs, study: Study, task: str, resamples: 
 def _right(a_right: ArrayLike, b_right: ArrayLike, alpha: float) -> dict[str, Any]:
     tests = rowwise.mcnemar(a_right, b_right)
     return {
-        "gained": float(tests.gained.mean()), "lost": float(tests.lost.mean()),
-        "mcnemar_p_min": float(tests.p.min()), "mcnemar_p_max": float(tests.p.max()),
-        "mcnemar_below_alpha": int(np.sum(tests.p <= alpha)), "rows_p": rowwise.row_test(a_right, b_right),
-    }  # fmt: skip
+        "gained": float(tests.gained.mean()),
+        "lost": float(tests.lost.mean()),
+        "mcnemar_p_min": float(tests.p.min()),
+        "mcnemar_p_max": float(tests.p.max()),
+        "mcnemar_below_alpha": int(np.sum(tests.p <= alpha)),
+        "rows_p": rowwise.row_test(a_right, b_right),
+    }

@@ -130,9 +130,15 @@ def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
     strict = level(comparison.alpha, size, comparison.correction)
     facts: dict[str, Any] = {"seeds": n, "family_size": size}
     if n < 2:
-        return facts | dict.fromkeys((
-            "detectable_sd", "detectable_sd_corrected", "tost_margin_sd", "tost_margin_sd_corrected",
-            "sign_flip_floor"))  # fmt: skip
+        return facts | dict.fromkeys(
+            (
+                "detectable_sd",
+                "detectable_sd_corrected",
+                "tost_margin_sd",
+                "tost_margin_sd_corrected",
+                "sign_flip_floor",
+            )
+        )
     return facts | {
         "detectable_sd": power.detectable_difference(n, 1.0, comparison.alpha),
         "detectable_sd_corrected": power.detectable_difference(n, 1.0, strict),
@@ -191,8 +197,11 @@ def _within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     return {
         "id": "pretrained_within_margin",
         "question": "Pretrained students: does no regularizer change the score by the margin or more?",
-        "verdict": verdict, "sentence": sentence, **counts, **_extremes(rows),
-    }  # fmt: skip
+        "verdict": verdict,
+        "sentence": sentence,
+        **counts,
+        **_extremes(rows),
+    }
 
 
 def _some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
@@ -216,9 +225,13 @@ def _some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     return {
         "id": "scratch_some_better",
         "question": "Students from scratch: is some regularizer better than plain fine-tuning?",
-        "verdict": verdict, "sentence": sentence, "comparisons": len(rows), "better": int(better),
-        "smallest_p_corrected": min(corrected), **_extremes(rows),
-    }  # fmt: skip
+        "verdict": verdict,
+        "sentence": sentence,
+        "comparisons": len(rows),
+        "better": int(better),
+        "smallest_p_corrected": min(corrected),
+        **_extremes(rows),
+    }
 
 
 def _interaction_claim(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
@@ -234,9 +247,13 @@ def _interaction_claim(interactions: pd.DataFrame, study: Study) -> dict[str, An
     return {
         "id": "interaction",
         "question": "Do the regularizers help more from scratch than when pretrained?",
-        "verdict": row["verdict"], "sentence": _interaction_sentence(numbers, alone, study), **numbers,
-        "pairs": alone, "per_regularizer_supported": _supported(interactions), "note": row["note"],
-    }  # fmt: skip
+        "verdict": row["verdict"],
+        "sentence": _interaction_sentence(numbers, alone, study),
+        **numbers,
+        "pairs": alone,
+        "per_regularizer_supported": _supported(interactions),
+        "note": row["note"],
+    }
 
 
 def _interaction_sentence(row: dict[str, Any], pairs: list[dict[str, Any]], study: Study) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeAlias
 import pandas as pd
 
 from kdcache.errors import ComparisonError
+from kdcache.results.schema import ComparisonRow, frame
 from kdcache.statistics import power
 from kdcache.statistics.evidence import (
     LOWER_IS_BETTER,
@@ -34,17 +35,12 @@ Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and re
 Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
 
 KEYS = ("task", "student", "regularizer", "seed")
-COLUMNS = (
-    "task", "student", "family", "init", "teacher", "regularizer", "metric", "baseline", "seeds", "paired",
-    "mean", "sd", "baseline_mean", "baseline_sd", "difference", "ci_low", "ci_high",
-    "t_p", "t_p_corrected", "welch_p", "permutation_p", "permutation_floor", "hedges_g",
-    "margin", "tost_p", "tost_p_corrected", "verdict", "negligible", "detectable", "note",
-    "sd_difference", "beyond_p", "family_size", "bca_low", "bca_high", "cliffs_delta",
-    "seeds_difference", "seeds_equivalence", "seeds_to_settle", "settled_by",
-)  # fmt: skip
 NO_SEEDS: dict[str, Any] = {
-    "seeds_difference": None, "seeds_equivalence": None, "seeds_to_settle": None, "settled_by": "",
-}  # fmt: skip
+    "seeds_difference": None,
+    "seeds_equivalence": None,
+    "seeds_to_settle": None,
+    "settled_by": "",
+}
 
 
 def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
@@ -75,9 +71,12 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     Raises:
         ComparisonError: no trials at all, a missing column, a trial listed twice, a score outside -1..1.
     """
-    table = points_table(trials, study)
-    pairs = [(cell, *_evidence(cell, table, study)) for cell in study.configurations()
-             if cell[2] != study.comparison.baseline]  # fmt: skip
+    points = points_table(trials, study)
+    pairs = [
+        (cell, *_evidence(cell, points, study))
+        for cell in study.configurations()
+        if cell[2] != study.comparison.baseline
+    ]
     keys = [family_key(study.comparison.family, task, student) for (task, student, _), *_ in pairs]
     method, sizes = study.comparison.correction, Counter(keys)
     t_corrected = correct_by_family([evidence.t_p for _, evidence, *_ in pairs], keys, method)
@@ -85,11 +84,12 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     rows = [
         _row(cell, evidence, detectable, note, t_p, tost_p, sizes[key], study)
         for (cell, evidence, detectable, note), key, t_p, tost_p in zip(
-            pairs, keys, t_corrected, tost_corrected, strict=True)
-    ]  # fmt: skip
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    frame["family"] = frame["student"].map(_model_families(trials)).fillna("")
-    return frame
+            pairs, keys, t_corrected, tost_corrected, strict=True
+        )
+    ]
+    table = frame(ComparisonRow, rows)
+    table["family"] = table["student"].map(_model_families(trials)).fillna("")
+    return table
 
 
 def _model_families(trials: pd.DataFrame) -> dict[str, str]:
@@ -181,15 +181,23 @@ def to_settle(evidence: Evidence, margin: float, at: float) -> dict[str, Any]:
     known = {way: seeds for way, seeds in found.items() if seeds is not None}
     by = min(known, key=lambda way: known[way], default=f"more than {power.MOST_SEEDS} seeds")
     return {
-        "seeds_difference": found["difference"], "seeds_equivalence": found["equivalence"],
-        "seeds_to_settle": known.get(by), "settled_by": by,
-    }  # fmt: skip
+        "seeds_difference": found["difference"],
+        "seeds_equivalence": found["equivalence"],
+        "seeds_to_settle": known.get(by),
+        "settled_by": by,
+    }
 
 
 def _row(
-    cell: tuple[str, str, str], evidence: Evidence, detectable: Detectable, note: str,
-    t_p: float | None, tost_p: float | None, size: int, study: Study,
-) -> dict[str, Any]:  # fmt: skip
+    cell: tuple[str, str, str],
+    evidence: Evidence,
+    detectable: Detectable,
+    note: str,
+    t_p: float | None,
+    tost_p: float | None,
+    size: int,
+    study: Study,
+) -> dict[str, Any]:
     task, student, regularizer = cell
     comparison, metric = study.comparison, study.tasks[task].metrics[0]
     at = level(comparison.alpha, size, comparison.correction)
@@ -197,13 +205,23 @@ def _row(
     word, negligible = verdict(change, t_p, tost_p, comparison.alpha)
     settling = to_settle(evidence, comparison.margin[metric], at) if word == "inconclusive" else NO_SEEDS
     return {
-        **asdict(evidence), **settling, **describe(student, regularizer, study),
-        "task": task, "student": student, "regularizer": regularizer, "metric": metric,
-        "baseline": comparison.baseline, "margin": comparison.margin[metric],
-        "t_p_corrected": t_p, "tost_p_corrected": tost_p, "verdict": word, "negligible": negligible,
+        **asdict(evidence),
+        **settling,
+        **describe(student, regularizer, study),
+        "task": task,
+        "student": student,
+        "regularizer": regularizer,
+        "metric": metric,
+        "baseline": comparison.baseline,
+        "margin": comparison.margin[metric],
+        "t_p_corrected": t_p,
+        "tost_p_corrected": tost_p,
+        "verdict": word,
+        "negligible": negligible,
         "detectable": detectable(at),
-        "note": note, "family_size": size,
-    }  # fmt: skip
+        "note": note,
+        "family_size": size,
+    }
 
 
 def describe(student: str, regularizer: str, study: Study) -> dict[str, str]:
@@ -221,9 +239,16 @@ def summary_table(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     for (task, student, regularizer), points in points_table(trials, study).items():
         values = list(scored(points, regularizer, []).values())
         mean, sd = mean_sd(values)
-        rows.append({
-            "task": task, "student": student, "init": study.students[student].init,
-            "regularizer": regularizer, "metric": study.tasks[task].metrics[0],
-            "n": len(values), "mean": mean, "sd": sd,
-        })  # fmt: skip
+        rows.append(
+            {
+                "task": task,
+                "student": student,
+                "init": study.students[student].init,
+                "regularizer": regularizer,
+                "metric": study.tasks[task].metrics[0],
+                "n": len(values),
+                "mean": mean,
+                "sd": sd,
+            }
+        )
     return pd.DataFrame(rows)

@@ -16,13 +16,13 @@ from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Augment, Source, Task
 from kdcache.study.values import (
     CLASSIFICATION_METRICS,
-    NAME,
     REGRESSION_METRICS,
     UNLABELLED,
     Metric,
     Params,
     Schedule,
 )
+from kdcache.system.names import NAME
 
 __all__ = [
     "CLASSIFICATION_METRICS",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Annotated, Generic, Literal, TypeVar
 
@@ -17,13 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from kdcache.system.names import NAME
+
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
 UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
-
-# Names become folder names, DVC stage names (`train@rte-bert-tiny-kd`) and keys in `dvc exp -S a.b=c`.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
 def _check_name(name: object) -> object:

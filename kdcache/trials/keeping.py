@@ -11,8 +11,8 @@ from kdcache.errors import CacheError, KdcacheError, TrialError
 from kdcache.hashing import fingerprint
 from kdcache.logits import LogitCache
 from kdcache.logits.places import BESIDE, VIEWS
-from kdcache.system.files import read_json, remove, write_json
-from kdcache.trials.layout import COST, INAPPLICABLE, LOGITS, SEED_FOLDER, TEACHER
+from kdcache.system.files import read_json, remove
+from kdcache.trials.layout import COST, LOGITS, SEED_FOLDER, TEACHER
 from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.store import Store
@@ -57,14 +57,6 @@ def why_cache(plan: CachePlan) -> str | None:
     except KdcacheError as error:
         return str(error)
     return None
-
-
-def mark_inapplicable(folder: Path, reason: str) -> None:
-    """Leave a note in an output folder that the study excludes (`tasks:` of a model), and nothing else."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    log.info("%s: not applicable: %s", folder, reason)
-    write_json(folder / INAPPLICABLE, {"not_applicable": reason})
 
 
 def missing_trials(

@@ -1,4 +1,4 @@
-"""What a stage has to make: nothing, where it is there already, the store has it, or the study does not ask for it.
+"""What a stage has to make: nothing, where it is there already or the store has it.
 
 Each function brings a stage's output folder up to date as far as that needs no computing, and returns what is left.
 """
@@ -6,10 +6,12 @@ Each function brings a stage's output folder up to date as far as that needs no 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
+from kdcache.errors import TrialError
 from kdcache.hashing import fingerprint
-from kdcache.study import Study
-from kdcache.trials.keeping import mark_inapplicable, missing_trials, why_cache, why_teach
+from kdcache.study import Study, load_study
+from kdcache.trials.keeping import missing_trials, why_cache, why_teach
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
 from kdcache.trials.store import Store
@@ -22,9 +24,6 @@ def teacher_to_train(
 ) -> TeacherPlan | None:
     """The teacher, when it has to be trained."""
     folder = layout.teacher(task, teacher)
-    if not study.applies(study.teachers[teacher], task):
-        mark_inapplicable(folder, _why_not("teachers", teacher, task))
-        return None
     plan = Planner(study, layout).teacher(task, teacher)
     reason = why_teach(folder, plan.identity)
     if reason and store is not None and store.take("teachers", plan.identity, folder):
@@ -42,9 +41,6 @@ def cache_to_write(
 ) -> CachePlan | None:
     """The teacher's logits, when they have to be computed."""
     folder = layout.cache(task, teacher)
-    if not study.applies(study.teachers[teacher], task):
-        mark_inapplicable(folder, _why_not("teachers", teacher, task))
-        return None
     plan = Planner(study, layout).cache(task, teacher)
     reason = why_cache(plan)
     if reason and store is not None and store.take("caches", cache_identity(plan), folder):
@@ -69,11 +65,32 @@ def trials_to_run(
 ) -> list[TrialPlan]:
     """The trials of a configuration that have to be run."""
     folder = layout.configuration(task, student, regularizer)
-    if not study.applies(study.students[student], task):
-        mark_inapplicable(folder, _why_not("students", student, task))
-        return []
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
 
 
-def _why_not(group: str, name: str, task: str) -> str:
-    return f"{group}.{name}.tasks does not list {task!r}"
+def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:
+    """Refuse a change of params.yaml, of the data or of the code while a stage ran: DVC records what it is at the end.
+
+    Args:
+        plans: what the stage has run.
+
+    Raises:
+        TrialError: it would have another identity now. What was run is kept, under the identity that it has.
+    """
+    planner = Planner(load_study(), layout)
+    for plan in plans:
+        if _identity_now(planner, plan) != plan.identity:
+            raise TrialError(
+                f"{plan.folder}: params.yaml, the data or the code of {plan.name} was changed while it ran; what was "
+                "trained is what was asked for when it began: run again"
+            )
+
+
+def _identity_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> str | None:
+    if isinstance(plan, TeacherPlan):
+        known = plan.task in planner.study.tasks and plan.teacher in planner.study.teachers
+        return planner.teacher(plan.task, plan.teacher).identity if known else None
+    if (plan.task, plan.student, plan.regularizer) not in planner.study.configurations():
+        return None
+    trials = planner.trials(plan.task, plan.student, plan.regularizer)
+    return next((trial.identity for trial in trials if trial.seed == plan.seed), None)

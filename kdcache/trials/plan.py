@@ -100,6 +100,7 @@ class Planner:
         self._tasks: dict[str, PreparedTask] = {}
         self._checkpoints: dict[Model, Checkpoint] = {}
         self._common: dict[tuple[str, Model, str | None], Parts] = {}
+        self._contents: dict[Path, str] = {}
 
     def teacher(self, task: str, name: str) -> TeacherPlan:
         """
@@ -147,7 +148,7 @@ class Planner:
     def _trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
         model, method = self.study.students[student], self.study.method(regularizer)
         soft_labels = self._soft_labels(task, student, regularizer, seed)
-        contents = [content_of(folder) for folder in learned_from(soft_labels, method)]
+        contents = [self._content(folder) for folder in learned_from(soft_labels, method)]
         parts = training_parts(self._common_parts(task, model, method.function), method, seed, *contents)
         card = self._task(task).card
         is_baseline = regularizer == self.study.comparison.baseline
@@ -176,6 +177,11 @@ class Planner:
             return (self.layout.trial(task, student, self.study.comparison.baseline, seed) / LOGITS,)
         teachers = method.teachers_of(self.study.students[student])
         return tuple(self.layout.cache(task, teacher) for teacher in teachers)
+
+    def _content(self, folder: Path) -> str:
+        if folder not in self._contents:
+            self._contents[folder] = content_of(folder)
+        return self._contents[folder]
 
     def _common_parts(self, task: str, model: Model, function: str | None = None) -> Parts:
         key = (task, model, function)

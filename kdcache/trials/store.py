@@ -24,6 +24,7 @@ from filelock import FileLock
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.hashing import fingerprint
 from kdcache.system.files import read_json, sync_folder, write_json
+from kdcache.trials.layout import RESULT
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,7 @@ def run_and_store(plan: Any) -> None:
 
     run_trial(plan)
     store = project_store()
-    if store is not None and (plan.folder / "result.json").is_file():
+    if store is not None and (plan.folder / RESULT).is_file():
         store.put("trials", plan.identity, plan.folder)
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, training
+from benchmarks import gpu
 from benchmarks.cache import epochs, writing
-from benchmarks.training import Run, Variant
+from benchmarks.training.runs import Run, Variant
 from kdcache.engine.local import VISIBLE
 
 OURS = Variant("kdcache", "bfloat16")
@@ -117,7 +117,7 @@ def test_training_and_trials_for_real(
 
 
 def test_the_rest_for_real(tmp_path: Path) -> None:
-    """Cached and online KD of random models, writing, and compiling, each with its page."""
+    """Cached and online KD of random models and writing, each with its page."""
     found, page = gpu.of_the_cache(bench(tmp_path), epochs.measure)
     name = "bert-large's size -> bert-base's size"
     assert len(found["goals"]) == 4
@@ -126,9 +126,6 @@ def test_the_rest_for_real(tmp_path: Path) -> None:
     assert f"| a student epoch from the cache, against one with the teacher in the loop ({name}) |" in page
     found, page = gpu.of_the_cache(bench(tmp_path), writing.measure)
     assert "writing, against bare inference, bert-tiny's size, K = 3" in page
-    found, page = gpu.compiling(bench(tmp_path))
-    assert len(found["found"]) == 4
-    assert page.count("\n") == 5
 
 
 def test_a_large_teacher_is_measured_on_a_gpu(tmp_path: Path) -> None:
@@ -162,6 +159,6 @@ def test_one_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_is_measured_unless_it_says_what() -> None:
     args = gpu.parse([])
     assert args.only == ["bert-tiny", "minilm", "bert-base", "hourly", "epochs", "writing"]
-    assert args.json == training.ROOT / "benchmarks/results/gpu.json"
+    assert args.json == gpu.ROOT / "benchmarks/results/gpu.json"
     assert args.rounds == 3
     assert gpu.parse(["--quick"]).json is None

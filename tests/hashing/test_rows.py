@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -91,7 +92,9 @@ def test_images_too_however_they_come(tmp_path: Path, shape: tuple[int, ...]) ->
 
 def test_one_hash_by_hand() -> None:
     content = struct.pack("<Q", 2) + b"hi" + b"i" + struct.pack("<q", 7)
-    assert hash_row({"text": "hi", "label": 7}, ["text"], "label") == blake(content)
+    row = {"text": "hi", "label": 7}
+    assert hash_row(row, ["text"], "label") == blake(content)
+    assert hash_row(row, ["text"], "label", "xxh3") == xxhash.xxh3_64_intdigest(content)  # of kdcache 0.1
     # A text, an array and no label: a mark instead of one.
     array = struct.pack("<2i", 1, -1)
     parts = [b"hi", b"\0int32(2,)", array, b"\0unlabelled"]
@@ -224,9 +227,18 @@ def test_a_torch_data_set_of_tuples() -> None:
     ]
 
 
-def test_id_and_row_hash_are_no_content() -> None:
+def test_row_hash_and_the_id_beside_it_are_no_content() -> None:
     row = {"b": "x", "a": "y"}
     assert hash_row(row) == hash_row({**row, "id": 5, "row_hash": 6}) == hash_row(row, ["a", "b"])
+    assert hash_row(row) == hash_row({**row, "row_hash": 6})
+
+
+def test_an_id_of_the_users_own_is_content() -> None:
+    rows = [{"id": "doc-1", "text": "a"}, {"id": "doc-2", "text": "a"}]
+    assert hash_row(rows[0]) != hash_row(rows[1])
+    assert hash_row(rows[0]) == hash_row(rows[0], ["id", "text"])
+    assert hash_rows(pa.Table.from_pylist(rows)).tolist() == [hash_row(row) for row in rows]
+    assert hash_rows(datasets.Dataset.from_list(rows)).tolist() == [hash_row(row) for row in rows]
 
 
 def test_refusals_say_where() -> None:
@@ -241,7 +253,7 @@ def test_refusals_say_where() -> None:
     with pytest.raises(CacheError, match=r"expected a row .*, found builtins\.str"):
         hash_row("text")
     with pytest.raises(CacheError, match="no column at all"):
-        hash_row({"id": 1, "label": 2}, None, "label")
+        hash_row({"id": 1, "row_hash": 3, "label": 2}, None, "label")
     with pytest.raises(CacheError, match="column 'x' holds a damaged PNG"):
         hash_row({"x": to_png(PIXELS)[:40]})
     with pytest.raises(CacheError, match="column 'x' has no bytes, and its file cannot be read"):

@@ -10,37 +10,25 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from kdcache.results.reading import read_metrics
 from kdcache.statistics import across, compare, summary
-from kdcache.study import load_study
-from tools.readme_results import figure_path, replace_results, results_markdown
+from tools.readme_results import FIGURE, Sources, replace_results, results_markdown
+from tools.reports import committed_studies
 
 ROOT = Path(__file__).resolve().parents[2]
-STUDIES = {
-    "metrics": "params.yaml",
-    "metrics/families": "studies/families.yaml",
+STUDIES = {  # by where its README is
+    "results": Sources.of_project(ROOT),
     **{
-        str(path.parent.relative_to(ROOT)): str(path.relative_to(ROOT))
-        for path in sorted(ROOT.glob("results/*/params.yaml"))
+        f"results/{name}": Sources.of_folder(ROOT / "results" / name)
+        for name in committed_studies(ROOT / "results")
     },
 }
-# README, name of its block, metrics, study and figure, as `tools.readme_results` was told
-BLOCKS = [
-    ("README.md", "results", "metrics", figure_path("results")),
-    ("README.md", "families", "metrics/families", figure_path("families")),
-    *[
-        (f"{folder}/README.md", "results", folder, Path("figure.png"))
-        for folder in STUDIES
-        if (ROOT / folder / "figure.png").exists()
-    ],
-]
+READMES = [name for name in STUDIES if (ROOT / name / FIGURE).exists()]
 KEYS = ["task", "student", "regularizer"]
 ROUNDED = {"rtol": 1e-3, "atol": 2e-3}  # of points: the scores in trials.csv have six digits
 
 
 def read(folder):
-    metrics = ROOT / folder / "metrics"
-    return read_metrics(metrics if metrics.is_dir() else ROOT / folder), load_study(ROOT / STUDIES[folder])
+    return STUDIES[folder].read()
 
 
 @pytest.fixture(scope="module", params=STUDIES)
@@ -105,10 +93,11 @@ def test_sentences_have_the_numbers_beside_them(results):
                 assert f"{claim[key]:+.2f}" in claim["sentence"], key
 
 
-@pytest.mark.parametrize(("readme", "name", "folder", "figure"), BLOCKS, ids=lambda value: str(value))
-def test_a_readme_has_the_results_of_its_study(readme, name, folder, figure):
-    text = (ROOT / readme).read_text()
-    assert replace_results(text, results_markdown(*read(folder), figure), Path(readme), name) == text
+@pytest.mark.parametrize("folder", READMES)
+def test_a_readme_has_the_results_of_its_study(folder):
+    path = STUDIES[folder].readme
+    text = path.read_text(encoding="utf-8")
+    assert replace_results(text, results_markdown(*read(folder)), path) == text
 
 
 def test_the_control_of_unlabelled_rows_follows_from_its_trials():

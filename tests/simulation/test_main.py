@@ -17,7 +17,7 @@ from simulation.scenarios import SCENARIOS, Scenario, _counted
 from simulation.tables import TABLES
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = ROOT / "benchmarks/results/statistics.json"
+COMMITTED = ROOT / "simulation/results/statistics.json"
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
@@ -152,7 +152,7 @@ def test_from_which_number_of_seeds_on() -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_results() -> None:
-    committed = (ROOT / "docs/statistics-simulation.md").read_text(encoding="utf-8")
+    committed = (ROOT / "docs/measured/statistics-simulation.md").read_text(encoding="utf-8")
     assert committed == page.render(COMMITTED.name, read(COMMITTED))
 
 

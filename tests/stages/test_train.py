@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -158,3 +159,28 @@ def test_pairs_that_do_not_apply_leave_a_note() -> None:
 def test_a_task_without_teachers_has_its_folder_of_caches() -> None:
     prepare.main(["--task", "films"])
     assert Path("data/logits/films").is_dir()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("epochs: 1, batch_size: 8, tasks: [films],\n", "epochs: 2, batch_size: 8, tasks: [films],\n"),
+        ("regularizers: {base: {}}", "regularizers: {base: {}, more: {soft_labels: uniform, alpha: 0.1}}"),
+    ],
+)
+def test_a_study_that_changes_while_a_stage_runs_is_noticed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, change: tuple[str, str]
+) -> None:
+    prepare.main(["--task", "films"])
+
+    def edit(plans: list[TrialPlan], *_: Any, **__: Any) -> None:
+        Path("params.yaml").write_text(STUDY.replace(*change))
+
+    monkeypatch.setattr(engine, "run_trials", edit)
+    if "more" in change[1]:  # nothing that this stage depends on
+        train.main(of("films", "small", "base"))
+        return
+    message = fails(capsys, train.main, *of("films", "small", "base"))
+    assert (
+        "was changed while it ran; what was trained is what was asked for when it began: run again" in message
+    )

@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from kdcache.results.schema import TeacherNeededRow, columns
 from kdcache.results.writing import write_table
-from kdcache.statistics import against_teacher_free, summary
-from kdcache.statistics.against_teacher_free import COLUMNS, methods
+from kdcache.statistics import summary
+from kdcache.statistics.against_teacher_free import methods, teacher_needed
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -58,8 +59,8 @@ def test_who_is_teacher_free() -> None:
 
 def test_a_row_by_hand() -> None:
     points = cells(2.0)
-    frame = against_teacher_free(make_trials(points), taught_study())
-    assert list(frame.columns) == list(COLUMNS)
+    frame = teacher_needed(make_trials(points), taught_study())
+    assert list(frame.columns) == columns(TeacherNeededRow)
     assert frame[["scope", "regularizer", "against"]].to_numpy().tolist() == [
         ["cell", "kd", "smooth"], ["cell", "kd", "self_kd"], ["pooled", "kd", "all"],
     ]  # fmt: skip
@@ -80,7 +81,7 @@ def test_a_row_by_hand() -> None:
 def test_pooled_within_a_seed() -> None:
     points = cells(1.0, smooth=0.5, students=PAIR)
     points["news", "raw", "kd"] = points["news", "raw", "kd"] + [0.3, 0.1, -0.2, 0.4, 0.0]
-    frame = against_teacher_free(make_trials(points), taught_study(students=PAIR))
+    frame = teacher_needed(make_trials(points), taught_study(students=PAIR))
     assert frame["family_size"].tolist() == [4] * 4 + [1, 2, 2]
     assert frame["init"].tolist()[4:] == ["all", "pretrained", "scratch"]
     d = [points["news", s, "kd"] - (points["news", s, "smooth"] + points["news", s, "self_kd"]) / 2
@@ -118,7 +119,7 @@ def test_each_method_is_told_with_its_own_teacher() -> None:
     content["distillers"]["kd_both"] = {**content["distillers"]["kd"], "teacher": ["big", "huge"]}
     points = cells(2.0, students=PAIR)
     points |= {(*cell[:2], "kd_both"): values for cell, values in points.items() if cell[2] == "kd"}
-    frame = against_teacher_free(make_trials(points), Study.model_validate(content))
+    frame = teacher_needed(make_trials(points), Study.model_validate(content))
     cell = frame[frame["scope"] == "cell"].groupby(["regularizer", "student"])["teacher"].agg(set)
     assert cell.to_dict() == {
         ("kd", "tiny"): {"big"}, ("kd", "raw"): {"huge"},
@@ -129,8 +130,8 @@ def test_each_method_is_told_with_its_own_teacher() -> None:
 
 
 def test_swapping_the_sides_swaps_the_verdicts() -> None:
-    kd = against_teacher_free(make_trials(cells(3.0)), taught_study())
-    free = against_teacher_free(make_trials(cells(0.0, smooth=3.0, own=3.0)), taught_study())
+    kd = teacher_needed(make_trials(cells(3.0)), taught_study())
+    free = teacher_needed(make_trials(cells(0.0, smooth=3.0, own=3.0)), taught_study())
     assert kd["verdict"].tolist() == ["better"] * 3
     assert free["verdict"].tolist() == ["worse"] * 3
 
@@ -139,7 +140,7 @@ def test_missing_and_failed_trials() -> None:
     points = cells(2.0, students=PAIR)
     points["news", "tiny", "kd"] = {0: 75.0, 1: 75.5, 2: math.nan, 3: 77.0}
     del points["news", "raw", "kd"]
-    frame = against_teacher_free(make_trials(points), taught_study(students=PAIR))
+    frame = teacher_needed(make_trials(points), taught_study(students=PAIR))
     assert frame["seeds"].tolist() == [3, 3, 0, 0, 3, 3, 0]
     assert frame.iloc[4]["note"].startswith("1 of 2 task x student pairs lack trials and are left out")
     assert frame.iloc[2]["verdict"] == "inconclusive"
@@ -151,14 +152,14 @@ def test_missing_and_failed_trials() -> None:
 
 def test_nothing_to_ask() -> None:
     trials = make_trials({("news", "tiny", m): 70 + np.arange(5.0) for m in ("base", "smooth")})
-    assert against_teacher_free(trials, make_study()).empty
+    assert teacher_needed(trials, make_study()).empty
     without = taught_study().model_dump(exclude_unset=True)
     without["regularizers"].pop("smooth")
     without["distillers"].pop("self_kd")
-    assert against_teacher_free(trials, Study.model_validate(without)).empty
+    assert teacher_needed(trials, Study.model_validate(without)).empty
 
 
 def test_a_table_of_it_has_no_nan(tmp_path: Any) -> None:
-    write_table(against_teacher_free(make_trials(cells(2.0)), taught_study()), tmp_path / "t.csv")
+    write_table(teacher_needed(make_trials(cells(2.0)), taught_study()), tmp_path / "t.csv")
     assert "nan" not in (tmp_path / "t.csv").read_text().lower()
     assert len(pd.read_csv(tmp_path / "t.csv")) == 3

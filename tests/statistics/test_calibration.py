@@ -11,8 +11,9 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from kdcache.errors import ComparisonError
-from kdcache.statistics import calibration_comparisons, compare, interactions, summary
-from kdcache.statistics.calibration import COLUMNS
+from kdcache.results.schema import CalibrationRow, columns
+from kdcache.statistics import calibration_comparisons, compare, summary
+from kdcache.statistics.interactions import interaction
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -32,7 +33,7 @@ def trials() -> pd.DataFrame:
 def test_direction_and_numbers() -> None:
     table = trials()
     frame = calibration_comparisons(table, make_study(methods=METHODS))
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == columns(CalibrationRow)
     assert frame["metric"].tolist() == ["nll", "brier", "ece"] * 2  # configuration by configuration
     found = frame[frame["metric"] == "nll"].set_index("regularizer")
     assert found["direction"].to_dict() == {"up": "worse", "down": "better"}
@@ -85,7 +86,7 @@ def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
     table.loc[(table["student"] == "raw") & (table["regularizer"] == "down"), "nll"] -= 1.0
     frame = compare(table, study)
     assert frame["verdict"].tolist() == ["worse", "better"] * 2
-    gains = interactions(table, study).set_index(["scope", "regularizer"])
+    gains = interaction(table, study).set_index(["scope", "regularizer"])
     assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(100.0)  # 1 nat less is 100 points more
     claims = {claim["id"]: claim for claim in summary(table, study, frame)["claims"]}
     assert claims["scratch_some_better"]["better"] == 1

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdcache.statistics import interactions
-from kdcache.statistics.interactions import pairs
+from kdcache.statistics.interactions import interaction, pairs
 from tests.statistics.helpers import make_study, make_trials
 
 PAIR = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}
@@ -27,7 +26,7 @@ def cells(gains: dict[str, list[float]], task: str = "news", method: str = "smoo
 def test_by_hand() -> None:
     # per seed: 3-1, 4-1, 5-2, 3-1, 5-0 = 2 3 3 2 5: mean 3, sd sqrt((1+0+0+1+4)/4) = sqrt(1.5)
     trials = make_trials(cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]}))
-    frame = interactions(trials, make_study(students=PAIR)).set_index(["scope", "regularizer"])
+    frame = interaction(trials, make_study(students=PAIR)).set_index(["scope", "regularizer"])
     row = frame.loc[("pair", "smooth")]
     assert (row["scratch"], row["pretrained"], row["unit"], row["n"]) == ("raw", "tiny", "seeds", 5)
     numbers = (row["gain_scratch"], row["gain_pretrained"], row["interaction"], row["sd"])
@@ -42,7 +41,7 @@ def test_by_hand() -> None:
 
 def test_the_test_is_one_sided() -> None:
     trials = make_trials(cells({"raw": [1, 1, 2, 1, 0], "tiny": [3, 4, 5, 3, 5]}))
-    row = interactions(trials, make_study(students=PAIR)).iloc[0]
+    row = interaction(trials, make_study(students=PAIR)).iloc[0]
     assert row["interaction"] == pytest.approx(-3)
     assert row["p"] > 0.99
     assert row["verdict"] == "inconclusive"
@@ -51,7 +50,7 @@ def test_the_test_is_one_sided() -> None:
 def test_pooled_over_pairs_takes_their_means() -> None:
     first = cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]})  # mean 3
     second = cells({"raw2": [1, 2, 3, 2, 2], "tiny2": [1, 1, 1, 1, 1]})  # mean 1
-    frame = interactions(make_trials(first | second), make_study(students=TWO))
+    frame = interaction(make_trials(first | second), make_study(students=TWO))
     row = frame[(frame["scope"] == "pooled") & (frame["regularizer"] == "smooth")].iloc[0]
     assert (row["unit"], row["n"], row["interaction"]) == ("pairs", 2, pytest.approx(2))
     assert row["p"] == pytest.approx(stats.ttest_1samp([3, 1], 0, alternative="greater").pvalue, abs=1e-9)
@@ -61,7 +60,7 @@ def test_pooled_over_pairs_takes_their_means() -> None:
 def test_mean_over_regularizers_is_taken_within_a_seed() -> None:
     first = cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]}, method="x")  # 2 3 3 2 5
     second = cells({"raw": [1, 0, 1, 0, 1], "tiny": [1, 1, 0, 0, 0]}, method="y")  # 0 -1 1 0 1
-    frame = interactions(make_trials(first | second), make_study(students=PAIR, methods=["x", "y"]))
+    frame = interaction(make_trials(first | second), make_study(students=PAIR, methods=["x", "y"]))
     row = frame[(frame["scope"] == "pair") & (frame["regularizer"] == "all")].iloc[0]
     expected = stats.ttest_1samp([1, 1, 2, 1, 3], 0, alternative="greater").pvalue
     assert (row["n"], row["interaction"]) == (5, pytest.approx(1.6))
@@ -73,7 +72,7 @@ def test_mean_over_regularizers_is_taken_within_a_seed() -> None:
 def test_pairs_need_the_same_architecture_and_both_inits() -> None:
     assert list(pairs(make_study(students=TWO))) == [("news", "raw", "tiny"), ("news", "raw2", "tiny2")]
     assert not list(pairs(make_study(students={"a": ("t", "scratch"), "b": ("u", "pretrained")})))
-    assert interactions(
+    assert interaction(
         make_trials({("news", "tiny", "base"): [80.0]}), make_study()
     ).empty  # fmt: skip
 
@@ -81,17 +80,17 @@ def test_pairs_need_the_same_architecture_and_both_inits() -> None:
 def test_missing_trials_leave_their_seed_out() -> None:
     table = cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]})
     table["news", "raw", "smooth"] = {0: 73.0, 1: 75.0, 2: math.nan}
-    row = interactions(make_trials(table), make_study(students=PAIR)).iloc[0]
+    row = interaction(make_trials(table), make_study(students=PAIR)).iloc[0]
     assert (row["n"], row["interaction"]) == (2, pytest.approx(2.5))
     assert row["note"] == "3 of 5 seeds lack one of the four trials"
 
 
 def test_no_spread_and_no_trials() -> None:
-    row = interactions(make_trials(cells({"raw": [3] * 5, "tiny": [1] * 5})), make_study(students=PAIR)).iloc[
+    row = interaction(make_trials(cells({"raw": [3] * 5, "tiny": [1] * 5})), make_study(students=PAIR)).iloc[
         0
     ]
     assert (row["p"], row["note"]) == (1 / 32, "no spread: exact sign-flip test")
     table = {("news", "tiny", "base"): [80.0] * 5}
-    frame = interactions(make_trials(table), make_study(students=PAIR))
+    frame = interaction(make_trials(table), make_study(students=PAIR))
     assert frame["n"].tolist() == [0] * len(frame)
     assert set(frame["verdict"]) == {"inconclusive"}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.statistics.reliability import COLUMNS, reliability_bins, reliability_table
+from kdcache.results.schema import ReliabilityRow, columns
+from kdcache.statistics.reliability import reliability_bins, reliability_table
 from kdcache.tasks.scoring import ece
 from tests.statistics.helpers import make_study
 
@@ -42,7 +43,7 @@ def test_the_gaps_add_up_to_the_ece(classes: int, rows: int, seed: int) -> None:
 def test_every_configuration_has_its_rows_the_baseline_too() -> None:
     study = make_study(seeds=[0, 1])
     table = reliability_table(study, lambda *_: [(logits_of(0.9), np.array([1]))])
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == columns(ReliabilityRow)
     named = list(table[["task", "student", "regularizer"]].itertuples(index=False, name=None))
     assert named == list(study.configurations())
     assert set(table["rows"]) == {1}

@@ -7,9 +7,9 @@ import pytest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from kdcache.results.gather import Outputs
+from kdcache.results.schema import ExampleRow, columns
+from kdcache.results.validation import Outputs
 from kdcache.statistics import compare_examples, rowwise
-from kdcache.statistics.rowwise_table import COLUMNS
 from kdcache.study import Study
 from tests.statistics.helpers import make_study
 
@@ -33,7 +33,7 @@ def test_rows_by_their_definitions() -> None:
     study = make_study(methods=["good", "same"])
     reader, again = Reader(base=0.6, good=0.9, same=0.6), Reader(base=0.6, good=0.9, same=0.6)
     frame = compare_examples(study, reader, resamples=200)
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == columns(ExampleRow)
     assert reader.read == [("news", "tiny", m) for m in ("base", "good", "same")]  # each once
     base, mine = again("news", "tiny", "base"), again("news", "tiny", "good")
     row = frame.set_index("regularizer").loc["good"]

@@ -11,7 +11,7 @@ import pytest
 
 import stages.compare
 from kdcache.errors import KdcacheError
-from kdcache.results.gather import Block, Outputs
+from kdcache.results.validation import Block, Outputs
 from kdcache.study import Study
 from kdcache.trials.result import TrialResult
 from tests.statistics.helpers import make_study, make_trials

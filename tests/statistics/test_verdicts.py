@@ -15,12 +15,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttost_paired
 
 from kdcache.errors import ComparisonError
+from kdcache.results.schema import ComparisonRow, columns
 from kdcache.statistics import bca, compare, power, summary_table
-from kdcache.statistics.verdicts import COLUMNS, verdict
+from kdcache.statistics.verdicts import verdict
 from tests.statistics.helpers import make_study, make_trials
 
 BASE = [80.0, 80.0, 80.0, 81.0, 79.0]
-NUMBERS = [c for c in COLUMNS if c not in (
+NUMBERS = [c for c in columns(ComparisonRow) if c not in (
     "task", "student", "family", "init", "teacher", "regularizer", "metric", "baseline", "note", "verdict",
     "negligible", "paired", "settled_by")]  # fmt: skip
 
@@ -35,7 +36,7 @@ def one(values: Any, base: Any = BASE, **study: Any) -> pd.Series:
 
 def test_a_row_by_hand() -> None:
     row = one([81.0, 82.0, 83.0, 82.0, 82.0])  # d = 1 2 3 1 3: mean 2, sd 1, t = 2 sqrt(5)
-    assert list(row.index) == list(COLUMNS)
+    assert list(row.index) == columns(ComparisonRow)
     assert (row["task"], row["student"], row["family"], row["init"]) == ("news", "tiny", "bert", "pretrained")
     assert (row["seeds"], row["paired"], row["baseline"], row["metric"]) == (5, True, "base", "accuracy")
     assert (row["mean"], row["baseline_mean"], row["difference"]) == pytest.approx((82, 80, 2))

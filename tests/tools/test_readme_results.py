@@ -12,37 +12,47 @@ from tools import readme_results
 BEGIN, END = readme_results.markers("results")
 
 
-@pytest.mark.parametrize("name", ["results", "families"])
-def test_only_the_text_between_the_markers_changes(tmp_path: Path, name: str) -> None:
-    params = tmp_path / "params.yaml"
-    params.write_text(samples.PARAMS)
-    page = tmp_path / "README.md"
-    blocks = {key: "{}\nold\n{}\n".format(*readme_results.markers(key)) for key in ("results", "families")}
-    page.write_text("before\n" + "between\n".join(blocks.values()) + "after\n")
-    before, after = page.read_text().split(blocks[name])
-    metrics = samples.write(tmp_path / "metrics")
-    command = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params), "--name", name]
-    assert readme_results.main(command) == 0
+def committed(folder: Path, readme: str) -> Path:
+    """A study as it lies in results/."""
+    samples.write(folder / "metrics")
+    (folder / "params.yaml").write_text(samples.PARAMS)
+    (folder / "README.md").write_text(readme)
+    return folder
+
+
+def test_only_the_text_between_the_markers_changes(tmp_path: Path) -> None:
+    folder = committed(tmp_path / "mine", f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page = folder / "README.md"
+    assert readme_results.main([str(folder)]) == 0
     first = page.read_text(encoding="utf-8")
-    begin, end = readme_results.markers(name)
-    assert first.startswith(f"{before}{begin}\n")
-    assert first.endswith(f"{end}\n{after}")
-    assert first.count("\nold\n") == 1
-    assert readme_results.main(command) == 0
+    assert first.startswith(f"before\n{BEGIN}\n")
+    assert first.endswith(f"{END}\nafter\n")
+    assert "\nold\n" not in first
+    assert "](figure.png)" in first
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert readme_results.main([str(folder)]) == 0
     assert page.read_text(encoding="utf-8") == first
-    assert [figure.name for figure in (tmp_path / "docs").iterdir()] == [f"{name}.png"]
 
 
-def test_the_figure_goes_where_it_is_asked_to(tmp_path: Path) -> None:
-    params, page = tmp_path / "params.yaml", tmp_path / "README.md"
-    params.write_text(samples.PARAMS)
-    page.write_text("{}\n{}\n".format(*readme_results.markers("results")))
-    metrics = samples.write(tmp_path / "metrics")
-    files = ["--metrics", str(metrics), "--readme", str(page), "--params", str(params)]
-    assert readme_results.main([*files, "--figure", "figure.png"]) == 0
-    assert "](figure.png)" in page.read_text(encoding="utf-8")
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert not (tmp_path / "docs").exists()
+def test_without_a_folder_it_is_the_study_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed(tmp_path, "the front page")
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "README.md").write_text(f"{BEGIN}{END}")
+    monkeypatch.chdir(tmp_path)
+    assert readme_results.main([]) == 0
+    assert "better" in (results / "README.md").read_text(encoding="utf-8")
+    assert (results / "figure.png").exists()
+    assert (tmp_path / "README.md").read_text() == "the front page"
+
+
+def test_a_failure_is_one_line_that_names_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = committed(tmp_path / "mine", "no markers")
+    assert readme_results.main([str(folder)]) == 1
+    assert str(folder / "README.md") in capsys.readouterr().err
+    assert not (folder / "figure.png").exists()
 
 
 def test_the_table_has_a_line_per_regularizer(tmp_path: Path) -> None:

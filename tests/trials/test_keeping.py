@@ -19,13 +19,13 @@ from kdcache.system.files import write_json
 from kdcache.system.locks import exclusive
 from kdcache.tasks.card import TaskCard, Unlabelled
 from kdcache.trials import code
+from kdcache.trials.applicable import mark_inapplicable
 from kdcache.trials.identity import (
     learned_from,
     logit_fingerprints,
     teacher_caches,
 )
 from kdcache.trials.keeping import (
-    mark_inapplicable,
     teacher_files,
     why_teach,
 )

@@ -18,9 +18,14 @@ Floats = NDArray[np.float64]
 
 
 def almost_stochastic_order(
-    x: ArrayLike, y: ArrayLike, *, alpha: float = 0.05, comparisons: int = 1, repeats: int = 1000,
+    x: ArrayLike,
+    y: ArrayLike,
+    *,
+    alpha: float = 0.05,
+    comparisons: int = 1,
+    repeats: int = 1000,
     seed: int = 0,
-) -> float:  # fmt: skip
+) -> float:
     """Upper confidence bound eps_min in 0..1 of the violation of "x is stochastically larger than y".
 
     0: no violation; 0.5 or more: the order is not shown; below 0.5 (better: below 0.2) x is almost

@@ -51,8 +51,12 @@ class Group:
 
     def frame(self) -> pd.DataFrame:
         """Every score as a row: task, seed, regularizer, points."""
-        rows = [(task, seed, method, value) for task, scores in self.scores.items()
-                for method, points in scores.items() for seed, value in points.items()]  # fmt: skip
+        rows = [
+            (task, seed, method, value)
+            for task, scores in self.scores.items()
+            for method, points in scores.items()
+            for seed, value in points.items()
+        ]
         return pd.DataFrame(rows, columns=["task", "seed", "regularizer", "points"])
 
 

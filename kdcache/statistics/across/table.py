@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdcache.results.schema import AcrossRow, frame
 from kdcache.statistics import significance
 from kdcache.statistics.across.bootstrap import interquartile_mean, probability_of_improvement
 from kdcache.statistics.across.groups import Group, groups
@@ -17,17 +18,6 @@ from kdcache.statistics.across.ranks import critical_difference, friedman, mean_
 from kdcache.statistics.across.signed_rank import bayesian_signed_rank, wilcoxon
 from kdcache.statistics.families import correct_by_family
 from kdcache.study import Study
-
-COLUMNS = (
-    "scope", "group", "init", "regularizer", "metric", "tasks", "trials",
-    "difference", "ci_low", "ci_high", "wilcoxon_p", "wilcoxon_p_corrected", "wilcoxon_floor",
-    "permutation_p", "permutation_p_corrected", "permutation_floor",
-    "mixed_difference", "mixed_ci_low", "mixed_ci_high", "mixed_p",
-    "improvement", "improvement_ci_low", "improvement_ci_high",
-    "bayes_worse", "bayes_within", "bayes_better", "family_size",
-    "ranked_tasks", "mean_rank", "iqm", "iqm_ci_low", "iqm_ci_high", "friedman_p", "critical_difference",
-    "note",
-)  # fmt: skip
 
 ONE_TASK = "one task: nothing across tasks"
 BAYES_TASKS = 5  # below, a posterior over so few observed differences is sure of whatever they show
@@ -64,7 +54,7 @@ def across(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
             row[f"{name}_corrected"] = p
     for row, key in zip(rows, keys, strict=True):
         row["family_size"] = keys.count(key) if key else None
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame(AcrossRow, rows)
 
 
 def _key(row: dict[str, Any], study: Study) -> tuple[str, ...] | None:
@@ -99,8 +89,12 @@ def _rows(group: Group, study: Study) -> Iterator[dict[str, Any]]:
                 row |= _compared(group, method, d, study, notes)
                 notes += [note]
             if effect := effects.get(method):
-                row |= {"mixed_difference": effect.difference, "mixed_ci_low": effect.ci_low,
-                        "mixed_ci_high": effect.ci_high, "mixed_p": effect.p}  # fmt: skip
+                row |= {
+                    "mixed_difference": effect.difference,
+                    "mixed_ci_low": effect.ci_low,
+                    "mixed_ci_high": effect.ci_high,
+                    "mixed_p": effect.p,
+                }
         row["note"] = "; ".join(filter(None, notes)) if several else ONE_TASK
         yield row
 
@@ -108,10 +102,14 @@ def _rows(group: Group, study: Study) -> Iterator[dict[str, Any]]:
 def _heading(group: Group, method: str, study: Study) -> dict[str, Any]:
     scores = [scores[method] for scores in group.scores.values()]
     return {
-        "scope": group.scope, "group": group.name, "init": group.init, "regularizer": method,
-        "metric": "/".join(_metrics(group, study)), "tasks": sum(map(bool, scores)),
+        "scope": group.scope,
+        "group": group.name,
+        "init": group.init,
+        "regularizer": method,
+        "metric": "/".join(_metrics(group, study)),
+        "tasks": sum(map(bool, scores)),
         "trials": sum(map(len, scores)),
-    }  # fmt: skip
+    }
 
 
 def _metrics(group: Group, study: Study) -> list[str]:
@@ -134,11 +132,13 @@ def _compared(
     means = [float(np.mean(values)) for values in d.values()]
     return {
         **_mean_difference(means, 1 - study.comparison.alpha),
-        "wilcoxon_p": wilcoxon(means), "wilcoxon_floor": significance.sign_flip_floor(len(d)),
+        "wilcoxon_p": wilcoxon(means),
+        "wilcoxon_floor": significance.sign_flip_floor(len(d)),
         "permutation_p": stratified_permutation(list(d.values())),
         "permutation_floor": significance.sign_flip_floor(sum(map(len, d.values()))),
-        **_improvement(group, method, list(d), study), **_bayes(dict(zip(d, means, strict=True)), study),
-    }  # fmt: skip
+        **_improvement(group, method, list(d), study),
+        **_bayes(dict(zip(d, means, strict=True)), study),
+    }
 
 
 def _mean_difference(means: list[float], confidence: float) -> dict[str, Any]:
@@ -150,8 +150,11 @@ def _improvement(group: Group, method: str, tasks: list[str], study: Study) -> d
     sides = (method, study.comparison.baseline)
     pairs = [[list(group.scores[task][side].values()) for side in sides] for task in tasks]
     found = probability_of_improvement([(x, y) for x, y in pairs], 1 - study.comparison.alpha)
-    return {"improvement": found.value, "improvement_ci_low": found.ci_low,
-            "improvement_ci_high": found.ci_high}  # fmt: skip
+    return {
+        "improvement": found.value,
+        "improvement_ci_low": found.ci_low,
+        "improvement_ci_high": found.ci_high,
+    }
 
 
 def _bayes(means: dict[str, float], study: Study) -> dict[str, Any]:
@@ -172,12 +175,17 @@ def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict
     means = [[float(np.mean(scores[method])) for method in methods] for scores in common.values()]
     found = friedman(means)
     shared = {
-        "ranked_tasks": len(common), "friedman_p": found.p if found else None,
+        "ranked_tasks": len(common),
+        "friedman_p": found.p if found else None,
         "critical_difference": critical_difference(len(methods), len(common), study.comparison.alpha),
-    }  # fmt: skip
+    }
     own = {}
     for method, rank in zip(methods, mean_ranks(means), strict=True):
         iqm = interquartile_mean([scores[method] for scores in common.values()], 1 - study.comparison.alpha)
-        own[method] = {"mean_rank": float(rank), "iqm": iqm.value, "iqm_ci_low": iqm.ci_low,
-                       "iqm_ci_high": iqm.ci_high}  # fmt: skip
+        own[method] = {
+            "mean_rank": float(rank),
+            "iqm": iqm.value,
+            "iqm_ci_low": iqm.ci_low,
+            "iqm_ci_high": iqm.ci_high,
+        }
     return shared, own

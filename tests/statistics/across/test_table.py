@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from kdcache.results.schema import AcrossRow, columns
 from kdcache.statistics import across, compare
 from kdcache.statistics.across.groups import groups
 from kdcache.statistics.across.permutation import stratified_permutation
-from kdcache.statistics.across.table import COLUMNS, ONE_TASK
+from kdcache.statistics.across.table import ONE_TASK
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -48,7 +49,7 @@ def study(tasks: tuple[str, ...] = TASKS, **more: Any) -> Study:
 def test_a_row_by_hand() -> None:
     cells = scores()
     frame = across(make_trials(cells), study())
-    assert list(frame.columns) == list(COLUMNS)
+    assert list(frame.columns) == columns(AcrossRow)
     assert frame["regularizer"].tolist() == ["base", "smooth", "tf"]
     row = row_of(frame, "tiny", "smooth")
     d = {t: np.subtract(cells[t, "tiny", "smooth"], cells[t, "tiny", "base"]) for t in TASKS}
@@ -97,7 +98,11 @@ def test_one_task() -> None:
     frame = across(make_trials(scores(("a",))), study(("a",)))
     assert frame["note"].tolist() == [ONE_TASK] * 3
     assert frame["trials"].tolist() == [5, 5, 5]
-    blank = [name for name in COLUMNS if name.endswith(("_p", "_low", "_high")) or name.startswith("bayes")]
+    blank = [
+        name
+        for name in columns(AcrossRow)
+        if name.endswith(("_p", "_low", "_high")) or name.startswith("bayes")
+    ]
     assert frame[[*blank, "difference", "iqm", "improvement", "mean_rank"]].isna().all(axis=None)
 
 

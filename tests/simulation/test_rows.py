@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks import rows
 from kdcache.errors import KdcacheError
+from simulation import rows
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = ROOT / "benchmarks/results/rows.json"
+COMMITTED = ROOT / "simulation/results/rows.json"
 
 
 def test_the_sides_are_equally_good_and_the_preferences_have_their_sizes() -> None:
@@ -109,7 +109,7 @@ def test_a_quick_run_writes_results_and_page(tmp_path, monkeypatch) -> None:
 
 
 def test_the_committed_page_is_that_of_the_committed_results() -> None:
-    committed = (ROOT / "docs/statistics-rows.md").read_text(encoding="utf-8")
+    committed = (ROOT / "docs/measured/statistics-rows.md").read_text(encoding="utf-8")
     found = rows.read(COMMITTED)
     assert committed == rows.render(COMMITTED.name, found)
     assert found["studies"] >= 10_000

@@ -1,0 +1,63 @@
+"""What `kdcache adopt` and `kdcache store` find and do."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import TrialError
+from kdcache.study import load_study
+from kdcache.trials.layout import Layout
+from kdcache.trials.plan import TrialPlan
+from kdcache.trials.store import KINDS, Store, project_store
+
+
+def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
+    """See `kdcache.trials.adopt.adopt`; what it did, as one JSON-like object."""
+    from kdcache import engine
+    from kdcache.trials.adopt import adopt
+    from kdcache.trials.run import run_trial
+
+    def run(plans: Sequence[TrialPlan]) -> None:
+        engine.run_trials(plans, run_trial)
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    engine.share_cores()
+    return asdict(adopt(load_study(params), Layout(), run, sample, seed, project_store()))
+
+
+def stored() -> dict[str, Any]:
+    """The store's folder and limit, and of each kind how many entries there are and how large they are."""
+    store = _store()
+    entries = store.entries()
+    kinds = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
+    return {
+        "folder": str(store.folder),
+        "limit_bytes": store.limit,
+        "kinds": {
+            kind: {"entries": len(found), "bytes": sum(entry.bytes for entry in found)}
+            for kind, found in kinds.items()
+        },
+    }
+
+
+def freed(gigabytes: float) -> dict[str, Any]:
+    """How many entries were removed, their bytes, and the bytes that are left."""
+    store = _store()
+    removed = store.free(int(gigabytes * 1e9))
+    return {
+        "entries": len(removed),
+        "bytes": sum(entry.bytes for entry in removed),
+        "left": sum(entry.bytes for entry in store.entries()),
+    }
+
+
+def _store() -> Store:
+    store = project_store()
+    if store is None:
+        raise TrialError("KDCACHE_STORE is `off`: there is no store; unset it to have one")
+    return store

@@ -1,0 +1,71 @@
+"""metrics/provenance.json: with what the numbers were made, and of what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from platform import python_version
+from typing import Any
+
+from kdcache.logits import LogitCache
+from kdcache.study import UNLABELLED, Study
+from kdcache.tasks.card import read_card
+from kdcache.trials.identity import caches_beside
+from kdcache.trials.result import TrialResult
+
+STATISTICS = ("kdcache", "numpy", "scipy", "pandas", "statsmodels")
+
+
+def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict[str, Any]:
+    """metrics/provenance.json: with what the numbers were made, and of what.
+
+    - format: 1
+    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
+    - statistics: {library: version} that compared them, this package and Python included
+    - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
+    - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
+      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
+
+    Args:
+        root: the folder that holds `tasks/` and `logits/`.
+        results: those of `read_trials`.
+    """
+    names = dict.fromkeys(name for result in results for name in result.versions)
+    return {
+        "format": 1,
+        "trials": len(results),
+        "versions": {
+            name: sorted({r.versions[name] for r in results if name in r.versions}) for name in names
+        },
+        "devices": dict(Counter(f"{result.device}, {result.precision}" for result in results)),
+        "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
+        "tasks": {name: _task_facts(root, name) for name in study.tasks},
+        **_adopted(results),
+        "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
+    }
+
+
+def _adopted(results: Sequence[TrialResult]) -> dict[str, Any]:
+    """What was checked when the code was refactored after trials had run, if that was so; see `kdcache adopt`."""
+    adopted = {result.adopted for result in results if result.adopted is not None}
+    facts = [
+        one.model_dump(by_alias=True) for one in sorted(adopted, key=lambda one: (one.before, one.after))
+    ]
+    return {"adopted": facts} if facts else {}
+
+
+def _task_facts(root: Path, task: str) -> dict[str, Any]:
+    card = read_card(root / "tasks" / task)
+    more = {} if card.unlabelled is None else {UNLABELLED: card.unlabelled.fingerprint}
+    return {"rows": card.rows, "data": card.fingerprint, **more}
+
+
+def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
+    folder = root / "logits" / task / teacher
+    cache = LogitCache(folder)
+    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
+    prints = cache.manifest.fingerprints.model_dump()
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}

@@ -1,0 +1,90 @@
+"""What the documentation says is so: links lead somewhere, commands exist, numbers are in the pages that they cite."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted(
+    path.relative_to(ROOT)
+    for pattern in ("*.md", "docs/**/*.md", "results/**/*.md", "data/models/*/README.md")
+    for path in ROOT.glob(pattern)
+)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+MODULE = re.compile(r"python -m ((?:kdcache|stages|benchmarks|simulation|tools)[\w.]*)")
+NUMBER = re.compile(r"(?<![\w.-])\d[\d,]*\.\d+")
+
+
+def text_of(page: Path) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_to_files(page: Path) -> None:
+    targets = [link for link in LINK.findall(text_of(page)) if "://" not in link]
+    missing = [target for target in targets if not (ROOT / page.parent / target).exists()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_modules_that_are_named_exist(page: Path) -> None:
+    joined = re.sub(r"python -m\s+", "python -m ", text_of(page))  # a line may break there
+    names = {name.rstrip(".") for name in MODULE.findall(joined)}
+    assert [name for name in sorted(names) if importlib.util.find_spec(name) is None] == []
+
+
+def test_every_page_of_docs_is_in_its_index() -> None:
+    listed = {link for link in LINK.findall(text_of(Path("docs/README.md"))) if not link.startswith("..")}
+    pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")} - {"README.md"}
+    assert listed == pages
+
+
+def test_every_committed_study_is_in_the_list_of_results() -> None:
+    listed = {link.split("/")[0] for link in LINK.findall(text_of(Path("results/README.md"))) if "/" in link}
+    assert listed - {".."} == {path.name for path in (ROOT / "results").iterdir() if path.is_dir()}
+
+
+def cited(page: Path) -> list[tuple[str, list[str]]]:
+    """The paragraphs, list items and lines of tables that cite Markdown pages, each with these pages."""
+    parts = re.split(r"\n\n|\n(?=- |\|)", text_of(page))
+    found = [(part, [link for link in LINK.findall(part) if link.endswith(".md")]) for part in parts]
+    return [(part, links) for part, links in found if links]
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), Path("results/README.md")], ids=str)
+def test_numbers_are_in_the_pages_that_are_cited_beside_them(page: Path) -> None:
+    checked = 0
+    for part, links in cited(page):
+        sources = " ".join(text_of(page.parent / link) for link in links)
+        for number in NUMBER.findall(part):
+            checked += 1
+            assert number in NUMBER.findall(sources), f"{number}, in: {part}"
+    assert checked > 5
+
+
+def test_the_first_snippet_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from datasets import Dataset
+
+    monkeypatch.chdir(tmp_path)
+    rows = Dataset.from_list([{"text": f"text {i}", "label": i % 3} for i in range(20)])
+    teacher = torch.nn.Sequential(torch.nn.EmbeddingBag(256, 8), torch.nn.Linear(8, 3)).eval()
+
+    def tokenize(batch: list[dict[str, str]]) -> torch.Tensor:
+        return torch.tensor([list(row["text"].ljust(8).encode()) for row in batch])
+
+    names = {"rows": rows, "teacher": teacher, "tokenize": tokenize}
+    snippet = re.search(r"^```python\n(.*?)^```$", text_of(Path("README.md")), re.M | re.S)
+    assert snippet is not None
+    exec(snippet[1], names)
+    row = names["train"][0]
+    with torch.no_grad():
+        expected = teacher(tokenize([row]))[0]
+    torch.testing.assert_close(torch.tensor(row["teacher_logits"]), expected)
+    loss = names["kd_loss"](expected[None], torch.tensor([row["label"]]), expected[None])
+    plain = torch.nn.functional.cross_entropy(expected[None], torch.tensor([row["label"]]))
+    torch.testing.assert_close(loss, 0.5 * plain)  # alpha 0.5, and no divergence from the teacher itself

@@ -1,0 +1,171 @@
+"""The store: what was computed once is not computed again, and what is damaged is never taken."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdcache.errors import TrialError
+from kdcache.logits import Fingerprints, LogitWriter
+from kdcache.trials.layout import trial_folder
+from kdcache.trials.result import TrialResult, write_result
+from kdcache.trials.store import Store, project_store
+from tests.doing import missing_seeds
+
+LARGE = 10**9
+
+
+def finish(configuration: Path, seed: int, identity: str) -> Path:
+    folder = trial_folder(configuration, seed)
+    prints = Fingerprints(data="d", weights=identity, preprocessing="p", code="c")
+    with LogitWriter(folder / "logits", classes=2, label_names=["a", "b"], fingerprints=prints) as writer:
+        writer.write(
+            "validation", np.arange(3), np.arange(3, dtype=np.uint64), np.full((3, 2), seed, np.float32)
+        )
+        writer.finish()
+    write_result(
+        folder,
+        TrialResult(
+            identity=identity, task="t", student="s", family="bert", init="scratch", checkpoint="m", layers=None,
+            teacher=None, regularizer="base", seed=seed, params={}, steps=1, losses=[1.0], device="cpu",
+            precision="float32", versions={},
+        ),
+    )  # fmt: skip
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", LARGE)
+
+
+def test_a_folder_comes_back_as_it_was_put(tmp_path: Path, store: Store) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    before = contents(folder)
+    store.put("trials", "one", folder)
+    shutil.rmtree(folder)
+    assert store.take("trials", "one", folder)
+    assert contents(folder) == before
+    assert not store.take("trials", "two", tmp_path / "none")
+    assert not store.take("teachers", "one", tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_what_changes_and_changes_back_is_not_run_again(tmp_path: Path, store: Store) -> None:
+    """alpha 0.5, 0.9, 0.5: the third time every file is the first time's."""
+    root = tmp_path / "kd"
+    before = {seed: contents(finish(root, seed, f"half-{seed}")) for seed in (0, 1)}
+    assert missing_seeds(root, {0: "most-0", 1: "most-1"}, store=store) == [0, 1]
+    finish(root, 0, "most-0")
+    assert missing_seeds(root, {0: "half-0", 1: "half-1"}, store=store) == []
+    assert {seed: contents(trial_folder(root, seed)) for seed in (0, 1)} == before
+    assert missing_seeds(root, {0: "most-0"}, store=store) == []
+    assert [entry.identity for entry in store.entries()] != []
+
+
+@pytest.mark.parametrize("damage", ["flip", "remove", "add", "seal", "other"])
+def test_a_damaged_entry_is_never_taken(tmp_path: Path, store: Store, damage: str) -> None:
+    root = tmp_path / "kd"
+    store.put("trials", "one", finish(root, 0, "one"))
+    entry = store.folder / "trials" / "one"
+    shard = entry / "content/logits/validation/part-00000.parquet"
+    if damage == "flip":
+        data = bytearray(shard.read_bytes())
+        data[30] ^= 1
+        shard.write_bytes(data)
+    elif damage == "remove":
+        shard.unlink()
+    elif damage == "add":
+        (entry / "content" / "more").write_text("x")
+    elif damage == "seal":
+        (entry / "seal.json").write_text("{")
+    else:  # another trial under this name, well sealed
+        shutil.rmtree(entry)
+        store.put("trials", "two", finish(root, 1, "two"))
+        (store.folder / "trials" / "two").rename(entry)
+    shutil.rmtree(root)
+    assert missing_seeds(root, {0: "one"}, store=store) == [0]
+    assert not trial_folder(root, 0).exists()
+
+
+def test_a_sealed_trial_of_another_identity_is_not_kept(tmp_path: Path, store: Store) -> None:
+    """Poison: whoever can write the store can seal what they like, but not make it another trial."""
+    root = tmp_path / "kd"
+    store.put("trials", "wanted", finish(root, 0, "something else"))
+    shutil.rmtree(root)
+    assert missing_seeds(root, {0: "wanted"}, store=store) == [0]
+    assert not trial_folder(root, 0).exists()
+
+
+def test_the_longest_unused_go_first(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", LARGE)
+    for seed, identity in enumerate(("old", "used", "new")):
+        store.put("trials", identity, finish(tmp_path / "kd", seed, identity))
+        os.utime(store.folder / "trials" / identity / "seal.json", (seed, seed))
+    assert store.take("trials", "old", tmp_path / "taken")  # now the newest
+    size = store.entries()[0].bytes
+    assert [entry.identity for entry in store.free(2 * size + 10)] == ["used"]
+    assert {entry.identity for entry in store.entries()} == {"old", "new"}
+
+
+def test_putting_keeps_to_the_limit(tmp_path: Path) -> None:
+    first = finish(tmp_path / "kd", 0, "first")
+    size = sum(len(data) for data in contents(first).values())
+    store = Store(tmp_path / "store", int(2.5 * size))
+    store.put("trials", "first", first)
+    os.utime(store.folder / "trials/first/seal.json", (1, 1))
+    for seed in (1, 2):
+        store.put("trials", f"next-{seed}", finish(tmp_path / "kd", seed, f"next-{seed}"))
+    assert {entry.identity for entry in store.entries()} == {"next-1", "next-2"}
+
+
+def test_a_killed_put_leaves_no_entry(tmp_path: Path, store: Store) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    script = f"""
+import os, signal
+from pathlib import Path
+from kdcache.trials import store
+store._checksums = lambda folder: os.kill(os.getpid(), signal.SIGKILL)
+store.Store(Path({str(store.folder)!r}), 10**9).put("trials", "one", Path({str(folder)!r}))
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    assert store.entries() == []
+    assert not store.take("trials", "one", tmp_path / "none")
+    store.put("trials", "one", folder)
+    assert store.take("trials", "one", tmp_path / "again")
+
+
+def test_experiments_in_temporary_copies_share_the_projects_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "project/.dvc/tmp/exps/tmpabc"
+    copy.mkdir(parents=True)
+    for place in (tmp_path / "project", copy):
+        monkeypatch.chdir(place)
+        store = project_store()
+        assert store is not None
+        assert store.folder == tmp_path / "project/.kdcache/store"
+    monkeypatch.setenv("KDCACHE_STORE", str(tmp_path / "elsewhere"))
+    monkeypatch.setenv("KDCACHE_STORE_GB", "0.5")
+    store = project_store()
+    assert store is not None
+    assert (store.folder, store.limit) == (tmp_path / "elsewhere", 500_000_000)
+    monkeypatch.setenv("KDCACHE_STORE", "off")
+    assert project_store() is None
+
+
+@pytest.mark.parametrize("size", ["", "x", "0", "-1", "inf", "nan"])
+def test_a_size_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("KDCACHE_STORE_GB", size)
+    with pytest.raises(TrialError, match="KDCACHE_STORE_GB must be a number of gigabytes above 0"):
+        project_store()
