@@ -14,7 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdcache.errors import TaskError
-from kdcache.tasks.columns import as_integers, is_blank, is_text, listed, plain, row_numbers, shown, shown_all
+from kdcache.tasks.columns import (
+    LONGEST,
+    as_integers,
+    is_blank,
+    is_text,
+    listed,
+    plain,
+    row_numbers,
+    shown,
+    shown_all,
+)
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
 K = TypeVar("K")
@@ -216,9 +226,17 @@ def _refuse_twins(names: list[str]) -> None:
         raise TaskError(
             f"two classes are named {shown(same[0])} (classes: {shown_all(names)}); names must differ"
         )
-    similar = similar_names(names, lambda name: " ".join(unicodedata.normalize("NFC", name).split()))
+    similar = similar_names(names, _look)
     if similar:
         raise TaskError(
-            f"classes that differ in white space or in how a letter is encoded only: {', '.join(map(ascii, similar))}; "
+            f"classes that look the same: {', '.join(ascii(name[:LONGEST]) for name in similar)}; "
             "write each class in one way"
         )
+
+
+def _look(name: str) -> str:
+    """A name without what nobody sees: kinds of white space, invisible characters, how a letter is encoded."""
+    visible = (
+        letter for letter in name if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())

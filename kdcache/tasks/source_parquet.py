@@ -29,7 +29,8 @@ def open_parquet(origin: str, path: Path, columns: Columns) -> Rows:
     batches = partial(_batches, origin, path, columns.features)
     if labels is None:
         return Rows(no_labels(count), None, batches)
-    return Rows(plain(labels.column(0)), declared_names(origin, schema, columns.label or ""), batches)
+    label = columns.label or ""
+    return Rows(plain(labels.column(label)), declared_names(origin, schema, label), batches)
 
 
 def _batches(origin: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
