@@ -62,9 +62,8 @@ def _table(origin: str, lines: Any, header: list[str], columns: Columns) -> pa.T
     for block in _blocks(origin, lines, header):
         for column, position in positions.items():
             texts = pa.array(list(map(itemgetter(position), block)), pa.string())
-            pieces[column] += (
-                texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-            )  # several over 2 GiB
+            whole = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
+            pieces[column] += [texts] if whole else texts.chunks
     return pa.table({column: pa.chunked_array(chunks, pa.string()) for column, chunks in pieces.items()})
 
 
