@@ -43,6 +43,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:
+    """`2 rows (row 3, 7)`, for a message."""
     count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
     return (
         f"{count} (row {', '.join(str(row) for row in rows[:SHOWN])}{', ...' if len(rows) > SHOWN else ''})"
@@ -50,6 +51,7 @@ def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:
 
 
 def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    """[N]: whether a text is missing, empty or only white space."""
     blank = pc.equal(pc.utf8_trim_whitespace(column), "")
     return np.asarray(pc.fill_null(blank, True).to_numpy(), dtype=np.bool_)
 

@@ -14,7 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kdcache.errors import TaskError
-from kdcache.tasks.columns import as_integers, is_blank, is_text, listed, plain, row_numbers, shown, shown_all
+from kdcache.tasks.columns import (
+    LONGEST,
+    as_integers,
+    is_blank,
+    is_text,
+    listed,
+    plain,
+    row_numbers,
+    shown,
+    shown_all,
+)
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
 K = TypeVar("K")
@@ -53,8 +63,8 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
     columns = among_integers(columns, names)
     kinds = {split: _kind(split, column.type) for split, column in columns.items()}
     if len(set(kinds.values())) > 1:
-        found = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
-        raise TaskError(f"the labels are of different types: {found}; write them the same way in every split")
+        types = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
+        raise TaskError(f"the labels are of different types: {types}; write them the same way in every split")
     values, names = _indices(columns, kinds["train"], names)
     _refuse_absent(values, names)
     return Labels(values, names)
@@ -122,14 +132,14 @@ def _indices(
     if kind == "string":
         return _from_strings(columns, names)
     values = {split: _integers(split, column) for split, column in columns.items()}
-    for split, found in values.items():
-        _refuse_negative(split, found)
+    for split, indices in values.items():
+        _refuse_negative(split, indices)
     if names is None:
         names = ["false", "true"] if kind == "true/false" else _names_of_integers(values)
-    for split, found in values.items():
-        if len(found) and found.max() >= len(names):
+    for split, indices in values.items():
+        if len(indices) and indices.max() >= len(names):
             declared = f"the {len(names)} declared classes ({shown_all(names)})"
-            raise TaskError(f"{split}: label {found.max()} is outside {declared}, numbered from 0")
+            raise TaskError(f"{split}: label {indices.max()} is outside {declared}, numbered from 0")
     return values, names
 
 
@@ -149,15 +159,15 @@ def _from_strings(
         _refuse_twins(known)
     values = {}
     for split, column in strings.items():
-        found = pc.index_in(column, value_set=pa.array(known, pa.string()))
-        if found.null_count:
-            unseen = _sorted(pc.unique(column.filter(found.is_null())).to_pylist())
+        indices = pc.index_in(column, value_set=pa.array(known, pa.string()))
+        if indices.null_count:
+            unseen = _sorted(pc.unique(column.filter(indices.is_null())).to_pylist())
             hint = "; -1 often means hidden, as in the test splits of GLUE" if unseen == ["-1"] else ""
             what = (
                 f"labels that train does not have: {shown_all(unseen)} (train has {shown_all(known)}){hint}"
             )
             raise TaskError(f"{split}: {what}; a class must be in train to be learnt")
-        values[split] = np.asarray(found.to_numpy(), dtype=np.int64)
+        values[split] = np.asarray(indices.to_numpy(), dtype=np.int64)
     return values, known
 
 
@@ -184,13 +194,13 @@ def _refuse_negative(split: str, values: npt.NDArray[np.int64]) -> None:
 
 
 def _names_of_integers(values: dict[str, npt.NDArray[np.int64]]) -> list[str]:
-    found = np.unique(np.concatenate(list(values.values())))
-    if not np.array_equal(found, np.arange(len(found))):
+    labels = np.unique(np.concatenate(list(values.values())))
+    if not np.array_equal(labels, np.arange(len(labels))):
         raise TaskError(
-            f"integer labels must be 0..K-1 without gaps, found {listed(found.tolist())}; "
+            f"integer labels must be 0..K-1 without gaps, found {listed(labels.tolist())}; "
             "renumber them, or write them as strings"
         )
-    return [str(label) for label in found.tolist()]
+    return [str(label) for label in labels.tolist()]
 
 
 def _refuse_absent(values: dict[str, npt.NDArray[np.int64]], names: list[str]) -> None:
@@ -216,9 +226,17 @@ def _refuse_twins(names: list[str]) -> None:
         raise TaskError(
             f"two classes are named {shown(same[0])} (classes: {shown_all(names)}); names must differ"
         )
-    similar = similar_names(names, lambda name: " ".join(unicodedata.normalize("NFC", name).split()))
+    similar = similar_names(names, _look)
     if similar:
         raise TaskError(
-            f"classes that differ in white space or in how a letter is encoded only: {', '.join(map(ascii, similar))}; "
+            f"classes that look the same: {', '.join(ascii(name[:LONGEST]) for name in similar)}; "
             "write each class in one way"
         )
+
+
+def _look(name: str) -> str:
+    """A name without what nobody sees: kinds of white space, invisible characters, how a letter is encoded."""
+    visible = (
+        letter for letter in name if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())

@@ -189,13 +189,13 @@ def _card(
 ) -> TaskCard:
     hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
     labelled = {split: hashes[split] for split in labels.values}
-    seen = np.concatenate([found for split, found in labelled.items() if split != "train"])
+    seen = np.concatenate([column for split, column in labelled.items() if split != "train"])
     return TaskCard(
         name=name,
         modality=spec.modality,
         regression=spec.regression,
         label_names=labels.names,
-        rows={split: len(found) for split, found in hashes.items()},
+        rows={split: len(column) for split, column in hashes.items()},
         class_counts={split: _counts(values, labels.names) for split, values in labels.values.items()},
         **_image_facts([readers[split] for split in labelled]),
         source=loaded.resolved,
@@ -217,11 +217,11 @@ def _unlabelled(spec: Task, folder: Path, hashes: dict[str, npt.NDArray[np.uint6
         for split in hashes
         if split not in ("train", UNLABELLED)
     ]
-    mine = hashes[UNLABELLED]
+    unlabelled = hashes[UNLABELLED]
     return Unlabelled(
         origin="rest" if spec.unlabelled else "split",
-        shared_rows=len(np.intersect1d(mine, np.concatenate(evaluated))),
-        fingerprint=_fingerprint(spec, [], {UNLABELLED: mine}),
+        shared_rows=len(np.intersect1d(unlabelled, np.concatenate(evaluated))),
+        fingerprint=_fingerprint(spec, [], {UNLABELLED: unlabelled}),
     )
 
 
@@ -244,7 +244,7 @@ def _row_hashes(folder: Path, split: str) -> npt.NDArray[np.uint64]:
 
 def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.uint64]]) -> str:
     rows = {
-        split: hashlib.sha256(found.astype("<u8").tobytes()).hexdigest() for split, found in hashes.items()
+        split: hashlib.sha256(column.astype("<u8").tobytes()).hexdigest() for split, column in hashes.items()
     }
     content = {"modality": spec.modality, "regression": spec.regression, "label_names": names, "rows": rows}
     return fingerprint.of_json(content)

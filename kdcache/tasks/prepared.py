@@ -36,12 +36,12 @@ class PreparedTask:
             raise TaskError(f"{self.folder}: no split {split!r}; there are: {listed(self.card.rows)}")
         path = self.folder / f"{split}.parquet"
         try:
-            there = pq.read_schema(path).names
-            lacking = [column for column in columns or [] if column not in there]
+            present = pq.read_schema(path).names
+            lacking = [column for column in columns or [] if column not in present]
             if lacking:
                 raise TaskError(
-                    f"{path}: has no column {listed(lacking)}; there are: {listed(there)} (the split `unlabelled` has "
-                    "no labels; if it should be there, run stage prepare again)"
+                    f"{path}: has no column {listed(lacking)}; there are: {listed(present)} (the split "
+                    "`unlabelled` has no labels; if it should be there, run stage prepare again)"
                 )
             table = pq.read_table(path, columns=columns)
         except (OSError, pa.ArrowException) as error:

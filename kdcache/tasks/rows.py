@@ -62,26 +62,41 @@ class Loaded:
 
 
 def no_labels(rows: int) -> pa.ChunkedArray:
+    """The labels of rows that have none: nulls."""
     return pa.chunked_array([pa.nulls(rows)])
 
 
 def columns_of(task: Task, split: str) -> Columns:
+    """The columns that a task reads of a split."""
     return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label, task.regression)
 
 
-def check_columns(where: str, there: list[str], columns: Columns) -> None:
+def check_columns(origin: str, present: list[str], columns: Columns) -> None:
+    """
+    Args:
+        origin: the split and the file, for messages.
+        present: the names of the columns that are there.
+
+    Raises:
+        TaskError: a column is not there, or there twice.
+    """
     for column in columns.all:
-        count = there.count(column)
+        count = present.count(column)
         if count == 0:
-            raise TaskError(f"{where}: no column {column!r}; there are: {shown_all(there, 30) or 'none'}")
+            raise TaskError(f"{origin}: no column {column!r}; there are: {shown_all(present, 30) or 'none'}")
         if count > 1:
-            raise TaskError(f"{where}: {count} columns are named {column!r}; names must differ")
+            raise TaskError(f"{origin}: {count} columns are named {column!r}; names must differ")
 
 
-def rows_of_table(where: str, table: pa.Table, columns: Columns, names: list[str] | None = None) -> Rows:
-    check_columns(where, table.column_names, columns)
+def rows_of_table(origin: str, table: pa.Table, columns: Columns, names: list[str] | None = None) -> Rows:
+    """A table's rows.
+
+    Raises:
+        TaskError: a column is missing, or there are no rows.
+    """
+    check_columns(origin, table.column_names, columns)
     if table.num_rows == 0:
-        raise TaskError(f"{where}: there are no rows")
+        raise TaskError(f"{origin}: there are no rows")
     batches = partial(_slices, table.select(columns.features))
     if columns.label is None:
         return Rows(no_labels(table.num_rows), None, batches)
@@ -93,7 +108,7 @@ def _slices(table: pa.Table) -> Iterator[pa.Table]:
         yield table.slice(start, BATCH)
 
 
-def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | None:
+def declared_names(origin: str, schema: pa.Schema, label: str) -> list[str] | None:
     """Class names that Hugging Face metadata declares for the label column (`ClassLabel`), or None.
 
     Raises:
@@ -108,7 +123,7 @@ def declared_names(where: str, schema: pa.Schema, label: str) -> list[str] | Non
             return None
         names = feature["names"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise TaskError(f"{where}: its Hugging Face metadata cannot be read: {error!r:.200}") from None
+        raise TaskError(f"{origin}: its Hugging Face metadata cannot be read: {error!r:.200}") from None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TaskError(f"{where}: its Hugging Face metadata has class names that are no list of texts")
+        raise TaskError(f"{origin}: its Hugging Face metadata has class names that are no list of texts")
     return names

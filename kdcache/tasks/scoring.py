@@ -224,17 +224,17 @@ def checked_classes(labels: npt.ArrayLike, rows: int, classes: int) -> Labels:
     Raises:
         ScoringError: they are not as many as the rows, no integers, or none of the classes.
     """
-    found = np.asarray(labels)
-    _check_rows(found.shape, rows)
-    if not np.issubdtype(found.dtype, np.integer):
-        raise ScoringError(f"expected integer class labels, found {found.dtype}")
-    wrong = np.flatnonzero((found < 0) | (found >= classes))
+    given = np.asarray(labels)
+    _check_rows(given.shape, rows)
+    if not np.issubdtype(given.dtype, np.integer):
+        raise ScoringError(f"expected integer class labels, found {given.dtype}")
+    wrong = np.flatnonzero((given < 0) | (given >= classes))
     if len(wrong):
         row = int(wrong[0])
         raise ScoringError(
-            f"labels: row {row} is {int(found[row])}, outside 0..{classes - 1} ({len(wrong)} such rows)"
+            f"labels: row {row} is {int(given[row])}, outside 0..{classes - 1} ({len(wrong)} such rows)"
         )
-    return found.astype(np.int64)
+    return given.astype(np.int64)
 
 
 def _check_rows(shape: tuple[int, ...], rows: int) -> None:

@@ -27,7 +27,7 @@ LONGEST_FIELD = 1 << 28  # characters; what is longer is taken for a quote that 
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def read_csv(where: str, path: Path, columns: Columns) -> pa.Table:
+def read_csv(origin: str, path: Path, columns: Columns) -> pa.Table:
     """The columns that are asked for, as texts; an empty label is missing, and scores are numbers.
 
     Fields are separated by commas and quoted by double quotes, which are doubled inside; the first line has the names.
@@ -35,15 +35,15 @@ def read_csv(where: str, path: Path, columns: Columns) -> pa.Table:
     Raises:
         TaskError: the file is not so, or a line has more or fewer fields than the first.
     """
-    with open_text(where, path) as file, _long_fields():
+    with open_text(origin, path) as file, _long_fields():
         lines = csv.reader(file, strict=True)
         try:
             header = next(filter(None, lines), [])
-            check_columns(where, header, columns)
-            table = _table(where, lines, header, columns)
+            check_columns(origin, header, columns)
+            table = _table(origin, lines, header, columns)
         except csv.Error as error:
-            raise TaskError(f"{where}: cannot be read: line {lines.line_num}: {error}") from None
-    return table if columns.label is None else _with_label(where, table, columns.label, columns.scores)
+            raise TaskError(f"{origin}: cannot be read: line {lines.line_num}: {error}") from None
+    return table if columns.label is None else _with_label(origin, table, columns.label, columns.scores)
 
 
 @contextmanager
@@ -56,25 +56,24 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _table(where: str, lines: Any, header: list[str], columns: Columns) -> pa.Table:
+def _table(origin: str, lines: Any, header: list[str], columns: Columns) -> pa.Table:
     positions = {column: header.index(column) for column in columns.all}
     pieces: dict[str, list[pa.Array]] = {column: [] for column in positions}
-    for block in _blocks(where, lines, header):
+    for block in _blocks(origin, lines, header):
         for column, position in positions.items():
             texts = pa.array(list(map(itemgetter(position), block)), pa.string())
-            pieces[column] += (
-                texts.chunks if isinstance(texts, pa.ChunkedArray) else [texts]
-            )  # several over 2 GiB
+            whole = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
+            pieces[column] += [texts] if whole else texts.chunks
     return pa.table({column: pa.chunked_array(chunks, pa.string()) for column, chunks in pieces.items()})
 
 
-def _blocks(where: str, lines: Any, header: list[str]) -> Iterator[list[list[str]]]:
+def _blocks(origin: str, lines: Any, header: list[str]) -> Iterator[list[list[str]]]:
     """The rows in lists; empty lines are none."""
     start = lines.line_num + 1
     while block := list(islice(lines, BATCH)):
         widths = set(map(len, block))
         if widths - {0, len(header)}:
-            raise TaskError(f"{where}: {_misshapen(block, header, start)}")
+            raise TaskError(f"{origin}: {_misshapen(block, header, start)}")
         yield [row for row in block if row] if 0 in widths else block
         start = lines.line_num + 1
 
@@ -92,15 +91,15 @@ def _misshapen(block: list[list[str]], header: list[str], line: int) -> str:
     )
 
 
-def _with_label(where: str, table: pa.Table, label: str, scores: bool) -> pa.Table:
+def _with_label(origin: str, table: pa.Table, label: str, scores: bool) -> pa.Table:
     texts = table.column(label)
     values = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     if scores:
-        values = _numbers(where, label, values)
+        values = _numbers(origin, label, values)
     return table.set_column(table.column_names.index(label), label, values)
 
 
-def _numbers(where: str, column: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def _numbers(origin: str, column: str, texts: pa.ChunkedArray) -> pa.ChunkedArray:
     trimmed = pc.utf8_trim_whitespace(texts)
     try:
         return trimmed.cast(pa.float64())
@@ -108,7 +107,7 @@ def _numbers(where: str, column: str, texts: pa.ChunkedArray) -> pa.ChunkedArray
         others = [row for row, text in enumerate(trimmed.to_pylist()) if not _is_number(text)]
         first = shown(texts[others[0]].as_py())
         raise TaskError(
-            f"{where}: column {column!r} has no number in {row_numbers(others)}, the first is {first}; a regression "
+            f"{origin}: column {column!r} has no number in {row_numbers(others)}, the first is {first}; a regression "
             "needs numbers, with a decimal point"
         ) from None
 

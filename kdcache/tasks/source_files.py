@@ -24,6 +24,14 @@ SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 
 
 def load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
+    """The rows of a task's files.
+
+    Args:
+        files: split -> its file, or its files in order.
+
+    Raises:
+        TaskError: a file is not there, cannot be read, or does not fit the others.
+    """
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}
     for split in task.source.split_names:
@@ -36,6 +44,7 @@ def load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
 
 
 def file_digest(path: Path) -> str:
+    """The SHA-256 of a file, for the card."""
     try:
         return fingerprint.of_file(path)
     except KdcacheError as error:
@@ -43,33 +52,41 @@ def file_digest(path: Path) -> str:
 
 
 def open_file(split: str, path: Path, columns: Columns) -> Rows:
-    where = f"{split}: {path}"
-    _check_file(where, path)
+    """The rows of one file, by its suffix.
+
+    Raises:
+        TaskError: as `load_files`.
+    """
+    origin = f"{split}: {path}"
+    _check_file(origin, path)
     if path.suffix == ".parquet":
-        return open_parquet(where, path, columns)
+        return open_parquet(origin, path, columns)
     read = read_csv if path.suffix == ".csv" else read_json_lines
-    return rows_of_table(where, read(where, path, columns), columns)
+    return rows_of_table(origin, read(origin, path, columns), columns)
 
 
-def _check_file(where: str, path: Path) -> None:
+def _check_file(origin: str, path: Path) -> None:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
+        hint = "; ~ is no home folder here" if str(path).startswith("~") else ""
         raise TaskError(
-            f"{where}: the file does not exist (paths count from the working directory)"
+            f"{origin}: the file does not exist (paths count from the working directory{hint})"
         ) from None
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
-        raise TaskError(f"{where}: cannot be read: {error}") from None
+        raise TaskError(f"{origin}: cannot be read: {error}") from None
     if stat.S_ISDIR(status.st_mode):
-        raise TaskError(f"{where}: is a folder; list the files in it")
+        raise TaskError(f"{origin}: is a folder; list the files in it")
     if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
-        raise TaskError(f"{where}: is no regular file but a pipe, socket or device; write the rows to a file")
+        raise TaskError(
+            f"{origin}: is no regular file but a pipe, socket or device; write the rows to a file"
+        )
     if path.suffix not in SUFFIXES:
         raise TaskError(
-            f"{where}: expected a file named {', '.join(SUFFIXES)}, found {path.suffix or 'none'!r}"
+            f"{origin}: expected a file named {', '.join(SUFFIXES)}, found {path.suffix or 'none'!r}"
         )
     if status.st_size == 0:
-        raise TaskError(f"{where}: the file is empty")
+        raise TaskError(f"{origin}: the file is empty")
 
 
 def _joined(split: str, parts: list[Rows]) -> Rows:

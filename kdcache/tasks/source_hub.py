@@ -27,6 +27,7 @@ from kdcache.tasks.source_files import file_digest, open_file
 
 
 def mirror_folder(source: Source) -> Path | None:
+    """Where `KDCACHE_MIRROR` has the hub's data set; None where there is no mirror."""
     try:
         return mirrored(source.hub or "")
     except KdcacheError as error:
@@ -46,6 +47,11 @@ def load_mirror(task: Task, folder: Path) -> Loaded:
 
 
 def load_hub(task: Task) -> Loaded:
+    """The rows of a hub data set, at the very commit that its revision names.
+
+    Raises:
+        TaskError: the hub does not deliver it, or it has no such split or column.
+    """
     source = task.source
     if Path(source.hub or "").exists():
         raise TaskError(f"{source.hub}: is a local path; use `files` for it, or run from another folder")
@@ -64,8 +70,8 @@ def _commit(source: Source) -> str:
 
     hub.limit_waiting()
     with _asking_hub(source):
-        found = HfApi().resolve_revision(source.hub or "", repo_type="dataset", revision=source.revision)
-    return str(found.resolved)
+        revision = HfApi().resolve_revision(source.hub or "", repo_type="dataset", revision=source.revision)
+    return str(revision.resolved)
 
 
 def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -> Rows:
@@ -73,19 +79,19 @@ def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -
 
     with _asking_hub(source, split):
         data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
-    where = f"{_hub_name(source)}, split {split!r}"
-    data = _of_commit(where, data, commit, split, source)
-    check_columns(where, data.column_names, columns)
+    origin = f"{_hub_name(source)}, split {split!r}"
+    data = _of_commit(origin, data, commit, split, source)
+    check_columns(origin, data.column_names, columns)
     if len(data) == 0:
-        raise TaskError(f"{where}: there are no rows")
+        raise TaskError(f"{origin}: there are no rows")
     batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
     if columns.label is None:
         return Rows(no_labels(len(data)), None, batches)
     label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
-    return Rows(plain(label), declared_names(where, data.features.arrow_schema, columns.label), batches)
+    return Rows(plain(label), declared_names(origin, data.features.arrow_schema, columns.label), batches)
 
 
-def _of_commit(where: str, data: Any, commit: str, split: str, source: Source) -> Any:
+def _of_commit(origin: str, data: Any, commit: str, split: str, source: Source) -> Any:
     """The data of that very commit: when `datasets` cannot reach the hub, it takes the newest that it has cached.
 
     Its cache folder ends in the commit hash: <name>/<configuration>/<version>/<commit>/<file>.arrow.
@@ -96,7 +102,7 @@ def _of_commit(where: str, data: Any, commit: str, split: str, source: Source) -
         return data
     if not other.with_name(commit).is_dir():
         raise TaskError(
-            f"{where}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
+            f"{origin}: asked for commit {commit}, but the hub did not deliver it and the local cache has "
             f"only {other.name}; check the revision and the network, or pin the cached commit"
         )
     from datasets.packaged_modules.cache.cache import Cache

@@ -15,7 +15,7 @@ from kdcache.tasks.rows import Columns, check_columns
 from kdcache.tasks.text_files import open_text
 
 
-def read_json_lines(where: str, path: Path, columns: Columns) -> pa.Table:
+def read_json_lines(origin: str, path: Path, columns: Columns) -> pa.Table:
     """The columns that are asked for; a key that a line lacks is a missing value, that no line has, a missing column.
 
     Raises:
@@ -23,28 +23,28 @@ def read_json_lines(where: str, path: Path, columns: Columns) -> pa.Table:
     """
     values: dict[str, list[Any]] = {column: [] for column in columns.all}
     keys: dict[str, None] = {}
-    with open_text(where, path) as file:
+    with open_text(origin, path) as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                row = _parse_line(f"{where}, line {number}", line)
+                row = _parse_line(f"{origin}, line {number}", line)
                 keys.update(dict.fromkeys(row))
                 for column in values:
                     values[column].append(row.get(column))
     if not keys:
-        raise TaskError(f"{where}: there are no rows")
-    check_columns(where, list(keys), columns)
-    return pa.table({column: _column(where, column, items) for column, items in values.items()})
+        raise TaskError(f"{origin}: there are no rows")
+    check_columns(origin, list(keys), columns)
+    return pa.table({column: _column(origin, column, items) for column, items in values.items()})
 
 
-def _parse_line(where: str, line: str) -> dict[str, Any]:
+def _parse_line(origin: str, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line, object_pairs_hook=_object)
     except RecursionError:
-        raise TaskError(f"{where}: is nested too deep to be read") from None
+        raise TaskError(f"{origin}: is nested too deep to be read") from None
     except ValueError as error:
-        raise TaskError(f"{where}: is not JSON ({error}); expected one object a line") from None
+        raise TaskError(f"{origin}: is not JSON ({error}); expected one object a line") from None
     if not isinstance(row, dict):
-        raise TaskError(f"{where}: expected one JSON object a line, found {type(row).__name__}")
+        raise TaskError(f"{origin}: expected one JSON object a line, found {type(row).__name__}")
     return row
 
 
@@ -57,17 +57,17 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _column(where: str, column: str, values: list[Any]) -> pa.ChunkedArray:
+def _column(origin: str, column: str, values: list[Any]) -> pa.ChunkedArray:
     try:
         return pa.chunked_array(pa.array(values))
     except UnicodeEncodeError:
         row = next(row for row, value in enumerate(values) if not _is_unicode(value))
         raise TaskError(
-            f"{where}: column {column!r} has half of a surrogate pair in row {row} (\\ud800 to \\udfff alone), "
+            f"{origin}: column {column!r} has half of a surrogate pair in row {row} (\\ud800 to \\udfff alone), "
             "which is no character; mend or remove it"
         ) from None
     except (pa.ArrowException, OverflowError) as error:
-        raise TaskError(f"{where}: column {column!r} mixes types: {str(error)[:200]}") from None
+        raise TaskError(f"{origin}: column {column!r} mixes types: {str(error)[:200]}") from None
 
 
 def _is_unicode(value: Any) -> bool:

@@ -15,25 +15,26 @@ from kdcache.tasks.columns import plain
 from kdcache.tasks.rows import BATCH, Columns, Rows, check_columns, declared_names, no_labels
 
 
-def open_parquet(where: str, path: Path, columns: Columns) -> Rows:
+def open_parquet(origin: str, path: Path, columns: Columns) -> Rows:
     """
     Raises:
         TaskError: the file cannot be read, has no rows, or lacks a column.
     """
-    with _reading(where):
+    with _reading(origin):
         schema, count = pq.read_schema(path), pq.read_metadata(path).num_rows
-        check_columns(where, schema.names, columns)
+        check_columns(origin, schema.names, columns)
         labels = None if columns.label is None else _checked(pq.read_table(path, columns=[columns.label]))
     if count == 0:
-        raise TaskError(f"{where}: there are no rows")
-    batches = partial(_batches, where, path, columns.features)
+        raise TaskError(f"{origin}: there are no rows")
+    batches = partial(_batches, origin, path, columns.features)
     if labels is None:
         return Rows(no_labels(count), None, batches)
-    return Rows(plain(labels.column(0)), declared_names(where, schema, columns.label or ""), batches)
+    label = columns.label or ""
+    return Rows(plain(labels.column(label)), declared_names(origin, schema, label), batches)
 
 
-def _batches(where: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
-    with _reading(where), pq.ParquetFile(path) as file:
+def _batches(origin: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    with _reading(origin), pq.ParquetFile(path) as file:
         for batch in file.iter_batches(BATCH, columns=columns):
             yield _checked(pa.Table.from_batches([batch]))
 
@@ -45,8 +46,8 @@ def _checked(table: pa.Table) -> pa.Table:
 
 
 @contextmanager
-def _reading(where: str) -> Iterator[None]:
+def _reading(origin: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        raise TaskError(f"{where}: cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise TaskError(f"{origin}: cannot be read: {' '.join(str(error).split())[:300]}") from None

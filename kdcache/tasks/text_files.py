@@ -27,32 +27,32 @@ SIGNATURES = {  # the first bytes of files that often have a wrong name
 
 
 @contextmanager
-def open_text(where: str, path: Path) -> Iterator[TextIO]:
+def open_text(origin: str, path: Path) -> Iterator[TextIO]:
     """A text file, with its line ends as they are and without a byte order mark.
 
     Args:
-        where: the split and the file, for messages.
+        origin: the split and the file, for messages.
 
     Raises:
         TaskError: it cannot be read, or is no text in UTF-8; says what it seems to be. The bytes are looked at as
             they are read: a bad one may be found late.
     """
     try:
-        _refuse_zero_bytes(where, path)
+        _refuse_zero_bytes(origin, path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield file
     except UnicodeDecodeError:
-        raise TaskError(f"{where}: {_kind(path)}") from None
+        raise TaskError(f"{origin}: {_kind(path)}") from None
     except OSError as error:
-        raise TaskError(f"{where}: cannot be read: {error.strerror or error}") from None
+        raise TaskError(f"{origin}: cannot be read: {error.strerror or error}") from None
 
 
-def _refuse_zero_bytes(where: str, path: Path) -> None:
+def _refuse_zero_bytes(origin: str, path: Path) -> None:
     """UTF-16 and UTF-32 without a mark are valid UTF-8 of letters with zero bytes between them."""
     with path.open("rb") as file:
         head = file.read(4)
     if b"\0" in head and not head.startswith(tuple(SIGNATURES)):
-        raise TaskError(f"{where}: begins with zero bytes, as text in UTF-16 or UTF-32 does; {SAVE}")
+        raise TaskError(f"{origin}: begins with zero bytes, as text in UTF-16 or UTF-32 does; {SAVE}")
 
 
 def _kind(path: Path) -> str:

@@ -301,6 +301,32 @@ def test_an_empty_text_in_validation_leaves_no_card(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.parquet"]
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "names"),
+    [
+        (['"0"', '"00"', '"1"', '"01"'], ['"01"'], ["0", "00", "01", "1"]),
+        (['"1"', '"2"', '"3"', '"4"', '"5"'], ['"3"'], ["1", "2", "3", "4", "5"]),
+        (["2020-01-01", "2021-01-01"], ["2020-01-01"], ["2020-01-01", "2021-01-01"]),
+        (["4A", "12", "7"], ["12", "7"], ["12", "4A", "7"]),
+        (["NA", "EU", "null"], ["NA"], ["EU", "NA", "null"]),
+        (["true", "True", "false"], ["True"], ["True", "false", "true"]),
+        (["1.0", "1.00", "1e0"], ["1.00"], ["1.0", "1.00", "1e0"]),
+        ([str(number) for number in range(12)], ["11"], [str(number) for number in range(12)]),
+    ],
+)
+def test_classes_of_csv_files_are_as_written(
+    tmp_path: Path, train: list[str], validation: list[str], names: list[str]
+) -> None:
+    files = {}
+    for split, written in (("train", train), ("validation", validation)):
+        files[split] = str(tmp_path / f"{split}.csv")
+        Path(files[split]).write_text("label,text\n" + "".join(f"{label},a\n" for label in written))
+    card = prepare_task(text_task(files), tmp_path / "out")
+    assert card.label_names == names
+    indices = PreparedTask(tmp_path / "out").rows("validation")["label"].to_pylist()
+    assert [names[index] for index in indices] == [label.strip('"') for label in validation]
+
+
 def test_f1_is_for_two_classes(tmp_path: Path) -> None:
     columns = {"text": ["a", "b", "c"], "label": [0, 1, 2]}
     with pytest.raises(

@@ -44,6 +44,7 @@ def test_large_splits_come_in_batches(tmp_path: Path) -> None:
 def test_files_that_are_not_there(tmp_path: Path) -> None:
     good = parquet(tmp_path / "a.parquet", ROWS)
     refusal(r"validation: .*no\.parquet: the file does not exist", good, tmp_path / "no.parquet")
+    refusal("does not exist .*working directory; ~ is no home folder here", "~/a.csv", good)
     refusal("train: .*is a folder; list the files", tmp_path, good)
     refusal("the file does not exist", good / "inside.csv", good)
     refusal("cannot be read: .*too long", tmp_path / ("x" * 300 + ".csv"), good)
