@@ -1,4 +1,4 @@
-"""Exact boundaries: closed forms, published constants, simulated paths, and another implementation where there is one."""
+"""Exact boundaries: closed forms, published constants, simulated paths, another implementation where there is one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,9 @@ def test_without_looking_before_a_look_is_a_t_test() -> None:
 def test_published_constants_with_many_seeds(z: list[float], looks: int) -> None:
     # Pocock's and O'Brien and Fleming's constants for 5% with equal groups, as tabulated in textbooks
     seeds = [100 * (1 + look) for look in range(looks)]
-    assert boundaries.crossing(seeds, list(2 * special.ndtr(-np.asarray(z))), 2).sum() == pytest.approx(0.05, abs=4e-4)
+    assert boundaries.crossing(seeds, list(2 * special.ndtr(-np.asarray(z))), 2).sum() == pytest.approx(
+        0.05, abs=4e-4
+    )
 
 
 @pytest.mark.parametrize("sides", [1, 2])
@@ -103,7 +105,9 @@ def test_another_implementation_agrees(sides: boundaries.Sides) -> None:
 def test_the_sequential_p_is_the_level_whose_boundary_is_met(level: float, sides: boundaries.Sides) -> None:
     nominal = boundaries.nominal(LOOKS, LINEAR, level, sides)
     for look, p in enumerate(nominal, 1):
-        assert boundaries.sequential(LOOKS, LINEAR, look, np.array(p), sides) == pytest.approx(level, rel=3e-4)
+        assert boundaries.sequential(LOOKS, LINEAR, look, np.array(p), sides) == pytest.approx(
+            level, rel=3e-4
+        )
 
 
 @settings(deadline=None, max_examples=60)
