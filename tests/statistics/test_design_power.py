@@ -31,8 +31,8 @@ def test_the_least_and_the_most_trials() -> None:
     assert ([odds.better for odds in sure.odds], [odds.worse for odds in sure.odds]) == ([1, 0], [0, 1])
 
 
-def test_the_design_study_s_cell() -> None:
-    # sd 1.2, effect 0.5, four comparisons: 96% decided, 47% better, 48% equivalent, 173 trials in an independent study
+def test_a_cell_that_was_simulated_independently() -> None:
+    # sd 1.2, effect 0.5, four comparisons: 96% decided, 47% better, 48% equivalent, 173 trials
     found = forecast(Design.of([5, 10, 20, 40], stop_hopeless=0.0), [Assumed((0.5,) * 4, (1.2,))])
     assert found.decided / 4 == pytest.approx(0.96, abs=0.01)
     assert np.mean([odds.better for odds in found.odds]) == pytest.approx(0.47, abs=0.025)
