@@ -1,5 +1,4 @@
-"""Exact boundaries: closed forms, published constants, simulated paths, and another implementation where there is
-one."""
+"""Exact boundaries: closed forms, published constants, simulated paths, another implementation where there is one."""
 
 from __future__ import annotations
 
@@ -88,8 +87,8 @@ def test_every_look_spends_its_share(seeds: tuple[int, ...], sides: boundaries.S
     assert all(level >= share * 0.05 for level, share in zip(levels, shares, strict=True))  # never stricter
 
 
-def test_the_table_of_the_design_study() -> None:
-    levels = boundaries.nominal(LOOKS, LINEAR, 0.0125, 2)  # a family of 4: levels worked out independently
+def test_levels_that_were_worked_out_independently() -> None:
+    levels = boundaries.nominal(LOOKS, LINEAR, 0.0125, 2)  # a family of 4
     assert levels == pytest.approx([0.00156, 0.00166, 0.00339, 0.00713], abs=5e-6)
 
 
