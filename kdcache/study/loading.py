@@ -5,20 +5,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from kdcache.errors import ParamsError
-from kdcache.study.mistakes import cross_mistakes
+from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
+
+# The keys of an entry that mistakes between entries depend on.
+LINKS = {
+    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
+    *("metrics", "baseline", "margin"),
+}
+P = TypeVar("P", bound=Params)
 
 
 def load_study(path: str | Path = "params.yaml") -> Study:
@@ -29,16 +34,57 @@ def load_study(path: str | Path = "params.yaml") -> Study:
             each with its path in the file.
     """
     path = Path(path)
-    raw = _read_yaml(path)
-    study, mistakes = None, list(_missing_keys(raw))
+    content = _read_yaml(path)
+    study, mistakes = None, list(_missing_keys(content))
     try:
-        study = Study.model_validate(raw)
+        study = Study.model_validate(content)
     except ValidationError as error:
         mistakes += [describe_mistake(item) for item in error.errors()]
-    mistakes += cross_mistakes(study or _sound_part(raw), _names(raw))
+    mistakes += mistakes_between(Entries(study or _sound_part(content), _names(content)))
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
     return study
+
+
+def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
+    """Keys that have a default here, but that dvc.yaml refers to by name."""
+    for group in ("teachers", "distillers"):
+        if group not in content:
+            yield f"{group}: missing; dvc.yaml reads it, so write `{group}: {{}}` for none"
+    comparison = content.get("comparison")
+    if isinstance(comparison, dict) and "baseline" not in comparison:
+        yield "comparison.baseline: missing; name the regularizer that others are compared with"
+
+
+def _names(content: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The names in each group, those of faulty entries too."""
+    return {group: [str(name) for name in _entries(content, group)] for group in GROUPS}
+
+
+def _sound_part(content: Mapping[str, Any]) -> Study:
+    """The study without what is wrong in single entries, to look for mistakes between entries none the less."""
+    parts: dict[str, dict[str, Params]] = {}
+    for group, kind in GROUPS.items():
+        checked = {str(name): _sound(kind, entry) for name, entry in _entries(content, group).items()}
+        parts[group] = {name: entry for name, entry in checked.items() if entry is not None}
+    comparison = _sound(Comparison, content.get("comparison"))
+    return Study.model_construct(None, seeds=[], comparison=comparison, **parts)
+
+
+def _entries(content: Mapping[str, Any], group: str) -> dict[Any, Any]:
+    entries = content.get(group)
+    return entries if isinstance(entries, dict) else {}
+
+
+def _sound(kind: type[P], entry: object) -> P | None:
+    """The entry, without its own mistakes when other entries do not look at those keys; else None."""
+    try:
+        return kind.model_validate(entry)
+    except ValidationError as error:
+        faulty = {str(key) for item in error.errors() for key in item["loc"][:1]}
+    if not isinstance(entry, dict) or faulty & LINKS:
+        return None
+    return kind.model_construct(None, **{key: entry[key] for key in kind.model_fields if key in entry})
 
 
 class _Loader(yaml.SafeLoader):
@@ -71,56 +117,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         found = "an empty file" if raw is None else type(raw).__name__
         raise ParamsError(path, [f"expected a mapping with seeds, tasks, students, ..., found {found}"])
     return raw
-
-
-# The keys that mistakes between entries depend on.
-LINKS = {
-    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
-    *("metrics", "baseline", "margin"),
-}
-P = TypeVar("P", bound=Params)
-
-
-def _missing_keys(raw: dict[str, Any]) -> Iterator[str]:
-    """Keys that have a default here, but that dvc.yaml refers to by name."""
-    for group in ("teachers", "distillers"):
-        if group not in raw:
-            yield f"{group}: missing; dvc.yaml reads it, so write `{group}: {{}}` for none"
-    comparison = raw.get("comparison")
-    if isinstance(comparison, dict) and "baseline" not in comparison:
-        yield "comparison.baseline: missing; name the regularizer that others are compared with"
-
-
-def _names(raw: dict[str, Any]) -> dict[str, list[str]]:
-    """The names in each group, those of faulty entries too."""
-    groups = {group: raw.get(group) for group in GROUPS}
-    return {
-        group: [str(name) for name in (part if isinstance(part, dict) else ())]
-        for group, part in groups.items()
-    }
-
-
-def _sound_part(raw: dict[str, Any]) -> Study:
-    """What other entries look at, so that mistakes between entries are reported beside an entry's own."""
-    parts: dict[str, dict[str, Params]] = {}
-    for group, kind in GROUPS.items():
-        entries = raw.get(group)
-        checked = (
-            {name: _sound(kind, entry) for name, entry in entries.items()}
-            if isinstance(entries, dict)
-            else {}
-        )
-        parts[group] = {str(name): entry for name, entry in checked.items() if entry is not None}
-    comparison = _sound(Comparison, raw.get("comparison"))
-    return Study.model_construct(None, seeds=[], comparison=comparison, **parts)
-
-
-def _sound(kind: type[P], entry: object) -> P | None:
-    """The entry, without its own mistakes when other entries do not look at those keys; else None."""
-    try:
-        return kind.model_validate(entry)
-    except ValidationError as error:
-        faulty = {str(key) for item in error.errors() for key in item["loc"][:1]}
-    if not isinstance(entry, dict) or faulty & LINKS:
-        return None
-    return kind.model_construct(None, **{key: entry[key] for key in kind.model_fields if key in entry})
