@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint bench reports clean
+.PHONY: study test lint bench reports fuzz clean
 
 study: .venv/ready
 	kdcache repro
@@ -24,9 +24,15 @@ bench: .venv/ready
 reports: .venv/ready
 	python -m tools.reports
 
+# about an hour: 100,000 odd and damaged inputs of every reader
+fuzz: .venv/ready-dev
+	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
+
 lint: .venv/ready-dev
 	ruff check .
 	ruff format --check .
+	lint-imports
+	python -m tools.house
 	mypy
 
 .venv/ready: pyproject.toml constraints.txt
@@ -42,4 +48,4 @@ lint: .venv/ready-dev
 	@touch $@
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

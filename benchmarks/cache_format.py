@@ -2,8 +2,8 @@
 
     python -m benchmarks.cache_format
 
-Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in memory,
-since the disk's speed would only blur the differences.
+Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in
+memory, since the disk's speed would only blur the differences.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.cache.measuring import Logits, peaky_logits, row_hashes
-from benchmarks.cache.report import number, table
+from benchmarks.keeping import facts
+from benchmarks.markdown import number, table
 from kdcache.logits.format import Dtype, encode_shard, rows_per_group
 from kdcache.system.files import write_atomically, write_json
 from stages import stage_errors
@@ -71,8 +70,6 @@ class Found:
 @stage_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    from kdcache.pretraining.card import machine  # imports torch: not before the options are read
-
     pa.set_cpu_count(1)
     found, errors = [], {}
     for classes in CLASSES:
@@ -81,9 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         errors[classes] = float(np.abs(logits - logits.astype(np.float16)).max())
         found += measure(logits, args.repeats)
     run = {
-        "date": date.today().isoformat(),
-        "machine": machine(1),
-        "versions": {"pyarrow": version("pyarrow"), "numpy": version("numpy")},
+        **facts(("pyarrow", "numpy")),
         "options": {"repeats": args.repeats, "megabytes": args.megabytes},
         "largest_float16_error": errors,
         "choices": [asdict(one) for one in found],

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -21,25 +20,20 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from benchmarks.training import write
+from benchmarks.keeping import ROOT, facts, write
 from kdcache.engine.resources import cores
 from kdcache.errors import KdcacheError
-from kdcache.pretraining.card import machine
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
 JSON = ROOT / "benchmarks/results/end-to-end.json"
 SERIAL = "dvc repro"
-COSTS = ["seconds", "peak_memory_mb"]  # of a trial: they differ from run to run
+LIBRARIES = ("dvc", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             str(jobs),
         ]
     found = measure(variants, args.study, args.rounds)
-    run = {**facts(args), "runs": {name: [asdict(timed) for timed in runs] for name, runs in found.items()}}
+    runs = {name: [asdict(timed) for timed in timings] for name, timings in found.items()}
+    run = {**facts(LIBRARIES, cores()), "study": args.study.name, "runs": runs}
     print(table(found))
     write(args.json, args.study.name, run)
 
@@ -109,7 +104,7 @@ def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[st
 
 
 def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.DataFrame]:
-    """Run a study in a fresh clone; its times, and the results of its trials without their costs."""
+    """Run a study in a fresh clone; its times, and the results of its trials."""
     clone = folder / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
     (clone / "dvc.lock").unlink(missing_ok=True)
@@ -119,8 +114,9 @@ def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.Da
     seconds = time.perf_counter() - start
     if "up to date" not in run_in(clone, ["dvc", "status"]):
         raise KdcacheError(f"{' '.join(command)}: `dvc status` finds work left to do")
-    trials = pd.read_csv(clone / "metrics/trials.csv")
-    return Timed(seconds, float(trials["seconds"].sum())), trials.drop(columns=COSTS)
+    trials, costs = (pd.read_csv(clone / "metrics" / name) for name in ("trials.csv", "cost.csv"))
+    trial_seconds = costs.loc[costs["kind"] == "trial", "seconds"].sum()
+    return Timed(seconds, float(trial_seconds)), trials
 
 
 def run_in(folder: Path, command: list[str]) -> str:
@@ -133,24 +129,6 @@ def run_in(folder: Path, command: list[str]) -> str:
     if done.returncode:
         raise KdcacheError(f"{' '.join(command)} failed:\n{done.stdout[-4000:]}")
     return done.stdout
-
-
-def facts(args: argparse.Namespace) -> dict[str, Any]:
-    """When, on what kind of machine and with what. No names of hosts or folders."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    return {
-        "date": date.today().isoformat(),
-        "machine": machine(cores()),
-        "load_before": round(os.getloadavg()[0], 1),
-        "commit": commit,
-        "study": args.study.name,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("dvc", "torch", "transformers")},
-        },
-    }
 
 
 def table(found: dict[str, list[Timed]]) -> str:

@@ -16,15 +16,12 @@ import functools
 import json
 import logging
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +31,8 @@ import yaml
 
 from benchmarks import report as sample
 from benchmarks.cache.measuring import in_child, peak_memory, profiled
-from benchmarks.cache.report import table
+from benchmarks.keeping import facts
+from benchmarks.markdown import table
 from kdcache.study import Study, Task
 from kdcache.system.files import read_json, write_json
 from kdcache.trials.plan import TrialPlan
@@ -315,7 +313,7 @@ def idle_stage(folder: Path, of: Study) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"  # of the steps' processes: waiting threads would count as work
-    run = _kept(args) | facts()
+    run = _kept(args) | facts(LIBRARIES)
     if not args.dvc_only:
         with tempfile.TemporaryDirectory() as folder:
             run["study"] = measure_study(study(args.tasks, args.pairs), Path(folder), args.profile)
@@ -349,14 +347,6 @@ def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
 def _lay_out_in(of: Study, folder: Path) -> None:
     os.chdir(folder)
     lay_out(of)
-
-
-def facts() -> dict[str, Any]:
-    from kdcache.pretraining.card import machine
-
-    found = {name: version(name) for name in LIBRARIES}
-    versions = {"python": platform.python_version(), **found}
-    return {"date": date.today().isoformat(), "machine": machine(1), "versions": versions}
 
 
 def _kept(args: argparse.Namespace) -> dict[str, Any]:

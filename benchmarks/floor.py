@@ -22,7 +22,8 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.cache.report import table
+from benchmarks.keeping import ROOT, facts, write
+from benchmarks.markdown import table
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.modelling.building import build_model
@@ -34,7 +35,7 @@ from kdcache.tasks.prepare import prepare_task
 from kdcache.training.loop import fine_tune
 from kdcache.training.regularizers import make_loss
 
-ROOT = Path(__file__).parents[1]
+LIBRARIES = ("torch", "transformers", "numpy")
 ADAMW = 28  # bytes a parameter: reads weight, gradient and two moments, writes weight and moments
 Shape = tuple[int, int, int, int]  # batch, rows, inner, columns: of `bmm`
 
@@ -159,10 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         one |= step(fresh, student.model_copy(update={"precision": precision}), data)
     print(page(found, args, parameters))
     if args.json:
-        from benchmarks.training import facts, write
-
         size = {"rows": args.batch_size, "tokens": args.tokens, "parameters": parameters}
-        write(args.json, f"floor: {_name(args)}", facts() | size | {"found": found})
+        write(args.json, f"floor: {_name(args)}", facts(LIBRARIES) | size | {"found": found})
 
 
 def headlines(student: Student) -> tuple[TaskCard, Checkpoint, Preprocessor]:

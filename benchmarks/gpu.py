@@ -32,10 +32,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import training
+from benchmarks import keeping
 from benchmarks.cache import epochs, report, writing
 from benchmarks.cache.measuring import Measurement, Options
-from benchmarks.training import OURS, PEERS, ROOT, Device, Runs, Variant, Work
+from benchmarks.keeping import ROOT
+from benchmarks.markdown import number, table
+from benchmarks.training import comparing, rounds
+from benchmarks.training.options import parse as parse_training
+from benchmarks.training.runs import OURS, PEERS, Runs, Variant
+from benchmarks.training.work import Device, Work, described, prepare, sized
 from kdcache.engine.local import VISIBLE, Workers, modelling_modules
 from kdcache.engine.pool import run_in
 from kdcache.errors import KdcacheError
@@ -56,6 +61,7 @@ QUICK_SIZE = (1, 32, 2)
 GOALS = {"bert-tiny": 3.0}  # times as fast as the fastest Trainer, at least
 LOADED = replace(PEERS[-1], loaders=2)
 GRAPHED = replace(OURS[-1], who="kdcache with CUDA graphs")
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 AT_ONCE, TRIALS = (1, 2, 4, 8), 16
 Found = tuple[dict[str, Any], str]  # what is kept, and shown
 
@@ -73,7 +79,7 @@ class Bench:
     def checkpoint(self, size: str) -> Path:
         """A model that has no weights, with bert-tiny's tokenizer."""
         numbers = QUICK_SIZE if self.quick else SIZES[size]
-        return training.sized(BERT_TINY, self.folder / f"{size}'s size", *numbers)
+        return sized(BERT_TINY, self.folder / f"{size}'s size", *numbers)
 
     def work(self, size: str) -> Work:
         """The rows, and a student to train on them."""
@@ -86,8 +92,8 @@ class Bench:
             "1e-3" if small else "1e-4",
         ]
         options += ["--rows", "48", "--epochs", "1"] if self.quick else ["--epochs", "8"]
-        args = training.parse([*self.rows, *options])
-        work = training.prepare(args, Path(tempfile.mkdtemp(dir=self.folder)))
+        args = parse_training([*self.rows, *options])
+        work = prepare(args, Path(tempfile.mkdtemp(dir=self.folder)))
         return replace(work, device=self.device)
 
 
@@ -98,9 +104,9 @@ def fine_tuning(bench: Bench, size: str) -> Found:
     """Examples/s of everybody, and how many times as fast as the Trainer kdcache is."""
     work = bench.work(size)
     variants = [OURS[-1], GRAPHED, PEERS[-1]] if bench.quick else [*OURS, GRAPHED, *PEERS, LOADED]
-    runs = training.measure(work, variants, bench.rounds)
-    found = training.described(work) | training.summary(runs, compared(runs, GOALS.get(size)), "wall")
-    return found, training.page(found)
+    runs = rounds.measure(work, variants, bench.rounds)
+    found = described(work) | comparing.summary(runs, compared(runs, GOALS.get(size)), "wall")
+    return found, comparing.page(found)
 
 
 def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
@@ -108,7 +114,7 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
 
     CUDA graphs, a candidate (`benchmarks.graphed`) without a goal, by the fastest Trainer and by kdcache without them.
     """
-    ours, best = (training.fastest(runs, who, "wall") for who in ("kdcache", "Trainer"))
+    ours, best = (comparing.fastest(runs, who, "wall") for who in ("kdcache", "Trainer"))
     pairs = [
         (ours, best),
         (ours, Variant("Trainer", ours.precision, "to 128")),
@@ -118,9 +124,9 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
     return [
         {
             "what": f"{mine.name} / {other.name}",
-            **training.judged(
-                training.ratios(runs, mine, other, "cpu"),
-                training.ratios(runs, mine, other, "wall"),
+            **comparing.judged(
+                comparing.ratios(runs, mine, other, "cpu"),
+                comparing.ratios(runs, mine, other, "wall"),
                 goal if (mine, other) == (ours, best) else None,
                 by="wall",
             ),
@@ -176,17 +182,17 @@ def hourly_found(rates: dict[int, list[float]]) -> dict[str, Any]:
     """Spreads of the trials per hour, and of the ratio to one at a time in the same round."""
     times = {n: [a / b for a, b in zip(values, rates[1], strict=True)] for n, values in rates.items()}
     return {
-        "trials_per_hour": {n: training.spread(values) for n, values in rates.items()},
-        "times_one_at_a_time": {n: training.spread(values) for n, values in times.items()},
+        "trials_per_hour": {n: comparing.spread(values) for n, values in rates.items()},
+        "times_one_at_a_time": {n: comparing.spread(values) for n, values in times.items()},
     }
 
 
 def hourly_page(found: dict[str, Any]) -> str:
     lines = [
-        [str(n), report.number(rate["median"]), training.shown(found["times_one_at_a_time"][n])]
+        [str(n), number(rate["median"]), comparing.shown(found["times_one_at_a_time"][n])]
         for n, rate in found["trials_per_hour"].items()
     ]
-    return report.table(["trials at once", "per hour", "times as many as one at a time"], lines, right=[1])
+    return table(["trials at once", "per hour", "times as many as one at a time"], lines, right=[1])
 
 
 def of_the_cache(bench: Bench, measure: Callable[[Options], Measurement]) -> Found:
@@ -234,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"## {name}\n\n{page}\n", flush=True)
         if args.json:
             seconds = round(time.perf_counter() - start)
-            training.write(args.json, name, before | {"quick": args.quick, "seconds": seconds} | found)
+            keeping.write(args.json, name, before | {"quick": args.quick, "seconds": seconds} | found)
 
 
 def choose_device(quick: bool) -> Device:
@@ -253,7 +259,7 @@ def choose_device(quick: bool) -> Device:
 def facts(device: Device) -> dict[str, Any]:
     """Those of `benchmarks.training`, and of the GPU."""
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
-    return training.facts() | {"gpu": gpu, "cuda": torch.version.cuda}
+    return keeping.facts(LIBRARIES) | {"gpu": gpu, "cuda": torch.version.cuda}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -22,9 +22,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from kdcache.errors import KdcacheError
-from kdcache.modelling import predicting
 from kdcache.modelling.batches import Batch, Batcher, Rows
 from kdcache.modelling.encoding import EncodedSplit
+from kdcache.training import loop
 from kdcache.training.loop import _Loop
 
 MULTIPLE = 8  # tokens that batches are padded to a multiple of: fewer shapes to record
@@ -130,5 +130,5 @@ class Repeats:
 @contextmanager
 def graphs() -> Iterator[None]:
     """`fine_tune` records its steps meanwhile."""
-    with mock.patch.multiple(predicting, _Loop=GraphedLoop, Batcher=Bucketed):
+    with mock.patch.multiple(loop, _Loop=GraphedLoop, Batcher=Bucketed):
         yield

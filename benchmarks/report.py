@@ -8,7 +8,6 @@ scores around invented means (no model is trained), the metrics of them and the 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.keeping import facts
 from kdcache.report.page import write_report
 from kdcache.results.validation import Outputs
 from kdcache.results.writing import write_summary, write_table
@@ -36,6 +36,7 @@ from kdcache.study import Study
 FAMILIES = ("bert", "roberta", "gpt2")
 METHODS = {"label_smoothing": 0.1, "tf_reg": 0.3, "kd": 0.8, "self_kd": 0.4}  # points gained from scratch
 ROWS = 277  # of each validation set, as RTE
+LIBRARIES = ("numpy", "pandas", "scipy", "altair")
 MODEL = {"learning_rate": 1e-3, "epochs": 8, "batch_size": 32}
 
 
@@ -197,9 +198,6 @@ def open_in_browser(page: Path) -> dict[str, float | int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    # Here, since it imports torch: benchmarks.engine takes only the study from this module.
-    from kdcache.pretraining.card import machine
-
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tasks", type=int, default=8)
@@ -212,10 +210,9 @@ def main(arguments: list[str] | None = None) -> None:
     cpu = time.process_time()
     page = write_report(options.out / "metrics", options.out / "report", of)
     built, cpu = time.perf_counter(), time.process_time() - cpu
-    facts = {
+    figures = {
         "made_by": "python -m benchmarks.report",
-        "date": datetime.date.today().isoformat(),
-        "machine": machine(1),
+        **facts(LIBRARIES),
         "configurations": len(list(of.configurations())),
         "trials": len(list(of.configurations())) * len(of.seeds),
         "statistics_seconds": round(counted - begun, 1),
@@ -224,9 +221,9 @@ def main(arguments: list[str] | None = None) -> None:
         "page_megabytes": round(page.stat().st_size / 1e6, 2),
         **open_in_browser(page),
     }
-    print(json.dumps(facts, indent=2))
+    print(json.dumps(figures, indent=2))
     if options.json:
-        options.json.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

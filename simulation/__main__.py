@@ -18,7 +18,7 @@ import numpy as np
 import scipy
 from tqdm import tqdm
 
-from kdcache.pretraining.card import machine
+from kdcache.system.devices import machine
 from simulation import page
 from simulation.montecarlo import SEED, rates
 from simulation.questions import Table

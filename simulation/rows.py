@@ -27,8 +27,8 @@ from scipy import stats
 from tqdm import tqdm
 
 from kdcache.errors import KdcacheError
-from kdcache.pretraining.card import machine
 from kdcache.statistics import rowwise
+from kdcache.system.devices import machine
 from kdcache.system.files import write_atomically
 from simulation.montecarlo import SEED, Question, Rate, rates
 from simulation.procedure import Array

@@ -194,7 +194,7 @@ def spread(fractions: Sequence[float]) -> str:
 
 def section(found: Sequence[Measured], args: argparse.Namespace) -> str:
     """The card's section: the table, how it was made, and on what kind of machine."""
-    from kdcache.pretraining.card import machine
+    from kdcache.system.devices import machine
 
     seeds = "one seed" if args.seeds == 1 else f"mean ± standard deviation over {args.seeds} seeds"
     lengths = ", ".join(f"{task.card.max_length} tokens ({task.card.name})" for task in found)

@@ -12,17 +12,15 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
-import platform
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cache import report
 from benchmarks.cache.measuring import Measurement, Options
+from benchmarks.keeping import facts
 from kdcache.errors import KdcacheError
 from kdcache.system.files import read_json, write_atomically, write_json
 from stages import stage_errors
@@ -90,7 +88,7 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         minilm=args.minilm,
         quick=args.quick,
     )
-    run = {**facts(args), "measurements": _kept(args)}
+    run = {**prepared(args), "measurements": _kept(args)}
     for name in args.only or [name for name in NAMES if args.large or name != "large"]:
         log.info("%s ...", name)
         run["measurements"][name] = asdict(_measure(name, options))
@@ -115,12 +113,10 @@ def _measure(name: str, options: Options) -> Measurement:
     return found
 
 
-def facts(args: argparse.Namespace) -> dict[str, Any]:
-    """When, on what kind of machine and with what; sets the number of threads. No names of hosts or folders."""
+def prepared(args: argparse.Namespace) -> dict[str, Any]:
+    """Set the number of threads; when, where and with what is measured."""
     import pyarrow as pa
     import torch
-
-    from kdcache.pretraining.card import machine
 
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         raise KdcacheError(f"--device {args.device}: torch finds no GPU here; use cpu")
@@ -128,13 +124,8 @@ def facts(args: argparse.Namespace) -> dict[str, Any]:
     pa.set_cpu_count(args.threads)
     names = ("rows", "repeats", "threads", "device", "large", "quick", "only")
     return {
-        "date": date.today().isoformat(),
-        "machine": machine(args.threads),
+        **facts(LIBRARIES, args.threads),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "versions": {
-            "python": platform.python_version(),
-            **{library: version(library) for library in LIBRARIES},
-        },
         "options": {name: getattr(args, name) for name in names},
     }
 

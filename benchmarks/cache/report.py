@@ -6,6 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.markdown import number, table
+
 VERDICT = {True: "met", False: "**missed**", None: ""}
 
 
@@ -27,17 +29,6 @@ def goal_table(goals: Sequence[Mapping[str, Any]]) -> str:
     """Every goal, what was measured, and whether it was met."""
     rows = [[goal["what"], goal["goal"], _measured(goal), VERDICT[goal["met"]]] for goal in goals]
     return table(["what", "goal", "measured", ""], rows)
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """A Markdown table; `right` are the columns that are aligned there."""
-    rule = ["---:" if index in right else "---" for index in range(len(header))]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rows))
-
-
-def number(value: float) -> str:
-    """Three digits, or all of those before the point."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _measured(goal: Mapping[str, Any]) -> str:

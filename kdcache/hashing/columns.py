@@ -13,6 +13,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing.content import Column
 from kdcache.hashing.digests import Algorithm, Digests, digests_of
 from kdcache.hashing.encoded import RowError, Values, canonical_rows
+from kdcache.hashing.frames import as_table, is_dataset
 
 Named: TypeAlias = tuple[Column, Values]
 Chunk: TypeAlias = tuple[list[Named], Named | None]  # some rows: columns that the hash covers, and the label
@@ -20,23 +21,17 @@ BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it: `row_hash`
 ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the second is about
 
 
-def is_dataset(data: Any) -> bool:
-    """Whether this is a `datasets.Dataset`, found out without importing datasets."""
-    return any(
-        f"{kind.__module__}.{kind.__name__}" == "datasets.arrow_dataset.Dataset" for kind in type(data).mro()
-    )
-
-
 def hash_columns(
     dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
 ) -> Digests | None:
-    """The digests [N, 2] of an Arrow table's or a `datasets.Dataset`'s rows; None for other data.
+    """The digests [N, 2] of the rows of a table (Arrow's, pandas', polars') or a `datasets.Dataset`; else None.
 
     Raises:
         CacheError: a column is not there, or a value has no stable content, naming the row.
     """
-    if isinstance(dataset, pa.Table):
-        return hash_chunks(_of_table(dataset, columns, label), algorithm)
+    table = as_table(dataset)
+    if table is not None:
+        return hash_chunks(_of_table(table, columns, label), algorithm)
     if is_dataset(dataset):
         return _of_stored_rows(dataset, columns, label, algorithm)
     return None
@@ -63,6 +58,9 @@ def _of_table(table: pa.Table, columns: Sequence[Column] | None, label: Column |
     twice = [name for name in [*names, *listed(label)] if table.column_names.count(name) > 1]
     if twice:
         raise CacheError(f"there are two columns {twice[0]!r}; rename one")
+    table = table.select(
+        [str(name) for name in dict.fromkeys([*names, *listed(label)]) if name in table.column_names]
+    )
     for batch in table.to_batches(max_chunksize=rows_at_once(table.nbytes, table.num_rows)):
         yield chosen(dict(zip(batch.schema.names, batch.columns, strict=True)), names, label)
 

@@ -15,7 +15,7 @@ two that share a hash (2^32 tries); in one data set they are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -90,8 +90,8 @@ def hash_rows(
     """`hash_row` of every row of a data set, in its order.
 
     Args:
-        dataset: a `datasets.Dataset` (its format and transforms do not count, only its data), a `pyarrow.Table`, or
-            anything with a length and an index. It is read once.
+        dataset: a `datasets.Dataset` (its format and transforms do not count, only its data), a table of Arrow, pandas
+            or polars, or anything with a length and an index. It is read once.
         columns, label, algorithm: as for `hash_row`.
 
     Returns:
@@ -107,6 +107,47 @@ def hash_rows(
     except RowError as error:
         raise CacheError(f"row {error.row}: {error}") from None
     return checked_hashes(digests)
+
+
+def hash_batch(
+    batch: Mapping[Any, Any],
+    columns: Sequence[Column] | None,
+    label: Column | None,
+    algorithm: Algorithm = BLAKE2B,
+) -> npt.NDArray[np.uint64]:
+    """`hash_row` of every row of a batch.
+
+    Args:
+        batch: from column to n values, one a row: a list, an array or a tensor.
+        columns, label, algorithm: as for `hash_row`.
+
+    Returns:
+        uint64 [n].
+
+    Raises:
+        CacheError: as for `hash_row`, naming the row; or the columns have different lengths.
+    """
+    names = content_columns(batch, columns, label)
+    values = {name: _listed_values(batch[name], name) for name in [*names, *listed(label)] if name in batch}
+    lengths = {str(name): len(column) for name, column in values.items()}
+    if len(set(lengths.values())) > 1:
+        raise CacheError(f"the batch's columns have different lengths: {lengths}")
+    try:
+        return hash_chunks([chosen(values, names, label)], algorithm)[:, 0].copy()
+    except RowError as error:
+        raise CacheError(f"row {error.row}: {error}") from None
+
+
+def _listed_values(values: Any, column: Column) -> Sequence[Any]:
+    """One value a row; those of a line of numbers are Python's."""
+    if len(getattr(values, "shape", ())) == 1:
+        values = values.tolist()
+    single = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
+    if single or not isinstance(values, Iterable):
+        raise CacheError(
+            f"column {column!r} of the batch holds {type_name(values)}, expected one value a row"
+        )
+    return list(values)
 
 
 def _chunks(dataset: Any, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:

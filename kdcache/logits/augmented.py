@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kdcache.errors import CacheError
-from kdcache.hashing.columns import is_dataset
 from kdcache.hashing.content import Column
-from kdcache.logits.join import Joiner
+from kdcache.hashing.frames import is_dataset
+from kdcache.logits.join import find_rows
+from kdcache.logits.joiner import Joiner
 from kdcache.logits.predicting.views import Augmenter, described, fetched
 
 if TYPE_CHECKING:
@@ -54,8 +55,8 @@ class AugmentedDataset:
         *,
         augment_column: Column | None = None,
         column: str = "teacher_logits",
-        id_column: str = "id",
-        hash_column: str | None = "row_hash",
+        id_column: Column | None = None,
+        hash_column: Column | None = "row_hash",
         columns: Sequence[Column] | None = None,
         label: Column | None = None,
     ) -> None:
@@ -100,7 +101,7 @@ class AugmentedDataset:
 
         rows, view = fetched(self.dataset, indices), self.view
         content = rows if self._content is self.dataset else fetched(self._content, indices)
-        ids, logits = self._joiner.rows(content, view)
+        ids, logits = find_rows(self._joiner, content, view)
         augmented = (
             self._augmenter(row, row_id, view) for row, row_id in zip(rows, ids.tolist(), strict=True)
         )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kdcache.errors import CacheError
+from kdcache.hashing.content import Column
 from kdcache.hashing.digests import Algorithm
 from kdcache.logits.cost import read_cost
 from kdcache.logits.disk import CachedSplit, Group, ShardedCache, Verification
@@ -96,20 +97,21 @@ class LogitCache:
         """
         return self._gather.logits(split, ids, row_hashes, view)
 
-    def row_ids_of(self, split: str, row_hashes: Any) -> np.ndarray:
+    def row_ids_of(self, split: str, row_hashes: Any, hints: Any | None = None) -> np.ndarray:
         """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
 
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
+            hints: integers [n], ids that the rows may have; one whose row has another content is not used.
 
         Returns:
-            int64 [n]. Where several rows have the same content, the lowest of their ids.
+            int64 [n]. Where several rows have the same content, the hint, or the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
         """
-        return self._gather.row_ids_of(split, row_hashes)
+        return self._gather.row_ids_of(split, row_hashes, hints)
 
     def split(self, name: str) -> CachedSplit:
         """A whole split in memory, sorted by id; read once, then kept."""
@@ -155,13 +157,13 @@ class LogitCache:
         split: str = "train",
         *,
         column: str = "teacher_logits",
-        id_column: str = "id",
-        hash_column: str | None = "row_hash",
-        columns: Sequence[str] | None = None,
-        label: str | None = None,
+        id_column: Column | None = None,
+        hash_column: Column | None = "row_hash",
+        columns: Sequence[Column] | None = None,
+        label: Column | None = None,
         view: int | None = None,
     ) -> Any:
-        """The data (a `datasets.Dataset` or a loader of batches) with its rows' logits; see `join.join`."""
+        """The data (a data set, table, list of rows or loader of batches) with its rows' logits; see `join.join`."""
         return join(
             self._gather,
             data,

@@ -69,15 +69,16 @@ class Gather:
         chosen: np.ndarray = loaded.rows.logits[positions, self._checked_views(view, len(ids))]
         return chosen
 
-    def row_ids_of(self, split: str, row_hashes: Any) -> np.ndarray:
+    def row_ids_of(self, split: str, row_hashes: Any, hints: Any | None = None) -> np.ndarray:
         """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
 
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
+            hints: integers [n], ids that the rows may have; one whose row has another content is not used.
 
         Returns:
-            int64 [n]. Where several rows have the same content, the lowest of their ids.
+            int64 [n]. Where several rows have the same content, the hint, or the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
@@ -90,12 +91,30 @@ class Gather:
         inside = positions < len(hashes)
         missing[inside] = hashes[positions[inside]] != wanted[inside]
         if missing.any():
+            first = int(np.argmax(missing))
+            named = "" if hints is None else f", its id {hints[first]}"
             raise CacheError(
-                f"{self.path}: split {split!r} has no row with the hash {int(wanted[missing][0]):016x} (position "
-                f"{int(np.argmax(missing))}) and {int(missing.sum()) - 1} more of the {len(wanted)} asked rows; "
+                f"{self.path}: split {split!r} has no row with the hash {int(wanted[first]):016x} (position "
+                f"{first}{named}) and {int(missing.sum()) - 1} more of the {len(wanted)} asked rows; "
                 "the content differs from what was cached: check the columns, or cache the logits of this data"
             )
-        return ids[positions]
+        by_content = ids[positions]
+        return (
+            by_content
+            if hints is None
+            else self._preferring(loaded, self._integers("ids", hints), wanted, by_content)
+        )
+
+    def _preferring(
+        self, loaded: _Loaded, hints: np.ndarray, row_hashes: np.ndarray, ids: np.ndarray
+    ) -> np.ndarray:
+        """The hints whose rows have these hashes, the ids elsewhere."""
+        known = loaded.rows.ids
+        positions = np.minimum(np.searchsorted(known, hints), max(len(known) - 1, 0))
+        if not len(hints):
+            return ids
+        right = (known[positions] == hints) & (loaded.rows.row_hashes[positions] == row_hashes)
+        return np.where(right, known[positions], ids)
 
     def split(self, name: str) -> CachedSplit:
         """A whole split in memory, sorted by id; read once, then kept."""

@@ -1,44 +1,26 @@
-"""Put a teacher's cached logits beside the rows they belong to: in a data set, or in every batch of a loader.
+"""Put a teacher's cached logits beside the rows they belong to: in a data set, a table, or every batch of a loader.
 
-Rows are recognised by their id and by the hash of their content, never by where they stand; so shuffling,
-filtering, sharding and repeating change nothing. A row that is not the one whose logits were cached is refused.
+Rows are recognised by the hash of their content (and their id, where that is named), never by where they stand; so
+shuffling, filtering, sharding and repeating change nothing. A row that is not the one that was cached is refused.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from numbers import Number
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.hashing.columns import is_dataset
+from kdcache.hashing.columns import content_columns, listed
 from kdcache.hashing.content import Column
-from kdcache.hashing.digests import Algorithm
-from kdcache.hashing.rows import hash_row, hash_rows
-
-Uint64 = npt.NDArray[np.uint64]
-
-
-class CachedRows(Protocol):
-    """What joining needs of a cache; a `LogitCache` has it."""
-
-    @property
-    def path(self) -> Path: ...
-    @property
-    def views(self) -> int | None: ...
-    @property
-    def row_hash(self) -> Algorithm: ...
-    def check_view(self, view: Any) -> None: ...
-    def row_ids_of(self, split: str, row_hashes: Any) -> npt.NDArray[np.int64]: ...
-    def logits(
-        self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
-    ) -> npt.NDArray[np.float32]: ...
+from kdcache.hashing.frames import as_table, is_dataset, with_column
+from kdcache.hashing.rows import hash_batch, hash_rows
+from kdcache.logits.joiner import ID, CachedRows, Ids, Joiner, Logits, Uint64, as_array, names_of
 
 
 def join(
@@ -47,41 +29,60 @@ def join(
     split: str = "train",
     *,
     column: str = "teacher_logits",
-    id_column: str = "id",
-    hash_column: str | None = "row_hash",
-    columns: Sequence[str] | None = None,
-    label: str | None = None,
+    id_column: Column | None = None,
+    hash_column: Column | None = "row_hash",
+    columns: Sequence[Column] | None = None,
+    label: Column | None = None,
     view: int | None = None,
 ) -> Any:
     """The same data with one column more: each row's cached logits.
 
-    Rows are found by `id_column`; without one, by their content hash. The hash is computed from the content
-    (`kdcache.hashing.rows.hash_row`) where `columns` or `label` are given; otherwise it is what `hash_column` holds.
-    It is always checked: an id alone does not say whose row it is.
+    With `columns` or `label` the content alone decides (`kdcache.hashing.rows.hash_row`). Without them the hashes in
+    `hash_column` decide, and an `id` beside them chooses among rows of the same content.
 
     Args:
         cache: the open cache.
-        data: a `datasets.Dataset`, or a torch `DataLoader` or any other iterable of batches (mappings from
-            column to n values: tensors, arrays or lists).
+        data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); or a torch
+            `DataLoader` or any other iterable of batches (mappings from column to n values: tensors, arrays or lists).
         split: the cache's split that the rows come from.
         column: name of the new column or key.
-        id_column: int64 row ids, as in the cache.
+        id_column: a column of int64 row ids, as in the cache; then each row must be the one that was cached under its
+            id. None: a column `id` is one of your own.
         hash_column: uint64 row hashes (an int64 tensor with the same bits is fine: torch likes those better).
-            None: there are none, and the ids are trusted.
+            None: there are none, and the ids (in `id_column`, or `id`) are trusted.
         columns, label: the columns that the hashes in the cache cover. In a loader, batches must have them.
         view: which view's logits, of a cache with views: for data whose inputs are that view's. For the usual case, an
-            augmentation that differs from epoch to epoch, there is `views.AugmentedDataset`.
+            augmentation that differs from epoch to epoch, there is `kdcache.AugmentedDataset`.
 
     Returns:
-        For a `datasets.Dataset`: the data set with a float32 [K] column. Otherwise: an iterable of the same
-        length that can be iterated as often as `data` can; its batches have float32 [n, K] tensors on the
-        device of the ids (of the batch's first tensor, where there are no ids).
+        For a `datasets.Dataset` or a table: one with a float32 [K] column more. For a list of rows: a list of rows,
+        each with a float32 [K] tensor. Otherwise: an iterable of the same length that can be iterated as often as
+        `data` can; its batches have float32 [n, K] tensors on the device of the ids (of the batch's first tensor,
+        where there are no ids).
 
     Raises:
         CacheError: the cache has views and none is named; the column is already there; there is nothing to tell
             the rows by; a row is not in the cache, or is another row there. With a loader, the batch's number is
             named, and the error comes when that batch does.
     """
+    _check_view(cache, view)
+    joiner = Joiner(cache, split, column, id_column, hash_column, columns, label, view)
+    if is_dataset(data):
+        return _joined_dataset(joiner, data)
+    table = as_table(data)
+    if table is not None:
+        return with_column(data, column, _as_lists(_find_in_table(joiner, table)))
+    if _are_rows(data):
+        return _joined_rows(joiner, data)
+    if hasattr(data, "column_names") or hasattr(data, "columns") or not isinstance(data, Iterable):
+        raise CacheError(
+            f"{cache.path}: cannot join logits to a {type(data).__name__}; give one split as a datasets.Dataset, a "
+            "table of Arrow, pandas or polars, a list of rows, a DataLoader or another iterable of batches"
+        )
+    return JoinedBatches(data, joiner)
+
+
+def _check_view(cache: CachedRows, view: int | None) -> None:
     if view is not None:
         cache.check_view(view)
     elif cache.views is not None:
@@ -90,15 +91,6 @@ def join(
             "joined to rows as they are; kdcache.AugmentedDataset replays the inputs, or name the one view that the "
             "data's inputs are with view="
         )
-    joiner = Joiner(cache, split, column, id_column, hash_column, columns, label, view)
-    if is_dataset(data):
-        return joiner.dataset(data)
-    if hasattr(data, "column_names") or not isinstance(data, Iterable):
-        raise CacheError(
-            f"{cache.path}: cannot join logits to a {type(data).__name__}; give one split as a datasets.Dataset, "
-            "a DataLoader or another iterable of batches"
-        )
-    return JoinedBatches(data, joiner)
 
 
 class JoinedBatches:
@@ -112,156 +104,130 @@ class JoinedBatches:
         return len(self.data)  # type: ignore[arg-type]  # a TypeError that says so, where data has none
 
     def __iter__(self) -> Iterator[Any]:
+        _refuse_texts_that_are_sent(self._joiner, self.data)
         for index, batch in enumerate(self.data):
             try:
-                yield self._joiner.batch(batch)
+                yield _joined_batch(self._joiner, batch)
             except CacheError as error:
                 raise CacheError(f"batch {index}: {error}") from None
 
 
-@dataclass(frozen=True)
-class Joiner:
-    """How rows are told apart, and where their logits are; the arguments are those of `join`."""
-
-    cache: CachedRows
-    split: str
-    column: str
-    id_column: str
-    hash_column: str | None
-    columns: Sequence[Column] | None
-    label: Column | None
-    view: int | None = None
-
-    def dataset(self, data: Any) -> Any:
-        from datasets import Features, List, Value
-
-        self._check_free(data.column_names)
-        ids = _stored(data, self.id_column) if self.id_column in data.column_names else None
-        hashes: Any = None
-        if self._of_content():
-            hashes = hash_rows(data, self.columns, self.label, self.cache.row_hash)
-        elif self.hash_column in data.column_names:
-            hashes = _stored(data, self.hash_column)
-        logits = self._logits(ids, hashes, data.column_names)
-        feature = List(Value("float32"), length=logits.shape[1])
-        if not len(data):  # add_column fails on some empty data sets
-            features = Features({**data.features, self.column: feature})
-            return data.from_dict({name: [] for name in features}, features).with_format(data.format["type"])
-        values = pa.FixedSizeListArray.from_arrays(logits.reshape(-1), logits.shape[1])
-        return data.add_column(self.column, values, feature=feature)
-
-    def batch(self, batch: Any) -> Any:
-        import torch
-
-        if not isinstance(batch, Mapping):
-            raise CacheError(
-                f"expected a mapping from column to values, found {type(batch).__name__}; use a collate function "
-                f"that returns a dictionary with {self.id_column!r}"
-            )
-        self._check_free(batch)
-        ids = _array(batch[self.id_column]) if self.id_column in batch else None
-        logits = torch.from_numpy(self._logits(ids, self._batch_hashes(batch), batch))
-        joined: Any = copy.copy(batch)  # keeps the type, such as a tokenizer's BatchEncoding
-        joined[self.column] = logits.to(_device(batch, self.id_column))
-        return joined
-
-    def rows(self, rows: Sequence[Any], view: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The ids int64 [n] of some rows (mappings, tuples or lists), and their logits [n, K] in a view."""
-        names = rows[0] if rows and isinstance(rows[0], Mapping) else []
-        self._check_free(names)
-        ids = _array([row[self.id_column] for row in rows]) if self.id_column in names else None
-        hashes: Any = None
-        if self._of_content():
-            hashes = np.array(
-                [hash_row(row, self.columns, self.label, self.cache.row_hash) for row in rows], np.uint64
-            )
-        elif self.hash_column in names:
-            hashes = _array([row[self.hash_column] for row in rows])
-        return self._found(ids, hashes, names, view)
-
-    def _check_free(self, names: Iterable[str]) -> None:
-        if self.column in names:
-            raise CacheError(
-                f"{self.cache.path}: there is a column {self.column!r} already; remove it, or name another with column="
-            )
-
-    def _batch_hashes(self, batch: Mapping[str, Any]) -> Any:
-        if not self._of_content():
-            name = self.hash_column
-            return None if name is None or name not in batch else _array(batch[name])
-        label = [] if self.label is None else [self.label]
-        wanted: list[Any] = list(batch) if self.columns is None else [*self.columns, *label]
-        missing = [name for name in wanted if name not in batch]
-        if missing:
-            raise CacheError(
-                f"no {missing} in the batch, which has {list(batch)}; the columns that are hashed must be in it"
-            )
-        rows = zip(*(batch[name] for name in wanted), strict=True)
-        named = (dict(zip(wanted, row, strict=True)) for row in rows)
-        return np.array(
-            [hash_row(row, self.columns, self.label, self.cache.row_hash) for row in named], np.uint64
-        )
-
-    def _of_content(self) -> bool:
-        return self.columns is not None or self.label is not None
-
-    def _logits(self, ids: Any, hashes: Any, names: Iterable[str]) -> npt.NDArray[np.float32]:
-        """float32 [n, K] of the rows with these ids [n] and hashes [n], either of which may be None."""
-        return self._found(ids, hashes, names, self.view)[1]
-
-    def _found(
-        self, ids: Any, hashes: Any, names: Iterable[str], view: int | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Their ids [n] in the cache, and their logits in a view."""
-        if hashes is None and (ids is None or self.hash_column is not None):
-            self._refuse_unknown(ids is not None, names)
-        bits = None if hashes is None else self._bits(hashes)
-        if ids is None:
-            ids = self.cache.row_ids_of(self.split, bits)
-        return np.asarray(ids), self.cache.logits(self.split, ids, bits, view)
-
-    def _bits(self, hashes: npt.NDArray[Any]) -> Uint64:
-        if hashes.dtype.kind not in "iu" and hashes.size:
-            raise CacheError(
-                f"{self.cache.path}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)}"
-            )
-        return hashes.astype(np.uint64)  # of a negative int64: the same bits
-
-    def _refuse_unknown(self, has_ids: bool, names: Iterable[str]) -> None:
-        found = f"found the columns {', '.join(map(repr, names))}"
-        if has_ids:
-            raise CacheError(
-                f"{self.cache.path}: the ids in {self.id_column!r} cannot be checked without row hashes; {found}. "
-                f"Keep {self.hash_column!r}, or say with columns= and label= what the hashes cover, or trust the "
-                "ids with hash_column=None"
-            )
+def _refuse_texts_that_are_sent(joiner: Joiner, loader: Any) -> None:
+    """Of a stream, Accelerate's main process reads the batches and sends them to the others; it can't send texts."""
+    features = getattr(getattr(loader, "dataset", None), "features", None)
+    if type(loader).__name__ != "DataLoaderDispatcher" or not features or loader.state.num_processes == 1:
+        return
+    texts = [
+        name
+        for name, feature in features.items()
+        if getattr(feature, "dtype", "") in ("string", "large_string")
+    ]
+    if texts:
         raise CacheError(
-            f"{self.cache.path}: nothing tells which rows these are: expected {self.id_column!r} or "
-            f"{self.hash_column!r}, {found}. Say with columns= and label= what the row hashes cover"
+            f"{joiner.cache.path}: Accelerate sends a stream's batches from process to process, and cannot send the "
+            f"texts in {', '.join(map(repr, texts))}; let each process read its own: "
+            "Accelerator(dataloader_config=DataLoaderConfiguration(dispatch_batches=False))"
         )
 
 
-def _stored(data: Any, name: str | None) -> npt.NDArray[Any]:
-    """A column's own values, in the data set's order, whatever its format makes of them."""
-    table = data.select_columns([name]).with_format("arrow")[:]
-    return np.asarray(table.column(name).to_numpy())
+def _joined_dataset(joiner: Joiner, data: Any) -> Any:
+    from datasets import Features, List, Value
+
+    def values_of(name: Column) -> npt.NDArray[Any]:
+        """A column's own values, in the data set's order, whatever its format makes of them."""
+        table = data.select_columns([name]).with_format("arrow")[:]
+        return np.asarray(table.column(name).to_numpy())
+
+    logits = joiner.find(data.column_names, values_of, lambda: _hashes(joiner, data), joiner.view)[1]
+    feature = List(Value("float32"), length=logits.shape[1])
+    if not len(data):  # add_column fails on some empty data sets
+        features = Features({**data.features, joiner.column: feature})
+        return data.from_dict({name: [] for name in features}, features).with_format(data.format["type"])
+    return data.add_column(joiner.column, _as_lists(logits), feature=feature)
 
 
-def _array(values: Any) -> npt.NDArray[Any]:
-    """Ids or hashes of a batch as an array; a list of them may hold Python integers or 0-d tensors."""
-    if hasattr(values, "detach"):
-        return np.asarray(values.detach().cpu().numpy())
-    if isinstance(values, Sequence) and not isinstance(values, str):
-        values = [value.item() if hasattr(value, "item") else value for value in values]
-        if values and all(isinstance(value, int) for value in values) and max(values) >= 2**63:
-            return np.array(
-                [value % 2**64 for value in values], np.uint64
-            )  # NumPy alone would make floats of them
-    return np.asarray(values)
+def _find_in_table(joiner: Joiner, table: pa.Table) -> Logits:
+    def values_of(name: Column) -> npt.NDArray[Any]:
+        return np.asarray(table.column(name).to_numpy())
+
+    return joiner.find(table.column_names, values_of, lambda: _hashes(joiner, table), joiner.view)[1]
 
 
-def _device(batch: Mapping[str, Any], id_column: str) -> Any:
+def _hashes(joiner: Joiner, data: Any) -> Uint64:
+    return hash_rows(data, joiner.columns, joiner.label, joiner.cache.row_hash)
+
+
+def _as_lists(logits: Logits) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(logits.reshape(-1), logits.shape[1])
+
+
+def _are_rows(data: Any) -> bool:
+    """Whether this is a list of rows, not of batches, whose values are lists, arrays or tensors throughout."""
+    if not isinstance(data, list | tuple) or not data:
+        return False
+    first = data[0]
+    if isinstance(first, tuple):
+        return True
+    return isinstance(first, Mapping) and any(map(_is_single, first.values()))
+
+
+def _is_single(value: Any) -> bool:
+    return value is None or isinstance(value, str | bytes | Number) or getattr(value, "shape", None) == ()
+
+
+def _joined_rows(joiner: Joiner, rows: Sequence[Any]) -> list[Any]:
     import torch
 
-    values = [batch[id_column]] if id_column in batch else batch.values()
+    logits = find_rows(joiner, rows, joiner.view)[1]
+    pairs = zip(rows, torch.from_numpy(logits), strict=True)
+    return [
+        {**row, joiner.column: values} if isinstance(row, Mapping) else (*row, values)
+        for row, values in pairs
+    ]
+
+
+def find_rows(joiner: Joiner, rows: Sequence[Any], view: int | None) -> tuple[Ids, Logits]:
+    """The ids int64 [n] of some rows (mappings, tuples or lists), and their logits [n, K] in a view."""
+
+    def values_of(name: Column) -> npt.NDArray[Any]:
+        try:
+            return as_array([row[name] for row in rows])
+        except (LookupError, TypeError) as error:
+            raise CacheError(f"{joiner.cache.path}: a row has no {name!r} ({error})") from None
+
+    names = names_of(rows[0]) if rows else []
+    return joiner.find(names, values_of, lambda: _hashes(joiner, rows), view)
+
+
+def _joined_batch(joiner: Joiner, batch: Any) -> Any:
+    import torch
+
+    if not isinstance(batch, Mapping):
+        raise CacheError(
+            f"expected a mapping from column to values, found {type(batch).__name__}; use a collate function "
+            "that returns a dictionary with what tells the rows apart"
+        )
+    logits = joiner.find(
+        list(batch), lambda name: as_array(batch[name]), lambda: _batch_hashes(joiner, batch), joiner.view
+    )[1]
+    joined: Any = copy.copy(batch)  # keeps the type, such as a tokenizer's BatchEncoding
+    joined[joiner.column] = torch.from_numpy(logits).to(_device(batch, joiner.id_column))
+    return joined
+
+
+def _batch_hashes(joiner: Joiner, batch: Mapping[Any, Any]) -> Uint64:
+    wanted = [*content_columns(batch, joiner.columns, joiner.label), *listed(joiner.label)]
+    missing = [name for name in wanted if name not in batch]
+    if missing:
+        raise CacheError(
+            f"no {missing} in the batch, which has {list(batch)}; the columns that are hashed must be in it"
+        )
+    return hash_batch(batch, joiner.columns, joiner.label, joiner.cache.row_hash)
+
+
+def _device(batch: Mapping[Any, Any], id_column: Column | None) -> Any:
+    import torch
+
+    ids = batch.get(ID if id_column is None else id_column)
+    values = batch.values() if ids is None else [ids]
     return next((value.device for value in values if isinstance(value, torch.Tensor)), "cpu")

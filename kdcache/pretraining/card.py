@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 from datetime import date
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from kdcache.pretraining.distillation import Distiller
 from kdcache.pretraining.errors import PretrainingError
 from kdcache.pretraining.trainer import Trainer
+from kdcache.system.devices import machine
 from kdcache.system.files import write_atomically
 
 CARD = "README.md"
@@ -100,14 +100,6 @@ def distilled_card(name: str, start: str, distiller: Distiller, command: str) ->
 
 def _table(rows: dict[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())])
-
-
-def machine(threads: int) -> str:
-    """The kind of CPU and how many threads were used of it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {threads} thread(s)"
 
 
 def read_card(out_dir: Path) -> str:

@@ -51,6 +51,8 @@ def reproduce(
         display.say(
             f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
         )
+        if not waiting:  # reading dvc.lock again would take as long as all that DVC did
+            return 0
         missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
         run = _Run(project, schedule, display, jobs, keep_going, missing)
         with _signals() as received, display, project.lock_file_in_order(pipeline.order):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import platform
 import resource
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -46,3 +48,11 @@ def device_name(device: torch.device) -> str:
 
         return torch.cuda.get_device_name(device)
     return device.type
+
+
+def machine(threads: int) -> str:
+    """The kind of CPU and how many threads were used of it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {threads} thread(s)"

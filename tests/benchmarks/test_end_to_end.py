@@ -18,7 +18,8 @@ GIT = ["git", "-c", "user.name=A", "-c", "user.email=a@b.c"]
 WRITES_A_RESULT = """
 from pathlib import Path
 Path("metrics").mkdir(exist_ok=True)
-Path("metrics/trials.csv").write_text("seed,accuracy,seconds,peak_memory_mb\\n0,0.5,3,100\\n1,0.25,4,100\\n")
+Path("metrics/trials.csv").write_text("seed,accuracy\\n0,0.5\\n1,0.25\\n")
+Path("metrics/cost.csv").write_text("kind,seconds\\nteacher,9\\ntrial,3\\ntrial,4\\n")
 """
 
 
@@ -67,9 +68,8 @@ def test_one_run_is_of_a_fresh_clone(left: bool, tmp_path: Path, monkeypatch: py
     (project / "result.py").write_text(WRITES_A_RESULT, encoding="utf-8")
     (project / "params.yaml").write_text("seeds: [0]\n", encoding="utf-8")
     study.write_text("seeds: [0, 1]\n", encoding="utf-8")
-    stage = (
-        f"{{cmd: {sys.executable} result.py, params: [seeds], outs: [metrics/trials.csv: {{cache: false}}]}}"
-    )
+    outs = "[metrics/trials.csv: {cache: false}, metrics/cost.csv: {cache: false}]"
+    stage = f"{{cmd: {sys.executable} result.py, params: [seeds], outs: {outs}}}"
     (project / "dvc.yaml").write_text(f"stages:\n  result: {stage}\n", encoding="utf-8")
     for command in (["git", "init"], ["dvc", "init"], ["git", "add", "."], [*GIT, "commit", "-m", "all"]):
         end_to_end.run_in(project, command)
@@ -94,9 +94,9 @@ def test_a_command_that_fails_shows_what_it_printed(tmp_path: Path) -> None:
 
 
 def test_facts_name_the_commit_and_no_folder() -> None:
-    facts = end_to_end.facts(end_to_end.parse(["--study", "studies/smoke.yaml"]))
+    facts = end_to_end.facts(end_to_end.LIBRARIES, 2)
     head = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
     ).stdout.strip()
     assert facts["commit"] == head
-    assert facts["study"] == "smoke.yaml"
+    assert set(facts["versions"]) == {"python", *end_to_end.LIBRARIES}

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu, training
+from benchmarks import gpu
 from benchmarks.cache import epochs, writing
-from benchmarks.training import Run, Variant
+from benchmarks.training.runs import Run, Variant
 from kdcache.engine.local import VISIBLE
 
 OURS = Variant("kdcache", "bfloat16")
@@ -162,6 +162,6 @@ def test_one_gpu_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_everything_is_measured_unless_it_says_what() -> None:
     args = gpu.parse([])
     assert args.only == ["bert-tiny", "minilm", "bert-base", "hourly", "epochs", "writing"]
-    assert args.json == training.ROOT / "benchmarks/results/gpu.json"
+    assert args.json == gpu.ROOT / "benchmarks/results/gpu.json"
     assert args.rounds == 3
     assert gpu.parse(["--quick"]).json is None

@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import training
-from benchmarks.training import Run, Variant
+from benchmarks import keeping
+from benchmarks.training import __main__ as command
+from benchmarks.training import comparing, rounds
+from benchmarks.training.options import parse
+from benchmarks.training.runs import Run, Variant, rows_of
+from benchmarks.training.work import Work, described, prepare
+from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import KdcacheError
 from kdcache.modelling.building import build_model
 
@@ -24,14 +29,14 @@ def made_up(seconds: float, accuracy: float = 0.8) -> Run:
 
 
 @pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> training.Work:
-    args = training.parse(["--rows", "48", "--epochs", "1", "--batch-size", "16"])
-    return training.prepare(args, tmp_path_factory.mktemp("work"))
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    args = parse(["--rows", "48", "--epochs", "1", "--batch-size", "16"])
+    return prepare(args, tmp_path_factory.mktemp("work"))
 
 
-def test_what_the_trainer_is_given(work: training.Work) -> None:
+def test_what_the_trainer_is_given(work: Work) -> None:
     """The rows that kdcache trains on, in the same order; padded to 128 as run_glue does, or not at all."""
-    plain, padded = (training.rows_of(work, padded) for padded in (False, True))
+    plain, padded = (rows_of(work, padded) for padded in (False, True))
     assert work.train.input_ids is not None
     for row, tokens in enumerate(work.train.input_ids):
         assert plain[row]["input_ids"] == tokens.tolist()
@@ -41,9 +46,9 @@ def test_what_the_trainer_is_given(work: training.Work) -> None:
     assert plain["labels"] == padded["labels"] == work.train.labels.tolist()
 
 
-def test_a_round_of_real_runs(work: training.Work) -> None:
+def test_a_round_of_real_runs(work: Work) -> None:
     variants = [Variant("kdcache KD", "float32"), Variant("Trainer", "bfloat16")]
-    runs = training.measure(work, variants, rounds=1)
+    runs = rounds.measure(work, variants, rounds=1)
     assert list(runs) == variants
     for (run,) in runs.values():
         assert run.examples == 48
@@ -56,8 +61,8 @@ def test_a_round_of_real_runs(work: training.Work) -> None:
 
 def test_ratios_are_round_by_round() -> None:
     runs = {KDCACHE: [made_up(1), made_up(2)], PADDED["bfloat16"]: [made_up(6), made_up(10)]}
-    assert training.ratios(runs, KDCACHE, PADDED["bfloat16"], "cpu") == [6, 5]
-    assert training.speeds(runs)[0]["examples_per_second"] == {"median": 37.5, "low": 25, "high": 50}
+    assert comparing.ratios(runs, KDCACHE, PADDED["bfloat16"], "cpu") == [6, 5]
+    assert comparing.speeds(runs)[0]["examples_per_second"] == {"median": 37.5, "low": 25, "high": 50}
 
 
 def test_goals_are_judged_against_the_fastest_trainer() -> None:
@@ -68,7 +73,7 @@ def test_goals_are_judged_against_the_fastest_trainer() -> None:
         PADDED["bfloat16"]: [made_up(4)],
         GROUPED: [made_up(1.2)],
     }
-    found = {one["what"]: (one["cpu"]["median"], one["met"]) for one in training.goals(runs)}
+    found = {one["what"]: (one["cpu"]["median"], one["met"]) for one in comparing.goals(runs)}
     assert found == {
         "kdcache, float32 / Trainer, padded to 128, float32": (6, True),
         "kdcache, bfloat16 / Trainer, padded to 128, bfloat16": (4, False),
@@ -78,17 +83,17 @@ def test_goals_are_judged_against_the_fastest_trainer() -> None:
 
 def test_scores_that_differ_more_than_seeds_do() -> None:
     """Welch by hand: means 0.82 and 0.72, both variances 0.0001, n = 3: t = 12.2 at 4 degrees of freedom."""
-    p = training.differs([0.81, 0.82, 0.83], [0.71, 0.72, 0.73])
+    p = comparing.differs([0.81, 0.82, 0.83], [0.71, 0.72, 0.73])
     assert p is not None
     assert 0.0001 < p < 0.001
-    assert training.differs([0.8, 0.8], [0.8, 0.8]) == 1
-    assert training.differs([0.8], [0.7]) is None
+    assert comparing.differs([0.8, 0.8], [0.8, 0.8]) == 1
+    assert comparing.differs([0.8], [0.7]) is None
 
 
 def test_the_file_keeps_what_it_has(tmp_path: Path) -> None:
     path = tmp_path / "new" / "training.json"
-    training.write(path, "a", {"rows": 1})
-    training.write(path, "b", {"rows": 2})
+    keeping.write(path, "a", {"rows": 1})
+    keeping.write(path, "b", {"rows": 2})
     assert json.loads(path.read_text()) == {"a": {"rows": 1}, "b": {"rows": 2}}
 
 
@@ -97,14 +102,14 @@ def test_what_was_found_is_printed_and_kept(
 ) -> None:
     """Twice as fast as everybody: short of what run_glue's settings are to be beaten by."""
     monkeypatch.setattr(
-        training,
+        command,
         "measure",
         lambda _, variants, rounds: {
             one: [made_up(1 if one.who == "kdcache" else 2)] * rounds for one in variants
         },
     )
     arguments = ["--rows", "48", "--rounds", "2", "--hourly-rounds", "0", "--kd-rounds", "0"]
-    training.main([*arguments, "--json", str(tmp_path / "found.json"), "--name", "mine"])
+    command.main([*arguments, "--json", str(tmp_path / "found.json"), "--name", "mine"])
     kept = json.loads((tmp_path / "found.json").read_text())["mine"]
     assert [(one["cpu"]["median"], one["met"]) for one in kept["ratios"]] == [
         (2, False),
@@ -116,23 +121,21 @@ def test_what_was_found_is_printed_and_kept(
 
 def test_some_variants_are_judged_by_the_goals_between_them() -> None:
     runs = {KDCACHE: [made_up(1), made_up(1)], GROUPED: [made_up(2), made_up(2)]}
-    (only,) = training.goals(runs)
+    (only,) = comparing.goals(runs)
     assert only["what"] == "kdcache, bfloat16 / Trainer, padded by batch, grouped, float32"
     assert only["cpu"]["median"] == 2
     names = ["kdcache, bfloat16", "Trainer, padded to 128, float32"]
-    assert training.parse(["--variants", *names]).variants == names
-    assert len(training.parse([]).variants) == 8
+    assert parse(["--variants", *names]).variants == names
+    assert len(parse([]).variants) == 8
 
 
 def test_a_model_of_another_size(tmp_path: Path) -> None:
     """bert-tiny's tokens; embeddings of 8 numbers, and feed-forward layers of four times as many."""
-    work = training.prepare(training.parse(["--rows", "8", "--size", "1", "8", "2"]), tmp_path)
-    model = build_model(work.student, work.card, 0, work.preprocessor)
+    work = prepare(parse(["--rows", "8", "--size", "1", "8", "2"]), tmp_path)
+    model = build_model(find_checkpoint(work.student), work.card, 0, work.preprocessor)
     assert (len(model.bert.encoder.layer), model.bert.embeddings.word_embeddings.weight.shape[1]) == (1, 8)
     assert model.bert.encoder.layer[0].intermediate.dense.weight.shape == (32, 8)
     assert work.student.init == "scratch"
-    assert training.described(work)["model"] == "bert-tiny, 1 x 8, 2 heads, all layers, scratch"
+    assert described(work)["model"] == "bert-tiny, 1 x 8, 2 heads, all layers, scratch"
     with pytest.raises(KdcacheError, match="a folder, found --checkpoint all-MiniLM-L6-v2"):
-        training.prepare(
-            training.parse(["--size", "1", "8", "2", "--checkpoint", "all-MiniLM-L6-v2"]), tmp_path / "other"
-        )
+        prepare(parse(["--size", "1", "8", "2", "--checkpoint", "all-MiniLM-L6-v2"]), tmp_path / "other")

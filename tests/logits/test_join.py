@@ -9,6 +9,8 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,11 +63,13 @@ def assert_joined(joined: datasets.Dataset, count: int) -> None:
 
 
 WAYS = {
-    "by id and hash": (["id", "row_hash"], {}),
+    "by id and hash": (["id", "row_hash"], {"id_column": "id"}),
+    "by hash with an id beside it": (["id", "row_hash"], {}),
     "by hash": (["row_hash"], {}),
-    "by id and content": (["id"], CONTENT),
+    "by id and content": (["id"], {**CONTENT, "id_column": "id"}),
+    "by content with an id beside it": (["id"], CONTENT),
     "by content": ([], CONTENT),
-    "by all content": (["id", "row_hash"], {"label": "label"}),
+    "by all content": (["row_hash"], {"label": "label"}),
     "by id alone": (["id"], {"hash_column": None}),
 }
 CHANGES = {
@@ -128,45 +132,148 @@ def test_the_logits_survive_what_comes_after_the_join(cache: LogitCache, tmp_pat
 
 def test_rows_that_changed_are_refused(cache: LogitCache) -> None:
     edited = data(text=[*TEXTS[:7], "edited", *TEXTS[8:]])
-    for kept, options in (["id", "row_hash"], {}), (["id"], CONTENT):
+    by_id: dict[str, Any] = {"id_column": "id"}
+    for kept, options in (["id", "row_hash"], by_id), (["id"], {**CONTENT, **by_id}):
         with pytest.raises(CacheError, match="row id 7: the logits were cached for another row"):
             join(cache, edited.select_columns(["text", "label", *kept]), **options)
-    with pytest.raises(CacheError, match="row id 7"):  # an old hash column does not hide it
-        join(
-            cache,
-            data(text=edited["text"][:], row_hash=data().with_format("arrow")[:]["row_hash"]),
-            **CONTENT,
-        )
-    with pytest.raises(CacheError, match=r"row hash|[0-9a-f]{16}"):
-        join(cache, edited.select_columns(["text", "label"]), **CONTENT)
-    with pytest.raises(CacheError, match="row id 1: "):
-        join(cache, data(label=[0, *LABELS[:-1]]).shuffle(seed=1).sort("id"))
+    for kept, options in (["id", "row_hash"], {}), (["id"], CONTENT), ([], CONTENT):
+        with pytest.raises(CacheError, match=r"no row with the hash [0-9a-f]{16} \(position 7[^)]*\)"):
+            join(cache, edited.select_columns(["text", "label", *kept]), **options)
+    stale = data(text=edited["text"][:], row_hash=data().with_format("arrow")[:]["row_hash"])
+    with pytest.raises(CacheError, match="position 7"):  # an old hash column does not hide it
+        join(cache, stale, **CONTENT)
+    with pytest.raises(CacheError, match="position 0"):
+        join(cache, data(label=[2, *LABELS[1:]]))
 
 
-def test_ids_of_another_kind_are_refused(cache: LogitCache) -> None:
+def test_ids_that_are_named_must_be_right(cache: LogitCache) -> None:
     renumbered = data(id=np.arange(N)[::-1].copy())
     with pytest.raises(CacheError, match="row id 22: the logits were cached for another row"):
-        join(cache, renumbered)
+        join(cache, renumbered, id_column="id")
     with pytest.raises(
-        CacheError, match=r"cannot be checked without row hashes; found the columns .*hash_column=None"
+        CacheError, match=r"cannot be checked without row hashes; the data have .*hash_column=None"
     ):
         join(cache, renumbered.remove_columns("row_hash"))
     with pytest.raises(CacheError, match="row id 1000"):
-        join(cache, data(id=1000 + np.arange(N)))
+        join(cache, data(id=1000 + np.arange(N)), id_column="id")
     with pytest.raises(CacheError, match="ids must be integers"):
-        join(cache, data(id=[str(index) for index in range(N)]))
+        join(cache, data(id=[str(index) for index in range(N)]), id_column="id")
+
+
+OWN_IDS: dict[str, list[Any]] = {
+    "texts": [f"doc-{index}" for index in range(N)],
+    "an offset": list(range(1000, 1000 + N)),
+    "permuted": list(range(N))[::-1],
+    "negative": list(range(-5, N - 5)),
+    "missing": [None, *range(1, N)],
+    "the same": list(range(N)),
+}
+
+
+@pytest.mark.parametrize("ids", OWN_IDS.values(), ids=OWN_IDS)
+@pytest.mark.parametrize("by_hash", [True, False])
+def test_an_id_of_the_users_own_is_not_taken_for_ours(
+    cache: LogitCache, ids: list[Any], by_hash: bool
+) -> None:
+    rows = data(id=ids) if by_hash else data(id=ids, row_hash=None)
+    options = {} if by_hash else CONTENT
+    assert_joined(join(cache, rows.shuffle(seed=1), **options), N)
+    kept = rows.remove_columns("id") if ids[0] is None else rows  # torch has no missing values
+    for batch in join(cache, batches(kept.with_format("torch")), **options):
+        np.testing.assert_array_equal(batch["teacher_logits"], [LOGITS[text] for text in batch["text"]])
+
+
+def test_a_row_hash_of_the_users_own(cache: LogitCache) -> None:
+    own = data(row_hash=[f"h{index}" for index in range(N)])
+    assert_joined(join(cache, own, **CONTENT), N)
+    with pytest.raises(CacheError, match="if it is one of your own, say with columns= and label="):
+        join(cache, own)
+
+
+def test_an_id_chooses_among_rows_of_one_content(tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"text": ["a", "b", "a"], "id": [0, 1, 2]})
+    hashes = hash_rows(rows, ["text"])
+    rows = rows.add_column("row_hash", hashes)
+    logits = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with LogitWriter(tmp_path, classes=2, label_names=[], fingerprints=FINGERPRINTS) as writer:
+        writer.write("train", [0, 1, 2], hashes, logits)
+        writer.finish()
+    cache = LogitCache(tmp_path)
+    turned = rows.select([2, 1, 0])
+    np.testing.assert_array_equal(join(cache, turned)["teacher_logits"][:], logits[::-1])
+    np.testing.assert_array_equal(
+        join(cache, turned, columns=["text"])["teacher_logits"][:], logits[[0, 1, 0]]
+    )
+
+
+# ---- tables and lists of rows ----
+
+
+def frames() -> dict[str, Any]:
+    shuffled = data(id=None, row_hash=None).shuffle(seed=2)
+    table = shuffled.with_format("arrow")[:]
+    return {
+        "arrow": table,
+        "record batch": table.combine_chunks().to_batches()[0],
+        "pandas": shuffled.to_pandas(),
+        "pandas with an index": shuffled.to_pandas().sample(frac=1, random_state=0),
+        "polars": shuffled.to_polars(),
+    }
+
+
+@pytest.mark.parametrize("kind", ["arrow", "record batch", "pandas", "pandas with an index", "polars"])
+def test_a_table_gets_a_column(cache: LogitCache, kind: str) -> None:
+    frame = frames()[kind]
+    joined = join(cache, frame, **CONTENT)
+    assert isinstance(joined, pa.Table if kind == "record batch" else type(frame))
+    texts, found = list(joined["text"]), list(joined["teacher_logits"])
+    if kind in ("arrow", "record batch"):
+        texts, found = joined["text"].to_pylist(), joined["teacher_logits"].to_pylist()
+    np.testing.assert_array_equal(np.asarray(found, np.float32), [LOGITS[text] for text in texts])
+    assert "teacher_logits" not in list(frame.schema.names if isinstance(joined, pa.Table) else frame.columns)
+    if kind.startswith("pandas"):
+        assert list(joined.index) == list(frame.index)
+    with pytest.raises(CacheError, match="already"):
+        join(cache, joined, **CONTENT)
+    with pytest.raises(CacheError, match="no column 'other'"):
+        join(cache, frame, columns=["other"])
+
+
+def test_a_list_of_rows(cache: LogitCache) -> None:
+    rows = data(row_hash=None).shuffle(seed=2).to_list()
+    for row, joined in zip(rows, join(cache, rows, **CONTENT), strict=True):
+        assert joined == {**row, "teacher_logits": joined["teacher_logits"]}
+        np.testing.assert_array_equal(joined["teacher_logits"], LOGITS[row["text"]])
+    pairs = [(row["text"], row["label"]) for row in rows]
+    for pair, joined in zip(pairs, join(cache, pairs, columns=[0], label=1), strict=True):
+        assert joined[:2] == pair
+        np.testing.assert_array_equal(joined[2], LOGITS[pair[0]])
+    with pytest.raises(CacheError, match="row 3: no column 'text'"):
+        join(cache, [*rows[:3], {"label": 1}], **CONTENT)
+    with pytest.raises(CacheError, match="no row with the hash"):
+        join(cache, [{"text": "other", "label": 1}], **CONTENT)
+
+
+def test_a_frame_of_values_that_have_no_one_type(cache: LogitCache) -> None:
+    frame = pd.DataFrame({"text": ["a", 1], "label": [0, 1]})
+    with pytest.raises(CacheError, match="cannot be read as an Arrow table"):
+        join(cache, frame, **CONTENT)
 
 
 def test_another_data_set_is_refused(cache: LogitCache) -> None:
     other = data(text=[f"other {index}" for index in range(N)])
     with pytest.raises(CacheError, match="23 of 23 asked rows differ"):
+        join(cache, other, id_column="id")
+    with pytest.raises(CacheError, match="and 22 more of the 23 asked rows"):
         join(cache, other)
     with pytest.raises(CacheError):
         join(cache, other.remove_columns("id"))
 
 
 def test_what_cannot_be_joined(cache: LogitCache) -> None:
-    with pytest.raises(CacheError, match=r"nothing tells which rows these are: expected 'id' or 'row_hash'"):
+    with pytest.raises(
+        CacheError, match=r"nothing tells which rows these are: expected row hashes in 'row_hash'"
+    ):
         join(cache, data().select_columns(["text"]))
     with pytest.raises(CacheError, match="there is a column 'text' already"):
         join(cache, data(), column="text")
@@ -254,7 +361,7 @@ def test_batches_that_are_refused(cache: LogitCache) -> None:
 
     hashes = data()["row_hash"][:]
     with pytest.raises(CacheError, match=r"batch 0: .*row id 1: the logits were cached for another row"):
-        first({"id": [0, 1], "row_hash": [hashes[0], hashes[2]]})
+        first({"id": [0, 1], "row_hash": [hashes[0], hashes[2]]}, id_column="id")
     with pytest.raises(CacheError, match=r"batch 1: .*no logits for row id 99"):
         list(join(cache, [{"id": [1]}, {"id": [99]}], hash_column=None))
     with pytest.raises(CacheError, match=r"batch 0: .*nothing tells which rows"):
@@ -265,9 +372,13 @@ def test_batches_that_are_refused(cache: LogitCache) -> None:
         first({"id": [1], "teacher_logits": 0}, hash_column=None)
     with pytest.raises(CacheError, match=r"no \['label'\] in the batch, which has \['id', 'text'\]"):
         first({"id": [1], "text": ["a"]}, **CONTENT)
+    with pytest.raises(CacheError, match=r"batch 0: column 'text' of the batch holds builtins\.int"):
+        next(iter(join(cache, iter([{"text": 5, "label": [1]}]), **CONTENT)))
+    with pytest.raises(CacheError, match=r"batch 0: the batch's columns have different lengths"):
+        first({"text": ["a"], "label": [1, 2]}, **CONTENT)
     with pytest.raises(CacheError, match="expected a mapping from column to values, found list"):
         first([torch.zeros(2)])
     with pytest.raises(CacheError, match="ids must be integers"):
         first({"id": torch.tensor([0.5])}, hash_column=None)
     with pytest.raises(CacheError, match="ids must be integers"):
-        first({"id": torch.tensor(1)}, hash_column=None)
+        next(iter(join(cache, iter([{"id": torch.tensor(1)}]), hash_column=None)))

@@ -1,0 +1,50 @@
+"""Measure, then print and keep it: see the package for what and how."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import keeping
+from benchmarks.training.comparing import goals, kd_cost, page, summary, trials_per_hour
+from benchmarks.training.options import parse
+from benchmarks.training.rounds import measure
+from benchmarks.training.runs import VARIANTS
+from benchmarks.training.work import described, prepare
+from stages import stage_errors
+
+LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+@stage_errors()
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("datasets").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        work = prepare(args, Path(folder))
+        found = {**keeping.facts(LIBRARIES), **described(work)}
+        runs = measure(work, [VARIANTS[name] for name in args.variants], args.rounds)
+        found |= summary(runs, goals(runs))
+        keep(args, found)
+        if args.hourly_rounds:
+            found["ratios"].append(trials_per_hour(work, runs, args.hourly_rounds))
+            keep(args, found)
+        if args.kd_rounds:
+            found["ratios"].append(kd_cost(work, args.kd_rounds))
+            keep(args, found)
+    print(page(found))
+
+
+def keep(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+    """Written after each part: an interrupted run leaves what it had."""
+    if args.json:
+        keeping.write(args.json, args.name, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Many trainings: the variants take turns, round by round."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+from benchmarks.training.runs import Precision, Runs, Variant, run_one
+from benchmarks.training.work import Work
+from kdcache.system.devices import has_bfloat16
+
+CORES = 2
+
+
+PRELOADED = ["datasets", "kdcache.trials.teach", "scipy.stats", "transformers.trainer",
+             "transformers.models.bert.modeling_bert"]  # fmt: skip
+
+
+def processes(workers: int) -> ProcessPoolExecutor:
+    """Workers whose imports are done before they begin; one run each."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
+
+
+def measure(work: Work, variants: Sequence[Variant], rounds: int) -> Runs:
+    """Every variant once a round, in turn; round r trains with seed r."""
+    found: Runs = {variant: [] for variant in variants}
+    with processes(1) as pool:
+        for turn in range(rounds):
+            start = turn % len(variants)
+            for variant in [*variants[start:], *variants[:start]]:
+                run = pool.submit(run_one, work, variant, turn).result()
+                logging.info("round %d: %s, %.1f s", turn + 1, variant.name, run.wall)
+                found[variant].append(run)
+    return found
+
+
+def hourly(work: Work, setups: Mapping[Variant, tuple[int, int]], rounds: int) -> dict[Variant, list[float]]:
+    """Whole trials per hour, round by round; setups: how many processes, and how many threads each."""
+    found: dict[Variant, list[float]] = {variant: [] for variant in setups}
+    for turn in range(rounds):
+        for variant, (workers, threads) in list(setups.items())[:: 1 if turn % 2 else -1]:
+            with processes(workers) as pool:
+                pool.submit(int).result()  # the server that processes are forked from is up
+                start = time.perf_counter()
+                waiting = [pool.submit(run_one, work, variant, seed, threads) for seed in range(CORES)]
+                for one in waiting:
+                    one.result()
+            found[variant].append(CORES / (time.perf_counter() - start) * 3600)
+    return found
+
+
+def alternate(work: Work, rounds: int) -> Runs:
+    """Plain fine-tuning and KD in turn, here; round r trains with seed r, and every other round begins with KD."""
+    precision: Precision = "bfloat16" if has_bfloat16("cpu") else "float32"
+    runs: Runs = {Variant("kdcache", precision): [], Variant("kdcache KD", precision): []}
+    for turn in range(rounds):
+        for variant in list(runs)[:: -1 if turn % 2 else 1]:
+            runs[variant].append(run_one(work, variant, turn))
+    return runs

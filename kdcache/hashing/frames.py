@@ -1,0 +1,60 @@
+"""Tables of pandas and polars, seen as Arrow's; neither library is imported unless its table is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from kdcache.errors import CacheError
+
+
+def is_dataset(data: Any) -> bool:
+    """Whether this is a `datasets.Dataset`, found out without importing datasets."""
+    return "datasets.Dataset" in _kinds(data)
+
+
+def as_table(data: Any) -> pa.Table | None:
+    """A table of Arrow, pandas (without its index) or polars as Arrow's; None: this is no table.
+
+    Raises:
+        CacheError: a column holds values that Arrow has no type for.
+    """
+    kinds = _kinds(data)
+    if isinstance(data, pa.Table):
+        return data
+    try:
+        if "pandas.DataFrame" in kinds:
+            return pa.Table.from_pandas(data, preserve_index=False)
+        if "polars.DataFrame" in kinds:
+            return data.to_arrow()
+        if isinstance(data, pa.RecordBatch):
+            return pa.Table.from_batches([data])
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise CacheError(
+            f"the {type(data).__name__} cannot be read as an Arrow table ({error}); give each column one type"
+        ) from None
+    return None
+
+
+def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
+    """The table, of its own library, with one column more; it is not changed.
+
+    Args:
+        data: a table of Arrow, pandas or polars.
+        values: [N], lists of K float32.
+    """
+    kinds = _kinds(data)
+    if "pandas.DataFrame" in kinds:
+        rows = values.flatten().to_numpy().reshape(len(values), -1)
+        return data.assign(**{name: list(rows)})
+    if "polars.DataFrame" in kinds:
+        import polars
+
+        return data.with_columns(polars.Series(name, polars.from_arrow(values)))
+    return (data if isinstance(data, pa.Table) else pa.Table.from_batches([data])).append_column(name, values)
+
+
+def _kinds(data: Any) -> set[str]:
+    """The type and its bases as the library and the name: `pandas.DataFrame`."""
+    return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(data).mro()}

@@ -1,0 +1,150 @@
+"""How rows are told apart, and where their logits are: what `join` and `AugmentedDataset` have in common.
+
+Where columns or a label are named, the content alone decides. Otherwise the row hashes that the data bring decide; an
+id beside them only chooses among rows of one content. Ids alone are trusted only if somebody says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import CacheError
+from kdcache.hashing.content import Column
+from kdcache.hashing.digests import Algorithm
+
+Uint64: TypeAlias = npt.NDArray[np.uint64]
+Ids: TypeAlias = npt.NDArray[np.int64]
+Logits: TypeAlias = npt.NDArray[np.float32]
+ID, HASH = "id", "row_hash"  # the names in prepared tasks
+
+
+class CachedRows(Protocol):
+    """What joining needs of a cache; `Gather` and `LogitCache` have it."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def views(self) -> int | None: ...
+    @property
+    def row_hash(self) -> Algorithm: ...
+    def check_view(self, view: Any) -> None: ...
+    def row_ids_of(self, split: str, row_hashes: Any, hints: Any | None = None) -> Ids: ...
+    def logits(
+        self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
+    ) -> Logits: ...
+
+
+@dataclass(frozen=True)
+class Joiner:
+    """The arguments of `join` that say what rows are told apart by."""
+
+    cache: CachedRows
+    split: str
+    column: str
+    id_column: Column | None
+    hash_column: Column | None
+    columns: Sequence[Column] | None
+    label: Column | None
+    view: int | None = None
+
+    @property
+    def by_content(self) -> bool:
+        """Whether the rows' hashes are computed here."""
+        return self.columns is not None or self.label is not None
+
+    def find(
+        self,
+        names: Iterable[Column],
+        values_of: Callable[[Column], npt.NDArray[Any]],
+        hash_content: Callable[[], Uint64],
+        view: int | None = None,
+    ) -> tuple[Ids, Logits]:
+        """The ids [n] of some rows in the cache, and their logits [n, K] (in the view).
+
+        Args:
+            names: the data's columns.
+            values_of: the values [n] of one of them.
+            hash_content: the rows' hashes by `columns` and `label`.
+
+        Raises:
+            CacheError: a row is not in the cache, or is another row there; or nothing says which rows these are.
+        """
+        there = list(names)
+        if self.column in there:
+            raise CacheError(
+                f"{self.cache.path}: there is a column {self.column!r} already; remove it, or name another with column="
+            )
+        ids = values_of(self.id_column) if self.id_column is not None and self.id_column in there else None
+        hashes = self._hashes(there, values_of, hash_content)
+        if hashes is None and self.hash_column is None and ids is None and ID in there:
+            ids = values_of(ID)  # whoever says that there are no hashes trusts the ids
+        if hashes is None and (ids is None or self.hash_column is not None):
+            self._refuse_unknown(there)
+        if ids is None:
+            ids = self.cache.row_ids_of(self.split, hashes, self._hints(there, values_of))
+        return np.asarray(ids), self.cache.logits(self.split, ids, hashes, view)
+
+    def _hashes(
+        self,
+        names: Sequence[Column],
+        values_of: Callable[[Column], npt.NDArray[Any]],
+        hash_content: Callable[[], Uint64],
+    ) -> Uint64 | None:
+        if self.by_content:
+            return hash_content()
+        if self.hash_column is None or self.hash_column not in names:
+            return None
+        hashes = values_of(self.hash_column)
+        if hashes.dtype.kind not in "iu" and hashes.size:
+            raise CacheError(
+                f"{self.cache.path}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)} in the "
+                f"column {self.hash_column!r}; if it is one of your own, say with columns= and label= what the row "
+                "hashes cover"
+            )
+        return hashes.astype(np.uint64)  # of a negative int64: the same bits
+
+    def _hints(
+        self, names: Sequence[Column], values_of: Callable[[Column], npt.NDArray[Any]]
+    ) -> npt.NDArray[Any] | None:
+        """Ids that nobody named, beside row hashes; they may be anything."""
+        if self.by_content or ID not in names:
+            return None
+        hints = values_of(ID)
+        return hints if hints.dtype.kind in "iu" and hints.ndim == 1 else None
+
+    def _refuse_unknown(self, names: Sequence[Column]) -> None:
+        has = f"the data have the columns {', '.join(map(repr, names))}"
+        id_column = self.id_column or ID
+        if id_column in names:
+            raise CacheError(
+                f"{self.cache.path}: the ids in {id_column!r} cannot be checked without row hashes; {has}. "
+                "Say with columns= and label= what the row hashes cover, or trust the ids with hash_column=None"
+            )
+        raise CacheError(
+            f"{self.cache.path}: nothing tells which rows these are: expected row hashes in {self.hash_column!r}; "
+            f"{has}. Say with columns= and label= what the row hashes cover"
+        )
+
+
+def as_array(values: Any) -> npt.NDArray[Any]:
+    """Ids or hashes of a batch as an array; a list of them may hold Python integers or 0-d tensors."""
+    if hasattr(values, "detach"):
+        return np.asarray(values.detach().cpu().numpy())
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        values = [value.item() if hasattr(value, "item") else value for value in values]
+        if values and all(isinstance(value, int) for value in values) and max(values) >= 2**63:
+            return np.array([value % 2**64 for value in values], np.uint64)  # NumPy alone would make floats
+    return np.asarray(values)
+
+
+def names_of(row: Any) -> Sequence[Column]:
+    """The columns of a row: its keys, or its positions if it is a tuple or list."""
+    if isinstance(row, Mapping):
+        return list(row)
+    return list(range(len(row))) if isinstance(row, tuple | list) else []

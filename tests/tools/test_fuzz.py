@@ -1,0 +1,67 @@
+"""tools/fuzz.py: it runs the readers, counts, and writes the page."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.fuzz.harness import Reader
+from tools import fuzz
+
+
+def make(rng: Random) -> bytes:
+    return b"%d" % rng.randrange(10)
+
+
+def read(data: bytes) -> None:
+    if data == b"7":
+        raise KeyError("seven")
+
+
+def die(data: bytes) -> None:
+    os._exit(3)
+
+
+READERS = (Reader("sevens", make, read), Reader("deadly", make, die))
+
+
+@pytest.fixture(autouse=True)
+def _readers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fuzz, "MODULES", ("tests.tools.test_fuzz",))
+    monkeypatch.setattr(fuzz, "CHUNK", 40)
+
+
+def test_the_page_has_the_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sevens = [number for number in range(60) if Random(number).randrange(10) == 7]
+    page = tmp_path / "docs" / "fuzz.md"
+    assert fuzz.main(["--cases", "60", "--reader", "sevens", "--page", str(page)]) == 1
+    row = f"| sevens | 60 | {60 - len(sevens)} | 0 | **{len(sevens)}** | 0.00 |"
+    assert row in page.read_text()
+    assert f"\n\n- sevens, case {sevens[0]}: KeyError: 'seven'\n" in page.read_text()
+    assert f"sevens, case {sevens[0]}: KeyError: 'seven'" in capsys.readouterr().out
+
+
+def test_a_reader_without_faults(tmp_path: Path) -> None:
+    first = next(
+        number for number in range(1000) if all(Random(number + n).randrange(10) != 7 for n in range(5))
+    )
+    arguments = [
+        "--cases",
+        "5",
+        "--first",
+        str(first),
+        "--reader",
+        "sevens",
+        "--page",
+        str(tmp_path / "fuzz.md"),
+    ]
+    assert fuzz.main(arguments) == 0
+    assert "| sevens | 5 | 5 | 0 | 0 | 0.00 |" in (tmp_path / "fuzz.md").read_text()
+
+
+def test_a_process_that_dies_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert fuzz.main(["--cases", "50", "--reader", "deadly"]) == 1
+    assert "deadly, cases 0 to 39: the process died" in capsys.readouterr().out
