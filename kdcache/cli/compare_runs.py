@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from kdcache.cli import printing
@@ -19,6 +18,7 @@ from kdcache.errors import ComparisonError
 from kdcache.report import wording
 from kdcache.results.reading import NEEDED, read_table
 from kdcache.statistics.runs import Change, Run, Side, changes, different_params
+from kdcache.system.params_file import parse_params
 
 Read = Callable[[Path], str]
 
@@ -32,23 +32,14 @@ def read_run(name: str, params: Path, metrics: Path) -> Run:
 
     Raises:
         ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
+        ParamsError: the study file is none.
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
     found = [
         read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", (*NEEDED[table], *more))
         for table, more in (("trials", ["identity"]), ("comparisons", []))
     ]
-    return Run(name, _params(read(params), f"{name}: {params}"), *found)
-
-
-def _params(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ComparisonError(f"{where}: expected YAML, found: {error}") from None
-    if not isinstance(content, dict):
-        raise ComparisonError(f"{where}: expected a study, found {type(content).__name__}")
-    return content
+    return Run(name, dict(parse_params(read(params), f"{name}: {params}")), *found)
 
 
 def _folder(folder: Path) -> Read:

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from kdcache.errors import ParamsError
@@ -17,12 +17,14 @@ from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
+from kdcache.system.params_file import read_params
 
 # The keys of an entry that mistakes between entries depend on.
 LINKS = {
     *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
     *("metrics", "baseline", "margin"),
 }
+MOST_MISTAKES = 1000  # that are put into words
 P = TypeVar("P", bound=Params)
 
 
@@ -30,20 +32,26 @@ def load_study(path: str | Path = "params.yaml") -> Study:
     """Read and check a study file.
 
     Raises:
-        ParamsError: the file is missing, is no YAML mapping, or has mistakes: all are listed, one a line,
-            each with its path in the file.
+        ParamsError: the file is missing, is no YAML mapping, is larger than any study, or has mistakes: all are
+            listed, one a line, each with its path in the file.
     """
     path = Path(path)
-    content = _read_yaml(path)
+    content = read_params(path)
     study, mistakes = None, list(_missing_keys(content))
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
-        mistakes += [describe_mistake(item) for item in error.errors()]
+        mistakes += list(_own_mistakes(error))
     mistakes += mistakes_between(Entries(study or _sound_part(content), _names(content)))
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
     return study
+
+
+def _own_mistakes(error: ValidationError) -> Iterator[str]:
+    yield from map(describe_mistake, islice(error.errors(), MOST_MISTAKES))
+    if error.error_count() > MOST_MISTAKES:
+        yield f"(in all {error.error_count()} such mistakes)"
 
 
 def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
@@ -85,35 +93,3 @@ def _sound(kind: type[P], entry: object) -> P | None:
     if not isinstance(entry, dict) or faulty & LINKS:
         return None
     return kind.model_construct(None, **{key: entry[key] for key in kind.model_fields if key in entry})
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses a key given twice: YAML would silently keep the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ParamsError(
-            path, ["the file does not exist; copy one from studies/ (cp studies/smoke.yaml params.yaml)"]
-        ) from None
-    except OSError as error:
-        raise ParamsError(path, [f"cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(path, [f"is not valid YAML: {error}"]) from None
-    if not isinstance(raw, dict):
-        found = "an empty file" if raw is None else type(raw).__name__
-        raise ParamsError(path, [f"expected a mapping with seeds, tasks, students, ..., found {found}"])
-    return raw

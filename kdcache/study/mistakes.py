@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 
 from kdcache.study.methods import Regularizer
-from kdcache.study.models import Model, Student
+from kdcache.study.models import Model
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Source
 from kdcache.system.quoting import listed, quoted
 
 CACHED = ("teacher", "self")  # soft labels that are logits
+MOST_STAGES = 100_000
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,18 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
 
 
 def _unknown_tasks(entries: Entries) -> Iterator[str]:
-    study, known = entries.sound, entries.names["tasks"]
+    study, tasks = entries.sound, set(entries.names["tasks"])
     groups: dict[str, Mapping[str, Model]] = {"teachers": study.teachers, "students": study.students}
-    for group, models in groups.items():
+    known = listed(entries.names["tasks"])
+    for group, models in groups.items() if tasks else ():
         for name, model in models.items():
-            for task in model.tasks or []:
-                if known and task not in known:
-                    yield f"{group}.{name}.tasks: no task {quoted(task)} (there are: {listed(known)})"
+            for task in model.tasks or ():
+                if task not in tasks:
+                    yield f"{group}.{name}.tasks: no task {quoted(task)} (there are: {known})"
 
 
 def _unusable_teachers(entries: Entries) -> Iterator[str]:
-    study = entries.sound
+    study, known = entries.sound, listed(entries.names["teachers"])
     needing = [
         f"distillers.{name}"
         for name, method in study.distillers.items()
@@ -60,34 +63,34 @@ def _unusable_teachers(entries: Entries) -> Iterator[str]:
     for name, student in study.students.items():
         key = f"students.{name}.teacher"
         if needing and not student.teachers:
-            known = listed(entries.names["teachers"])
             yield f"{key}: missing, but {listed(needing)} needs a teacher (there are: {known})"
-        yield from _unusable_of(entries, key, student.teachers, [student])
+        yield from _unusable_of(entries, key, student.teachers, _tasks_of(entries, student))
+    tasks = set().union(*(_tasks_of(entries, student) for student in study.students.values()))
     for name, method in study.distillers.items():
         if method.soft_labels == "teacher":
-            key, students = f"distillers.{name}.teacher", study.students.values()
-            yield from _unusable_of(entries, key, method.own_teachers, students)
+            yield from _unusable_of(entries, f"distillers.{name}.teacher", method.own_teachers, tasks)
 
 
-def _unusable_of(
-    entries: Entries, key: str, teachers: Iterable[str], students: Iterable[Student]
-) -> Iterator[str]:
-    """Teachers that there are not, or that are not for a task which one of the students is for."""
-    study, known = entries.sound, entries.names["teachers"]
-    tasks = [task for task in entries.names["tasks"] if any(study.applies(one, task) for one in students)]
+def _unusable_of(entries: Entries, key: str, teachers: Iterable[str], tasks: Set[str]) -> Iterator[str]:
+    """Teachers that there are not, or that are not for all of these tasks."""
+    known, sound = entries.names["teachers"], entries.sound.teachers
     for teacher in teachers:
         if teacher not in known:
             yield f"{key}: no teacher {quoted(teacher)} (there are: {listed(known)})"
-        elif teacher in study.teachers:
-            for task in tasks:
-                if not study.applies(study.teachers[teacher], task):
-                    yield f"{key}: {quoted(teacher)} is not declared for task {quoted(task)}"
+        elif teacher in sound and (missing := tasks - _tasks_of(entries, sound[teacher])):
+            names = listed(quoted(task) for task in entries.names["tasks"] if task in missing)
+            yield f"{key}: {quoted(teacher)} is not declared for task {names}"
+
+
+def _tasks_of(entries: Entries, model: Model) -> Set[str]:
+    every = entries.names["tasks"]
+    return set(every) if model.tasks is None else set(model.tasks).intersection(every)
 
 
 def _methods_in_the_wrong_group(entries: Entries) -> Iterator[str]:
-    study = entries.sound
+    study, regularizers = entries.sound, set(entries.names["regularizers"])
     for name in entries.names["distillers"]:
-        if name in entries.names["regularizers"]:
+        if name in regularizers:
             yield f"distillers.{name}: the name is also a regularizer's; names must differ"
     for name, method in study.regularizers.items():
         if method.soft_labels in CACHED:
@@ -155,10 +158,13 @@ def _stages_of_one_name(names: Mapping[str, list[str]]) -> Iterator[str]:
     for last in ("teachers", "regularizers", "distillers"):
         groups = ["tasks", last] if last == "teachers" else ["tasks", "students", last]
         stages: dict[str, tuple[str, ...]] = {}
+        if (count := prod(len(names[group]) for group in groups)) > MOST_STAGES:
+            yield f"{', '.join(groups)}: {count} combinations, each a stage; at most {MOST_STAGES} can be looked at"
+            continue
         for combination in product(*(names[group] for group in groups)):
             stage = "-".join(combination)
             if stage in stages:
                 first, second = (" + ".join(parts) for parts in (stages[stage], combination))
-                yield f"{', '.join(groups)}: {first} and {second} both become {stage!r}; rename one"
+                yield f"{', '.join(groups)}: {first} and {second} both become {quoted(stage)}; rename one"
                 break
             stages[stage] = combination

@@ -8,7 +8,7 @@ from typing import Any
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
-from kdcache.system.quoting import listed, quoted, shown
+from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
 UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 SCALAR = str | int | float | bool | None
@@ -43,7 +43,7 @@ def _wording(error: Any, path: tuple[str, ...]) -> str:
 
 def _unknown_key(path: tuple[str, ...]) -> str:
     known = list(_model_at(path[:-1]).model_fields)
-    close = difflib.get_close_matches(path[-1], known, n=1)
+    close = difflib.get_close_matches(path[-1][:LONGEST], known, n=1)
     return (
         f"unknown key; did you mean {close[0]!r}?"
         if close

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 80  # characters of a value or a name
 MOST = 10  # names in a row
@@ -27,7 +27,7 @@ def shown(name: object) -> str:
 
 def listed(names: Iterable[object], most: int = MOST) -> str:
     """`a, b, c, ... (57 in all)`: names in a row, cut after `most`; "none" for none."""
-    every = list(names)
+    every = names if isinstance(names, Sequence) else list(names)
     rest = [f"... ({len(every)} in all)"] if len(every) > most else []
     return ", ".join([*map(shown, every[:most]), *rest]) or "none"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from kdcache.errors import ParamsError
 from kdcache.study import load_study
@@ -56,8 +57,15 @@ def changed(changes: dict[str, Any]) -> dict[str, Any]:
 
 def write(folder: Path, study: object) -> Path:
     path = folder / "params.yaml"
-    path.write_text(study if isinstance(study, str) else yaml.safe_dump(study, sort_keys=False))
+    path.write_text(study if isinstance(study, str) else text_of(study))
     return path
+
+
+def text_of(study: object) -> str:
+    """As YAML 1.2."""
+    text = io.StringIO()
+    YAML().dump(study, text)
+    return text.getvalue()
 
 
 def mistakes_in(folder: Path, study: object) -> list[str]:
