@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+MOST_LINES = 100  # of mistakes in one message
+
 
 class KdcacheError(Exception):
     """Base of every error that kdcache raises on purpose; its message is for people."""
@@ -16,7 +18,9 @@ class ParamsError(KdcacheError):
         self.path = path
         self.mistakes = mistakes
         count = "1 mistake" if len(mistakes) == 1 else f"{len(mistakes)} mistakes"
-        super().__init__("\n".join([f"{path}: {count}", *(f"  {line}" for line in mistakes)]))
+        rest = [f"... and {len(mistakes) - MOST_LINES} more"] if len(mistakes) > MOST_LINES else []
+        lines = [f"  {line}" for line in [*mistakes[:MOST_LINES], *rest]]
+        super().__init__("\n".join([f"{path}: {count}", *lines]))
 
 
 class TaskError(KdcacheError):

@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.table import Table
 
 from kdcache.cli import printing
@@ -20,6 +19,7 @@ from kdcache.results.reading import read_table
 from kdcache.results.schema import ComparisonRow, TrialRow
 from kdcache.statistics import wording
 from kdcache.statistics.runs import Change, Side, StudyRun, changes, different_params
+from kdcache.system.params_file import parse_params
 
 Read = Callable[[Path], str]
 
@@ -33,23 +33,14 @@ def read_run(name: str, params: Path, metrics: Path) -> StudyRun:
 
     Raises:
         ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
+        ParamsError: the study file is none.
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
     trials, comparisons = (
         read_table(read(metrics / f"{file}.csv"), f"{name}: {metrics / file}.csv", table)
         for file, table in (("trials", TrialRow), ("comparisons", ComparisonRow))
     )
-    return StudyRun(name, _params(read(params), f"{name}: {params}"), trials, comparisons)
-
-
-def _params(text: str, where: str) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ComparisonError(f"{where}: expected YAML, found: {error}") from None
-    if not isinstance(content, dict):
-        raise ComparisonError(f"{where}: expected a study, found {type(content).__name__}")
-    return content
+    return StudyRun(name, dict(parse_params(read(params), f"{name}: {params}")), trials, comparisons)
 
 
 def _folder(folder: Path) -> Read:

@@ -9,16 +9,14 @@ that give that stage's name.
 from __future__ import annotations
 
 import os
-from itertools import product
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from kdcache.errors import KdcacheError
+from kdcache.system.params_file import read_params
+from kdcache.system.quoting import quoted
 
 STAGE = "DVC_STAGE"
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 GROUPS = {
     "prepare": ("tasks",),
     "teach": ("tasks", "teachers"),
@@ -33,25 +31,33 @@ def item_of_stage(params: Path = Path("params.yaml")) -> list[str]:
 
     Raises:
         KdcacheError: DVC did not start this process; or no names of params.yaml, or several, give its stage's name.
+        ParamsError: params.yaml cannot be read.
     """
     stage = os.environ.get(STAGE, "").rpartition(":")[2]
     kind, _, name = stage.partition("@")
     if kind not in GROUPS:
+        value = quoted(stage) if stage else "not set"
         raise KdcacheError(
-            f"{STAGE} is {stage or 'not set'!r}: say which one is meant (--help), or let `dvc repro` run the stage"
+            f"{STAGE} is {value}: say which one is meant (--help), or let `dvc repro` run the stage"
         )
-    matches = [names for names in product(*_names(params, GROUPS[kind])) if "-".join(names) == name]
+    matches = _readings(name, [_names(params, group) for group in GROUPS[kind]])
     if len(matches) != 1:
         raise KdcacheError(
-            f"{params}: {len(matches)} entries of {', '.join(GROUPS[kind])} give the stage {stage!r}, expected one; "
-            "`kdcache check` says what is wrong with the names"
+            f"{params}: {len(matches)} entries of {', '.join(GROUPS[kind])} give the stage {quoted(stage)}, "
+            "expected one; `kdcache check` says what is wrong with the names"
         )
-    return list(matches[0])
+    return matches[0]
 
 
-def _names(params: Path, groups: tuple[str, ...]) -> list[list[str]]:
-    try:
-        study = yaml.load(params.read_text(encoding="utf-8"), Loader)
-        return [[str(name) for name in study[group]] for group in groups]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, RecursionError) as error:
-        raise KdcacheError(f"{params}: cannot be read: {error}; `kdcache check` says what is wrong") from None
+def _readings(joined: str, groups: Sequence[Collection[str]]) -> list[list[str]]:
+    """The ways to read `a-b-c` as one name of each group, joined by '-'."""
+    first, *rest = groups
+    if not rest:
+        return [[joined]] if joined in first else []
+    starts = [name for name in first if joined.startswith(f"{name}-")]
+    return [[name, *names] for name in starts for names in _readings(joined[len(name) + 1 :], rest)]
+
+
+def _names(params: Path, group: str) -> list[str]:
+    entries = read_params(params).get(group)
+    return [name for name in entries if isinstance(name, str)] if isinstance(entries, dict) else []

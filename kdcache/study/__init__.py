@@ -3,10 +3,12 @@
 `load_study` reads the whole file and reports every mistake at once, each with its path in the file
 (`students.bert-tiny.teacher: ...`), before anything runs. Nothing here touches data, models or a network.
 
-    values.py    names, files, seeds, schedules; the base of all parameter objects
+    names.py     what may be a name
+    values.py    metrics, files, seeds, schedules; the base of all parameter objects
     task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
     schema.py    a whole study
-    loading.py   from the file; mistakes.py between entries; wording.py in words
+    loading.py   from the file to a study
+    mistakes.py  mistakes between entries; wording.py an entry's own in words
 """
 
 from kdcache.study.loading import load_study

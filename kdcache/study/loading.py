@@ -5,114 +5,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from kdcache.errors import ParamsError
-from kdcache.study.mistakes import cross_mistakes
+from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
+from kdcache.system.params_file import read_params
+
+# The keys of an entry that mistakes between entries depend on.
+LINKS = {
+    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
+    *("metrics", "baseline", "margin"),
+}
+MOST_MISTAKES = 1000  # that are put into words
+P = TypeVar("P", bound=Params)
 
 
 def load_study(path: str | Path = "params.yaml") -> Study:
     """Read and check a study file.
 
     Raises:
-        ParamsError: the file is missing, is no YAML mapping, or has mistakes: all are listed, one a line,
-            each with its path in the file.
+        ParamsError: the file is missing, is no YAML mapping, is larger than any study, or has mistakes: all are
+            listed, one a line, each with its path in the file.
     """
     path = Path(path)
-    raw = _read_yaml(path)
-    study, mistakes = None, list(_missing_keys(raw))
+    content = read_params(path)
+    study, mistakes = None, list(_missing_keys(content))
     try:
-        study = Study.model_validate(raw)
+        study = Study.model_validate(content)
     except ValidationError as error:
-        mistakes += [describe_mistake(item) for item in error.errors()]
-    mistakes += cross_mistakes(study or _sound_part(raw), _names(raw))
+        mistakes += list(_own_mistakes(error))
+    mistakes += mistakes_between(Entries(study or _sound_part(content), _names(content)))
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
     return study
 
 
-class _Loader(yaml.SafeLoader):
-    """A safe YAML loader that refuses a key given twice: YAML would silently keep the last."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    problem = f"the key {key.value!r} is given twice"
-                    raise yaml.MarkedYAMLError(None, None, problem, key.start_mark)
-                seen.add(key.value)
-        return node
+def _own_mistakes(error: ValidationError) -> Iterator[str]:
+    yield from map(describe_mistake, islice(error.errors(), MOST_MISTAKES))
+    if error.error_count() > MOST_MISTAKES:
+        yield f"(in all {error.error_count()} such mistakes)"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except FileNotFoundError:
-        raise ParamsError(
-            path, ["the file does not exist; copy one from studies/ (cp studies/smoke.yaml params.yaml)"]
-        ) from None
-    except OSError as error:
-        raise ParamsError(path, [f"cannot be read: {error.strerror}"]) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(path, [f"is not valid YAML: {error}"]) from None
-    if not isinstance(raw, dict):
-        found = "an empty file" if raw is None else type(raw).__name__
-        raise ParamsError(path, [f"expected a mapping with seeds, tasks, students, ..., found {found}"])
-    return raw
-
-
-# The keys that mistakes between entries depend on.
-LINKS = {
-    *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
-    *("metrics", "baseline", "margin"),
-}
-P = TypeVar("P", bound=Params)
-
-
-def _missing_keys(raw: dict[str, Any]) -> Iterator[str]:
+def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
     """Keys that have a default here, but that dvc.yaml refers to by name."""
     for group in ("teachers", "distillers"):
-        if group not in raw:
+        if group not in content:
             yield f"{group}: missing; dvc.yaml reads it, so write `{group}: {{}}` for none"
-    comparison = raw.get("comparison")
+    comparison = content.get("comparison")
     if isinstance(comparison, dict) and "baseline" not in comparison:
         yield "comparison.baseline: missing; name the regularizer that others are compared with"
 
 
-def _names(raw: dict[str, Any]) -> dict[str, list[str]]:
+def _names(content: Mapping[str, Any]) -> dict[str, list[str]]:
     """The names in each group, those of faulty entries too."""
-    groups = {group: raw.get(group) for group in GROUPS}
-    return {
-        group: [str(name) for name in (part if isinstance(part, dict) else ())]
-        for group, part in groups.items()
-    }
+    return {group: [str(name) for name in _entries(content, group)] for group in GROUPS}
 
 
-def _sound_part(raw: dict[str, Any]) -> Study:
-    """What other entries look at, so that mistakes between entries are reported beside an entry's own."""
+def _sound_part(content: Mapping[str, Any]) -> Study:
+    """The study without what is wrong in single entries, to look for mistakes between entries none the less."""
     parts: dict[str, dict[str, Params]] = {}
     for group, kind in GROUPS.items():
-        entries = raw.get(group)
-        checked = (
-            {name: _sound(kind, entry) for name, entry in entries.items()}
-            if isinstance(entries, dict)
-            else {}
-        )
-        parts[group] = {str(name): entry for name, entry in checked.items() if entry is not None}
-    comparison = _sound(Comparison, raw.get("comparison"))
+        checked = {str(name): _sound(kind, entry) for name, entry in _entries(content, group).items()}
+        parts[group] = {name: entry for name, entry in checked.items() if entry is not None}
+    comparison = _sound(Comparison, content.get("comparison"))
     return Study.model_construct(None, seeds=[], comparison=comparison, **parts)
+
+
+def _entries(content: Mapping[str, Any], group: str) -> dict[Any, Any]:
+    entries = content.get(group)
+    return entries if isinstance(entries, dict) else {}
 
 
 def _sound(kind: type[P], entry: object) -> P | None:

@@ -5,21 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field
 
 from kdcache.study.models import Student
-from kdcache.study.values import (
-    AnnealedPositive,
-    AnnealedShare,
-    Params,
-    Teachers,
-    listed,
-    raise_all,
-    teacher_names,
-)
+from kdcache.study.names import Teachers, teacher_names
+from kdcache.study.values import AnnealedPositive, AnnealedShare, Params
 
 
 class Regularizer(Params):
@@ -58,35 +48,35 @@ class Regularizer(Params):
         """Those teachers in tables: "big", "big+small" for an ensemble, None where no teacher's logits are used."""
         return "+".join(self.teachers_of(student)) or None
 
-    @model_validator(mode="after")
-    def _consistent(self) -> Regularizer:
+    def _mistakes(self) -> Iterator[str]:
         if self.is_base:
-            raise_all(self._base_mistakes())
-            return self
-        own = self._function_mistakes() if self.function is not None else self._formula_mistakes()
-        raise_all([*self._teacher_mistakes(), *own])
-        return self
+            yield from self._base_mistakes()
+            return
+        yield from self._own_teacher_mistakes()
+        yield from self._function_mistakes() if self.function is not None else self._formula_mistakes()
 
     def _base_mistakes(self) -> Iterator[str]:
         if self.model_fields_set:
-            yield f"without soft_labels or function, {listed(self.model_fields_set)} has no effect"
+            useless = ", ".join(sorted(self.model_fields_set))
+            yield f"without soft_labels or function, {useless} has no effect"
 
     def _function_mistakes(self) -> Iterator[str]:
         useless = self.model_fields_set - {"function", "soft_labels", "teacher"}
         if useless:
-            yield f"beside function, {listed(useless)} has no effect (put constants into the function)"
+            names = ", ".join(sorted(useless))
+            yield f"beside function, {names} has no effect (put constants into the function)"
         if self.soft_labels not in (None, "teacher", "self"):
             yield f"a function is given cached logits (teacher or self) or none, not {self.soft_labels!r}"
 
-    def _teacher_mistakes(self) -> Iterator[str]:
+    def _own_teacher_mistakes(self) -> Iterator[str]:
         if self.teacher is not None and self.soft_labels != "teacher":
-            found = repr(self.soft_labels) if self.soft_labels else "none"
-            yield f"teacher says whose logits soft_labels: teacher stands for, but soft_labels is {found}"
+            source = repr(self.soft_labels) if self.soft_labels else "none"
+            yield f"teacher says whose logits soft_labels: teacher stands for, but soft_labels is {source}"
 
     def _formula_mistakes(self) -> Iterator[str]:
         yield from self._soft_label_mistakes()
         yield from self._divergence_mistakes()
-        yield from self._unlabelled_mistakes()
+        yield from self._unlabelled_use_mistakes()
 
     def _soft_label_mistakes(self) -> Iterator[str]:
         designed = self.soft_labels == "designed"
@@ -121,7 +111,7 @@ class Regularizer(Params):
         if self.divergence != "kl" and self.variant == "released":
             yield "variant: released is defined with divergence: kl only"
 
-    def _unlabelled_mistakes(self) -> Iterator[str]:
+    def _unlabelled_use_mistakes(self) -> Iterator[str]:
         if self.unlabelled == "ignore":
             return
         if self.soft_labels == "self":

@@ -2,127 +2,169 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from math import prod
 
-from kdcache.study.models import Student
+from kdcache.study.methods import Regularizer
+from kdcache.study.models import Model
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Source
+from kdcache.system.quoting import listed, quoted
+
+CACHED = ("teacher", "self")  # soft labels that are logits
+MOST_STAGES = 100_000
 
 
-# `study` may lack entries whose own mistakes are in the way; `names` has them all.
-def cross_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
-    yield from _task_mistakes(study, names)
-    yield from _teacher_mistakes(study, names)
-    yield from _method_mistakes(study, names)
-    yield from _regression_mistakes(study)
-    yield from _unlabelled_mistakes(study)
-    yield from _comparison_mistakes(study, names)
-    yield from _stage_name_mistakes(names)
+@dataclass(frozen=True)
+class Entries:
+    """The entries of a study file, as far as they can be told.
+
+    Args:
+        sound: those without mistakes of their own, or with mistakes that are in nobody's way.
+        names: of all entries, by group.
+    """
+
+    sound: Study
+    names: Mapping[str, list[str]]
 
 
-def _task_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
-    groups: dict[str, dict[str, Any]] = {"teachers": study.teachers, "students": study.students}
-    for group, models in groups.items():
+def mistakes_between(entries: Entries) -> Iterator[str]:
+    """A line for each mistake, with its path in the file."""
+    yield from _unknown_tasks(entries)
+    yield from _unusable_teachers(entries)
+    yield from _methods_in_the_wrong_group(entries)
+    yield from _methods_that_need_classes(entries)
+    yield from _tasks_without_unlabelled_rows(entries)
+    yield from _unusable_baseline(entries)
+    yield from _missing_margins(entries)
+    yield from _stages_of_one_name(entries.names)
+
+
+def _unknown_tasks(entries: Entries) -> Iterator[str]:
+    study, tasks = entries.sound, set(entries.names["tasks"])
+    groups: dict[str, Mapping[str, Model]] = {"teachers": study.teachers, "students": study.students}
+    known = listed(entries.names["tasks"])
+    for group, models in groups.items() if tasks else ():
         for name, model in models.items():
-            for task in model.tasks or []:
-                if names["tasks"] and task not in names["tasks"]:
-                    yield f"{group}.{name}.tasks: no task {task!r} (there are: {', '.join(names['tasks'])})"
+            for task in model.tasks or ():
+                if task not in tasks:
+                    yield f"{group}.{name}.tasks: no task {quoted(task)} (there are: {known})"
 
 
-def _teacher_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
-    known = ", ".join(names["teachers"]) or "none"
+def _unusable_teachers(entries: Entries) -> Iterator[str]:
+    study, known = entries.sound, listed(entries.names["teachers"])
     needing = [
         f"distillers.{name}"
         for name, method in study.distillers.items()
         if method.soft_labels == "teacher" and not method.own_teachers
     ]
     for name, student in study.students.items():
-        where = f"students.{name}.teacher"
+        key = f"students.{name}.teacher"
         if needing and not student.teachers:
-            yield f"{where}: missing, but {', '.join(needing)} needs a teacher (there are: {known})"
-        yield from _unusable_teachers(where, student.teachers, [student], study, names)
+            yield f"{key}: missing, but {listed(needing)} needs a teacher (there are: {known})"
+        yield from _unusable_of(entries, key, student.teachers, _tasks_of(entries, student))
+    tasks = set().union(*(_tasks_of(entries, student) for student in study.students.values()))
     for name, method in study.distillers.items():
         if method.soft_labels == "teacher":
-            where, students = f"distillers.{name}.teacher", list(study.students.values())
-            yield from _unusable_teachers(where, method.own_teachers, students, study, names)
+            yield from _unusable_of(entries, f"distillers.{name}.teacher", method.own_teachers, tasks)
 
 
-def _unusable_teachers(
-    where: str, teachers: Iterable[str], students: list[Student], study: Study, names: dict[str, list[str]]
-) -> Iterator[str]:
-    """Teachers that there are not, or that are not for a task which one of the students is for."""
-    tasks = [task for task in names["tasks"] if any(study.applies(student, task) for student in students)]
+def _unusable_of(entries: Entries, key: str, teachers: Iterable[str], tasks: Set[str]) -> Iterator[str]:
+    """Teachers that there are not, or that are not for all of these tasks."""
+    known, sound = entries.names["teachers"], entries.sound.teachers
     for teacher in teachers:
-        if teacher not in names["teachers"]:
-            yield f"{where}: no teacher {teacher!r} (there are: {', '.join(names['teachers']) or 'none'})"
-        elif teacher in study.teachers:
-            for task in tasks:
-                if not study.applies(study.teachers[teacher], task):
-                    yield f"{where}: {teacher!r} is not declared for task {task!r}"
+        if teacher not in known:
+            yield f"{key}: no teacher {quoted(teacher)} (there are: {listed(known)})"
+        elif teacher in sound and (missing := tasks - _tasks_of(entries, sound[teacher])):
+            names = listed(quoted(task) for task in entries.names["tasks"] if task in missing)
+            yield f"{key}: {quoted(teacher)} is not declared for task {names}"
 
 
-def _method_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
-    for name in names["distillers"]:
-        if name in names["regularizers"]:
+def _tasks_of(entries: Entries, model: Model) -> Set[str]:
+    every = entries.names["tasks"]
+    return set(every) if model.tasks is None else set(model.tasks).intersection(every)
+
+
+def _methods_in_the_wrong_group(entries: Entries) -> Iterator[str]:
+    study, regularizers = entries.sound, set(entries.names["regularizers"])
+    for name in entries.names["distillers"]:
+        if name in regularizers:
             yield f"distillers.{name}: the name is also a regularizer's; names must differ"
     for name, method in study.regularizers.items():
-        if method.soft_labels in ("teacher", "self"):
-            where = f"regularizers.{name}.soft_labels"
-            yield f"{where}: {method.soft_labels!r} needs cached logits; move it to distillers"
+        if method.soft_labels in CACHED:
+            key = f"regularizers.{name}.soft_labels"
+            yield f"{key}: {method.soft_labels!r} needs cached logits; move it to distillers"
     for name, method in study.distillers.items():
-        if method.soft_labels not in ("teacher", "self"):
-            found = repr(method.soft_labels) if method.soft_labels else "none"
-            yield f"distillers.{name}.soft_labels: a distiller needs teacher or self, found {found}"
+        if method.soft_labels not in CACHED:
+            source = repr(method.soft_labels) if method.soft_labels else "none"
+            yield f"distillers.{name}.soft_labels: a distiller needs teacher or self, found {source}"
 
 
-def _regression_mistakes(study: Study) -> Iterator[str]:
-    tasks = [name for name, task in study.tasks.items() if task.regression]
+def _methods_that_need_classes(entries: Entries) -> Iterator[str]:
+    study = entries.sound
+    regression = next((name for name, task in study.tasks.items() if task.regression), None)
     groups = {"regularizers": study.regularizers, "distillers": study.distillers}
     for group, methods in groups.items():
         for name, method in methods.items():
-            if tasks and not (method.is_base or method.function or method.divergence == "mse"):
+            if regression is not None and _needs_classes(method):
                 yield (
-                    f"{group}.{name}: task {tasks[0]!r} is a regression (one output), where only base, "
+                    f"{group}.{name}: task {quoted(regression)} is a regression (one output), where only base, "
                     "teacher/self soft labels with divergence: mse and an own function are defined"
                 )
 
 
-def _unlabelled_mistakes(study: Study) -> Iterator[str]:
+def _needs_classes(method: Regularizer) -> bool:
+    return not (method.is_base or method.function or method.divergence == "mse")
+
+
+def _tasks_without_unlabelled_rows(entries: Entries) -> Iterator[str]:
+    study = entries.sound
     users = [f"distillers.{name}" for name, method in study.distillers.items() if method.unlabelled == "use"]
     for name, task in study.tasks.items():
         read = isinstance(getattr(task, "source", None), Source)  # or else the task has mistakes of its own
         if users and read and not task.has_unlabelled:
             yield (
-                f"tasks.{name}: has no unlabelled rows for {', '.join(users)}; give it `unlabelled: rest` beside "
+                f"tasks.{name}: has no unlabelled rows for {listed(users)}; give it `unlabelled: rest` beside "
                 "train_size, or its source a split named unlabelled"
             )
 
 
-def _comparison_mistakes(study: Study, names: dict[str, list[str]]) -> Iterator[str]:
-    comparison: Comparison | None = study.comparison  # None in a study that has mistakes there
+def _unusable_baseline(entries: Entries) -> Iterator[str]:
+    comparison: Comparison | None = entries.sound.comparison  # None where it has mistakes of its own
+    known = entries.names["regularizers"]
     if comparison is None:
         return
-    where, known = "comparison.baseline", ", ".join(names["regularizers"])
-    if comparison.baseline in names["distillers"]:
-        yield f"{where}: {comparison.baseline!r} is a distiller; name a regularizer (there are: {known})"
-    elif names["regularizers"] and comparison.baseline not in names["regularizers"]:
-        yield f"{where}: no regularizer {comparison.baseline!r} (there are: {known})"
-    for name, task in study.tasks.items():
+    key, baseline = "comparison.baseline", quoted(comparison.baseline)
+    if comparison.baseline in entries.names["distillers"]:
+        yield f"{key}: {baseline} is a distiller; name a regularizer (there are: {listed(known)})"
+    elif known and comparison.baseline not in known:
+        yield f"{key}: no regularizer {baseline} (there are: {listed(known)})"
+
+
+def _missing_margins(entries: Entries) -> Iterator[str]:
+    comparison: Comparison | None = entries.sound.comparison
+    if comparison is None:
+        return
+    for name, task in entries.sound.tasks.items():
         if task.metrics[0] not in comparison.margin:
-            yield f"comparison.margin: no margin for {task.metrics[0]!r}, the first metric of task {name!r}"
+            metric = quoted(task.metrics[0])
+            yield f"comparison.margin: no margin for {metric}, the first metric of task {quoted(name)}"
 
 
-def _stage_name_mistakes(names: dict[str, list[str]]) -> Iterator[str]:
+def _stages_of_one_name(names: Mapping[str, list[str]]) -> Iterator[str]:
     """DVC joins a stage's names with '-' and silently drops the second of two that read the same."""
     for last in ("teachers", "regularizers", "distillers"):
         groups = ["tasks", last] if last == "teachers" else ["tasks", "students", last]
-        seen: dict[str, tuple[str, ...]] = {}
+        stages: dict[str, tuple[str, ...]] = {}
+        if (count := prod(len(names[group]) for group in groups)) > MOST_STAGES:
+            yield f"{', '.join(groups)}: {count} combinations, each a stage; at most {MOST_STAGES} can be looked at"
+            continue
         for combination in product(*(names[group] for group in groups)):
             stage = "-".join(combination)
-            if stage in seen:
-                first, second = (" + ".join(parts) for parts in (seen[stage], combination))
-                yield f"{', '.join(groups)}: {first} and {second} both become {stage!r}; rename one"
+            if stage in stages:
+                first, second = (" + ".join(parts) for parts in (stages[stage], combination))
+                yield f"{', '.join(groups)}: {first} and {second} both become {quoted(stage)}; rename one"
                 break
-            seen[stage] = combination
+            stages[stage] = combination

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from kdcache.study.values import Name, Params, Seed, Teachers, Text, teacher_names
+from kdcache.study.names import Name, Teachers, teacher_names
+from kdcache.study.values import Params, Seed, Text
 
 
 class Model(Params):

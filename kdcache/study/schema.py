@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    field_validator,
-)
+from pydantic import Field, field_validator
 
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Model, Student, Teacher
+from kdcache.study.names import Name
 from kdcache.study.task import Task
-from kdcache.study.values import Metric, Name, Params, Seed
+from kdcache.study.values import Metric, Params, Seed
+from kdcache.system.quoting import quoted
 
 
 class Comparison(Params):
@@ -42,7 +41,7 @@ class Study(Params):
     @classmethod
     def _distinct(cls, seeds: list[int]) -> list[int]:
         if len(set(seeds)) != len(seeds):
-            raise ValueError(f"a seed is listed twice: {seeds}")
+            raise ValueError(f"a seed is listed twice: {quoted(seeds)}")
         return seeds
 
     def applies(self, model: Model, task: str) -> bool:

@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field
 
+from kdcache.study.names import Name
 from kdcache.study.values import (
     REGRESSION_METRICS,
     UNLABELLED,
     Files,
     Metric,
-    Name,
     Params,
     Seed,
     Text,
-    raise_all,
 )
+from kdcache.system.quoting import listed, quoted
 
 # YAML reads the name of a class that is a number as this number.
 ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
@@ -37,26 +33,22 @@ class Source(Params):
     revision: str | None = None
     splits: dict[Name, Text] | None = None  # the hub's names of train, validation and further splits
 
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Source:
-        given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of builtin, files, hub; found {', '.join(given) or 'none'}")
-        if self.files is not None and not {"train", "validation"} <= set(self.files):
-            raise ValueError(f"files needs the keys train and validation, found {', '.join(self.files)}")
-        if self.hub is not None and self.revision is None:
-            raise ValueError(
-                "a hub source needs a pinned revision (a commit hash, or `main` to accept changes)"
-            )
-        if self.hub is None and (self.name or self.revision or self.splits):
-            raise ValueError("name, revision and splits belong to a hub source")
-        return self
-
     @property
     def split_names(self) -> tuple[str, ...]:
         """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
         named = {**(self.files or {}), **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
+
+    def _mistakes(self) -> Iterator[str]:
+        given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
+        if len(given) != 1:
+            yield f"give exactly one of builtin, files, hub; found {listed(given)}"
+        if self.files is not None and not {"train", "validation"} <= set(self.files):
+            yield f"files needs the keys train and validation, found {listed(self.files)}"
+        if self.hub is not None and self.revision is None:
+            yield "a hub source needs a pinned revision (a commit hash, or `main` to accept changes)"
+        if given and self.hub is None and (self.name or self.revision or self.splits):
+            yield "name, revision and splits belong to a hub source"
 
 
 class Augment(Params):
@@ -67,11 +59,9 @@ class Augment(Params):
     views: int = Field(default=4, ge=1)
     seed: Seed = 0
 
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Augment:
+    def _mistakes(self) -> Iterator[str]:
         if not (self.crop or self.flip):
-            raise ValueError("give crop (pixels, such as 4), flip (a probability, such as 0.5), or both")
-        return self
+            yield "give crop (pixels, such as 4), flip (a probability, such as 0.5), or both"
 
 
 class Task(Params):
@@ -91,41 +81,6 @@ class Task(Params):
     noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
     augment: Augment | None = None
 
-    @model_validator(mode="after")
-    def _text_or_image(self) -> Task:
-        raise_all(self._mistakes())
-        return self
-
-    def _mistakes(self) -> Iterator[str]:
-        if (self.text is None) == (self.image is None):
-            yield "give exactly one of text (one or two columns) and image (one column)"
-        elif self.text is not None and self.max_length is None:
-            yield "a text task needs max_length (tokens)"
-        elif self.image is not None and self.max_length is not None:
-            yield "max_length belongs to a text task"
-        if self.label in [*(self.text or []), self.image]:
-            yield f"the label column {self.label!r} is also an input column"
-        if self.text is not None and len(set(self.text)) != len(self.text):
-            yield f"text names the column {self.text[0]!r} twice; a pair has two different columns"
-        if self.positive is not None and self.regression:
-            yield "positive names the class that f1 is of; a regression has no classes"
-        if len({metric in REGRESSION_METRICS for metric in self.metrics}) > 1:
-            yield "metrics mixes classification and regression"
-        if len(set(self.metrics)) != len(self.metrics):
-            yield f"a metric is listed twice: {', '.join(self.metrics)}"
-        if self.augment is not None and self.image is None:
-            yield "augment (crop, flip) is for an image task"
-        if self.label_noise and self.regression:
-            yield "label_noise replaces a class by another; a regression has none"
-        if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
-            yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
-        if self.train_size is None and "sample_seed" in self.model_fields_set:
-            yield "sample_seed says which rows train_size draws; without it, it has no effect"
-        if self.unlabelled and self.train_size is None:
-            yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
-        if self.unlabelled and UNLABELLED in self.source.split_names:
-            yield "the source has a split named unlabelled already; leave out unlabelled: rest"
-
     @property
     def has_unlabelled(self) -> bool:
         """Whether there are rows without labels: a split of that name, or the rest of train."""
@@ -139,3 +94,33 @@ class Task(Params):
     @property
     def modality(self) -> Literal["text", "image"]:
         return "text" if self.text is not None else "image"
+
+    def _mistakes(self) -> Iterator[str]:
+        if (self.text is None) == (self.image is None):
+            yield "give exactly one of text (one or two columns) and image (one column)"
+        elif self.text is not None and self.max_length is None:
+            yield "a text task needs max_length (tokens)"
+        elif self.image is not None and self.max_length is not None:
+            yield "max_length belongs to a text task"
+        if self.label in [*(self.text or []), self.image]:
+            yield f"the label column {quoted(self.label)} is also an input column"
+        if self.text is not None and len(set(self.text)) != len(self.text):
+            yield f"text names the column {quoted(self.text[0])} twice; a pair has two different columns"
+        if self.positive is not None and self.regression:
+            yield "positive names the class that f1 is of; a regression has no classes"
+        if len({metric in REGRESSION_METRICS for metric in self.metrics}) > 1:
+            yield "metrics mixes classification and regression"
+        if len(set(self.metrics)) != len(self.metrics):
+            yield f"a metric is listed twice: {listed(self.metrics)}"
+        if self.augment is not None and self.image is None:
+            yield "augment (crop, flip) is for an image task"
+        if self.label_noise and self.regression:
+            yield "label_noise replaces a class by another; a regression has none"
+        if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
+            yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
+        if self.train_size is None and "sample_seed" in self.model_fields_set:
+            yield "sample_seed says which rows train_size draws; without it, it has no effect"
+        if self.unlabelled and self.train_size is None:
+            yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
+        if self.unlabelled and UNLABELLED in self.source.split_names:
+            yield "the source has a split named unlabelled already; leave out unlabelled: rest"

@@ -1,9 +1,9 @@
-"""The kinds of values that params.yaml has: names, files, seeds, shares, schedules; and the base of all its objects."""
+"""Metrics, files, seeds and schedules: the values of params.yaml; and `Params`, the base of all its objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Generic, Literal, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -16,59 +16,26 @@ from pydantic import (
     model_validator,
 )
 
-from kdcache.system.names import NAME
+from kdcache.system.quoting import quoted
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
 UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
-Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
-
-
-def _check_name(name: object) -> object:
-    if not isinstance(name, str) or not NAME.fullmatch(name):
-        hint = "" if isinstance(name, str) else " (quote it if it is meant as text)"
-        raise ValueError(f"a name has letters, digits, '-' and '_' only, found {name!r}{hint}")
-    return name
-
-
-def _check_teachers(value: object) -> object:
-    if not isinstance(value, list | tuple):
-        return _check_name(value)
-    names = [_check_name(name) for name in value]
-    if not names or len(set(names)) != len(names):
-        raise ValueError(f"expected a teacher or a list of different teachers, found {value!r}")
-    return tuple(names)
-
-
-def teacher_names(teacher: str | Iterable[str] | None) -> tuple[str, ...]:
-    """None, one, or the members of an ensemble."""
-    return (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
 
 
 def _check_files(value: object) -> object:
     paths = value if isinstance(value, list) else [value]
     if not paths or not all(isinstance(path, str) and path for path in paths):
-        raise ValueError(f"expected a file or a list of files, found {value!r}")
+        raise ValueError(f"expected a file or a list of files, found {quoted(value)}")
     return value
 
 
-Name = Annotated[str, BeforeValidator(_check_name)]
-Teachers = Annotated[str | tuple[str, ...], BeforeValidator(_check_teachers)]
-Files = Annotated[str | list[str], BeforeValidator(_check_files)]
+Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Text = Annotated[str, Field(min_length=1)]
+Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
-
-
-def raise_all(mistakes: Iterable[str]) -> None:
-    found = list(mistakes)
-    if found:
-        raise ValueError("; ".join(found))
-
-
-def listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 class Params(BaseModel):
@@ -82,8 +49,19 @@ class Params(BaseModel):
         """No key is a switch, and pydantic would read `alpha: true` as 1.0."""
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) for item in items):
-            raise ValueError("true and false are no values here (YAML also reads yes, no, on, off so)")
+            raise ValueError("true and false are no values here")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        mistakes = list(self._mistakes())
+        if mistakes:
+            raise ValueError("; ".join(mistakes))
+        return self
+
+    def _mistakes(self) -> Iterator[str]:
+        """What is wrong between the keys of one object; every key is right by itself."""
+        return iter(())
 
 
 N = TypeVar("N", bound=float)
@@ -95,11 +73,9 @@ class Schedule(Params, Generic[N]):
     start: N
     end: N
 
-    @model_validator(mode="after")
-    def _changes(self) -> Schedule[N]:
+    def _mistakes(self) -> Iterator[str]:
         if self.start == self.end:
-            raise ValueError(f"start and end are the same; write the number {self.start:g}")
-        return self
+            yield f"start and end are the same; write the number {self.start:g}"
 
 
 # The tags keep pydantic from reporting a faulty number as a faulty schedule too; no path shows them.

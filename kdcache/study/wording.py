@@ -8,53 +8,55 @@ from typing import Any
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
+from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
 UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
+SCALAR = str | int | float | bool | None
 
 
-def describe_mistake(item: Any) -> str:
-    loc = tuple(str(part) for part in item["loc"] if part not in UNSEEN)
-    return f"{'.'.join(loc) or '(top level)'}: {_wording(item, loc)}"
+def describe_mistake(error: Any) -> str:
+    """One of a ValidationError's `errors()` as `path.in.the.file: what is wrong`."""
+    path = tuple(str(part) for part in error["loc"] if part not in UNSEEN)
+    return f"{'.'.join(map(shown, path)) or '(top level)'}: {_wording(error, path)}"
 
 
-def _wording(item: Any, loc: tuple[str, ...]) -> str:
-    found = item.get("input")
-    if item["type"] == "extra_forbidden":
-        return _unknown_key(loc)
-    if item["type"] == "missing":
+def _wording(error: Any, path: tuple[str, ...]) -> str:
+    kind, value = error["type"], error.get("input")
+    if kind == "extra_forbidden":
+        return _unknown_key(path)
+    if kind == "missing":
         return "missing"
-    if item["type"] in ("model_type", "dict_type"):
-        return f"expected a mapping of keys, found {found!r}" + (
-            " (write {} for none)" if found is None else ""
-        )
-    if item["type"] == "too_short":
-        return f"expected at least {item['ctx']['min_length']}, found {item['ctx']['actual_length']}"
-    if item["type"] == "too_long":
-        return f"expected at most {item['ctx']['max_length']}, found {len(found)}"
-    if item["type"] == "string_pattern_mismatch":
-        return f"expected package.module:name, found {found!r}"
-    message = str(item["msg"]).removeprefix("Value error, ")
-    if isinstance(found, str | int | float | bool | None) and f"found {found!r}" not in message:
-        message += f", found {found!r}"
+    if kind in ("model_type", "dict_type"):
+        advice = " (write {} for none)" if value is None else ""
+        return f"expected a mapping of keys, found {quoted(value)}{advice}"
+    if kind == "too_short":
+        return f"expected at least {error['ctx']['min_length']}, found {error['ctx']['actual_length']}"
+    if kind == "too_long":
+        return f"expected at most {error['ctx']['max_length']}, found {len(value or ())}"
+    if kind == "string_pattern_mismatch":
+        return f"expected package.module:name, found {quoted(value)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if isinstance(value, SCALAR) and f"found {quoted(value)}" not in message:
+        message += f", found {quoted(value)}"
     return message
 
 
-def _unknown_key(loc: tuple[str, ...]) -> str:
-    known = list(_model_at(loc[:-1]).model_fields)
-    close = difflib.get_close_matches(loc[-1], known, n=1)
+def _unknown_key(path: tuple[str, ...]) -> str:
+    known = list(_model_at(path[:-1]).model_fields)
+    close = difflib.get_close_matches(path[-1][:LONGEST], known, n=1)
     return (
         f"unknown key; did you mean {close[0]!r}?"
         if close
-        else f"unknown key (there are: {', '.join(known)})"
+        else f"unknown key (there are: {listed(known, len(known))})"
     )
 
 
-def _model_at(loc: tuple[str, ...]) -> type[Params]:
+def _model_at(path: tuple[str, ...]) -> type[Params]:
     """The model whose keys stand at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
-    if not loc:
+    if not path:
         return Study
-    if loc[-1] in ("source", "augment"):
-        return Source if loc[-1] == "source" else Augment
-    if len(loc) == 3 and loc[-1] in ("alpha", "temperature"):
+    if path[-1] in ("source", "augment"):
+        return Source if path[-1] == "source" else Augment
+    if len(path) == 3 and path[-1] in ("alpha", "temperature"):
         return Schedule
-    return GROUPS.get(loc[0], Comparison)
+    return GROUPS.get(path[0], Comparison)

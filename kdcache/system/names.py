@@ -4,4 +4,7 @@ from __future__ import annotations
 
 import re
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+LONGEST_NAME = (
+    100  # a folder of a data set, a model and a method has to be a path; a stage has all three in its name
+)
+NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")

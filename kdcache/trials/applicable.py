@@ -11,14 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdcache.errors import ParamsError
 from kdcache.system.files import write_json
 from kdcache.system.locks import exclusive
+from kdcache.system.params_file import read_params
 from kdcache.trials.layout import INAPPLICABLE
 
 log = logging.getLogger(__name__)
-Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path("params.yaml")) -> bool:
@@ -49,9 +48,9 @@ def mark_inapplicable(folder: Path, reason: str) -> None:
 def _tasks_of(group: str, name: str, params: Path, task: str) -> list[Any]:
     """The tasks that a model lists. What is not as it should be excludes nothing: the stage says what is wrong."""
     try:
-        study = yaml.load(params.read_text(encoding="utf-8"), Loader)
+        study = read_params(params)
         known, tasks = study["tasks"], study[group][name]["tasks"]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, RecursionError, ValueError):
+    except (ParamsError, KeyError, TypeError):
         return [task]
     sound = isinstance(tasks, list) and tasks and isinstance(known, dict) and task in known
     return tasks if sound and all(item in known for item in tasks) else [task]

@@ -1,0 +1,64 @@
+"""The whole of a study, and how it compares its methods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdcache.study import Study, load_study
+from tests.study.samples import ABSENT, STUDY, only_mistake, write
+
+ONE = [
+    ({"seeds": ABSENT}, "seeds: missing"),
+    ({"seeds": []}, "seeds: expected at least 1, found 0"),
+    ({"seeds": [0, 1, 0]}, "seeds: a seed is listed twice: [0, 1, 0]"),
+    ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, found -1"),
+    ({"seeds": [2**32]}, "seeds.0: Input should be less than 4294967296"),
+    ({"seeds": [0.5]}, "seeds.0: Input should be a valid integer"),
+    ({"seeds": 3}, "seeds: Input should be a valid list, found 3"),
+    ({"tasks": {}}, "tasks: expected at least 1, found 0"),
+    ({"comparison": ABSENT}, "comparison: missing"),
+    ({"comparison.margin": ABSENT}, "comparison.margin: missing"),
+    ({"comparison.margin": {"accuracy": 0}},
+     "comparison.margin.accuracy: Input should be greater than 0, found 0"),
+    ({"comparison.margin": {"accuracy": 1, "bleu": 1}},
+     "comparison.margin.bleu: Input should be 'accuracy', 'f1'"),
+    ({"comparison.alpha": 0.5}, "comparison.alpha: Input should be less than 0.5, found 0.5"),
+    ({"comparison.correction": "tukey"},
+     "comparison.correction: Input should be 'holm', 'bonferroni', 'fdr_bh' or"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "expected"), ONE, ids=[expected[:50] for _, expected in ONE])
+def test_a_mistake_at_the_top_or_in_the_comparison(
+    tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    assert only_mistake(tmp_path, changes).startswith(expected)
+
+
+def test_a_correct_study_is_read_with_its_defaults(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, STUDY))
+    assert study.students["small"].init == "pretrained"
+    assert study.students["small"].warmup == 0.1
+    assert study.comparison.alpha == 0.05
+    assert study.tasks["news"].modality == "text"
+    assert study.tasks["digits"].modality == "image"
+    assert study.regularizers["base"].is_base
+
+
+def test_the_grid_leaves_out_pairs_that_tasks_excludes(tmp_path: Path) -> None:
+    study = load_study(write(tmp_path, STUDY))
+    methods = ["base", "smooth", "kd", "self_kd"]
+    assert list(study.configurations()) == [
+        *[("news", "small", method) for method in methods],
+        *[("digits", "glance", method) for method in methods],
+    ]
+    assert list(study.taught()) == [("news", "big"), ("digits", "eye")]
+    assert study.method("kd").soft_labels == "teacher"
+    assert study.method("smooth").alpha == 0.1
+
+
+def test_a_study_can_be_built_without_a_file() -> None:
+    assert Study.model_validate(STUDY).comparison.baseline == "base"

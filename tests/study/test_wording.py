@@ -1,0 +1,33 @@
+"""Pydantic's errors in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.study.samples import only_mistake
+
+ONE = [
+    ({"speeds": [0]}, "speeds: unknown key; did you mean 'seeds'?"),
+    ({"zebra": 1}, "zebra: unknown key (there are: seeds, tasks, teachers, students, regularizers,"),
+    ({"distillers": None}, "distillers: expected a mapping of keys, found None (write {} for none)"),
+    ({"tasks.news.source": {"builtin": "bbc_headlines", "splitz": {}}},
+     "tasks.news.source.splitz: unknown key; did"),
+    ({"students.small.lerning_rate": 1},
+     "students.small.lerning_rate: unknown key; did you mean 'learning_rate'?"),
+    ({"students.small.seed": 1}, "students.small.seed: unknown key (there are: checkpoint,"),
+    ({"teachers.big": None}, "teachers.big: expected a mapping of keys, found None"),
+    ({"regularizers.smooth.epsilon": 0.1},
+     "regularizers.smooth.epsilon: unknown key (there are: soft_labels, teacher, alpha,"),
+    ({"regularizers.base": None},
+     "regularizers.base: expected a mapping of keys, found None (write {} for none)"),
+    ({"distillers.kd.alpha": {"start": 1.0, "stop": 0.0, "end": 0.5}},
+     "distillers.kd.alpha.stop: unknown key (there are: start, end)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "expected"), ONE, ids=[expected[:50] for _, expected in ONE])
+def test_an_error_is_a_sentence(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
+    assert only_mistake(tmp_path, changes).startswith(expected)
