@@ -56,7 +56,7 @@ def test_a_step_is_profiled() -> None:
 
     checkpoint = str(floor.ROOT / "data/models/bert-tiny")
     student = Student(checkpoint=checkpoint, learning_rate=1e-4, epochs=1, batch_size=2)
-    card, preprocessor = floor.headlines(student)
-    found = floor.step(build_model(student, card, 0, preprocessor), student, floor.split_of(4, 6))
+    card, start, preprocessor = floor.headlines(student)
+    found = floor.step(build_model(start, card, 0, preprocessor), student, floor.split_of(4, 6))
     assert found["step_ms"] > 0
     assert 0 < sum(found["profile"].values()) <= 101
