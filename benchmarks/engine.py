@@ -242,15 +242,15 @@ def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any
     lines = []
     if profile:
         lines = profiled(lambda: work(of))
-        found: dict[str, Any] = {}
+        more: dict[str, Any] = {}
     else:
-        found = work(of)
+        more = work(of)
     return {
         "what": STEPS[step][0],
         "cpu_seconds": round(_cpu_seconds() - cpu, 2),
         "wall_seconds": round(time.perf_counter() - begun, 2),
         "peak_megabytes": round(peak_memory() / 1e6),
-        **found,
+        **more,
         **({"profile": lines} if lines else {}),
     }
 
@@ -334,7 +334,7 @@ def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
     for step in STEPS:
         steps[step] = in_child(measured, step, of, folder, profile)
         print(step, steps[step], file=sys.stderr)
-    total = sum(found["cpu_seconds"] for found in steps.values())
+    total = sum(step_result["cpu_seconds"] for step_result in steps.values())
     return {
         "configurations": configurations,
         "trials": trials,
@@ -373,27 +373,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def page(run: dict[str, Any]) -> str:
-    found, versions = run["study"], ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    of_study, versions = (
+        run["study"],
+        ", ".join(f"{name} {number}" for name, number in run["versions"].items()),
+    )
     steps = [
-        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / found['trials']:.2f}",
+        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / of_study['trials']:.2f}",
          f"{step['peak_megabytes']}"]
-        for step in found["steps"].values()
+        for step in of_study["steps"].values()
     ]  # fmt: skip
-    met = "met" if found["milliseconds_per_trial"] <= GOAL else "missed"
+    met = "met" if of_study["milliseconds_per_trial"] <= GOAL else "missed"
     stages = [
         [str(one["stages"]), *(f"{one[turn][what]:.1f}" for turn in ("first", "again") for what in COLUMNS),
          f"{1000 * one['again']['cpu_seconds'] / one['stages']:.0f}"]
         for one in run["dvc"]
     ]  # fmt: skip
     return PAGE.format(
-        trials=found["trials"],
-        configurations=found["configurations"],
+        trials=of_study["trials"],
+        configurations=of_study["configurations"],
         steps=table(["step", "CPU s", "ms a trial", "peak MB"], steps, right=[1, 2, 3]),
-        total=f"{found['milliseconds_per_trial']:.1f}",
+        total=f"{of_study['milliseconds_per_trial']:.1f}",
         goal=f"{GOAL:g}",
         met=met,
-        idle=found["idle_stage_cpu_seconds"],
-        page=found["steps"]["report"]["page_megabytes"],
+        idle=of_study["idle_stage_cpu_seconds"],
+        page=of_study["steps"]["report"]["page_megabytes"],
         dvc=table(DVC_HEADER, stages, right=range(6)),
         machine=run["machine"],
         date=run["date"],

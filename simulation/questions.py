@@ -206,7 +206,7 @@ def coverage(row: str) -> Question:
             scores = scenario_of(row).draw(rng, (repetitions, 1, 2, ARMS, n), 0.0, 1.0)
             d, x, y = against_baseline(scores)[:, 0, 0, -1], scores[:, 0, 0, -1], scores[:, 0, 1, 0]
             matched = intervals.resampled([d], RESAMPLES, rng)
-            found = {
+            by_kind = {
                 "paired t": intervals.student(d),
                 "Welch": intervals.welch(x, y),
                 "interaction": intervals.student(interaction_differences(scores * SCRATCH)[:, 0, 0]),
@@ -214,7 +214,7 @@ def coverage(row: str) -> Question:
                 "BCa, unmatched": intervals.bca([x, y], intervals.resampled([x, y], RESAMPLES, rng)),
                 "percentile bootstrap": intervals.percentile([d], matched),
             }
-            result |= {f"{kind}, {n}": covers(interval) for kind, interval in found.items()}
+            result |= {f"{kind}, {n}": covers(interval) for kind, interval in by_kind.items()}
         return result
 
     return ask

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _prepare(task, Path(folder) / name, name, args.rows)
         runs = list(_runs(study, args.rates, Path(folder)))
         engine.run_trials([run.plan for run in runs], run=run_on_one_thread)
-        found = _chosen(study, runs)
-    for model, item in found.items():
+        chosen = _chosen(study, runs)
+    for model, item in chosen.items():
         print(f"{model}: {item['chosen']:g} of {item['mean']}")
-    write_json(args.out, {"how": _how(args), "models": found})
+    write_json(args.out, {"how": _how(args), "models": chosen})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -69,10 +69,10 @@ def _without(page: Path, hidden: str) -> Path:
 
 
 def browser() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
         sys.exit("no chromium on the PATH; install it (apt-get install chromium) and run this again")
-    return found
+    return program
 
 
 def main(arguments: list[str] | None = None) -> None:

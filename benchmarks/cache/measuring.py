@@ -89,7 +89,7 @@ def rates(
         after: runs after every variant, outside of the time.
     """
     names = list(variants)
-    found: Rates = {name: [] for name in names}
+    speeds: Rates = {name: [] for name in names}
     for turn in range(repeats + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
@@ -98,13 +98,13 @@ def rates(
             seconds = time.perf_counter() - start
             after()
             if turn:
-                found[name].append(count / seconds)
-    return found
+                speeds[name].append(count / seconds)
+    return speeds
 
 
-def ratios(found: Rates, variant: str, against: str) -> list[float]:
+def ratios(speeds: Rates, variant: str, against: str) -> list[float]:
     """Rows/s of a variant by those of another in the same round."""
-    return [mine / other for mine, other in zip(found[variant], found[against], strict=True)]
+    return [one / other for one, other in zip(speeds[variant], speeds[against], strict=True)]
 
 
 def at_least(

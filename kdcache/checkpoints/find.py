@@ -87,12 +87,12 @@ def _download(name: str, revision: str, weights: bool) -> Path:
     import huggingface_hub
 
     hub.limit_waiting()
-    wanted = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
+    patterns = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
+        snapshot = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
         )
     except Exception as error:  # the hub's client passes on whatever its HTTP library raises
         advice = hub.explain(error, "use a local folder", "cannot be had from the hub")
         raise ModelError(f"checkpoint {name!r} at revision {revision!r}: {advice}") from error
-    return Path(found)
+    return Path(snapshot)

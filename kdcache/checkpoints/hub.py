@@ -78,8 +78,8 @@ def _advice(status: int | None, kinds: set[str], instead: str) -> str | None:
         return "the hub has no such thing (HTTP 404); check the name and the revision"
     if status is not None:
         return f"the hub fails (HTTP {status}); try again later, or {instead}"
-    found = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
-    return f"{found}, or {instead}" if found else None
+    advised = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
+    return f"{advised}, or {instead}" if advised else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -46,14 +46,14 @@ def stats(cache: LogitCache, split: str, labels: npt.ArrayLike | None = None) ->
         ScoringError: the labels do not fit.
     """
     part = _filled_split(cache, split)
-    found: dict[str, Any] = {"split": split, "rows": len(part.ids), "classes": cache.manifest.classes}
+    answer: dict[str, Any] = {"split": split, "rows": len(part.ids), "classes": cache.manifest.classes}
     if cache.manifest.classes == 1:
-        found["output"] = _distribution(part.logits[:, 0].astype(np.float64))
+        answer["output"] = _distribution(part.logits[:, 0].astype(np.float64))
     else:
-        found.update(_certainty(part), predictions=_counts(cache, part.logits.argmax(axis=1)))
+        answer.update(_certainty(part), predictions=_counts(cache, part.logits.argmax(axis=1)))
     if labels is not None:
-        found["labels"] = _against_labels(cache, part, np.asarray(labels))
-    return found
+        answer["labels"] = _against_labels(cache, part, np.asarray(labels))
+    return answer
 
 
 def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
         CacheError: the caches have other classes or other rows, or no row in common.
     """
     both = _join(a, b, split)
-    found: dict[str, Any] = {
+    answer: dict[str, Any] = {
         "split": split,
         "rows": len(both.ids),
         "only_a": a.manifest.splits[split].rows - len(both.ids),
@@ -80,11 +80,11 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
     }
     if a.manifest.classes == 1:
         difference = np.abs(both.a.astype(np.float64) - both.b)
-        return found | {
+        return answer | {
             "mean_difference": float(difference.mean()),
             "max_difference": float(difference.max()),
         }
-    return found | _divergences(a, both)
+    return answer | _divergences(a, both)
 
 
 def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | None = None) -> pa.Table:
@@ -103,8 +103,8 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
         raise CacheError(
             f"{cache.path}: is of another task than {task}: expected the labels {expected}, found {names}"
         )
-    wanted = None if columns is None else ["id", "row_hash", *columns]
-    table, part = PreparedTask(task).rows(split, wanted), cache.split(split)
+    read = None if columns is None else ["id", "row_hash", *columns]
+    table, part = PreparedTask(task).rows(split, read), cache.split(split)
     if len(part.ids) and part.ids[-1] >= table.num_rows:
         raise CacheError(
             f"{cache.path}: split {split!r} has row id {part.ids[-1]}, but {task} has {table.num_rows} rows there; "
@@ -140,9 +140,9 @@ def _certainty(part: CachedSplit) -> dict[str, Any]:
 
 
 def _distribution(values: Floats) -> dict[str, float]:
-    found = np.percentile(values, PERCENTILES)
+    levels = np.percentile(values, PERCENTILES)
     names = [f"p{percent}" for percent in PERCENTILES]
-    return {"mean": float(values.mean())} | dict(zip(names, found.tolist(), strict=True))
+    return {"mean": float(values.mean())} | dict(zip(names, levels.tolist(), strict=True))
 
 
 def _counts(cache: LogitCache, classes: Ints) -> dict[str, int]:
@@ -174,13 +174,13 @@ class _Pair:
 def _join(a: LogitCache, b: LogitCache, split: str) -> _Pair:
     for cache in (a, b):
         cache.require_plain("a comparison of two teachers")
-    for what, expected, found in (
+    for what, expected, actual in (
         ("classes", a.manifest.classes, b.manifest.classes),
         ("label names", class_names(a), class_names(b)),
     ):
-        if expected != found:
+        if expected != actual:
             raise CacheError(
-                f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected}, found {found}"
+                f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected}, found {actual}"
             )
     one, other = a.split(split), b.split(split)
     ids, first, second = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
@@ -188,20 +188,20 @@ def _join(a: LogitCache, b: LogitCache, split: str) -> _Pair:
         raise CacheError(
             f"{b.path}: split {split!r} has no row id in common with {a.path}; nothing to compare"
         )
-    where = f"{b.path}: split {split!r}"
-    _check_hashes(where, str(a.path), ids, one.row_hashes[first], other.row_hashes[second])
+    place = f"{b.path}: split {split!r}"
+    _check_hashes(place, str(a.path), ids, one.row_hashes[first], other.row_hashes[second])
     return _Pair(ids, one.logits[first], other.logits[second])
 
 
 def _check_hashes(
-    where: str, other: str, ids: Ints, expected: npt.NDArray[np.uint64], found: npt.NDArray[np.uint64]
+    place: str, other: str, ids: Ints, expected: npt.NDArray[np.uint64], actual: npt.NDArray[np.uint64]
 ) -> None:
-    different = expected != found
+    different = expected != actual
     if different.any():
         row = int(np.argmax(different))
         raise CacheError(
-            f"{where}, row id {ids[row]}: is another row than in {other}: expected row hash {int(expected[row]):016x}, "
-            f"found {int(found[row]):016x} ({int(different.sum())} of {len(ids)} rows differ); "
+            f"{place}, row id {ids[row]}: is another row than in {other}: expected row hash {int(expected[row]):016x}, "
+            f"found {int(actual[row]):016x} ({int(different.sum())} of {len(ids)} rows differ); "
             "the two are not of the same data"
         )
 
@@ -235,8 +235,8 @@ def _divergences(cache: LogitCache, both: _Pair) -> dict[str, Any]:
 
 def _kl(p: Floats, q: Floats) -> Floats:
     """KL(p||q) = sum_k p_k (log p_k - log q_k) of each row, from log probabilities; never below 0 by rounding."""
-    found: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
-    return found
+    divergence: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    return divergence
 
 
 def _centred(logits: npt.NDArray[np.float32]) -> Floats:

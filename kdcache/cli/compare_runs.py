@@ -34,20 +34,20 @@ def read_run(name: str, params: Path, metrics: Path) -> Run:
         ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
-    found = [
+    tables = [
         read_table(read(metrics / f"{table}.csv"), f"{name}: {metrics / table}.csv", (*NEEDED[table], *more))
         for table, more in (("trials", ["identity"]), ("comparisons", []))
     ]
-    return Run(name, _params(read(params), f"{name}: {params}"), *found)
+    return Run(name, _params(read(params), f"{name}: {params}"), *tables)
 
 
-def _params(text: str, where: str) -> dict[str, Any]:
+def _params(text: str, place: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ComparisonError(f"{where}: expected YAML, found: {error}") from None
+        raise ComparisonError(f"{place}: expected YAML, found: {error}") from None
     if not isinstance(content, dict):
-        raise ComparisonError(f"{where}: expected a study, found {type(content).__name__}")
+        raise ComparisonError(f"{place}: expected a study, found {type(content).__name__}")
     return content
 
 
@@ -81,12 +81,12 @@ def _revision(name: str) -> Read:
 
 def _commit(name: str) -> str:
     """The commit of a branch, tag, hash or DVC experiment."""
-    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit_id = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     experiments = (
-        "" if found else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+        "" if commit_id else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     )
     named = {line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")}
-    if not found and not named:
+    if not commit_id and not named:
         raise ComparisonError(
             f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
         )
@@ -94,7 +94,7 @@ def _commit(name: str) -> str:
         raise ComparisonError(
             f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
         )
-    return found.strip() if found else named.pop()
+    return commit_id.strip() if commit_id else named.pop()
 
 
 def _git(*arguments: str) -> str | None:

@@ -53,8 +53,8 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
         if distinct not in timed:
             log.info("timing %s on %s", job.model, job.task)
             timed[distinct] = _attempt(plan.study.tasks[job.task], job, plan.sizes[job.task], data)
-    found = {key(job): timed[job.task, _architecture(job.params)] for job in plan.jobs}
-    speeds = {job: speed for job, speed in found.items() if isinstance(speed, Speed)}
+    speed_of = {key(job): timed[job.task, _architecture(job.params)] for job in plan.jobs}
+    speeds = {job: speed for job, speed in speed_of.items() if isinstance(speed, Speed)}
     reasons = [reason for reason in timed.values() if isinstance(reason, str)]
     return speeds, list(dict.fromkeys(reasons))
 

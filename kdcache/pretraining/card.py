@@ -112,13 +112,13 @@ def read_card(out_dir: Path) -> str:
 
 def read_row(card: str, key: str) -> float:
     """The number that a row of a card's table begins with: `| tokens seen | 1,001,472 (0.1 epochs) |` says 1001472."""
-    found = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
-    if found is None:
+    row = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
+    if row is None:
         raise PretrainingError(
             f"the card {card.splitlines()[0]!r} has no row {key!r} that begins with a number; write it again with "
             "`tools.pretrain`"
         )
-    return float(found[1].replace(",", ""))
+    return float(row[1].replace(",", ""))
 
 
 def add_to_card(out_dir: Path, heading: str, markdown: str) -> None:

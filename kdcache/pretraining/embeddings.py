@@ -53,14 +53,14 @@ class SentenceEncoder:
         """Embeddings [N, D] of N texts. Those of like length share a batch, so that little is padding."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
         order = np.argsort([len(ids) for ids in encoded], kind="stable")
-        found = np.empty((len(texts), self.model.config.hidden_size), np.float16)
+        embeddings = np.empty((len(texts), self.model.config.hidden_size), np.float16)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             ids, mask = pad([encoded[row] for row in rows], self.tokenizer.pad_token_id)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-            found[rows] = F.normalize(mean_pool(hidden.float(), mask), dim=-1).numpy()
-        return found
+            embeddings[rows] = F.normalize(mean_pool(hidden.float(), mask), dim=-1).numpy()
+        return embeddings
 
 
 def load_encoder(folder: Path) -> Any:

@@ -24,11 +24,11 @@ def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
     Raises:
         PretrainingError: the texts have no piece, all of them being shorter than three words.
     """
-    found = list(dict.fromkeys(piece for text in texts for piece in cut(text, recipe.longest_piece)))
-    if not found:
+    distinct = list(dict.fromkeys(piece for text in texts for piece in cut(text, recipe.longest_piece)))
+    if not distinct:
         raise PretrainingError(f"the texts have no sentence of {FEWEST_WORDS} words or more: add text")
-    order = np.random.default_rng(recipe.seed).permutation(len(found))
-    return [found[index] for index in order[: recipe.pieces]]
+    order = np.random.default_rng(recipe.seed).permutation(len(distinct))
+    return [distinct[index] for index in order[: recipe.pieces]]
 
 
 def cut(text: str, longest: int) -> Iterator[str]:

@@ -93,11 +93,11 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
     if start_dir is None:
         return
     config = read_config(start_dir)
-    found = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
-    if found != [recipe.family, recipe.layers, recipe.hidden]:
+    shape = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
+    if shape != [recipe.family, recipe.layers, recipe.hidden]:
         raise PretrainingError(
             f"{start_dir}: expected the recipe's {recipe.family}, {recipe.layers} layers, hidden {recipe.hidden}; "
-            f"found {', '.join(map(str, found))}"
+            f"found {', '.join(map(str, shape))}"
         )
 
 
@@ -170,12 +170,12 @@ def _distil(
     card = read_card(start_dir)  # its lack shows before the work, not after it
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
     pieces = sample_pieces(texts, recipe.distillation)
-    wanted, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
+    embeddings, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
     identity = digest([recipe.distillation.model_dump_json(), fingerprints.of_weights(start_dir), key])
-    student = Student(start_dir, wanted.shape[1], recipe.distillation.seed)
+    student = Student(start_dir, embeddings.shape[1], recipe.distillation.seed)
     reader = copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it was last asked to truncate
     token_ids = reader(pieces, truncation=True, max_length=recipe.sequence_length)["input_ids"]
-    distiller = Distiller(recipe.distillation, student, token_ids, wanted, tokenizer.pad_token_id)
+    distiller = Distiller(recipe.distillation, student, token_ids, embeddings, tokenizer.pad_token_id)
     distiller.resume(work_dir / DISTILLATION_STATE, identity)
     distiller.run(work_dir / DISTILLATION_STATE, identity)
     save_checkpoint(student.encoder, tokenizer, out_dir)

@@ -55,10 +55,10 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, i
     return progress
 
 
-def _check_identity(path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _check_identity(path: Path, identity: str, expected: str) -> None:
+    if identity != expected:
         raise PretrainingError(
-            f"{path}: belongs to another run: expected recipe and texts {expected}, found {found}. "
+            f"{path}: belongs to another run: expected recipe and texts {expected}, found {identity}. "
             "Only `tokens` may change on resume: use another work directory, or delete this one to start again."
         )
 
