@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
-
-from setuptools import find_packages
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
+def dotted(folder: Path) -> str:
+    return ".".join(folder.relative_to(ROOT).parts)
+
+
 def test_the_wheel_has_kdcache_alone_and_all_of_it() -> None:
-    packages = set(find_packages(str(ROOT), include=SETTINGS["packages"]["find"]["include"]))
+    """As setuptools finds packages: folders with __init__.py, in packages, whose dotted name is included."""
+    patterns = SETTINGS["packages"]["find"]["include"]
+    folders = [path.parent for path in ROOT.glob("[!.]*/**/__init__.py")]
+    packages = {dotted(folder) for folder in folders if any(fnmatch(dotted(folder), one) for one in patterns)}
     assert {name.split(".")[0] for name in packages} == {"kdcache"}
-    modules = {path.parent for path in (ROOT / "kdcache").rglob("*.py")}
-    assert {".".join(folder.relative_to(ROOT).parts) for folder in modules} == packages
+    assert {dotted(path.parent) for path in (ROOT / "kdcache").rglob("*.py")} == packages
 
 
 def test_the_wheel_has_every_file_that_is_no_module() -> None:
