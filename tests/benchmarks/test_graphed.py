@@ -117,7 +117,7 @@ def test_rows_that_are_not_on_the_gpu_are_refused(still_bert: Path, monkeypatch:
     class Elsewhere:
         values = torch.zeros(1, device="meta")
 
-    monkeypatch.setattr("kdcache.training.device_rows", lambda *_: [Elsewhere()])
+    monkeypatch.setattr("kdcache.training.loop.device_rows", lambda *_: [Elsewhere()])
     with graphed.graphs(), pytest.raises(KdcacheError, match="do not fit there"):
         train(student(still_bert), random_split(LENGTHS), METHODS[1])
 
