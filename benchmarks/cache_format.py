@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """What a choice gives; MB are those of the rows with float32 logits, so that all choices can be compared."""
+    """What a choice gives. MB are of the rows with float32 logits for all choices, so that they can be compared."""
 
     classes: int
     choice: Choice
@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choices(classes: int) -> list[Choice]:
-    """Encodings, compressions and types in every combination; row groups of other sizes for the format's own one."""
+    """Encodings, compressions and types in every combination; other row groups for the format's own choice only."""
     chosen = Choice(rows_per_group(classes))
     crossed = [
         Choice(rows_per_group(classes, dtype), split_bytes, compression, level, dtype)

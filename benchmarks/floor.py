@@ -165,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def headlines(student: Student) -> tuple[TaskCard, Checkpoint, Preprocessor]:
-    """The built-in headlines: what a model of five classes is made for."""
+    """The built-in headlines, a task of five classes, for the model's head."""
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 128}
     spec = Task.model_validate({"source": {"builtin": "bbc_headlines"}, **columns})
     with tempfile.TemporaryDirectory() as folder:

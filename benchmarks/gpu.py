@@ -1,4 +1,4 @@
-"""What kdcache makes of one GPU: training beside the transformers Trainer, trials that share it, KD cached and online.
+"""How fast kdcache is on one GPU: training beside the transformers Trainer, trials that share it, KD cached and online.
 
     python -m benchmarks.gpu                            everything; writes benchmarks/results/gpu.json
     python -m benchmarks.gpu --only bert-tiny hourly    these parts; the rest of the file stays as it is

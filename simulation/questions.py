@@ -155,7 +155,7 @@ def margin(row: str) -> Question:
 
 
 def mixed(row: str) -> Question:
-    """Two regularizers without effect, two at the margin of 3 sd: any false verdict of either sort."""
+    """Two regularizers have no effect, two lie at the margin of 3 sd: any false verdict of either sort."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = 3 * spread_of(row)
@@ -275,7 +275,7 @@ BY_SEEDS = tuple(str(n) for n in SEEDS)
 
 
 def _found(column: str) -> Goal:
-    """80% as promised for one test; in a family the later steps of Holm can only add to it."""
+    """80%, as promised for one test. In a family the later steps of Holm can only raise it."""
     return Goal(0.8, 0.8 if column.endswith("alone") else 1.0)
 
 

@@ -4,7 +4,8 @@ python -m simulation.rows               # some minutes on one core: docs/measure
 python -m simulation.rows --page-only   # the page again, from the results that are there
 
 A study is 277 validation rows and 5 matched seeds of two sides that are equally good on average. A row is right when a
-latent number is above -1: the row's own, +- half of the row's preference for a side, +- half of the seed's, and luck.
+latent number is above -1. The number is the sum of the row's own, plus or minus half of the row's preference for a
+side, plus or minus half of the seed's preference, and luck.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ def pooled_binomial(gained: int, lost: int) -> float:
 
 
 def redrawn(rng: Generator, resamples: int = RESAMPLES) -> tuple[Array, Array]:
-    """How often each seed [resamples, SEEDS] and each row [resamples, ROWS] is drawn, as shares."""
+    """How often each seed [resamples, SEEDS] and each row [resamples, ROWS] is drawn, as a share of all draws."""
     seeds, rows = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (SEEDS, ROWS))
     return seeds, rows
 
@@ -112,7 +113,7 @@ def pigeonhole(a: Right, b: Right, seeds: Array, rows: Array) -> tuple[float, fl
 
 
 def asked(mixture: Mixture) -> Question:
-    """`answers` of so many studies. One set of redrawn seeds and rows serves a thousand of them."""
+    """The question that asks `answers` of so many studies. A thousand of them share one set of redrawn seeds and rows."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         weights = redrawn(rng)

@@ -94,7 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _tasks(args: argparse.Namespace) -> dict[str, Task]:
-    """The tasks by name; that of files is called as the folder they are in."""
+    """The tasks by name. A task of files has the name of their folder."""
     tasks = {}
     if not args.files_only:
         source: dict[str, Any] = {"builtin": "bbc_headlines"}

@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much pre-training a student had, and what its checkpoint then said of held-out text (nats a token)."""
+    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text then (nats a token)."""
 
     tokens: int
     held_out_loss: float | None  # None: no pre-training

@@ -59,7 +59,7 @@ def picture(page: Path, out: Path, width: int, height: int, hidden: str, dark: b
 
 
 def _without(page: Path, hidden: str) -> Path:
-    """The page with parts hidden: headless Chromium takes its picture at the top, wherever it has scrolled."""
+    """A copy of the page with parts hidden: headless Chromium always takes its picture at the top."""
     style = f"<style>{hidden} {{ display: none }}</style>"
     rest = page.with_name("rest.html")
     rest.write_text(

@@ -1,7 +1,7 @@
 """A student's epoch: without KD, with logits from the cache, and with the teacher in the loop.
 
 One plain PyTorch loop for all three, which differ in where the soft logits come from. The time of an epoch does not
-depend on what the weights are, so the teacher is not fine-tuned first, and a checkpoint without any gets random ones.
+depend on the weights, so the teacher is not fine-tuned first, and a checkpoint without weights gets random ones.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def measure(options: Options) -> Measurement:
 
 
 def _choices(options: Options) -> list[tuple[str, Path | None, Path | None, int | None, str]]:
-    """(name, teacher, student, the student's layers, what to say without them)."""
+    """(name, teacher, student, the student's layers, what to say when a checkpoint is missing)."""
     teacher, student, minilm = options.teacher, options.student, options.minilm
     name = f"{teacher.name} -> {student.name}"
     return [
@@ -157,7 +157,7 @@ def _findings(
 
 
 def _predicted(flops: dict[str, float]) -> float:
-    """A training step is a forward pass and a backward pass of twice its operations; the teacher has the former."""
+    """A training step is a forward pass and a backward one of twice its operations. A teacher has the former only."""
     return 3 * flops["student"] / (3 * flops["student"] + flops["teacher"])
 
 

@@ -76,7 +76,7 @@ def stream(folder: Path, rows: int, classes: int) -> dict[str, Any]:
 
 
 def block(classes: int) -> Logits:
-    """A prime number of rows, some MiB: repeated so far apart that compression does not notice."""
+    """A prime number of rows, some MiB: they repeat too far apart for compression to notice."""
     rows = 65521 if classes < 100 else 4093
     return np.random.default_rng(classes).standard_normal((rows, classes), dtype=np.float32)
 

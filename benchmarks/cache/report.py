@@ -40,7 +40,7 @@ def _measured(goal: Mapping[str, Any]) -> str:
 
 
 def details(measurement: Mapping[str, Any]) -> str:
-    """All that one module found but its goals, and of missed ones where the time goes."""
+    """All that one module measured besides its goals; for missed goals, where the time goes."""
     parts = [_rates(title, values) for title, values in measurement["rates"].items()]
     parts.append(_facts(measurement["facts"]))
     parts.append("\n".join(f"- {note}" for note in measurement["notes"]))

@@ -55,7 +55,7 @@ class Store:
 
 
 def measure(options: Options) -> Measurement:
-    """Both widths; every store is asked for the same values, and has to give them."""
+    """Both widths. Every store is asked for the same values, and must give them."""
     goals: list[Goal] = []
     timings: dict[str, Rates] = {}
     facts: dict[str, Any] = {}
@@ -156,7 +156,7 @@ def size(folder: Path) -> tuple[int, int]:
 
 
 def check_equal(stores: dict[str, Store], logits: Logits, seed: int = 5) -> list[str]:
-    """The stores' names, if each gives exactly the values of random rows.
+    """The stores' names, once each has given exactly the values of random rows.
 
     Raises:
         AssertionError: one does not, and to time it would be pointless.

@@ -65,7 +65,7 @@ class RandomRows:
 
 
 def measure(options: Options) -> Measurement:
-    """A small teacher (on a GPU a large one), a tiny one (whose inference hides the least), one with many classes."""
+    """A small teacher (on a GPU a large one); a tiny one, which hides least of the writing; many classes."""
     goals: list[Goal] = []
     timings: dict[str, Rates] = {}
     cases = _cases(options)

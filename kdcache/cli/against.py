@@ -99,7 +99,7 @@ def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa
 
 
 def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
-    """Like `tasks.encode_split`, but of these rows only."""
+    """Like `modelling.encoding.encode_split`, but of these rows only."""
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":

@@ -92,7 +92,7 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
 
     Args:
         task: the prepared task's folder, see `kdcache.tasks`.
-        columns: those wanted beside `id` and `row_hash`; default all.
+        columns: which ones to read beside `id` and `row_hash`; default all.
 
     Raises:
         CacheError: the cache is of other classes or other rows than the task.

@@ -1,7 +1,7 @@
 """The commands. Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is.
 
-Every KdcacheError prints as one message on standard error and ends with exit code 1, without a traceback. What only
-some commands need (scoring, torch, data sets) is imported by them, so that the others start at once.
+A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. A command
+imports what it alone needs (scoring, torch, data sets), so that the others start at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What `kdcache adopt` and `kdcache store` find and do."""
+"""The answers of `kdcache adopt` and `kdcache store`."""
 
 from __future__ import annotations
 

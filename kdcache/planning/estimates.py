@@ -23,7 +23,7 @@ PARTS = ("total", "left")
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for an optimizer step and for predicting a row, where that was measured, and the model's weights."""
+    """Seconds for an optimizer step and for predicting a row, on which device, and the model's weights."""
 
     step: float
     row: float
@@ -56,7 +56,7 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
     `steps_each` of a job lists the different numbers of steps of its runs: more where a method uses unlabelled rows.
 
     Args:
-        speeds: of jobs, by (kind, task, model); default: what their finished runs show.
+        speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
     """
     known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
     jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
@@ -85,7 +85,7 @@ def key(job: Job) -> tuple[str, str, str]:
 
 
 def _stages(study: Study) -> dict[str, int]:
-    """How many stages DVC sees; those of pairs that `tasks:` excludes only leave a note, and count as well."""
+    """How many stages DVC sees. Pairs that `tasks:` excludes count as well: their stages only leave a note."""
     tasks, taught = len(study.tasks), len(study.tasks) * len(study.teachers)
     pairs = tasks * len(study.students)
     counts = {

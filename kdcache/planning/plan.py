@@ -1,4 +1,4 @@
-"""What a study has to run, and what of it is there already: `kdcache.planning.estimates` says what that takes.
+"""What a study has to run, and what of it is there already. `estimates` says what it takes.
 
 Only files are looked at: nothing is downloaded, and torch is not imported.
 """
@@ -34,7 +34,7 @@ Kind = Literal["teacher", "student"]
 class Size:
     """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
 
-    `unlabelled` is how many have no labels, None if unknown; of a task that has no such rows it does not count.
+    `unlabelled` is how many rows have no labels, None if unknown. It is not read for a task without such rows.
     """
 
     train: int
@@ -45,7 +45,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, its steps, the rows it predicts afterwards and of how many it keeps the logits."""
+    """One fine-tuning: its state, its steps, how many rows it then predicts, and of how many it keeps the logits."""
 
     state: State
     steps: int | None  # optimizer steps; None when the task's rows are unknown
@@ -106,7 +106,7 @@ def _models(study: Study) -> list[Model]:
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a task that is prepared as the study now says, as far as the card tells; else None.
+    """The card of a prepared task; None where it is not prepared, or not as the study now says.
 
     Raises:
         TaskError: the card is damaged.
@@ -162,7 +162,7 @@ def _notes(
 
 @dataclass(frozen=True)
 class _Lookup:
-    """What is there of one task."""
+    """Looks up what is there of one task."""
 
     study: Study
     data: Path

@@ -60,7 +60,7 @@ def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
 
 
 def _rest_of_the_run(trainer: Trainer) -> str:
-    """What a checkpoint that was kept on the way lacks: the steps to come, and the decay of the learning rate."""
+    """Of a checkpoint kept on the way: the steps that were still to come, and that the rate had not decayed."""
     at = trainer.progress
     return (
         f"a run of {at.steps:,} steps ({at.steps * trainer.recipe.tokens_per_step:,} tokens) that went on; "
@@ -69,10 +69,10 @@ def _rest_of_the_run(trainer: Trainer) -> str:
 
 
 def distilled_card(name: str, start: str, distiller: Distiller, command: str) -> str:
-    """The card of the checkpoint that distillation started from, with what was added, and without what no longer holds.
+    """The card of the checkpoint that distillation started from, with a section on the distillation.
 
     Args:
-        start: that card; its section of accuracies is left out, as they were of other weights.
+        start: that card. Its section of accuracies is left out: they were of the weights before.
     """
     recipe, at = distiller.recipe, distiller.progress
     intro, *sections = start.split("\n## ")

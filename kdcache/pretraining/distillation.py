@@ -1,8 +1,8 @@
-"""Sentence-embedding distillation: a BERT learns to say with its pooled CLS what a sentence encoder says of a text.
+"""Sentence-embedding distillation: a BERT learns to embed a text, by its pooled CLS, as a sentence encoder does.
 
 The loss is 1 - cosine between the teacher's embedding and a linear projection of the student's pooler output. The
-pooler is what a classification head reads, so what is learned is where fine-tuning looks for it; the projection, which
-brings the student's width to the teacher's, is thrown away.
+pooler is what a classification head reads, so fine-tuning starts from what was learned. The projection only brings the
+student's width to the teacher's; it is thrown away.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Student(nn.Module):
     """
 
     def __init__(self, folder: Path, width: int, seed: int) -> None:
-        """Load the encoder from a checkpoint folder; what it lacks (the pooler, at first) is drawn from the seed.
+        """Load the encoder from a checkpoint folder; weights that it lacks (at first the pooler's) are drawn from the seed.
 
         Raises:
             ModelError, PretrainingError: the folder is no model, or no BERT.

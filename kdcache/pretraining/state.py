@@ -42,7 +42,7 @@ def save_state(
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
-    """Fill model and optimizer from a state file and say how far it was; an error if it is another run's."""
+    """Fill model and optimizer from a state file; returns how far the run was. Another run's file is an error."""
     try:
         with safe_open(path, framework="pt") as state:
             metadata = state.metadata() or {}
