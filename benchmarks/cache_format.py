@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """What a choice gives; MB are those of the rows with float32 logits, so that all choices can be compared."""
+    """What a choice gives. MB are of the rows with float32 logits for all choices, so that they can be compared."""
 
     classes: int
     choice: Choice
@@ -71,19 +71,19 @@ class Found:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     pa.set_cpu_count(1)
-    found, errors = [], {}
+    choices, errors = [], {}
     for classes in CLASSES:
         log.info("K = %d ...", classes)
         logits = peaky_logits(max(int(args.megabytes * MB) // (16 + 4 * classes), 64), classes)
         errors[classes] = float(np.abs(logits - logits.astype(np.float16)).max())
-        found += measure(logits, args.repeats)
+        choices += measure(logits, args.repeats)
     run = {
         **facts(("pyarrow", "numpy")),
         "options": {"repeats": args.repeats, "megabytes": args.megabytes},
         "largest_float16_error": errors,
-        "choices": [asdict(one) for one in found],
+        "choices": [asdict(one) for one in choices],
     }
-    for path, content in ((args.json, None), (args.page, page(run, found))):
+    for path, content in ((args.json, None), (args.page, page(run, choices))):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, run) if content is None else write_atomically(path, content.encode("utf-8"))
 
@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choices(classes: int) -> list[Choice]:
-    """Encodings, compressions and types in every combination; row groups of other sizes for the format's own one."""
+    """Encodings, compressions and types in every combination; other row groups for the format's own choice only."""
     chosen = Choice(rows_per_group(classes))
     crossed = [
         Choice(rows_per_group(classes, dtype), split_bytes, compression, level, dtype)
@@ -176,9 +176,9 @@ def decode(data: bytes) -> int:
     rows = 0
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         for group in range(file.num_row_groups):
-            found = file.read_row_group(group, use_threads=False)
-            values = found["logits"].combine_chunks().flatten().to_numpy()
-            rows += len(values.astype(np.float32, copy=False)) and found.num_rows
+            read = file.read_row_group(group, use_threads=False)
+            values = read["logits"].combine_chunks().flatten().to_numpy()
+            rows += len(values.astype(np.float32, copy=False)) and read.num_rows
     return rows
 
 
@@ -189,7 +189,7 @@ def _timed(work: Any, *arguments: Any) -> float:
     return time.perf_counter() - start
 
 
-def page(run: dict[str, Any], found: Sequence[Found]) -> str:
+def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
     """The page, in Markdown; the format's own choices are bold."""
     versions = ", ".join(f"{name} {value}" for name, value in run["versions"].items())
     parts = [
@@ -201,15 +201,15 @@ def page(run: dict[str, Any], found: Sequence[Found]) -> str:
     ]
     for classes in CLASSES:
         error = run["largest_float16_error"][classes]
-        parts.append(f"## K = {classes}\n\n{_table([one for one in found if one.classes == classes])}")
+        parts.append(f"## K = {classes}\n\n{_table([one for one in choices if one.classes == classes])}")
         parts.append(f"float16 changes a logit by at most {number(error)} here.")
     return "\n\n".join(parts) + "\n"
 
 
-def _table(found: Sequence[Found]) -> str:
+def _table(choices: Sequence[Found]) -> str:
     header = ["type", "encoding", "compression", "rows of a group", "MB of a group"]
     header += ["bytes per row", "write MB/s", "read MB/s"]
-    return table(header, [_cells(one) for one in found], right=range(3, 8))
+    return table(header, [_cells(one) for one in choices], right=range(3, 8))
 
 
 def _cells(one: Found) -> list[str]:

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "--jobs",
             str(jobs),
         ]
-    found = measure(variants, args.study, args.rounds)
-    runs = {name: [asdict(timed) for timed in timings] for name, timings in found.items()}
+    timings = measure(variants, args.study, args.rounds)
+    runs = {name: [asdict(timed) for timed in each] for name, each in timings.items()}
     run = {**facts(LIBRARIES, cores()), "study": args.study.name, "runs": runs}
-    print(table(found))
+    print(table(timings))
     write(args.json, args.study.name, run)
 
 
@@ -89,7 +89,7 @@ def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[st
         KdcacheError: a run failed, or gave other numbers than the first one.
     """
     names = list(variants)
-    found: dict[str, list[Timed]] = {name: [] for name in variants}
+    timings: dict[str, list[Timed]] = {name: [] for name in variants}
     expected: pd.DataFrame | None = None
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
@@ -99,8 +99,8 @@ def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[st
             expected = trials if expected is None else expected
             if not trials.equals(expected):
                 raise KdcacheError(f"{name}: other results than the first run:\n{expected.compare(trials)}")
-            found[name].append(timed)
-    return found
+            timings[name].append(timed)
+    return timings
 
 
 def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.DataFrame]:
@@ -131,11 +131,11 @@ def run_in(folder: Path, command: list[str]) -> str:
     return done.stdout
 
 
-def table(found: dict[str, list[Timed]]) -> str:
+def table(timings: dict[str, list[Timed]]) -> str:
     """A Markdown table: medians, and the ratio to `dvc repro` round by round."""
     lines = ["| | seconds | of all trials | times as fast |", "| --- | --- | --- | --- |"]
-    for name, runs in found.items():
-        ratios = [base.seconds / mine.seconds for base, mine in zip(found[SERIAL], runs, strict=True)]
+    for name, runs in timings.items():
+        ratios = [base.seconds / one.seconds for base, one in zip(timings[SERIAL], runs, strict=True)]
         seconds, of_trials = (statistics.median(times) for times in zip(*map(astuple, runs), strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {name} | {seconds:.0f} | {of_trials:.0f} | {spread} |")

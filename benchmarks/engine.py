@@ -4,7 +4,7 @@
 invented logits of 277 validation rows at once, and takes it through every step that a real one goes through: planning
 (identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
 process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
-What is counted is CPU seconds: wall time on a shared machine says as much of its other users. Results go to
+CPU seconds are counted, since wall time on a shared machine says as much of its other users. Results go to
 benchmarks/results/engine.json and docs/measured/engine-benchmarks.md.
 """
 
@@ -61,7 +61,7 @@ def study(tasks: int, pairs: int) -> Study:
 
 
 def lay_out(of: Study) -> None:
-    """What a study finds when its trials are to start, in the current folder: tasks, checkpoints, teachers' logits."""
+    """Put into the current folder what a study has before its trials start: tasks, checkpoints, teachers' logits."""
     from kdcache.tasks.prepare import prepare_task
     from kdcache.trials.layout import Layout
 
@@ -130,7 +130,7 @@ def run_at_once(plan: TrialPlan) -> None:
 def _write_logits(
     folder: Path, task_folder: Path, weights: str, seed: int, splits: Sequence[str], right: float = 0.9
 ) -> float:
-    """Logits of the task's rows, the right class ahead with a chance of `right`; the share of validation rows right."""
+    """Write logits whose right class is ahead with a chance of `right`; returns the accuracy on validation."""
     from kdcache.logits import Cost, Fingerprints, LogitWriter
     from kdcache.tasks.card import read_card
 
@@ -170,7 +170,7 @@ def _plans(of: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
 
 
 def plan(of: Study) -> dict[str, Any]:
-    """What is missing when nothing is; in a study that was run this checks every result and all logits."""
+    """Plan when nothing is missing: in a study that was run this checks every result and all logits."""
     return {"missing": sum(len(_plans(of, configuration)) for configuration in of.configurations())}
 
 
@@ -187,7 +187,7 @@ def plan_and_run(of: Study) -> dict[str, Any]:
 
 
 def hand_out(of: Study) -> dict[str, Any]:
-    """All trials at once through two worker processes that have nothing to do: what the handing out costs."""
+    """Hand all trials to two worker processes that have nothing to do: what handing out costs."""
     from kdcache import engine
 
     plans = [
@@ -233,7 +233,7 @@ STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
 def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any]:
     """In a process of its own: its CPU seconds, wall seconds, peak memory, and what the step found.
 
-    The workers of `hand_out` are not in it: they are the fork server's children, and import torch whatever they do.
+    The workers of `hand_out` do not count: they are the fork server's children, and import torch whatever they do.
     """
     os.chdir(folder)
     logging.disable(logging.WARNING)
@@ -242,15 +242,15 @@ def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any
     lines = []
     if profile:
         lines = profiled(lambda: work(of))
-        found: dict[str, Any] = {}
+        more: dict[str, Any] = {}
     else:
-        found = work(of)
+        more = work(of)
     return {
         "what": STEPS[step][0],
         "cpu_seconds": round(_cpu_seconds() - cpu, 2),
         "wall_seconds": round(time.perf_counter() - begun, 2),
         "peak_megabytes": round(peak_memory() / 1e6),
-        **found,
+        **more,
         **({"profile": lines} if lines else {}),
     }
 
@@ -334,7 +334,7 @@ def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
     for step in STEPS:
         steps[step] = in_child(measured, step, of, folder, profile)
         print(step, steps[step], file=sys.stderr)
-    total = sum(found["cpu_seconds"] for found in steps.values())
+    total = sum(step_result["cpu_seconds"] for step_result in steps.values())
     return {
         "configurations": configurations,
         "trials": trials,
@@ -373,27 +373,30 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def page(run: dict[str, Any]) -> str:
-    found, versions = run["study"], ", ".join(f"{name} {number}" for name, number in run["versions"].items())
+    of_study, versions = (
+        run["study"],
+        ", ".join(f"{name} {number}" for name, number in run["versions"].items()),
+    )
     steps = [
-        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / found['trials']:.2f}",
+        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / of_study['trials']:.2f}",
          f"{step['peak_megabytes']}"]
-        for step in found["steps"].values()
+        for step in of_study["steps"].values()
     ]  # fmt: skip
-    met = "met" if found["milliseconds_per_trial"] <= GOAL else "missed"
+    met = "met" if of_study["milliseconds_per_trial"] <= GOAL else "missed"
     stages = [
         [str(one["stages"]), *(f"{one[turn][what]:.1f}" for turn in ("first", "again") for what in COLUMNS),
          f"{1000 * one['again']['cpu_seconds'] / one['stages']:.0f}"]
         for one in run["dvc"]
     ]  # fmt: skip
     return PAGE.format(
-        trials=found["trials"],
-        configurations=found["configurations"],
+        trials=of_study["trials"],
+        configurations=of_study["configurations"],
         steps=table(["step", "CPU s", "ms a trial", "peak MB"], steps, right=[1, 2, 3]),
-        total=f"{found['milliseconds_per_trial']:.1f}",
+        total=f"{of_study['milliseconds_per_trial']:.1f}",
         goal=f"{GOAL:g}",
         met=met,
-        idle=found["idle_stage_cpu_seconds"],
-        page=found["steps"]["report"]["page_megabytes"],
+        idle=of_study["idle_stage_cpu_seconds"],
+        page=of_study["steps"]["report"]["page_megabytes"],
         dvc=table(DVC_HEADER, stages, right=range(6)),
         machine=run["machine"],
         date=run["date"],

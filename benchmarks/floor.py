@@ -70,14 +70,14 @@ def flops(shapes: Sequence[tuple[Shape, int]]) -> int:
 def seconds_of(work: Callable[[], Any], least: float = 0.1) -> float:
     """CPU seconds of a call: the best of three runs of at least `least` seconds each."""
     work()
-    found = []
+    seconds = []
     for _ in range(3):
         calls, start = 0, time.process_time()
         while time.process_time() - start < least:
             work()
             calls += 1
-        found.append((time.process_time() - start) / calls)
-    return min(found)
+        seconds.append((time.process_time() - start) / calls)
+    return min(seconds)
 
 
 def product_seconds(shape: Shape, dtype: torch.dtype) -> float:
@@ -101,16 +101,16 @@ def floor(config: Any, rows: int, tokens: int, parameters: int) -> dict[str, Any
     counts: Counter[Shape] = Counter()
     for shape, count in shapes:
         counts[shape] += count
-    of_optimizer, found = optimizer_seconds(parameters), {}
+    of_optimizer, floors = optimizer_seconds(parameters), {}
     for dtype in (torch.float32, torch.bfloat16):
         seconds = sum(count * product_seconds(shape, dtype) for shape, count in counts.items())
-        found[str(dtype).removeprefix("torch.")] = {
+        floors[str(dtype).removeprefix("torch.")] = {
             "gigaflops": flops(shapes) / 1e9,
             "gigaflops_per_second": flops(shapes) / seconds / 1e9,
             "products_ms": 1000 * seconds,
             "optimizer_ms": 1000 * of_optimizer,
         }
-    return found
+    return floors
 
 
 # ---- the step itself ----
@@ -153,19 +153,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     card, checkpoint, preprocessor = headlines(student)
     model = build_model(checkpoint, card, 0, preprocessor)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = floor(model.config, args.batch_size, args.tokens, parameters)
+    floors = floor(model.config, args.batch_size, args.tokens, parameters)
     data = split_of(args.batch_size * args.steps, args.tokens)
-    for precision, one in found.items():
+    for precision, one in floors.items():
         fresh = build_model(checkpoint, card, 0, preprocessor)
         one |= step(fresh, student.model_copy(update={"precision": precision}), data)
-    print(page(found, args, parameters))
+    print(page(floors, args, parameters))
     if args.json:
         size = {"rows": args.batch_size, "tokens": args.tokens, "parameters": parameters}
-        write(args.json, f"floor: {_name(args)}", facts(LIBRARIES) | size | {"found": found})
+        write(args.json, f"floor: {_name(args)}", facts(LIBRARIES) | size | {"found": floors})
 
 
 def headlines(student: Student) -> tuple[TaskCard, Checkpoint, Preprocessor]:
-    """The built-in headlines: what a model of five classes is made for."""
+    """The built-in headlines, a task of five classes, for the model's head."""
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 128}
     spec = Task.model_validate({"source": {"builtin": "bbc_headlines"}, **columns})
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +179,7 @@ def _name(args: argparse.Namespace) -> str:
     return f"{Path(args.checkpoint).name}{layers}, {args.batch_size} x {args.tokens} tokens"
 
 
-def page(found: dict[str, Any], args: argparse.Namespace, parameters: int) -> str:
+def page(floors: dict[str, Any], args: argparse.Namespace, parameters: int) -> str:
     lines = [
         [
             precision,
@@ -190,13 +190,13 @@ def page(found: dict[str, Any], args: argparse.Namespace, parameters: int) -> st
             f"{one['step_ms']:.1f}",
             f"{one['step_ms'] / (one['products_ms'] + one['optimizer_ms']):.1f}",
         ]
-        for precision, one in found.items()
+        for precision, one in floors.items()
     ]
     header = ["", "GFLOP a step", "GFLOP/s", "products, ms", "optimizer, ms", "step, ms", "step / floor"]
     profiles = [
         f"{precision}: "
         + ", ".join(f"{name.removeprefix('aten::')} {share:g}%" for name, share in one["profile"].items())
-        for precision, one in found.items()
+        for precision, one in floors.items()
     ]
     head = f"{_name(args)}, {parameters / 1e6:.1f} million parameters"
     return "\n\n".join([head, table(header, lines, right=range(1, 7)), *profiles])

@@ -1,4 +1,4 @@
-"""What kdcache makes of one GPU: training beside the transformers Trainer, trials that share it, KD cached and online.
+"""How fast kdcache is on one GPU: training beside the transformers Trainer, trials that share it, KD cached and online.
 
     python -m benchmarks.gpu                            everything; writes benchmarks/results/gpu.json
     python -m benchmarks.gpu --only bert-tiny hourly    these parts; the rest of the file stays as it is
@@ -105,8 +105,8 @@ def fine_tuning(bench: Bench, size: str) -> Found:
     work = bench.work(size)
     variants = [OURS[-1], GRAPHED, PEERS[-1]] if bench.quick else [*OURS, GRAPHED, *PEERS, LOADED]
     runs = rounds.measure(work, variants, bench.rounds)
-    found = described(work) | comparing.summary(runs, compared(runs, GOALS.get(size)), "wall")
-    return found, comparing.page(found)
+    result = described(work) | comparing.summary(runs, compared(runs, GOALS.get(size)), "wall")
+    return result, comparing.page(result)
 
 
 def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
@@ -123,16 +123,16 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "what": f"{mine.name} / {other.name}",
+            "what": f"{one.name} / {other.name}",
             **comparing.judged(
-                comparing.ratios(runs, mine, other, "cpu"),
-                comparing.ratios(runs, mine, other, "wall"),
-                goal if (mine, other) == (ours, best) else None,
+                comparing.ratios(runs, one, other, "cpu"),
+                comparing.ratios(runs, one, other, "wall"),
+                goal if (one, other) == (ours, best) else None,
                 by="wall",
             ),
         }
-        for mine, other in dict.fromkeys(pairs)
-        if mine in runs and other in runs
+        for one, other in dict.fromkeys(pairs)
+        if one in runs and other in runs
     ]
 
 
@@ -149,8 +149,8 @@ def hourly(bench: Bench) -> Found:
             rates[workers].append(number / trial_seconds(plans, workers) * 3600)
             scores[workers].append(mean_accuracy(plans))
             logging.info("round %d: %d at once, %.0f trials per hour", turn + 1, workers, rates[workers][-1])
-    found = hourly_found(rates) | {"trials": number, "mean_accuracy": scores}
-    return found, hourly_page(found)
+    result = hourly_found(rates) | {"trials": number, "mean_accuracy": scores}
+    return result, hourly_page(result)
 
 
 def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
@@ -187,10 +187,10 @@ def hourly_found(rates: dict[int, list[float]]) -> dict[str, Any]:
     }
 
 
-def hourly_page(found: dict[str, Any]) -> str:
+def hourly_page(result: dict[str, Any]) -> str:
     lines = [
-        [str(n), number(rate["median"]), comparing.shown(found["times_one_at_a_time"][n])]
-        for n, rate in found["trials_per_hour"].items()
+        [str(n), number(rate["median"]), comparing.shown(result["times_one_at_a_time"][n])]
+        for n, rate in result["trials_per_hour"].items()
     ]
     return table(["trials at once", "per hour", "times as many as one at a time"], lines, right=[1])
 
@@ -208,9 +208,9 @@ def of_the_cache(bench: Bench, measure: Callable[[Options], Measurement]) -> Fou
         minilm=None,
         quick=bench.quick,
     )
-    found = asdict(measure(options))
-    found["goals"] = [goal for goal in found["goals"] if goal["measured"] is not None]
-    return found, f"{report.goal_table(found['goals'])}\n\n{report.details(found)}"
+    result = asdict(measure(options))
+    result["goals"] = [goal for goal in result["goals"] if goal["measured"] is not None]
+    return result, f"{report.goal_table(result['goals'])}\n\n{report.details(result)}"
 
 
 PARTS: dict[str, Callable[[Bench], Found]] = {
@@ -236,11 +236,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.info("%s ...", name)
         with tempfile.TemporaryDirectory() as folder:
             before, start = facts(device), time.perf_counter()
-            found, page = PARTS[name](Bench(Path(folder), device, args.rounds, args.quick, rows))
+            result, page = PARTS[name](Bench(Path(folder), device, args.rounds, args.quick, rows))
         print(f"## {name}\n\n{page}\n", flush=True)
         if args.json:
             seconds = round(time.perf_counter() - start)
-            keeping.write(args.json, name, before | {"quick": args.quick, "seconds": seconds} | found)
+            keeping.write(args.json, name, before | {"quick": args.quick, "seconds": seconds} | result)
 
 
 def choose_device(quick: bool) -> Device:

@@ -71,13 +71,13 @@ class GraphedLoop(_Loop):
         if shape not in self.known:
             self.known[shape] = None
             return self.recorder.first(lambda: plain(batch, weight, progress))
-        found = self.known[shape]
-        if found is None:
-            mine = Batch(batch.rows, batch.index.clone())
-            found = Recorded(mine.index, self.recorder.record(lambda: plain(mine, weight, progress)))
-            self.known[shape] = found
-        found.index.copy_(batch.index)
-        return found.step()
+        recorded = self.known[shape]
+        if recorded is None:
+            copy = Batch(batch.rows, batch.index.clone())
+            recorded = Recorded(copy.index, self.recorder.record(lambda: plain(copy, weight, progress)))
+            self.known[shape] = recorded
+        recorded.index.copy_(batch.index)
+        return recorded.step()
 
 
 class Recorder(Protocol):
@@ -101,9 +101,9 @@ class Graphs:
         current = torch.cuda.current_stream()
         self.stream.wait_stream(current)
         with torch.cuda.stream(self.stream):
-            found = update()
+            loss = update()
         current.wait_stream(self.stream)
-        return found
+        return loss
 
     def record(self, update: Update) -> Update:
         graph = torch.cuda.CUDAGraph()

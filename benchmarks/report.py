@@ -189,10 +189,10 @@ def open_in_browser(page: Path) -> dict[str, float | int]:
     done = subprocess.run(
         [*command, acted.resolve().as_uri()], capture_output=True, text=True, check=True, timeout=120
     )
-    found = re.search(r"<title>sort (\d+) filter (\d+)</title>", done.stdout)
-    if found is None:
+    title = re.search(r"<title>sort (\d+) filter (\d+)</title>", done.stdout)
+    if title is None:
         raise SystemExit(f"{acted}: the browser could not sort and filter it")
-    sort, filtered = map(int, found.groups())
+    sort, filtered = map(int, title.groups())
     return {"browser_seconds": seconds, "sort_milliseconds": sort, "filter_milliseconds": filtered}
 
 

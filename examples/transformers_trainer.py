@@ -48,7 +48,9 @@ class KDTrainer(Trainer):
         inputs = dict(inputs)
         labels, teacher_logits = inputs.pop("labels"), inputs.pop("teacher_logits", None)
         if teacher_logits is None and model.training:
-            raise ValueError("no teacher_logits in the batch; set remove_unused_columns=False, and join first")
+            raise ValueError(
+                "no teacher_logits in the batch; set remove_unused_columns=False, and join first"
+            )
         outputs = model(**inputs)
         if teacher_logits is None:
             loss = cross_entropy(outputs.logits, labels)

@@ -59,8 +59,8 @@ def simulate(table: Table, repetitions: int | None = None) -> tuple[list[Cell], 
     """The table's cells, and the CPU seconds they took; `repetitions` replaces the table's own."""
     started, cells = time.process_time(), []
     for row in tqdm(table.rows, desc=table.name, unit="row", disable=None):
-        found = rates(table.ask(row), repetitions or table.repetitions, f"{table.name}/{row}")
-        cells += [Cell.of(table, row, column, rate) for column, rate in found.items()]
+        rate_of = rates(table.ask(row), repetitions or table.repetitions, f"{table.name}/{row}")
+        cells += [Cell.of(table, row, column, rate) for column, rate in rate_of.items()]
     return cells, round(time.process_time() - started, 1)
 
 

@@ -68,10 +68,10 @@ def flips(values: Array) -> Array:
 def _extreme(signs: Array, values: Array, size: Array) -> Array:
     """How many sign patterns of `size` give a sum as far from 0 as that of the row's values."""
     least = np.abs(values.sum(axis=-1)) - significance.ROUNDING * size.sum(axis=-1)
-    found = np.zeros(len(values))
+    counts = np.zeros(len(values))
     for start in range(0, len(signs), BLOCK):
-        found += (np.abs(signs[start : start + BLOCK] @ size.T) >= least).sum(axis=0)
-    return found
+        counts += (np.abs(signs[start : start + BLOCK] @ size.T) >= least).sum(axis=0)
+    return counts
 
 
 @cache
@@ -165,12 +165,12 @@ def signed_rank(means: Array, rope: float, draws: int) -> Array:
     sums = np.round(values[:, :, None] + values[:, None, :], DECIMALS).reshape(len(means), -1)
     weights = np.random.default_rng(0).dirichlet([PRIOR] + [1.0] * means.shape[1], draws)
     pairs = (weights[:, :, None] * weights[:, None, :]).reshape(draws, -1)
-    found = []
+    parts = []
     for start in range(0, len(means), 100):
         some = sums[start : start + 100]
         worse, better = (np.heaviside(side - 2 * rope, 0.5) @ pairs.T for side in (-some, some))
-        found.append(_largest(np.stack([worse, 1 - worse - better, better], axis=-1)))
-    return np.concatenate(found)
+        parts.append(_largest(np.stack([worse, 1 - worse - better, better], axis=-1)))
+    return np.concatenate(parts)
 
 
 def _largest(theta: Array) -> Array:

@@ -134,8 +134,8 @@ def posterior(row: str) -> Question:
         result: dict[str, Mask] = {}
         still, moved = (_posterior_means(row, rng, repetitions, effect) for effect in (0.0, spread))
         for share in (0.1, 0.5, 1.0):
-            found = across.signed_rank(still, share * spread, POSTERIOR_DRAWS)
-            wrong = np.any(found[:, [0, 2]] >= SURE, axis=-1)
+            probabilities = across.signed_rank(still, share * spread, POSTERIOR_DRAWS)
+            wrong = np.any(probabilities[:, [0, 2]] >= SURE, axis=-1)
             result[f"nothing differs: better or worse, ROPE {share:g} sd"] = wrong
         edge = across.signed_rank(moved, spread, POSTERIOR_DRAWS)
         return result | {"at the edge: within, ROPE 1 sd": edge[:, 1] >= SURE,

@@ -155,7 +155,7 @@ def margin(row: str) -> Question:
 
 
 def mixed(row: str) -> Question:
-    """Two regularizers without effect, two at the margin of 3 sd: any false verdict of either sort."""
+    """Two regularizers have no effect, two lie at the margin of 3 sd: any false verdict of either sort."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = 3 * spread_of(row)
@@ -206,7 +206,7 @@ def coverage(row: str) -> Question:
             scores = scenario_of(row).draw(rng, (repetitions, 1, 2, ARMS, n), 0.0, 1.0)
             d, x, y = against_baseline(scores)[:, 0, 0, -1], scores[:, 0, 0, -1], scores[:, 0, 1, 0]
             matched = intervals.resampled([d], RESAMPLES, rng)
-            found = {
+            by_kind = {
                 "paired t": intervals.student(d),
                 "Welch": intervals.welch(x, y),
                 "interaction": intervals.student(interaction_differences(scores * SCRATCH)[:, 0, 0]),
@@ -214,7 +214,7 @@ def coverage(row: str) -> Question:
                 "BCa, unmatched": intervals.bca([x, y], intervals.resampled([x, y], RESAMPLES, rng)),
                 "percentile bootstrap": intervals.percentile([d], matched),
             }
-            result |= {f"{kind}, {n}": covers(interval) for kind, interval in found.items()}
+            result |= {f"{kind}, {n}": covers(interval) for kind, interval in by_kind.items()}
         return result
 
     return ask
@@ -275,7 +275,7 @@ BY_SEEDS = tuple(str(n) for n in SEEDS)
 
 
 def _found(column: str) -> Goal:
-    """80% as promised for one test; in a family the later steps of Holm can only add to it."""
+    """80%, as promised for one test. In a family the later steps of Holm can only raise it."""
     return Goal(0.8, 0.8 if column.endswith("alone") else 1.0)
 
 

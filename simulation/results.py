@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """What was run where, each table's CPU seconds and date, and the cells of all tables."""
+    """On what machine it ran, each table's CPU seconds and date, and the cells of all tables."""
 
     facts: dict[str, Any]
     seconds: dict[str, float]
@@ -48,7 +48,7 @@ class Results:
         return [cell for cell in self.cells if cell.table == name]
 
     def with_table(self, name: str, cells: list[Cell], seconds: float, date: str) -> Results:
-        """The table put in the place of an earlier one of its name."""
+        """These results with one table replaced, or added."""
         others = [cell for cell in self.cells if cell.table != name]
         return Results(self.facts, self.seconds | {name: seconds}, self.dates | {name: date}, others + cells)
 

@@ -4,7 +4,8 @@ python -m simulation.rows               # some minutes on one core: docs/measure
 python -m simulation.rows --page-only   # the page again, from the results that are there
 
 A study is 277 validation rows and 5 matched seeds of two sides that are equally good on average. A row is right when a
-latent number is above -1: the row's own, +- half of the row's preference for a side, +- half of the seed's, and luck.
+latent number is above -1. The number is the sum of the row's own, plus or minus half of the row's preference for a
+side, plus or minus half of the seed's preference, and luck.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--page-only", action="store_true", help="write the page from the results")
     args = parser.parse_args(arguments)
     if not args.page_only:
-        found = json.dumps(simulate(QUICK if args.quick else STUDIES), indent=1)
-        write_atomically(args.results, f"{found}\n".encode())
+        results = json.dumps(simulate(QUICK if args.quick else STUDIES), indent=1)
+        write_atomically(args.results, f"{results}\n".encode())
     write_atomically(args.page, render(args.results.name, read(args.results)).encode())
 
 
@@ -71,15 +72,15 @@ def study(rng: Generator, of_seed: float, of_row: float, luck: float) -> tuple[R
 
 def answers(a: Right, b: Right, weights: tuple[Array, Array]) -> dict[str, float]:
     """What the library says of one study, and what two simpler ways say; the truth is a difference of 0."""
-    found = rowwise.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
+    intervals = rowwise.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
     counts = rowwise.mcnemar(a, b)
     return {
-        "variance": found.difference**2,
-        "variance_rows": found.sd_rows**2,
-        "variance_seeds": (found.sd_seeds or 0.0) ** 2,
-        "variance_total": (found.sd_total or 0.0) ** 2,
-        "covered_rows": _covers(found.low, found.high),
-        "covered_total": _covers(found.total_low, found.total_high),
+        "variance": intervals.difference**2,
+        "variance_rows": intervals.sd_rows**2,
+        "variance_seeds": (intervals.sd_seeds or 0.0) ** 2,
+        "variance_total": (intervals.sd_total or 0.0) ** 2,
+        "covered_rows": _covers(intervals.low, intervals.high),
+        "covered_total": _covers(intervals.total_low, intervals.total_high),
         "covered_pigeonhole": _covers(*pigeonhole(a, b, *weights)),
         "rejected_rows": float(rowwise.row_test(a, b) <= ALPHA),
         "rejected_binomial": float(
@@ -99,7 +100,7 @@ def pooled_binomial(gained: int, lost: int) -> float:
 
 
 def redrawn(rng: Generator, resamples: int = RESAMPLES) -> tuple[Array, Array]:
-    """How often each seed [resamples, SEEDS] and each row [resamples, ROWS] is drawn, as shares."""
+    """How often each seed [resamples, SEEDS] and each row [resamples, ROWS] is drawn, as a share of all draws."""
     seeds, rows = (rng.multinomial(n, np.full(n, 1 / n), size=resamples) / n for n in (SEEDS, ROWS))
     return seeds, rows
 
@@ -112,12 +113,12 @@ def pigeonhole(a: Right, b: Right, seeds: Array, rows: Array) -> tuple[float, fl
 
 
 def asked(mixture: Mixture) -> Question:
-    """`answers` of so many studies. One set of redrawn seeds and rows serves a thousand of them."""
+    """The question that asks `answers` of so many studies. A thousand of them share one set of redrawn seeds and rows."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         weights = redrawn(rng)
-        found = [answers(*study(rng, *mixture), weights) for _ in range(repetitions)]
-        return {name: np.array([one[name] for one in found]) for name in found[0]}
+        each = [answers(*study(rng, *mixture), weights) for _ in range(repetitions)]
+        return {name: np.array([one[name] for one in each]) for name in each[0]}
 
     return ask
 
@@ -126,8 +127,8 @@ def simulate(studies: int) -> dict[str, Any]:
     """The content of rows.json: facts, and of every mixture the means of `answers` with their errors."""
     started, mixtures = time.process_time(), []
     for mixture in tqdm(MIXTURES, unit="mixture", disable=None):
-        found = rates(asked(mixture), studies, f"rows/{mixture}")
-        means = {name: {"value": rate.value, "error": rate.error} for name, rate in found.items()}
+        rate_of = rates(asked(mixture), studies, f"rows/{mixture}")
+        means = {name: {"value": rate.value, "error": rate.error} for name, rate in rate_of.items()}
         mixtures.append(dict(zip(("of_seed", "of_row", "luck"), mixture, strict=True)) | means)
     return {
         "made_by": "python -m simulation.rows", "date": date.today().isoformat(), "machine": machine(1),
@@ -138,10 +139,10 @@ def simulate(studies: int) -> dict[str, Any]:
 
 def read(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise KdcacheError(f"{path}: no results ({error}); run `python -m simulation.rows`") from None
-    return found
+    return results
 
 
 def render(file: str, results: dict[str, Any]) -> str:
@@ -232,8 +233,8 @@ def _goal(column: str, mixture: dict[str, Any]) -> Goal | None:
 
 def met(column: str, mixture: dict[str, Any]) -> bool | None:
     """Whether the column's goal is met; `None`: it has none."""
-    goal, found = _goal(column, mixture), mixture[COLUMNS[column][0]]
-    return None if goal is None else goal.met(Rate(found["value"], found["error"], 1))
+    goal, share = _goal(column, mixture), mixture[COLUMNS[column][0]]
+    return None if goal is None else goal.met(Rate(share["value"], share["error"], 1))
 
 
 def _shares(mixtures: Sequence[dict[str, Any]]) -> str:
@@ -245,11 +246,11 @@ def _shares(mixtures: Sequence[dict[str, Any]]) -> str:
 
 
 def _marked(column: str, mixture: dict[str, Any]) -> str:
-    found = mixture[COLUMNS[column][0]]
-    text = f"{100 * found['value']:.1f} ({100 * found['error']:.2f})"
+    share = mixture[COLUMNS[column][0]]
+    text = f"{100 * share['value']:.1f} ({100 * share['error']:.2f})"
     if met(column, mixture) is not False:
         return text
-    word = "misses" if column == "row test" else "wide" if found["value"] > COVERED.high else "narrow"
+    word = "misses" if column == "row test" else "wide" if share["value"] > COVERED.high else "narrow"
     return f"**{text} {word}**"
 
 

@@ -30,7 +30,7 @@ def test_links_lead_to_files(page: Path) -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=str)
 def test_modules_that_are_named_exist(page: Path) -> None:
     joined = re.sub(r"python -m\s+", "python -m ", text_of(page))  # a line may break there
     names = {name.rstrip(".") for name in MODULE.findall(joined)}

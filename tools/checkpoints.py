@@ -64,10 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.card:
         read_card(args.checkpoint)  # its lack shows before the work, not after it
     with tempfile.TemporaryDirectory() as folder:
-        found = [_measure(args, name, task, Path(folder) / name) for name, task in _tasks(args).items()]
-    print(table(found))
+        measured = [_measure(args, name, task, Path(folder) / name) for name, task in _tasks(args).items()]
+    print(table(measured))
     if args.card:
-        add_to_card(args.checkpoint, HEADING, section(found, args))
+        add_to_card(args.checkpoint, HEADING, section(measured, args))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -94,7 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _tasks(args: argparse.Namespace) -> dict[str, Task]:
-    """The tasks by name; that of files is called as the folder they are in."""
+    """The tasks by name. A task of files has the name of their folder."""
     tasks = {}
     if not args.files_only:
         source: dict[str, Any] = {"builtin": "bbc_headlines"}
@@ -164,13 +164,13 @@ def _cost(plan: TrialPlan) -> TrialCost:
     return cost
 
 
-def table(found: Sequence[Measured]) -> str:
+def table(measured: Sequence[Measured]) -> str:
     """A Markdown table, a row a task: accuracies in percent, their difference in points."""
     lines = [
         "| task | rows | largest class | pretrained | scratch | difference |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
     ]
-    for task in found:
+    for task in measured:
         rows, counts = task.card.rows, task.card.class_counts["validation"]
         difference = 100 * (np.mean(task.accuracy["pretrained"]) - np.mean(task.accuracy["scratch"]))
         cells = [
@@ -192,19 +192,19 @@ def spread(fractions: Sequence[float]) -> str:
     return f"{percent.mean():.1f} ± {percent.std(ddof=1):.1f}"
 
 
-def section(found: Sequence[Measured], args: argparse.Namespace) -> str:
+def section(measured: Sequence[Measured], args: argparse.Namespace) -> str:
     """The card's section: the table, how it was made, and on what kind of machine."""
     from kdcache.system.devices import machine
 
     seeds = "one seed" if args.seeds == 1 else f"mean ± standard deviation over {args.seeds} seeds"
-    lengths = ", ".join(f"{task.card.max_length} tokens ({task.card.name})" for task in found)
-    device = found[0].device
-    where = f"{machine(1)} a run" if device == "cpu" else device
+    lengths = ", ".join(f"{task.card.max_length} tokens ({task.card.name})" for task in measured)
+    device = measured[0].device
+    hardware = f"{machine(1)} a run" if device == "cpu" else device
     return (
-        f"{table(found)}\n\nValidation accuracy in %, {seeds}, after {args.epochs} epochs with batches of "
+        f"{table(measured)}\n\nValidation accuracy in %, {seeds}, after {args.epochs} epochs with batches of "
         f"{args.batch_size} and a peak learning rate of {args.learning_rate:g}, the same from both starts; "
         f"texts cut to {lengths}. Made by `python -m tools.checkpoints` in "
-        f"{sum(task.seconds for task in found):,.0f} s of training on {where}, {date.today().isoformat()}."
+        f"{sum(task.seconds for task in measured):,.0f} s of training on {hardware}, {date.today().isoformat()}."
     )
 
 

@@ -53,7 +53,7 @@ def parts(root: Path, folder: str) -> Iterator[Part]:
 def faults(root: Path) -> list[str]:
     """What is above a limit, a line each."""
     limits = {"file": FILE_LINES, "class": CLASS_LINES}
-    found = [
+    lines = [
         f"{part.name} has {part.lines} lines; a {part.kind} has at most {limits[part.kind]}"
         for folder in FOLDERS
         for part in parts(root, folder)
@@ -61,8 +61,8 @@ def faults(root: Path) -> list[str]:
     ]
     top = rooms(root)
     if len(top) > ROOMS:
-        found.append(f"{LIBRARY}/ has {len(top)} rooms, at most {ROOMS}: {', '.join(top)}")
-    return found
+        lines.append(f"{LIBRARY}/ has {len(top)} rooms, at most {ROOMS}: {', '.join(top)}")
+    return lines
 
 
 def summary(root: Path) -> str:
@@ -85,10 +85,10 @@ def _tenth(ascending: Sequence[int]) -> int:
 
 def main(root: Path = Path()) -> int:
     print(summary(root))
-    found = faults(root)
-    for fault in found:
+    lines = faults(root)
+    for fault in lines:
         print(f"error: {fault}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if lines else 0
 
 
 if __name__ == "__main__":

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _prepare(task, Path(folder) / name, name, args.rows)
         runs = list(_runs(study, args.rates, Path(folder)))
         engine.run_trials([run.plan for run in runs], run=run_on_one_thread)
-        found = _chosen(study, runs)
-    for model, item in found.items():
+        chosen = _chosen(study, runs)
+    for model, item in chosen.items():
         print(f"{model}: {item['chosen']:g} of {item['mean']}")
-    write_json(args.out, {"how": _how(args), "models": found})
+    write_json(args.out, {"how": _how(args), "models": chosen})
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -87,7 +87,7 @@ def _rates(text: str) -> tuple[str, list[float]]:
 
 
 def _prepare(task: Task, folder: Path, name: str, rows: int | None) -> None:
-    """The task whose train and validation are both cut out of the original's train."""
+    """Make the task whose train and validation splits are both parts of the original's train split."""
     card = prepare_task(task, folder / "whole", name)
     table = PreparedTask(folder / "whole").rows("train")
     if rows is not None and rows < table.num_rows:
@@ -125,7 +125,7 @@ def _plan(folder: Path, task: str, name: str, model: Model, rate: float) -> Tria
 
 
 def run_on_one_thread(plan: TrialPlan) -> None:
-    """Run one plan on one thread, whatever the machine; so do the studies whose rates these are."""
+    """Run one plan on one thread, whatever the machine, as the studies do that these rates are for."""
     import torch
 
     from kdcache.trials.run import run_trial

@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How much pre-training a student had, and what its checkpoint then said of held-out text (nats a token)."""
+    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text then (nats a token)."""
 
     tokens: int
     held_out_loss: float | None  # None: no pre-training
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="with params.yaml, metrics/ and cards/")
     folder = parser.parse_args(arguments).folder
     study, metrics = load_study(folder / "params.yaml"), read_metrics(folder / "metrics")
-    found = amounts(study, folder / "cards")
-    bases, trends = amounts_table(metrics, found), trend(metrics.trials, study, found)
+    amounts_of = amounts(study, folder / "cards")
+    bases, trends = amounts_table(metrics, amounts_of), trend(metrics.trials, study, amounts_of)
     write_table(bases, folder / "amounts.csv")
     write_table(trends, folder / "trend.csv")
-    charts.write_static(figure(metrics, study, found), svg=folder / "gains.svg", png=None)
+    charts.write_static(figure(metrics, study, amounts_of), svg=folder / "gains.svg", png=None)
     tables = f"{gains_markdown(metrics, bases)}\n\n{trend_markdown(trends)}"
     readme = folder / "README.md"
     if readme.exists():
@@ -94,25 +94,25 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
         raise KdcacheError(
             f"params.yaml: two checkpoints have one folder name, and so one card: {', '.join(sorted(checkpoints))}"
         )
-    found = {
+    amounts_of = {
         name: Amount(0, None) if student.init == "scratch" else amount(student.checkpoint)
         for name, student in study.students.items()
     }
-    if len({one.tokens for one in found.values() if one.tokens}) < 2:
+    if len({one.tokens for one in amounts_of.values() if one.tokens}) < 2:
         raise KdcacheError(
             "params.yaml: expected students after two or more amounts of pre-training, found fewer"
         )
-    return dict(sorted(found.items(), key=lambda item: item[1].tokens))
+    return dict(sorted(amounts_of.items(), key=lambda item: item[1].tokens))
 
 
-def amounts_table(metrics: Metrics, found: Mapping[str, Amount]) -> pd.DataFrame:
+def amounts_table(metrics: Metrics, amounts_of: Mapping[str, Amount]) -> pd.DataFrame:
     """One row a student: tokens, held-out loss, and the baseline's mean and sd over seeds, in points."""
     base = metrics.comparisons.drop_duplicates("student").set_index("student")
     return pd.DataFrame(
         [
             {"student": name, "tokens": one.tokens, "held_out_loss": one.held_out_loss}
             | {column: base.loc[name, column] for column in ("baseline_mean", "baseline_sd")}
-            for name, one in found.items()
+            for name, one in amounts_of.items()
         ]
     )
 
@@ -120,7 +120,7 @@ def amounts_table(metrics: Metrics, found: Mapping[str, Amount]) -> pd.DataFrame
 # --- the trend --------------------------------------------------------------------------
 
 
-def trend(trials: pd.DataFrame, study: Study, found: Mapping[str, Amount]) -> pd.DataFrame:
+def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) -> pd.DataFrame:
     """Does the gain over the baseline shrink? Two numbers a regularizer, and for the mean over them (`all`), in points.
 
     `per doubling`: the slope of the gain over log2(tokens), by least squares over the pre-trained students, for each
@@ -133,9 +133,9 @@ def trend(trials: pd.DataFrame, study: Study, found: Mapping[str, Amount]) -> pd
         KdcacheError: a trial is missing or has no score.
     """
     methods = [name for name in study.methods() if name != study.comparison.baseline]
-    gains = {name: _gains(trials, study, list(found), name) for name in methods}
+    gains = {name: _gains(trials, study, list(amounts_of), name) for name in methods}
     gains[ALL] = np.mean(list(gains.values()), axis=0)
-    tokens = np.array([one.tokens for one in found.values()], dtype=np.float64)
+    tokens = np.array([one.tokens for one in amounts_of.values()], dtype=np.float64)
     rows: list[dict[str, Any]] = []
     for contrast, weights in contrasts(tokens).items():
         of_contrast = [_tested(name, contrast, gains[name] @ weights, study) for name in gains]
@@ -149,10 +149,10 @@ def contrasts(tokens: Floats) -> dict[str, Floats]:
     some = tokens > 0
     doublings = np.log2(tokens, where=some, out=np.zeros_like(tokens))
     centred = np.where(some, doublings - doublings[some].mean(), 0.0)
-    found = {"per doubling": centred / (centred**2).sum()}
+    weights = {"per doubling": centred / (centred**2).sum()}
     if not some.all():
-        found["scratch - pretrained"] = np.where(some, -1 / some.sum(), 1 / (~some).sum())
-    return found
+        weights["scratch - pretrained"] = np.where(some, -1 / some.sum(), 1 / (~some).sum())
+    return weights
 
 
 def _gains(trials: pd.DataFrame, study: Study, students: list[str], method: str) -> Floats:
@@ -165,9 +165,9 @@ def _gains(trials: pd.DataFrame, study: Study, students: list[str], method: str)
     ]
     gains: Floats = np.subtract(*np.array(scores))
     for seed, student in np.argwhere(~np.isfinite(gains)):
-        where = f"{task}, {students[student]}, seed {study.seeds[seed]}"
+        trial = f"{task}, {students[student]}, seed {study.seeds[seed]}"
         raise KdcacheError(
-            f"metrics/trials.csv: {where}: no score of {method} or of {base}; run `dvc repro`, and copy metrics/ again"
+            f"metrics/trials.csv: {trial}: no score of {method} or of {base}; run `dvc repro`, and copy metrics/ again"
         )
     return gains
 
@@ -249,12 +249,14 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 # --- the figure -------------------------------------------------------------------------
 
 
-def figure(metrics: Metrics, study: Study, found: Mapping[str, Amount]) -> dict[str, Any]:
+def figure(metrics: Metrics, study: Study, amounts_of: Mapping[str, Amount]) -> dict[str, Any]:
     """The baseline's score against tokens, and beside it what each regularizer gains, as Vega-Lite."""
-    places = _places(found)
-    x = _x(found, places)
+    places = _places(amounts_of)
+    x = _x(amounts_of, places)
     metric = next(iter(study.tasks.values())).metrics[0]
-    base = _base(amounts_table(metrics, found), places, x, f"{study.comparison.baseline}: {metric}, points")
+    base = _base(
+        amounts_table(metrics, amounts_of), places, x, f"{study.comparison.baseline}: {metric}, points"
+    )
     gains = _gained(metrics.comparisons, study, places, x)
     whole = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
     # Unchecked against Vega-Lite's schema: the check is slow, and the tests make it.
@@ -269,15 +271,17 @@ def figure(metrics: Metrics, study: Study, found: Mapping[str, Amount]) -> dict[
     return spec | {"title": title | {"fontSize": 16, "offset": 14}}
 
 
-def _places(found: Mapping[str, Amount]) -> dict[str, float]:
+def _places(amounts_of: Mapping[str, Amount]) -> dict[str, float]:
     """Where each student stands on the axis: at log2 of its tokens, and `GAP` before the first without any."""
-    least = min(one.tokens for one in found.values() if one.tokens)
-    return {name: math.log2(one.tokens or least) - (0 if one.tokens else GAP) for name, one in found.items()}
+    least = min(one.tokens for one in amounts_of.values() if one.tokens)
+    return {
+        name: math.log2(one.tokens or least) - (0 if one.tokens else GAP) for name, one in amounts_of.items()
+    }
 
 
-def _x(found: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
+def _x(amounts_of: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
     ends = min(places.values()) - 0.6, max(places.values()) + 0.6
-    none = sorted({places[name] for name, one in found.items() if not one.tokens})
+    none = sorted({places[name] for name, one in amounts_of.items() if not one.tokens})
     axis = alt.Axis(
         values=sorted(set(places.values())),
         labelExpr=f"indexof({none}, datum.value) >= 0 ? 'none' : format(pow(2, datum.value), '.2~s')",

@@ -59,7 +59,7 @@ def picture(page: Path, out: Path, width: int, height: int, hidden: str, dark: b
 
 
 def _without(page: Path, hidden: str) -> Path:
-    """The page with parts hidden: headless Chromium takes its picture at the top, wherever it has scrolled."""
+    """A copy of the page with parts hidden: headless Chromium always takes its picture at the top."""
     style = f"<style>{hidden} {{ display: none }}</style>"
     rest = page.with_name("rest.html")
     rest.write_text(
@@ -69,10 +69,10 @@ def _without(page: Path, hidden: str) -> Path:
 
 
 def browser() -> str:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
         sys.exit("no chromium on the PATH; install it (apt-get install chromium) and run this again")
-    return found
+    return program
 
 
 def main(arguments: list[str] | None = None) -> None:

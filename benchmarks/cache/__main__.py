@@ -39,7 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.work_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.work_dir, prefix="kdcache-benchmark-") as folder:
         run = measure_all(args, Path(folder))
-    print(report.goal_table([goal for found in run["measurements"].values() for goal in found["goals"]]))
+    print(
+        report.goal_table(
+            [goal for measurement in run["measurements"].values() for goal in measurement["goals"]]
+        )
+    )
     if args.page:
         args.page.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(args.page, report.page(run).encode("utf-8"))
@@ -109,8 +113,8 @@ def _kept(args: argparse.Namespace) -> dict[str, Any]:
 
 def _measure(name: str, options: Options) -> Measurement:
     module = importlib.import_module(f"benchmarks.cache.{name}")
-    found: Measurement = module.measure(options)
-    return found
+    measurement: Measurement = module.measure(options)
+    return measurement
 
 
 def prepared(args: argparse.Namespace) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A student's epoch: without KD, with logits from the cache, and with the teacher in the loop.
 
 One plain PyTorch loop for all three, which differ in where the soft logits come from. The time of an epoch does not
-depend on what the weights are, so the teacher is not fine-tuned first, and a checkpoint without any gets random ones.
+depend on the weights, so the teacher is not fine-tuned first, and a checkpoint without weights gets random ones.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ def measure(options: Options) -> Measurement:
     parts = [_measure_pair(options, *choice) for choice in _choices(options)]
     return Measurement(
         goals=[goal for part in parts for goal in part.goals],
-        rates={name: found for part in parts for name, found in part.rates.items()},
+        rates={name: timed for part in parts for name, timed in part.rates.items()},
         facts={name: fact for part in parts for name, fact in part.facts.items()},
         notes=_notes(),
     )
 
 
 def _choices(options: Options) -> list[tuple[str, Path | None, Path | None, int | None, str]]:
-    """(name, teacher, student, the student's layers, what to say without them)."""
+    """(name, teacher, student, the student's layers, what to say when a checkpoint is missing)."""
     teacher, student, minilm = options.teacher, options.student, options.minilm
     name = f"{teacher.name} -> {student.name}"
     return [
@@ -110,9 +110,9 @@ def _measure_pair(
     cost = write_cache(pair)
     trial, sources = Trial(pair), soft_sources(pair)
     variants = {variant: partial(trial.epoch, sources[variant]) for variant in VARIANTS}
-    found = rates(variants, 1 if options.quick else 2 * options.repeats + 1)
+    timed = rates(variants, 1 if options.quick else 2 * options.repeats + 1)
     peaks = {variant: in_child(peak_of_epoch, pair, variant) for variant in VARIANTS}
-    return _findings(pair, found, peaks, cost, variants[CACHED])
+    return _findings(pair, timed, peaks, cost, variants[CACHED])
 
 
 def _model(folder: Path, layers: int | None = None) -> Model:
@@ -137,13 +137,13 @@ def _empty(name: str) -> list[Goal]:
 
 
 def _findings(
-    pair: Pair, found: Rates, peaks: dict[str, int], cost: float, profile: Callable[[], int]
+    pair: Pair, timed: Rates, peaks: dict[str, int], cost: float, profile: Callable[[], int]
 ) -> Measurement:
     """Ratios of times (not of rows/s): above 1 is slower."""
     titles, flops = _titles(pair.name), count_flops(pair)
     goals = [
-        at_most(titles["plain"], 1.02, ratios(found, PLAIN, CACHED), profile, "x the time"),
-        stated(titles["online"], ratios(found, ONLINE, CACHED), "x the time"),
+        at_most(titles["plain"], 1.02, ratios(timed, PLAIN, CACHED), profile, "x the time"),
+        stated(titles["online"], ratios(timed, ONLINE, CACHED), "x the time"),
         stated(titles["predicted"], [_predicted(flops)], "x the time"),
         stated(titles["memory"], [peaks[CACHED] / peaks[ONLINE]], "x the memory"),
     ]
@@ -151,19 +151,19 @@ def _findings(
         f"{pair.name}: peak memory in MiB": {variant: peak / MIB for variant, peak in peaks.items()},
         f"{pair.name}: GFLOP of an epoch's forward passes": {k: v / 1e9 for k, v in flops.items()},
         f"{pair.name}: seconds to write the cache": cost,
-        f"{pair.name}: epochs after which the cache has paid": _break_even(found, cost, _rows(pair)),
+        f"{pair.name}: epochs after which the cache has paid": _break_even(timed, cost, _rows(pair)),
     }
-    return Measurement(goals, {f"student's epoch, {pair.name}, rows/s": found}, facts)
+    return Measurement(goals, {f"student's epoch, {pair.name}, rows/s": timed}, facts)
 
 
 def _predicted(flops: dict[str, float]) -> float:
-    """A training step is a forward pass and a backward pass of twice its operations; the teacher has the former."""
+    """A training step is a forward pass and a backward one of twice its operations. A teacher has the former only."""
     return 3 * flops["student"] / (3 * flops["student"] + flops["teacher"])
 
 
-def _break_even(found: Rates, cost: float, rows: int) -> float | None:
+def _break_even(timed: Rates, cost: float, rows: int) -> float | None:
     """Epochs whose saving against online KD makes up for writing; None if an epoch saves nothing."""
-    seconds = {name: rows / statistics.median(values) for name, values in found.items()}
+    seconds = {name: rows / statistics.median(values) for name, values in timed.items()}
     saving = seconds[ONLINE] - seconds[CACHED]
     return cost / saving if saving > 0 else None
 
@@ -222,8 +222,8 @@ def _from_cache(pair: Pair, split: EncodedSplit) -> Soft:
     cache = LogitCache(pair.cache)
 
     def soft(batch: Batch) -> Tensor:
-        found = cache.logits("train", split.ids[batch.rows], split.row_hashes[batch.rows])
-        return torch.from_numpy(found).to(pair.device)
+        logits = cache.logits("train", split.ids[batch.rows], split.row_hashes[batch.rows])
+        return torch.from_numpy(logits).to(pair.device)
 
     return soft
 
@@ -236,8 +236,8 @@ def teacher_of(pair: Pair) -> Soft:
 
     def soft(batch: Batch) -> Tensor:
         with torch.inference_mode(), precision(device):
-            found = model(**batches(batch)).logits.float()
-        return found.clone()
+            logits = model(**batches(batch)).logits.float()
+        return logits.clone()
 
     return soft
 

@@ -29,15 +29,15 @@ def measure(options: Options) -> Measurement:
         folder = options.work / f"large-{classes}"
         name = f"{rows:,} rows x {classes:,}"
         try:
-            found = {
+            numbers_of = {
                 "writing": in_child(write, folder, rows, classes),
                 "streaming": in_child(stream, folder, rows, classes),
             }
             size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        facts[name] = found | {"bytes": size, "bytes_in_memory": rows * (16 + 4 * classes)}
-        for what, numbers in found.items():
+        facts[name] = numbers_of | {"bytes": size, "bytes_in_memory": rows * (16 + 4 * classes)}
+        for what, numbers in numbers_of.items():
             goals.append(stated(f"{what} {name}: peak memory of the process", [numbers["peak_mib"]], "MiB"))
             goals.append(stated(f"{what} {name}", [numbers["rows_per_second"]], "rows/s"))
     notes = ["Every value was compared with the one that was written. Streaming compares checksums as well."]
@@ -76,7 +76,7 @@ def stream(folder: Path, rows: int, classes: int) -> dict[str, Any]:
 
 
 def block(classes: int) -> Logits:
-    """A prime number of rows, some MiB: repeated so far apart that compression does not notice."""
+    """A prime number of rows, some MiB: they repeat too far apart for compression to notice."""
     rows = 65521 if classes < 100 else 4093
     return np.random.default_rng(classes).standard_normal((rows, classes), dtype=np.float32)
 

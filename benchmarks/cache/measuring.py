@@ -1,7 +1,7 @@
 """How everything here is measured: side by side, variants in turn, medians of paired ratios.
 
-The variants of a comparison run one after the other, again and again, and each round begins with another one. So what
-else the machine does meets them all, and the ratio of two neighbours is worth more than that of two averages.
+The variants of a comparison run one after the other, again and again, and each round begins with another one. So other
+work of the machine meets them all alike, and a ratio of two neighbours is worth more than a ratio of two averages.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Options:
 
     @property
     def file_rows(self) -> int:
-        """Of the peer that makes a file of each; fewer, which flatters it: they stay in the page cache."""
+        """Of the peer with a file for each row: fewer, which flatters it, since they stay in the page cache."""
         return min(self.rows // 5, 10_000)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One row of the table: what was wanted, what was found, and why not, if nothing was found."""
+    """One row of the table: the goal, what was measured, and why, if nothing could be."""
 
     what: str
     goal: str
@@ -71,7 +71,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one module found."""
+    """What one module measured."""
 
     goals: list[Goal]
     rates: dict[str, Rates] = field(default_factory=dict)  # by comparison
@@ -89,7 +89,7 @@ def rates(
         after: runs after every variant, outside of the time.
     """
     names = list(variants)
-    found: Rates = {name: [] for name in names}
+    speeds: Rates = {name: [] for name in names}
     for turn in range(repeats + 1):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             gc.collect()
@@ -98,13 +98,13 @@ def rates(
             seconds = time.perf_counter() - start
             after()
             if turn:
-                found[name].append(count / seconds)
-    return found
+                speeds[name].append(count / seconds)
+    return speeds
 
 
-def ratios(found: Rates, variant: str, against: str) -> list[float]:
+def ratios(speeds: Rates, variant: str, against: str) -> list[float]:
     """Rows/s of a variant by those of another in the same round."""
-    return [mine / other for mine, other in zip(found[variant], found[against], strict=True)]
+    return [one / other for one, other in zip(speeds[variant], speeds[against], strict=True)]
 
 
 def at_least(
@@ -140,7 +140,7 @@ def _goal(
 
 
 def profiled(work: Callable[[], Any], top: int = 10) -> list[str]:
-    """The functions in which the work spends most time of their own; without folders. Other threads do not show."""
+    """The functions that take most of the work's time themselves, without their folders. Other threads are not seen."""
     profiler = cProfile.Profile()
     profiler.runcall(work)
     stats: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
@@ -165,9 +165,9 @@ def in_child(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def peak_memory() -> int:
-    """Most bytes that this process ever held in memory.
+    """The most bytes that this process ever held in memory.
 
-    getrusage would do, if Linux did not count in what the parent held when it started this process.
+    Not by getrusage: on Linux that counts what the parent held when it started this process.
     """
     status = Path("/proc/self/status")
     if status.exists():

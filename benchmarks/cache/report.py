@@ -19,8 +19,8 @@ def page(run: Mapping[str, Any]) -> str:
         f"Made by `python -m benchmarks.cache` on {run['machine']}{_gpu(run)}, {run['date']}; {_versions(run)}. "
         f"Each number is the median of {run['options']['repeats']} rounds or more, in which the variants take turns; "
         "ratios are medians over the rounds, with the least and the greatest in brackets.",
-        goal_table([goal for found in measurements.values() for goal in found["goals"]]),
-        *(f"## {name.capitalize()}\n\n{details(found)}" for name, found in measurements.items()),
+        goal_table([goal for measurement in measurements.values() for goal in measurement["goals"]]),
+        *(f"## {name.capitalize()}\n\n{details(measurement)}" for name, measurement in measurements.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -39,19 +39,19 @@ def _measured(goal: Mapping[str, Any]) -> str:
     return f"{number(goal['measured'])} {goal['unit']}".rstrip() + spread
 
 
-def details(found: Mapping[str, Any]) -> str:
-    """All that one module found but its goals, and of missed ones where the time goes."""
-    parts = [_rates(title, values) for title, values in found["rates"].items()]
-    parts.append(_facts(found["facts"]))
-    parts.append("\n".join(f"- {note}" for note in found["notes"]))
-    parts += [_profile(goal) for goal in found["goals"] if goal["profile"]]
+def details(measurement: Mapping[str, Any]) -> str:
+    """All that one module measured besides its goals; for missed goals, where the time goes."""
+    parts = [_rates(title, values) for title, values in measurement["rates"].items()]
+    parts.append(_facts(measurement["facts"]))
+    parts.append("\n".join(f"- {note}" for note in measurement["notes"]))
+    parts += [_profile(goal) for goal in measurement["goals"] if goal["profile"]]
     return "\n\n".join(part for part in parts if part)
 
 
-def _rates(title: str, found: Mapping[str, Sequence[float]]) -> str:
+def _rates(title: str, rates: Mapping[str, Sequence[float]]) -> str:
     rows = [
         [name, number(statistics.median(values)), number(min(values)), number(max(values))]
-        for name, values in found.items()
+        for name, values in rates.items()
     ]
     return table([title, "median", "least", "greatest"], rows, right=(1, 2, 3))
 

@@ -55,9 +55,9 @@ class Store:
 
 
 def measure(options: Options) -> Measurement:
-    """Both widths; every store is asked for the same values, and has to give them."""
+    """Both widths. Every store is asked for the same values, and must give them."""
     goals: list[Goal] = []
-    found: dict[str, Rates] = {}
+    timings: dict[str, Rates] = {}
     facts: dict[str, Any] = {}
     for classes, rows in ((NARROW, options.rows), (WIDE, options.wide_rows)):
         logits = peaky_logits(rows, classes)
@@ -66,11 +66,11 @@ def measure(options: Options) -> Measurement:
         facts |= _sizes(classes, stores)
         goals += [_size_goal(stores)] if classes == NARROW else []
         timed = rates({name: partial(_batches, store) for name, store in stores.items()}, options.repeats)
-        found[f"random batches of {BATCH} by id, K = {classes}, rows/s"] = timed
+        timings[f"random batches of {BATCH} by id, K = {classes}, rows/s"] = timed
         goals += _gather_goals(classes, timed, stores)
     goals.append(_in_memory_goal())
     facts |= _in_memory(options)
-    return Measurement(goals, found, facts, _notes(options))
+    return Measurement(goals, timings, facts, _notes(options))
 
 
 def make_stores(options: Options, logits: Logits) -> dict[str, Store]:
@@ -152,20 +152,20 @@ def size(folder: Path) -> tuple[int, int]:
     """(bytes in the files, bytes of disk that they and their folders take)."""
     everything = [path.stat() for path in folder.rglob("*")]
     files = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(files), sum(512 * found.st_blocks for found in everything)
+    return sum(files), sum(512 * entry.st_blocks for entry in everything)
 
 
 def check_equal(stores: dict[str, Store], logits: Logits, seed: int = 5) -> list[str]:
-    """The stores' names, if each gives exactly the values of random rows.
+    """The stores' names, once each has given exactly the values of random rows.
 
     Raises:
         AssertionError: one does not, and to time it would be pointless.
     """
     for name, store in stores.items():
         ids = np.random.default_rng(seed).integers(0, store.rows, BATCH)
-        found = np.asarray(store.gather(ids))
-        assert found.dtype == np.float32, name
-        assert np.array_equal(found, logits[ids]), name
+        gathered = np.asarray(store.gather(ids))
+        assert gathered.dtype == np.float32, name
+        assert np.array_equal(gathered, logits[ids]), name
     return list(stores)
 
 
@@ -230,10 +230,12 @@ def _in_memory(options: Options) -> dict[str, Any]:
         return sum(len(kept[index]["logits"]) for index in order)
 
     held = sum(tensor.nbytes for batch in kept for tensor in batch.values())
-    found = rates({IN_MEMORY: epoch}, options.repeats)[IN_MEMORY]
+    speeds = rates({IN_MEMORY: epoch}, options.repeats)[IN_MEMORY]
     return {
         f"K = {NARROW}, bytes of memory per row of {TOKENS} tokens, {IN_MEMORY}": held / len(logits),
-        f"K = {NARROW}, rows/s of an epoch in another order of batches, {IN_MEMORY}": float(np.median(found)),
+        f"K = {NARROW}, rows/s of an epoch in another order of batches, {IN_MEMORY}": float(
+            np.median(speeds)
+        ),
     }
 
 

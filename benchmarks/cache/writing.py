@@ -65,20 +65,20 @@ class RandomRows:
 
 
 def measure(options: Options) -> Measurement:
-    """A small teacher (on a GPU a large one), a tiny one (whose inference hides the least), one with many classes."""
+    """A small teacher (on a GPU a large one); a tiny one, which hides least of the writing; many classes."""
     goals: list[Goal] = []
-    found: dict[str, Rates] = {}
+    timings: dict[str, Rates] = {}
     cases = _cases(options)
     for size, classes in cases:
         name = f"{size.name}'s size, K = {classes}"
         variants, after = _variants(options, size, classes)
         timed = rates(variants, options.repeats, after)
-        found[f"writing, {name}, rows/s"] = timed
+        timings[f"writing, {name}, rows/s"] = timed
         what = f"writing, against bare inference, {name}"
         goals.append(at_least(what, 0.97, ratios(timed, HASHED, BARE), variants[HASHED], "x"))
         goals.append(stated(f"{what}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
         after()
-    return Measurement(goals, found, notes=_notes(options))
+    return Measurement(goals, timings, notes=_notes(options))
 
 
 def _cases(options: Options) -> Sequence[tuple[Size, int]]:

@@ -27,23 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("datasets").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(args, Path(folder))
-        found = {**keeping.facts(LIBRARIES), **described(work)}
+        result = {**keeping.facts(LIBRARIES), **described(work)}
         runs = measure(work, [VARIANTS[name] for name in args.variants], args.rounds)
-        found |= summary(runs, goals(runs))
-        keep(args, found)
+        result |= summary(runs, goals(runs))
+        keep(args, result)
         if args.hourly_rounds:
-            found["ratios"].append(trials_per_hour(work, runs, args.hourly_rounds))
-            keep(args, found)
+            result["ratios"].append(trials_per_hour(work, runs, args.hourly_rounds))
+            keep(args, result)
         if args.kd_rounds:
-            found["ratios"].append(kd_cost(work, args.kd_rounds))
-            keep(args, found)
-    print(page(found))
+            result["ratios"].append(kd_cost(work, args.kd_rounds))
+            keep(args, result)
+    print(page(result))
 
 
-def keep(args: argparse.Namespace, found: Mapping[str, Any]) -> None:
+def keep(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Written after each part: an interrupted run leaves what it had."""
     if args.json:
-        keeping.write(args.json, args.name, found)
+        keeping.write(args.json, args.name, result)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ def rate(run: Run, clock: str) -> float:
     return run.examples / float(getattr(run, clock))
 
 
-def ratios(runs: Runs, mine: Variant, other: Variant, clock: str) -> list[float]:
+def ratios(runs: Runs, one: Variant, other: Variant, clock: str) -> list[float]:
     """How many times as fast, round by round."""
-    pairs = zip(runs[mine], runs[other], strict=True)
+    pairs = zip(runs[one], runs[other], strict=True)
     return [rate(one, clock) / rate(two, clock) for one, two in pairs]
 
 
@@ -42,7 +42,7 @@ def fastest(runs: Runs, who: str, clock: str = "cpu") -> Variant:
 
 def summary(runs: Runs, compared: list[dict[str, Any]], clock: str = "cpu") -> dict[str, Any]:
     """What `page` shows, and all runs; `clock` decides which of kdcache's is the fastest."""
-    each = {variant.name: [asdict(run) for run in found] for variant, found in runs.items()}
+    each = {variant.name: [asdict(run) for run in of_variant] for variant, of_variant in runs.items()}
     return {"speeds": speeds(runs, clock), "ratios": compared, "runs": each}
 
 
@@ -50,13 +50,13 @@ def speeds(runs: Runs, clock: str = "cpu") -> list[dict[str, Any]]:
     """Per variant: median examples/s by both clocks, and the scores; beside them a Welch test against kdcache's."""
     ours = [run.accuracy for run in runs[fastest(runs, "kdcache", clock)]]
     lines = []
-    for variant, found in runs.items():
-        scores = [run.accuracy for run in found]
+    for variant, of_variant in runs.items():
+        scores = [run.accuracy for run in of_variant]
         lines.append(
             {
                 "variant": variant.name,
-                "examples_per_cpu_second": spread([rate(run, "cpu") for run in found]),
-                "examples_per_second": spread([rate(run, "wall") for run in found]),
+                "examples_per_cpu_second": spread([rate(run, "cpu") for run in of_variant]),
+                "examples_per_second": spread([rate(run, "wall") for run in of_variant]),
                 "accuracy": scores,
                 "p_accuracy": differs(scores, ours),
             }
@@ -78,15 +78,15 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def goals(runs: Runs) -> list[dict[str, Any]]:
     """The ratios that there are goals for, by both clocks; a goal is judged by CPU seconds."""
     best, ours = fastest(runs, "Trainer"), fastest(runs, "kdcache")
-    wanted = [(mine, Variant("Trainer", mine.precision, "to 128"), "run_glue") for mine in OURS]
-    wanted.append((ours, best, "best"))
+    pairs = [(one, Variant("Trainer", one.precision, "to 128"), "run_glue") for one in OURS]
+    pairs.append((ours, best, "best"))
     return [
         {
-            "what": f"{mine.name} / {other.name}",
-            **judged(ratios(runs, mine, other, "cpu"), ratios(runs, mine, other, "wall"), GOALS[goal]),
+            "what": f"{one.name} / {other.name}",
+            **judged(ratios(runs, one, other, "cpu"), ratios(runs, one, other, "wall"), GOALS[goal]),
         }
-        for mine, other, goal in wanted
-        if mine in runs and other in runs
+        for one, other, goal in pairs
+        if one in runs and other in runs
     ]
 
 
@@ -94,21 +94,21 @@ def judged(
     cpu: Sequence[float], wall: Sequence[float], least: float | None, by: str = "cpu"
 ) -> dict[str, Any]:
     """Ratios by both clocks, and whether those of one of them reach the goal, where there is one."""
-    found = {"cpu": cpu, "wall": wall}
+    by_clock = {"cpu": cpu, "wall": wall}
     return {
-        **{clock: spread(values) for clock, values in found.items()},
+        **{clock: spread(values) for clock, values in by_clock.items()},
         "goal": "" if least is None else f"at least {least:g}",
-        "met": None if least is None else statistics.median(found[by]) >= least,
+        "met": None if least is None else statistics.median(by_clock[by]) >= least,
     }
 
 
 def trials_per_hour(work: Work, runs: Runs, rounds: int) -> dict[str, Any]:
     ours, best = fastest(runs, "kdcache"), fastest(runs, "Trainer")
-    found = hourly(work, {ours: (CORES, 1), best: (1, CORES)}, rounds)
-    wall = [mine / other for mine, other in zip(found[ours], found[best], strict=True)]
+    hourly_rates = hourly(work, {ours: (CORES, 1), best: (1, CORES)}, rounds)
+    wall = [one / other for one, other in zip(hourly_rates[ours], hourly_rates[best], strict=True)]
     return {
         "what": f"trials per hour, {ours.name} in {CORES} processes / {best.name} in one of {CORES} threads",
-        "trials_per_hour": {variant.name: spread(rates) for variant, rates in found.items()},
+        "trials_per_hour": {variant.name: spread(rates) for variant, rates in hourly_rates.items()},
         "wall": spread(wall),
         "goal": f"at least {GOALS['hourly']:g}",
         "met": statistics.median(wall) >= GOALS["hourly"],
@@ -133,7 +133,7 @@ def kd_cost(work: Work, rounds: int) -> dict[str, Any]:
     }
 
 
-def page(found: Mapping[str, Any]) -> str:
+def page(result: Mapping[str, Any]) -> str:
     """Two Markdown tables: examples/s and accuracy of each variant, then the ratios and their goals."""
     lines = [
         [
@@ -144,14 +144,14 @@ def page(found: Mapping[str, Any]) -> str:
             f"{100 * max(one['accuracy']):.1f})",
             "" if one["p_accuracy"] is None else f"{one['p_accuracy']:.2f}",
         ]
-        for one in found["speeds"]
+        for one in result["speeds"]
     ]
     header = ["", "examples per CPU second", "per second", "accuracy", "p"]
     compared = [
         [one["what"], *(shown(one.get(clock)) for clock in ("cpu", "wall")), one["goal"], VERDICT[one["met"]]]
-        for one in found["ratios"]
+        for one in result["ratios"]
     ]
-    head = f"{found['model']}: {found['rows']} rows of {found['mean_tokens']:.1f} tokens, {found['epochs']} epochs"
+    head = f"{result['model']}: {result['rows']} rows of {result['mean_tokens']:.1f} tokens, {result['epochs']} epochs"
     return "\n\n".join(
         [
             head,

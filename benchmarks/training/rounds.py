@@ -28,20 +28,20 @@ def processes(workers: int) -> ProcessPoolExecutor:
 
 def measure(work: Work, variants: Sequence[Variant], rounds: int) -> Runs:
     """Every variant once a round, in turn; round r trains with seed r."""
-    found: Runs = {variant: [] for variant in variants}
+    runs: Runs = {variant: [] for variant in variants}
     with processes(1) as pool:
         for turn in range(rounds):
             start = turn % len(variants)
             for variant in [*variants[start:], *variants[:start]]:
                 run = pool.submit(run_one, work, variant, turn).result()
                 logging.info("round %d: %s, %.1f s", turn + 1, variant.name, run.wall)
-                found[variant].append(run)
-    return found
+                runs[variant].append(run)
+    return runs
 
 
 def hourly(work: Work, setups: Mapping[Variant, tuple[int, int]], rounds: int) -> dict[Variant, list[float]]:
     """Whole trials per hour, round by round; setups: how many processes, and how many threads each."""
-    found: dict[Variant, list[float]] = {variant: [] for variant in setups}
+    hourly_rates: dict[Variant, list[float]] = {variant: [] for variant in setups}
     for turn in range(rounds):
         for variant, (workers, threads) in list(setups.items())[:: 1 if turn % 2 else -1]:
             with processes(workers) as pool:
@@ -50,8 +50,8 @@ def hourly(work: Work, setups: Mapping[Variant, tuple[int, int]], rounds: int) -
                 waiting = [pool.submit(run_one, work, variant, seed, threads) for seed in range(CORES)]
                 for one in waiting:
                     one.result()
-            found[variant].append(CORES / (time.perf_counter() - start) * 3600)
-    return found
+            hourly_rates[variant].append(CORES / (time.perf_counter() - start) * 3600)
+    return hourly_rates
 
 
 def alternate(work: Work, rounds: int) -> Runs:

@@ -1,6 +1,6 @@
 """Find a checkpoint's folder, on disk or on the hub, and say what it holds. Imports no torch.
 
-Everything downstream works on a local folder, so a hub checkpoint is first downloaded at its pinned revision; only
+Everything else works on a local folder, so a checkpoint of the hub is first downloaded, at its pinned revision. Only
 configurations, tokenizers and safetensors are fetched, never pickles and never code.
 """
 
@@ -24,8 +24,8 @@ def find_checkpoint(model: Model) -> Checkpoint:
     """The checkpoint of a model, downloaded from the hub when it is no folder of this machine.
 
     Raises:
-        ModelError: neither a folder nor reachable on the hub, no revision for a hub id, no readable config.json, or
-            no weights although `init: pretrained` asks for them.
+        ModelError: it is no folder and cannot be reached on the hub; a hub id has no revision; config.json cannot be
+            read; or there are no weights although `init: pretrained` asks for them.
     """
     folder = Path(model.checkpoint)
     downloaded = not folder.is_dir()
@@ -87,12 +87,12 @@ def _download(name: str, revision: str, weights: bool) -> Path:
     import huggingface_hub
 
     hub.limit_waiting()
-    wanted = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
+    patterns = [*SETTINGS_FILES, *(WEIGHT_FILES if weights else [])]
     try:
-        found = huggingface_hub.snapshot_download(
-            name, revision=revision, allow_patterns=wanted, ignore_patterns=["*/*"]
+        snapshot = huggingface_hub.snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
         )
     except Exception as error:  # the hub's client passes on whatever its HTTP library raises
         advice = hub.explain(error, "use a local folder", "cannot be had from the hub")
         raise ModelError(f"checkpoint {name!r} at revision {revision!r}: {advice}") from error
-    return Path(found)
+    return Path(snapshot)

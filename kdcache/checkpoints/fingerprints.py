@@ -48,7 +48,7 @@ def of_weights(folder: Path) -> str:
 
     The config is canonical JSON without `VOLATILE_CONFIG_KEYS` (at any depth). Tensors come from every
     `*.safetensors` of the folder, so one file or many shards give the same answer. A folder with a config and
-    no weights (an architecture to be initialised) is allowed: only the config counts.
+    no weights (an architecture to be initialised) is allowed. Then only the config counts.
 
     Raises:
         ModelError: no config.json, a file that is no safetensors file, a tensor that is in two files, or

@@ -1,7 +1,7 @@
 """Asking the Hugging Face hub: with patience that ends, and failures that say what to do, in one line.
 
-The hub's client, `datasets` and the HTTP library below them raise dozens of kinds, wrapped in one another; what matters
-is the cause at the bottom. No access token is in any message.
+The hub's client, `datasets` and the HTTP library below them raise dozens of errors, wrapped in one another. The cause at
+the bottom is what matters. No message has the access token in it.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def _advice(status: int | None, kinds: set[str], instead: str) -> str | None:
         return "the hub has no such thing (HTTP 404); check the name and the revision"
     if status is not None:
         return f"the hub fails (HTTP {status}); try again later, or {instead}"
-    found = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
-    return f"{found}, or {instead}" if found else None
+    advised = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)
+    return f"{advised}, or {instead}" if advised else None
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -94,7 +94,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _without_token(text: str) -> str:
-    """An HTTP library that finds a header ill-formed prints it whole."""
+    """The text without the access token: an HTTP library that finds a header ill-formed prints the whole header."""
     from huggingface_hub import get_token
 
     token = get_token()

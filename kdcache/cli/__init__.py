@@ -1,7 +1,7 @@
 """The `kdcache` command: what people ask a study file or a logit cache.
 
-`app` has the commands, `tables` what they print for people, `exports` the files that `kdcache export` writes,
-`against` the re-run of a teacher for `kdcache verify --against`, and `plans` what `kdcache plan` finds.
+`commands` has the commands. Each has its answer from a module beside it (`analysis`, `against`, `compare_runs`,
+`exports`, `head`, `keeping`, `plans`), and `printing` shows it to people.
 """
 
 from kdcache.cli.commands import app, main

@@ -66,9 +66,9 @@ def rerun(
     largest = 0.0
     for split, table in drawn.items():
         encoded = _encode(table, inputs.preprocessor, inputs.card)
-        found = predict(model, encoded, teacher.batch_size, teacher.precision)
+        logits = predict(model, encoded, teacher.batch_size, teacher.precision)
         largest = max(
-            largest, _compare(cache, split, encoded, found, tolerance, f"{folder}{_note(cache, other)}")
+            largest, _compare(cache, split, encoded, logits, tolerance, f"{folder}{_note(cache, other)}")
         )
     return {
         "teacher": str(folder),
@@ -99,7 +99,7 @@ def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa
 
 
 def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
-    """Like `tasks.encode_split`, but of these rows only."""
+    """Like `modelling.encoding.encode_split`, but of these rows only."""
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":
@@ -109,7 +109,7 @@ def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> Enco
 
 
 def _compare(
-    cache: LogitCache, split: str, rows: EncodedSplit, found: Logits, tolerance: float, teacher: str
+    cache: LogitCache, split: str, rows: EncodedSplit, logits: Logits, tolerance: float, teacher: str
 ) -> float:
     """The largest relative difference of a logit.
 
@@ -117,15 +117,15 @@ def _compare(
         CacheError: it is above the tolerance.
     """
     cached = cache.logits(split, rows.ids, rows.row_hashes)
-    if cached.shape != found.shape:
-        raise CacheError(f"{cache.path}: has {cached.shape[1]} classes, {teacher} gives {found.shape[1]}")
-    differences = (np.abs(cached.astype(np.float64) - found) / (1 + np.abs(cached))).max(axis=1)
+    if cached.shape != logits.shape:
+        raise CacheError(f"{cache.path}: has {cached.shape[1]} classes, {teacher} gives {logits.shape[1]}")
+    differences = (np.abs(cached.astype(np.float64) - logits) / (1 + np.abs(cached))).max(axis=1)
     differences[np.isnan(differences)] = np.inf  # a teacher that gives no numbers does not agree
     row = int(np.argmax(differences))
     if differences[row] > tolerance:
         raise CacheError(
             f"{cache.path}: split {split!r}, row id {rows.ids[row]}: the teacher gives other logits than the cache: "
-            f"expected {cached[row].tolist()[:8]}, found {found[row].tolist()[:8]} "
+            f"expected {cached[row].tolist()[:8]}, found {logits[row].tolist()[:8]} "
             f"({int((differences > tolerance).sum())} of {len(rows)} rows differ by more than {tolerance:g}) from "
             f"{teacher}; cache this teacher's logits again, or raise --tolerance if only the precision differs"
         )
@@ -135,8 +135,8 @@ def _compare(
 def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
     expected = cache.manifest.fingerprints.model_dump()
     part = UNLABELLED if UNLABELLED in cache.splits and inputs.card.unlabelled else PLAIN
-    found = teacher_caches(inputs.card, inputs.checkpoint, inputs.checkpoint.weights)[part].model_dump()
-    return [name for name in expected if expected[name] != found[name]]
+    actual = teacher_caches(inputs.card, inputs.checkpoint, inputs.checkpoint.weights)[part].model_dump()
+    return [name for name in expected if expected[name] != actual[name]]
 
 
 def _note(cache: LogitCache, other: Sequence[str]) -> str:

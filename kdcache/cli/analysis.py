@@ -101,7 +101,7 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
 
     Args:
         task: the prepared task's folder, see `kdcache.tasks`.
-        columns: those wanted beside `id` and `row_hash`; default all.
+        columns: which ones to read beside `id` and `row_hash`; default all.
 
     Raises:
         CacheError: the cache is of other classes or other rows than the task.
@@ -202,9 +202,9 @@ def _regression_scores(outputs: Floats, labels: npt.ArrayLike) -> dict[str, Any]
 
 
 def _distribution(values: Floats) -> dict[str, float]:
-    found = np.percentile(values, PERCENTILES)
+    levels = np.percentile(values, PERCENTILES)
     names = [f"p{percent}" for percent in PERCENTILES]
-    return {"mean": float(values.mean())} | dict(zip(names, found.tolist(), strict=True))
+    return {"mean": float(values.mean())} | dict(zip(names, levels.tolist(), strict=True))
 
 
 def _named(cache: LogitCache, counts: Ints) -> dict[str, int]:
@@ -214,27 +214,27 @@ def _named(cache: LogitCache, counts: Ints) -> dict[str, int]:
 def _check_comparable(a: LogitCache, b: LogitCache) -> None:
     for cache in (a, b):
         cache.require_plain("a comparison of two teachers")
-    for what, expected, found in (
+    for what, expected, actual in (
         ("classes", a.manifest.classes, b.manifest.classes),
         ("label names", class_names(a), class_names(b)),
         ("row hashes' algorithm", a.row_hash, b.row_hash),
     ):
-        if expected != found:
+        if expected != actual:
             raise CacheError(
                 f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected!s:.300}, "
-                f"found {found!s:.300}"
+                f"found {actual!s:.300}"
             )
 
 
 def _check_hashes(
-    where: str, other: str, ids: Ints, expected: npt.NDArray[np.uint64], found: npt.NDArray[np.uint64]
+    place: str, other: str, ids: Ints, expected: npt.NDArray[np.uint64], actual: npt.NDArray[np.uint64]
 ) -> None:
-    different = expected != found
+    different = expected != actual
     if different.any():
         row = int(np.argmax(different))
         raise CacheError(
-            f"{where}, row id {ids[row]}: is another row than in {other}: expected row hash {int(expected[row]):016x}, "
-            f"found {int(found[row]):016x} ({int(different.sum())} of {len(ids)} rows differ); "
+            f"{place}, row id {ids[row]}: is another row than in {other}: expected row hash {int(expected[row]):016x}, "
+            f"found {int(actual[row]):016x} ({int(different.sum())} of {len(ids)} rows differ); "
             "the two are not of the same data"
         )
 
@@ -299,8 +299,8 @@ class _MeanAndMax:
 
 def _kl(p: Floats, q: Floats) -> Floats:
     """KL(p||q) = sum_k p_k (log p_k - log q_k) of each row, from log probabilities; never below 0 by rounding."""
-    found: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
-    return found
+    divergence: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
+    return divergence
 
 
 def _centred(logits: npt.NDArray[np.float32]) -> Floats:

@@ -1,7 +1,7 @@
 """The commands. Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is.
 
-Every KdcacheError prints as one message on standard error and ends with exit code 1, without a traceback. What only
-some commands need (scoring, torch, data sets) is imported by them, so that the others start at once.
+A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. A command
+imports what it alone needs (scoring, torch, data sets), so that the others start at once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check(
 
     study = load_study(params)
     configurations = len(list(study.configurations()))
-    found = {
+    counts = {
         "path": str(params),
         "tasks": len(study.tasks),
         "teachers": len(study.teachers),
@@ -62,7 +62,7 @@ def check(
         "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
         "{configurations} configurations x {seeds} seeds = {trials} trials"
     )
-    _print_json(found) if as_json else typer.echo(text.format(**found))
+    _print_json(counts) if as_json else typer.echo(text.format(**counts))
 
 
 @app.command()
@@ -158,8 +158,8 @@ def plan(
     """
     from kdcache.cli.plans import find_plan
 
-    found = find_plan(params, data, rows or [], calibrate)
-    _print_json(found) if as_json else _printing().print_plan(found)
+    answer = find_plan(params, data, rows or [], calibrate)
+    _print_json(answer) if as_json else _printing().print_plan(answer)
 
 
 @app.command()
@@ -198,8 +198,8 @@ def compare_runs(
 @app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
-    found = _opened(cache).info()
-    _print_json(found) if as_json else _printing().print_info(found)
+    answer = _opened(cache).info()
+    _print_json(answer) if as_json else _printing().print_info(answer)
 
 
 @app.command()
@@ -249,17 +249,17 @@ def verify(
         raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
     opened = _opened(cache)
     whole = opened.verify("quick" if quick else "full")
-    found: dict[str, Any] = {"path": str(cache), **asdict(whole)}
+    answer: dict[str, Any] = {"path": str(cache), **asdict(whole)}
     text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
     if against is not None and task is not None:
         from kdcache.cli.against import rerun  # imports torch
 
-        found["against"] = rerun(opened, _splits(opened, split), against, task, rows, seed, tolerance)
+        answer["against"] = rerun(opened, _splits(opened, split), against, task, rows, seed, tolerance)
         text += (
             "\n{teacher}: gives the same logits on {rows} rows (largest relative difference {difference:.2g})"
         )
-        text = text.format(**found["against"])
-    _print_json(found) if as_json else typer.echo(text)
+        text = text.format(**answer["against"])
+    _print_json(answer) if as_json else typer.echo(text)
 
 
 @app.command()
@@ -269,16 +269,16 @@ def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = 
     from kdcache.cli.analysis import task_rows
 
     opened = _opened(cache)
-    found = []
+    answers = []
     for name in _splits(opened, split):
         labels = None
         if task is not None and name != "unlabelled":
             labels = task_rows(opened, name, task, ["label"])["label"].to_numpy()
-        found.append(stats_of(opened, name, labels))
+        answers.append(stats_of(opened, name, labels))
     if as_json:
-        _print_json({"path": str(cache), "splits": {item["split"]: item for item in found}})
+        _print_json({"path": str(cache), "splits": {item["split"]: item for item in answers}})
     else:
-        _printing().print_stats(opened, found)
+        _printing().print_stats(opened, answers)
 
 
 @app.command()
@@ -295,11 +295,11 @@ def diff(
     names = [name for name in _splits(one, split) if split or name in other.splits]
     if not names:
         raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
-    found = [diff_of(one, other, name) for name in names]
+    answers = [diff_of(one, other, name) for name in names]
     if as_json:
-        _print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in found}})
+        _print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in answers}})
     else:
-        _printing().print_diffs(str(a), str(b), found)
+        _printing().print_diffs(str(a), str(b), answers)
 
 
 @app.command()
@@ -327,8 +327,8 @@ def export(
     names = _splits(opened, split)
     chosen = write_export(opened, names, out, form, task)
     rows = sum(opened.manifest.splits[name].rows for name in names)
-    found = {"path": out, "format": chosen, "splits": names, "rows": rows}
-    _print_json(found) if as_json else typer.echo(f"{out}: {rows} rows")
+    answer = {"path": out, "format": chosen, "splits": names, "rows": rows}
+    _print_json(answer) if as_json else typer.echo(f"{out}: {rows} rows")
 
 
 @app.command()
@@ -355,9 +355,9 @@ def ensemble(
         raise CacheError(
             f"{out}: is there already; name a new folder first (OUT CACHE CACHE ...), or --overwrite"
         )
-    found = make_ensemble(caches, out, of=of, weights=weight or None).info()
-    rows = sum(found["rows"].values())
-    _print_json(found) if as_json else typer.echo(
+    answer = make_ensemble(caches, out, of=of, weights=weight or None).info()
+    rows = sum(answer["rows"].values())
+    _print_json(answer) if as_json else typer.echo(
         f"{out}: the mean {of} of {len(caches)} caches, {rows} rows"
     )
 

@@ -73,12 +73,12 @@ def _revision(name: str) -> Read:
 
 def _commit(name: str) -> str:
     """The commit of a branch, tag, hash or DVC experiment."""
-    found = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit_id = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     experiments = (
-        "" if found else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+        "" if commit_id else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
     )
     named = {line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")}
-    if not found and not named:
+    if not commit_id and not named:
         raise ComparisonError(
             f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
         )
@@ -86,7 +86,7 @@ def _commit(name: str) -> str:
         raise ComparisonError(
             f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
         )
-    return found.strip() if found else named.pop()
+    return commit_id.strip() if commit_id else named.pop()
 
 
 def _git(*arguments: str) -> str | None:

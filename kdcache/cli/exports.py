@@ -116,14 +116,14 @@ def _write_dataset(cache: LogitCache, splits: list[str], folder: Path, task: Pat
         raise CacheError(f"{folder}: is there already; choose another folder, or delete it first")
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    found = datasets.DatasetDict({split: _dataset(cache, split, task) for split in splits})
+    exported = datasets.DatasetDict({split: _dataset(cache, split, task) for split in splits})
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent
         ) as temporary:
             whole = Path(temporary, folder.name)
-            found.save_to_disk(whole)
+            exported.save_to_disk(whole)
             os.replace(whole, folder)  # whole or absent
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror or error}") from error

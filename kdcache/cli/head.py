@@ -22,25 +22,25 @@ def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list
     """
     part = cache.split(split)
     known = [{}] * len(part.ids) if task is None else _task_columns(cache, split, rows, task)
-    found = []
+    shown = []
     for index in range(min(rows, len(part.ids))):
         row = {"id": int(part.ids[index]), "row_hash": f"{part.row_hashes[index]:016x}"}
         if cache.views is None:
-            found.append({**row, **known[index], **_outputs(part.logits[index])})
+            shown.append({**row, **known[index], **_outputs(part.logits[index])})
         else:
-            found += [
+            shown += [
                 {**row, "view": view, **known[index], **_outputs(logits)}
                 for view, logits in enumerate(part.logits[index])
             ]
-    return found
+    return shown
 
 
 def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
     """`logits` [K] and, of a classification, their `probabilities`."""
-    found = {"logits": logits.tolist()}
+    outputs = {"logits": logits.tolist()}
     if len(logits) > 1:
-        found["probabilities"] = softmax(logits.astype(float)).tolist()
-    return found
+        outputs["probabilities"] = softmax(logits.astype(float)).tolist()
+    return outputs
 
 
 def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What `kdcache adopt` and `kdcache store` find and do."""
+"""The answers of `kdcache adopt` and `kdcache store`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def stored() -> dict[str, Any]:
         "folder": str(store.folder),
         "limit_bytes": store.limit,
         "kinds": {
-            kind: {"entries": len(found), "bytes": sum(entry.bytes for entry in found)}
-            for kind, found in kinds.items()
+            kind: {"entries": len(entries), "bytes": sum(entry.bytes for entry in entries)}
+            for kind, entries in kinds.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""What `kdcache plan` finds out."""
+"""The answer of `kdcache plan`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORM = "TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"
 
 
 def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) -> dict[str, Any]:
-    """The plan of a study file, with the speeds of this machine or of finished runs.
+    """The plan of a study file; its hours come from speeds measured here or from finished runs.
 
     Args:
         rows: `TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]` for tasks that are not prepared.

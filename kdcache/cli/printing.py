@@ -28,10 +28,10 @@ NAMES = {
 ELSEWHERE = ("predictions", "agreement", "labels")  # what other tables show
 
 
-def print_info(found: Mapping[str, Any]) -> None:
+def print_info(facts: Mapping[str, Any]) -> None:
     """`LogitCache.info()`, a line each."""
     table = Table("key", "value", show_header=False)
-    for key, value in found.items():
+    for key, value in facts.items():
         table.add_row(cell(key.replace("_", " ")), cell(_text(value), lines=True))
     show(table)
 
@@ -90,24 +90,24 @@ def _top(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
     return [cell(", ".join(f"{names[k]} {values[k]:.1%}" for k in best))] if best else []
 
 
-def print_stats(cache: LogitCache, found: Sequence[Mapping[str, Any]]) -> None:
+def print_stats(cache: LogitCache, splits: Sequence[Mapping[str, Any]]) -> None:
     """`analysis.stats` of each split, a column each; then the same by class."""
-    columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in found}
+    columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in splits}
     show(_columns(columns))
-    if "predictions" in found[0]:
-        show(_by_class(cache.manifest.classes, found))
+    if "predictions" in splits[0]:
+        show(_by_class(cache.manifest.classes, splits))
 
 
-def _by_class(classes: int, found: Sequence[Mapping[str, Any]]) -> Table:
+def _by_class(classes: int, splits: Sequence[Mapping[str, Any]]) -> Table:
     more = f", {CLASS_ROWS} of {classes} (--json has all)" if classes > CLASS_ROWS else ""
     table = Table("class", title=f"by class{more}")
-    for item in found:
+    for item in splits:
         table.add_column(cell(f"{item['split']}: predicted"), justify="right")
         if "labels" in item:
             table.add_column(cell(f"{item['split']}: agreement"), justify="right")
-    for name in list(found[0]["predictions"])[:CLASS_ROWS]:
+    for name in list(splits[0]["predictions"])[:CLASS_ROWS]:
         cells = []
-        for item in found:
+        for item in splits:
             cells.append(_number(item["predictions"][name]))
             if "labels" in item:
                 cells.append(_number(item["labels"]["agreement"][name]))
@@ -115,11 +115,11 @@ def _by_class(classes: int, found: Sequence[Mapping[str, Any]]) -> Table:
     return table
 
 
-def print_diffs(a: str, b: str, found: Sequence[Mapping[str, Any]]) -> None:
+def print_diffs(a: str, b: str, splits: Sequence[Mapping[str, Any]]) -> None:
     """`analysis.diff` of each split, a column each; then the rows that differ most."""
     show(f"a: {cell(a)}\nb: {cell(b)}")
-    show(_columns({item["split"]: _flat(item) for item in found}))
-    for item in found:
+    show(_columns({item["split"]: _flat(item) for item in splits}))
+    for item in splits:
         if any(row["kl"] > 0 for row in item.get("largest", [])):
             show(_largest(item))
 
@@ -143,12 +143,12 @@ def print_store(content: Mapping[str, Any]) -> None:
     show(table)
 
 
-def print_plan(found: Mapping[str, Any]) -> None:
+def print_plan(plan: Mapping[str, Any]) -> None:
     """`estimates.describe`: a line for each model on each task, then the totals and what is unknown."""
     table = Table("task", "model", title="runs")
     for column in ("runs", "done", "to do", "steps each", "steps left", "s a step", "hours left"):
         table.add_column(column, justify="right")
-    for job in found["jobs"]:
+    for job in plan["jobs"]:
         done = str(job["done"]) + (f" (+{job['unchecked']} unchecked)" if job["unchecked"] else "")
         counts = [str(job["runs"]), done, str(job["missing"] + job["stale"])]
         each = "unknown" if job["steps_each"] is None else " or ".join(map(_count, job["steps_each"]))
@@ -156,29 +156,29 @@ def print_plan(found: Mapping[str, Any]) -> None:
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
         table.add_row(cell(job["task"]), cell(job["model"]), *counts, *steps, *speed)
     show(table)
-    for line in (*_plan_totals(found), *(f"- {note}" for note in found["notes"])):
+    for line in (*_plan_totals(plan), *(f"- {note}" for note in plan["notes"])):
         show(cell(line))
 
 
-def _plan_totals(found: Mapping[str, Any]) -> list[str]:
-    stages, steps = found["stages"], found["steps"]
+def _plan_totals(plan: Mapping[str, Any]) -> list[str]:
+    stages, steps = plan["stages"], plan["steps"]
     idle = f", {stages['not_applicable']} of them with nothing to do" if stages["not_applicable"] else ""
-    disk = {part: "unknown" if size is None else decimal(size) for part, size in found["disk_bytes"].items()}
+    disk = {part: "unknown" if size is None else decimal(size) for part, size in plan["disk_bytes"].items()}
     return [
         f"stages: {stages['total']}{idle}",
-        *(f"{part}: {_states(found[part])}" for part in ("teachers", "trials")),
+        *(f"{part}: {_states(plan[part])}" for part in ("teachers", "trials")),
         f"optimizer steps: {_left(_count(steps['left']), _count(steps['total']))}",
-        f"hours, one run after another: {_plan_hours(found)}",
+        f"hours, one run after another: {_plan_hours(plan)}",
         f"disk, at most: logits {disk['logits']}, teachers {disk['teachers']} (DVC's cache may hold a second copy)",
     ]
 
 
-def _plan_hours(found: Mapping[str, Any]) -> str:
-    if not found["devices"]:
+def _plan_hours(plan: Mapping[str, Any]) -> str:
+    if not plan["devices"]:
         return "unknown (--calibrate times a few steps of each model)"
-    hours = {part: _hours(seconds) for part, seconds in found["seconds_known"].items()}
-    text = f"{_left(hours['left'], hours['total'])}, on {', '.join(found['devices'])}"
-    whole = found["seconds"]["total"] is not None
+    hours = {part: _hours(seconds) for part, seconds in plan["seconds_known"].items()}
+    text = f"{_left(hours['left'], hours['total'])}, on {', '.join(plan['devices'])}"
+    whole = plan["seconds"]["total"] is not None
     return text if whole else f"{text}, without the models whose speed or rows are unknown"
 
 

@@ -23,7 +23,7 @@ PARTS = ("total", "left")
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for an optimizer step and for predicting a row, where that was measured, and the model's weights."""
+    """Seconds for an optimizer step and for predicting a row, on which device, and the model's weights."""
 
     step: float
     row: float
@@ -34,18 +34,18 @@ class Speed:
 
 def measured(job: Job) -> Speed | None:
     """How fast the job's finished runs were; None without any."""
-    found = [
+    finished_runs = [
         (run.finished, run.logits)
         for run in job.runs
         if run.state in ("done", "unchecked") and run.finished and run.finished["seconds"] is not None
     ]
-    if not found:
+    if not finished_runs:
         return None
-    costs = [LogitCache(logits).cost for _, logits in found]
+    costs = [LogitCache(logits).cost for _, logits in finished_runs]
     return Speed(
-        step=fmean(finished["seconds"] / finished["steps"] for finished, _ in found),
+        step=fmean(finished["seconds"] / finished["steps"] for finished, _ in finished_runs),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),
-        device=", ".join(dict.fromkeys(finished["device"] for finished, _ in found)),
+        device=", ".join(dict.fromkeys(finished["device"] for finished, _ in finished_runs)),
         source="finished runs",
     )
 
@@ -56,7 +56,7 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
     `steps_each` of a job lists the different numbers of steps of its runs: more where a method uses unlabelled rows.
 
     Args:
-        speeds: of jobs, by (kind, task, model); default: what their finished runs show.
+        speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
     """
     known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
     jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
@@ -85,7 +85,7 @@ def key(job: Job) -> tuple[str, str, str]:
 
 
 def _stages(study: Study) -> dict[str, int]:
-    """How many stages DVC sees; those of pairs that `tasks:` excludes only leave a note, and count as well."""
+    """How many stages DVC sees. Pairs that `tasks:` excludes count as well: their stages only leave a note."""
     tasks, taught = len(study.tasks), len(study.tasks) * len(study.teachers)
     pairs = tasks * len(study.students)
     counts = {
@@ -131,8 +131,8 @@ def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
 
 def _distinct(steps: Iterable[int | None]) -> list[int] | None:
     """In ascending order; None when one is unknown."""
-    found = set(steps)
-    return None if None in found else sorted(count for count in found if count is not None)
+    counts = set(steps)
+    return None if None in counts else sorted(count for count in counts if count is not None)
 
 
 def _seconds(job: Job, runs: tuple[Run, ...], speed: Speed | None) -> float | None:
@@ -146,8 +146,8 @@ def _seconds(job: Job, runs: tuple[Run, ...], speed: Speed | None) -> float | No
 
 def _sum(values: Iterable[Any]) -> Any:
     """Their sum; None when one is unknown."""
-    found = list(values)
-    return None if any(value is None for value in found) else sum(found)
+    terms = list(values)
+    return None if any(term is None for term in terms) else sum(terms)
 
 
 def _sum_known(values: Iterable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a study has to run, and what of it is there already: `kdcache.planning.estimates` says what that takes.
+"""What a study has to run, and what of it is there already. `estimates` says what it takes.
 
 Only files are looked at: nothing is downloaded, and torch is not imported.
 """
@@ -34,7 +34,7 @@ Kind = Literal["teacher", "student"]
 class Size:
     """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
 
-    `unlabelled` is how many have no labels, None if unknown; of a task that has no such rows it does not count.
+    `unlabelled` is how many rows have no labels, None if unknown. It is not read for a task without such rows.
     """
 
     train: int
@@ -45,7 +45,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, its steps, the rows it predicts afterwards and of how many it keeps the logits."""
+    """One fine-tuning: its state, its steps, how many rows it then predicts, and of how many it keeps the logits."""
 
     state: State
     steps: int | None  # optimizer steps; None when the task's rows are unknown
@@ -96,9 +96,9 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
     local = {model: find_local(model) for model in _models(study)}
     lookup = partial(_Lookup, study, data, local)
-    found = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
-    notes = [*_notes(study, sizes, local), *(note for task in found for note in task.notes())]
-    return Plan(study, sizes, tuple(job for task in found for job in task.jobs()), tuple(notes))
+    lookups = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
+    notes = [*_notes(study, sizes, local), *(note for task in lookups for note in task.notes())]
+    return Plan(study, sizes, tuple(job for task in lookups for job in task.jobs()), tuple(notes))
 
 
 def _models(study: Study) -> list[Model]:
@@ -106,7 +106,7 @@ def _models(study: Study) -> list[Model]:
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a task that is prepared as the study now says, as far as the card tells; else None.
+    """The card of a prepared task; None where it is not prepared, or not as the study now says.
 
     Raises:
         TaskError: the card is damaged.
@@ -118,7 +118,7 @@ def prepared_card(task: Task, folder: Path) -> TaskCard | None:
 def _outdated(card: TaskCard, task: Task) -> bool:
     noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
     drawn = rest or any("train_size" in reason for reason in card.dropped)
-    found = {
+    values = {
         "has_unlabelled": card.unlabelled is not None,
         "unlabelled": "rest" if rest else None,
         "max_length": card.max_length,
@@ -128,7 +128,7 @@ def _outdated(card: TaskCard, task: Task) -> bool:
         "train_size": card.rows["train"] if drawn else None,
     }
     source = {key: card.source.get(key) for key in ("builtin", "hub", "name", "revision")}
-    changed = any(value != getattr(task, key) for key, value in found.items())
+    changed = any(value != getattr(task, key) for key, value in values.items())
     return changed or any(value != getattr(task.source, key) for key, value in source.items())
 
 
@@ -162,7 +162,7 @@ def _notes(
 
 @dataclass(frozen=True)
 class _Lookup:
-    """What is there of one task."""
+    """Looks up what is there of one task."""
 
     study: Study
     data: Path
@@ -227,19 +227,19 @@ class _Lookup:
     def _teacher(self, name: str, teacher: Teacher) -> Run:
         """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
         folder = self.data / "logits" / self.task / name
-        found = _record(folder) if _whole(folder, self._parts) else None
-        found = found and {
-            **_finished(self.data / "teachers" / self.task / name, found),
-            "identity": found["identity"],
+        record = _record(folder) if _whole(folder, self._parts) else None
+        record = record and {
+            **_finished(self.data / "teachers" / self.task / name, record),
+            "identity": record["identity"],
         }
         state: State = "missing"
-        if found is not None:
-            state = _state(found["identity"], self._identity(teacher, Regularizer(), teacher.seed))
+        if record is not None:
+            state = _state(record["identity"], self._identity(teacher, Regularizer(), teacher.seed))
         steps, more = self._steps(teacher, Regularizer()), self._unlabelled
         if self.size is None or more is None:
-            return Run(state, steps, None, None, found, folder)
+            return Run(state, steps, None, None, record, folder)
         kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
-        return Run(state, steps, kept + self.size.evaluated, kept, found, folder)  # scored once, then cached
+        return Run(state, steps, kept + self.size.evaluated, kept, record, folder)  # scored once, then cached
 
     def _trials(self, name: str, student: Student) -> list[Run]:
         """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
@@ -299,8 +299,8 @@ class _Lookup:
         return identity_of(training_parts(self.common[key], method, seed, *soft_labels))
 
 
-def _state(found: str, wanted: str | None) -> State:
-    return "unchecked" if wanted is None else "done" if found == wanted else "stale"
+def _state(identity: str, expected: str | None) -> State:
+    return "unchecked" if expected is None else "done" if identity == expected else "stale"
 
 
 def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -313,10 +313,10 @@ def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 def _record(folder: Path) -> dict[str, Any] | None:
     """What a cache's folder says of its teacher; None when there is nothing that a stage would keep."""
     try:
-        found = read_json(folder / TEACHER)
+        record = read_json(folder / TEACHER)
     except KdcacheError:
         return None
-    return found if isinstance(found, dict) and "identity" in found else None
+    return record if isinstance(record, dict) and "identity" in record else None
 
 
 def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:

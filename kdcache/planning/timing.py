@@ -1,7 +1,7 @@
 """How fast a model trains and predicts on this machine: a few optimizer steps on rows of a task's typical length.
 
-The rows are made up: only their number and lengths decide the time. The architecture is the checkpoint's, its weights
-are random: so a hub checkpoint needs its configuration and tokenizer only.
+The rows are made up, since only their number and lengths decide the time. The architecture is the checkpoint's and its
+weights are random, so of a hub checkpoint only the configuration and the tokenizer are fetched.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
     """Time every distinct model of the plan on each of its tasks.
 
     Args:
-        data: the folder that holds `tasks/`; of a task that is not prepared as the study says every text is taken as
+        data: the folder that holds `tasks/`. Where a task is not prepared as the study says, every text counts as
             max_length long.
 
     Returns:
@@ -53,14 +53,14 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
         if distinct not in timed:
             log.info("timing %s on %s", job.model, job.task)
             timed[distinct] = _attempt(plan.study.tasks[job.task], job, plan.sizes[job.task], data)
-    found = {key(job): timed[job.task, _architecture(job.params)] for job in plan.jobs}
-    speeds = {job: speed for job, speed in found.items() if isinstance(speed, Speed)}
+    speed_of = {key(job): timed[job.task, _architecture(job.params)] for job in plan.jobs}
+    speeds = {job: speed for job, speed in speed_of.items() if isinstance(speed, Speed)}
     reasons = [reason for reason in timed.values() if isinstance(reason, str)]
     return speeds, list(dict.fromkeys(reasons))
 
 
 def _architecture(model: Model) -> Model:
-    """What decides the speed: pretrained and from scratch, and every rate and number of epochs, take the same."""
+    """The part of a model's params that decides its speed: not its start, learning rate or epochs."""
     keep = {"checkpoint", "revision", "layers", "batch_size", "precision"}
     return Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
 
@@ -100,7 +100,7 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
         folder: the prepared task; None: texts of max_length tokens.
 
     Raises:
-        KdcacheError: the checkpoint cannot be had, or does not fit the task.
+        KdcacheError: the checkpoint cannot be found or fetched, or does not fit the task.
     """
     checkpoint = find_checkpoint(model)
     preprocessor = load_preprocessor(checkpoint, card)

@@ -25,8 +25,8 @@ from kdcache.pretraining.recipe import Family, PretrainingRecipe
 def build_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -> nn.Module:
     """A freshly initialised model, seeded.
 
-    It stays in eval mode: that alone turns dropout off (a small model on a few epochs underfits), while the
-    saved configuration keeps the usual 0.1 for fine-tuning.
+    It stays in eval mode, which turns dropout off (a small model on a few epochs underfits). The saved
+    configuration keeps the usual 0.1 for fine-tuning.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -36,7 +36,7 @@ def build_model(recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast) -
 def save_checkpoint(model: Any, tokenizer: PreTrainedTokenizerFast, out_dir: Path) -> None:
     """Weights in fp16, half the bytes; the configuration says float32, for fine-tuning.
 
-    The model itself is left as it is: a run that goes on must not go on with rounded weights.
+    The model itself keeps its weights in float32, since a run may go on after it was saved.
     """
     saved = copy.deepcopy(model).half()
     tokenizer.save_pretrained(out_dir)

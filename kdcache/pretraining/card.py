@@ -60,7 +60,7 @@ def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
 
 
 def _rest_of_the_run(trainer: Trainer) -> str:
-    """What a checkpoint that was kept on the way lacks: the steps to come, and the decay of the learning rate."""
+    """Of a checkpoint kept on the way: the steps that were still to come, and that the rate had not decayed."""
     at = trainer.progress
     return (
         f"a run of {at.steps:,} steps ({at.steps * trainer.recipe.tokens_per_step:,} tokens) that went on; "
@@ -69,10 +69,10 @@ def _rest_of_the_run(trainer: Trainer) -> str:
 
 
 def distilled_card(name: str, start: str, distiller: Distiller, command: str) -> str:
-    """The card of the checkpoint that distillation started from, with what was added, and without what no longer holds.
+    """The card of the checkpoint that distillation started from, with a section on the distillation.
 
     Args:
-        start: that card; its section of accuracies is left out, as they were of other weights.
+        start: that card. Its section of accuracies is left out: they were of the weights before.
     """
     recipe, at = distiller.recipe, distiller.progress
     intro, *sections = start.split("\n## ")
@@ -112,13 +112,13 @@ def read_card(out_dir: Path) -> str:
 
 def read_row(card: str, key: str) -> float:
     """The number that a row of a card's table begins with: `| tokens seen | 1,001,472 (0.1 epochs) |` says 1001472."""
-    found = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
-    if found is None:
+    row = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
+    if row is None:
         raise PretrainingError(
             f"the card {card.splitlines()[0]!r} has no row {key!r} that begins with a number; write it again with "
             "`tools.pretrain`"
         )
-    return float(found[1].replace(",", ""))
+    return float(row[1].replace(",", ""))
 
 
 def add_to_card(out_dir: Path, heading: str, markdown: str) -> None:

@@ -1,8 +1,8 @@
-"""Sentence-embedding distillation: a BERT learns to say with its pooled CLS what a sentence encoder says of a text.
+"""Sentence-embedding distillation: a BERT learns to embed a text, by its pooled CLS, as a sentence encoder does.
 
 The loss is 1 - cosine between the teacher's embedding and a linear projection of the student's pooler output. The
-pooler is what a classification head reads, so what is learned is where fine-tuning looks for it; the projection, which
-brings the student's width to the teacher's, is thrown away.
+pooler is what a classification head reads, so fine-tuning starts from what was learned. The projection only brings the
+student's width to the teacher's; it is thrown away.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Student(nn.Module):
     """
 
     def __init__(self, folder: Path, width: int, seed: int) -> None:
-        """Load the encoder from a checkpoint folder; what it lacks (the pooler, at first) is drawn from the seed.
+        """Load the encoder from a checkpoint folder; weights that it lacks (at first the pooler's) are drawn from the seed.
 
         Raises:
             ModelError, PretrainingError: the folder is no model, or no BERT.
@@ -54,13 +54,13 @@ class Student(nn.Module):
         """Embeddings [B, D] of token ids [B, S] with their mask [B, S]; not of length 1."""
         with torch.autocast("cpu", dtype=torch.bfloat16):
             pooled = self.encoder(input_ids=ids, attention_mask=mask).pooler_output
-        found: Tensor = self.projection(pooled.float())
-        return found
+        embedding: Tensor = self.projection(pooled.float())
+        return embedding
 
 
-def embedding_loss(found: Tensor, wanted: Tensor) -> Tensor:
+def embedding_loss(embeddings: Tensor, targets: Tensor) -> Tensor:
     """Mean over the batch of 1 - cosine of the angle between embeddings [B, D]: 0 at best, 2 at worst."""
-    return (1 - F.cosine_similarity(found, wanted, dim=-1)).mean()
+    return (1 - F.cosine_similarity(embeddings, targets, dim=-1)).mean()
 
 
 class Distiller(Loop):
@@ -71,7 +71,7 @@ class Distiller(Loop):
         recipe: Distillation,
         student: Student,
         token_ids: Sequence[Sequence[int]],
-        wanted: Embeddings,
+        targets: Embeddings,
         padding: int,
     ) -> None:
         """Take the pieces' token ids, N rows of any length, and the teacher's embeddings of them [N, D].
@@ -79,7 +79,7 @@ class Distiller(Loop):
         Raises:
             PretrainingError: too few pieces for a batch.
         """
-        self.recipe, self.token_ids, self.wanted, self.padding = recipe, token_ids, wanted, padding
+        self.recipe, self.token_ids, self.targets, self.padding = recipe, token_ids, targets, padding
         order = generator(recipe.seed, HOLD_OUT, 0).permutation(len(token_ids))
         held = max(1, round(recipe.validation_fraction * len(order)))
         self.validation, self.training = np.sort(order[:held]), np.sort(order[held:])
@@ -132,5 +132,5 @@ class Distiller(Loop):
 
     def _loss(self, rows: Ids) -> Tensor:
         ids, mask = pad([self.token_ids[row] for row in rows], self.padding)
-        wanted = torch.from_numpy(self.wanted[rows]).float()
-        return embedding_loss(self.model(ids, mask), wanted)
+        targets = torch.from_numpy(self.targets[rows]).float()
+        return embedding_loss(self.model(ids, mask), targets)

@@ -1,4 +1,4 @@
-"""What a sentence encoder says of pieces of text, computed once and kept on disk.
+"""A sentence encoder's embeddings of pieces of text, computed once and kept on disk.
 
 The encoder is one of sentence-transformers' plain kind: a BERT whose last hidden states, averaged over a text's tokens
 and scaled to length 1, are the text's embedding (Reimers & Gurevych 2019, arXiv 1908.10084).
@@ -53,14 +53,14 @@ class SentenceEncoder:
         """Embeddings [N, D] of N texts. Those of like length share a batch, so that little is padding."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
         order = np.argsort([len(ids) for ids in encoded], kind="stable")
-        found = np.empty((len(texts), self.model.config.hidden_size), np.float16)
+        embeddings = np.empty((len(texts), self.model.config.hidden_size), np.float16)
         for start in range(0, len(order), BATCH):
             rows = order[start : start + BATCH]
             ids, mask = pad([encoded[row] for row in rows], self.tokenizer.pad_token_id)
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 hidden = self.model(input_ids=ids, attention_mask=mask).last_hidden_state
-            found[rows] = F.normalize(mean_pool(hidden.float(), mask), dim=-1).numpy()
-        return found
+            embeddings[rows] = F.normalize(mean_pool(hidden.float(), mask), dim=-1).numpy()
+        return embeddings
 
 
 def load_encoder(folder: Path) -> Any:
@@ -109,8 +109,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 def cached_embeddings(encoder: Path, pieces: Sequence[str], folder: Path) -> tuple[Embeddings, str]:
     """The encoder's embeddings [N, D] of the pieces, kept in a folder, and a digest of what made them.
 
-    They are kept in files of 10,000 pieces, each written whole and named after the encoder and these pieces: a run that
-    was stopped goes on after the last one, and a longer list of pieces needs only what was added.
+    They are kept in files of 10,000 pieces, each written whole and named after the encoder and these pieces. So a run
+    that was stopped goes on after the last file, and a longer list of pieces needs only the added ones.
 
     Raises:
         ModelError: the encoder's folder is no model.

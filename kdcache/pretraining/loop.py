@@ -36,7 +36,7 @@ def make_optimizer(model: nn.Module, peak: float, weight_decay: float) -> torch.
 
 
 class Loop(ABC):
-    """One run: a model, its optimizer and how far it is. What a step learns from is a subclass's matter."""
+    """One run: a model, its optimizer and how far it is. A subclass says what a step learns from."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class Loop(ABC):
 
 
 class _Timer:
-    """Says when a number of seconds have passed since it last said so."""
+    """Tells when so many seconds have passed since it last told so."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()

@@ -44,8 +44,8 @@ def batch_at(sequences: Sequences, recipe: PretrainingRecipe, step: int) -> Ids:
     """The batch [B, S] of a step; an epoch visits all sequences in a new order, in whole batches.
 
     The first `short_tokens` come as more, shorter rows: among few positions attention soon finds out that
-    neighbours matter, where it can stay on a plateau for long otherwise (sequence length warm-up, Li et al.
-    2022, arXiv 2108.06084). The `last_short_tokens` come as short rows, too, each with its own first and last token,
+    neighbours matter. Otherwise it can stay on a plateau for long (sequence length warm-up, Li et al. 2022,
+    arXiv 2108.06084). The `last_short_tokens` come as short rows, too, each with its own first and last token,
     as a short text is laid out in fine-tuning; docs/pretraining.md has what was measured.
     """
     epoch, index = divmod(step, len(sequences) // recipe.batch_size)

@@ -19,20 +19,20 @@ _ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
     """`recipe.pieces` different pieces of the texts (all when there are fewer), in an order drawn by the seed.
 
-    A larger number only adds some at the end.
+    A larger `recipe.pieces` adds pieces at the end and changes none before.
 
     Raises:
-        PretrainingError: the texts have no piece, all of them being shorter than three words.
+        PretrainingError: the texts have no piece: all are shorter than three words.
     """
-    found = list(dict.fromkeys(piece for text in texts for piece in cut(text, recipe.longest_piece)))
-    if not found:
+    distinct = list(dict.fromkeys(piece for text in texts for piece in cut(text, recipe.longest_piece)))
+    if not distinct:
         raise PretrainingError(f"the texts have no sentence of {FEWEST_WORDS} words or more: add text")
-    order = np.random.default_rng(recipe.seed).permutation(len(found))
-    return [found[index] for index in order[: recipe.pieces]]
+    order = np.random.default_rng(recipe.seed).permutation(len(distinct))
+    return [distinct[index] for index in order[: recipe.pieces]]
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
-    """A document's sentences; one of more than `longest` words comes as the fewest parts, as equal as can be."""
+    """A document's sentences. One of more than `longest` words is cut into as few parts as possible, of nearly equal length."""
     for sentence in _ENDS.split(text):
         words = sentence.split()
         parts = -(-len(words) // longest)

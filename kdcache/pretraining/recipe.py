@@ -14,7 +14,7 @@ Family = Literal["bert", "roberta", "gpt2"]
 
 
 class Distillation(BaseModel):
-    """What follows language modelling: pieces of the texts, and how their embeddings are learned."""
+    """The second phase, after language modelling: which pieces of the texts, and how their embeddings are learned."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -88,7 +88,7 @@ class PretrainingRecipe(BaseModel):
         return self.batch_size * self.sequence_length
 
     def steps_for(self, tokens: int) -> int:
-        """The steps after which a run has seen `tokens`, the last step whole."""
+        """How many whole steps it takes to see at least `tokens`."""
         return -(-tokens // self.tokens_per_step)
 
     @property

@@ -54,9 +54,9 @@ def pretrain(
     """Train on `texts`, resuming what `work_dir` holds, and save model, tokenizer and card in `out_dir`.
 
     `corpus` and `command` are for the card: what the texts are, and how to run this again. A recipe with
-    `distillation` needs `teacher_dir`, the sentence encoder; with `start_dir`, a checkpoint, it begins there, and
-    language modelling is left out. `keep_at` are amounts of tokens at which language modelling leaves the model as it
-    is then in a folder of its own, see `kept_folder`.
+    `distillation` needs `teacher_dir`, the sentence encoder. With `start_dir`, a finished checkpoint, it begins there and
+    leaves language modelling out. `keep_at` are amounts of tokens: when language modelling has seen one, it
+    leaves the model of that moment in a folder of its own, see `kept_folder`.
 
     Raises:
         PretrainingError: texts, tokenizer, start, `keep_at` or the saved state do not fit the recipe, another run is
@@ -77,7 +77,7 @@ def pretrain(
 
 
 def kept_folder(out_dir: Path, tokens: int) -> Path:
-    """Where a run that ends in `out_dir` leaves what it was after `tokens`: beside it, `OUT-at-TOKENS`."""
+    """The folder of the model as it was after `tokens`: `OUT-at-TOKENS`, beside the run's own `out_dir`."""
     return out_dir.with_name(f"{out_dir.name}-at-{tokens}")
 
 
@@ -93,11 +93,11 @@ def _check_folders(recipe: PretrainingRecipe, start_dir: Path | None, teacher_di
     if start_dir is None:
         return
     config = read_config(start_dir)
-    found = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
-    if found != [recipe.family, recipe.layers, recipe.hidden]:
+    shape = [config.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")]
+    if shape != [recipe.family, recipe.layers, recipe.hidden]:
         raise PretrainingError(
             f"{start_dir}: expected the recipe's {recipe.family}, {recipe.layers} layers, hidden {recipe.hidden}; "
-            f"found {', '.join(map(str, found))}"
+            f"found {', '.join(map(str, shape))}"
         )
 
 
@@ -138,7 +138,7 @@ def _model_language(
 
 
 def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Path) -> list[tuple[int, Path]]:
-    """What a resumed run has not passed; what it has passed must be there, as it cannot be made any more."""
+    """The amounts that a resumed run has still before it. Those that it has passed must be there: they can't be made again."""
     for step, folder in kept:
         if step < at.step and not _is_there(folder, work_dir):
             raise PretrainingError(
@@ -149,7 +149,7 @@ def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Pat
 
 
 def _is_there(folder: Path, work_dir: Path) -> bool:
-    """Whether the folder is one that this run has left, and nobody has changed."""
+    """Whether this run has left the folder, and nobody has changed it since."""
     return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprints.of_weights(folder)
 
 
@@ -170,12 +170,12 @@ def _distil(
     card = read_card(start_dir)  # its lack shows before the work, not after it
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
     pieces = sample_pieces(texts, recipe.distillation)
-    wanted, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
+    embeddings, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
     identity = digest([recipe.distillation.model_dump_json(), fingerprints.of_weights(start_dir), key])
-    student = Student(start_dir, wanted.shape[1], recipe.distillation.seed)
+    student = Student(start_dir, embeddings.shape[1], recipe.distillation.seed)
     reader = copy.deepcopy(tokenizer)  # a tokenizer keeps, and saves, how it was last asked to truncate
     token_ids = reader(pieces, truncation=True, max_length=recipe.sequence_length)["input_ids"]
-    distiller = Distiller(recipe.distillation, student, token_ids, wanted, tokenizer.pad_token_id)
+    distiller = Distiller(recipe.distillation, student, token_ids, embeddings, tokenizer.pad_token_id)
     distiller.resume(work_dir / DISTILLATION_STATE, identity)
     distiller.run(work_dir / DISTILLATION_STATE, identity)
     save_checkpoint(student.encoder, tokenizer, out_dir)
@@ -199,7 +199,7 @@ def _exclusive(directory: Path) -> Iterator[None]:
 def _resumed(
     recipe: PretrainingRecipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, work_dir: Path
 ) -> tuple[Trainer, str]:
-    """The run's trainer, where its state says, and its identity: the recipe of its phase, but for `tokens`."""
+    """The run's trainer, as far as its state says, and the run's identity: the recipe of its phase without `tokens`."""
     sequences, key = prepare_sequences(recipe, tokenizer, texts, work_dir)
     identity = digest([recipe.model_dump_json(exclude={"tokens", "distillation"}), key])
     trainer = Trainer(recipe, tokenizer, sequences)

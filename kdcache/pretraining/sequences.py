@@ -38,10 +38,10 @@ def prepare_sequences(
 
 def digest(parts: Iterable[str]) -> str:
     """16 hex digits that name these strings in this order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(part.encode("utf-8", "surrogatepass") + b"\0")
-    return found.hexdigest()[:16]
+        digest.update(part.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def save_array(array: npt.NDArray[Any], path: Path) -> None:

@@ -42,7 +42,7 @@ def save_state(
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
-    """Fill model and optimizer from a state file and say how far it was; an error if it is another run's."""
+    """Fill model and optimizer from a state file; returns how far the run was. Another run's file is an error."""
     try:
         with safe_open(path, framework="pt") as state:
             metadata = state.metadata() or {}
@@ -55,10 +55,10 @@ def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, i
     return progress
 
 
-def _check_identity(path: Path, found: str, expected: str) -> None:
-    if found != expected:
+def _check_identity(path: Path, identity: str, expected: str) -> None:
+    if identity != expected:
         raise PretrainingError(
-            f"{path}: belongs to another run: expected recipe and texts {expected}, found {found}. "
+            f"{path}: belongs to another run: expected recipe and texts {expected}, found {identity}. "
             "Only `tokens` may change on resume: use another work directory, or delete this one to start again."
         )
 

@@ -13,7 +13,7 @@ def read_texts(files: Sequence[Path]) -> list[str]:
     """Documents that are not blank: the `text` of .parquet and .jsonl files, the lines of .txt files.
 
     Raises:
-        PretrainingError: a file is missing, of another kind, or has no texts where they should be.
+        PretrainingError: a file is missing, of another kind, or has no column or key `text`.
     """
     texts = [text for path in files for text in _read_file(path) if text.strip()]
     if not texts:

@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 
 def decay_start(recipe: PretrainingRecipe, resumed_at: int) -> int:
-    """The first step of the decay: `decay_fraction` before the end.
+    """The step at which the rate begins to fall, `decay_fraction` of the steps before the end.
 
-    A resumed run with a new target starts it no earlier than where it resumes, from the rate it had.
+    A resumed run with a new target begins the decay where it resumes at the earliest, from the rate it had there.
     """
     return max(recipe.steps - round(recipe.decay_fraction * recipe.steps), resumed_at)
 

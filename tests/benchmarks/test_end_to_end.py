@@ -19,7 +19,7 @@ WRITES_A_RESULT = """
 from pathlib import Path
 Path("metrics").mkdir(exist_ok=True)
 Path("metrics/trials.csv").write_text("seed,accuracy\\n0,0.5\\n1,0.25\\n")
-Path("metrics/cost.csv").write_text("kind,seconds\\nteacher,9\\ntrial,3\\ntrial,4\\n")
+Path("metrics/cost.csv").write_text("kind,seed,seconds\\nteacher,,100\\ntrial,0,3\\ntrial,1,4\\n")
 """
 
 
@@ -68,8 +68,10 @@ def test_one_run_is_of_a_fresh_clone(left: bool, tmp_path: Path, monkeypatch: py
     (project / "result.py").write_text(WRITES_A_RESULT, encoding="utf-8")
     (project / "params.yaml").write_text("seeds: [0]\n", encoding="utf-8")
     study.write_text("seeds: [0, 1]\n", encoding="utf-8")
-    outs = "[metrics/trials.csv: {cache: false}, metrics/cost.csv: {cache: false}]"
-    stage = f"{{cmd: {sys.executable} result.py, params: [seeds], outs: {outs}}}"
+    stage = (
+        f"{{cmd: {sys.executable} result.py, params: [seeds], "
+        "outs: [metrics/trials.csv: {cache: false}, metrics/cost.csv: {cache: false}]}"
+    )
     (project / "dvc.yaml").write_text(f"stages:\n  result: {stage}\n", encoding="utf-8")
     for command in (["git", "init"], ["dvc", "init"], ["git", "add", "."], [*GIT, "commit", "-m", "all"]):
         end_to_end.run_in(project, command)

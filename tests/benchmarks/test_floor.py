@@ -54,10 +54,9 @@ def test_a_step_is_profiled() -> None:
     from kdcache.modelling.building import build_model
     from kdcache.study import Student
 
-    folder = str(floor.ROOT / "data/models/bert-tiny")
-    student = Student(checkpoint=folder, learning_rate=1e-4, epochs=1, batch_size=2)
-    card, checkpoint, preprocessor = floor.headlines(student)
-    model = build_model(checkpoint, card, 0, preprocessor)
-    found = floor.step(model, student, floor.split_of(4, 6))
+    checkpoint = str(floor.ROOT / "data/models/bert-tiny")
+    student = Student(checkpoint=checkpoint, learning_rate=1e-4, epochs=1, batch_size=2)
+    card, start, preprocessor = floor.headlines(student)
+    found = floor.step(build_model(start, card, 0, preprocessor), student, floor.split_of(4, 6))
     assert found["step_ms"] > 0
     assert 0 < sum(found["profile"].values()) <= 101

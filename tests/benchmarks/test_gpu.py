@@ -117,7 +117,7 @@ def test_training_and_trials_for_real(
 
 
 def test_the_rest_for_real(tmp_path: Path) -> None:
-    """Cached and online KD of random models and writing, each with its page."""
+    """Cached and online KD of random models, and writing, each with its page."""
     found, page = gpu.of_the_cache(bench(tmp_path), epochs.measure)
     name = "bert-large's size -> bert-base's size"
     assert len(found["goals"]) == 4
