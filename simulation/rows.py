@@ -113,7 +113,7 @@ def pigeonhole(a: Right, b: Right, seeds: Array, rows: Array) -> tuple[float, fl
 
 
 def asked(mixture: Mixture) -> Question:
-    """The question that asks `answers` of so many studies. A thousand of them share one set of redrawn seeds and rows."""
+    """The question that asks `answers` of so many studies. A thousand share one set of redrawn seeds and rows."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         weights = redrawn(rng)

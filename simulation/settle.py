@@ -17,7 +17,7 @@ import numpy as np
 import scipy
 from tqdm import tqdm
 
-from kdcache.pretraining.card import machine
+from kdcache.system.devices import machine
 from kdcache.system.files import write_atomically
 from simulation import settle_page
 from simulation.montecarlo import SEED, Rate, rates

@@ -1,7 +1,7 @@
 """Asking the Hugging Face hub: with patience that ends, and failures that say what to do, in one line.
 
-The hub's client, `datasets` and the HTTP library below them raise dozens of errors, wrapped in one another. The cause at
-the bottom is what matters. No message has the access token in it.
+The hub's client, `datasets` and the HTTP library below them raise dozens of errors, wrapped in one another. The cause
+at the bottom is what matters. No message has the access token in it.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def write_logits(
     path = user_path(path)
     views = view_maker(path, augment, augment_column, augmentation)
     with _evaluating(model, device) as device:
-        collate = collate or default_collate(label)
+        collate = collate or default_collate(label if isinstance(label, str) else None)
         predictor = Predictor(path, _numbers_only(path, model), collate, batch_size, device, views)
         inputs = read_inputs(path, dataset, columns, label, row_hashes, lengths)
         first = predictor.first(inputs.splits)
@@ -381,9 +381,8 @@ def _real(path: Path, logits: Any) -> Any:
     if not hasattr(logits, "detach"):
         usable = kind is None or kind.kind in "fiub"
     else:
-        usable = str(logits.layout) == "torch.strided" and not (
-            kind.is_complex or logits.is_quantized or logits.is_meta
-        )
+        odd = logits.is_complex() or logits.is_quantized or logits.is_meta
+        usable = str(logits.layout) == "torch.strided" and not odd
     if not usable:
         what = f"{type(logits).__name__} of {kind}"
         raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {what}")

@@ -35,7 +35,9 @@ class Student(nn.Module):
     """
 
     def __init__(self, folder: Path, width: int, seed: int) -> None:
-        """Load the encoder from a checkpoint folder; weights that it lacks (at first the pooler's) are drawn from the seed.
+        """Load the encoder from a checkpoint folder; weights that it lacks are drawn from the seed.
+
+        At first those are the pooler's.
 
         Raises:
             ModelError, PretrainingError: the folder is no model, or no BERT.

@@ -32,7 +32,7 @@ def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
-    """A document's sentences. One of more than `longest` words is cut into as few parts as possible, of nearly equal length."""
+    """The sentences. One of more than `longest` words is cut into as few parts as can be, of nearly equal length."""
     for sentence in _ENDS.split(text):
         words = sentence.split()
         parts = -(-len(words) // longest)

@@ -54,8 +54,8 @@ def pretrain(
     """Train on `texts`, resuming what `work_dir` holds, and save model, tokenizer and card in `out_dir`.
 
     `corpus` and `command` are for the card: what the texts are, and how to run this again. A recipe with
-    `distillation` needs `teacher_dir`, the sentence encoder. With `start_dir`, a finished checkpoint, it begins there and
-    leaves language modelling out. `keep_at` are amounts of tokens: when language modelling has seen one, it
+    `distillation` needs `teacher_dir`, the sentence encoder. With `start_dir`, a finished checkpoint, it begins there
+    and leaves language modelling out. `keep_at` are amounts of tokens: when language modelling has seen one, it
     leaves the model of that moment in a folder of its own, see `kept_folder`.
 
     Raises:
@@ -138,7 +138,7 @@ def _model_language(
 
 
 def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Path) -> list[tuple[int, Path]]:
-    """The amounts that a resumed run has still before it. Those that it has passed must be there: they can't be made again."""
+    """The amounts that a resumed run has before it. Those that it passed must be there: they cannot be made again."""
     for step, folder in kept:
         if step < at.step and not _is_there(folder, work_dir):
             raise PretrainingError(
