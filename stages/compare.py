@@ -19,6 +19,7 @@ from kdcache.statistics import (
     compare_examples,
     headline,
     summarize,
+    tabulate_looks,
     tabulate_reliability,
 )
 from kdcache.study import Study, load_study
@@ -57,11 +58,12 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
     evaluation = Evaluation(study, data, results)
     examples = compare_examples(study, evaluation.outputs)  # the pass over all logits, so it comes first
     trials = trials_table(study, results, evaluation.scores)
-    comparisons = compare(trials, study)
+    comparisons, looks = compare(trials, study), tabulate_looks(trials, study)
     claims = summarize(trials, study, comparisons)
     tables = {
         "trials": trials,
         "comparisons": comparisons,
+        "looks": looks,
         "examples": examples,
         "calibration": compare_calibration(trials, study),
         "reliability": tabulate_reliability(study, evaluation.sureness),

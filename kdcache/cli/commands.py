@@ -56,12 +56,15 @@ def check(
         "students": len(study.students),
         "configurations": configurations,
         "seeds": len(study.seeds),
+        "looks": study.looks,
         "trials": configurations * len(study.seeds),
     }
     text = (
         "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
         "{configurations} configurations x {seeds} seeds = {trials} trials"
     )
+    if len(study.looks) > 1:
+        text += f" at most, judged after {', '.join(map(str, study.looks))} seeds"
     _print_json(counts) if as_json else typer.echo(text.format(**counts))
 
 
@@ -81,6 +84,25 @@ def repro(
     from kdcache.repro.driver import reproduce  # imports DVC
 
     raise typer.Exit(reproduce(targets or [], jobs, keep_going, allow_missing))
+
+
+@app.command()
+def settle(
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run next, and run nothing.")
+    ] = False,
+) -> None:
+    """Run a study to its end: look after look, more seeds only where a comparison is open, a report after each.
+
+    Ctrl-C keeps all that is finished; run it again to go on.
+    """
+    from kdcache.repro import settle as settling  # imports DVC
+
+    if dry_run:
+        typer.echo(settling.next_step(jobs))
+    else:
+        raise typer.Exit(settling.settle(jobs, typer.echo))
 
 
 @app.command()

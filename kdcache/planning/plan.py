@@ -244,9 +244,9 @@ class _Lookup:
     def _trials(self, name: str, student: Student) -> list[Run]:
         """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
         baseline = self.study.comparison.baseline
-        own = {seed: self._trial(name, student, baseline, seed) for seed in self.study.seeds}
-        others = [method for method in self.study.methods() if method != baseline]
-        pairs = [(method, seed) for method in others for seed in self.study.seeds]
+        seeds = {method: self.study.seeds_of(self.task, name, method) for method in self.study.methods()}
+        own = {seed: self._trial(name, student, baseline, seed) for seed in seeds.pop(baseline)}
+        pairs = [(method, seed) for method, of_method in seeds.items() for seed in of_method]
         return [
             *own.values(),
             *(self._trial(name, student, method, seed, own[seed]) for method, seed in pairs),

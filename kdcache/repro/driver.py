@@ -173,12 +173,9 @@ def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int
     from kdcache.study import load_study  # not before there is something to run
 
     study = load_study(params)
-    folders = {
-        Layout().configuration(task, student, regularizer).resolve()
-        for task, student, regularizer in study.configurations()
+    trials = {
+        Layout().configuration(*configuration).resolve(): len(study.seeds_of(*configuration))
+        for configuration in study.configurations()
     }
-    return {
-        stage: len(study.seeds)
-        for stage in stages
-        if folders & {out.resolve() for out in pipeline.outs[stage]}
-    }
+    outs = ((stage, out.resolve()) for stage in stages for out in pipeline.outs[stage])
+    return {stage: trials[out] for stage, out in outs if out in trials}

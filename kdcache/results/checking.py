@@ -7,7 +7,7 @@ the new ones. So parameters and identities are held against the study's before a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -35,7 +35,7 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
     Raises:
         ComparisonError: a result was made with other parameters, data, weights or code; names it and both values.
     """
-    for (task, student, regularizer, seed), result in zip(_grid(study), results, strict=True):
+    for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
         _check_names(folder, (task, student, regularizer, seed), result)
         _compare(f"{folder}: the student", result.params.get("student"), study.students[student])
@@ -44,13 +44,6 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
         record = layout.cache(task, teacher) / TEACHER
         _compare(f"{record}: the teacher", read_json(record).get("params"), study.teachers[teacher])
     _check_identities(study, layout, results)
-
-
-def _grid(study: Study) -> Iterator[Trial]:
-    """The study's trials, in the order of `read_trials`."""
-    for configuration in study.configurations():
-        for seed in study.seeds:
-            yield (*configuration, seed)
 
 
 def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:
@@ -77,7 +70,7 @@ def _compare(what: str, kept: Mapping[str, Any] | None, asked: Params) -> None:
 
 
 def _check_identities(study: Study, layout: Layout, results: Sequence[TrialResult]) -> None:
-    kept = dict(zip(_grid(study), results, strict=True))
+    kept = dict(zip(study.all_trials(), results, strict=True))
     planner = Planner(study, layout)
     for task, student, regularizer in study.configurations():
         if not _is_here(study.students[student]):

@@ -79,9 +79,10 @@ class Evaluation:
     def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
         """The outputs of one configuration's trials for every validation row, in the order of the prepared task."""
         opened, outputs = self._open(task), []
+        seeds = self._study.seeds_of(task, student, regularizer)
         labels = opened.rows[VALIDATION][1]
         sureness = np.zeros((3, ECE_BINS))
-        for seed in self._study.seeds:
+        for seed in seeds:
             logits = self._read(opened, (task, student, regularizer), seed)
             outputs.append(
                 logits[:, 0].astype(np.float64) if opened.card.regression else logits.argmax(axis=1)
@@ -92,7 +93,7 @@ class Evaluation:
         stacked = np.stack(outputs)
         if opened.card.classes == 2 and opened.card.positive_class == 0:
             labels, stacked = 1 - labels, 1 - stacked
-        return Outputs(tuple(self._study.seeds), labels, stacked)
+        return Outputs(tuple(seeds), labels, stacked)
 
     def scores(self, result: TrialResult) -> dict[str, float]:
         """A trial's scores; those on validation by the metrics' names, those on a further split `<metric>_<split>`."""

@@ -41,17 +41,17 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
         ResultsError: trials are missing (the first few are named), or a student began with different weights.
     """
     found, missing = [], []
-    for task, student, regularizer in study.configurations():
-        for seed in study.seeds:
-            folder = trial_folder(trials / task / student / regularizer, seed)
-            result = read_result(folder)
-            if result is None:
-                missing.append(str(folder))
-            else:
-                found.append(result)
+    for task, student, regularizer, seed in study.all_trials():
+        folder = trial_folder(trials / task / student / regularizer, seed)
+        result = read_result(folder)
+        if result is None:
+            missing.append(str(folder))
+        else:
+            found.append(result)
     if missing:
         listed = "\n".join(f"  {folder}" for folder in missing[:10])
-        raise ResultsError(f"{len(missing)} trials are missing (run `dvc repro`), the first are:\n{listed}")
+        run = "kdcache settle" if study.comparison.looks else "dvc repro"
+        raise ResultsError(f"{len(missing)} trials are missing (run `{run}`), the first are:\n{listed}")
     _check_starts(found)
     return found
 

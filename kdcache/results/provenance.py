@@ -26,6 +26,7 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - statistics: {library: version} that compared them, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
     - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
       there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
 
@@ -44,6 +45,7 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
         "tasks": {name: _task_facts(root, name) for name in study.tasks},
         **_adopted(results),
+        **({"declared": study.declarations} if len(study.declarations) > 1 else {}),
         "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
     }
 

@@ -23,6 +23,7 @@ from kdcache.results.schema import (
     CostRow,
     CurveRow,
     ExampleRow,
+    LookRow,
     ReliabilityRow,
     TrialRow,
     columns,
@@ -32,6 +33,7 @@ from kdcache.results.schema import (
 
 NEEDED: dict[str, type[Any]] = {"trials": TrialRow, "comparisons": ComparisonRow, "cost": CostRow}
 OPTIONAL: dict[str, type[Any]] = {
+    "looks": LookRow,
     "examples": ExampleRow,
     "calibration": CalibrationRow,
     "curves": CurveRow,
@@ -54,6 +56,7 @@ class Metrics:
     trials: pd.DataFrame
     comparisons: pd.DataFrame
     cost: pd.DataFrame
+    looks: pd.DataFrame
     examples: pd.DataFrame
     calibration: pd.DataFrame
     reliability: pd.DataFrame

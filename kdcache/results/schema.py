@@ -118,6 +118,44 @@ class ComparisonRow:
     seeds_equivalence: Count = None
     seeds_to_settle: Count = None
     settled_by: str = ""
+    look: Count = None
+    outcome: str = ""
+    stopped_by: str = ""
+    t_q: PValue = None
+    tost_q: PValue = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LookRow:
+    """looks.csv: one comparison at one look.
+
+    look: from 1; seeds: that were used, fewer than the look's where trials failed; share: of alpha; t_q, tost_q: the
+    p-values divided by it; chance: that the last look decides, given this one; outcome: a verdict, or `goes on`;
+    ci_low, ci_high: the repeated interval at 1 - alpha, valid at whatever look the comparison stops.
+    """
+
+    task: str
+    student: str
+    regularizer: str
+    look: int
+    seeds: int
+    difference: InPoints
+    sd: InPoints
+    t_p: PValue
+    tost_p: PValue
+    share: float
+    t_q: PValue
+    tost_q: PValue
+    t_q_corrected: PValue
+    tost_q_corrected: PValue
+    chance: PValue
+    outcome: str
+    ci_low: InPoints
+    ci_high: InPoints
+
+    @property
+    def name(self) -> tuple[str, str, str]:
+        return self.task, self.student, self.regularizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +298,7 @@ class InteractionRow:
     family_size: Count = None
     detectable: InPoints = None
     verdict: str = ""
+    look: Count = None
     note: str
 
 
@@ -292,6 +331,7 @@ class TeacherNeededRow:
     verdict: str = ""
     negligible: bool = False
     detectable: InPoints = None
+    look: Count = None
     note: str
 
 

@@ -18,7 +18,7 @@ from kdcache.statistics.interactions import compare_inits
 from kdcache.statistics.reliability import tabulate_reliability
 from kdcache.statistics.rowwise_table import compare_examples
 from kdcache.statistics.summaries import headline, summarize
-from kdcache.statistics.verdicts import compare, tabulate_scores
+from kdcache.statistics.verdicts import compare, tabulate_looks, tabulate_scores
 
 __all__ = [
     "almost_stochastic_order",
@@ -30,6 +30,7 @@ __all__ = [
     "compare_with_teacher_free",
     "headline",
     "summarize",
+    "tabulate_looks",
     "tabulate_reliability",
     "tabulate_scores",
 ]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,10 @@ from kdcache.results.schema import TeacherNeededRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics.evidence import Detectable, Evidence, Points, evidence_of
 from kdcache.statistics.families import correct_by_family, level
-from kdcache.statistics.verdicts import Cells, points_table, verdict
+from kdcache.statistics.judging import verdict
+from kdcache.statistics.replay import Name
+from kdcache.statistics.settling import Cells, design_of, first_seeds, looks_taken, stops_at
+from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study
 
 ALL = "all"
@@ -37,6 +40,7 @@ class _Contest:
     names: dict[str, Any]  # scope to margin, the columns of TeacherNeededRow that say what is compared
     taught: Points
     free: Points
+    needed: tuple[Name, ...]  # the configurations whose trials it takes
     note: str = ""
 
     @property
@@ -56,46 +60,84 @@ def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFram
 
     Numbers are those of `kdcache.statistics.compare`, with the teacher-free regularizer in the baseline's
     place; a pooled margin is the smallest of its tasks'. Empty without a KD or a teacher-free regularizer.
+
+    With looks, every row is tested at each look that all its trials allow, as in `interactions.compare_inits`.
     """
-    contests = list(_contests(_finite(points_table(trials, study)), study))
-    results = [_evidence(contest, study) for contest in contests]
-    families, method = [contest.family for contest in contests], study.comparison.correction
-    sizes = Counter(families)
-    t_corrected = correct_by_family([one.t_p for one, *_ in results], families, method)
-    tost_corrected = correct_by_family([one.tost_p for one, *_ in results], families, method)
+    points, design = points_table(trials, study), design_of(study)
+    at_looks = [
+        [
+            _evidence(contest, study, look)
+            for contest in _contests(_finite(first_seeds(points, study, look)), study)
+        ]
+        for look in range(1, len(design.looks) + 1)
+    ]
+    families = [one.contest.family for one in at_looks[0]]
+    sizes, judged = Counter(families), list[_Judged]()
+    for place, (first, family) in enumerate(zip(at_looks[0], families, strict=True)):
+        taken = looks_taken(study, (points[name] for name in first.contest.needed))
+        smallest = [rows[place].smallest_q for rows in at_looks]
+        look = stops_at(smallest[:taken], design.strictest(sizes[family]))
+        judged.append(at_looks[look - 1][place] if look else first.not_yet())
+    method = study.comparison.correction
+    t_corrected = correct_by_family([one.t_q for one in judged], families, method)
+    tost_corrected = correct_by_family([one.tost_q for one in judged], families, method)
     rows = (
-        _row(contest, *result, t_p, tost_p, sizes[contest.family], study)
-        for contest, result, t_p, tost_p in zip(contests, results, t_corrected, tost_corrected, strict=True)
+        _row(one, t_p, tost_p, sizes[one.contest.family], study)
+        for one, t_p, tost_p in zip(judged, t_corrected, tost_corrected, strict=True)
     )
     return tabulate(TeacherNeededRow, rows)
 
 
-def _evidence(contest: _Contest, study: Study) -> tuple[Evidence, Detectable, str]:
-    notes = [contest.note] if contest.note else []
-    confidence, margin = 1 - study.comparison.alpha, contest.names["margin"]
+@dataclass(frozen=True)
+class _Judged:
+    """A contest at one look, before any correction; the q are p divided by the look's share of alpha."""
+
+    contest: _Contest
+    evidence: Evidence
+    detectable: Detectable
+    note: str
+    look: int
+    share: float
+
+    @property
+    def t_q(self) -> float | None:
+        return self._q(self.evidence.t_p)
+
+    @property
+    def tost_q(self) -> float | None:
+        return self._q(self.evidence.tost_p)
+
+    @property
+    def smallest_q(self) -> float | None:
+        return min((q for q in (self.t_q, self.tost_q) if q is not None), default=None)
+
+    def _q(self, p: float | None) -> float | None:
+        return None if p is None else min(1.0, p / self.share)
+
+    def not_yet(self) -> _Judged:
+        """Not even the first look has all trials, so nothing is tested."""
+        return replace(self, evidence=replace(self.evidence, t_p=None, tost_p=None), look=0)
+
+
+def _evidence(contest: _Contest, study: Study, look: int) -> _Judged:
+    notes, share = [contest.note] if contest.note else [], design_of(study).shares[look - 1]
+    confidence, margin = 1 - study.comparison.alpha * share, contest.names["margin"]
     evidence, detectable = evidence_of(contest.taught, contest.free, margin, confidence, notes)
-    return evidence, detectable, "; ".join(notes)
+    return _Judged(contest, evidence, detectable, "; ".join(notes), look, share)
 
 
 def _row(
-    contest: _Contest,
-    evidence: Evidence,
-    detectable: Detectable,
-    note: str,
-    t_p: float | None,
-    tost_p: float | None,
-    family_size: int,
-    study: Study,
+    judged: _Judged, t_p: float | None, tost_p: float | None, family_size: int, study: Study
 ) -> TeacherNeededRow:
     """
     Args:
         t_p, tost_p: corrected.
         family_size: of the comparisons that were corrected together.
     """
-    alpha, correction = study.comparison.alpha, study.comparison.correction
+    alpha, correction, evidence = study.comparison.alpha, study.comparison.correction, judged.evidence
     word, negligible = verdict(evidence.difference, t_p, tost_p, alpha)
     return TeacherNeededRow(
-        **contest.names,
+        **judged.contest.names,
         seeds=evidence.seeds,
         paired=evidence.paired,
         mean=evidence.mean,
@@ -111,8 +153,9 @@ def _row(
         family_size=family_size,
         verdict=word,
         negligible=negligible,
-        detectable=detectable(level(alpha, family_size, correction)),
-        note=note,
+        detectable=judged.detectable(level(alpha * judged.share, family_size, correction)),
+        look=judged.look,
+        note=judged.note,
     )
 
 
@@ -123,7 +166,7 @@ def methods(study: Study) -> tuple[list[str], list[str]]:
     return taught, [name for name in others if name not in taught]
 
 
-def _finite(cells: Cells) -> Cells:
+def _finite(cells: Cells) -> dict[Name, Points]:
     return {
         cell: {seed: value for seed, value in points.items() if np.isfinite(value)}
         for cell, points in cells.items()
@@ -140,7 +183,8 @@ def _contests(cells: Cells, study: Study) -> Iterator[_Contest]:
         for kd in taught:
             for other in free:
                 names = _names([(task, student)], kd, study) | {"scope": "cell", "against": other}
-                yield _Contest(names, cells[task, student, kd], cells[task, student, other])
+                first, second = needed = (task, student, kd), (task, student, other)
+                yield _Contest(names, cells[first], cells[second], needed)
     inits = dict.fromkeys(study.students[student].init for _, student in pairs)
     for init in [ALL, *(inits if len(inits) > 1 else [])]:
         members = [pair for pair in pairs if init in (ALL, study.students[pair[1]].init)]
@@ -182,6 +226,7 @@ def _pool(cells: Cells, pairs: list[Pair], kd: str, free: list[str], names: dict
         names,
         taught={seed: _mean(cells, used, [kd], seed) for seed in shared},
         free={seed: _mean(cells, used, free, seed) for seed in shared},
+        needed=tuple((*pair, name) for pair in pairs for name in (kd, *free)),
         note=f"{left} of {len(pairs)} task x student pairs lack trials and are left out" if left else "",
     )
 

@@ -24,14 +24,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import interpolate, optimize, special
 
-from kdcache.errors import ComparisonError
+from kdcache.study.looks import check_steps
 
 Array: TypeAlias = NDArray[np.float64]
 Sides: TypeAlias = Literal[1, 2]
@@ -105,14 +104,6 @@ def nominal(
         levels.append(_spending(paths, n, share * level, sides))
         paths = _inside(paths, n, _bound(levels[-1], n, sides), sides)
     return tuple(levels)
-
-
-def check_steps(seeds: Sequence[int]) -> None:
-    """Refuse a single new seed: its V is -1 or 1 and has no density."""
-    if any(after - before < 2 for before, after in pairwise(seeds)):
-        raise ComparisonError(
-            f"exact boundaries need two or more new seeds at each look, found {list(seeds)}"
-        )
 
 
 def sequential(seeds: tuple[int, ...], shares: tuple[float, ...], look: int, p: Array, sides: Sides) -> Array:

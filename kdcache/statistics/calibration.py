@@ -18,7 +18,8 @@ from kdcache.results.schema import CalibrationRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics.evidence import Evidence, evidence_of, gain, scored
 from kdcache.statistics.families import correct_by_family, family_key
-from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe, verdict
+from kdcache.statistics.judging import verdict
+from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe
 from kdcache.study import Study
 
 METRICS = ("nll", "brier", "ece")
@@ -79,8 +80,12 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
 def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:
     notes: list[str] = []
     task, student, regularizer = cell
-    baseline = study.comparison.baseline
+    baseline, seeds = (
+        study.comparison.baseline,
+        study.seeds_of(*cell),
+    )  # with looks the baseline may have more
     scores = scored(table[cell], regularizer, notes)
-    base = scored(table[task, student, baseline], baseline, notes)
+    of_baseline = table[task, student, baseline]
+    base = scored({s: of_baseline[s] for s in seeds if s in of_baseline}, baseline, notes)
     evidence, _ = evidence_of(scores, base, None, 1 - study.comparison.alpha, notes)
     return {name: getattr(evidence, name) for name in SHARED} | {"note": "; ".join(notes)}

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import pandas as pd
 
 from kdcache.statistics import wording
-from kdcache.statistics.verdicts import VERDICTS
+from kdcache.statistics.judging import VERDICTS
 
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 Numbers: TypeAlias = Mapping[str, Any]  # a claim's, or a row's of summary.json

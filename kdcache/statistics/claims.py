@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdcache.results.writing import as_written
@@ -12,7 +13,8 @@ from kdcache.statistics.against_teacher_free import methods
 from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct
 from kdcache.statistics.interactions import ALL
-from kdcache.statistics.verdicts import VERDICTS
+from kdcache.statistics.judging import VERDICTS
+from kdcache.statistics.settling import design_of
 from kdcache.study import Study
 
 
@@ -40,17 +42,19 @@ def judge_claims(
 def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """Pretrained: no regularizer changes the score by the margin or more.
 
-    Supported when every comparison is within the margin. That is an intersection-union test: all the TOSTs
-    must reject at alpha, so together they need no correction (Berger 1982); the corrected ones of the table
-    are used all the same, so that the claim never says more than its rows. Contradicted when a
-    minimum-effect test (H0: |difference| <= margin), corrected over the claim, rejects for any.
+    Supported when every comparison's equivalence test rejects at alpha, without any correction. If the claim is
+    false, some true difference is the margin or more, and that one's test rejects with a chance of at most alpha;
+    so do all of them together. (The rows of the table are corrected, so it can hold where not each of them says
+    equivalent.) Contradicted when a minimum-effect test (H0: |difference| <= margin), corrected over the claim,
+    rejects for any.
     """
     alpha = study.comparison.alpha
-    within = rows["tost_p_corrected"].astype(float) <= alpha
-    beyond = sum(p <= alpha for p in _corrected(rows["beyond_p"].tolist(), study))
+    every = (rows["tost_q"].astype(float) <= alpha).all()
+    within = np.full(len(rows), every) | (rows["tost_p_corrected"].astype(float) <= alpha)
+    beyond = sum(p <= alpha for p in _corrected(_beyond_q(rows, study), study))
     return {
         "id": "pretrained_within_margin",
-        "verdict": "contradicted" if beyond else "supported" if within.all() else "inconclusive",
+        "verdict": "contradicted" if beyond else "supported" if every else "inconclusive",
         "comparisons": len(rows),
         "within_margin": int(within.sum()),
         "beyond_margin": int(beyond),
@@ -65,7 +69,7 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     Contradicted when every comparison is shown to be worse or within the margin.
     """
     alpha = study.comparison.alpha
-    corrected = _corrected(rows["t_p"].tolist(), study)
+    corrected = _corrected(rows["t_q"], study)
     better = sum(
         p <= alpha and gain(metric, difference) > 0
         for p, metric, difference in zip(corrected, rows["metric"], rows["difference"], strict=True)
@@ -92,6 +96,7 @@ def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
         "id": "interaction",
         "verdict": row["verdict"],
         **{name: row[name] for name in numbers},
+        "look": row["look"],
         "pairs": as_written(per_pair[shown]),
         "per_regularizer_supported": _supported(interactions),
         "note": row["note"],
@@ -120,14 +125,22 @@ def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
         "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
         "comparisons": len(cells),
         **{word: int((cells["verdict"] == word).sum()) for word in VERDICTS},
+        "look": int(pooled["look"].min()),
         "teacher_free": methods(study)[1],
         **_extremes(cells),
     }
 
 
-def _corrected(p_values: Sequence[Any], study: Study) -> list[float]:
-    """Over the whole claim, whatever the table's families; what could not be tested counts as p = 1."""
-    filled = [1.0 if pd.isna(p) else float(p) for p in p_values]
+def _beyond_q(rows: pd.DataFrame, study: Study) -> list[float | None]:
+    """beyond_p divided by the share of alpha of the look that it is from."""
+    shares = design_of(study).shares
+    pairs = zip(rows["beyond_p"], rows["look"], strict=True)
+    return [None if pd.isna(p) or pd.isna(look) else min(1.0, p / shares[int(look) - 1]) for p, look in pairs]
+
+
+def _corrected(q: Iterable[Any], study: Study) -> list[float]:
+    """Over the whole claim, whatever the table's families; what could not be tested counts as 1."""
+    filled = [1.0 if pd.isna(value) else float(value) for value in q]
     return [float(p) for p in correct(filled, study.comparison.correction)]
 
 

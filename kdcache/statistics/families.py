@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kdcache.errors import ComparisonError
+from kdcache.study.looks import Correction
 
-Correction: TypeAlias = Literal["holm", "bonferroni", "fdr_bh", "none"]
 Family: TypeAlias = Literal["student", "task", "study"]
 
 

@@ -10,7 +10,7 @@ for two students of one architecture (same checkpoint and layers), tested agains
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,11 @@ import pandas as pd
 from kdcache.results.schema import InteractionRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics import power, significance
-from kdcache.statistics.evidence import gain
+from kdcache.statistics.evidence import Points, gain
 from kdcache.statistics.families import correct_by_family, family_key, level
-from kdcache.statistics.verdicts import Cells, points_table
+from kdcache.statistics.replay import Name
+from kdcache.statistics.settling import design_of, first_seeds, looks_taken, stops_at
+from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study
 
 ALL = "all"  # the mean over regularizers, or the pool of pairs
@@ -45,17 +47,48 @@ def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     spread). Corrected over the regularizers by `comparison.family` (pooled rows: together); `all` is one
     claim of its own. detectable: the interaction that this one-sided test finds with 80% power. verdict:
     `supported` when p_corrected <= alpha, else `inconclusive`.
+
+    With looks, every row is tested at each look that all its trials allow: at a look p is divided by the look's share
+    of alpha before it is corrected, and intervals are repeated ones. A row shows the first look that rejects whatever
+    the rest of its family shows, else the last (`look`, from 1; 0 where not even the first has its trials).
     """
-    cells = points_table(trials, study)
+    cells, design = points_table(trials, study), design_of(study)
+    at_looks = [
+        _rows(first_seeds(cells, study, look), study, look) for look in range(1, len(design.looks) + 1)
+    ]
+    keys = [_key(row, study) for row in at_looks[0]]
+    chosen = []
+    for place, (row, key) in enumerate(zip(at_looks[0], keys, strict=True)):
+        taken = looks_taken(study, (cells[name] for name in _configurations_of(row, study)))
+        q_of = [_q(rows[place], share) for rows, share in zip(at_looks, design.shares, strict=True)]
+        look = stops_at(q_of[:taken], design.strictest(keys.count(key)))
+        chosen.append(replace(at_looks[look - 1][place], look=look) if look else replace(row, p=None, look=0))
+    return tabulate(InteractionRow, _judged(chosen, keys, study))
+
+
+def _rows(cells: Mapping[Name, Points], study: Study, look: int) -> list[InteractionRow]:
+    """Before any correction."""
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     rows: list[InteractionRow] = []
     for pair in pairs(study):
         of_pair = {name: _by_seed(cells, pair, name, study) for name in methods}
-        rows += [_pair_row(pair, name, gains, study) for name, gains in of_pair.items()]
+        rows += [_pair_row(pair, name, gains, study, look) for name, gains in of_pair.items()]
         if methods:
-            rows.append(_pair_row(pair, ALL, _mean_gains(list(of_pair.values())), study))
-    rows += [_pooled_row(name, rows, study) for name in ([*methods, ALL] if rows else [])]
-    return tabulate(InteractionRow, _judged(rows, study))
+            rows.append(_pair_row(pair, ALL, _mean_gains(list(of_pair.values())), study, look))
+    return rows + [_pooled_row(name, rows, study, look) for name in ([*methods, ALL] if rows else [])]
+
+
+def _configurations_of(row: InteractionRow, study: Study) -> Iterator[Name]:
+    """The configurations whose trials a row is about."""
+    of_row = pairs(study) if row.scope == "pooled" else [(row.task, row.scratch, row.pretrained)]
+    baseline = study.comparison.baseline
+    names = study.methods() if row.regularizer == ALL else (row.regularizer, baseline)
+    for task, *students in of_row:
+        yield from ((task, student, name) for student in students for name in names)
+
+
+def _q(row: InteractionRow, share: float) -> float | None:
+    return None if row.p is None else min(1.0, row.p / share)
 
 
 def pairs(study: Study) -> Iterator[Pair]:
@@ -72,7 +105,7 @@ def pairs(study: Study) -> Iterator[Pair]:
 Gains = dict[int, tuple[float, float]]  # seed -> (gain from scratch, gain when pretrained), points
 
 
-def _by_seed(cells: Cells, pair: Pair, name: str, study: Study) -> Gains:
+def _by_seed(cells: Mapping[Name, Points], pair: Pair, name: str, study: Study) -> Gains:
     """The two gains of every seed that has all four scores."""
     task, scratch, pretrained = pair
     metric = study.tasks[task].metrics[0]
@@ -88,11 +121,12 @@ def _mean_gains(of_methods: list[Gains]) -> Gains:
     return {s: (float(pair[0]), float(pair[1])) for s, pair in means.items()}
 
 
-def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> InteractionRow:
+def _pair_row(pair: Pair, name: str, gains: Gains, study: Study, look: int) -> InteractionRow:
     task, scratch, pretrained = pair
     student = study.students[scratch]
-    missing = len(study.seeds) - len(gains)
-    note = f"{missing} of {len(study.seeds)} seeds lack one of the four trials" if missing else ""
+    seeds = study.looks[look - 1]
+    missing = seeds - len(gains)
+    note = f"{missing} of {seeds} seeds lack one of the four trials" if missing else ""
     return InteractionRow(
         scope="pair",
         task=task,
@@ -103,11 +137,11 @@ def _pair_row(pair: Pair, name: str, gains: Gains, study: Study) -> InteractionR
         regularizer=name,
         metric=study.tasks[task].metrics[0],
         unit="seeds",
-        **_tested(list(gains.values()), study.comparison.alpha, note),
+        **_tested(list(gains.values()), _level(study, look), note),
     )
 
 
-def _pooled_row(name: str, rows: list[InteractionRow], study: Study) -> InteractionRow:
+def _pooled_row(name: str, rows: list[InteractionRow], study: Study, look: int) -> InteractionRow:
     members = [row for row in rows if row.scope == "pair" and row.regularizer == name and row.n]
     metrics = sorted({row.metric for row in members})
     values = [
@@ -125,8 +159,13 @@ def _pooled_row(name: str, rows: list[InteractionRow], study: Study) -> Interact
         regularizer=name,
         metric="/".join(metrics),
         unit="pairs",
-        **_tested(values, study.comparison.alpha, _pooled_note(members)),
+        **_tested(values, _level(study, look), _pooled_note(members)),
     )
+
+
+def _level(study: Study, look: int) -> float:
+    """What a look has of alpha."""
+    return study.comparison.alpha * design_of(study).shares[look - 1]
 
 
 def _pooled_note(members: list[InteractionRow]) -> str:
@@ -162,15 +201,16 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
     return {"n": len(gains), "gain_scratch": means[0], "gain_pretrained": means[1], **result, "note": note}
 
 
-def _judged(rows: list[InteractionRow], study: Study) -> list[InteractionRow]:
+def _judged(rows: list[InteractionRow], keys: list[tuple[str, ...]], study: Study) -> list[InteractionRow]:
     """Corrected over the families, with the verdicts."""
-    comparison = study.comparison
-    keys = [_key(row, study) for row in rows]
-    corrected = correct_by_family([row.p for row in rows], keys, comparison.correction)
+    comparison, shares = study.comparison, design_of(study).shares
+    q = [_q(row, shares[(row.look or 1) - 1]) for row in rows]
+    corrected = correct_by_family(q, keys, comparison.correction)
     judged = []
     for row, key, p in zip(rows, keys, corrected, strict=True):
         size = keys.count(key)
-        detectable = _detectable(row, level(comparison.alpha, size, comparison.correction))
+        at = level(_level(study, row.look or 1), size, comparison.correction)
+        detectable = _detectable(row, at)
         word = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
         judged.append(replace(row, p_corrected=p, family_size=size, detectable=detectable, verdict=word))
     return judged

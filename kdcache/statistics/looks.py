@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,13 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from kdcache.errors import ComparisonError
 from kdcache.statistics import boundaries
 from kdcache.statistics.boundaries import Sides
-from kdcache.statistics.families import Correction, level
-
-Spend: TypeAlias = Literal["linear", "late"] | Sequence[float]
-
-LAST = 0.65  # of alpha, which `late` leaves for the last look
-MOST_SPLIT = 5  # looks: with more, dividing loses too much against exact boundaries
-ROUNDING = 1e-9
+from kdcache.statistics.families import level
+from kdcache.study.looks import Correction, Spend, check_declared, shares_of
 
 
 @dataclass(frozen=True)
@@ -53,27 +46,12 @@ class Design:
     exact: bool = False
 
     def __post_init__(self) -> None:
-        _check_looks(self.looks)
-        _check_shares(self.shares, self.looks)
+        check_declared(self.looks, self.shares, self.correction, self.exact)
         if not 0 < self.alpha < 0.5:
             raise ComparisonError(f"alpha must lie between 0 and 0.5, found {self.alpha}")
         if not 0 <= self.stop_hopeless < 1:
             raise ComparisonError(
                 f"stop_hopeless must be a chance in 0..1 (0: never), found {self.stop_hopeless}"
-            )
-        if self.correction == "fdr_bh" and not self.fixed:
-            raise ComparisonError(
-                "fdr_bh does not keep its promise with several looks: a family that stops early has fewer "
-                "rejections, of which more may be false; declare correction: holm or bonferroni"
-            )
-        self._check_boundaries()
-
-    def _check_boundaries(self) -> None:
-        if self.exact:
-            boundaries.check_steps(self.looks)
-        elif len(self.looks) > MOST_SPLIT:
-            raise ComparisonError(
-                f"{len(self.looks)} looks: with more than {MOST_SPLIT}, declare exact boundaries or fewer looks"
             )
 
     @classmethod
@@ -111,40 +89,3 @@ class Design:
     def strictest(self, size: int) -> float:
         """The level at which one of a family of `size` is rejected whatever the others show."""
         return level(self.alpha, size, self.correction)
-
-
-def shares_of(spend: Spend, looks: Sequence[int]) -> tuple[float, ...]:
-    """Each look's share of alpha.
-
-    linear: its new seeds over all seeds. late: 0.65 for the last look; the others have the rest in proportion to
-    their seeds (5, 10, 20, 40: 0.05, 0.10, 0.20, 0.65). Or the shares themselves.
-    """
-    _check_looks(tuple(looks))
-    if spend == "linear":
-        return tuple(
-            new / looks[-1] for new in (looks[0], *(after - before for before, after in pairwise(looks)))
-        )
-    if spend == "late":
-        early = looks[:-1]
-        return (*((1 - LAST) * n / sum(early) for n in early), LAST) if early else (1.0,)
-    if isinstance(spend, str):
-        raise ComparisonError(f"spend must be linear, late or a list of shares, found {spend!r}")
-    return tuple(map(float, spend))
-
-
-def _check_looks(looks: tuple[int, ...]) -> None:
-    if not looks or looks[0] < 2:
-        raise ComparisonError(f"looks must be numbers of seeds, the first 2 or more, found {list(looks)}")
-    if any(after <= before for before, after in pairwise(looks)):
-        raise ComparisonError(f"looks must increase, each by the seeds that are new, found {list(looks)}")
-
-
-def _check_shares(shares: tuple[float, ...], looks: tuple[int, ...]) -> None:
-    if len(shares) != len(looks):
-        raise ComparisonError(f"{len(looks)} looks need as many shares of alpha, found {list(shares)}")
-    if not min(shares) > 0:
-        raise ComparisonError(f"every look needs a share of alpha above 0, found {list(shares)}")
-    if sum(shares) > 1 + ROUNDING:
-        raise ComparisonError(
-            f"the shares of alpha must sum to 1 at most, found {list(shares)}: {sum(shares):g}"
-        )

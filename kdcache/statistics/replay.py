@@ -16,12 +16,13 @@ from typing import Literal, TypeAlias
 from scipy import special
 
 from kdcache.errors import ComparisonError
+from kdcache.results.schema import LookRow
 from kdcache.statistics import power, significance
 from kdcache.statistics.boundaries import Sides
 from kdcache.statistics.evidence import Evidence, Points, gain, mean_sd
 from kdcache.statistics.families import correct_by_family
+from kdcache.statistics.judging import to_settle, verdict
 from kdcache.statistics.looks import Design
-from kdcache.statistics.verdicts import to_settle, verdict
 
 Name: TypeAlias = tuple[str, str, str]  # task, student, regularizer
 StoppedBy: TypeAlias = Literal["difference", "equivalence", "maximum", "hopeless", ""]
@@ -45,39 +46,6 @@ class Comparison:
     margin: float
     points: Points
     baseline: Points
-
-    @property
-    def name(self) -> Name:
-        return self.task, self.student, self.regularizer
-
-
-@dataclass(frozen=True)
-class LookRow:
-    """One comparison at one look: a line of looks.csv. Points; `None`: not estimable, or not tested.
-
-    look: from 1; seeds: that were used, fewer than the look's where trials failed; share: of alpha; ci_low, ci_high:
-    the repeated interval at 1 - alpha, valid at whatever look the comparison stops, for this comparison alone;
-    chance: that the last look decides it, given this one; outcome: a verdict, or `goes on`.
-    """
-
-    task: str
-    student: str
-    regularizer: str
-    look: int
-    seeds: int
-    difference: float | None
-    sd: float | None
-    t_p: float | None
-    tost_p: float | None
-    share: float
-    t_q: float | None
-    tost_q: float | None
-    t_q_corrected: float | None
-    tost_q_corrected: float | None
-    chance: float | None
-    outcome: str
-    ci_low: float | None
-    ci_high: float | None
 
     @property
     def name(self) -> Name:
@@ -266,11 +234,27 @@ def _told(
     """The row of the look, and the outcome."""
     comparison, evidence = one.comparison, one.evidence
     outcome = _outcome(design, look, one, corrected, size)
+    t_q_corrected, tost_q_corrected = corrected
     row = LookRow(
-        *comparison.name, look, evidence.seeds, evidence.difference, _sd(evidence), evidence.t_p, evidence.tost_p,
-        design.shares[look - 1], one.t_q, one.tost_q, *corrected, one.chance,
-        outcome.verdict, evidence.ci_low, evidence.ci_high,
-    )  # fmt: skip
+        task=comparison.task,
+        student=comparison.student,
+        regularizer=comparison.regularizer,
+        look=look,
+        seeds=evidence.seeds,
+        difference=evidence.difference,
+        sd=_sd(evidence),
+        t_p=evidence.t_p,
+        tost_p=evidence.tost_p,
+        share=design.shares[look - 1],
+        t_q=one.t_q,
+        tost_q=one.tost_q,
+        t_q_corrected=t_q_corrected,
+        tost_q_corrected=tost_q_corrected,
+        chance=one.chance,
+        outcome=outcome.verdict,
+        ci_low=evidence.ci_low,
+        ci_high=evidence.ci_high,
+    )
     return row, replace(outcome, gain=_gain(one), last=row)
 
 

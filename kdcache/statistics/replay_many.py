@@ -17,8 +17,9 @@ from scipy import special
 
 from kdcache.statistics import significance
 from kdcache.statistics.boundaries import Sides
-from kdcache.statistics.families import Correction, correct
+from kdcache.statistics.families import correct
 from kdcache.statistics.looks import Design
+from kdcache.study.looks import Correction
 
 Array: TypeAlias = NDArray[np.float64]
 Mask: TypeAlias = NDArray[np.bool_]

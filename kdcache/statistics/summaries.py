@@ -11,10 +11,11 @@ from kdcache.statistics import power
 from kdcache.statistics.against_teacher_free import compare_with_teacher_free
 from kdcache.statistics.claim_words import ClaimRows, put_into_words
 from kdcache.statistics.claims import judge_claims
-from kdcache.statistics.families import level
 from kdcache.statistics.interactions import compare_inits
+from kdcache.statistics.judging import VERDICTS
+from kdcache.statistics.settling import design_of
 from kdcache.statistics.significance import sign_flip_floor
-from kdcache.statistics.verdicts import VERDICTS, compare, points_table, tabulate_scores
+from kdcache.statistics.verdicts import compare, points_table, tabulate_scores
 from kdcache.study import Study
 
 FORMAT = 1
@@ -26,9 +27,11 @@ def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | No
     Layout, format 1; numbers that could not be estimated are null; differences in points:
 
     - format: 1
-    - study: seeds (list), trials {found, expected}, tasks {name: {metric, margin}}, students, regularizers
+    - study: seeds (list), looks (numbers of seeds; one: all at once), trials {found, expected},
+     , tasks {name: {metric, margin}}, students, regularizers
       (lists of names, the baseline included), comparisons (how many)
-    - decided: baseline, alpha, confidence, power, margin {metric: points}, correction, family
+    - decided: baseline, alpha, confidence, power, margin {metric: points}, correction, family; with looks also shares
+      (of alpha, one a look), boundaries, stop_hopeless, settle
     - design: what this many seeds can show, in sd of the matched differences: seeds, family_size (the
       largest), detectable_sd (one test at alpha), detectable_sd_corrected (at the family's strictest
       level), tost_margin_sd, tost_margin_sd_corrected (margin for which TOST shows no true difference with
@@ -100,7 +103,8 @@ def _study_facts(trials: pd.DataFrame, study: Study, comparisons: int) -> dict[s
     margins = study.comparison.margin
     return {
         "seeds": list(study.seeds),
-        "trials": {"found": sum(map(len, cells.values())), "expected": len(cells) * len(study.seeds)},
+        "looks": study.looks,
+        "trials": {"found": sum(map(len, cells.values())), "expected": len(list(study.all_trials()))},
         "tasks": {
             name: {"metric": task.metrics[0], "margin": margins[task.metrics[0]]}
             for name, task in study.tasks.items()
@@ -121,14 +125,27 @@ def _decided(study: Study) -> dict[str, Any]:
         "margin": dict(comparison.margin),
         "correction": comparison.correction,
         "family": comparison.family,
+        **(_of_looks(study) if comparison.looks else {}),
+    }
+
+
+def _of_looks(study: Study) -> dict[str, Any]:
+    comparison = study.comparison
+    return {
+        "shares": list(design_of(study).shares),
+        "boundaries": comparison.boundaries,
+        "stop_hopeless": comparison.stop_hopeless,
+        "settle": comparison.settle,
     }
 
 
 def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
-    """What this number of seeds can show at all; see `summarize`."""
-    n, comparison = len(study.seeds), study.comparison
+    """What all seeds can show, at the last look; see `summarize`."""
+    n, design, last = len(study.seeds), design_of(study), len(study.looks)
     size = int(compared["family_size"].max()) if len(compared) else 1
-    strict = level(comparison.alpha, size, comparison.correction)
+    two, one = (
+        [design.nominal(last, at, sides) for at in (design.alpha, design.strictest(size))] for sides in (2, 1)
+    )
     facts: dict[str, Any] = {"seeds": n, "family_size": size}
     if n < 2:
         return facts | dict.fromkeys(
@@ -141,10 +158,10 @@ def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
             )
         )
     return facts | {
-        "detectable_sd": power.detectable_difference(n, 1.0, comparison.alpha),
-        "detectable_sd_corrected": power.detectable_difference(n, 1.0, strict),
-        "tost_margin_sd": power.tost_detectable_margin(n, 1.0, comparison.alpha),
-        "tost_margin_sd_corrected": power.tost_detectable_margin(n, 1.0, strict),
+        "detectable_sd": power.detectable_difference(n, 1.0, two[0]),
+        "detectable_sd_corrected": power.detectable_difference(n, 1.0, two[1]),
+        "tost_margin_sd": power.tost_detectable_margin(n, 1.0, one[0]),
+        "tost_margin_sd_corrected": power.tost_detectable_margin(n, 1.0, one[1]),
         "sign_flip_floor": sign_flip_floor(n),
     }
 

@@ -8,34 +8,31 @@ of the task's first metric, in points (100 x fraction), matched by seed.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 import pandas as pd
 
 from kdcache.errors import ComparisonError
-from kdcache.results.schema import ComparisonRow
+from kdcache.results.schema import ComparisonRow, LookRow
 from kdcache.results.writing import tabulate
-from kdcache.statistics import power
 from kdcache.statistics.evidence import (
     LOWER_IS_BETTER,
     Detectable,
     Evidence,
     Points,
     evidence_of,
-    gain,
     mean_sd,
     scored,
 )
-from kdcache.statistics.families import correct_by_family, family_key, level
+from kdcache.statistics.families import family_key
+from kdcache.statistics.judging import to_settle
+from kdcache.statistics.replay import TOLD, Outcome
+from kdcache.statistics.settling import StudyReplay, design_of, first_seeds, replay_study
 from kdcache.study import Study
 
 Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
-Verdict: TypeAlias = Literal["better", "worse", "equivalent", "inconclusive"]
-VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "inconclusive")
-
 KEYS = ("task", "student", "regularizer", "seed")
 
 
@@ -45,10 +42,13 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     Columns (a blank number could not be estimated, and `note` says why):
 
     - task, student, family, init, teacher (blank unless its logits are used), regularizer, metric, baseline
-    - seeds: how many of the configuration's the comparison uses; paired: whether they are matched
-    - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha)
+    - seeds: how many of the configuration's the comparison uses; paired: whether they are matched. With looks, those
+      of the look at which it was judged last (`look`, from 1)
+    - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha;
+      with looks the repeated interval, valid at whatever look the comparison stops)
     - t_p: the test the verdict uses: paired t, or Welch where paired is False, or the exact permutation test
-      where the scores have no spread; t_p_corrected: over the declared family
+      where the scores have no spread; t_p_corrected: over the declared family, with
+      looks of t_q, t_p divided by the look's share of alpha
     - welch_p, permutation_p (exact) and the smallest value that it can have, permutation_floor
     - hedges_g: g_av for matched seeds, g_s otherwise
     - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
@@ -60,6 +60,8 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
       with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
       be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
       settled_by: difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
+    - outcome: the verdict with its reason where there is none, see `replay.Outcome`; stopped_by: difference,
+      equivalence, maximum or hopeless; t_q, tost_q: as in looks.csv
 
     Args:
         trials: trials.csv: task, student, regularizer, seed and a column of fractions per metric.
@@ -68,20 +70,19 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
         ComparisonError: no trials at all, a missing column, a trial listed twice, a score outside -1..1.
     """
     points, families = points_table(trials, study), _model_families(trials)
-    found = [
-        _compare_cell(cell, points, study)
-        for cell in study.configurations()
-        if cell[2] != study.comparison.baseline
-    ]
-    keys = [family_key(study.comparison.family, *one.cell[:2]) for one in found]
-    method, sizes = study.comparison.correction, Counter(keys)
-    t_corrected = correct_by_family([one.evidence.t_p for one in found], keys, method)
-    tost_corrected = correct_by_family([one.evidence.tost_p for one in found], keys, method)
+    replayed = replay_study(points, study)
     rows = (
-        _row(one, families.get(one.cell[1], ""), sizes[key], t_p, tost_p, study)
-        for one, key, t_p, tost_p in zip(found, keys, t_corrected, tost_corrected, strict=True)
+        _row(_compare_cell(outcome, points, study), outcome, families.get(name[1], ""), replayed, study)
+        for name, outcome in replayed.outcomes.items()
     )
-    return tabulate(ComparisonRow, rows)
+    order = {name: place for place, name in enumerate(study.configurations())}
+    in_order = sorted(rows, key=lambda row: order[row.task, row.student, row.regularizer])
+    return tabulate(ComparisonRow, in_order)
+
+
+def tabulate_looks(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """looks.csv: what every look showed of every comparison that was open at it; a fixed design has one look."""
+    return tabulate(LookRow, replay_study(points_table(trials, study), study).rows)
 
 
 def _model_families(trials: pd.DataFrame) -> dict[str, str]:
@@ -140,68 +141,39 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
 class _Compared:
     """A configuration against the baseline before any correction, and how to compute what it could detect."""
 
-    cell: tuple[str, str, str]
     evidence: Evidence
     detectable: Detectable
     note: str
 
 
-def _compare_cell(cell: tuple[str, str, str], table: Cells, study: Study) -> _Compared:
-    task, student, regularizer = cell
-    notes: list[str] = []
-    baseline = study.comparison.baseline
-    points = scored(table[cell], regularizer, notes)
+def _compare_cell(outcome: Outcome, table: Cells, study: Study) -> _Compared:
+    """On the seeds of the look at which the comparison was judged last, or of the one that it waits for."""
+    task, student, regularizer = outcome.name
+    baseline, design, notes = study.comparison.baseline, design_of(study), list[str]()
+    look = outcome.last.look if outcome.last else outcome.look
+    table = first_seeds(
+        {name: table[name] for name in (outcome.name, (task, student, baseline))}, study, look
+    )
+    points = scored(table[outcome.name], regularizer, notes)
     base = scored(table[task, student, baseline], baseline, notes)
     margin = study.comparison.margin[study.tasks[task].metrics[0]]
-    evidence, detectable = evidence_of(points, base, margin, 1 - study.comparison.alpha, notes)
-    return _Compared(cell, evidence, detectable, "; ".join(notes))
-
-
-def verdict(
-    difference: float | None, t_p: float | None, tost_p: float | None, alpha: float
-) -> tuple[Verdict, bool]:
-    """The verdict and whether a significant difference is negligible, from corrected p-values.
-
-    `difference` is a gain: positive is better (see `evidence.gain`).
-    """
-    within = tost_p is not None and tost_p <= alpha
-    if difference is not None and t_p is not None and t_p <= alpha:
-        return ("better" if difference > 0 else "worse"), within
-    return ("equivalent" if within else "inconclusive"), False
-
-
-def to_settle(evidence: Evidence, margin: float, at: float) -> dict[str, Any]:
-    """How many seeds would settle a comparison either way, at the level `at`; the last columns of `compare`."""
-    spread = evidence.spread
-    if spread is None or evidence.difference is None:
-        return {}
-    difference = power.seeds_to_find(evidence.difference, spread, at)
-    equivalence = power.seeds_to_equate(evidence.difference, spread, margin, at)
-    ways = {"difference": difference, "equivalence": equivalence}
-    known = {way: seeds for way, seeds in ways.items() if seeds is not None}
-    by = min(known, key=lambda way: known[way], default=f"more than {power.MOST_SEEDS} seeds")
-    return {
-        "seeds_difference": difference,
-        "seeds_equivalence": equivalence,
-        "seeds_to_settle": known.get(by),
-        "settled_by": by,
-    }
+    confidence = 1 - design.nominal(look, design.alpha, 2)
+    evidence, detectable = evidence_of(points, base, margin, confidence, notes)
+    return _Compared(evidence, detectable, "; ".join(notes))
 
 
 def _row(
-    compared: _Compared, family: str, family_size: int, t_p: float | None, tost_p: float | None, study: Study
+    compared: _Compared, outcome: Outcome, family: str, replayed: StudyReplay, study: Study
 ) -> ComparisonRow:
     """
     Args:
         family: of the student's model.
-        family_size: of the comparisons that were corrected together.
-        t_p, tost_p: corrected.
     """
-    (task, student, regularizer), evidence = compared.cell, compared.evidence
-    comparison, metric = study.comparison, study.tasks[task].metrics[0]
-    at, margin = level(comparison.alpha, family_size, comparison.correction), comparison.margin[metric]
-    change = None if evidence.difference is None else gain(metric, evidence.difference)
-    word, negligible = verdict(change, t_p, tost_p, comparison.alpha)
+    (task, student, regularizer), evidence, design = outcome.name, compared.evidence, replayed.design
+    comparison, metric, last = study.comparison, study.tasks[task].metrics[0], outcome.last
+    size = replayed.family_size(family_key(comparison.family, task, student))
+    at, margin = design.strictest(size), comparison.margin[metric]
+    decided = outcome.verdict in TOLD
     return ComparisonRow(
         task=task,
         student=student,
@@ -212,15 +184,26 @@ def _row(
         baseline=comparison.baseline,
         **asdict(evidence),
         margin=margin,
-        t_p_corrected=t_p,
-        tost_p_corrected=tost_p,
-        verdict=word,
-        negligible=negligible,
-        detectable=compared.detectable(at),
+        verdict=outcome.verdict if decided else "inconclusive",
+        negligible=outcome.negligible,
+        detectable=compared.detectable(design.nominal(last.look if last else outcome.look, at, 2)),
         note=compared.note,
-        family_size=family_size,
-        **(to_settle(evidence, margin, at) if word == "inconclusive" else {}),
+        family_size=size,
+        **({} if decided else to_settle(evidence, margin, at)),
+        outcome=outcome.verdict,
+        stopped_by=outcome.stopped_by,
+        **(_of_look(last) if last else {}),
     )
+
+
+def _of_look(row: LookRow) -> dict[str, Any]:
+    return {
+        "look": row.look,
+        "t_q": row.t_q,
+        "t_p_corrected": row.t_q_corrected,
+        "tost_q": row.tost_q,
+        "tost_p_corrected": row.tost_q_corrected,
+    }
 
 
 class Described(TypedDict):

@@ -7,6 +7,7 @@
     values.py    metrics, files, seeds, schedules; the base of all parameter objects
     task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
     schema.py    a whole study
+    looks.py     after how many seeds it is judged; settled.py settle.json, how many seeds each configuration has
     loading.py   from the file to a study
     mistakes.py  mistakes between entries; wording.py an entry's own in words
 """

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kdcache.errors import ParamsError
 from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
+from kdcache.study.settled import read_settled, settled_beside
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
 from kdcache.system.params_file import read_params
@@ -31,7 +32,10 @@ P = TypeVar("P", bound=Params)
 def load_study(path: str | Path = "params.yaml") -> Study:
     """Read and check a study file.
 
+    A study with looks has the seeds that the settle.json beside it says.
+
     Raises:
+        KdcacheError: settle.json is not what `kdcache settle` writes.
         ParamsError: the file is missing, is no YAML mapping, is larger than any study, or has mistakes: all are
             listed, one a line, each with its path in the file.
     """
@@ -45,7 +49,10 @@ def load_study(path: str | Path = "params.yaml") -> Study:
     mistakes += mistakes_between(Entries(study or _sound_part(content), _names(content)))
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
-    return study
+    if study.comparison.looks is None:
+        return study
+    settled = read_settled(settled_beside(path))
+    return study.with_settled(settled.seeds, settled.declared)
 
 
 def _own_mistakes(error: ValidationError) -> Iterator[str]:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
+from kdcache.errors import ComparisonError
+from kdcache.study.looks import check_declared, shares_of
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.names import Name
 from kdcache.study.task import Task
-from kdcache.study.values import Metric, Params, Seed
+from kdcache.study.values import Metric, Params, Seed, Share
 from kdcache.system.quoting import quoted
+
+MOST_SEEDS = 10_000
+SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
 
 
 class Comparison(Params):
@@ -24,6 +29,24 @@ class Comparison(Params):
     margin: dict[Metric, Annotated[float, Field(gt=0, le=100)]]
     correction: Literal["holm", "bonferroni", "fdr_bh", "none"] = "holm"
     family: Literal["student", "task", "study"] = "student"
+    # numbers of seeds at which a study is judged, see kdcache.statistics.looks; without: once, with all of them
+    looks: list[Annotated[int, Field(ge=2, le=MOST_SEEDS)]] | None = Field(default=None, min_length=1)
+    spend: Literal["linear", "late"] | list[Share] = "linear"
+    boundaries: Literal["split", "exact"] = "split"
+    stop_hopeless: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    settle: Literal["verdicts", "claims"] = "verdicts"
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.looks is None:
+            only = sorted(self.model_fields_set & {"spend", "boundaries", "stop_hopeless", "settle"})
+            if only:
+                yield f"{', '.join(only)}: for studies with looks only; declare looks, such as [5, 10, 20, 40]"
+            return
+        try:
+            shares = shares_of(self.spend, self.looks)
+            check_declared(self.looks, shares, self.correction, self.boundaries == "exact")
+        except ComparisonError as error:
+            yield str(error)
 
 
 class Study(Params):
@@ -36,6 +59,18 @@ class Study(Params):
     regularizers: dict[Name, Regularizer] = Field(min_length=1)
     distillers: dict[Name, Regularizer] = Field(default_factory=dict)
     comparison: Comparison
+    _counts: SeedCounts = PrivateAttr(default_factory=dict)
+    _declared: Sequence[Mapping[str, Any]] = PrivateAttr(default=())
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _counted(cls, seeds: object) -> object:
+        """A number n stands for the seeds 0 to n - 1."""
+        if isinstance(seeds, int) and not isinstance(seeds, bool):
+            if not 1 <= seeds <= MOST_SEEDS:
+                raise ValueError(f"expected a list of seeds, or their number, 1 to {MOST_SEEDS}")
+            return list(range(seeds))
+        return seeds
 
     @field_validator("seeds")
     @classmethod
@@ -43,6 +78,55 @@ class Study(Params):
         if len(set(seeds)) != len(seeds):
             raise ValueError(f"a seed is listed twice: {quoted(seeds)}")
         return seeds
+
+    def _mistakes(self) -> Iterator[str]:
+        looks = self.comparison.looks
+        if looks is not None and len(self.seeds) != looks[-1]:
+            yield f"seeds: {len(self.seeds)}, but the last look has {looks[-1]}; write `seeds: {looks[-1]}`"
+
+    @property
+    def looks(self) -> list[int]:
+        """After how many seeds comparisons are judged: as declared, or once, with all seeds."""
+        return self.comparison.looks or [len(self.seeds)]
+
+    def with_settled(self, counts: SeedCounts, declared: Sequence[Mapping[str, Any]] = ()) -> Self:
+        """The study, its configurations with as many seeds as settle.json says; see `seeds_of`.
+
+        Args:
+            declared: by what the study was judged so far, the first declaration first.
+        """
+        study = self.model_copy()
+        study._counts, study._declared = counts, declared
+        return study
+
+    @property
+    def declarations(self) -> list[Mapping[str, Any]]:
+        """By what the study was judged so far, and last what it declares now: what has to be decided before the trials.
+
+        More than one: it was changed after trials had been judged, and error rates hold for none of them.
+        """
+        n = len(self.seeds)
+        counted = self.seeds == list(range(n))
+        now = {"seeds": n if counted else self.seeds, **self.comparison.model_dump(mode="json")}
+        return [one for one in self._declared if one != now] + [now]
+
+    def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:
+        """The seeds that a configuration has now: all of them, or with looks the first few.
+
+        How many, settle.json says; where it does not, as many as the first look has. A baseline has as many as any
+        method of its student, since each is compared with it seed by seed.
+        """
+        if self.comparison.looks is None:
+            return self.seeds
+        of_student = self._counts.get(task, {}).get(student, {})
+        names = self.methods() if regularizer == self.comparison.baseline else [regularizer]
+        return self.seeds[: max(of_student.get(name, self.looks[0]) for name in names)]
+
+    def all_trials(self) -> Iterator[tuple[str, str, str, int]]:
+        """(task, student, regularizer, seed) of every trial that is asked for now, in the order of the file."""
+        for configuration in self.configurations():
+            for seed in self.seeds_of(*configuration):
+                yield (*configuration, seed)
 
     def applies(self, model: Model, task: str) -> bool:
         """Whether the model is declared for the task (`tasks:` of a teacher or student; default all)."""

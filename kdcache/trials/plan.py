@@ -133,12 +133,15 @@ class Planner:
         return CachePlan(folder, task, self.layout.task(task), name, trained, taught, caches)
 
     def trials(self, task: str, student: str, regularizer: str) -> list[TrialPlan]:
-        """A plan for each seed of the study.
+        """A plan for each seed that the configuration has now.
 
         Raises:
             KdcacheError: the task is not prepared, the checkpoint cannot be had, or there are no logits to learn from.
         """
-        return [self._trial(task, student, regularizer, seed) for seed in self.study.seeds]
+        return [
+            self._trial(task, student, regularizer, seed)
+            for seed in self.study.seeds_of(task, student, regularizer)
+        ]
 
     def all_trials(self) -> Iterator[TrialPlan]:
         """Of every configuration, in the order of params.yaml."""

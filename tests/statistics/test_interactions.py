@@ -58,9 +58,9 @@ def test_pooled_over_pairs_takes_their_means() -> None:
 
 
 def test_mean_over_regularizers_is_taken_within_a_seed() -> None:
-    first = cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]}, method="x")  # 2 3 3 2 5
-    second = cells({"raw": [1, 0, 1, 0, 1], "tiny": [1, 1, 0, 0, 0]}, method="y")  # 0 -1 1 0 1
-    frame = compare_inits(make_trials(first | second), make_study(students=PAIR, methods=["x", "y"]))
+    first = cells({"raw": [3, 4, 5, 3, 5], "tiny": [1, 1, 2, 1, 0]}, method="mild")  # 2 3 3 2 5
+    second = cells({"raw": [1, 0, 1, 0, 1], "tiny": [1, 1, 0, 0, 0]}, method="strong")  # 0 -1 1 0 1
+    frame = compare_inits(make_trials(first | second), make_study(students=PAIR, methods=["mild", "strong"]))
     row = frame[(frame["scope"] == "pair") & (frame["regularizer"] == "all")].iloc[0]
     expected = stats.ttest_1samp([1, 1, 2, 1, 3], 0, alternative="greater").pvalue
     assert (row["n"], row["interaction"]) == (5, pytest.approx(1.6))

@@ -17,7 +17,7 @@ from statsmodels.stats.weightstats import ttost_paired
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import ComparisonRow, columns
 from kdcache.statistics import bca, compare, power, tabulate_scores
-from kdcache.statistics.verdicts import verdict
+from kdcache.statistics.judging import verdict
 from tests.statistics.helpers import make_study, make_trials
 
 BASE = [80.0, 80.0, 80.0, 81.0, 79.0]
@@ -97,7 +97,7 @@ def test_equal_to_scipy_and_statsmodels_over_a_family() -> None:
 @pytest.mark.parametrize(("family", "size"), [("student", 2), ("task", 4), ("study", 8)])
 def test_the_declared_family_decides_the_size(family: str, size: int) -> None:
     students = {"tiny": ("t", "pretrained"), "raw": ("t", "scratch")}
-    study = make_study(["a", "b"], students, ["x", "y"], family=family)
+    study = make_study(["a", "b"], students, ["mild", "strong"], family=family)
     rng = np.random.default_rng(0)
     frame = compare(make_trials({cell: rng.normal(80, 1, 5) for cell in study.configurations()}), study)
     assert len(frame) == 8

@@ -1,0 +1,87 @@
+"""How far a study with looks is, and how many seeds each configuration has to have next."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from kdcache.statistics.against_teacher_free import compare_with_teacher_free
+from kdcache.statistics.claims import interaction, teacher_needed
+from kdcache.statistics.interactions import compare_inits, pairs
+from kdcache.statistics.replay import TOLD, Name, Outcome, seeds_needed
+from kdcache.statistics.settling import replay_study
+from kdcache.statistics.verdicts import points_table
+from kdcache.study import Study
+from kdcache.study.schema import SeedCounts
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a study is.
+
+    look: the last that was judged, from 1; 0: none. counts: how many seeds each configuration has to have.
+    """
+
+    look: int
+    outcomes: tuple[Outcome, ...]
+    counts: SeedCounts
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many comparisons are better, worse and equivalent, those that there are."""
+        found = Counter(outcome.verdict for outcome in self.outcomes)
+        return {word: found[word] for word in TOLD if found[word]}
+
+    def stopped(self, by: str) -> int:
+        """How many comparisons were stopped by `maximum` or `hopeless`."""
+        return sum(outcome.stopped_by == by for outcome in self.outcomes)
+
+
+def standing(trials: pd.DataFrame, study: Study) -> Standing:
+    """Judge the trials that are there.
+
+    Raises:
+        ComparisonError: see `verdicts.compare`.
+    """
+    replayed = replay_study(points_table(trials, study), study)
+    needed = seeds_needed(replayed.families.values(), study.comparison.baseline)
+    if study.comparison.settle == "claims":
+        for name, seeds in _for_claims(trials, study):
+            needed[name] = max(needed.get(name, 0), seeds)
+    look = max((row.look for row in replayed.rows), default=0)
+    return Standing(look, tuple(replayed.outcomes.values()), _counts(needed, study))
+
+
+def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]]:
+    """The seeds of the next look, for every configuration that an open claim with looks of its own is about."""
+    interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
+    if (interactions["scope"] == "pooled").any():
+        students = [(task, student) for task, *pair in pairs(study) for student in pair]
+        yield from _next_look(interaction(interactions), students, study)
+    if len(taught):
+        students = [(task, student) for task, student, _ in study.configurations()]
+        yield from _next_look(teacher_needed(taught, study), students, study)
+
+
+def _next_look(
+    claim: Mapping[str, Any], students: Iterable[tuple[str, str]], study: Study
+) -> Iterator[tuple[Name, int]]:
+    if claim["verdict"] == "inconclusive" and claim["look"] < len(study.looks):
+        for task, student in students:
+            for method in study.methods():
+                yield (task, student, method), study.looks[claim["look"]]
+
+
+def _counts(needed: dict[Name, int], study: Study) -> SeedCounts:
+    """By task, student and method; a baseline has as many seeds as the most of what is compared with it."""
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    baseline = study.comparison.baseline
+    for task, student, method in study.configurations():
+        of_student = counts.setdefault(task, {}).setdefault(student, {})
+        of_student[method] = needed.get((task, student, method), study.looks[0])
+        of_student[baseline] = max(of_student.get(baseline, 0), of_student[method])
+    return counts

@@ -1,0 +1,100 @@
+"""The looks of a study: its design, what they have shown so far, and how many seeds every configuration has to have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from kdcache.results.schema import LookRow
+from kdcache.statistics.evidence import Points
+from kdcache.statistics.families import family_key
+from kdcache.statistics.looks import Design
+from kdcache.statistics.replay import Comparison, Name, Outcome, Replay, replay
+from kdcache.study import Study
+from kdcache.study.looks import shares_of
+
+Cells: TypeAlias = Mapping[Name, Points]  # points by seed, by task, student and regularizer
+
+
+def design_of(study: Study) -> Design:
+    """What the study declares; without looks one look with all seeds."""
+    comparison = study.comparison
+    return Design(
+        tuple(study.looks),
+        shares_of(comparison.spend, study.looks),
+        comparison.alpha,
+        comparison.correction,
+        comparison.stop_hopeless,
+        comparison.boundaries == "exact",
+    )
+
+
+@dataclass(frozen=True)
+class StudyReplay:
+    """What the looks of every family have shown; families in the order of their first comparison."""
+
+    design: Design
+    families: Mapping[tuple[str, ...], Replay]
+
+    @cached_property
+    def outcomes(self) -> dict[Name, Outcome]:
+        """Of every comparison."""
+        return {outcome.name: outcome for family in self.families.values() for outcome in family.outcomes}
+
+    @property
+    def rows(self) -> list[LookRow]:
+        """The rows of looks.csv: family by family, look by look."""
+        return [row for family in self.families.values() for row in family.rows]
+
+    def family_size(self, key: tuple[str, ...]) -> int:
+        """How many comparisons are corrected together."""
+        return len(self.families[key].outcomes)
+
+
+def replay_study(points: Cells, study: Study) -> StudyReplay:
+    """Judge every family of the study at every look that its trials allow; see `replay`.
+
+    Raises:
+        ComparisonError: see `Design`.
+    """
+    baseline, members = study.comparison.baseline, dict[tuple[str, ...], list[Comparison]]()
+    for task, student, regularizer in study.configurations():
+        if regularizer == baseline:
+            continue
+        metric = study.tasks[task].metrics[0]
+        own, base = points[task, student, regularizer], points[task, student, baseline]
+        comparison = Comparison(
+            task, student, regularizer, metric, study.comparison.margin[metric], own, base
+        )
+        members.setdefault(family_key(study.comparison.family, task, student), []).append(comparison)
+    design = design_of(study)
+    return StudyReplay(design, {key: replay(design, family, study.seeds) for key, family in members.items()})
+
+
+def first_seeds(points: Cells, study: Study, look: int) -> dict[Name, Points]:
+    """The points at the seeds of a look, from 1."""
+    seeds = set(study.seeds[: study.looks[look - 1]])
+    return {name: {s: value for s, value in of.items() if s in seeds} for name, of in points.items()}
+
+
+def looks_taken(study: Study, needed: Iterable[Points]) -> int:
+    """How many looks the trials of these configurations allow. One look takes what is there."""
+    if len(study.looks) == 1:
+        return 1
+    there = set.intersection(*(set(points) for points in needed))
+    missing = next((place for place, seed in enumerate(study.seeds) if seed not in there), len(study.seeds))
+    return sum(look <= missing for look in study.looks)
+
+
+def stops_at(taken: Sequence[float | None], level: float) -> int:
+    """The first look, from 1, at which a hypothesis is rejected at `level`, else the last; 0 where there is none.
+
+    At the strictest level of its family: such a rejection is never taken back by what comes later.
+
+    Args:
+        taken: q at the looks that have their trials.
+    """
+    rejects = (look for look, q in enumerate(taken, 1) if q is not None and q <= level)
+    return next(rejects, len(taken))
