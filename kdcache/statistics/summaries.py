@@ -28,8 +28,8 @@ def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | No
 
     - format: 1
     - study: seeds (list), looks (numbers of seeds; one: all at once), trials {found, expected},
-     , tasks {name: {metric, margin}}, students, regularizers
-      (lists of names, the baseline included), comparisons (how many)
+      tasks {name: {metric, margin}}, students, regularizers (lists of names, the baseline included), comparisons (how
+      many)
     - decided: baseline, alpha, confidence, power, margin {metric: points}, correction, family; with looks also shares
       (of alpha, one a look), boundaries, stop_hopeless, settle
     - design: what this many seeds can show, in sd of the matched differences: seeds, family_size (the
