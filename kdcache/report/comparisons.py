@@ -64,7 +64,7 @@ def comparison_lines(comparisons: pd.DataFrame) -> tuple[list[str], list[Compari
 def _comparison(row: ComparisonRow, shown: list[tuple[str, Callable[[float | None], str]]]) -> ComparisonLine:
     names = [str(getattr(row, name)) for name in NAMES]
     verdict = row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive"
-    words = wording.verdict_words(row.verdict, row.negligible)
+    words = wording.outcome_words(row.verdict, row.negligible, row.outcome)
     values = [
         SortableNumber(write(getattr(row, column)), sort_key(getattr(row, column))) for column, write in shown
     ]

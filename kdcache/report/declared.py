@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics
 from kdcache.statistics import power, wording
+from kdcache.statistics.settling import design_of
 from kdcache.study import Study
 
 CORRECTIONS = {
@@ -55,11 +57,31 @@ def make_section(study: Study) -> DeclaredSection:
             ("Corrected together in the tables", FAMILIES[comparison.family]),
             ("Corrected together in a claim", "all comparisons that the claim is about"),
             ("Seeds", ", ".join(str(seed) for seed in study.seeds)),
+            *_looks(study),
             ("Test of a difference", "two-sided paired t, seed by seed"),
             ("Test of equivalence", "two one-sided t-tests (TOST) against the margin"),
             ("Power that “detectable” means", f"{power.POWER:.0%}"),
         ]
     )
+
+
+def _looks(study: Study) -> Iterator[tuple[str, str]]:
+    comparison = study.comparison
+    if comparison.looks is None:
+        return
+    yield "Looks", design_in_words(study)
+    given_up = "never"
+    if comparison.stop_hopeless:
+        given_up = f"when the last look would decide with a chance below {100 * comparison.stop_hopeless:g}%"
+    yield "A comparison is given up", given_up
+    claims = "a comparison, or a claim about it, is open"
+    yield "More seeds while", claims if comparison.settle == "claims" else "a comparison is open"
+
+
+def design_in_words(study: Study) -> str:
+    """ "after 5, 10, 20 and 40 seeds, with 12.5%, 12.5%, 25% and 50% of alpha"."""
+    shares = wording.listing(f"{100 * share:g}%" for share in design_of(study).shares)
+    return f"after {wording.listing(map(str, study.looks))} seeds, with {shares} of alpha"
 
 
 def _judged_by(study: Study) -> str:
@@ -76,8 +98,11 @@ def confidence(study: Study) -> str:
 
 def certainty(study: Study) -> str:
     """How far the first screen can be relied on, in a sentence."""
+    seeds = f"over {wording.count(len(study.seeds), 'seed')}"
+    if len(study.looks) > 1:
+        seeds = f"that hold at every look, {wording.listing(map(str, study.looks))} seeds"
     return (
-        f"Brackets are {confidence(study)} intervals over {wording.count(len(study.seeds), 'seed')}. "
+        f"Brackets are {confidence(study)} intervals {seeds}. "
         f"A claim stands only if its test, corrected ({CORRECTIONS[study.comparison.correction]}), allows it; "
         "inconclusive is not “no difference”."
     )

@@ -131,7 +131,7 @@ def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, stud
     base: list[Cell | None] = [_baseline_cell(first[pair]) for pair in students]
     rows = [Row(study.comparison.baseline, wording.recipe(study.method(study.comparison.baseline)), base)]
     for name, method in _compared(comparisons, study):
-        cells = [_cell(by_key.get((*pair, name))) for pair in students]
+        cells = [_cell(by_key.get((*pair, name)), study) for pair in students]
         if any(cells):
             rows.append(Row(name, method, cells))
     return MainTable(tasks, columns, rows)
@@ -154,15 +154,18 @@ def _baseline_cell(row: ComparisonRow) -> Cell:
     return Cell(score, verdict="baseline", words="baseline", key=sort_key(row.baseline_mean))
 
 
-def _cell(row: ComparisonRow | None) -> Cell | None:
+def _cell(row: ComparisonRow | None, study: Study) -> Cell | None:
     if row is None:
         return None
+    words = wording.outcome_words(row.verdict, row.negligible, row.outcome)
+    if len(study.looks) > 1:
+        words += f", at {wording.count(row.seeds, 'seed')}"
     return Cell(
         score=wording.mean_sd(row.mean, row.sd),
         difference=wording.signed(row.difference),
         interval=wording.interval(row.ci_low, row.ci_high),
         verdict=row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive",
-        words=wording.verdict_words(row.verdict, row.negligible),
+        words=words,
         sign=wording.SIGNS.get(row.verdict, ""),
         note=row.note,
         key=sort_key(row.mean),

@@ -131,6 +131,15 @@ def verdict_words(verdict: str, negligible: bool) -> str:
     return f"{verdict}, negligible" if negligible else verdict
 
 
+def outcome_words(verdict: str, negligible: bool, outcome: str) -> str:
+    """The verdict, or why there is none: "undecided at the maximum", "not settled yet (look 2 of 4)".
+
+    Args:
+        outcome: as comparisons.csv has it; empty in older files.
+    """
+    return outcome if verdict == "inconclusive" and outcome else verdict_words(verdict, negligible)
+
+
 def recipe(method: Regularizer) -> str:
     """A regularizer in a few words: "teacher logits, α 0.5, τ 2"."""
     if method.is_base:

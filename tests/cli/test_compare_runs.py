@@ -109,8 +109,8 @@ def test_what_is_not_there_is_named(
     ("file", "content", "said"),
     [
         ("metrics/trials.csv", "a,b\n1,2\n", "expected the columns task, student"),
-        ("params.yaml", "- a\n", "expected a study, found list"),
-        ("params.yaml", "a: [", "expected YAML"),
+        ("params.yaml", "- a\n", "expected a mapping with seeds, tasks, students, ..., found ['a']"),
+        ("params.yaml", "a: [", "is not valid YAML: line 1"),
     ],
 )
 def test_a_file_that_is_something_else_is_named(

@@ -79,5 +79,5 @@ def test_an_ensemble_of_old_hashes_says_that_they_are(tmp_path: Path) -> None:
         paths.append(tmp_path / name)
     assert ensemble(paths, tmp_path / "mean").row_hash == "xxh3"
     write(tmp_path / "c", [0], 3)
-    with pytest.raises(CacheError, match="other hash of the rows: expected 'xxh3', found 'blake2b'"):
+    with pytest.raises(CacheError, match="other hash of the rows: expected xxh3, found blake2b"):
         ensemble([paths[0], tmp_path / "c"], tmp_path / "mean")

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from kdcache.statistics import compare, interaction, significance
+from kdcache.statistics import compare, compare_inits, significance
 from kdcache.statistics.families import correct
 from simulation import intervals, procedure
 from tests.statistics.helpers import make_study, make_trials
@@ -80,7 +80,7 @@ def test_equal_to_interaction(family: str) -> None:
     for kind in ("normal", "counted"):
         for seed in range(STUDIES):
             scores = random_scores(kind, seed)
-            frame = interaction(*as_study(scores, family))
+            frame = compare_inits(*as_study(scores, family))
             _, tasks, _, arms, _ = scores.shape
             pairs = frame[frame["scope"] == "pair"]["p_corrected"].to_numpy(float).reshape(tasks, arms)
             np.testing.assert_allclose(procedure.interaction_pair(scores, family)[0], pairs, atol=1e-9)

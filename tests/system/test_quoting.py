@@ -11,7 +11,8 @@ def test_a_short_value_is_quoted_as_python_writes_it() -> None:
 
 
 def test_a_long_value_is_cut() -> None:
-    assert quoted("x" * 1000) == f"'{'x' * 37}...{'x' * 39}'"
+    assert quoted("x" * 1000).replace("x", "") == "'...'"
+    assert len(quoted("x" * 1000)) == 80
     assert quoted(list(range(1000))) == "[0, 1, 2, 3, 4, 5, ...]"
     assert quoted([[[[[1]]]]]) == "[[[[...]]]]"
     assert len(quoted({"a" * 500: ["b" * 500] * 50})) < 1000

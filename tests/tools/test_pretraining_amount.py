@@ -22,7 +22,7 @@ from tools import pretraining_amount as dose
 from tools.pretraining_amount import Amount
 
 SEEDS = [0, 1, 2]
-TOKENS = {"none": 0, "at-2": 2_000_000, "at-8": 8_000_000, "at-32": 32_000_000}
+TOKENS = {"at-0": 0, "at-2": 2_000_000, "at-8": 8_000_000, "at-32": 32_000_000}
 # points gained by seed, for each amount in the order of TOKENS
 GAINS = {
     "kd": [[5.0, 3.0, 2.0, 1.0], [6.0, 4.0, 3.0, 1.0], [4.0, 2.0, 3.0, 0.0]],
@@ -181,7 +181,7 @@ def test_the_figure_is_what_the_comparisons_say(results):
         assert json.dumps(row.ci_low) in text
 
 
-@pytest.mark.parametrize("scratch", [[], ["none", "none as well"]], ids=["nobody", "two"])
+@pytest.mark.parametrize("scratch", [[], ["at-0", "at-0 as well"]], ids=["nobody", "two"])
 def test_none_are_the_students_without_pretraining_and_only_those(scratch):
     found = {name: Amount(0, None) for name in scratch} | {
         "at-2": Amount(2_000_000, 6.0),
@@ -227,6 +227,6 @@ def test_one_task_and_two_amounts_are_needed(results):
     two = Study.model_validate(params(tasks={"news": task, "more": task}))
     with pytest.raises(KdcacheError, match="a study of one task, found news, more"):
         dose.amounts(two, results / "cards")
-    students = {name: params()["students"][name] for name in ("none", "at-2")}
+    students = {name: params()["students"][name] for name in ("at-0", "at-2")}
     with pytest.raises(KdcacheError, match="two or more amounts"):
         dose.amounts(Study.model_validate(params(students=students)), results / "cards")

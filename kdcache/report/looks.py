@@ -1,0 +1,133 @@
+"""The looks of a study: how each comparison's interval went towards its verdict, and what the design saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import altair as alt
+
+from kdcache.report import declared
+from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import ComparisonRow, LookRow
+from kdcache.statistics import wording
+from kdcache.study import Study
+
+HEIGHT = 200  # pixels
+
+
+@dataclass(frozen=True)
+class LooksSection:
+    """The design in words, one chart a student, and what was changed after trials had been judged."""
+
+    template: ClassVar[str] = "sections/looks.html.j2"
+    design: str
+    saved: str
+    changed: list[str]
+    paths: list[Drawn]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.paths
+
+
+def make_section(metrics: Metrics, study: Study) -> LooksSection | None:
+    """Nothing for a design with one look."""
+    if len(study.looks) < 2 or metrics.looks.empty:
+        return None
+    return LooksSection(
+        declared.design_in_words(study),
+        _saved(metrics, study),
+        list(_changes(metrics)),
+        draw("look", diagrams(metrics)),
+    )
+
+
+def _saved(metrics: Metrics, study: Study) -> str:
+    """The trials that ran against those of a fixed design of the same maximum."""
+    ran, most = len(metrics.trials), len(list(study.configurations())) * len(study.seeds)
+    share = wording.number(100 * (1 - ran / most), 0)
+    seeds = wording.count(len(study.seeds), "seed")
+    return (
+        f"{ran:,} trials ran; {seeds} for every configuration would have been {most:,}: {share}% were saved."
+    )
+
+
+def _changes(metrics: Metrics) -> Iterator[str]:
+    """Each declaration before the last one by what the next one has otherwise; none where nothing was changed."""
+    declarations = metrics.provenance.get("declared", [])
+    for before, after in pairwise(declarations):
+        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        yield "; ".join(f"{key}: {before.get(key)} became {after.get(key)}" for key in keys)
+
+
+def diagrams(metrics: Metrics) -> list[Drawing]:
+    """A chart per task and student."""
+    margins = {(row.task, row.student): row.margin for row in rows_of(ComparisonRow, metrics.comparisons)}
+    by_student: dict[tuple[str, str], list[LookRow]] = {}
+    for row in rows_of(LookRow, metrics.looks):
+        by_student.setdefault((row.task, row.student), []).append(row)
+    return [_diagram(wording.configuration(*key), rows, margins[key]) for key, rows in by_student.items()]
+
+
+def _diagram(title: str, rows: list[LookRow], margin: float) -> Drawing:
+    said = "; ".join(_in_words(row) for row in rows)
+    spec = specification(_chart(rows, margin), HEIGHT)
+    return Drawing(title, spec, f"{title}. Difference and repeated interval at each look: {said}.")
+
+
+def _in_words(row: LookRow) -> str:
+    ends = wording.interval(row.ci_low, row.ci_high)
+    seeds = wording.count(row.seeds, "seed")
+    return f"{row.regularizer} after {seeds} {wording.signed(row.difference)} {ends}, {row.outcome}"
+
+
+def _chart(rows: list[LookRow], margin: float) -> alt.LayerChart:
+    methods = list(dict.fromkeys(row.regularizer for row in rows))
+    colours, shapes = method_scales(methods, first=1)
+    legend = alt.Legend(orient="top", title=None, columns=2, symbolOpacity=1)
+    band = alt.Chart(alt.InlineData(values=[{"low": -margin, "high": margin}]))
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}]))
+    base = alt.Chart(alt.InlineData(values=[_record(row) for row in rows])).encode(
+        x=alt.X("seeds:O", title="seeds", sort=None, axis=alt.Axis(labelAngle=0, grid=False)),
+        xOffset=alt.XOffset("regularizer:N", sort=methods),
+        color=alt.Color("regularizer:N", scale=colours, legend=legend, sort=methods),
+    )
+    tooltip = [
+        alt.Tooltip(f"{name}:N") for name in ("regularizer", "seeds", "difference", "interval", "outcome")
+    ]
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(
+        y=_y("gain"),
+        shape=alt.Shape("regularizer:N", scale=shapes, legend=legend, sort=methods),
+        tooltip=tooltip,
+    )
+    intervals = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, aria=False)
+    return alt.LayerChart(
+        layer=[
+            band.mark_rect(style="margin", aria=False).encode(y=_y("low"), y2="high:Q"),
+            zero.mark_rule(style="zero", aria=False).encode(y=_y("zero")),
+            intervals.encode(y=_y("low"), y2="high:Q"),
+            points,
+        ]
+    )
+
+
+def _y(field: str) -> alt.Y:
+    return alt.Y(f"{field}:Q", title="points gained", axis=alt.Axis(grid=False), scale=alt.Scale(zero=False))
+
+
+def _record(row: LookRow) -> dict[str, Any]:
+    return {
+        "regularizer": row.regularizer,
+        "seeds": row.seeds,
+        "gain": row.difference,
+        "low": row.ci_low,
+        "high": row.ci_high,
+        "difference": f"{wording.signed(row.difference)} points",
+        "interval": wording.interval(row.ci_low, row.ci_high),
+        "outcome": row.outcome,
+    }
