@@ -19,8 +19,11 @@ from kdcache.repro.job import Job, end_all
 from kdcache.repro.pipeline import Pipeline, Project
 from kdcache.repro.progress import Display, Trials
 from kdcache.repro.schedule import Schedule, State
+from kdcache.system.files import write_json
+from kdcache.system.names import SETTLED
 from kdcache.trials.layout import Layout
 
+PARAMS = Path("params.yaml")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK = 0.3  # seconds between two looks at signals and logs
 PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
@@ -43,6 +46,8 @@ def reproduce(
         KdcacheError: DVC refuses the pipeline, params.yaml has mistakes, or another such run is under way here.
     """
     project = Project()
+    if PARAMS.exists() and not PARAMS.with_name(SETTLED).exists():
+        write_json(PARAMS.with_name(SETTLED), {})  # DVC wants to find what stages depend on
     with _alone(project.folder / "repro.lock"):
         pipeline = project.read(targets)
         schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
@@ -167,12 +172,11 @@ def _alone(path: Path) -> Iterator[None]:
 
 def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int]:
     """How many trials each stage has, if it is one that runs trials. A pipeline without params.yaml has none."""
-    params = Path("params.yaml")
-    if not stages or not params.exists():
+    if not stages or not PARAMS.exists():
         return {}
     from kdcache.study import load_study  # not before there is something to run
 
-    study = load_study(params)
+    study = load_study(PARAMS)
     trials = {
         Layout().configuration(*configuration).resolve(): len(study.seeds_of(*configuration))
         for configuration in study.configurations()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from kdcache.errors import ComparisonError, KdcacheError
-from kdcache.repro.driver import reproduce
+from kdcache.repro.driver import PARAMS, reproduce
 from kdcache.results.reading import read_table
 from kdcache.results.schema import CostRow, TrialRow
 from kdcache.statistics import wording
@@ -15,8 +14,6 @@ from kdcache.study import Study, load_study
 from kdcache.study.schema import SeedCounts
 from kdcache.study.settled import ensure_settled, settled_beside, write_settled
 from kdcache.trials.layout import Layout
-
-PARAMS = Path("params.yaml")
 
 
 def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from kdcache.errors import KdcacheError
 from kdcache.study.schema import MOST_SEEDS, SeedCounts, Study
 from kdcache.system.files import read_json, write_json
+from kdcache.system.names import SETTLED
 
-SETTLED = "settle.json"
 Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 
 

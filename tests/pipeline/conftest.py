@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import yaml
 
+from kdcache.study.settled import ensure_settled, settled_beside
+
 REPOSITORY = Path(__file__).parents[2]
 WORDS = {"warm": ["sun", "beach", "summer", "heat"], "cold": ["snow", "ice", "winter", "frost"]}
 RECIPE = {"init": "scratch", "learning_rate": 0.005, "epochs": 2, "batch_size": 8}
@@ -31,6 +33,7 @@ class Checkout:
             shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         for name in ("dvc.yaml", ".dvcignore"):
             shutil.copy(REPOSITORY / name, folder)
+        ensure_settled(settled_beside(folder / "params.yaml"))
         self.environment = {
             **os.environ,
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",

@@ -1,4 +1,4 @@
-"""Designs: shares, what is refused, p-values divided by shares."""
+"""Designs: what is refused, p-values divided by shares."""
 
 from __future__ import annotations
 
@@ -6,30 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from kdcache.errors import ComparisonError
 from kdcache.statistics import boundaries
-from kdcache.statistics.looks import Design, shares_of
+from kdcache.statistics.looks import Design
+from kdcache.study.looks import shares_of
 
 LOOKS = (5, 10, 20, 40)
-
-
-def test_shares_by_hand() -> None:
-    assert shares_of("linear", LOOKS) == (1 / 8, 1 / 8, 1 / 4, 1 / 2)
-    assert shares_of("late", LOOKS) == pytest.approx((0.05, 0.10, 0.20, 0.65))
-    assert shares_of("late", (10, 40)) == pytest.approx((0.35, 0.65))
-    assert shares_of([0.2, 0.2, 0.2, 0.2], LOOKS) == (0.2,) * 4  # a reserve of 0.2 is left
-    assert shares_of("linear", (7,)) == shares_of("late", (7,)) == (1.0,)
-
-
-@given(looks=st.lists(st.integers(2, 300), min_size=1, max_size=5, unique=True).map(sorted))
-def test_shares_are_positive_and_sum_to_one(looks: list[int]) -> None:
-    for spend in ("linear", "late"):
-        shares = shares_of(spend, looks)  # type: ignore[arg-type]
-        assert min(shares) > 0
-        assert sum(shares) == pytest.approx(1.0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +30,7 @@ def test_shares_are_positive_and_sum_to_one(looks: list[int]) -> None:
         ([5, 10], "linear", {"alpha": 0.5}, "alpha must lie between 0 and 0.5"),
         ([5, 10], "linear", {"stop_hopeless": 1.0}, "stop_hopeless must be a chance"),
         ([5, 10], "linear", {"correction": "fdr_bh"}, "fdr_bh does not keep its promise with several looks"),
-        ([5, 6, 7, 8, 9, 10], "linear", {}, "6 looks: with more than 5, declare exact boundaries"),
+        ([5, 6, 7, 8, 9, 10], "linear", {}, "6 looks: with more than 5, declare boundaries: exact"),
         ([5, 6], "linear", {"exact": True}, "two or more new seeds at each look"),
     ],
 )

@@ -14,11 +14,13 @@ from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
 
 from kdcache.errors import ComparisonError
+from kdcache.results.schema import LookRow
 from kdcache.statistics import power
-from kdcache.statistics.evidence import Points, evidence_of
-from kdcache.statistics.families import family_key
+from kdcache.statistics.evidence import Points, evidence_of, scored
+from kdcache.statistics.families import correct_by_family, family_key
+from kdcache.statistics.judging import verdict
 from kdcache.statistics.looks import Design
-from kdcache.statistics.replay import AT_MAXIMUM, Comparison, LookRow, replay, seeds_needed, verdict_evidence
+from kdcache.statistics.replay import AT_MAXIMUM, Comparison, replay, seeds_needed, verdict_evidence
 from kdcache.statistics.replay_many import BETTER, EQUIVALENT, HOPELESS, MAXIMUM, WORSE, replay_many
 from kdcache.statistics.verdicts import compare, points_table
 from tests.statistics.helpers import make_study, make_trials
@@ -155,25 +157,22 @@ def test_one_look_gives_the_verdicts_without_looks(seed: int, correction: Any, s
     trials = make_trials(points)
     if trials["accuracy"].notna().sum() == 0:
         return
-    today = compare(trials, study)
-    table = points_table(trials, study)
-    design = Design.of([5], correction=correction)
-    keys = {cell: family_key(scope, *cell[:2]) for cell in study.configurations() if cell[2] != "base"}
-    outcomes = {}
-    for key in dict.fromkeys(keys.values()):
-        members = [
-            Comparison(*cell, "accuracy", 1.0, table[cell], table[*cell[:2], "base"])
-            for cell, other in keys.items() if other == key
-        ]  # fmt: skip
-        outcomes |= {o.name: o for o in replay(design, members, study.seeds).outcomes}
-    for row in today.to_dict("records"):
-        outcome = outcomes[row["task"], row["student"], row["regularizer"]]
-        assert outcome.last is not None
-        assert (outcome.verdict, outcome.negligible) == (row["verdict"], row["negligible"])
-        same(row["t_p"], outcome.last.t_p)
-        same(row["ci_low"], outcome.last.ci_low)
-        same(row["t_p_corrected"], outcome.last.t_q_corrected)
-        same(row["tost_p_corrected"], outcome.last.tost_q_corrected)
+    today, table = compare(trials, study), points_table(trials, study)
+    evidence = {}
+    for cell in (cell for cell in study.configurations() if cell[2] != "base"):
+        sides = (scored(table[side], "", []) for side in (cell, (*cell[:2], "base")))
+        evidence[cell], _ = evidence_of(*sides, 1.0, 0.95, [])
+    keys = [family_key(scope, *cell[:2]) for cell in evidence]
+    t_p = correct_by_family([one.t_p for one in evidence.values()], keys, correction)
+    tost_p = correct_by_family([one.tost_p for one in evidence.values()], keys, correction)
+    for place, (cell, one) in enumerate(evidence.items()):
+        row = today.iloc[place]
+        assert tuple(row[["task", "student", "regularizer"]]) == cell
+        assert (row["verdict"], row["negligible"]) == verdict(one.difference, t_p[place], tost_p[place], 0.05)
+        same(row["t_p"], one.t_p)
+        same(row["ci_low"], one.ci_low)
+        same(row["t_p_corrected"], t_p[place])
+        same(row["tost_p_corrected"], tost_p[place])
 
 
 def same(column: Any, value: float | None) -> None:
