@@ -171,16 +171,26 @@ def plan(
             metavar="TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]", help="Rows of a task that is not prepared."
         ),
     ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(min=0, help="Standard deviation of the paired differences, in points, to simulate."),
+    ] = None,
+    effects: Annotated[
+        str | None, typer.Option(metavar="0,0.5,1", help="True differences in points; needs --sd.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """What a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
+
+    For a study with looks also how many trials it will probably need and what they decide, simulated from --sd and
+    --effects, or from the spreads of its own results where there are some.
 
     Hours come from finished runs, or from --calibrate, which fetches a hub model's configuration and tokenizer but no
     weights; nothing else asks a network.
     """
     from kdcache.cli.plans import find_plan
 
-    answer = find_plan(params, data, rows or [], calibrate)
+    answer = find_plan(params, data, rows or [], calibrate, sd, effects)
     _print_json(answer) if as_json else _printing().print_plan(answer)
 
 

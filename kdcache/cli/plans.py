@@ -10,27 +10,56 @@ from typing import Any
 
 from kdcache.errors import KdcacheError
 from kdcache.planning.estimates import describe
+from kdcache.planning.forecasts import describe_design
 from kdcache.planning.plan import Size, plan_study
-from kdcache.study import load_study
+from kdcache.study import Study, load_study
 
 ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")
 FORM = "TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"
 
 
-def find_plan(params: Path, data: Path, rows: Sequence[str], calibrate: bool) -> dict[str, Any]:
+def find_plan(
+    params: Path,
+    data: Path,
+    rows: Sequence[str],
+    calibrate: bool,
+    sd: float | None = None,
+    effects: str | None = None,
+) -> dict[str, Any]:
     """The plan of a study file; its hours come from speeds measured here or from finished runs.
+
+    A study with looks is planned as if every configuration had all its seeds; `design` says how many trials it will
+    probably need.
 
     Args:
         rows: `TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]` for tasks that are not prepared.
+        sd, effects: what to assume, see `describe_design`; effects: numbers with commas.
     """
     study = load_study(params)
-    plan, speeds = plan_study(study, data, dict(map(_parse_rows, rows))), None
+    design = describe_design(study, data.parent / "metrics/comparisons.csv", sd, _parse_effects(effects))
+    plan, speeds = plan_study(_with_all_seeds(study), data, dict(map(_parse_rows, rows))), None
     if calibrate:
         from kdcache.planning.timing import calibrate as time_models  # imports torch
 
         speeds, notes = time_models(plan, data)
         plan = replace(plan, notes=(*plan.notes, *notes))
-    return {"path": str(params), "data": str(data), **describe(plan, speeds)}
+    return {"path": str(params), "data": str(data), **describe(plan, speeds), "design": design}
+
+
+def _with_all_seeds(study: Study) -> Study:
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for task, student, method in study.configurations():
+        counts.setdefault(task, {}).setdefault(student, {})[method] = len(study.seeds)
+    return study.with_settled(counts)
+
+
+def _parse_effects(text: str | None) -> list[float] | None:
+    if text is None:
+        return None
+    try:
+        return [float(effect) for effect in text.split(",")]
+    except ValueError:
+        raise KdcacheError(f"--effects {text}: expected numbers with commas, such as 0,0.5,1") from None
 
 
 def _parse_rows(text: str) -> tuple[str, Size]:

@@ -156,7 +156,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
         table.add_row(cell(job["task"]), cell(job["model"]), *counts, *steps, *speed)
     show(table)
-    for line in (*_plan_totals(plan), *(f"- {note}" for note in plan["notes"])):
+    for line in (*_plan_totals(plan), *_plan_design(plan), *(f"- {note}" for note in plan["notes"])):
         show(cell(line))
 
 
@@ -171,6 +171,26 @@ def _plan_totals(plan: Mapping[str, Any]) -> list[str]:
         f"hours, one run after another: {_plan_hours(plan)}",
         f"disk, at most: logits {disk['logits']}, teachers {disk['teachers']} (DVC's cache may hold a second copy)",
     ]
+
+
+def _plan_design(plan: Mapping[str, Any]) -> list[str]:
+    """How many trials the looks need at least, at most and probably, and what they decide."""
+    design = plan["design"]
+    if len(design["looks"]) < 2 and not design["forecasts"]:
+        return []
+    looks = ", ".join(map(str, design["looks"]))
+    lines = [f"judged after {looks} seeds: {design['least']} trials at least, {design['most']} at most"]
+    for case in design["forecasts"]:
+        words = ", ".join(f"{case[word]:.1f} {word}" for word in ("better", "worse", "equivalent"))
+        lines.append(
+            f"if {case['assumed']}: {case['likely']} trials ({case['low']} to {case['high']} in 8 of 10 studies), "
+            f"{case['decided']:.1f} of {case['comparisons']} comparisons decided ({words})"
+        )
+    if not design["forecasts"]:
+        lines.append(
+            "how many trials are likely: say --sd, the standard deviation of paired differences in points"
+        )
+    return lines
 
 
 def _plan_hours(plan: Mapping[str, Any]) -> str:

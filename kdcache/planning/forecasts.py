@@ -1,0 +1,101 @@
+"""What a study with looks will probably take and decide: simulated from spreads and effects, given or seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from kdcache.errors import KdcacheError
+from kdcache.results.reading import read_table, rows_of
+from kdcache.results.schema import ComparisonRow
+from kdcache.statistics.design_power import Assumed, Forecast, forecast
+from kdcache.statistics.families import family_key
+from kdcache.statistics.settling import design_of
+from kdcache.study import Study
+
+
+def describe_design(
+    study: Study, comparisons: Path, sd: float | None, effects: Sequence[float] | None
+) -> dict[str, Any]:
+    """The looks, the least and the most trials, and a forecast for each assumption.
+
+    A family's comparisons share one baseline in the simulation, also where they are of several students.
+
+    Args:
+        comparisons: comparisons.csv of this study; its spreads and differences are assumed where none are given.
+        sd: of the paired differences, in points.
+        effects: true differences in points, each assumed for all comparisons; default: 0, half a margin and a margin.
+
+    Raises:
+        KdcacheError: effects without an sd; or the file is not what its name says.
+    """
+    if effects and sd is None:
+        raise KdcacheError(
+            "--effects: give --sd too, the standard deviation of the paired differences in points"
+        )
+    configurations = len(list(study.configurations()))
+    cases = _given(study, sd, effects) if sd is not None else _seen(study, comparisons)
+    return {
+        "looks": study.looks,
+        "shares": list(design_of(study).shares),
+        "least": configurations * study.looks[0],
+        "most": configurations * study.looks[-1],
+        "forecasts": [_described(name, found) for name, found in cases],
+    }
+
+
+def _given(study: Study, sd: float, effects: Sequence[float] | None) -> Iterator[tuple[str, Forecast]]:
+    families = _families(study)
+    margin = min(study.comparison.margin[study.tasks[task].metrics[0]] for task in study.tasks)
+    for effect in effects or (0.0, margin / 2, margin):
+        assumed = [
+            Assumed((effect,) * len(members), (sd,), min(margin for _, margin in members))
+            for members in families
+        ]
+        name = f"every true difference is {effect:g} points, sd {sd:g}"
+        yield name, forecast(design_of(study), assumed)
+
+
+def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
+    """As the study's own results have it: an overstatement, since observed differences lie further from 0."""
+    if not comparisons.exists():
+        return
+    table = read_table(comparisons.read_text(encoding="utf-8"), comparisons, ComparisonRow)
+    rows = {(row.task, row.student, row.regularizer): row for row in rows_of(ComparisonRow, table)}
+    assumed = []
+    for members in _families(study):
+        known = [rows[name] for name, _ in members if name in rows]
+        spreads = [(row.difference, row.sd_difference) for row in known]
+        if len(known) < len(members) or not all(sd and effect is not None for effect, sd in spreads):
+            return
+        effects, sds = zip(*spreads, strict=True)
+        assumed.append(Assumed(effects, sds, min(margin for _, margin in members)))
+    yield f"differences and sds are as in {comparisons}", forecast(design_of(study), assumed)
+
+
+def _families(study: Study) -> list[list[tuple[tuple[str, str, str], float]]]:
+    """The comparisons that are corrected together, each with its margin."""
+    families: dict[tuple[str, ...], list[tuple[tuple[str, str, str], float]]] = {}
+    for name in study.configurations():
+        if name[2] != study.comparison.baseline:
+            margin = study.comparison.margin[study.tasks[name[0]].metrics[0]]
+            key = family_key(study.comparison.family, *name[:2])
+            families.setdefault(key, []).append((name, margin))
+    return list(families.values())
+
+
+def _described(assumption: str, found: Forecast) -> dict[str, Any]:
+    sums = {
+        word: sum(getattr(odds, word) for odds in found.odds) for word in ("better", "worse", "equivalent")
+    }
+    trials = {name: getattr(found, name) for name in ("low", "likely", "high")}
+    return {
+        "assumed": assumption,
+        **trials,
+        "decided": found.decided,
+        "comparisons": found.comparisons,
+        **sums,
+        "odds": [asdict(odds) for odds in found.odds],
+    }
