@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: study test lint bench reports fuzz clean
 
 study: .venv/ready
-	kdcache repro
+	kdcache settle
 	@echo "The report is at $(CURDIR)/report/index.html"
 
 test: .venv/ready-dev

@@ -86,9 +86,12 @@ def _cell(cell: tables.Cell | None) -> Text:
 def legend(study: Study) -> str:
     """What a cell of the main table says."""
     comparison, seeds = study.comparison, wording.count(len(study.seeds), "seed")
+    repeated = ""
+    if len(study.looks) > 1:
+        seeds, repeated = "the seeds of the look that decided", "repeated "
     return (
         f"Mean ± standard deviation over {seeds} in points; difference from {comparison.baseline}, "
-        f"paired by seed, with its {100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
+        f"paired by seed, with its {repeated}{100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
         f"{CORRECTIONS[comparison.correction]}, over {FAMILIES[comparison.family]})."
     )
 
