@@ -72,15 +72,15 @@ def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
         [
             "# What the looks of the default study were worth",
             "",
-            f"`python -m tools.settled` writes this page from metrics/. The looks are {study.looks} seeds. A trial took",
-            f"{seconds:.1f} s (median) on {machine(1)}, two at once.",
+            f"`python -m tools.settled` writes this page from metrics/. The looks are {study.looks} seeds. A",
+            f"trial took {seconds:.1f} s (median) on {machine(1)}, two at once.",
             "",
             "| design | trials | decided | decided per 100 trials | decided per core-hour |",
             "| --- | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            "The first two lines judge the same trials. The last is a forecast: nobody ran it. It is simulated from the",
-            "differences and spreads that the study has seen, which is a little too hopeful.",
+            "The first two lines judge the same trials. The last is a forecast: nobody ran it. It is simulated from",
+            "the differences and spreads that the study has seen, which is a little too hopeful.",
             "",
         ]
     )
