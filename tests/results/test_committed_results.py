@@ -44,21 +44,30 @@ def test_every_trial_that_the_params_ask_for_is_there_once(results):
         for student, model in study.students.items()
         if study.applies(model, task)
         for method in {**study.regularizers, **study.distillers}
-        for seed in study.seeds
+        for seed in study.seeds_of(task, student, method)
     ]
     found = list(metrics.trials[[*KEYS, "seed"]].itertuples(index=False, name=None))
     assert sorted(found) == sorted(asked)
 
 
 def test_differences_and_intervals_follow_from_the_trials(results):
-    metrics, _ = results
+    """With looks on the seeds of the look that decided, by the look's share of alpha."""
+    metrics, study = results
     scores = metrics.trials.set_index([*KEYS, "seed"]).sort_index()
     for row in metrics.comparisons.itertuples():
-        values = 100 * scores.loc[(row.task, row.student, row.regularizer), row.metric]
-        base = 100 * scores.loc[(row.task, row.student, row.baseline), row.metric]
-        gains = (values - base).to_numpy()
+        seeds = study.seeds[: row.seeds]
+        new = row.seeds - max((n for n in study.looks if n < row.seeds), default=0)
+        sides = (
+            scores.loc[[(row.task, row.student, name, seed) for seed in seeds], row.metric].to_numpy()
+            for name in (row.regularizer, row.baseline)
+        )
+        values, base = (100 * side for side in sides)
+        gains = values - base
         interval = scipy.stats.t.interval(
-            0.95, len(gains) - 1, gains.mean(), scipy.stats.sem(gains, nan_policy="raise")
+            1 - 0.05 * new / len(study.seeds),
+            len(gains) - 1,
+            gains.mean(),
+            scipy.stats.sem(gains, nan_policy="raise"),
         )
         expected = [values.mean(), values.std(ddof=1), base.mean(), gains.mean(), *interval]
         found = [row.mean, row.sd, row.baseline_mean, row.difference, row.ci_low, row.ci_high]
