@@ -48,7 +48,11 @@ def fuzz(reader: Reader, numbers: Iterable[int]) -> Outcome:
     """Read the cases of these numbers."""
     outcome, before = Outcome(), peak_megabytes()
     for number in numbers:
-        data = reader.make(Random(number))
+        try:
+            data = reader.make(Random(number))
+        except Exception as error:  # of the fuzzing itself; the other cases are tried all the same
+            outcome.faults.append(f"{reader.name}, case {number} cannot be made: {error!r:.300}")
+            continue
         start = time.process_time()
         fault = _fault(reader, data, outcome)
         seconds, grown = time.process_time() - start, peak_megabytes() - before
