@@ -22,6 +22,8 @@ from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
 from kdcache.logits.joiner import ID, CachedRows, Ids, Joiner, Logits, Uint64, as_array, names_of
 
+MOST_STORED = 8  # times as many rows as a data set may its storage have, to get the logits' column itself
+
 
 def join(
     cache: CachedRows,
@@ -143,7 +145,27 @@ def _joined_dataset(joiner: Joiner, data: Any) -> Any:
     if not len(data):  # add_column fails on some empty data sets
         features = Features({**data.features, joiner.column: feature})
         return data.from_dict({name: [] for name in features}, features).with_format(data.format["type"])
-    return data.add_column(joiner.column, _as_lists(logits), feature=feature)
+    numbers = data._indices
+    if numbers is None or data.data.num_rows > MOST_STORED * len(data):
+        return data.add_column(joiner.column, _as_lists(logits), feature=feature)
+    return _with_stored_column(data, numbers.column(0).to_numpy(), joiner.column, logits, feature)
+
+
+def _with_stored_column(
+    data: Any, numbers: npt.NDArray[np.int64], column: str, logits: Logits, feature: Any
+) -> Any:
+    """A shuffled or filtered data set with a column more, in its storage.
+
+    `add_column` writes all rows of such a data set again in its order, some thousand a second.
+    """
+    stored = copy.copy(data)
+    stored._indices = None
+    values = np.zeros((len(stored), logits.shape[1]), np.float32)
+    values[numbers] = logits
+    chosen = np.zeros(len(stored), bool)
+    chosen[numbers] = True
+    lists = pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1], mask=pa.array(~chosen))
+    return stored.add_column(column, lists, feature=feature).select(numbers)
 
 
 def _find_in_table(joiner: Joiner, table: pa.Table) -> Logits:
