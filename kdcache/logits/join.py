@@ -76,12 +76,19 @@ def join(
         return with_column(data, column, _as_lists(_find_in_table(joiner, table)))
     if _are_rows(data):
         return _joined_rows(joiner, data)
-    if hasattr(data, "column_names") or hasattr(data, "columns") or not isinstance(data, Iterable):
+    if _has_columns(data) or not isinstance(data, Iterable):
         raise CacheError(
             f"{cache.path}: cannot join logits to a {type(data).__name__}; give one split as a datasets.Dataset, a "
             "table of Arrow, pandas or polars, a list of rows, a DataLoader or another iterable of batches"
         )
     return JoinedBatches(data, joiner)
+
+
+def _has_columns(data: Any) -> bool:
+    """Whether it is some whole data set, of which iterating gives no batches."""
+    return (
+        hasattr(data, "column_names") or hasattr(data, "columns") or isinstance(data, Mapping | str | bytes)
+    )
 
 
 def _check_view(cache: CachedRows, view: int | None) -> None:

@@ -303,8 +303,9 @@ def test_what_cannot_be_joined(cache: LogitCache) -> None:
         join(cache, data(), "test")
     with pytest.raises(CacheError, match="cannot join logits to a DatasetDict; give one split"):
         join(cache, datasets.DatasetDict(train=data()))
-    with pytest.raises(CacheError, match="cannot join logits to a int"):
-        join(cache, 5)
+    for other, kind in ((5, "int"), ({"text": ["a"], "label": [0]}, "dict"), ("train.csv", "str")):
+        with pytest.raises(CacheError, match=f"cannot join logits to a {kind}"):
+            join(cache, other)
 
 
 def test_other_names(cache: LogitCache) -> None:
