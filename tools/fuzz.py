@@ -35,7 +35,7 @@ MODULES = ("tests.fuzz.readers", "tests.fuzz.caches")
 CHUNK = 5000  # cases of a process
 TIMEOUT = 1800.0  # seconds that a process has for them
 DONE = Path("build/fuzz.jsonl")
-LIBRARIES = ("pyarrow", "pillow", "pydantic", "pyyaml", "python")
+LIBRARIES = ("pyarrow", "pillow", "pydantic", "ruamel.yaml", "torch", "python")
 
 PAGE = """\
 # Odd and damaged inputs

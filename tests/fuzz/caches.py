@@ -178,7 +178,7 @@ def with_values(
 
 def odd_ids(rng: Random, count: int) -> pa.Array:
     ids = [rng.choice((0, -1, 3, 2**62, 2**63 - 1, k, k + 8)) for k in range(count)]
-    return pa.array(ids, pa.int64()) if rng.random() < 0.7 else pa.array([None, *ids[1:]], pa.int64())
+    return pa.array(ids, pa.int64()) if rng.random() < 0.7 else pa.array([None, *ids[1:]][:count], pa.int64())
 
 
 def odd_logits(rng: Random, count: int) -> pa.Array:
