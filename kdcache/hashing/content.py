@@ -3,7 +3,7 @@
 | value                                | parts                                                                |
 | ------------------------------------ | -------------------------------------------------------------------- |
 | text                                 | its UTF-8 bytes                                                      |
-| PNG bytes; image of mode L or RGB    | the shape as Python writes it, `(H, W)` or `(H, W, 3)`; the pixels   |
+| PNG bytes; image of mode L or RGB    | the shape as Python writes it, `(H, W)` or `(H, W, 3)`; the pixels, upright |
 | image of another mode                | the mode and the size; the pixels (a palette is applied first)       |
 | `{bytes, path}`                      | those of the bytes (of the file's, if there is only a path)          |
 | other bytes                          | they themselves                                                      |
