@@ -2,15 +2,18 @@
 
     python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
-The readers are those of tests/fuzz: READERS of its modules. Each runs in processes of its own, a few thousand cases at
-a time, so that a crash or a hang in a library's C code is seen, and by which cases. Prints one line a reader; exits
-with 1 when a case ended in anything but the answer or one kdcache error.
+The readers are those of tests/fuzz: READERS of its modules. They take turns, each in a process of its own for some
+thousand cases, so that a crash or a hang in a library's C code is seen, and by which cases. What is done is kept in a
+file, a line a process, and the page is written after each turn: the same command goes on where an earlier one was
+stopped. A reader that was mended begins again when its lines are deleted there. Prints one line a reader; exits with 1
+when a case ended in anything but the answer or one kdcache error.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import logging
 import os
 import platform
@@ -19,18 +22,20 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
 from kdcache.system import files
+from kdcache.system.devices import machine
 from kdcache.system.versions import installed
 from tests.fuzz.harness import Outcome, Reader, fuzz
 
 MODULES = ("tests.fuzz.readers", "tests.fuzz.caches")
-CHUNK = 2000  # cases of a process
+CHUNK = 5000  # cases of a process
 TIMEOUT = 1800.0  # seconds that a process has for them
-LIBRARIES = ("pyarrow", "pillow", "pydantic", "pyyaml", "python")
+DONE = Path("build/fuzz.jsonl")
+LIBRARIES = ("pyarrow", "pillow", "pydantic", "ruamel.yaml", "torch", "python")
 
 PAGE = """\
 # Odd and damaged inputs
@@ -47,13 +52,13 @@ does it again: case *n* is the same everywhere (here the first is {first:,}), se
 {rows}
 {faults}
 The time is that of a processor, the memory that by which a process grew over {chunk:,} cases.
-{versions}; {system}, {processors} processors.
+{versions}; {system}, {machine}, {processors} processors.
 """
 
 
 @dataclass
 class Total:
-    """What became of all cases of a reader."""
+    """What became of the cases of a reader."""
 
     name: str
     answers: int = 0
@@ -78,14 +83,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one's number; default: %(default)s")
     parser.add_argument("--reader", action="append", help="only this one; may be given again")
     parser.add_argument("--page", type=Path, help="the page to write")
+    parser.add_argument("--done", type=Path, default=DONE, help="what is done already; default: %(default)s")
     options = parser.parse_args(arguments)
-    totals = []
-    for module, reader in _readers(options.reader):
-        totals.append(_run(module, reader, options.first, options.cases))
-        print(_line(totals[-1]), *totals[-1].faults[:20], sep="\n", flush=True)
-    if options.page is not None:
-        files.write_atomically(options.page, page(totals, options.first).encode())
-    return 1 if any(total.faults for total in totals) else 0
+    readers, last = list(_readers(options.reader)), options.first + options.cases
+    totals = {reader.name: Total(reader.name) for _, reader in readers}
+    done = _done(options.done)
+    for start in range(options.first, last, CHUNK):
+        stop = min(start + CHUNK, last)
+        for module, reader in readers:
+            key = reader.name, start, stop
+            if key not in done:
+                done[key] = _run(module, *key)
+                _keep(options.done, key, done[key])
+            totals[reader.name].add(done[key])
+        if options.page is not None:
+            files.write_atomically(options.page, page(list(totals.values()), options.first).encode())
+    for total in totals.values():
+        print(_line(total), *total.faults[:20], sep="\n", flush=True)
+    return 1 if any(total.faults for total in totals.values()) else 0
 
 
 def _readers(chosen: Sequence[str] | None) -> Iterator[tuple[str, Reader]]:
@@ -95,24 +110,33 @@ def _readers(chosen: Sequence[str] | None) -> Iterator[tuple[str, Reader]]:
                 yield module, reader
 
 
-def _run(module: str, reader: Reader, first: int, cases: int) -> Total:
-    total = Total(reader.name)
-    for start in range(first, first + cases, CHUNK):
-        stop = min(start + CHUNK, first + cases)
-        with ProcessPoolExecutor(
-            1, get_context("spawn")
-        ) as pool:  # one process a chunk: its memory is its own
-            chunk = pool.submit(_chunk, module, reader.name, start, stop)
-            try:
-                total.add(chunk.result(TIMEOUT))
-            except BrokenProcessPool:
-                total.faults.append(f"{reader.name}, cases {start} to {stop - 1}: the process died")
-            except TimeoutError:
-                total.faults.append(
-                    f"{reader.name}, cases {start} to {stop - 1}: not done after {TIMEOUT:.0f} s"
-                )
-                _end(pool)
-    return total
+Key = tuple[str, int, int]  # a reader, its first case, and the one after its last
+
+
+def _done(path: Path) -> dict[Key, Outcome]:
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [json.loads(line) for line in lines]
+    return {(line["reader"], line["start"], line["stop"]): Outcome(**line["outcome"]) for line in kept}
+
+
+def _keep(path: Path, key: Key, outcome: Outcome) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = {"reader": key[0], "start": key[1], "stop": key[2], "outcome": asdict(outcome)}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _run(module: str, name: str, start: int, stop: int) -> Outcome:
+    """What became of these cases, in a process of their own: its memory is its own, too."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            return pool.submit(_chunk, module, name, start, stop).result(TIMEOUT)
+        except BrokenProcessPool:
+            fault = "the process died"
+        except TimeoutError:
+            fault = f"not done after {TIMEOUT:.0f} s"
+            _end(pool)
+    return Outcome(faults=[f"{name}, cases {start} to {stop - 1}: {fault}"])
 
 
 def _chunk(module: str, name: str, start: int, stop: int) -> Outcome:
@@ -149,6 +173,7 @@ def page(totals: Sequence[Total], first: int) -> str:
         faults="".join(f"{fault}\n" for fault in ["", *faults]) if faults else "",
         versions=", ".join(f"{name} {version}" for name, version in installed(LIBRARIES).items()),
         system=platform.system(),
+        machine=machine(1),
         processors=os.cpu_count(),
         chunk=CHUNK,
     )

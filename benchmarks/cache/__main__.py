@@ -27,7 +27,7 @@ from stages import stage_errors
 
 log = logging.getLogger(__name__)
 
-NAMES = ("writing", "stores", "streaming", "epochs", "large")  # modules of this package
+NAMES = ("writing", "joining", "stores", "streaming", "epochs", "large")  # modules of this package
 JSON, PAGE = Path("benchmarks/results/cache.json"), Path("docs/measured/cache-benchmarks.md")
 LIBRARIES = ("numpy", "pyarrow", "torch", "transformers", "datasets")
 
@@ -92,10 +92,11 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         minilm=args.minilm,
         quick=args.quick,
     )
-    run = {**prepared(args), "measurements": _kept(args)}
+    made, kept = prepared(args), _kept(args)
+    run = kept or {**made, "measurements": {}}
     for name in args.only or [name for name in NAMES if args.large or name != "large"]:
         log.info("%s ...", name)
-        run["measurements"][name] = asdict(_measure(name, options))
+        run["measurements"][name] = asdict(_measure(name, options)) | ({"made": made} if kept else {})
         run["measurements"] = {key: run["measurements"][key] for key in NAMES if key in run["measurements"]}
         if args.json:
             args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -104,10 +105,10 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _kept(args: argparse.Namespace) -> dict[str, Any]:
-    """What --only leaves as it is in the file given by --json."""
+    """What --only leaves as it is in the file given by --json; what it measures says itself how it was made."""
     if not (args.only and args.json and args.json.exists()):
         return {}
-    kept: dict[str, Any] = read_json(args.json)["measurements"]
+    kept: dict[str, Any] = read_json(args.json)
     return kept
 
 

@@ -41,11 +41,19 @@ def _measured(goal: Mapping[str, Any]) -> str:
 
 def details(measurement: Mapping[str, Any]) -> str:
     """All that one module measured besides its goals; for missed goals, where the time goes."""
-    parts = [_rates(title, values) for title, values in measurement["rates"].items()]
+    parts = [_made(measurement["made"])] if "made" in measurement else []
+    parts += [_rates(title, values) for title, values in measurement["rates"].items()]
     parts.append(_facts(measurement["facts"]))
     parts.append("\n".join(f"- {note}" for note in measurement["notes"]))
     parts += [_profile(goal) for goal in measurement["goals"] if goal["profile"]]
     return "\n\n".join(part for part in parts if part)
+
+
+def _made(made: Mapping[str, Any]) -> str:
+    return (
+        f"Measured by itself on {made['machine']}{_gpu(made)}, {made['date']}, {made['options']['repeats']} rounds; "
+        f"{_versions(made)}."
+    )
 
 
 def _rates(title: str, rates: Mapping[str, Sequence[float]]) -> str:

@@ -3,7 +3,7 @@
 | value                                | parts                                                                |
 | ------------------------------------ | -------------------------------------------------------------------- |
 | text                                 | its UTF-8 bytes                                                      |
-| PNG bytes; image of mode L or RGB    | the shape as Python writes it, `(H, W)` or `(H, W, 3)`; the pixels   |
+| PNG bytes; image of mode L or RGB    | the shape as Python writes it, `(H, W)` or `(H, W, 3)`; the pixels, upright |
 | image of another mode                | the mode and the size; the pixels (a palette is applied first)       |
 | `{bytes, path}`                      | those of the bytes (of the file's, if there is only a path)          |
 | other bytes                          | they themselves                                                      |
@@ -36,6 +36,7 @@ from kdcache.system.files import open_regular
 
 Column: TypeAlias = str | int  # a name; or a position, for rows that are tuples or lists
 PNG = b"\x89PNG\r\n\x1a\n"
+ORIENTATION = 0x0112  # Exif's
 NONE, BOOLEAN, INTEGER, FLOAT, LIST = b"\0none", b"\0bool", b"\0int", b"\0float", b"\0list"  # marks
 # Chunks of a PNG that its pixels include (tRNS: as alpha; eXIf: the rotation), or that do not change the picture.
 PICTURE_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
@@ -203,10 +204,19 @@ def _of_image(image: Any, column: Column) -> list[bytes]:
     frames = getattr(image, "n_frames", 1)
     try:
         if frames == 1:
-            return _of_frame(image)
+            return _of_frame(_upright(image))
         return [b"\0frames", str(frames).encode(), *_of_frames(image, frames)]
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise CacheError(f"column {column!r} holds a damaged image ({error})") from None
+
+
+def _upright(image: Any) -> Any:
+    """The image as it is meant to be seen, as a prepared task has it, where Exif says that it lies on its side."""
+    if not hasattr(image, "getexif") or image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
 
 
 def _of_frames(image: Any, frames: int) -> list[bytes]:

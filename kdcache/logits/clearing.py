@@ -1,8 +1,9 @@
 """Make a folder ready for a cache: remove what an earlier cache left there, and nothing else.
 
-What counts as a cache's own: its manifest and cost; in real sub-folders, files with the exact name of a shard and this
-format's key in the Parquet footer; and temporary files by their exact names. A Parquet file or a manifest of anybody
-else's makes the folder unusable for a cache: it is refused, named, and left as it is. Other files do not matter.
+What counts as a cache's own: its manifest; what reads as its cost; in real sub-folders, files with the exact name of a
+shard and this format's key in the Parquet footer; and temporary files by their exact names. A Parquet file, a manifest
+or a cost of anybody else's makes the folder unusable for a cache: it is refused, named, and left as it is. Other files
+do not matter.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError, KdcacheError
-from kdcache.logits.cost import COST
+from kdcache.logits.cost import COST, read_cost
 from kdcache.logits.format import MANIFEST, METADATA_KEY, MOST_MANIFEST, SPLIT_NAME
 from kdcache.logits.shards import as_cache_errors, os_errors
 from kdcache.system.files import open_regular, read_json, read_regular, remove
@@ -38,6 +39,7 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
     """
     with as_cache_errors(), os_errors(folder):
         _refuse_foreign_manifest(folder)
+        _refuse_foreign_cost(folder)
         splits = _split_folders(folder)
         shards = [path for split in splits for path in _own_shards(split)]
         stale = [path for parent in (folder, *splits) for path in _temporary(parent)]
@@ -95,6 +97,13 @@ def _refuse_foreign_manifest(folder: Path) -> None:
         raise CacheError(
             f"{path}: is no logit cache's manifest, and nothing was removed; choose another path"
         )
+
+
+def _refuse_foreign_cost(folder: Path) -> None:
+    """Beside a cache's manifest a cost is the cache's, damaged or not."""
+    path = folder / COST
+    if path.exists() and not (folder / MANIFEST).exists() and read_cost(folder) is None:
+        raise CacheError(f"{path}: is no logit cache's cost, and nothing was removed; choose another path")
 
 
 def _is_own_manifest(path: Path) -> bool:

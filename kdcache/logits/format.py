@@ -31,6 +31,7 @@ from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.digests import XXH3, Algorithm
 from kdcache.system.files import read_json
+from kdcache.system.quoting import quoted
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -315,9 +316,13 @@ def parse_shard(
         raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")
     expected = shard_metadata(header, split, index)
     keys = [*expected, "augmentation"]  # which must not be there where none is expected
-    if not isinstance(found, dict) or any(found.get(key) != expected.get(key) for key in keys):
+    actual = found if isinstance(found, dict) else {}
+    differing = [key for key in keys if actual.get(key) != expected.get(key)]
+    if differing:
+        wanted = ", ".join(f"{key} {quoted(expected.get(key))}" for key in differing)
+        given = ", ".join(f"{key} {quoted(actual.get(key))}" for key in differing)
         raise CacheError(
-            f"{path}: is not the shard that the manifest means; expected {expected}, found {found!r:.500}; "
+            f"{path}: is not the shard that the manifest means; expected {wanted}; found {given}; "
             "cache the logits again"
         )
     return file

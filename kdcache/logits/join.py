@@ -22,6 +22,8 @@ from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
 from kdcache.logits.joiner import ID, CachedRows, Ids, Joiner, Logits, Uint64, as_array, names_of
 
+MOST_STORED = 8  # times as many rows as a data set may its storage have, to get the logits' column itself
+
 
 def join(
     cache: CachedRows,
@@ -74,12 +76,19 @@ def join(
         return with_column(data, column, _as_lists(_find_in_table(joiner, table)))
     if _are_rows(data):
         return _joined_rows(joiner, data)
-    if hasattr(data, "column_names") or hasattr(data, "columns") or not isinstance(data, Iterable):
+    if _has_columns(data) or not isinstance(data, Iterable):
         raise CacheError(
             f"{cache.path}: cannot join logits to a {type(data).__name__}; give one split as a datasets.Dataset, a "
             "table of Arrow, pandas or polars, a list of rows, a DataLoader or another iterable of batches"
         )
     return JoinedBatches(data, joiner)
+
+
+def _has_columns(data: Any) -> bool:
+    """Whether it is some whole data set, of which iterating gives no batches."""
+    return (
+        hasattr(data, "column_names") or hasattr(data, "columns") or isinstance(data, Mapping | str | bytes)
+    )
 
 
 def _check_view(cache: CachedRows, view: int | None) -> None:
@@ -143,7 +152,27 @@ def _joined_dataset(joiner: Joiner, data: Any) -> Any:
     if not len(data):  # add_column fails on some empty data sets
         features = Features({**data.features, joiner.column: feature})
         return data.from_dict({name: [] for name in features}, features).with_format(data.format["type"])
-    return data.add_column(joiner.column, _as_lists(logits), feature=feature)
+    numbers = data._indices
+    if numbers is None or data.data.num_rows > MOST_STORED * len(data):
+        return data.add_column(joiner.column, _as_lists(logits), feature=feature)
+    return _with_stored_column(data, numbers.column(0).to_numpy(), joiner.column, logits, feature)
+
+
+def _with_stored_column(
+    data: Any, numbers: npt.NDArray[np.int64], column: str, logits: Logits, feature: Any
+) -> Any:
+    """A shuffled or filtered data set with a column more, in its storage.
+
+    `add_column` writes all rows of such a data set again in its order, some thousand a second.
+    """
+    stored = copy.copy(data)
+    stored._indices = None
+    values = np.zeros((len(stored), logits.shape[1]), np.float32)
+    values[numbers] = logits
+    chosen = np.zeros(len(stored), bool)
+    chosen[numbers] = True
+    lists = pa.FixedSizeListArray.from_arrays(values.reshape(-1), values.shape[1], mask=pa.array(~chosen))
+    return stored.add_column(column, lists, feature=feature).select(numbers)
 
 
 def _find_in_table(joiner: Joiner, table: pa.Table) -> Logits:

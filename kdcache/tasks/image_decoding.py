@@ -78,7 +78,20 @@ def _more(image: Any, data: bytes) -> str | None:
         return "has several frames or pages; keep one"
     if image.format == "TIFF" and image.tag_v2.get(277, 1) != len(image.getbands()):
         return f"has {image.tag_v2[277]} channels, of which {image.mode} has room for {len(image.getbands())}"
+    if image.format == "BMP" and _has_fourth_byte(data):
+        return "has a fourth byte a pixel, which may be alpha; save it with 24 bits a pixel"
     return _other_colours(image, data)
+
+
+def _has_fourth_byte(bmp: bytes) -> bool:
+    """Whether the byte beside blue, green and red, of which Pillow knows nothing, is more than padding."""
+    start, header = struct.unpack_from("<II", bmp, 10)
+    if header < 40 or struct.unpack_from("<HI", bmp, 28) != (
+        32,
+        0,
+    ):  # bits a pixel; no masks that say what it is
+        return False
+    return len(set(bmp[start + 3 :: 4])) > 1 or bmp[start + 3 : start + 4] not in (b"", b"\0", b"\xff")
 
 
 def _depth(image: Any, data: bytes) -> int:

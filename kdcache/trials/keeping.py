@@ -93,7 +93,7 @@ def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store |
         if store is not None:
             _put_aside(store, folder)
         log.info("%s: removed (%s)", folder, reason)
-        shutil.rmtree(folder) if folder.is_dir() else remove(folder)
+        shutil.rmtree(folder) if folder.is_dir() and not folder.is_symlink() else remove(folder)
     return kept
 
 

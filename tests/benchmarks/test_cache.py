@@ -50,7 +50,7 @@ def test_a_quick_run_has_a_number_or_a_reason_for_every_row(tmp_path, capsys):
     text = (tmp_path / "out" / "run.json").read_text()
     run = json.loads(text)
     goals = [goal for found in run["measurements"].values() for goal in found["goals"]]
-    assert list(run["measurements"]) == ["writing", "stores", "streaming", "epochs", "large"]
+    assert list(run["measurements"]) == ["writing", "joining", "stores", "streaming", "epochs", "large"]
     for goal in goals:
         assert (goal["measured"] is None) == bool(goal["reason"])
         assert (goal["met"] is None) == (goal["measured"] is None or not goal["goal"])

@@ -178,7 +178,7 @@ def with_values(
 
 def odd_ids(rng: Random, count: int) -> pa.Array:
     ids = [rng.choice((0, -1, 3, 2**62, 2**63 - 1, k, k + 8)) for k in range(count)]
-    return pa.array(ids, pa.int64()) if rng.random() < 0.7 else pa.array([None, *ids[1:]], pa.int64())
+    return pa.array(ids, pa.int64()) if rng.random() < 0.7 else pa.array([None, *ids[1:]][:count], pa.int64())
 
 
 def odd_logits(rng: Random, count: int) -> pa.Array:
@@ -208,8 +208,8 @@ TABLE_CHANGES: tuple[Callable[[Random, pa.Table], pa.Table], ...] = (
     without_a_column,
     with_odd_metadata,
     lambda rng, table: table.slice(0, rng.randint(0, table.num_rows)),
-    lambda rng, table: pa.concat_tables([table] * rng.choice((2, 300))),
-    lambda rng, table: table.take(pa.array(rng.sample(range(table.num_rows), table.num_rows))),
+    lambda rng, table: pa.concat_tables([table] * rng.choice((2, 300 if table.num_rows <= 8 else 1))),
+    lambda rng, table: table.take(pa.array(rng.sample(range(table.num_rows), table.num_rows), pa.int64())),
     lambda rng, table: table.append_column("more", pa.array([1] * table.num_rows)),
 )
 

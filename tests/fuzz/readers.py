@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -350,13 +351,77 @@ ODD_VALUES: tuple[Any, ...] = (
 )
 
 
+ODD_YAML = (
+    *("2024-13-45", "2024-01-01", "12:30:00", "1e3", "1_000", "0x1F", "0x_", "0o17", "08", ".inf", "1." * 9),
+    *(
+        "no",
+        "~",
+        "=",
+        "<<",
+        "*a",
+        "&a",
+        "&a [*a]",
+        "&a {b: *a}",
+        "!!int abc",
+        "!!bool maybe",
+        "! x",
+        "!<x> y",
+    ),
+    *(
+        "!!python/object:os.system {}",
+        "!!binary aGk=",
+        "!!set {a, b}",
+        "!!omap [a: 1]",
+        "'",
+        '"\\x"',
+        '"\\ud83d"',
+    ),
+    *(
+        "| \n  a\n b",
+        "> a",
+        "? a",
+        "- a",
+        "{a: b",
+        "[a, b",
+        "a: b: c",
+        "@a",
+        "`a",
+        "%YAML 1.1",
+        "\t",
+        "#",
+        "---",
+        "...",
+    ),
+    *("9" * 5000, "[" * 500 + "]" * 500, "{a: " * 30 + "}" * 30, "[" + "a, " * 30_000 + "]", "a" * 10_000),
+    "[&a [x, x, x, x, x, x, x, x], &b [*a, *a, *a, *a, *a, *a], &c [*b, *b, *b, *b, *b, *b], *c, *c, *c, *c]",
+    "{<<: {a: 1}, <<: {b: 2}}",
+    "{<<: [1, 2]}",
+    "{[a]: b, {c: d}: e}",
+)
+
+
 def params_case(rng: Random) -> bytes:
     if rng.random() < 0.4:
         return damaged(rng, STUDY.encode())
-    study = yaml.safe_load(STUDY)
+    if rng.random() < 0.3:
+        return _with_odd_yaml(rng).encode()
+    study = yaml.load(STUDY, yaml.CSafeLoader)
     for _ in range(rng.choice((1, 1, 3))):
         _replace(rng, study)
-    return yaml.safe_dump(study, allow_unicode=True, sort_keys=False).encode()
+    return yaml.dump(study, Dumper=yaml.CSafeDumper, allow_unicode=True, sort_keys=False).encode()
+
+
+def _with_odd_yaml(rng: Random) -> str:
+    """The study, where a value, a key or a line is something that YAML has a meaning of its own for."""
+    lines = STUDY.splitlines()
+    odd, place = rng.choice(ODD_YAML), rng.randrange(len(lines) + 1)
+    if place == len(lines) or rng.random() < 0.2:
+        lines.insert(place, odd)
+    else:
+        words = re.split(r"([\w.]+)", lines[place])
+        words[rng.randrange(len(words))] = odd
+        lines[place] = "".join(words)
+    return "\n".join(lines)
 
 
 def _replace(rng: Random, node: Any) -> None:

@@ -171,6 +171,18 @@ def test_transparency_and_colour_profile_of_a_png_count() -> None:
     assert len({plain, *(hash_row([png_of(header, chunk, pixel)]) for chunk in chunks)}) == 5
 
 
+def test_a_rotation_counts() -> None:
+    """An opened image is what it shows, as its PNG's bytes are, and as a prepared task has it."""
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # the top is on the right
+    Image.fromarray(pixels).save(buffer, format="PNG", exif=exif)
+    turned = hash_row([np.rot90(pixels, -1)])
+    assert hash_row([buffer.getvalue()]) == turned
+    assert hash_row([Image.open(buffer)]) == turned
+    assert hash_row([Image.fromarray(pixels)]) == hash_row([pixels])
+
+
 def test_every_frame_counts() -> None:
     def animated(last: int) -> bytes:
         buffer = io.BytesIO()

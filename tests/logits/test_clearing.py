@@ -70,6 +70,12 @@ def broken_manifest(path: Path) -> Path:
     return path
 
 
+def cost(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"seconds": "of my own"}')
+    return path
+
+
 def pipe(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(path)
@@ -84,6 +90,8 @@ FOREIGN: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "a text with the name of a shard": ("train/part-00003.parquet", text),
     "a manifest": ("manifest.json", manifest),
     "a manifest that is no JSON": ("manifest.json", broken_manifest),
+    "a cost": ("cost.json", cost),
+    "a cost that is no JSON": ("cost.json", text),
     "a pipe as a manifest": ("manifest.json", pipe),
     "a pipe as a shard": ("train/part-00000.parquet", pipe),
 }
@@ -171,4 +179,10 @@ def test_an_earlier_caches_files_go(tmp_path: Path, write: Callable[[Path], None
 def test_a_damaged_manifest_of_a_cache_goes(tmp_path: Path, damaged: bytes) -> None:
     folder = write_cache(tmp_path / "folder")
     (folder / "manifest.json").write_bytes(damaged)
+    by_writer(folder)
+
+
+def test_a_damaged_cost_of_a_cache_goes(tmp_path: Path) -> None:
+    folder = write_cache(tmp_path / "folder")
+    (folder / "cost.json").write_bytes(b'{"seconds": ')
     by_writer(folder)

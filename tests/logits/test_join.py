@@ -123,6 +123,24 @@ def test_any_selection_of_rows(cache: LogitCache, chosen: list[int], way: str, l
     np.testing.assert_array_equal(np.asarray(found).reshape(-1, K), np.reshape(expected, (-1, K)))
 
 
+def test_a_shuffled_data_set_is_not_written_again(cache: LogitCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flatten(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("some thousand rows a second")
+
+    monkeypatch.setattr(datasets.Dataset, "flatten_indices", flatten)
+    rows = data().shuffle(seed=1).select(range(5, N)).with_format("numpy", columns=["label"])
+    joined = join(cache, rows, **CONTENT)
+    assert joined.data.column("text").equals(rows.data.column("text"))
+    assert joined.format["columns"] == ["label", "teacher_logits"]
+    assert_joined(joined.with_format(None), N - 5)
+
+
+def test_a_small_part_of_a_large_data_set_is(cache: LogitCache) -> None:
+    joined = join(cache, data().select([7, 3]), **CONTENT)
+    assert_joined(joined, 2)
+    assert joined.data.num_rows == 2
+
+
 def test_the_logits_survive_what_comes_after_the_join(cache: LogitCache, tmp_path: Path) -> None:
     joined = join(cache, data()).shuffle(seed=1).filter(lambda row: row["label"] == 2)
     assert_joined(joined, len([label for label in LABELS if label == 2]))
@@ -285,8 +303,9 @@ def test_what_cannot_be_joined(cache: LogitCache) -> None:
         join(cache, data(), "test")
     with pytest.raises(CacheError, match="cannot join logits to a DatasetDict; give one split"):
         join(cache, datasets.DatasetDict(train=data()))
-    with pytest.raises(CacheError, match="cannot join logits to a int"):
-        join(cache, 5)
+    for other, kind in ((5, "int"), ({"text": ["a"], "label": [0]}, "dict"), ("train.csv", "str")):
+        with pytest.raises(CacheError, match=f"cannot join logits to a {kind}"):
+            join(cache, other)
 
 
 def test_other_names(cache: LogitCache) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import png
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -58,6 +58,7 @@ def with_chunk(data: bytes, name: bytes, content: bytes) -> bytes:
         (saved(GREY > 99), np.where(GREY > 99, 255, 0)),
         (saved(GREY, "BMP"), GREY),
         (saved(RGB, "BMP"), RGB),
+        (saved(OPAQUE, "BMP"), RGB),
         (saved(RGB, "TIFF"), RGB),
         (saved(RGB, "TIFF", compression="tiff_lzw"), RGB),
         (saved(OPAQUE, "TIFF"), RGB),
@@ -185,6 +186,7 @@ ADOBE = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.
         (saved(RGBA), "is transparent in places"),
         (saved(RGBA, "TIFF"), "is transparent in places"),
         (saved(RGBA, "WEBP", lossless=True), "is transparent in places"),
+        (saved(RGBA, "BMP"), "has a fourth byte a pixel"),
         (saved(RGBA, mode="LA"), "is transparent in places"),
         (saved(RGB, transparency=tuple(RGB[2, 3].tolist())), "is transparent in places"),
         (saved(GREY, transparency=int(GREY[2, 3])), "is transparent in places"),
@@ -251,6 +253,7 @@ def test_photos_are_turned_upright_once(orientation: int, form: str) -> None:
     assert np.array_equal(decode(data), TURNED[orientation](RGB))
 
 
+@settings(deadline=None)  # drawing takes long on a busy machine
 @given(st.data())
 def test_a_png_of_another_encoder_is_read_as_another_decoder_does(data: st.DataObject) -> None:
     """Against pypng: grey of 1, 2, 4 and 8 bits, RGB, palettes, opaque alpha; interlaced or not."""

@@ -29,9 +29,10 @@ READERS = (Reader("sevens", make, read), Reader("deadly", make, die))
 
 
 @pytest.fixture(autouse=True)
-def _readers(monkeypatch: pytest.MonkeyPatch) -> None:
+def _readers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(fuzz, "MODULES", ("tests.tools.test_fuzz",))
     monkeypatch.setattr(fuzz, "CHUNK", 40)
+    monkeypatch.setattr(fuzz, "DONE", tmp_path / "done.jsonl")
 
 
 def test_the_page_has_the_faults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,3 +66,19 @@ def test_a_reader_without_faults(tmp_path: Path) -> None:
 def test_a_process_that_dies_is_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     assert fuzz.main(["--cases", "50", "--reader", "deadly"]) == 1
     assert "deadly, cases 0 to 39: the process died" in capsys.readouterr().out
+
+
+def test_a_second_run_goes_on_where_the_first_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fuzz.main(["--cases", "80", "--reader", "sevens"])
+    whole = capsys.readouterr().out
+    done = tmp_path / "done.jsonl"
+    kept, _ = done.read_text().splitlines()
+    done.write_text(kept + "\n")
+    run, ran = fuzz._run, []
+    monkeypatch.setattr(fuzz, "_run", lambda *key: ran.append(key[1:]) or run(*key))
+    fuzz.main(["--cases", "80", "--reader", "sevens"])
+    assert ran == [("sevens", 40, 80)]
+    assert capsys.readouterr().out.split(";")[0] == whole.split(";")[0]
+    assert len(done.read_text().splitlines()) == 2
