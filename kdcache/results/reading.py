@@ -24,6 +24,7 @@ from kdcache.results.schema import (
     CurveRow,
     ExampleRow,
     ReliabilityRow,
+    TeacherRow,
     TrialRow,
     columns,
     defaults,
@@ -37,6 +38,7 @@ OPTIONAL: dict[str, type[Any]] = {
     "curves": CurveRow,
     "reliability": ReliabilityRow,
     "across": AcrossRow,
+    "teachers": TeacherRow,
 }
 SUMMARY = "summary.json"
 PROVENANCE = "provenance.json"
@@ -59,6 +61,7 @@ class Metrics:
     reliability: pd.DataFrame
     across: pd.DataFrame
     curves: pd.DataFrame
+    teachers: pd.DataFrame
     summary: dict[str, Any]
     provenance: dict[str, Any]
     files: dict[str, str]
