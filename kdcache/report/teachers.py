@@ -87,7 +87,7 @@ def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
         how = "not better" if row.gap <= 0 else f"only {wording.number(row.gap, 2)} points better"
         yield (
             f"{name} is {how} than its student {row.student} by plain fine-tuning "
-            f"({wording.number(row.validation)} against {wording.number(row.student_score)}): it has little to teach it."
+            f"({wording.number(row.validation)} against {wording.number(row.student_score)}): it has little to teach."
         )
     if row.entropy is not None and row.entropy < NEARLY_HARD * math.log(row.classes):
         yield (

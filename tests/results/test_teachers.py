@@ -46,7 +46,7 @@ def trials(**scores: list[float]) -> pd.DataFrame:
 
 
 def test_the_numbers(tmp_path: Path) -> None:
-    """Probabilities are 3/4 and 1/4 on train; 3 of 4 rows are right there, 2 of 4 on validation (1 0 0 1 of 1 0 1 1)."""
+    """Probabilities are 3/4 and 1/4 on train; 3 of 4 rows are right in both splits."""
     put(tmp_path)
     (row,) = teachers_table(study(), tmp_path, trials(small=[0.2, 0.3])).to_dict("records")
     assert (row["task"], row["teacher"], row["metric"], row["classes"]) == ("one", "big", "accuracy", 2)
