@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock, template
@@ -25,6 +26,8 @@ Template: TypeAlias = Literal["default", "text", "images", "paper"]
 OURS = ("params.yaml", "dvc.yaml", "stages", code_lock.LOCK.name)
 LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
 SAMPLE = 2000  # texts whose tokens are counted
+# An empty line goes before each part of the study, unless a comment stands there.
+SECTION = re.compile(r"(?m)^((?!#).+)\n+(?=(?:tasks|teachers|students|regularizers|distillers|comparison):)")
 STARTS = {
     "default": "Does a regularizer help a small student, pre-trained or not, on text and on images?",
     "text": "Does a regularizer help a small student, pre-trained or not, on headlines?",
@@ -99,9 +102,9 @@ def _study_of(folder: Path, data: Data) -> Any:
     study["tasks"] = {
         name: {
             "source": {"files": files},
-            "text": list(data.text),
+            "text": _in_a_line(data.text),
             "label": data.label,
-            "metrics": ["accuracy", "macro_f1"],
+            "metrics": _in_a_line(["accuracy", "macro_f1"]),
             "max_length": longest,
         }
     }
@@ -109,6 +112,13 @@ def _study_of(folder: Path, data: Data) -> Any:
         for model in study[group].values():
             model.pop("tasks", None)
     return _commented(study, f"Does a regularizer help a small student here? {described}.")
+
+
+def _in_a_line(values: Sequence[str]) -> CommentedSeq:
+    """A list as YAML has it in brackets."""
+    line = CommentedSeq(values)
+    line.fa.set_flow_style()
+    return line
 
 
 def _look_at(data: Data) -> tuple[str, int]:
@@ -173,7 +183,7 @@ def _write_files(folder: Path, study: Any, data: Data | None) -> None:
     code_lock.write(folder)
     written = io.StringIO()
     YAML().dump(study, written)
-    text = re.sub(r"\n\n\n+", "\n\n", written.getvalue())
+    text = SECTION.sub(r"\1\n\n", written.getvalue())
     (folder / "params.yaml").write_text(text, encoding="utf-8")
     for name, content in ((".gitignore", template.IGNORED), (".dvcignore", _dvc_ignored())):
         if not (folder / name).exists():
