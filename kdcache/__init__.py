@@ -6,6 +6,7 @@ The public names are imported when they are first asked for: a command that need
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ HOMES = {"KdcacheError": "kdcache.errors", "Study": "kdcache.study", "load_study
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return importlib.metadata.version("kdcache")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES.get(name, "kdcache.logits")), name)

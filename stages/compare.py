@@ -11,6 +11,7 @@ from kdcache.results.checking import check_results
 from kdcache.results.evaluation import Evaluation
 from kdcache.results.gather import cost_table, curves_table, read_trials, trials_table
 from kdcache.results.provenance import provenance
+from kdcache.results.teachers import teachers_table
 from kdcache.results.writing import write_summary, write_table
 from kdcache.statistics import (
     compare,
@@ -70,6 +71,7 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
         "across": compare_across_tasks(trials, study),
         "cost": cost_table(study, data, results),
         "curves": curves_table(results),
+        "teachers": teachers_table(study, data, trials),
     }
     summaries = {"provenance": made, "summary": claims, "verdicts": headline(claims, comparisons)}
     for name, table in tables.items():

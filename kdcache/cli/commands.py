@@ -21,12 +21,16 @@ from kdcache.errors import CacheError, KdcacheError
 if TYPE_CHECKING:
     from kdcache.logits import LogitCache
 
-app = typer.Typer(
-    name="kdcache", help="Look at studies and logit caches.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(name="kdcache", no_args_is_help=True)
 Cache = Annotated[Path, typer.Argument(help="A logit cache's folder (it holds manifest.json).")]
 Split = Annotated[str | None, typer.Option(help="Only this split; default: all.")]
 Task = Annotated[Path | None, typer.Option(help="The prepared task's folder (it holds card.json).")]
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", help="Print the version.", callback=lambda asked: _version(asked), is_eager=True
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
 
 
@@ -37,6 +41,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KdcacheError as error:
         print(f"kdcache: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import kdcache
+
+        typer.echo(f"kdcache {kdcache.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Look at studies and logit caches."""
 
 
 @app.command()
@@ -66,6 +83,33 @@ def check(
     if len(study.looks) > 1:
         text += f" at most, judged after {', '.join(map(str, study.looks))} seeds"
     _print_json(counts) if as_json else typer.echo(text.format(**counts))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project's folder; it is made where it is not there.")],
+    template: Annotated[
+        Literal["default", "text", "images", "paper"], typer.Option(help="Which study to start from.")
+    ] = "default",
+    data: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="TRAIN VALIDATION", help="Your own texts: two CSV, Parquet or JSON lines files."
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="The texts' column; twice for pairs.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The classes' column.")] = None,
+) -> None:
+    """Write a project that runs: params.yaml, dvc.yaml, stages, and small models that need no network."""
+    from kdcache.repro.init import Data, start_project
+
+    given = [bool(text), bool(label)]
+    if any(given) != (data is not None) or any(given) != all(given):
+        raise KdcacheError("init: --data TRAIN VALIDATION, --text COLUMN and --label COLUMN go together")
+    files = None if data is None else Data(*data, text=text or [], label=label or "")
+    typer.echo("\n".join(start_project(folder, template, files)))
 
 
 @app.command()

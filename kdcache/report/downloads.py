@@ -16,6 +16,7 @@ HOLDS = {
     "reliability.csv": "the bins of the reliability diagrams",
     "across.csv": "each regularizer over several tasks",
     "curves.csv": "the training loss of every epoch",
+    "teachers.csv": "each teacher's scores, how soft its labels are, its gap to a student",
     "cost.csv": "seconds and memory of teachers, caches and trials",
     "summary.json": "the claims with their verdicts and numbers",
     "provenance.json": "versions and fingerprints behind the numbers",

@@ -25,6 +25,7 @@ from kdcache.report import (
     origin,
     rowwise,
     tables,
+    teachers,
 )
 from kdcache.report.downloads import downloads
 from kdcache.report.sections import Section
@@ -86,6 +87,7 @@ def make_sections(metrics: Metrics, study: Study, panels: list[charts.Panel]) ->
     """What the page has to say, in its order; a part with nothing to show is left out."""
     shown: tuple[Section | None, ...] = (
         claims.make_section(metrics, study),
+        teachers.make_section(metrics, study),
         differences.make_section(panels),
         tables.make_section(metrics, study),
         looks.make_section(metrics, study),

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from kdcache.engine import slots
 from kdcache.errors import KdcacheError
+from kdcache.repro import code_lock
 from kdcache.repro.job import Job, end_all
 from kdcache.repro.pipeline import Pipeline, Project
 from kdcache.repro.progress import Display, Trials
@@ -49,10 +50,13 @@ def reproduce(
     if PARAMS.exists() and not PARAMS.with_name(SETTLED).exists():
         write_json(PARAMS.with_name(SETTLED), {})  # DVC wants to find what stages depend on
     with _alone(project.folder / "repro.lock"):
+        refreshed = code_lock.refresh()
         pipeline = project.read(targets)
         schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
         waiting = schedule.having(State.WAITING)
         display = Display(len(waiting), Trials(_expected_trials(pipeline, waiting)))
+        if refreshed:
+            display.say(refreshed)
         display.say(
             f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
         )

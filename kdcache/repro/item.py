@@ -13,6 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
+from kdcache.repro import code_lock
 from kdcache.system.params_file import read_params
 from kdcache.system.quoting import quoted
 
@@ -32,7 +33,9 @@ def item_of_stage(params: Path = Path("params.yaml")) -> list[str]:
     Raises:
         KdcacheError: DVC did not start this process; or no names of params.yaml, or several, give its stage's name.
         ParamsError: params.yaml cannot be read.
+        KdcacheError: kdcache.yaml is of another kdcache; see `code_lock`.
     """
+    code_lock.check()
     stage = os.environ.get(STAGE, "").rpartition(":")[2]
     kind, _, name = stage.partition("@")
     if kind not in GROUPS:

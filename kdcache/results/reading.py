@@ -25,6 +25,7 @@ from kdcache.results.schema import (
     ExampleRow,
     LookRow,
     ReliabilityRow,
+    TeacherRow,
     TrialRow,
     columns,
     defaults,
@@ -39,6 +40,7 @@ OPTIONAL: dict[str, type[Any]] = {
     "curves": CurveRow,
     "reliability": ReliabilityRow,
     "across": AcrossRow,
+    "teachers": TeacherRow,
 }
 SUMMARY = "summary.json"
 PROVENANCE = "provenance.json"
@@ -62,6 +64,7 @@ class Metrics:
     reliability: pd.DataFrame
     across: pd.DataFrame
     curves: pd.DataFrame
+    teachers: pd.DataFrame
     summary: dict[str, Any]
     provenance: dict[str, Any]
     files: dict[str, str]

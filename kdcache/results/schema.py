@@ -75,6 +75,24 @@ class CurveRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherRow:
+    """teachers.csv: how good a teacher is, and how soft its labels are; `teachers.teachers_table` says what each is."""
+
+    task: str
+    teacher: str
+    metric: str
+    classes: int
+    train: InPoints
+    validation: InPoints
+    majority: InPoints
+    entropy: OfOne
+    confidence: OfOne
+    student: str
+    student_score: InPoints
+    gap: InPoints
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
     """comparisons.csv: a configuration against the baseline; `statistics.verdicts.compare` says what each column is."""
 

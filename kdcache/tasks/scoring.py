@@ -56,6 +56,21 @@ def score(
     return _score_classes(outputs, checked_classes(labels, *outputs.shape), metrics, positive)
 
 
+def score_outputs(
+    outputs: npt.NDArray[Any], labels: npt.NDArray[Any], metric: Metric, positive: int = 1
+) -> float:
+    """One metric of outputs whose logits are not at hand: a fraction, as `score` gives it.
+
+    Args:
+        outputs: [N] predicted classes, or the real numbers of a regression.
+        labels: [N], of the same kind.
+        positive: the class, 0 or 1, that `f1` is of.
+    """
+    if metric in _REGRESSION:
+        return _REGRESSION[metric](outputs, labels)
+    return f1(outputs, labels, positive) if metric == "f1" else _CLASS_METRICS[metric](outputs, labels)
+
+
 def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = False) -> None:
     """Refuse metrics that are not defined for a task of `classes` outputs, before anything is trained.
 

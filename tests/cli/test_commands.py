@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import kdcache
 from kdcache.cli import main
 from kdcache.logits import Augmentation, Fingerprints, LogitCache, LogitWriter
 from kdcache.study import Task, Teacher
@@ -93,6 +94,20 @@ def run_json(capsys, *arguments):
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 1
     return json.loads(out)
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert (stopped.value.code, capsys.readouterr().out) == (0, f"kdcache {kdcache.__version__}\n")
+
+
+def test_half_of_one_s_own_data_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["init", str(tmp_path / "p"), "--text", "text"])
+    assert stopped.value.code == 1
+    assert "go together" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
 
 
 def test_check(tmp_path, capsys):

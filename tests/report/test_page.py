@@ -85,7 +85,13 @@ def test_the_answer_comes_first(text: str) -> None:
     assert headings[1] == "Does any regularizer make a real difference to a pretrained student?"
     assert headings[4] == "Is a teacher needed: does distillation beat what needs none?"
     assert headings[5:] == [
-        *("What each one changes", "Results", "Every comparison", "Does it help more from scratch?"),
+        *(
+            "The teachers",
+            "What each one changes",
+            "Results",
+            "Every comparison",
+            "Does it help more from scratch?",
+        ),
         *("Across tasks", "Would other seeds, or other rows, change it?", "What it cost"),
         *("What is inconclusive, and why", "Decided before the data", "Learning curves", "Calibration"),
         *("How this was made", "How to read this"),

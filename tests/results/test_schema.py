@@ -18,6 +18,7 @@ def test_there_is_a_class_for_every_table() -> None:
             "TrialRow",
             "CostRow",
             "CurveRow",
+            "TeacherRow",
             "ComparisonRow",
             "ExampleRow",
             "CalibrationRow",

@@ -23,7 +23,7 @@ from tests.statistics.helpers import make_study, make_trials
 
 CSV = [
     *(schema.CostRow, schema.CurveRow, ComparisonRow, schema.ExampleRow, schema.CalibrationRow),
-    *(schema.ReliabilityRow, AcrossRow),
+    *(schema.ReliabilityRow, AcrossRow, schema.TeacherRow),
 ]
 NAMES = st.text(string.ascii_letters + "\",;: '\n{}#=-é", min_size=1).filter(
     lambda text: text == text.strip()

@@ -1,4 +1,4 @@
-"""The compare stage: eleven whole files from results on disk, or one message and nothing written."""
+"""The compare stage: twelve whole files from results on disk, or one message and nothing written."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Evaluation:
         return bin_sureness(np.eye(2), np.array([0, 1]))
 
 
-def test_writes_the_eleven_files(
+def test_writes_the_twelve_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = {
@@ -51,13 +51,24 @@ def test_writes_the_eleven_files(
         "trials_table": TRIALS,
         "cost_table": COSTS,
         "curves_table": CURVES,
+        "teachers_table": pd.DataFrame({"task": ["news"], "teacher": ["big"], "train": [99.5]}),
     }
     for name, value in made.items():
         monkeypatch.setattr(stages.compare, name, lambda *_, value=value: value)
     monkeypatch.setattr(stages.compare, "Evaluation", Evaluation)
     stages.compare.write_metrics(make_study(seeds=[0, 1, 2]), Layout(tmp_path), tmp_path / "metrics")
     written = sorted(path.name for path in (tmp_path / "metrics").iterdir())
-    tables = ("across", "calibration", "comparisons", "cost", "curves", "examples", "reliability", "trials")
+    tables = (
+        "across",
+        "calibration",
+        "comparisons",
+        "cost",
+        "curves",
+        "examples",
+        "reliability",
+        "teachers",
+        "trials",
+    )
     summaries = ("provenance", "summary", "verdicts")
     assert written == sorted([*(f"{name}.csv" for name in tables), *(f"{name}.json" for name in summaries)])
     for name in ("comparisons.csv", "examples.csv"):

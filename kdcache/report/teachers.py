@@ -1,0 +1,117 @@
+"""The teachers: how good each is, how soft its labels are, and what of it limits what a study can find."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdcache.report.sections import WithoutCharts
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import TeacherRow
+from kdcache.statistics import wording
+from kdcache.study import Study
+
+# Nearly hard: a mean entropy below this share of ln K, the entropy of labels that say nothing.
+NEARLY_HARD = 0.05
+
+
+@dataclass(frozen=True)
+class TeacherLine:
+    """A teacher on a task, in words; scores and the gap in points, the entropy in nats."""
+
+    task: str
+    teacher: str
+    metric: str
+    train: str
+    validation: str
+    majority: str
+    entropy: str
+    most: str
+    confidence: str
+    student: str
+    student_score: str
+    gap: str
+
+
+@dataclass(frozen=True)
+class TeachersSection(WithoutCharts):
+    template: ClassVar[str] = "sections/teachers.html.j2"
+    rows: list[TeacherLine]
+    warnings: list[str]
+
+
+def make_section(metrics: Metrics, study: Study) -> TeachersSection | None:
+    rows = list(rows_of(TeacherRow, metrics.teachers))
+    return TeachersSection([_line(row) for row in rows], warnings(metrics, study)) if rows else None
+
+
+def _line(row: TeacherRow) -> TeacherLine:
+    known = row.entropy is not None
+    return TeacherLine(
+        task=row.task,
+        teacher=row.teacher,
+        metric=wording.metric(row.metric),
+        train=wording.number(row.train),
+        validation=wording.number(row.validation),
+        majority=wording.number(row.majority),
+        entropy=wording.number(row.entropy, 2),
+        most=f"of {wording.number(math.log(row.classes), 2)}" if known else "",
+        confidence=wording.number(row.confidence, 3),
+        student=row.student or wording.NONE,
+        student_score=wording.number(row.student_score),
+        gap=wording.signed(row.gap),
+    )
+
+
+def warnings(metrics: Metrics, study: Study) -> list[str]:
+    """What about the models limits what the study can find, a sentence each.
+
+    A model is at chance, and a teacher no better than its student, where it is ahead by no more than the margin that
+    params.yaml declares for the metric: by that the study calls two scores equivalent.
+    """
+    rows = list(rows_of(TeacherRow, metrics.teachers))
+    margins = study.comparison.margin
+    return [
+        *(said for row in rows for said in _of_teacher(row, margins.get(row.metric, 0.0))),
+        *_students_at_chance(metrics, study, rows),
+    ]
+
+
+def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
+    name = f"{row.teacher} on {row.task}"
+    if _no_better(row.validation, row.majority, margin):
+        yield _at_chance(name, row.validation, row)
+    if row.gap is not None and row.gap <= margin:
+        how = "not better" if row.gap <= 0 else f"only {wording.number(row.gap, 2)} points better"
+        yield (
+            f"{name} is {how} than its student {row.student} by plain fine-tuning "
+            f"({wording.number(row.validation)} against {wording.number(row.student_score)}): it has little to teach."
+        )
+    if row.entropy is not None and row.entropy < NEARLY_HARD * math.log(row.classes):
+        yield (
+            f"The soft labels of {name} are nearly hard: a mean entropy of {wording.number(row.entropy, 3)} nats on "
+            f"train, of {wording.number(math.log(row.classes), 2)} that is possible. They say little more than the "
+            "labels do; a higher temperature softens them."
+        )
+
+
+def _students_at_chance(metrics: Metrics, study: Study, rows: Sequence[TeacherRow]) -> Iterator[str]:
+    trials, baseline = metrics.trials, study.comparison.baseline
+    for row in {row.task: row for row in rows}.values():
+        base = trials[(trials["task"] == row.task) & (trials["regularizer"] == baseline)]
+        for student, score in (100 * base.groupby("student", sort=False)[row.metric].mean()).items():
+            if _no_better(float(score), row.majority, study.comparison.margin.get(row.metric, 0.0)):
+                yield _at_chance(f"{student} on {row.task}, by plain fine-tuning,", float(score), row)
+
+
+def _no_better(score: float | None, majority: float | None, margin: float) -> bool:
+    return score is not None and majority is not None and score <= majority + margin
+
+
+def _at_chance(name: str, score: float | None, row: TeacherRow) -> str:
+    return (
+        f"{name} is at chance: {wording.number(score)} in {wording.metric(row.metric)}, where one answer for every "
+        f"row has {wording.number(row.majority)}."
+    )

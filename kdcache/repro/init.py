@@ -1,0 +1,232 @@
+"""`kdcache init`: a project that runs, with its own params.yaml, dvc.yaml and stages."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from kdcache.errors import KdcacheError
+from kdcache.repro import code_lock, template
+from kdcache.study import load_study
+from kdcache.system.names import NAME
+
+Template: TypeAlias = Literal["default", "text", "images", "paper"]
+OURS = ("params.yaml", "dvc.yaml", "stages", code_lock.LOCK.name)
+LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
+SAMPLE = 2000  # texts whose tokens are counted
+# An empty line goes before each part of the study, unless a comment stands there.
+SECTION = re.compile(r"(?m)^((?!#).+)\n+(?=(?:tasks|teachers|students|regularizers|distillers|comparison):)")
+STARTS = {
+    "default": "Does a regularizer help a small student, pre-trained or not, on text and on images?",
+    "text": "Does a regularizer help a small student, pre-trained or not, on headlines?",
+    "images": "Does a regularizer help a small student from scratch, on images of digits?",
+}
+COMMENTS = {
+    "seeds": "each is a trial of every configuration; more show smaller differences",
+    "teachers": "fine-tuned once for each task; their logits are cached",
+    "students": "`init: scratch` starts without pre-training; `checkpoint` may be a hub model",
+    "regularizers": "need no teacher; `base` is plain fine-tuning",
+    "distillers": "learn from cached logits",
+    "comparison": "decide before you look; `margin`: points within which two scores count as equal",
+}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Two files with labelled texts: CSV, Parquet or JSON lines.
+
+    Args:
+        text: the column with the texts, or two columns with pairs of them.
+        label: the column with the classes.
+    """
+
+    train: Path
+    validation: Path
+    text: Sequence[str]
+    label: str
+
+
+def start_project(folder: Path, kind: Template = "default", data: Data | None = None) -> list[str]:
+    """Write a project, and make it a Git and a DVC repository where it is none.
+
+    Args:
+        data: in place of the template's task, with the models of `text`.
+
+    Returns:
+        What to do next, a line each.
+
+    Raises:
+        KdcacheError: there is a project already, or the data are not as described; then nothing is written.
+    """
+    there = [name for name in OURS if (folder / name).exists()]
+    if there:
+        raise KdcacheError(f"{folder}: has {', '.join(there)} already; name a folder without a project in it")
+    study = _study(kind) if data is None else _study_of(folder, data)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_files(folder, study, data)
+    load_study(folder / "params.yaml")  # or it is reported here, and not by the first stage
+    _make_repositories(folder)
+    return _next_steps(folder, study)
+
+
+def _study(kind: Template) -> Any:
+    if kind == "paper":
+        return template.paper_study()
+    study = template.default_study()
+    if kind != "default":
+        study = template.only(study, "text" if kind == "text" else "image")
+    return _commented(study, STARTS[kind])
+
+
+def _study_of(folder: Path, data: Data) -> Any:
+    """The text template with the task of these files, as long as its texts need."""
+    study = template.only(template.default_study(), "text")
+    name = folder.resolve().name
+    name = name if NAME.fullmatch(name) else "mine"
+    files = {split: f"data/{getattr(data, split).name}" for split in ("train", "validation")}
+    if len(set(files.values())) == 1:
+        raise KdcacheError(f"{data.train} and {data.validation} have the same name; rename one of them")
+    described, longest = _look_at(data)
+    study["tasks"] = {
+        name: {
+            "source": {"files": files},
+            "text": _in_a_line(data.text),
+            "label": data.label,
+            "metrics": _in_a_line(["accuracy", "macro_f1"]),
+            "max_length": longest,
+        }
+    }
+    for group in ("teachers", "students"):
+        for model in study[group].values():
+            model.pop("tasks", None)
+    return _commented(study, f"Does a regularizer help a small student here? {described}.")
+
+
+def _in_a_line(values: Sequence[str]) -> CommentedSeq:
+    """A list as YAML has it in brackets."""
+    line = CommentedSeq(values)
+    line.fa.set_flow_style()
+    return line
+
+
+def _look_at(data: Data) -> tuple[str, int]:
+    """The data in words, and `max_length`: tokens that 99 of 100 train texts have at most.
+
+    Raises:
+        KdcacheError: a file or column is missing or unreadable, or the label is no class.
+    """
+    from tokenizers import Tokenizer
+
+    from kdcache.study import Task
+    from kdcache.tasks.sources import load_source
+
+    files = {"train": str(data.train), "validation": str(data.validation)}
+    fields = {
+        "source": {"files": files},
+        "text": list(data.text),
+        "label": data.label,
+        "metrics": ["accuracy"],
+    }
+    loaded = load_source(Task.model_validate({**fields, "max_length": LONGEST})).splits
+    classes = set(loaded["train"].label.unique().to_pylist()) - {None}
+    rows = len(loaded["train"].label)
+    if not 2 <= len(classes) <= max(2, rows // 2):
+        raise KdcacheError(
+            f"{data.train}: the column {data.label!r} has {len(classes)} different labels in {rows} rows; expected a "
+            "few classes (a regression is written by hand, docs/adding-a-task.md)"
+        )
+    tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
+    tokenizer.no_truncation()
+    first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
+    columns = [[text or "" for text in first.column(name).to_pylist()] for name in data.text]
+    counts = [
+        len(one.ids)
+        for one in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
+    ]
+    longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
+    return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest
+
+
+def _commented(study: Any, start: str) -> Any:
+    study.yaml_set_start_comment(
+        f"{start}\nEvery key is described in kdcache's docs; `kdcache check` finds mistakes."
+    )
+    for key, comment in COMMENTS.items():
+        study.yaml_add_eol_comment(comment, key)
+    return study
+
+
+def _write_files(folder: Path, study: Any, data: Data | None) -> None:
+    source = template.root()
+    shutil.copytree(source / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    models = folder / "data" / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    (models / ".gitkeep").touch()  # dvc.yaml names the folder, even where all models are the hub's
+    for name in template.checkpoints(study):
+        shutil.copytree(source / "data/models" / name, models / name, dirs_exist_ok=True)
+    for path in () if data is None else (data.train, data.validation):
+        if (folder / "data" / path.name).resolve() != path.resolve():
+            shutil.copyfile(path, folder / "data" / path.name)
+    (folder / "dvc.yaml").write_text(template.pipeline(), encoding="utf-8")
+    code_lock.write(folder)
+    written = io.StringIO()
+    YAML().dump(study, written)
+    text = SECTION.sub(r"\1\n\n", written.getvalue())
+    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    for name, content in ((".gitignore", template.IGNORED), (".dvcignore", _dvc_ignored())):
+        if not (folder / name).exists():
+            (folder / name).write_text(content, encoding="utf-8")
+
+
+def _dvc_ignored() -> str:
+    return (template.root() / ".dvcignore").read_text(encoding="utf-8")
+
+
+def _make_repositories(folder: Path) -> None:
+    """Git and DVC, where they are not; dvc.yaml's plots need the templates of .dvc/plots."""
+    if not (folder / ".dvc").is_dir():
+        with_git = shutil.which("git") is not None
+        if with_git and _said(folder, "git", "rev-parse", "--show-toplevel") is None:
+            _said(folder, "git", "init", "--quiet")
+        top = _said(folder, "git", "rev-parse", "--show-toplevel") if with_git else None
+        how = ["--no-scm"] if top is None else [] if Path(top) == folder.resolve() else ["--subdir"]
+        done = subprocess.run(
+            [sys.executable, "-m", "dvc", "init", "--quiet", "--force", *how],
+            cwd=folder, capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise KdcacheError(f"{folder}: `dvc init` failed: {done.stderr.strip()}")
+        with (folder / ".dvc" / "config").open("a", encoding="utf-8") as config:
+            config.write("[core]\n    analytics = false\n" if top else "    analytics = false\n")
+    shutil.copytree(template.root() / ".dvc/plots", folder / ".dvc/plots", dirs_exist_ok=True)
+
+
+def _said(folder: Path, *command: str) -> str | None:
+    """What a command prints; None where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _next_steps(folder: Path, study: Any) -> list[str]:
+    tasks = ", ".join(study["tasks"])
+    return [
+        f"{folder}: a study of {tasks}, for {', '.join(study['students'])}",
+        "Next:",
+        *([] if folder.resolve() == Path.cwd() else [f"  cd {folder}"]),
+        "  kdcache repro     runs it; the report is report/index.html",
+        "  kdcache plan      says first what it takes",
+        "Then change params.yaml and run it again: only what depends on the change runs.",
+        "`git add -A && git commit` keeps the project, and with each run its params, lock and metrics.",
+    ]

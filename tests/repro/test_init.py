@@ -1,0 +1,174 @@
+"""`kdcache init`: the project it writes, held against this repository's own pipeline, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from kdcache.errors import KdcacheError, TaskError
+from kdcache.repro import code_lock, init, template
+from kdcache.study import load_study
+
+ROOT = Path(__file__).parents[2]
+PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
+
+
+@pytest.fixture(autouse=True)
+def without_repositories(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Git and DVC take seconds to start; one test has them."""
+    monkeypatch.setattr(init, "_make_repositories", lambda folder: None)
+
+
+def written(folder: Path, name: str) -> dict[str, Any]:
+    content: dict[str, Any] = YAML(typ="safe").load((folder / name).read_text())
+    return content
+
+
+def put_rows(folder: Path, rows: int = 40) -> tuple[Path, Path]:
+    """Two CSV files of texts of 3 and of 30 words, in two classes."""
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "validation"):
+        with (folder / f"{split}.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["text", "other", "mood"])
+            lines.writerows(("good day " * (15 if i % 2 else 1), "x", "ab"[i % 2]) for i in range(rows))
+    return folder / "train.csv", folder / "validation.csv"
+
+
+def test_the_pipeline_is_this_repository_s_with_hashes_in_place_of_source_files(tmp_path: Path) -> None:
+    init.start_project(tmp_path / "p")
+    made = written(tmp_path / "p", "dvc.yaml")
+    for name, stage in made["stages"].items():
+        (hashes,) = [one for one in stage["params"] if isinstance(one, dict)]
+        stage["params"].remove(hashes)
+        folders = [f"kdcache/{one.removeprefix('code.').replace('_', '/')}" for one in hashes["kdcache.yaml"]]
+        stage["deps"] = [*folders, *stage.get("deps", [])]
+        ours = PIPELINE["stages"][name]
+        assert sorted(stage["deps"]) == sorted(ours["deps"])
+        assert {**stage, "deps": None} == {**ours, "deps": None}
+    assert {**made, "stages": None} == {**PIPELINE, "stages": None}
+
+
+def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) -> None:
+    init.start_project(tmp_path)
+    assert written(tmp_path, "params.yaml") == YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    modules = sorted(path.name for path in (ROOT / "stages").glob("*.py"))
+    assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == modules
+    for name in modules:
+        assert (tmp_path / "stages" / name).read_bytes() == (ROOT / "stages" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("kind", "tasks", "models"),
+    [
+        ("default", ["bbc-headlines", "digits"], ["bert-small", "bert-tiny", "resnet-tiny", "vit-tiny"]),
+        ("text", ["bbc-headlines"], ["bert-small", "bert-tiny"]),
+        ("images", ["digits"], ["resnet-tiny", "vit-tiny"]),
+        ("paper", ["cola", "sst2", "mrpc", "qnli", "rte"], []),
+    ],
+)
+def test_every_template_is_a_study_without_mistakes(
+    tmp_path: Path, kind: init.Template, tasks: list[str], models: list[str]
+) -> None:
+    init.start_project(tmp_path, kind)
+    assert list(load_study(tmp_path / "params.yaml").tasks) == tasks
+    assert sorted(path.name for path in (tmp_path / "data/models").iterdir() if path.is_dir()) == models
+
+
+def test_a_task_of_one_s_own(tmp_path: Path) -> None:
+    data = init.Data(*put_rows(tmp_path / "from"), text=["text"], label="mood")
+    said = init.start_project(tmp_path / "reviews", data=data)
+    study = load_study(tmp_path / "reviews/params.yaml")
+    assert list(study.tasks) == ["reviews"]
+    assert study.tasks["reviews"].source.files == {
+        "train": "data/train.csv",
+        "validation": "data/validation.csv",
+    }
+    assert study.tasks["reviews"].max_length == 40  # 30 words and two marks, in steps of 8
+    assert {student.tasks for student in study.students.values()} == {None}
+    assert (tmp_path / "reviews/data/train.csv").read_bytes() == data.train.read_bytes()
+    assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
+    assert any("kdcache repro" in line for line in said)
+
+
+def test_nothing_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
+    with pytest.raises(KdcacheError, match=r"has params.yaml already"):
+        init.start_project(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+
+
+def test_a_column_that_is_not_there_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    files = put_rows(tmp_path / "from")
+    with pytest.raises(TaskError, match="txt"):
+        init.start_project(tmp_path / "p", data=init.Data(*files, text=["txt"], label="mood"))
+    with pytest.raises(KdcacheError, match="1 different labels in 40 rows"):
+        init.start_project(tmp_path / "p", data=init.Data(*files, text=["text"], label="other"))
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_changed_kdcache_asks_the_stages_that_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    init.start_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = written(tmp_path, "kdcache.yaml")["code"]
+    code_lock.check()
+    assert code_lock.refresh() == ""
+    copy = tmp_path / "kdcache"
+    shutil.copytree(code_lock.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_lock, "PACKAGE", copy)
+    code_lock.check()  # the hash is of the files, not of where they are
+    with (copy / "training/loop.py").open("a") as file:
+        file.write("X = 1\n")
+    with pytest.raises(KdcacheError, match="differs in training; run `kdcache repro`"):
+        code_lock.check()
+    assert "kdcache has changed (training)" in code_lock.refresh()
+    code_lock.check()
+    after = written(tmp_path, "kdcache.yaml")["code"]
+    assert {name for name in before if before[name] != after[name]} == {"training"}
+
+
+def test_a_clone_has_no_such_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code_lock.check()
+    assert code_lock.refresh() == ""
+
+
+def test_the_wheel_has_what_a_project_starts_from(tmp_path: Path) -> None:
+    build = [
+        "setup.py",
+        "-q",
+        "build",
+        "--build-base",
+        str(tmp_path / "base"),
+        "--build-lib",
+        str(tmp_path / "lib"),
+    ]
+    subprocess.run(
+        [sys.executable, *build, "egg_info", "--egg-base", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    project = tmp_path / "lib/kdcache/repro/project"
+    named = template.checkpoints(template.default_study())
+    assert sorted(path.name for path in (project / "data/models").iterdir()) == named
+    for name in (
+        "dvc.yaml",
+        "params.yaml",
+        ".dvcignore",
+        "stages/train.py",
+        "studies/paper.yaml",
+        ".dvc/plots/gains.json",
+    ):
+        assert (project / name).read_bytes() == (ROOT / name).read_bytes()
+    assert {path.name for path in (tmp_path / "lib").iterdir()} == {"kdcache"}
+    assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 12e6
