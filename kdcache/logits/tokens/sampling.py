@@ -166,4 +166,4 @@ def _cumulated(values: Tensor, dtype: Any) -> Tensor:
 
 
 def _array(values: Tensor) -> npt.NDArray[Any]:
-    return values.detach().cpu().numpy()  # type: ignore[no-any-return]
+    return values.detach().cpu().numpy()

@@ -1,5 +1,7 @@
 """Estimators: unbiased, sums of exactly one, variance as theory says, and the same entries in any batch."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -49,7 +51,7 @@ def test_unbiased(estimator, spread):
     targets = many(estimator, logprobs)
     error = np.sqrt(targets.var(axis=0, ddof=1) / DRAWS)
     weight = np.where(targets > 0, targets, np.inf).min(axis=0).clip(max=1)  # of a draw
-    # A token too rare to have been drawn, or drawn always, shows no spread: then theirs by theory, with one draw's size.
+    # A token too rare to have been drawn, or drawn always, shows no spread: then that by theory.
     theory = np.sqrt(truth * np.maximum(weight - truth, 0) / DRAWS)
     assert (np.abs(targets.mean(axis=0) - truth) <= 4 * np.maximum(error, theory) + 1e-6).all()
 
@@ -134,10 +136,7 @@ def test_the_same_in_any_batch(estimator, vocabulary):
     whole = draw(estimator, logprobs, rows, positions)
     random = np.random.default_rng(1)
     cuts = [0, *sorted(random.choice(np.arange(1, 60), 7, replace=False)), 60]
-    parts = [
-        draw(estimator, logprobs[a:b], rows[a:b], positions[a:b])
-        for a, b in zip(cuts, cuts[1:], strict=False)
-    ]
+    parts = [draw(estimator, logprobs[a:b], rows[a:b], positions[a:b]) for a, b in pairwise(cuts)]
     for name in Drawn.__dataclass_fields__:
         together = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(together, getattr(whole, name), err_msg=name)
