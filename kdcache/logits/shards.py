@@ -74,7 +74,7 @@ def stored_shard(
     file = shard_file(split, index)
     path = folder / file
     try:
-        data = read_regular(path, header.most_bytes(count))
+        data = read_regular(path, min(header.most_bytes(count), path.stat().st_size))
         rows: Any = header.decode(open_shard(data, path, header, split, index, count).read(), count)
         again = header.encode(rows, shard_metadata(header, split, index))
     except (KdcacheError, OSError, pa.ArrowException, ValueError):
