@@ -47,7 +47,9 @@ def names(cache: TokenCache, split: str | None) -> list[str]:
         CacheError: there is no such split.
     """
     if split is not None and split not in cache.splits:
-        raise CacheError(f"{cache.path}: no split {split!r} in this cache (there are: {', '.join(cache.splits)})")
+        raise CacheError(
+            f"{cache.path}: no split {split!r} in this cache (there are: {', '.join(cache.splits)})"
+        )
     return cache.splits if split is None else [split]
 
 
@@ -67,7 +69,11 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
                 "entropy": batch.entropy[0].tolist(),
                 "label_logprob": batch.label_logprob[0].tolist(),
                 "top": [
-                    [[token, round(value, 4)] for token, value in zip(tokens, values, strict=True) if value > 0]
+                    [
+                        [token, round(value, 4)]
+                        for token, value in zip(tokens, values, strict=True)
+                        if value > 0
+                    ]
                     for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
                 ],
             }

@@ -18,8 +18,7 @@ import torch
 
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
-from kdcache.logits import LogitCache, LogitWriter
-from kdcache.logits import parquet
+from kdcache.logits import LogitCache, LogitWriter, parquet
 from tests.logits.conftest import FINGERPRINTS, rows, write_cache
 
 REPO = Path(__file__).parents[2]

@@ -23,8 +23,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.rows import hash_row
 from kdcache.logits import format as cache_format
-from kdcache.logits import manifests, records
-from kdcache.logits import replay, view_seed
+from kdcache.logits import manifests, records, replay, view_seed
 
 from .conftest import FINGERPRINTS, rows, write_cache
 from .test_writer import contents

@@ -42,8 +42,8 @@ class Sequences:
         if len(wrong):
             row = int(np.searchsorted(np.cumsum(self.tokens.lengths), wrong[0], side="right"))
             raise CacheError(
-                f"{where}, row {row}: expected tokens from 0 to {vocabulary - 1}, found {self.tokens.values[wrong[0]]}; "
-                "teacher and sequences need the same tokenizer"
+                f"{where}, row {row}: expected tokens from 0 to {vocabulary - 1}, found "
+                f"{self.tokens.values[wrong[0]]}; teacher and sequences need the same tokenizer"
             )
 
     @property

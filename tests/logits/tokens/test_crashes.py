@@ -1,9 +1,9 @@
 """Real processes, killed while they write a token cache: what they leave is completed to the same bytes."""
 
+import multiprocessing
 import random
 from pathlib import Path
 
-import multiprocessing
 import pytest
 
 from kdcache.errors import CacheError
