@@ -3,7 +3,7 @@
     python -m benchmarks.token_cache
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-whose distributions are far flatter than a large model's. A second teacher is made up, with an entropy like a large one's.
+whose distributions are far flatter than a large model's. A second teacher is made up, its entropy like a large one's.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ def page(run: dict[str, Any]) -> str:
         f"{VOCABULARY:,} and an entropy like a large model's."
     )
     theory = (
-        "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By theory: "
-        "the sum of p (w - p) over the tail, and the sum of p (1 - p) / n."
+        "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By "
+        "theory: the sum of p (w - p) over the tail, and the sum of p (1 - p) / n."
     )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]
