@@ -20,21 +20,49 @@ if TYPE_CHECKING:
         LogitWriter,
         write_logits,
     )
+    from kdcache.logits.tokens import (
+        RS,
+        Full,
+        Threshold,
+        TokenBatch,
+        TokenCache,
+        TopK,
+        import_topk,
+        kd_token_loss,
+        write_token_logits,
+    )
     from kdcache.study import Study, load_study
 
 __all__ = [
+    "RS",
     "Augmentation",
     "AugmentedDataset",
     "Cost",
     "Fingerprints",
+    "Full",
     "KdcacheError",
     "LogitCache",
     "LogitWriter",
     "Study",
+    "Threshold",
+    "TokenBatch",
+    "TokenCache",
+    "TopK",
+    "import_topk",
+    "kd_token_loss",
     "load_study",
     "write_logits",
+    "write_token_logits",
 ]
-HOMES = {"KdcacheError": "kdcache.errors", "Study": "kdcache.study", "load_study": "kdcache.study"}
+TOKENS = (
+    "RS", "Full", "Threshold", "TokenBatch", "TokenCache", "TopK", "import_topk", "kd_token_loss", "write_token_logits",
+)  # fmt: skip
+HOMES = {
+    **dict.fromkeys(TOKENS, "kdcache.logits.tokens"),
+    "KdcacheError": "kdcache.errors",
+    "Study": "kdcache.study",
+    "load_study": "kdcache.study",
+}
 
 
 def __getattr__(name: str) -> Any:

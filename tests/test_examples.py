@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdcache import LogitCache
+from kdcache import LogitCache, TokenCache
 from tests.launching import run_in_two_processes
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+OFFLINE = "offline_language_model"  # a script of its own kind
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != OFFLINE)
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -45,6 +46,16 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     }
     assert accuracy.keys() == {"teacher", "student"}
     assert min(accuracy.values()) > 0.8  # of two classes that one word, or one bar, tells apart
+
+
+def test_a_language_model_is_distilled_offline_in_thirty_lines(tmp_path: Path) -> None:
+    script = ROOT / "examples" / f"{OFFLINE}.py"
+    assert len(script.read_text().splitlines()) <= 30
+    printed = run([str(script), str(tmp_path / "cache")], tmp_path)
+    losses = [float(value) for value in re.findall(r"'loss': '?([\d.]+)", printed)]
+    assert len(losses) > 8
+    assert losses[-1] < losses[0] - 1
+    assert TokenCache(tmp_path / "cache").verify("full").rows > 20
 
 
 def test_two_processes_write_one_cache_and_train_one_student(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.cache.measuring import Measurement, Options, at_least, peaky_logits, rates, ratios, stated
 from benchmarks.cache.stores import WIDE, write_cache
-from kdcache.logits import LogitCache, LogitStream
+from kdcache.logits import CachedSplit, LogitCache, LogitStream
 
 BATCH = 256
 ROWS_PER_SHARD = 8192  # as `write_logits` makes them
@@ -43,7 +43,7 @@ def measure(options: Options) -> Measurement:
     return Measurement(goals, {f"streaming, K = {WIDE}, rows/s": timed}, notes=_notes(options))
 
 
-def epoch(stream: LogitStream) -> int:
+def epoch(stream: LogitStream[CachedSplit]) -> int:
     return sum(len(batch.ids) for batch in stream)
 
 

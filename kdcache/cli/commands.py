@@ -20,6 +20,7 @@ from kdcache.errors import CacheError, KdcacheError
 
 if TYPE_CHECKING:
     from kdcache.logits import LogitCache
+    from kdcache.logits.tokens import TokenCache
 
 app = typer.Typer(name="kdcache", no_args_is_help=True)
 Cache = Annotated[Path, typer.Argument(help="A logit cache's folder (it holds manifest.json).")]
@@ -274,7 +275,7 @@ def compare_runs(
 @app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
     """What a logit cache holds, what it was computed from and what that cost."""
-    answer = _opened(cache).info()
+    answer = _any_kind(cache).info()
     _print_json(answer) if as_json else _printing().print_info(answer)
 
 
@@ -287,8 +288,14 @@ def head(
     as_json: Json = False,
 ) -> None:
     """The first rows by id with their top probabilities; with --task also their text and label."""
+    from kdcache.cli import tokens
     from kdcache.cli.head import head_of
 
+    of_tokens = tokens.token_cache(cache)
+    if of_tokens is not None:
+        found = {name: tokens.head_of(of_tokens, name, rows) for name in tokens.names(of_tokens, split)}
+        _print_json({"path": str(cache), "splits": found}) if as_json else tokens.print_heads(found)
+        return
     opened = _opened(cache)
     heads = {name: head_of(opened, name, rows, task) for name in _splits(opened, split)}
     if as_json:
@@ -323,13 +330,13 @@ def verify(
     """
     if (against is None) != (task is None):
         raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
-    opened = _opened(cache)
-    whole = opened.verify("quick" if quick else "full")
+    whole = _any_kind(cache).verify("quick" if quick else "full")
     answer: dict[str, Any] = {"path": str(cache), **asdict(whole)}
     text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
     if against is not None and task is not None:
         from kdcache.cli.against import rerun  # imports torch
 
+        opened = _opened(cache)
         answer["against"] = rerun(opened, _splits(opened, split), against, task, rows, seed, tolerance)
         text += (
             "\n{teacher}: gives the same logits on {rows} rows (largest relative difference {difference:.2g})"
@@ -365,13 +372,17 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Where two teachers differ: how often they disagree, and how far apart their probabilities are."""
+    from kdcache.cli import tokens
     from kdcache.cli.analysis import diff as diff_of
 
-    one, other = _opened(a), _opened(b)
-    names = [name for name in _splits(one, split) if split or name in other.splits]
+    pair = tokens.both(a, b)
+    one: Any = pair[0] if pair else _opened(a)
+    other: Any = pair[1] if pair else _opened(b)
+    asked = tokens.names(one, split) if pair else _splits(one, split)
+    names = [name for name in asked if split or name in other.splits]
     if not names:
         raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
-    answers = [diff_of(one, other, name) for name in names]
+    answers = [(tokens.diff if pair else diff_of)(one, other, name) for name in names]
     if as_json:
         _print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in answers}})
     else:
@@ -448,6 +459,16 @@ def _opened(path: Path) -> LogitCache:
     from kdcache.logits import LogitCache
 
     return LogitCache(path)
+
+
+def _any_kind(path: Path) -> LogitCache | TokenCache:
+    from kdcache.logits.manifests import kind_of
+
+    if kind_of(path) != "tokens":
+        return _opened(path)
+    from kdcache.logits.tokens import TokenCache
+
+    return TokenCache(path)
 
 
 def _print_json(value: dict[str, Any]) -> None:

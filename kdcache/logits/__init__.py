@@ -2,19 +2,12 @@
 
 from kdcache.logits.augmented import AugmentedDataset
 from kdcache.logits.cache import LogitCache
-from kdcache.logits.disk import CachedSplit, Group, Verification
-from kdcache.logits.format import (
-    FORMAT_VERSION,
-    Augmentation,
-    Cost,
-    Fingerprints,
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    schema,
-)
+from kdcache.logits.disk import Group, Verification
+from kdcache.logits.format import FORMAT_VERSION, Manifest, schema
 from kdcache.logits.inference import write_logits
 from kdcache.logits.predicting.views import replay, view_seed
+from kdcache.logits.records import Augmentation, Cost, Fingerprints, ShardInfo, SplitInfo
+from kdcache.logits.rows import CachedSplit
 from kdcache.logits.stream import LogitStream
 from kdcache.logits.writer import LogitWriter
 

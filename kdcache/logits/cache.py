@@ -17,10 +17,12 @@ from kdcache.errors import CacheError
 from kdcache.hashing.content import Column
 from kdcache.hashing.digests import Algorithm
 from kdcache.logits.cost import read_cost
-from kdcache.logits.disk import CachedSplit, Group, ShardedCache, Verification
-from kdcache.logits.format import Cost, Fingerprints, Manifest
+from kdcache.logits.disk import Group, ShardedCache, Verification
+from kdcache.logits.format import Manifest
 from kdcache.logits.gather import Gather
 from kdcache.logits.join import join
+from kdcache.logits.records import Cost, Fingerprints
+from kdcache.logits.rows import CachedSplit
 from kdcache.logits.stream import LogitStream
 from kdcache.system.files import user_path
 
@@ -39,7 +41,7 @@ class LogitCache:
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
-        self._disk = ShardedCache(user_path(path), expect)
+        self._disk: ShardedCache[Manifest, CachedSplit] = ShardedCache(user_path(path), Manifest, expect)
         self._gather = Gather(self._disk)
 
     @property
@@ -143,7 +145,7 @@ class LogitCache:
         seed: int | None = 0,
         buffer_groups: int = 4,
         drop_last: bool = False,
-    ) -> LogitStream:
+    ) -> LogitStream[CachedSplit]:
         """Batches of a split in bounded memory, shuffled and shared out over processes; see `LogitStream`."""
         return LogitStream(
             self._disk,

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.cost import COST, read_cost
-from kdcache.logits.format import MANIFEST, METADATA_KEY, MOST_MANIFEST, SPLIT_NAME
+from kdcache.logits.parquet import METADATA_KEY
+from kdcache.logits.records import MANIFEST, MOST_MANIFEST, SPLIT_NAME
 from kdcache.logits.shards import as_cache_errors, os_errors
 from kdcache.system.files import open_regular, read_json, read_regular, remove
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from kdcache.errors import KdcacheError
-from kdcache.logits.format import Cost
+from kdcache.logits.records import Cost
 from kdcache.system.files import read_json, remove, write_json
 
 COST = "cost.json"

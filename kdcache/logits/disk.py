@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -15,29 +15,18 @@ import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
-from kdcache.logits.format import (
-    MANIFEST,
-    Fingerprints,
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    load_manifest,
-    open_shard,
-)
+from kdcache.logits.manifests import load_manifest
+from kdcache.logits.parquet import open_shard
+from kdcache.logits.records import MANIFEST, Fingerprints, Sealed, ShardInfo, SplitInfo
+from kdcache.logits.rows import Rows
+
+M = TypeVar("M", bound=Sealed)
+R = TypeVar("R", bound=Rows)
 
 # Zstandard makes at most 128 KiB of 4 bytes (a run of one value): a footer that promises more lies.
 MOST_COMPRESSION = 1 << 16
 # A row group that is larger, and that its file is too small for, would break the promise of bounded memory.
 GROUP_BYTES, GROUP_COMPRESSION = 64 << 20, 16
-
-
-@dataclass(frozen=True)
-class CachedSplit:
-    """Rows of one split in memory: a whole one (`LogitCache.split`, sorted by id, read-only) or a part of it."""
-
-    ids: np.ndarray  # int64 [N]
-    row_hashes: np.ndarray  # uint64 [N]
-    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views
 
 
 @dataclass(frozen=True)
@@ -77,20 +66,21 @@ class Verification:
     bytes: int
 
 
-class ShardedCache:
+class ShardedCache(Generic[M, R]):
     """A complete cache's shards on disk: which there are, and their row groups, each checked before it is used.
 
     Args:
         path: the cache's folder.
+        sort: the manifest's class, which says how rows (R) lie in the shards.
         expect: the fingerprints that the logits must come from; None accepts any.
 
     Raises:
         CacheError: the cache is incomplete, damaged, of another format version, or not the one expected.
     """
 
-    def __init__(self, path: Path, expect: Fingerprints | None = None) -> None:
+    def __init__(self, path: Path, sort: type[M], expect: Fingerprints | None = None) -> None:
         self.path = path
-        self.manifest: Manifest = load_manifest(path)
+        self.manifest: M = load_manifest(path, sort)
         self._files: dict[str, ShardFile] = {}
         for _, _, shard in self.shards():
             self._file(shard)
@@ -116,21 +106,19 @@ class ShardedCache:
             if rows
         ]
 
-    def read_group(self, group: Group) -> CachedSplit:
+    def read_group(self, group: Group) -> R:
         """One row group, in the order of writing, read-only; nothing more of the split is held in memory.
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
-        path = self.path / self._checked_shard(group).file
         with self._reading(group) as table:
-            part = decoded(table, group.rows, self.manifest.row_shape)
-        if not np.isfinite(part.logits).all():
-            raise CacheError(f"{path}: has logits that are not finite; cache the logits again")
-        if (part.ids < 0).any():
+            part: Any = self.manifest.decode(table, group.rows).as_read().read_only()
+        fault = part.fault()
+        if fault:
             raise CacheError(
-                f"{path}: has the row id {part.ids.min()}; ids are 0 or more; cache the logits again"
+                f"{self.path / self._checked_shard(group).file}: {fault}; cache the logits again"
             )
-        return part
+        return part  # type: ignore[no-any-return]
 
     def read_ids(self, group: Group) -> np.ndarray:
         """The ids of one row group, int64 [n], in the order of writing."""
@@ -252,7 +240,7 @@ class ShardedCache:
         path, file = self.path / shard.file, self._file(shard)
         if file.footer is None:
             try:
-                with open_shard(path, path, self.manifest, split, index) as parquet:
+                with open_shard(path, path, self.manifest, split, index, shard.rows) as parquet:
                     rows = rows_of_groups(path, shard, parquet.metadata, self.manifest)
                     file.footer = ShardFooter(parquet.metadata, rows)
             except (ArithmeticError, LookupError, MemoryError) as error:
@@ -273,33 +261,29 @@ class ShardedCache:
                 "cache the logits again"
             )
 
-    def load(self, name: str) -> CachedSplit:
+    def load(self, name: str) -> R:
         """A whole split in memory, sorted by id, read-only."""
         for shard in self._split_info(name).shards:
             self._compare_checksum(shard)  # before the footers are parsed, and memory is asked for
         groups = self.groups(name)
-        logits = self._empty(name, np.float32, *self.manifest.row_shape)
-        whole = CachedSplit(self._empty(name, np.int64), self._empty(name, np.uint64), logits)
-        start = 0
-        for group in groups:
-            part, to = self.read_group(group), slice(start, start + group.rows)
-            whole.ids[to], whole.row_hashes[to], whole.logits[to] = part.ids, part.row_hashes, part.logits
-            start += group.rows
-        return sorted_by_id(self.path, name, whole)
+        parts = (self.read_group(group) for group in groups)
+        with self._enough_memory(name):
+            whole: Any = self.manifest.whole(parts, self.manifest.splits[name].rows)
+        return sorted_by_id(self.path, name, whole)  # type: ignore[no-any-return]
 
-    def _empty(self, name: str, dtype: type[np.generic], *columns: int) -> np.ndarray:
-        """Room for a value, or for some columns of them, per row of the split."""
-        rows, shape = self.manifest.splits[name].rows, " x ".join(map(str, self.manifest.row_shape))
+    @contextmanager
+    def _enough_memory(self, name: str) -> Iterator[None]:
         try:
-            return np.empty((rows, *columns), dtype)
+            yield
         except (MemoryError, ValueError) as error:
             raise CacheError(
-                f"{self.path}: split {name!r} with its {rows} rows x {shape} does not fit in "
-                f"memory ({error}); `stream` reads it in pieces"
+                f"{self.path}: split {name!r} with its {self.manifest.splits[name].rows} rows x "
+                f"{self.manifest.row_text} does not fit in memory ({error}); `stream` reads it in pieces"
             ) from error
 
     def _verify_values(self, name: str) -> None:
-        ids = self._empty(name, np.int64)
+        with self._enough_memory(name):
+            ids = np.empty(self.manifest.splits[name].rows, np.int64)
         start = 0
         for group in self.groups(name):
             ids[start : start + group.rows] = self.read_group(group).ids
@@ -308,39 +292,35 @@ class ShardedCache:
         refuse_duplicates(self.path, name, ids)
 
 
-def rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Manifest) -> list[int]:
+def rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Sealed) -> list[int]:
     """Rows of each row group, if the footer's numbers fit each other, the manifest and the file's size."""
-    rows = []
+    rows, size = [], 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         values = [group.column(column).num_values for column in range(group.num_columns)]
-        if group.num_rows < 0 or values != [
-            group.num_rows,
-            group.num_rows,
-            group.num_rows * manifest.row_values,
-        ]:
+        if group.num_rows < 0 or not manifest.fits(group.num_rows, values):
             raise CacheError(
                 f"{path}: row group {number} says that it has {group.num_rows} rows, its columns have "
                 f"{str(values)[:200]} values; cache the logits again"
             )
-        rows.append(group.num_rows)
-    if sum(rows) != shard.rows:
+        rows.append((group.num_rows, manifest.memory(values)))
+        size += rows[-1][1]
+    if sum(count for count, _ in rows) != shard.rows:
         raise CacheError(
-            f"{path}: expected {shard.rows} rows, its row groups have {sum(rows)}; cache the logits again"
-        )
-    size = shard.rows * (16 + manifest.row_values * np.dtype(manifest.dtype).itemsize)
-    if size > MOST_COMPRESSION * shard.bytes:
-        raise CacheError(
-            f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.row_values}; "
+            f"{path}: expected {shard.rows} rows, its row groups have {sum(count for count, _ in rows)}; "
             "cache the logits again"
         )
-    for number, count in enumerate(rows):
-        _check_group_size(path, number, count, shard, manifest)
-    return rows
+    if size > MOST_COMPRESSION * shard.bytes:
+        raise CacheError(
+            f"{path}: {shard.bytes} bytes cannot hold {shard.rows} rows x {manifest.row_text}; "
+            "cache the logits again"
+        )
+    for number, (_, taken) in enumerate(rows):
+        _check_group_size(path, number, taken, shard)
+    return [count for count, _ in rows]
 
 
-def _check_group_size(path: Path, number: int, rows: int, shard: ShardInfo, manifest: Manifest) -> None:
-    size = rows * (16 + manifest.row_values * 4)
+def _check_group_size(path: Path, number: int, size: int, shard: ShardInfo) -> None:
     if size > GROUP_BYTES and size > GROUP_COMPRESSION * shard.bytes:
         raise CacheError(
             f"{path}: row group {number} takes {size:,} bytes of memory, too many for a file of {shard.bytes:,}; "
@@ -348,31 +328,12 @@ def _check_group_size(path: Path, number: int, rows: int, shard: ShardInfo, mani
         )
 
 
-def decoded(table: pa.Table, rows: int, row_shape: tuple[int, ...]) -> CachedSplit:
-    values = table["logits"].combine_chunks().flatten().to_numpy()
-    logits = values.reshape(-1, *row_shape).astype(np.float32, copy=False)
-    part = CachedSplit(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
-    if (
-        part.ids.dtype != np.int64
-        or part.row_hashes.dtype != np.uint64
-        or part.logits.shape != (rows, *row_shape)
-    ):
-        raise ValueError("its columns are not what its footer says")
-    return _read_only(part)
-
-
-def _read_only(rows: CachedSplit) -> CachedSplit:
-    for array in (rows.ids, rows.row_hashes, rows.logits):
-        array.flags.writeable = False
-    return rows
-
-
-def sorted_by_id(path: Path, split: str, rows: CachedSplit) -> CachedSplit:
+def sorted_by_id(path: Path, split: str, rows: R) -> R:
+    """The rows by rising id, read-only; an id that is there twice is refused."""
     if not (rows.ids[1:] > rows.ids[:-1]).all():
-        order = np.argsort(rows.ids, kind="stable")
-        rows = CachedSplit(rows.ids[order], rows.row_hashes[order], rows.logits[order])
+        rows = rows.part(np.argsort(rows.ids, kind="stable"))
         refuse_duplicates(path, split, rows.ids)
-    return _read_only(rows)
+    return rows.read_only()
 
 
 def refuse_duplicates(path: Path, split: str, ids: np.ndarray) -> None:

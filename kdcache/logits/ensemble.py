@@ -17,8 +17,8 @@ from scipy.special import log_softmax
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits.cache import LogitCache
-from kdcache.logits.disk import CachedSplit
-from kdcache.logits.format import Fingerprints
+from kdcache.logits.records import Fingerprints
+from kdcache.logits.rows import CachedSplit
 from kdcache.logits.scan import Reader, by_id
 from kdcache.logits.writer import LogitWriter
 from kdcache.system.files import user_path

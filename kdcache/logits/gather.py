@@ -10,13 +10,15 @@ import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.hashing.digests import Algorithm
-from kdcache.logits.disk import CachedSplit, ShardedCache
+from kdcache.logits.disk import ShardedCache
+from kdcache.logits.format import Manifest
+from kdcache.logits.rows import CachedSplit
 
 
 class Gather:
     """The splits of a cache in memory, each read when it is first asked for."""
 
-    def __init__(self, disk: ShardedCache) -> None:
+    def __init__(self, disk: ShardedCache[Manifest, CachedSplit]) -> None:
         self._disk = disk
         self._loaded: dict[str, _Loaded] = {}
 

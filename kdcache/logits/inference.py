@@ -1,73 +1,41 @@
 """`write_logits`: run a model over a data set once and keep its logits, shard by shard.
 
-A shard is the unit of everything: it is computed whole by one process, from batches that never reach into the next
-shard, written, and then never touched again. So an interrupted run goes on at the shards that are missing, several
-processes share the shards out, and the cache has the same bytes either way.
+`jobs.py` says how the shards are kept, shared out and written.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.content import Column
 from kdcache.hashing.digests import BLAKE2B
 from kdcache.logits.cache import LogitCache
-from kdcache.logits.clearing import clear
-from kdcache.logits.format import (
-    MANIFEST,
-    Augmentation,
-    Cost,
-    Dtype,
-    Fingerprints,
-    Header,
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    check_shard_count,
-    load_manifest,
-    shard_file,
-)
+from kdcache.logits.format import Dtype, Header, Manifest
 from kdcache.logits.inputs import Inputs, read_inputs
+from kdcache.logits.jobs import Job, Place, evaluating, write_cache
 from kdcache.logits.predicting.predictor import (
     FirstBatch,
     Predictor,
     default_collate,
     view_maker,
 )
-from kdcache.logits.shards import (
-    Rows,
-    check_in_place,
-    checked_header,
-    exclusive,
-    store_manifest,
-    store_shard,
-    stored_shard,
-)
+from kdcache.logits.records import Augmentation, Fingerprints
+from kdcache.logits.rows import CachedSplit
+from kdcache.logits.shards import checked_header
 from kdcache.logits.writer import checked_rows
-from kdcache.system import processes
-from kdcache.system.devices import device_name, peak_memory_mb
 from kdcache.system.files import user_path
-from kdcache.system.locks import FolderLock
 
-log = logging.getLogger(__name__)
 ROWS_PER_SHARD = (
     8192  # fewer than LogitWriter's: a shard is what an interruption costs, and what processes share out
 )
 Score = Callable[[str, np.ndarray], Mapping[str, float]]
-Place = tuple[str, int]  # a shard: its split and its number
 
 
 def write_logits(
@@ -133,13 +101,14 @@ def write_logits(
     """
     path = user_path(path)
     views = view_maker(path, augment, augment_column, augmentation)
-    with _evaluating(model, device) as device:
+    with evaluating(model, device) as device:
         collate = collate or default_collate(label if isinstance(label, str) else None)
         predictor = Predictor(path, _numbers_only(path, model), collate, batch_size, device, views)
         inputs = read_inputs(path, dataset, columns, label, row_hashes, lengths)
         first = predictor.first(inputs.splits)
         header = checked_header(
             path,
+            Header,
             classes=first.classes,
             label_names=list(label_names),
             dtype=dtype,
@@ -148,160 +117,35 @@ def write_logits(
             augmentation=augmentation,
             row_hash=BLAKE2B,
         )
-        _write(Job(path, header, inputs, predictor), overwrite, score, run)
+        job = LogitJob(path, Manifest, header, inputs.hashes, device, header, inputs, predictor, score)
+        write_cache(job, overwrite, run)
     return LogitCache(path, expect=header.fingerprints)
 
 
 @dataclass(frozen=True)
-class Job:
-    """The cache to be written; the same on every process."""
+class LogitJob(Job[CachedSplit]):
+    """A cache of one row of logits for each row of the data."""
 
-    path: Path
-    header: Header
+    layout: Header
     inputs: Inputs
     predictor: Predictor
+    score: Score | None
 
-    def differences(self, manifest: Manifest) -> list[str]:
-        """The header's fields in which an existing manifest differs, or its rows; empty: it is the same cache."""
-        header = self.header
-        fields = [key for key in Header.model_fields if getattr(manifest, key) != getattr(header, key)]
-        rows = {name: split.rows for name, split in manifest.splits.items()}
-        return fields + ["rows"] * (
-            rows != {name: len(hashes) for name, hashes in self.inputs.hashes.items()}
-        )
-
-    def places(self) -> list[Place]:
-        """All shards, in order."""
-        size = self.header.rows_per_shard
-        return [
-            (name, k) for name, hashes in self.inputs.hashes.items() for k in range(-(-len(hashes) // size))
-        ]
-
-    def positions(self, place: Place) -> np.ndarray:
-        """The rows of a shard, int64 [n]."""
-        split, index = place
-        start = index * self.header.rows_per_shard
-        return np.arange(start, min(start + self.header.rows_per_shard, len(self.inputs.hashes[split])))
-
-    def stored(self, place: Place) -> tuple[ShardInfo, Rows] | None:
-        """The shard if it is on disk, whole, and of these very rows."""
-        positions = self.positions(place)
-        shard = stored_shard(self.path, self.header, *place, len(positions))
-        if shard is None:
-            return None
-        hashes = self.inputs.hashes[place[0]][positions]
-        same = np.array_equal(shard[1].ids, positions) and np.array_equal(shard[1].row_hashes, hashes)
-        return shard if same else None
-
-    def compute(self, place: Place) -> Rows:
-        """The shard's rows, from the model."""
+    def compute(self, place: Place) -> CachedSplit:
         split, positions = place[0], self.positions(place)
         lengths = self.inputs.lengths_at(split, positions)
         logits = self.predictor.logits(self.inputs.splits[split], positions, lengths)
-        hashes = self.inputs.hashes[split][positions]
-        return checked_rows(f"{self.path}: split {split!r}", positions, hashes, logits, self.header)
+        where = f"{self.path}: split {split!r}"
+        return checked_rows(where, positions, self.hashes[split][positions], logits, self.layout)
 
+    def scores(self, split: str) -> Mapping[str, float] | None:
+        return None if self.score is None else self.score(split, self._whole(split))
 
-def _write(job: Job, overwrite: bool, score: Score | None, run: str) -> None:
-    """Write the cache, unless it is there already."""
-    try:
-        check_shard_count(len(job.places()))
-    except ValueError as error:
-        raise CacheError(f"{job.path}: {error}") from None
-    with ExitStack() as held:
-        locks: list[FolderLock] = []  # the main process's
-        if not processes.from_main(lambda: _is_complete(job, overwrite, held, locks)):
-            _complete(job, score, run, locks)
-
-
-def _is_complete(job: Job, overwrite: bool, held: ExitStack, locks: list[FolderLock]) -> bool:
-    """Whether the cache is there already; if not, lock the folder and clear what does not belong."""
-    if (job.path / MANIFEST).exists():
-        different = job.differences(load_manifest(job.path))
-        if different and not overwrite:
-            raise CacheError(
-                f"{job.path}: holds another complete cache (it differs in {', '.join(different)}); "
-                "choose another path, or pass overwrite=True to replace it"
-            )
-        if not different and _is_whole(job.path):
-            return True
-    locks.append(held.enter_context(exclusive(job.path)))
-    clear(job.path, keep={shard_file(*place) for place in job.places()})
-    return False
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        LogitCache(path).verify("quick")
-    except CacheError as error:
-        log.warning("%s; writing what is missing again", error)
-        return False
-    return True
-
-
-def _complete(job: Job, score: Score | None, run: str, locks: Sequence[FolderLock]) -> None:
-    """Write the shards that are missing, each process its share, then the manifest."""
-    start = time.perf_counter()
-    places = job.places()
-    share = places[processes.rank() :: processes.count()]
-    infos, computed = _write_shards(job, share, locks)
-    together = processes.gathered([(infos, computed, time.perf_counter() - start)])
-    if processes.is_main():
-        shards = {place: info for part, _, _ in together for place, info in part.items()}
-        splits = {
-            name: SplitInfo(rows=len(hashes), shards=[shards[place] for place in places if place[0] == name])
-            for name, hashes in job.inputs.hashes.items()
-        }
-        seconds = max(part[2] for part in together)
-        cost = _cost(sum(part[1] for part in together), seconds, run, job.predictor.device)
-        scores = {name: score(name, _whole(job, name)) for name in splits} if score else {}
-        _check_in_place(locks)
-        store_manifest(job.path, job.header, splits, scores, cost)
-    processes.wait()
-
-
-def _check_in_place(locks: Sequence[FolderLock]) -> None:
-    for lock in locks:
-        check_in_place(lock)
-
-
-def _write_shards(
-    job: Job, places: Sequence[Place], locks: Sequence[FolderLock]
-) -> tuple[dict[Place, ShardInfo], int]:
-    """The facts of these shards, and how many rows had to be computed.
-
-    A second thread encodes and writes a shard while the model computes the next.
-    """
-    infos: dict[Place, ShardInfo] = {}
-    writing: dict[Place, Future[ShardInfo]] = {}
-    computed = 0
-    progress = tqdm(places, desc="shards", disable=not sys.stderr.isatty(), leave=False)
-    with ThreadPoolExecutor(1) as pool:
-        for place in progress:
-            stored = job.stored(place)
-            if stored:
-                infos[place] = stored[0]
-                continue
-            rows = job.compute(place)
-            computed += len(rows)
-            _check_in_place(locks)
-            _collect(writing, infos)  # one shard waits at most: memory stays bounded
-            writing[place] = pool.submit(store_shard, job.path, job.header, *place, rows)
-        _collect(writing, infos)
-    return infos, computed
-
-
-def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardInfo]) -> None:
-    while writing:
-        place, future = writing.popitem()
-        infos[place] = future.result()
-
-
-def _whole(job: Job, split: str) -> np.ndarray:
-    """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
-    parts = [job.stored(place) for place in job.places() if place[0] == split]
-    empty = np.empty((0, *job.header.row_shape), job.header.dtype)
-    return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
+    def _whole(self, split: str) -> np.ndarray:
+        """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
+        parts = [self.stored(place) for place in self.places() if place[0] == split]
+        empty = np.empty((0, *self.layout.row_shape), self.layout.dtype)
+        return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
 
 
 def _fingerprints(
@@ -324,40 +168,6 @@ def _fingerprints(
         )
     except KdcacheError as error:
         raise CacheError(f"{path}: {error}; pass `fingerprints` yourself") from None
-
-
-def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
-    """What computing the rows took; a clock that stands still says nothing of the speed."""
-    import torch
-
-    device = torch.device(given or "cpu")
-    return Cost(
-        seconds=seconds,
-        rows_per_second=rows / seconds if seconds > 0 else 0.0,
-        device=device_name(device),
-        peak_memory_mb=peak_memory_mb(device),
-        run=run,
-    )
-
-
-@contextmanager
-def _evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
-    import torch
-
-    if not isinstance(model, torch.nn.Module):
-        yield device
-        return
-    if device is None and processes.count() > 1:
-        device = processes.device()
-    if device is None:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.to(device).eval()
-    try:
-        yield device
-    finally:
-        model.train(was_training)
 
 
 def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing.content import Column
 from kdcache.hashing.frames import as_table, is_dataset
 from kdcache.hashing.rows import hash_rows
-from kdcache.logits.format import SPLIT_NAME
+from kdcache.logits.records import SPLIT_NAME
 
 TABLES = ("arrow", "pandas", "polars")  # formats in which a data set gives tables, not rows
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.logits.cache import LogitCache
 from kdcache.logits.cost import COST
-from kdcache.logits.format import Fingerprints
+from kdcache.logits.records import Fingerprints
 from kdcache.logits.writer import LogitWriter
 
 

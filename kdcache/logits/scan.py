@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.logits.disk import CachedSplit, Group, refuse_duplicates
+from kdcache.logits.disk import Group, refuse_duplicates
+from kdcache.logits.rows import CachedSplit
 
 PIECE = 65536  # rows of a split that is read whole, at most
 
@@ -40,12 +41,12 @@ def by_id(cache: Grouped, split: str) -> Iterator[CachedSplit]:
     if groups is None:
         whole = cache.split(split)
         for start in range(0, len(whole.ids), PIECE):
-            yield part_of(whole, slice(start, start + PIECE))
+            yield whole.part(slice(start, start + PIECE))
         return
     for group in groups:
         rows = cache.read_group(group)
         if not (rows.ids[1:] > rows.ids[:-1]).all():
-            rows = part_of(rows, np.argsort(rows.ids, kind="stable"))
+            rows = rows.part(np.argsort(rows.ids, kind="stable"))
             refuse_duplicates(cache.path, split, rows.ids)
         yield rows
 
@@ -71,9 +72,9 @@ def in_both(a: Iterator[CachedSplit], b: Iterator[CachedSplit]) -> Iterator[tupl
             left.ids[:done], right.ids[:gone], assume_unique=True, return_indices=True
         )
         if len(ids):
-            yield part_of(left, first), part_of(right, second)
-        left = next(a, None) if done == len(left.ids) else part_of(left, slice(done, None))
-        right = next(b, None) if gone == len(right.ids) else part_of(right, slice(gone, None))
+            yield left.part(first), right.part(second)
+        left = next(a, None) if done == len(left.ids) else left.part(slice(done, None))
+        right = next(b, None) if gone == len(right.ids) else right.part(slice(gone, None))
 
 
 class Reader:
@@ -90,21 +91,7 @@ class Reader:
             piece = self._rest if self._rest is not None else next(self._pieces, None)
             if piece is None:
                 break
-            parts.append(part_of(piece, slice(0, count)))
-            self._rest = part_of(piece, slice(count, None)) if len(piece.ids) > count else None
+            parts.append(piece.part(slice(0, count)))
+            self._rest = piece.part(slice(count, None)) if len(piece.ids) > count else None
             count -= len(parts[-1].ids)
-        return joined(parts)
-
-
-def part_of(rows: CachedSplit, chosen: slice | npt.NDArray[np.int64]) -> CachedSplit:
-    """Some of the rows."""
-    return CachedSplit(rows.ids[chosen], rows.row_hashes[chosen], rows.logits[chosen])
-
-
-def joined(parts: list[CachedSplit]) -> CachedSplit:
-    """The rows of several pieces, at least one."""
-    return CachedSplit(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.row_hashes for part in parts]),
-        np.concatenate([part.logits for part in parts]),
-    )
+        return CachedSplit.joined(parts)

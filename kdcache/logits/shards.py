@@ -11,57 +11,35 @@ import functools
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 from pydantic import ValidationError
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.cost import write_cost
-from kdcache.logits.format import (
-    MANIFEST,
-    Cost,
-    Header,
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    encode_shard,
-    manifest_json,
-    parse_shard,
-    sha256,
-    shard_file,
-    shard_metadata,
-)
+from kdcache.logits.manifests import manifest_json
+from kdcache.logits.parquet import open_shard, sha256, shard_metadata
+from kdcache.logits.records import MANIFEST, Cost, Layout, Sealed, ShardInfo, SplitInfo, shard_file
+from kdcache.logits.rows import Rows
 from kdcache.system.files import read_regular, write_atomically, write_json
 from kdcache.system.locks import FolderLock
 
+H = TypeVar("H", bound=Layout)
+M = TypeVar("M", bound=Sealed)
 PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Some rows of a split: the contents of a shard, or of a part of it."""
-
-    ids: np.ndarray  # int64 [n]
-    row_hashes: np.ndarray  # uint64 [n]
-    logits: np.ndarray  # the cache's dtype [n, K], or [n, V, K] with V views
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-
-def checked_header(folder: Path, **values: Any) -> Header:
+def checked_header(folder: Path, sort: type[H], **values: Any) -> H:
     """The header of a cache to be written.
 
     Raises:
         CacheError: the options do not make a cache; every mistake is named.
     """
     try:
-        return Header.model_validate(values)
+        return sort.model_validate(values)
     except ValidationError as error:
         mistakes = "; ".join(_mistake(item) for item in error.errors())
         raise CacheError(f"{folder}: {mistakes}") from None
@@ -72,9 +50,9 @@ def _mistake(error: Any) -> str:
     return f"{where}: {reason}, found {error['input']!r}" if where else reason
 
 
-def store_shard(folder: Path, header: Header, split: str, index: int, rows: Rows) -> ShardInfo:
+def store_shard(folder: Path, header: Layout, split: str, index: int, rows: Rows) -> ShardInfo:
     """Write one whole shard, atomically."""
-    data = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
+    data = header.encode(rows, shard_metadata(header, split, index))
     file = shard_file(split, index)
     if (folder / split).is_symlink():
         raise CacheError(
@@ -86,8 +64,8 @@ def store_shard(folder: Path, header: Header, split: str, index: int, rows: Rows
 
 
 def stored_shard(
-    folder: Path, header: Header, split: str, index: int, count: int
-) -> tuple[ShardInfo, Rows] | None:
+    folder: Path, header: Layout, split: str, index: int, count: int
+) -> tuple[ShardInfo, Any] | None:
     """The shard that an interrupted run left at this place, if it is byte for byte what would be written now.
 
     Its values are decoded and encoded again: the footer has a checksum of them, so that bytes which come out equal are
@@ -96,11 +74,9 @@ def stored_shard(
     file = shard_file(split, index)
     path = folder / file
     try:
-        data = read_regular(path, _most_bytes(header, count))
-        table = parse_shard(data, path, header, split, index, count).read()
-        logits = table["logits"].combine_chunks().flatten().to_numpy().reshape(count, *header.row_shape)
-        rows = Rows(table["id"].to_numpy(), table["row_hash"].to_numpy(), logits)
-        again = encode_shard(rows.ids, rows.row_hashes, rows.logits, shard_metadata(header, split, index))
+        data = read_regular(path, min(header.most_bytes(count), path.stat().st_size))
+        rows: Any = header.decode(open_shard(data, path, header, split, index, count).read(), count)
+        again = header.encode(rows, shard_metadata(header, split, index))
     except (KdcacheError, OSError, pa.ArrowException, ValueError):
         return None
     if again != data:
@@ -108,18 +84,14 @@ def stored_shard(
     return ShardInfo(file=file, rows=count, bytes=len(data), sha256=sha256(data)), rows
 
 
-def _most_bytes(header: Header, rows: int) -> int:
-    """More than the file of a shard of so many rows can have."""
-    return 2 * rows * (16 + header.row_values * np.dtype(header.dtype).itemsize) + (1 << 20)
-
-
 def store_manifest(
     folder: Path,
-    header: Header,
+    sort: type[M],
+    header: Layout,
     splits: Mapping[str, SplitInfo],
     scores: Mapping[str, Mapping[str, float]] | None,
     cost: Cost | None,
-) -> Manifest:
+) -> M:
     """Write the manifest: from here on the cache is complete.
 
     Raises:
@@ -130,7 +102,7 @@ def store_manifest(
             name: {metric: float(value) for metric, value in values.items()}
             for name, values in (scores or {}).items()
         }
-        manifest = Manifest(
+        manifest = sort(
             **dict(header),
             splits=dict(splits),
             scores=numbers,
@@ -145,7 +117,7 @@ def store_manifest(
     return manifest
 
 
-def _check_shards(folder: Path, manifest: Manifest) -> None:
+def _check_shards(folder: Path, manifest: Sealed) -> None:
     """Refuse a manifest of shards that somebody removed or changed since they were written."""
     for split in manifest.splits.values():
         for shard in split.shards:

@@ -17,18 +17,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 
 from kdcache.errors import CacheError
-from kdcache.logits.disk import CachedSplit, Group, ShardedCache
+from kdcache.logits.disk import Group, ShardedCache
+from kdcache.logits.rows import Rows
 from kdcache.logits.seen import SeenIds
 
+R = TypeVar("R", bound=Rows)
 GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
 
 
-class LogitStream:
+class LogitStream(Generic[R]):
     """One split of a cache, batch by batch; `LogitCache.stream` makes it.
 
         stream = cache.stream("train", batch_size=256, rank=rank, world_size=world_size, seed=0)
@@ -67,7 +69,7 @@ class LogitStream:
 
     def __init__(
         self,
-        cache: ShardedCache,
+        cache: ShardedCache[Any, R],
         split: str,
         batch_size: int,
         *,
@@ -108,7 +110,7 @@ class LogitStream:
         first, last = self._share()
         return -((first - last) // self.batch_size)
 
-    def __iter__(self) -> Iterator[CachedSplit]:
+    def __iter__(self) -> Iterator[R]:
         """The batches of the epoch; from where a loaded state was, the first time. At its end the epoch moves on."""
         worker = _worker()
         if worker is not None:  # each pass over the loader is an epoch, also one that was left early
@@ -205,7 +207,7 @@ class LogitStream:
         """The first of this rank's rows in the epoch's line, and the first after them."""
         return self.rank * self._total // self.world_size, (self.rank + 1) * self._total // self.world_size
 
-    def _pass(self, epoch: int, part: int, done: int, workers: int, in_worker: bool) -> Iterator[CachedSplit]:
+    def _pass(self, epoch: int, part: int, done: int, workers: int, in_worker: bool) -> Iterator[R]:
         """Part `part` of the rank's batches of an epoch, less the first `done` ones of it."""
         sizes = _even_parts(len(self), workers)
         first, last = sum(sizes[:part]), sum(sizes[: part + 1])
@@ -221,13 +223,13 @@ class LogitStream:
         if not in_worker and self._epoch == epoch:
             self.set_epoch(epoch + 1)
 
-    def _batches(self, epoch: int, first: int, last: int) -> Iterator[CachedSplit]:
+    def _batches(self, epoch: int, first: int, last: int) -> Iterator[R]:
         """Batches `first` up to, not including, `last` of the rank's batches of an epoch."""
         start, stop = self._share()
         wanted = range(start + first * self.batch_size, min(start + last * self.batch_size, stop))
         return _cut(self._rows(epoch, wanted), self.batch_size)
 
-    def _rows(self, epoch: int, wanted: range) -> Iterator[CachedSplit]:
+    def _rows(self, epoch: int, wanted: range) -> Iterator[R]:
         """Blocks of shuffled rows that, one after the other, are the `wanted` places of the epoch's line."""
         pieces = self._pieces(epoch)
         for i in range(0, len(pieces), self.buffer_groups):
@@ -235,7 +237,7 @@ class LogitStream:
             first, last = block[0].place, block[-1].place + block[-1].rows
             start, stop = max(first, wanted.start), min(last, wanted.stop)
             if start < stop:
-                yield _slice(self._read_block(block, epoch), start - first, stop - first)
+                yield self._read_block(block, epoch).part(slice(start - first, stop - first))
 
     def _pieces(self, epoch: int) -> list[_Piece]:
         """This rank's part of the epoch's line, group by group."""
@@ -252,24 +254,14 @@ class LogitStream:
             begin += group.rows
         return pieces
 
-    def _read_block(self, pieces: list[_Piece], epoch: int) -> CachedSplit:
+    def _read_block(self, pieces: list[_Piece], epoch: int) -> R:
         """The rows of some pieces, shuffled together."""
-        parts = [_slice(self.cache.read_group(piece.group), piece.start, piece.stop) for piece in pieces]
+        parts = [self.cache.read_group(piece.group).part(slice(piece.start, piece.stop)) for piece in pieces]
         if self.seed is None:
-            return _joined(parts)
-        count, row_shape = sum(piece.rows for piece in pieces), self.cache.manifest.row_shape
-        block = CachedSplit(
-            np.empty(count, np.int64), np.empty(count, np.uint64), np.empty((count, *row_shape), np.float32)
-        )
+            return type(parts[0]).joined(parts)
+        count = sum(piece.rows for piece in pieces)
         to = np.random.default_rng([self.seed, epoch, ROW_ORDER, pieces[0].place]).permutation(count)
-        for part in parts:  # each row straight to its place: no third copy
-            here, to = to[: len(part.ids)], to[len(part.ids) :]
-            block.ids[here], block.row_hashes[here], block.logits[here] = (
-                part.ids,
-                part.row_hashes,
-                part.logits,
-            )
-        return block
+        return type(parts[0]).placed(parts, to)
 
 
 @dataclass(frozen=True)
@@ -312,36 +304,23 @@ def _even_parts(count: int, parts: int) -> list[int]:
     return [count // parts + (k < count % parts) for k in range(parts)]
 
 
-def _cut(blocks: Iterable[CachedSplit], size: int) -> Iterator[CachedSplit]:
+def _cut(blocks: Iterable[R], size: int) -> Iterator[R]:
     """The rows of the blocks in batches of `size`; only the last may be smaller."""
-    pending: list[CachedSplit] = []
+    pending: list[R] = []
     missing = size
     for block in blocks:
         start = 0
         while start < len(block.ids):
-            pending.append(_slice(block, start, start + missing))
+            pending.append(block.part(slice(start, start + missing)))
             count = len(pending[-1].ids)
             start, missing = start + count, missing - count
             if not missing:
-                yield _joined(pending)
+                yield type(pending[0]).joined(pending)
                 pending, missing = [], size
-        pending = [_joined(pending)] if pending else []
+        pending = [type(pending[0]).joined(pending)] if pending else []
         del block  # so that one block at a time is in memory
     if pending:
-        yield _joined(pending)
-
-
-def _slice(rows: CachedSplit, start: int, stop: int) -> CachedSplit:
-    return CachedSplit(rows.ids[start:stop], rows.row_hashes[start:stop], rows.logits[start:stop])
-
-
-def _joined(parts: list[CachedSplit]) -> CachedSplit:
-    """One batch of its own: it keeps no block in memory, and may be written to."""
-    return CachedSplit(
-        np.concatenate([part.ids for part in parts]),
-        np.concatenate([part.row_hashes for part in parts]),
-        np.concatenate([part.logits for part in parts]),
-    )
+        yield type(pending[0]).joined(pending)
 
 
 def _check_integer(name: str, value: object, least: int) -> None:

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.hashing.digests import BLAKE2B, Algorithm
-from kdcache.logits.clearing import clear
-from kdcache.logits.format import (
-    ROWS_PER_SHARD,
-    SPLIT_NAME,
-    Augmentation,
-    Cost,
-    Dtype,
-    Fingerprints,
-    Header,
-    Manifest,
-    ShardInfo,
-    SplitInfo,
-    check_shard_count,
-)
-from kdcache.logits.seen import SeenIds
-from kdcache.logits.shards import (
-    Rows,
-    check_in_place,
-    checked_header,
-    exclusive,
-    store_manifest,
-    store_shard,
-    stored_shard,
-)
+from kdcache.logits.filling import Buffer, RowWriter
+from kdcache.logits.format import ROWS_PER_SHARD, Dtype, Header, Manifest
+from kdcache.logits.records import Augmentation, Fingerprints
+from kdcache.logits.rows import CachedSplit
+from kdcache.logits.shards import checked_header
 from kdcache.system.files import user_path
-from kdcache.system.locks import FolderLock
 
 
-class LogitWriter:
+class LogitWriter(RowWriter[Manifest, CachedSplit]):
     """Writes one cache; a context manager.
 
     An existing cache at `path` is removed on entry, its manifest first: until `finish` has written the new
@@ -83,9 +61,10 @@ class LogitWriter:
         augmentation: Augmentation | None = None,
         row_hash: Algorithm = BLAKE2B,
     ) -> None:
-        self.path = user_path(path)
-        self._header = checked_header(
-            self.path,
+        folder = user_path(path)
+        self._logits_header = checked_header(
+            folder,
+            Header,
             classes=classes,
             label_names=list(label_names),
             dtype=dtype,
@@ -94,51 +73,10 @@ class LogitWriter:
             augmentation=augmentation,
             row_hash=row_hash,
         )
-        self._resume = resume
-        self._splits: dict[str, _OpenSplit] = {}
-        self._state = "new"
-        self._held = ExitStack()
-        self._lock: FolderLock | None = None
+        super().__init__(folder, Manifest, self._logits_header, resume)
 
-    def __enter__(self) -> Self:
-        if self._state != "new":
-            raise CacheError(f"{self.path}: a LogitWriter writes one cache; make another one")
-        with ExitStack() as held:
-            self._lock = held.enter_context(exclusive(self.path))
-            if self._resume:
-                self._keep_stored_shards()
-            kept = [shard.file for split in self._splits.values() for shard in split.shards]
-            clear(self.path, kept)
-            self._held = held.pop_all()
-        self._state = "open"
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        unfinished, self._state = self._state == "open", "closed"
-        self._splits.clear()
-        self._held.close()
-        if unfinished and kind is None:
-            raise CacheError(
-                f"{self.path}: finish() was not called, so the cache is incomplete; "
-                "call it last in the `with` block"
-            )
-
-    def _keep_stored_shards(self) -> None:
-        """Take over the whole shards from the start of each split, up to the first that is missing or damaged."""
-        for folder in sorted(path for path in self.path.iterdir() if not path.is_symlink()):
-            split = _OpenSplit(self._header)
-            while found := stored_shard(
-                self.path, self._header, folder.name, len(split.shards), self._header.rows_per_shard
-            ):
-                split.keep(*found)
-            if split.shards:
-                self._splits[folder.name] = split
-
-    def written(self, split: str) -> int:
-        """Rows that `write` has taken or an interrupted run left in whole shards: the next row's position."""
-        return self._splits[split].rows if split in self._splits else 0
+    def _buffer(self) -> Buffer[CachedSplit]:
+        return _LogitBuffer(self._logits_header)
 
     def write(self, split: str, ids: Any, row_hashes: Any, logits: Any) -> None:
         """Append rows to a split; full shards go to disk at once.
@@ -150,103 +88,31 @@ class LogitWriter:
             logits: float32 or float16 [n, K] ([n, V, K] with an augmentation), raw (un-tempered) and finite.
         """
         self._require_open()
+        self._require_split_name(split)
         where = f"{self.path}: split {split!r}"
-        if not SPLIT_NAME.fullmatch(split):
-            raise CacheError(f"{where}: a split's name has letters, digits, '-' and '_' only")
-        rows = checked_rows(where, ids, row_hashes, logits, self._header)
-        if split not in self._splits:
-            self._splits[split] = _OpenSplit(self._header)
-        state = self._splits[split]
-        duplicate = state.seen.add(rows.ids)
-        if duplicate is not None:
-            raise CacheError(f"{where}: id {duplicate} was written twice; each row's logits belong to one id")
-        done = 0
-        while done < len(rows.ids):
-            done += state.take(rows, done)
-            if state.full:
-                self._write_shard(split, state)
-
-    def finish(
-        self, scores: Mapping[str, Mapping[str, float]] | None = None, cost: Cost | None = None
-    ) -> Manifest:
-        """Write the last shards, then the manifest: from here on the cache is complete.
-
-        Args:
-            scores: the model's score per split and metric, e.g. {"validation": {"accuracy": 0.91}}.
-            cost: what computing the logits took.
-        """
-        self._require_open()
-        for split, state in self._splits.items():
-            if state.filled:
-                self._write_shard(split, state)
-        check_in_place(self._lock)
-        splits = {name: SplitInfo(rows=s.rows, shards=s.shards) for name, s in self._splits.items()}
-        manifest = store_manifest(self.path, self._header, splits, scores, cost)
-        self._state = "finished"
-        return manifest
-
-    def _require_open(self) -> None:
-        if self._state != "open":
-            raise CacheError(
-                f"{self.path}: the writer is {self._state}; write and finish inside its `with` block"
-            )
-
-    def _write_shard(self, split: str, state: _OpenSplit) -> None:
-        self._state = "broken by an earlier error"  # unless the shard gets written, rows would be missing
-        check_in_place(self._lock)
-        try:
-            check_shard_count(sum(len(one.shards) for one in self._splits.values()) + 1)
-        except ValueError as error:
-            raise CacheError(f"{self.path}: {error}") from None
-        state.shards.append(store_shard(self.path, self._header, split, len(state.shards), state.drain()))
-        self._state = "open"
+        self._add(split, checked_rows(where, ids, row_hashes, logits, self._logits_header))
 
 
-class _OpenSplit:
-    """A split being written: one shard's rows in memory, the facts of the shards already on disk."""
+class _LogitBuffer(Buffer[CachedSplit]):
+    """A shard's rows in arrays that are used again for the next."""
 
     def __init__(self, header: Header) -> None:
-        size = header.rows_per_shard
-        self._buffer = Rows(
-            np.empty(size, np.int64),
-            np.empty(size, np.uint64),
-            np.empty((size, *header.row_shape), header.dtype),
+        super().__init__(header.rows_per_shard)
+        self._all = CachedSplit.empty(self.size, header.row_shape, header.dtype)
+
+    def put(self, rows: CachedSplit) -> None:
+        to = slice(self.filled, self.filled + len(rows))
+        self._all.ids[to], self._all.row_hashes[to], self._all.logits[to] = (
+            rows.ids,
+            rows.row_hashes,
+            rows.logits,
         )
-        self.filled = 0
-        self.shards: list[ShardInfo] = []
-        self.seen = SeenIds()
 
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards) + self.filled
-
-    @property
-    def full(self) -> bool:
-        return self.filled == len(self._buffer.ids)
-
-    def keep(self, shard: ShardInfo, rows: Rows) -> None:
-        """Count a shard that is on disk already as written."""
-        self.seen.add(rows.ids)
-        self.shards.append(shard)
-
-    def take(self, rows: Rows, start: int) -> int:
-        """Copy rows from `start` on, as many as the shard has room for; returns how many."""
-        count = min(len(rows.ids) - start, len(self._buffer.ids) - self.filled)
-        here, there = slice(self.filled, self.filled + count), slice(start, start + count)
-        self._buffer.ids[here] = rows.ids[there]
-        self._buffer.row_hashes[here] = rows.row_hashes[there]
-        self._buffer.logits[here] = rows.logits[there]
-        self.filled += count
-        return count
-
-    def drain(self) -> Rows:
-        """The buffered rows (valid until the next `take`); the buffer counts as empty from here on."""
-        count, self.filled = self.filled, 0
-        buffer = self._buffer
-        return Rows(buffer.ids[:count], buffer.row_hashes[:count], buffer.logits[:count])
+    def rows(self) -> CachedSplit:
+        return self._all.part(slice(0, self.filled))
 
 
-def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> Rows:
+def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> CachedSplit:
     """Rows as they are stored.
 
     Raises:
@@ -275,7 +141,7 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
             f"{where}: row id {ids[row]} has the logits {logits[row].reshape(-1).tolist()[:8]}, which are not all "
             f"finite in {header.dtype}; check the model and its precision"
         )
-    return Rows(ids, row_hashes, stored)
+    return CachedSplit(ids, row_hashes, stored)
 
 
 def _as_array(where: str, what: str, values: Any) -> np.ndarray:

@@ -11,8 +11,8 @@ from accelerate import PartialState
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache, write_logits
-from kdcache.logits.format import MANIFEST
 from kdcache.logits.places import BESIDE, PLAIN, UNLABELLED, VIEWS
+from kdcache.logits.records import MANIFEST
 from kdcache.modelling.augmentation import Images, recorded, transform
 from kdcache.modelling.batches import Batcher, pad_token
 from kdcache.modelling.building import build_model

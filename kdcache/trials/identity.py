@@ -14,7 +14,7 @@ from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits import Fingerprints, LogitCache
-from kdcache.logits.format import shard_content
+from kdcache.logits.parquet import shard_content
 from kdcache.logits.places import PLAIN, UNLABELLED, VIEWS
 from kdcache.study import Model, Regularizer, Task
 from kdcache.tasks.card import TaskCard

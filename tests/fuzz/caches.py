@@ -18,7 +18,7 @@ import torch
 
 from kdcache.hashing import fingerprint
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter, write_logits
-from kdcache.logits.format import METADATA_KEY, sha256
+from kdcache.logits.parquet import METADATA_KEY, sha256
 from tests.fuzz.harness import NUMBERS, Reader, damaged
 
 FINGERPRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")

@@ -257,14 +257,14 @@ def test_a_shard_that_is_damaged_later(grouped):
 
 
 def test_a_shard_that_changes_while_it_is_read(grouped, monkeypatch):
-    cache, inner = LogitCache(grouped), disk.decoded
+    cache, inner = LogitCache(grouped), cache_format.decoded
     shard = grouped / "train" / "part-00000.parquet"
 
     def touching(*arguments):
         os.utime(shard, ns=(1, 1))
         return inner(*arguments)
 
-    monkeypatch.setattr(disk, "decoded", touching)
+    monkeypatch.setattr(cache_format, "decoded", touching)
     with pytest.raises(CacheError, match=r"part-00000\.parquet: was changed while it was read"):
         cache.read_group(cache.groups("train")[0])
 

@@ -18,8 +18,7 @@ import torch
 
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
-from kdcache.logits import LogitCache, LogitWriter
-from kdcache.logits import format as cache_format
+from kdcache.logits import LogitCache, LogitWriter, parquet
 from tests.logits.conftest import FINGERPRINTS, rows, write_cache
 
 REPO = Path(__file__).parents[2]
@@ -38,7 +37,7 @@ def reseal(folder: Path) -> None:
     for split in manifest["splits"].values():
         for shard in split["shards"]:
             data = (folder / shard["file"]).read_bytes()
-            shard["bytes"], shard["sha256"] = len(data), cache_format.sha256(data)
+            shard["bytes"], shard["sha256"] = len(data), parquet.sha256(data)
     manifest.pop("checksum")
     path.write_text(json.dumps({**manifest, "checksum": fingerprint.of_json(manifest)}))
 

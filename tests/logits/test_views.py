@@ -23,7 +23,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.rows import hash_row
 from kdcache.logits import format as cache_format
-from kdcache.logits import replay, view_seed
+from kdcache.logits import manifests, records, replay, view_seed
 
 from .conftest import FINGERPRINTS, rows, write_cache
 from .test_writer import contents
@@ -637,18 +637,18 @@ def test_a_plain_cache_has_the_bytes_it_had_before_there_were_views(cache):
 
 
 def test_a_plain_manifest_says_nothing_of_views(cache):
-    shard = cache_format.ShardInfo(file="train/part-00000.parquet", rows=3, bytes=5, sha256="a" * 64)
+    shard = records.ShardInfo(file="train/part-00000.parquet", rows=3, bytes=5, sha256="a" * 64)
     manifest = cache_format.Manifest(
         classes=2,
         label_names=["no", "yes"],
         dtype="float32",
         rows_per_shard=10,
         fingerprints=FINGERPRINTS,
-        splits={"train": cache_format.SplitInfo(rows=3, shards=[shard])},
+        splits={"train": records.SplitInfo(rows=3, shards=[shard])},
     )
     assert manifest.identity == "f046db74199981ddb040cfb4c7688b8ebdd134f8514da62558b6a8c0f82ef179"
     checksum = "eb332dbb3a1fe163115b043f6411718f2e30a63c9f3d09b8c0de1cde6275b026"
-    assert cache_format.manifest_json(manifest)["checksum"] == checksum
+    assert manifests.manifest_json(manifest)["checksum"] == checksum
     assert "augmentation" not in json.loads((cache / "manifest.json").read_text())
 
 

@@ -11,10 +11,8 @@ import numpy as np
 
 from kdcache.errors import CacheError
 from kdcache.hashing.content import Column
-from kdcache.logits.format import (
-    Augmentation,
-)
 from kdcache.logits.predicting.views import Augmenter, fetched
+from kdcache.logits.records import Augmentation
 
 
 class Predictor:

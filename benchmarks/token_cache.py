@@ -1,0 +1,285 @@
+"""Token caches measured: bytes a token, variance at equal bytes, and what writing and a training step cost.
+
+    python -m benchmarks.token_cache
+
+Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
+whose distributions are far flatter than a large model's. A second teacher is made up, its entropy like a large one's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from benchmarks.keeping import facts
+from benchmarks.markdown import number, table
+from kdcache.logits import Fingerprints
+from kdcache.logits.tokens import (
+    RS,
+    Estimator,
+    Full,
+    Threshold,
+    TokenCache,
+    TopK,
+    kd_token_loss,
+    write_token_logits,
+)
+from kdcache.logits.tokens.sampling import draw
+from kdcache.system.files import write_atomically, write_json
+from stages import stage_errors
+
+CHECKPOINT = Path("data/models/gpt2-tiny")
+JSON, PAGE = Path("benchmarks/results/token-cache.json"), Path("docs/measured/token-caches.md")
+PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
+LENGTH, VOCABULARY = 128, 49152
+ESTIMATORS: tuple[Estimator, ...] = (
+    Threshold(1 / 32), Threshold(1 / 50), Threshold(1 / 100), RS(50), TopK(50), Full(),
+)  # fmt: skip
+
+
+class Peaked:
+    """A made-up teacher of 49,152 tokens: logits -s log(rank) over a shuffled vocabulary, s drawn for each position."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.random = torch.Generator().manual_seed(seed)
+        self.order = torch.randperm(VOCABULARY, generator=self.random)
+
+    def logits(self, n: int) -> torch.Tensor:
+        slope = 1.15 + 0.9 * torch.rand(n, 1, generator=self.random)
+        values = -slope * torch.arange(1.0, VOCABULARY + 1).log()
+        shift = torch.randint(VOCABULARY, (n,), generator=self.random)
+        return torch.stack(
+            [line[(self.order + int(by)) % VOCABULARY] for line, by in zip(values, shift, strict=True)]
+        )
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.logits(input_ids.numel()).view(*input_ids.shape, VOCABULARY)
+
+
+@stage_errors()
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=64, help="sequences of 128 tokens")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--json", type=Path, default=JSON)
+    parser.add_argument("--page", type=Path, default=PAGE)
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    run = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
+    model, rows = gpt2(), texts(args.rows)
+    run["sizes"] = {
+        "gpt2-tiny": sizes(model, rows),
+        "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
+    }
+    run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
+    run["writing"] = writing(model, rows, args.repeats)
+    run["step"] = steps(model, rows, args.repeats)
+    write_json(args.json, run)
+    write_atomically(args.page, page(run).encode("utf-8"))
+
+
+def gpt2() -> torch.nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(CHECKPOINT).eval()
+    return model
+
+
+def texts(count: int) -> list[dict[str, list[int]]]:
+    """Packed sequences of BBC headlines."""
+    from transformers import AutoTokenizer
+
+    from kdcache.tasks.builtin import bbc_headlines
+
+    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    ids: list[int] = []
+    for text in bbc_headlines().tables["train"]["text"].to_pylist():
+        ids += [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
+    return [{"input_ids": ids[k * LENGTH : (k + 1) * LENGTH]} for k in range(min(count, len(ids) // LENGTH))]
+
+
+def sizes(model: Any, rows: list[dict[str, list[int]]]) -> list[dict[str, Any]]:
+    """Bytes a token of each estimator, everything included."""
+    found = []
+    for how in ESTIMATORS:
+        if isinstance(how, Full) and isinstance(model, Peaked):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            cache = write_token_logits(model, rows, folder, how, fingerprints=PRINTS)
+            facts_of = cache.info()
+        kept = {
+            key: facts_of[key]
+            for key in ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
+        }
+        found.append({"estimator": name_of(how), **kept})
+    return found
+
+
+def name_of(how: Estimator) -> str:
+    said = how.facts()
+    value = f"1/{1 / float(said['eps']):.0f}" if "eps" in said else said.get("n", said.get("k", ""))
+    return f"{how.kind} {value}".strip()
+
+
+def distributions(model: Any, rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    with torch.inference_mode():
+        ours = model(input_ids=torch.tensor([row["input_ids"] for row in rows[:2]])).logits.flatten(0, 1)[::4]
+    return {"gpt2-tiny": ours.log_softmax(1), "made up": Peaked().logits(16).log_softmax(1)}
+
+
+def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str, Any]:
+    """E ||t - p||^2 of the threshold, by theory, and of RS with as many different tokens, whose n is searched."""
+    p = logprobs.double().exp().numpy()
+    tail = np.where(p < eps, p, 0)
+    total = tail.sum(axis=1, keepdims=True)
+    weight = total / np.maximum(np.floor(total / eps), 1)
+    ours = float((tail * (weight - tail)).sum(axis=1).mean())
+    n = len(p)
+    drawn = draw(Threshold(eps), logprobs, np.arange(n), np.zeros(n, int))
+    entries = (len(drawn.head_ids) + len(drawn.tail_ids)) / n
+    equal = _search(p, entries)
+    theirs = float((p * (1 - p)).sum(axis=1).mean()) / equal
+    entropy = float(-(p * logprobs.double().clamp_min(-1e4).numpy()).sum(axis=1).mean())
+    return {
+        "teacher": name,
+        "entropy": entropy,
+        "entries": entries,
+        "n": equal,
+        "threshold": ours,
+        "rs": theirs,
+    }
+
+
+def _search(p: np.ndarray, entries: float) -> int:
+    """How many draws with replacement give so many different tokens, on average."""
+    low, high = 1, 4000
+    while low < high:
+        middle = (low + high) // 2
+        if (1 - (1 - p) ** middle).sum(axis=1).mean() < entries:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def seconds(work: Callable[[], Any], repeats: int) -> list[float]:
+    """CPU seconds of the whole process, all threads: a machine that others use as well does not blur them."""
+    work()
+    taken = []
+    for _ in range(repeats):
+        start = time.process_time()
+        work()
+        taken.append(time.process_time() - start)
+    return taken
+
+
+def writing(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, Any]:
+    """Tokens a second of the bare model, and of writing a cache."""
+
+    def bare() -> None:
+        with torch.inference_mode():
+            for k in range(0, len(rows), 8):
+                model(input_ids=torch.tensor([row["input_ids"] for row in rows[k : k + 8]]))
+
+    def cached() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            write_token_logits(model, rows, folder, Threshold(1 / 50), fingerprints=PRINTS)
+
+    tokens = len(rows) * LENGTH
+    return {
+        name: tokens / statistics.median(seconds(work, repeats))
+        for name, work in (("bare", bare), ("cached", cached))
+    }
+
+
+def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, Any]:
+    """Seconds of forward and backward: cross-entropy, KD from the cache, KD with the teacher in the loop."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_token_logits(model, rows, folder, Threshold(1 / 50), fingerprints=PRINTS)
+        cache = TokenCache(folder)
+        ids, student = list(range(min(16, len(rows)))), gpt2()
+        tokens = cache.batch(ids).tokens
+
+        def ce() -> None:
+            logits = student(input_ids=tokens).logits[:, :-1]
+            cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+
+        def kd() -> None:
+            kd_token_loss(student(input_ids=tokens).logits, cache.batch(ids), alpha=0.9).backward()
+
+        def online() -> None:
+            with torch.no_grad():
+                p = model(input_ids=tokens).logits[:, :-1].softmax(2)
+            log_q = student(input_ids=tokens).logits[:, :-1].log_softmax(2)
+            (-(p * log_q).sum(2).mean()).backward()
+
+        each: dict[str, list[float]] = {"ce": [], "kd": [], "online": []}
+        for _ in range(repeats):  # in turn: whatever else the machine does meets all of them
+            for name, work in (("ce", ce), ("kd", kd), ("online", online)):
+                each[name] += seconds(work, 1)
+        return {name: statistics.median(values) for name, values in each.items()}
+
+
+def page(run: dict[str, Any]) -> str:
+    """The page of docs/measured/."""
+    said = (
+        "`python -m benchmarks.token_cache` writes this page and benchmarks/results/token-cache.json. "
+        f"One thread of {run['machine']}, load {run['load_before']} before; {run['date']}; {run['rows']} sequences of "
+        f"{LENGTH} tokens; medians of {run['repeats']}. Times are CPU seconds of the process, since others used the "
+        "machine as well. `gpt2-tiny` has 8,192 tokens and flat distributions. `made up` has "
+        f"{VOCABULARY:,} and an entropy like a large model's."
+    )
+    theory = (
+        "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By "
+        "theory: the sum of p (w - p) over the tail, and the sum of p (1 - p) / n."
+    )
+    parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
+    parts += ["## Variance at equal entries", theory, _variance_table(run)]
+    parts += ["## Writing, and a training step, with gpt2-tiny", _cost_table(run)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _size_table(run: dict[str, Any]) -> str:
+    keys = ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
+    rows = [
+        [teacher, one["estimator"], *(number(one[key] or 0) for key in keys)]
+        for teacher, found in run["sizes"].items()
+        for one in found
+    ]
+    header = ["teacher", "estimator", "bytes a token", "exact entries", "sampled entries", "entropy (nats)"]
+    return table(header, rows, right=(2, 3, 4, 5))
+
+
+def _variance_table(run: dict[str, Any]) -> str:
+    keys = ("entropy", "entries", "n", "threshold", "rs")
+    rows = [
+        [one["teacher"], *(number(one[key]) for key in keys), number(one["rs"] / one["threshold"])]
+        for one in run["variance"]
+    ]
+    header = ["teacher", "entropy (nats)", "entries", "RS-KD's n", "threshold", "RS-KD", "RS-KD / threshold"]
+    return table(header, rows, right=(1, 2, 3, 4, 5, 6))
+
+
+def _cost_table(run: dict[str, Any]) -> str:
+    written, step = run["writing"], run["step"]
+    rows = [
+        ["bare inference (tokens a CPU second)", number(written["bare"]), ""],
+        ["writing at eps 1/50 (tokens a CPU second)", number(written["cached"]), ""],
+        ["writing / bare inference", number(written["cached"] / written["bare"]), "at least 0.9"],
+        ["a KD step from the cache / a CE step", number(step["kd"] / step["ce"]), "at most 1.1"],
+        ["a KD step with the teacher in the loop / a CE step", number(step["online"] / step["ce"]), ""],
+    ]
+    return table(["what", "found", "goal"], rows, right=(1,))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the commands say of a token cache: its first positions, and where two of them differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from kdcache.cli.printing import cell, show
+from kdcache.errors import CacheError
+from kdcache.logits.manifests import kind_of
+from kdcache.logits.tokens import TokenCache
+from kdcache.logits.tokens.rows import TokenRows
+
+TOP = 5  # tokens of a position that are shown
+SHOWN = 12  # positions of a row that are shown
+
+
+def token_cache(path: Path) -> TokenCache | None:
+    """The token cache in a folder; None: it is none.
+
+    Raises:
+        CacheError: it is one, but incomplete or damaged.
+    """
+    return TokenCache(path) if kind_of(path) == "tokens" else None
+
+
+def both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
+    """Two token caches; None: neither is one.
+
+    Raises:
+        CacheError: only one of them is.
+    """
+    one, other = token_cache(a), token_cache(b)
+    if (one is None) != (other is None):
+        raise CacheError(f"{a} and {b}: one is a token cache, the other is not; compare two of a kind")
+    return None if one is None or other is None else (one, other)
+
+
+def names(cache: TokenCache, split: str | None) -> list[str]:
+    """The split that is asked for, or all.
+
+    Raises:
+        CacheError: there is no such split.
+    """
+    if split is not None and split not in cache.splits:
+        raise CacheError(
+            f"{cache.path}: no split {split!r} in this cache (there are: {', '.join(cache.splits)})"
+        )
+    return cache.splits if split is None else [split]
+
+
+def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
+    """The first rows by id: `id`, `row_hash` (hex), `tokens`, and of each position its entropy, the true token's
+    log-probability and the most probable entries of draw 0."""
+    ids = cache.split(split).ids[:rows]
+    found = []
+    for row in ids.tolist():
+        batch, part = cache.batch([row], split), cache.split(split)
+        best = batch.dense()[0].topk(min(TOP, batch.vocabulary), dim=1)
+        found.append(
+            {
+                "id": row,
+                "row_hash": f"{int(part.row_hashes[np.searchsorted(part.ids, row)]):016x}",
+                "tokens": batch.tokens[0].tolist(),
+                "entropy": batch.entropy[0].tolist(),
+                "label_logprob": batch.label_logprob[0].tolist(),
+                "top": [
+                    [
+                        [token, round(value, 4)]
+                        for token, value in zip(tokens, values, strict=True)
+                        if value > 0
+                    ]
+                    for tokens, values in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+                ],
+            }
+        )
+    return found
+
+
+def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:
+    """Where two teachers differ on the sequences that both caches have, by their hashes."""
+    one, other = a.split(split), b.split(split)
+    _, first, second = np.intersect1d(one.row_hashes, other.row_hashes, return_indices=True)
+    left, right = one.part(first), other.part(second)
+    facts: dict[str, Any] = {
+        "split": split,
+        "rows_a": len(one),
+        "rows_b": len(other),
+        "rows_in_both": len(left),
+    }
+    if not len(left):
+        return facts
+    counted = _predicted(left)
+    for name, rows in (("a", left), ("b", right)):
+        facts[f"teacher_nll_{name}"] = float(-rows.columns["label_logprob"].values[counted].mean())
+        facts[f"entropy_{name}"] = float(rows.columns["entropy"].values[counted].mean())
+    apart = np.abs(left.columns["label_logprob"].values - right.columns["label_logprob"].values)[counted]
+    facts["positions"] = int(counted.sum())
+    facts["label_logprob_differs_by"] = float(apart.mean())
+    facts["label_logprob_differs_most_by"] = float(apart.max())
+    return facts
+
+
+def _predicted(rows: TokenRows) -> np.ndarray:
+    """Of each position, whether its next token is to be predicted."""
+    loss = rows.columns["loss"]
+    return np.delete(loss.values, loss.starts)
+
+
+def print_heads(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """The first positions of each row: the token, the next one's log-probability, the entropy, the top entries."""
+    for split, rows in splits.items():
+        for row in rows:
+            table = Table(
+                "position", "token", "next", "log p (next)", "entropy", "top tokens",
+                title=cell(f"{split}: row {row['id']}, hash {row['row_hash']}, {len(row['tokens'])} tokens"),
+            )  # fmt: skip
+            for k, top in enumerate(row["top"][:SHOWN]):
+                table.add_row(
+                    str(k), str(row["tokens"][k]), str(row["tokens"][k + 1]), f"{row['label_logprob'][k]:.3f}",
+                    f"{row['entropy'][k]:.3f}", ", ".join(f"{token} {value:.3f}" for token, value in top),
+                )  # fmt: skip
+            show(table)

@@ -1,0 +1,224 @@
+"""Compute a cache shard by shard, whatever its rows hold: what is there is kept, what is missing is shared out.
+
+A shard is the unit of everything: it is computed whole by one process, from batches that never reach into the next
+shard, written, and then never touched again. So an interrupted run goes on at the shards that are missing, several
+processes share the shards out, and the cache has the same bytes either way.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from kdcache.errors import CacheError
+from kdcache.logits.clearing import clear
+from kdcache.logits.disk import ShardedCache
+from kdcache.logits.manifests import load_manifest
+from kdcache.logits.records import (
+    MANIFEST,
+    Cost,
+    Layout,
+    Sealed,
+    ShardInfo,
+    SplitInfo,
+    check_shard_count,
+    shard_file,
+)
+from kdcache.logits.rows import Rows
+from kdcache.logits.shards import check_in_place, exclusive, store_manifest, store_shard, stored_shard
+from kdcache.system import processes
+from kdcache.system.devices import device_name, peak_memory_mb
+from kdcache.system.locks import FolderLock
+
+log = logging.getLogger(__name__)
+Place = tuple[str, int]  # a shard: its split and its number
+R = TypeVar("R", bound=Rows)
+
+
+@dataclass(frozen=True)
+class Job(ABC, Generic[R]):
+    """The cache to be written; the same on every process."""
+
+    path: Path
+    sort: type[Sealed]
+    header: Layout
+    hashes: Mapping[str, npt.NDArray[np.uint64]]  # the rows' hashes [N] of each split
+    device: Any  # that computes them
+
+    @abstractmethod
+    def compute(self, place: Place) -> R:
+        """The shard's rows, from the model."""
+
+    def scores(self, split: str) -> Mapping[str, float] | None:
+        """The model's scores on a split whose shards are stored; None: there are none."""
+        return None
+
+    def differences(self, manifest: Sealed) -> list[str]:
+        """The header's fields in which an existing manifest differs, or its rows; empty: it is the same cache."""
+        header = self.header
+        fields = [key for key in type(header).model_fields if getattr(manifest, key) != getattr(header, key)]
+        rows = {name: split.rows for name, split in manifest.splits.items()}
+        return fields + ["rows"] * (rows != {name: len(hashes) for name, hashes in self.hashes.items()})
+
+    def places(self) -> list[Place]:
+        """All shards, in order."""
+        size = self.header.rows_per_shard
+        return [(name, k) for name, hashes in self.hashes.items() for k in range(-(-len(hashes) // size))]
+
+    def positions(self, place: Place) -> np.ndarray:
+        """The rows of a shard, int64 [n]."""
+        split, index = place
+        start = index * self.header.rows_per_shard
+        return np.arange(start, min(start + self.header.rows_per_shard, len(self.hashes[split])))
+
+    def stored(self, place: Place) -> tuple[ShardInfo, R] | None:
+        """The shard if it is on disk, whole, and of these very rows."""
+        positions = self.positions(place)
+        shard = stored_shard(self.path, self.header, *place, len(positions))
+        if shard is None:
+            return None
+        hashes = self.hashes[place[0]][positions]
+        same = np.array_equal(shard[1].ids, positions) and np.array_equal(shard[1].row_hashes, hashes)
+        return shard if same else None
+
+
+def write_cache(job: Job[Any], overwrite: bool, run: str) -> None:
+    """Write the cache, unless it is there already."""
+    try:
+        check_shard_count(len(job.places()))
+    except ValueError as error:
+        raise CacheError(f"{job.path}: {error}") from None
+    with ExitStack() as held:
+        locks: list[FolderLock] = []  # the main process's
+        if not processes.from_main(lambda: _is_complete(job, overwrite, held, locks)):
+            _complete(job, run, locks)
+
+
+def _is_complete(job: Job[Any], overwrite: bool, held: ExitStack, locks: list[FolderLock]) -> bool:
+    """Whether the cache is there already; if not, lock the folder and clear what does not belong."""
+    if (job.path / MANIFEST).exists():
+        different = job.differences(load_manifest(job.path, job.sort))
+        if different and not overwrite:
+            raise CacheError(
+                f"{job.path}: holds another complete cache (it differs in {', '.join(different)}); "
+                "choose another path, or pass overwrite=True to replace it"
+            )
+        if not different and _is_whole(job):
+            return True
+    locks.append(held.enter_context(exclusive(job.path)))
+    clear(job.path, keep={shard_file(*place) for place in job.places()})
+    return False
+
+
+def _is_whole(job: Job[Any]) -> bool:
+    try:
+        ShardedCache(job.path, job.sort).verify("quick")
+    except CacheError as error:
+        log.warning("%s; writing what is missing again", error)
+        return False
+    return True
+
+
+def _complete(job: Job[Any], run: str, locks: Sequence[FolderLock]) -> None:
+    """Write the shards that are missing, each process its share, then the manifest."""
+    start = time.perf_counter()
+    places = job.places()
+    share = places[processes.rank() :: processes.count()]
+    infos, computed = _write_shards(job, share, locks)
+    together = processes.gathered([(infos, computed, time.perf_counter() - start)])
+    if processes.is_main():
+        shards = {place: info for part, _, _ in together for place, info in part.items()}
+        splits = {
+            name: SplitInfo(rows=len(hashes), shards=[shards[place] for place in places if place[0] == name])
+            for name, hashes in job.hashes.items()
+        }
+        seconds = max(part[2] for part in together)
+        cost = _cost(sum(part[1] for part in together), seconds, run, job.device)
+        found = {name: job.scores(name) for name in splits}
+        scores = {name: values for name, values in found.items() if values is not None}
+        _check_in_place(locks)
+        store_manifest(job.path, job.sort, job.header, splits, scores, cost)
+    processes.wait()
+
+
+def _check_in_place(locks: Sequence[FolderLock]) -> None:
+    for lock in locks:
+        check_in_place(lock)
+
+
+def _write_shards(
+    job: Job[Any], places: Sequence[Place], locks: Sequence[FolderLock]
+) -> tuple[dict[Place, ShardInfo], int]:
+    """The facts of these shards, and how many rows had to be computed.
+
+    A second thread encodes and writes a shard while the model computes the next.
+    """
+    infos: dict[Place, ShardInfo] = {}
+    writing: dict[Place, Future[ShardInfo]] = {}
+    computed = 0
+    progress = tqdm(places, desc="shards", disable=not sys.stderr.isatty(), leave=False)
+    with ThreadPoolExecutor(1) as pool:
+        for place in progress:
+            stored = job.stored(place)
+            if stored:
+                infos[place] = stored[0]
+                continue
+            rows = job.compute(place)
+            computed += len(rows)
+            _check_in_place(locks)
+            _collect(writing, infos)  # one shard waits at most: memory stays bounded
+            writing[place] = pool.submit(store_shard, job.path, job.header, *place, rows)
+        _collect(writing, infos)
+    return infos, computed
+
+
+def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardInfo]) -> None:
+    while writing:
+        place, future = writing.popitem()
+        infos[place] = future.result()
+
+
+def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
+    """What computing the rows took; a clock that stands still says nothing of the speed."""
+    import torch
+
+    device = torch.device(given or "cpu")
+    return Cost(
+        seconds=seconds,
+        rows_per_second=rows / seconds if seconds > 0 else 0.0,
+        device=device_name(device),
+        peak_memory_mb=peak_memory_mb(device),
+        run=run,
+    )
+
+
+@contextmanager
+def evaluating(model: Any, device: Any) -> Iterator[Any]:
+    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        yield device
+        return
+    if device is None and processes.count() > 1:
+        device = processes.device()
+    if device is None:
+        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    model.to(device).eval()
+    try:
+        yield device
+    finally:
+        model.train(was_training)

@@ -1,0 +1,95 @@
+"""manifest.json, written last and read first: its checksum, its version, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from kdcache.errors import CacheError, KdcacheError
+from kdcache.hashing import fingerprint
+from kdcache.logits.records import MANIFEST, MOST_MANIFEST, Sealed
+from kdcache.system.files import read_json
+
+M = TypeVar("M", bound=Sealed)
+SHOWN = 5  # mistakes in one message
+OPENED_BY = {(1, None): "kdcache.LogitCache", (2, "tokens"): "kdcache.TokenCache"}  # by version and kind
+
+
+def manifest_json(manifest: Sealed) -> dict[str, Any]:
+    """The object of manifest.json: the manifest and, last, a checksum over all of it."""
+    content = manifest.model_dump(mode="json")
+    return {**content, "checksum": fingerprint.of_json(content)}
+
+
+def load_manifest(folder: Path, sort: type[M]) -> M:
+    """Read and check a cache's manifest.
+
+    Args:
+        sort: the manifest's class, of the format that is expected.
+
+    Raises:
+        CacheError: the folder or the manifest is missing (the cache is incomplete), it is of another format
+            version, it was edited or damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        what = f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
+        raise CacheError(f"{folder}: {what}; cache the logits first (again, if that was interrupted)")
+    try:
+        raw = read_json(path, MOST_MANIFEST)
+        _check_version(path, raw, sort.VERSION)
+        checksum = raw.pop("checksum", None)
+        found = fingerprint.of_json(raw)
+    except CacheError:
+        raise
+    except KdcacheError as error:
+        raise CacheError(str(error)) from error
+    if checksum != found:
+        raise CacheError(
+            f"{path}: was edited or damaged: its checksum says {checksum!r:.80}, its content gives {found}; "
+            "restore it or cache the logits again"
+        )
+    try:
+        return sort.model_validate(raw)
+    except ValidationError as error:
+        raise CacheError(
+            f"{path}: is no manifest of format version {sort.VERSION}: {_problems(error)}"
+        ) from None
+
+
+def _problems(error: ValidationError) -> str:
+    """The first few mistakes, each cut to a line."""
+    mistakes = error.errors(include_input=False, include_url=False)
+    shown = [f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}"[:200] for e in mistakes[:SHOWN]]
+    return "; ".join(shown) + (f"; and {len(mistakes) - SHOWN:,} more" if len(mistakes) > SHOWN else "")
+
+
+def _check_version(path: Path, raw: Any, expected: int) -> None:
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if type(version) is not int or version < 1:
+        raise CacheError(
+            f"{path}: is no logit cache's manifest: expected format_version {expected}, found {version!r:.80}"
+        )
+    if version == expected:
+        return
+    kind = raw.get("kind")
+    opener = OPENED_BY.get((version, kind if isinstance(kind, str) else None))
+    if opener:
+        raise CacheError(
+            f"{path}: expected format version {expected}, found {version}, of another kind of cache; open it with "
+            f"{opener}"
+        )
+    raise CacheError(
+        f"{path}: expected format version {expected}, found the newer {version!r:.80}; update kdcache"
+    )
+
+
+def kind_of(folder: Path) -> str | None:
+    """`tokens` for a token cache's folder; None for any other, which opening it will judge."""
+    try:
+        raw = read_json(folder / MANIFEST, MOST_MANIFEST)
+    except (KdcacheError, OSError):
+        return None
+    return "tokens" if isinstance(raw, dict) and raw.get("kind") == "tokens" else None

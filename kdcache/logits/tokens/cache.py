@@ -1,0 +1,260 @@
+"""A complete token cache, open for reading: batches by row id, by the sequences themselves, or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from kdcache.errors import CacheError
+from kdcache.logits.cost import read_cost
+from kdcache.logits.disk import Group, ShardedCache, Verification
+from kdcache.logits.records import Cost, Fingerprints
+from kdcache.logits.stream import LogitStream
+from kdcache.logits.tokens.batch import TokenBatch, batch_of
+from kdcache.logits.tokens.format import TokenManifest
+from kdcache.logits.tokens.inputs import read_sequences
+from kdcache.logits.tokens.rows import TokenRows
+from kdcache.system.files import user_path
+
+
+class TokenCache:
+    """A complete token cache, open for reading.
+
+    Args:
+        path: the cache's folder.
+        expect: the fingerprints that the distributions must come from; None accepts any.
+
+    Raises:
+        CacheError: the cache is incomplete, damaged, of another format, or not the one expected; the same error comes
+            from the methods, when a damaged shard is met later.
+    """
+
+    def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
+        self._disk: ShardedCache[TokenManifest, TokenRows] = ShardedCache(
+            user_path(path), TokenManifest, expect
+        )
+        self._loaded: dict[str, _Loaded] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For worker processes: without the splits, which they can read again."""
+        return {**self.__dict__, "_loaded": {}}
+
+    @property
+    def path(self) -> Path:
+        """The cache's folder."""
+        return self._disk.path
+
+    @property
+    def manifest(self) -> TokenManifest:
+        """What manifest.json says."""
+        return self._disk.manifest
+
+    @property
+    def identity(self) -> str:
+        """Fingerprint of everything that decides the distributions."""
+        return self.manifest.identity
+
+    @property
+    def splits(self) -> list[str]:
+        """The names of the splits, in the order of writing."""
+        return list(self.manifest.splits)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What computing the cache took; None where that is not known."""
+        return read_cost(self.path) or self.manifest.cost
+
+    def split(self, name: str) -> TokenRows:
+        """A whole split in memory as it is stored, sorted by id; read once, then kept."""
+        return self._load(name).rows
+
+    def groups(self, split: str) -> list[Group]:
+        """The row groups of a split, in the order of writing."""
+        return self._disk.groups(split)
+
+    def read_group(self, group: Group) -> TokenRows:
+        """One row group, in the order of writing; nothing more of the split is held in memory."""
+        return self._disk.read_group(group)
+
+    def batch(self, ids: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
+        """The sequences with these ids and their targets; the split is read into memory the first time.
+
+        Args:
+            ids: integers [n], in any order, repeats allowed.
+            epoch: which draw: `epoch` modulo the cache's draws.
+
+        Raises:
+            CacheError: an id is not in the cache.
+        """
+        loaded = self._load(split)
+        asked = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
+        if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
+            raise CacheError(
+                f"{self.path}: ids must be integers [n], found {asked.dtype} {list(asked.shape)}"
+            )
+        places = np.searchsorted(loaded.rows.ids, asked).clip(max=max(len(loaded.rows) - 1, 0))
+        known = loaded.rows.ids[places] == asked if len(loaded.rows) else np.zeros(len(asked), bool)
+        if not known.all():
+            raise CacheError(
+                f"{self.path}: split {split!r} has no row id {asked[~known][0]} and {int((~known).sum()) - 1} more of "
+                f"the {len(asked)} asked rows; it has {len(loaded.rows)} rows"
+            )
+        return batch_of(loaded.rows.part(places), self.manifest, epoch)
+
+    def match(self, rows: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
+        """The targets of your own batch, found by its tokens: no order and no id can be wrong.
+
+        Args:
+            rows: a collated batch (`input_ids` [n, L], and `attention_mask`, `labels`, ... where there are), or a list
+                of rows; see `inputs.read_sequences`.
+            epoch: which draw: `epoch` modulo the cache's draws.
+
+        Returns:
+            A batch of n rows in their order, padded to the same L.
+
+        Raises:
+            CacheError: a sequence is not in the cache as it stands: a distribution belongs to a prefix, so one that was
+                packed, cut or tokenised in another way is another sequence.
+        """
+        sequences = read_sequences(f"{self.path}: split {split!r}", rows)
+        loaded, wanted = self._load(split), sequences.hashes
+        known, order = loaded.by_hash
+        places = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
+        there = known[places] == wanted if len(known) else np.zeros(len(wanted), bool)
+        if not there.all():
+            first = int(np.argmin(there))
+            tokens = sequences.tokens.rows()[first][:8].tolist()
+            raise CacheError(
+                f"{self.path}: split {split!r} has no sequence like row {first} ({tokens} ...) and "
+                f"{int((~there).sum()) - 1} more of {len(wanted)}: a teacher's distribution belongs to its prefix, so "
+                "sequences must be packed, cut, masked and tokenised as they were cached; cache these, or join those "
+                "that were"
+            )
+        length = len(rows["input_ids"][0]) if isinstance(rows, Mapping) and len(wanted) else None
+        return batch_of(loaded.rows.part(order[places]), self.manifest, epoch, length)
+
+    def join(
+        self, batches: Iterable[Any], split: str = "train", *, column: str = "teacher", epoch: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
+
+        Raises:
+            CacheError: when a batch comes whose sequences are not in the cache; names its number.
+        """
+        for number, batch in enumerate(batches):
+            try:
+                teacher = self.match(batch, split, epoch=epoch)
+            except CacheError as error:
+                raise CacheError(f"batch {number}: {error}") from None
+            yield {**batch, column: teacher.to(getattr(batch["input_ids"], "device", "cpu"))}
+
+    def stream(
+        self, split: str, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int | None = 0,
+        buffer_groups: int = 4, drop_last: bool = False,
+    ) -> TokenStream:  # fmt: skip
+        """Batches of a split in bounded memory, shuffled and shared out over processes; see `LogitStream`."""
+        return TokenStream(
+            self._disk, split, batch_size, rank=rank, world_size=world_size, seed=seed,
+            buffer_groups=buffer_groups, drop_last=drop_last,
+        )  # fmt: skip
+
+    def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
+        """Look for damage, whatever was looked at before; in bounded memory.
+
+        Args:
+            level: "quick" reads every shard's footer; "full" also recomputes all checksums, reads every value, and
+                compares every sequence with its hash.
+
+        Raises:
+            CacheError: at the first damage found.
+        """
+        return self._disk.verify(level)
+
+    def info(self) -> dict[str, Any]:
+        """The cache's facts as one JSON-like object; reads every row group once."""
+        manifest, counts = self.manifest, _Counts()
+        for split in self.splits:
+            for group in self.groups(split):
+                counts.add(self.read_group(group))
+        size = sum(shard.bytes for _, _, shard in self._disk.shards())
+        return {
+            "path": str(self.path),
+            "identity": self.identity,
+            "format_version": manifest.format_version,
+            "kind": manifest.kind,
+            "vocabulary": manifest.vocabulary.model_dump(),
+            "estimator": dict(manifest.estimator),
+            "temperature": manifest.temperature,
+            "predicts": manifest.predicts,
+            "rows": {name: split.rows for name, split in manifest.splits.items()},
+            "shards": {name: len(split.shards) for name, split in manifest.splits.items()},
+            "bytes": size,
+            **counts.facts(size),
+            "fingerprints": manifest.fingerprints.model_dump(),
+            "cost": self.cost.model_dump() if self.cost else None,
+            "versions": manifest.versions,
+        }
+
+    def _load(self, name: str) -> _Loaded:
+        if name not in self._loaded:
+            self._loaded[name] = _Loaded(self._disk.load(name))
+        return self._loaded[name]
+
+
+class TokenStream(LogitStream[TokenRows]):
+    """A stream whose batches are `TokenBatch`es; epoch e has draw e modulo the cache's draws."""
+
+    def __iter__(self) -> Iterator[TokenBatch]:  # type: ignore[override]
+        epoch, header = self._epoch, self.cache.manifest
+        return (batch_of(rows, header, epoch) for rows in super().__iter__())
+
+
+class _Loaded:
+    """A split in memory, and what makes asking it fast."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self.rows = rows
+
+    @cached_property
+    def by_hash(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
+        """(row hashes sorted, their places); among equal hashes the lowest id first."""
+        order = np.argsort(self.rows.row_hashes, kind="stable")
+        return self.rows.row_hashes[order], order
+
+
+class _Counts:
+    """What `info` says of all positions."""
+
+    def __init__(self) -> None:
+        self.tokens = self.positions = self.heads = self.tails = 0
+        self.label = self.entropy = self.mass = 0.0
+
+    def add(self, rows: TokenRows) -> None:
+        column = rows.columns
+        self.tokens += len(column["tokens"].values)
+        self.positions += int(column["loss"].values.sum())
+        self.heads += int(column["heads"].values.sum(dtype=np.int64))
+        self.tails += int(column["tails"].values.sum(dtype=np.int64))
+        self.label += float(column["label_logprob"].values.sum(dtype=np.float64))
+        self.entropy += float(column["entropy"].values.sum(dtype=np.float64))
+        self.mass += float(np.exp(column["head_logprobs"].values.astype(np.float64)).sum())
+
+    def facts(self, size: int) -> dict[str, Any]:
+        def mean(value: float) -> float | None:
+            return round(value / self.positions, 4) if self.positions else None
+
+        return {
+            "tokens": self.tokens,
+            "positions": self.positions,
+            "bytes_per_token": round(size / self.tokens, 2) if self.tokens else None,
+            "head_entries": mean(self.heads),
+            "tail_entries": mean(self.tails),
+            "tail_probability": mean(self.positions - self.mass),
+            "teacher_entropy": mean(self.entropy),
+            "teacher_nll": mean(-self.label),
+        }

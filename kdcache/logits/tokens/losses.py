@@ -1,0 +1,275 @@
+"""Losses at every token against a token cache; of the size of the student's logits they make their gradient alone.
+
+With z the student's logits at a position, lse = logsumexp z and q = softmax z, every loss but the full cache's is made
+of lse, of z at the stored entries and at the true token, and of the sum of z. `_Read` takes those from the logits, some
+positions at a time, and gives all their gradients back in one tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from kdcache.errors import CacheError
+from kdcache.logits.tokens.batch import TokenBatch
+from kdcache.logits.tokens.estimators import Full, TopK
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PIECE = 1 << 22  # logits that are worked on at once
+Tail = Literal["bucket", "renormalise"]
+Divergence = Literal["kl", "reverse_kl"]
+Reduction = Literal["mean", "none"]
+
+
+def kd_token_loss(
+    logits: Tensor,
+    batch: TokenBatch,
+    *,
+    alpha: float = 1.0,
+    temperature: float | None = None,
+    tail: Tail = "bucket",
+    divergence: Divergence = "kl",
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Knowledge distillation from cached distributions: (1 - alpha) CE + alpha tau^2 KL(teacher || student).
+
+    With t the cache's target (entries i with weights t_i that sum to one) and H the teacher's entropy:
+
+    - sampled (`Threshold`, `RS`): lse - sum_i t_i z_i - H; its mean over draws, and its gradient's, is the full KL's.
+    - top-k, `bucket`: sum_K p log(p / q) + T log(T / (1 - sum_K q)), with T the probability of all other tokens.
+    - top-k, `renormalise`: lse - sum_K (p_i / P) z_i with P = sum_K p, less its least value. Biased: warns.
+    - full: sum_v p (log p - log q).
+
+    Args:
+        logits: the student's [n, L, V], or [n, L - 1, V] without the last position; V as the cache's, or more (padded
+            outputs, which are left out).
+        alpha: the share of the distillation, from 0 to 1.
+        temperature: tau; default: the cache's. Another one needs a full cache.
+        tail: what a top-k cache's missing probability becomes.
+        divergence: `reverse_kl`, KL(student || teacher), needs a full cache.
+        reduction: "mean" over the positions that have a token to predict, or "none": [n, L - 1], zeros elsewhere.
+
+    Raises:
+        CacheError: the logits do not fit the batch; or the cache does not hold what the loss needs, and why.
+    """
+    student = _Student.of(logits, batch)
+    tau = batch.temperature if temperature is None else float(temperature)
+    _check(batch, alpha, tau, tail, divergence)
+    softened = student.softened(tau)
+    lse, entries, label, _ = softened.read(batch)
+    if batch.full is not None:
+        kl = _full(softened, batch, tau, divergence)
+    else:
+        kl = _bucket(lse, entries, batch) if _is_bucket(batch, tail) else _sparse(lse, entries, batch)
+    ce = lse - label if tau == 1 else -token_log_likelihood(logits, batch)
+    return _reduced((1 - alpha) * ce + alpha * tau**2 * kl, batch, reduction)
+
+
+def smoothed_token_loss(
+    logits: Tensor, batch: TokenBatch, alpha: float = 0.1, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """Label smoothing, in closed form: (1 - alpha)(lse - z_y) + alpha (lse - mean z). No teacher is needed.
+
+    Args:
+        logits, reduction: as of `kd_token_loss`.
+        alpha: the share of the uniform distribution over all V tokens.
+    """
+    lse, _, label, total = _Student.of(logits, batch).read(batch, entries=False)
+    return _reduced(lse - (1 - alpha) * label - alpha * total / batch.vocabulary, batch, reduction)
+
+
+def designed_token_loss(
+    logits: Tensor,
+    batch: TokenBatch,
+    alpha: float = 0.5,
+    *,
+    correct: float = 0.99,
+    temperature: float = 1.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """TF-reg, in closed form: (1 - alpha) CE + alpha tau^2 KL(p_tau || softmax(z / tau)), without a teacher.
+
+    p has `correct` on the true token and the rest spread evenly; p_tau is p^(1 / tau), normalised. As it also has two
+    values, the KL takes z only at the true token, in the sum of z, and in logsumexp(z / tau).
+
+    Args:
+        logits, reduction: as of `kd_token_loss`.
+    """
+    count = batch.vocabulary
+    other = (1 - correct) / (count - 1)
+    powers = torch.tensor([correct, other], dtype=torch.float64) ** (1 / temperature)
+    true, each = (powers / (powers[0] + (count - 1) * powers[1])).tolist()
+    entropy = -sum(n * p * math.log(p) for n, p in ((1, true), (count - 1, each)) if p)
+    student = _Student.of(logits, batch).softened(temperature)
+    lse, _, label, total = student.read(batch, entries=False)
+    kl = lse - true * label - each * (total - label) - entropy
+    ce = lse - label if temperature == 1 else -token_log_likelihood(logits, batch)
+    return _reduced((1 - alpha) * ce + alpha * temperature**2 * kl, batch, reduction)
+
+
+def token_log_likelihood(logits: Tensor, batch: TokenBatch) -> Tensor:
+    """The student's log-probability of each next token, [P] in nats, with a gradient."""
+    lse, _, label, _ = _Student.of(logits, batch).read(batch, entries=False)
+    return label - lse
+
+
+@dataclass(frozen=True)
+class _Student:
+    """The student's logits, as they are: no copy of them."""
+
+    rows: Tensor  # [n L, V or more], a view
+    at: Tensor  # int64 [P], the row of each position that has a next token
+    vocabulary: int
+
+    @classmethod
+    def of(cls, logits: Tensor, batch: TokenBatch) -> _Student:
+        n, positions = batch.loss.shape
+        if logits.ndim != 3 or logits.shape[0] != n or logits.shape[1] not in (positions, positions + 1):
+            raise CacheError(
+                f"expected logits [{n}, {positions + 1}, V] for the batch's tokens, found {list(logits.shape)}: they "
+                "must be of the batch's own tokens, in its order"
+            )
+        if logits.shape[2] < batch.vocabulary:
+            raise CacheError(
+                f"the student has {logits.shape[2]} outputs, the cache's distributions are over {batch.vocabulary} "
+                "tokens; teacher and student need the same tokenizer"
+            )
+        rows = torch.arange(n * logits.shape[1], device=logits.device).view(n, -1)[:, :positions].reshape(-1)
+        return cls(logits.reshape(-1, logits.shape[2]), rows, batch.vocabulary)
+
+    def softened(self, tau: float) -> _Student:
+        """The logits over a temperature."""
+        return self if tau == 1 else _Student(self.rows / tau, self.at, self.vocabulary)
+
+    def read(self, batch: TokenBatch, entries: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(lse [P], z at the entries [E], z at the true next tokens [P], sum of z [P]), in float32."""
+        chosen = slice(None) if entries else slice(0, 0)
+        apply: Any = _Read.apply
+        where = self.at[batch.position[chosen]]
+        found = apply(
+            self.rows, self.vocabulary, where, batch.token[chosen], self.at, batch.labels.reshape(-1)
+        )
+        return found[0][self.at], found[1], found[2], found[3][self.at]
+
+
+def _check(batch: TokenBatch, alpha: float, tau: float, tail: str, divergence: str) -> None:
+    how = batch.estimator
+    if not 0 <= alpha <= 1 or tau <= 0:
+        raise CacheError(f"expected alpha from 0 to 1 and a temperature above 0, found {alpha} and {tau}")
+    if tail not in ("bucket", "renormalise") or divergence not in ("kl", "reverse_kl"):
+        raise CacheError(f"there is no tail {tail!r} with the divergence {divergence!r}")
+    if isinstance(how, Full):
+        return
+    if divergence == "reverse_kl":
+        raise CacheError(
+            f"reverse KL needs the teacher's log-probability of every token that the student may give, a {how.kind} "
+            "cache has those of some; cache with Full()"
+        )
+    if tau != batch.temperature:
+        raise CacheError(
+            f"this cache is of temperature {batch.temperature:g}; p^(1/{tau:g}) needs every token's probability, which "
+            f"a {how.kind} cache has not; cache at that temperature, or with Full()"
+        )
+    if isinstance(how, TopK) and tail == "renormalise":
+        warnings.warn(
+            "renormalised top-k raises the probability of the k tokens and says that no other can follow: the student "
+            'becomes over-confident, and may do worse than without a teacher; tail="bucket" keeps what is missing',
+            stacklevel=3,
+        )
+
+
+def _is_bucket(batch: TokenBatch, tail: str) -> bool:
+    return isinstance(batch.estimator, TopK) and tail == "bucket"
+
+
+def _sums(values: Tensor, batch: TokenBatch) -> Tensor:
+    """Of each position the sum over its entries, [P]."""
+    return torch.zeros(batch.loss.numel(), dtype=values.dtype, device=values.device).index_add(
+        0, batch.position, values
+    )
+
+
+def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
+    """KL of targets that sum to one, or are made to; less the teacher's entropy, or the renormalised target's."""
+    weight = batch.weight
+    if isinstance(batch.estimator, TopK):
+        weight = weight / _sums(weight, batch)[batch.position]
+        entropy = -_sums(torch.xlogy(weight, weight), batch)
+    else:
+        entropy = batch.entropy.reshape(-1)
+    return lse - _sums(weight * entries, batch) - entropy
+
+
+def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
+    """KL over the k tokens and one bucket of all others; the floor is on the student's side alone."""
+    log_q = entries - lse[batch.position]
+    rest = (1 - _sums(batch.weight, batch)).clamp_min(0)
+    student = torch.log1p(-_sums(log_q.exp(), batch).clamp_max(1 - 1e-6))
+    kept = _sums(torch.xlogy(batch.weight, batch.weight) - batch.weight * log_q, batch)
+    return kept + torch.xlogy(rest, rest) - rest * student
+
+
+def _full(student: _Student, batch: TokenBatch, tau: float, divergence: str) -> Tensor:
+    """KL [P] against every token's log-probability, some positions at a time."""
+    from torch.utils.checkpoint import checkpoint
+
+    assert batch.full is not None
+    teacher, power = batch.full.view(-1, batch.vocabulary), batch.temperature / tau
+    step = max(PIECE // batch.vocabulary, 1)
+    pieces = [
+        checkpoint(_dense_kl, student.rows, at, teacher[k : k + step], power, divergence, use_reentrant=False)
+        for k, at in zip(range(0, len(student.at), step), torch.split(student.at, step), strict=True)
+    ]
+    return torch.cat(pieces)
+
+
+def _dense_kl(rows: Tensor, at: Tensor, logprobs: Tensor, power: float, divergence: str) -> Tensor:
+    log_p = (logprobs * power).log_softmax(1)
+    log_q = rows[at, : logprobs.shape[1]].float().log_softmax(1)
+    if divergence == "reverse_kl":
+        log_p, log_q = log_q, log_p
+    return (log_p.exp() * (log_p - log_q)).sum(1)
+
+
+class _Read(torch.autograd.Function):
+    """What the losses need of logits; backward makes one gradient of their size, and nothing else so large."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rows: Tensor, vocabulary: int, where: Tensor, token: Tensor, at: Tensor, label: Tensor
+    ) -> tuple[Tensor, ...]:
+        pieces = [piece[:, :vocabulary] for piece in torch.split(rows, max(PIECE // vocabulary, 1))]
+        lse = torch.cat([piece.float().logsumexp(1) for piece in pieces])
+        total = torch.cat([piece.sum(1, dtype=torch.float32) for piece in pieces])
+        ctx.save_for_backward(rows, lse, where, token, at, label)
+        ctx.vocabulary = vocabulary
+        return lse, rows[where, token].float(), rows[at, label].float(), total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        rows, lse, where, token, at, label = ctx.saved_tensors
+        by_lse, by_entry, by_label, by_total = gradients
+        gradient = torch.empty_like(rows)
+        gradient[:, ctx.vocabulary :] = 0
+        step = max(PIECE // ctx.vocabulary, 1)
+        for k in range(0, len(rows), step):
+            here = slice(k, k + step)
+            q = (rows[here, : ctx.vocabulary].float() - lse[here, None]).exp_()
+            gradient[here, : ctx.vocabulary] = q.mul_(by_lse[here, None]).add_(by_total[here, None])
+        gradient.index_put_((where, token), by_entry.to(rows.dtype), accumulate=True)
+        gradient.index_put_((at, label), by_label.to(rows.dtype), accumulate=True)
+        return gradient, None, None, None, None, None
+
+
+def _reduced(loss: Tensor, batch: TokenBatch, reduction: str) -> Tensor:
+    if reduction not in ("mean", "none"):
+        raise CacheError(f"there is no reduction {reduction!r}; there are mean and none")
+    chosen = batch.loss.reshape(-1)
+    loss = torch.where(chosen, loss, 0.0)
+    return loss.view(batch.loss.shape) if reduction == "none" else loss.sum() / chosen.sum().clamp_min(1)

@@ -1,0 +1,74 @@
+"""Top-k caches from the log-probabilities of other tools."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.errors import CacheError
+from kdcache.logits.tokens import TopK, import_topk, kd_token_loss, write_token_logits
+
+from .conftest import FINGERPRINTS, VOCABULARY, Table, sequences
+
+K = 6
+
+
+def logprobs(row: dict) -> torch.Tensor:
+    return Table()(torch.tensor([row["input_ids"]])).log_softmax(2)[0]
+
+
+def vllm(row: dict) -> dict:
+    """As vLLM gives them: about token j at item j, the k best and the actual one."""
+    items: list = [None]
+    for values, token in zip(logprobs(row)[:-1], row["input_ids"][1:], strict=True):
+        best = values.topk(K).indices.tolist()
+        items.append(
+            {one: SimpleNamespace(logprob=float(values[one])) for one in dict.fromkeys([*best, token])}
+        )
+    return {**row, "prompt_logprobs": items}
+
+
+def tables(row: dict) -> dict:
+    values = logprobs(row).topk(K, dim=1)
+    return {**row, "topk_ids": values.indices.numpy(), "topk_logprobs": values.values.numpy()}
+
+
+@pytest.mark.parametrize("form", [vllm, tables])
+def test_the_same_as_a_cache_of_the_teacher(tmp_path, form):
+    rows = sequences(9)
+    expected = write_token_logits(Table(), rows, tmp_path / "a", TopK(K), fingerprints=FINGERPRINTS)
+    options = {"k": K, "vocabulary": VOCABULARY, "fingerprints": FINGERPRINTS}
+    found = import_topk(map(form, rows), tmp_path / "b", **options)
+    one, other = expected.batch(np.arange(9)), found.batch(np.arange(9))
+    torch.testing.assert_close(other.dense(), one.dense())
+    if form is vllm:
+        torch.testing.assert_close(other.label_logprob, one.label_logprob)
+    assert found.match(rows).ids.tolist() == list(range(9))
+    logits = torch.zeros(*one.tokens.shape, VOCABULARY)
+    torch.testing.assert_close(kd_token_loss(logits, other), kd_token_loss(logits, one))
+    assert found.verify("full").rows == 9
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda row: row.update(prompt_logprobs=row["prompt_logprobs"][1:]),
+            "expected 3 prompt_logprobs, None for",
+        ),
+        (lambda row: row["prompt_logprobs"][1].clear(), "row 0, position 0: expected 6 different tokens"),
+        (
+            lambda row: row["prompt_logprobs"][1].update({999: -1.0}),
+            "expected tokens from 0 to 149|different tokens",
+        ),
+        (lambda row: row["prompt_logprobs"][1].update({5: float("nan")}), "expected 6 different tokens"),
+        (lambda row: row.pop("prompt_logprobs"), "expected prompt_logprobs, or topk_ids and topk_logprobs"),
+    ],
+)
+def test_what_cannot_be_imported(tmp_path, change, message):
+    row = vllm({"input_ids": [1, 2, 3]})
+    change(row)
+    with pytest.raises(CacheError, match=message):
+        import_topk([row], tmp_path, k=K, vocabulary=VOCABULARY, fingerprints=FINGERPRINTS)
+    assert not (tmp_path / "manifest.json").exists()

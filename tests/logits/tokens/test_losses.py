@@ -1,0 +1,202 @@
+"""Losses against the obvious dense version with autograd, and the mean over draws against the full KL."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from kdcache.errors import CacheError
+from kdcache.logits.tokens import RS, Full, Threshold, TopK, losses, write_token_logits
+from kdcache.logits.tokens.losses import designed_token_loss, kd_token_loss, smoothed_token_loss
+
+from .conftest import FINGERPRINTS, VOCABULARY, Table, sequences
+
+
+@pytest.fixture(autouse=True)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(losses, "PIECE", 7 * VOCABULARY)  # some positions at a time
+
+
+def batch_of(path, estimator, **options):
+    rows = sequences(6, longest=9)
+    cache = write_token_logits(Table(), rows, path, estimator, fingerprints=FINGERPRINTS, **options)
+    return cache.batch([4, 1, 0, 5])
+
+
+def student(batch, outputs: int = VOCABULARY, seed: int = 1) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    n, length = batch.tokens.shape
+    return torch.randn(n, length, outputs, generator=random).mul_(2).requires_grad_()
+
+
+def same(loss, dense, logits: torch.Tensor) -> None:
+    """Equal values and gradients."""
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (loss, dense)]
+    torch.testing.assert_close(loss, dense, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+def mean(values: torch.Tensor, batch) -> torch.Tensor:
+    return values[batch.loss].mean()
+
+
+def dense_ce(logits, batch):
+    flat = cross_entropy(
+        logits[:, :-1].reshape(-1, logits.shape[2]), batch.labels.reshape(-1), reduction="none"
+    )
+    return flat.view(batch.loss.shape)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.3, 0.0])
+@pytest.mark.parametrize("estimator", [Threshold(1 / 12, draws=2), RS(9)], ids=str)
+def test_sampled(tmp_path, estimator, alpha):
+    batch = batch_of(tmp_path, estimator)
+    logits = student(batch)
+    log_q = logits[:, :-1].log_softmax(2)
+    kl = -(batch.dense() * log_q).sum(2) - batch.entropy
+    same(
+        kd_token_loss(logits, batch, alpha=alpha),
+        mean((1 - alpha) * dense_ce(logits, batch) + alpha * kl, batch),
+        logits,
+    )
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("divergence", ["kl", "reverse_kl"])
+def test_full(tmp_path, divergence, temperature):
+    batch = batch_of(tmp_path, Full())
+    logits = student(batch)
+    p, q = (batch.full / temperature).log_softmax(2), (logits[:, :-1] / temperature).log_softmax(2)
+    p, q = (p, q) if divergence == "kl" else (q, p)
+    kl = temperature**2 * (p.exp() * (p - q)).sum(2)
+    found = kd_token_loss(logits, batch, alpha=0.6, temperature=temperature, divergence=divergence)
+    same(found, mean(0.4 * dense_ce(logits, batch) + 0.6 * kl, batch), logits)
+
+
+def test_top_k_with_a_bucket(tmp_path):
+    batch = batch_of(tmp_path, TopK(6))
+    logits = student(batch)
+    p, q = batch.dense(), logits[:, :-1].softmax(2)
+    kept = torch.where(p > 0, p * (p.clamp_min(1e-30).log() - q.log()), 0.0).sum(2)
+    rest, left = 1 - p.sum(2), (q * (p == 0)).sum(2)
+    same(kd_token_loss(logits, batch), mean(kept + rest * (rest / left).log(), batch), logits)
+
+
+def test_top_k_renormalised_says_what_it_does(tmp_path):
+    batch = batch_of(tmp_path, TopK(6))
+    logits = student(batch)
+    with pytest.warns(UserWarning, match="over-confident"):
+        found = kd_token_loss(logits, batch, tail="renormalise")
+    p = batch.dense() / batch.dense().sum(2, keepdim=True).clamp_min(1e-9)
+    kl = (torch.xlogy(p, p) - p * logits[:, :-1].log_softmax(2)).sum(2)
+    same(found, mean(kl, batch), logits)
+
+
+def test_a_cache_of_another_temperature(tmp_path):
+    batch = batch_of(tmp_path, Threshold(1 / 12), temperature=2.0)
+    logits = student(batch)
+    kl = -(batch.dense() * (logits[:, :-1] / 2).log_softmax(2)).sum(2) - batch.entropy
+    dense = mean(0.5 * dense_ce(logits, batch) + 0.5 * 4 * kl, batch)
+    same(kd_token_loss(logits, batch, alpha=0.5), dense, logits)
+
+
+def test_label_smoothing(tmp_path):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch)
+    flat = logits[:, :-1].reshape(-1, VOCABULARY)
+    dense = cross_entropy(flat, batch.labels.reshape(-1), label_smoothing=0.1, reduction="none")
+    same(smoothed_token_loss(logits, batch, 0.1), mean(dense.view(batch.loss.shape), batch), logits)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 20.0])
+def test_tf_reg(tmp_path, temperature):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch)
+    p = torch.full((*batch.loss.shape, VOCABULARY), 0.01 / (VOCABULARY - 1))
+    p.scatter_(2, batch.labels[..., None], 0.99)
+    log_p = (p.log() / temperature).log_softmax(2)
+    kl = temperature**2 * (log_p.exp() * (log_p - (logits[:, :-1] / temperature).log_softmax(2))).sum(2)
+    dense = mean(0.5 * dense_ce(logits, batch) + 0.5 * kl, batch)
+    found = designed_token_loss(logits, batch, 0.5, temperature=temperature)
+    gradients = [torch.autograd.grad(value, logits)[0] for value in (found, dense)]
+    torch.testing.assert_close(found, dense, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("estimator", [Threshold(1 / 12), RS(12)], ids=str)
+def test_the_mean_over_draws_is_the_full_kl(tmp_path, estimator):
+    """The same row many times: its id decides the draw. 4 standard errors of value and gradient."""
+    row, count = sequences(1)[0], 600
+    rows = [row] * count
+    sampled = write_token_logits(Table(), rows, tmp_path / "s", estimator, fingerprints=FINGERPRINTS)
+    full = write_token_logits(Table(), [row], tmp_path / "f", Full(), fingerprints=FINGERPRINTS)
+    one = full.batch([0])
+    logits = student(one)
+    wanted = kd_token_loss(logits, one)
+    (gradient,) = torch.autograd.grad(wanted, logits)
+    many = sampled.batch(torch.arange(count))
+    wide = logits.detach().expand(count, -1, -1).clone().requires_grad_()
+    values = kd_token_loss(wide, many, reduction="none")
+    (each,) = torch.autograd.grad(values.sum() / values.shape[1], wide)
+    per_draw = values.detach().double().mean(1)
+    assert abs(per_draw.mean() - wanted.detach()) < 4 * per_draw.std() / count**0.5 + 2e-3
+    error = each.double().std(0) / count**0.5
+    drawn = each.double().std(0) > 0
+    assert ((each.double().mean(0) - gradient[0]).abs() <= 4 * error + 2e-3 * gradient[0].abs() + 1e-4)[
+        drawn
+    ].all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(tmp_path, dtype):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch)
+    half = logits.detach().to(dtype).requires_grad_()
+    loss = kd_token_loss(half, batch)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert half.grad.dtype == dtype
+    torch.testing.assert_close(loss, kd_token_loss(logits, batch), rtol=2e-2, atol=2e-2)
+
+
+def test_padded_outputs_get_no_gradient(tmp_path):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch, outputs=VOCABULARY + 10)
+    loss = kd_token_loss(logits, batch, alpha=0.5)
+    torch.testing.assert_close(loss, kd_token_loss(logits[..., :VOCABULARY], batch, alpha=0.5))
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert not gradient[..., VOCABULARY:].any()
+    assert not gradient[:, -1].any()
+    assert not gradient[:, :-1][~batch.loss].any()
+
+
+def test_without_the_last_position(tmp_path):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch)
+    torch.testing.assert_close(kd_token_loss(logits[:, :-1], batch), kd_token_loss(logits, batch))
+
+
+@pytest.mark.parametrize("estimator", [Threshold(1 / 12), RS(9), TopK(4)], ids=str)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"divergence": "reverse_kl"}, "reverse KL needs the teacher's log-probability of every token"),
+        ({"temperature": 2.0}, r"this cache is of temperature 1; p\^\(1/2\) needs every token's probability"),
+        ({"alpha": 1.5}, "expected alpha from 0 to 1"),
+        ({"tail": "drop"}, "there is no tail 'drop'"),
+        ({"reduction": "sum"}, "there is no reduction 'sum'"),
+    ],
+)
+def test_what_a_cache_cannot_do(tmp_path, estimator, options, message):
+    batch = batch_of(tmp_path, estimator)
+    with pytest.raises(CacheError, match=message):
+        kd_token_loss(student(batch), batch, **options)
+
+
+def test_logits_that_do_not_fit(tmp_path):
+    batch = batch_of(tmp_path, Threshold(1 / 12))
+    logits = student(batch)
+    for wrong in (logits[:2], logits[:, :3], logits[0], torch.cat([logits, logits], 1)):
+        with pytest.raises(CacheError, match="of the batch's own tokens"):
+            kd_token_loss(wrong, batch)
+    with pytest.raises(CacheError, match="need the same tokenizer"):
+        kd_token_loss(logits[..., :100], batch)
