@@ -72,11 +72,15 @@ def warnings(metrics: Metrics, study: Study) -> list[str]:
     params.yaml declares for the metric: by that the study calls two scores equivalent.
     """
     rows = list(rows_of(TeacherRow, metrics.teachers))
-    margins = study.comparison.margin
+    margins = _margins(study)
     return [
         *(said for row in rows for said in _of_teacher(row, margins.get(row.metric, 0.0))),
         *_students_at_chance(metrics, study, rows),
     ]
+
+
+def _margins(study: Study) -> dict[str, float]:
+    return {str(metric): margin for metric, margin in study.comparison.margin.items()}
 
 
 def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
@@ -102,7 +106,7 @@ def _students_at_chance(metrics: Metrics, study: Study, rows: Sequence[TeacherRo
     for row in {row.task: row for row in rows}.values():
         base = trials[(trials["task"] == row.task) & (trials["regularizer"] == baseline)]
         for student, score in (100 * base.groupby("student", sort=False)[row.metric].mean()).items():
-            if _no_better(float(score), row.majority, study.comparison.margin.get(row.metric, 0.0)):
+            if _no_better(float(score), row.majority, _margins(study).get(row.metric, 0.0)):
                 yield _at_chance(f"{student} on {row.task}, by plain fine-tuning,", float(score), row)
 
 

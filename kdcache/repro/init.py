@@ -20,10 +20,11 @@ from ruamel.yaml.comments import CommentedSeq
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock, template
 from kdcache.study import load_study
-from kdcache.system.names import NAME
+from kdcache.study.settled import ensure_settled
+from kdcache.system.names import NAME, SETTLED
 
 Template: TypeAlias = Literal["default", "text", "images", "paper"]
-OURS = ("params.yaml", "dvc.yaml", "stages", code_lock.LOCK.name)
+OURS = ("params.yaml", SETTLED, "dvc.yaml", "stages", code_lock.LOCK.name)
 LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
 SAMPLE = 2000  # texts whose tokens are counted
 # An empty line goes before each part of the study, unless a comment stands there.
@@ -34,12 +35,13 @@ STARTS = {
     "images": "Does a regularizer help a small student from scratch, on images of digits?",
 }
 COMMENTS = {
-    "seeds": "each is a trial of every configuration; more show smaller differences",
+    "seeds": "0 to 39: at most so many trials of every configuration; see comparison.looks",
     "teachers": "fine-tuned once for each task; their logits are cached",
     "students": "`init: scratch` starts without pre-training; `checkpoint` may be a hub model",
     "regularizers": "need no teacher; `base` is plain fine-tuning",
     "distillers": "learn from cached logits",
-    "comparison": "decide before you look; `margin`: points within which two scores count as equal",
+    "comparison": "decide before you look; `margin`: points within which two scores count as equal; `looks`: judge "
+    "after so many seeds, and go on only where a comparison is open",
 }
 
 
@@ -160,6 +162,7 @@ def _look_at(data: Data) -> tuple[str, int]:
 
 
 def _commented(study: Any, start: str) -> Any:
+    study["seeds"] = study["comparison"]["looks"][-1]
     study.yaml_set_start_comment(
         f"{start}\nEvery key is described in kdcache's docs; `kdcache check` finds mistakes."
     )
@@ -180,6 +183,7 @@ def _write_files(folder: Path, study: Any, data: Data | None) -> None:
         if (folder / "data" / path.name).resolve() != path.resolve():
             shutil.copyfile(path, folder / "data" / path.name)
     (folder / "dvc.yaml").write_text(template.pipeline(), encoding="utf-8")
+    ensure_settled(folder / SETTLED)
     code_lock.write(folder)
     written = io.StringIO()
     YAML().dump(study, written)
@@ -225,7 +229,7 @@ def _next_steps(folder: Path, study: Any) -> list[str]:
         f"{folder}: a study of {tasks}, for {', '.join(study['students'])}",
         "Next:",
         *([] if folder.resolve() == Path.cwd() else [f"  cd {folder}"]),
-        "  kdcache repro     runs it; the report is report/index.html",
+        "  kdcache settle    runs it to its end; the report is report/index.html",
         "  kdcache plan      says first what it takes",
         "Then change params.yaml and run it again: only what depends on the change runs.",
         "`git add -A && git commit` keeps the project, and with each run its params, lock and metrics.",

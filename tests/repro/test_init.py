@@ -95,7 +95,7 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     assert {student.tasks for student in study.students.values()} == {None}
     assert (tmp_path / "reviews/data/train.csv").read_bytes() == data.train.read_bytes()
     assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
-    assert any("kdcache repro" in line for line in said)
+    assert any("kdcache settle" in line for line in said)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

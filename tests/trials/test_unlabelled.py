@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from kdcache.checkpoints.find import find_checkpoint
-from kdcache.cli.commands import main
+from kdcache.cli import main
 from kdcache.errors import CacheError, TaskError
 from kdcache.hashing.rows import hash_row
 from kdcache.logits import LogitCache, LogitWriter, replay, view_seed

@@ -1,0 +1,59 @@
+"""The `kdcache` application: what all its commands share.
+
+A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Annotated, Any
+
+import typer
+
+from kdcache.errors import KdcacheError
+
+app = typer.Typer(name="kdcache", no_args_is_help=True)
+Version = Annotated[
+    bool,
+    typer.Option(
+        "--version", help="Print the version.", callback=lambda asked: _version(asked), is_eager=True
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for scripts.")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; never returns normally (SystemExit carries the exit code)."""
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="kdcache")
+    except KdcacheError as error:
+        print(f"kdcache: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import kdcache
+
+        typer.echo(f"kdcache {kdcache.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(version: Version = False) -> None:
+    """Look at studies and logit caches."""
+
+
+def printing() -> ModuleType:
+    """The module that shows answers to people."""
+    from kdcache.cli import printing  # imports Rich and the cache
+
+    return printing
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """An answer for scripts: one JSON object."""
+    typer.echo(json.dumps(value, allow_nan=False))

@@ -1,0 +1,227 @@
+"""The commands about logit caches.
+
+Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is. A command imports
+what it alone needs (scoring, torch, data sets), so that the others start at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from kdcache.cli.app import Json, app, print_json, printing
+from kdcache.errors import CacheError
+
+if TYPE_CHECKING:
+    from kdcache.logits import LogitCache
+    from kdcache.logits.tokens import TokenCache
+
+Cache = Annotated[Path, typer.Argument(help="A logit cache's folder (it holds manifest.json).")]
+Split = Annotated[str | None, typer.Option(help="Only this split; default: all.")]
+Task = Annotated[Path | None, typer.Option(help="The prepared task's folder (it holds card.json).")]
+
+
+@app.command()
+def info(cache: Cache, as_json: Json = False) -> None:
+    """What a logit cache holds, what it was computed from and what that cost."""
+    answer = _any_kind(cache).info()
+    print_json(answer) if as_json else printing().print_info(answer)
+
+
+@app.command()
+def head(
+    cache: Cache,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=1, help="Rows to show.")] = 10,
+    split: Split = None,
+    task: Task = None,
+    as_json: Json = False,
+) -> None:
+    """The first rows by id with their top probabilities; with --task also their text and label."""
+    from kdcache.cli import tokens
+    from kdcache.cli.head import head_of
+
+    of_tokens = tokens.token_cache(cache)
+    if of_tokens is not None:
+        found = {name: tokens.head_of(of_tokens, name, rows) for name in tokens.names(of_tokens, split)}
+        print_json({"path": str(cache), "splits": found}) if as_json else tokens.print_heads(found)
+        return
+    opened = _opened(cache)
+    heads = {name: head_of(opened, name, rows, task) for name in _splits(opened, split)}
+    if as_json:
+        print_json({"path": str(cache), "splits": heads})
+    else:
+        printing().print_heads(opened, heads, with_task=task is not None)
+
+
+@app.command()
+def verify(
+    cache: Cache,
+    quick: Annotated[bool, typer.Option(help="Only files, sizes and footers, not every byte.")] = False,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="TEACHER", help="Also re-run this teacher's checkpoint; needs --task."),
+    ] = None,
+    task: Task = None,
+    split: Annotated[str | None, typer.Option(help="Re-run on this split; default: all.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=1, help="Random rows to re-run the teacher on, of each split.")
+    ] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Which random rows.")] = 0,
+    tolerance: Annotated[
+        float,
+        typer.Option(min=0, help="Largest |difference| / (1 + |cached logit|); bfloat16 needs about 0.1."),
+    ] = 1e-3,
+    as_json: Json = False,
+) -> None:
+    """Check a logit cache for damage: every checksum and every value, unless --quick.
+
+    With --against the teacher is run again on some random rows, and its logits are compared with the cached ones.
+    """
+    if (against is None) != (task is None):
+        raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
+    whole = _any_kind(cache).verify("quick" if quick else "full")
+    answer: dict[str, Any] = {"path": str(cache), **asdict(whole)}
+    text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
+    if against is not None and task is not None:
+        from kdcache.cli.against import rerun  # imports torch
+
+        opened = _opened(cache)
+        answer["against"] = rerun(opened, _splits(opened, split), against, task, rows, seed, tolerance)
+        text += (
+            "\n{teacher}: gives the same logits on {rows} rows (largest relative difference {difference:.2g})"
+        )
+        text = text.format(**answer["against"])
+    print_json(answer) if as_json else typer.echo(text)
+
+
+@app.command()
+def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = False) -> None:
+    """How sure a teacher is and what it predicts; with --task also how often it is right, and its calibration."""
+    from kdcache.cli.analysis import stats as stats_of
+    from kdcache.cli.analysis import task_rows
+
+    opened = _opened(cache)
+    answers = []
+    for name in _splits(opened, split):
+        labels = None
+        if task is not None and name != "unlabelled":
+            labels = task_rows(opened, name, task, ["label"])["label"].to_numpy()
+        answers.append(stats_of(opened, name, labels))
+    if as_json:
+        print_json({"path": str(cache), "splits": {item["split"]: item for item in answers}})
+    else:
+        printing().print_stats(opened, answers)
+
+
+@app.command()
+def diff(
+    a: Annotated[Path, typer.Argument(help="A logit cache's folder.")],
+    b: Annotated[Path, typer.Argument(help="Another cache's folder, of the same data.")],
+    split: Annotated[str | None, typer.Option(help="Only this split; default: all that both have.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Where two teachers differ: how often they disagree, and how far apart their probabilities are."""
+    from kdcache.cli import tokens
+    from kdcache.cli.analysis import diff as diff_of
+
+    pair = tokens.both(a, b)
+    one: Any = pair[0] if pair else _opened(a)
+    other: Any = pair[1] if pair else _opened(b)
+    asked = tokens.names(one, split) if pair else _splits(one, split)
+    names = [name for name in asked if split or name in other.splits]
+    if not names:
+        raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
+    answers = [(tokens.diff if pair else diff_of)(one, other, name) for name in names]
+    if as_json:
+        print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in answers}})
+    else:
+        printing().print_diffs(str(a), str(b), answers)
+
+
+@app.command()
+def export(
+    cache: Cache,
+    out: Annotated[
+        str, typer.Argument(help="A file ending in .csv, .jsonl or .parquet, or a folder ending in /.")
+    ],
+    split: Split = None,
+    task: Task = None,
+    form: Annotated[
+        Literal["csv", "jsonl", "parquet", "dataset"] | None,
+        typer.Option("--format", help="Default: as OUT ends. `dataset`: a Hugging Face data set's folder."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a logit cache to one file or as a Hugging Face data set, its rows sorted by split and id.
+
+    In CSV and JSON lines a row hash is 16 hexadecimal digits (many readers lose 64-bit integers). A data set
+    (`datasets.load_from_disk`) also gets the task's columns with --task.
+    """
+    from kdcache.cli.exports import write_export
+
+    opened = _opened(cache)
+    names = _splits(opened, split)
+    chosen = write_export(opened, names, out, form, task)
+    rows = sum(opened.manifest.splits[name].rows for name in names)
+    answer = {"path": out, "format": chosen, "splits": names, "rows": rows}
+    print_json(answer) if as_json else typer.echo(f"{out}: {rows} rows")
+
+
+@app.command()
+def ensemble(
+    out: Annotated[Path, typer.Argument(help="The new cache's folder.")],
+    caches: Annotated[list[Path], typer.Argument(help="The caches to combine, two or more.")],
+    of: Annotated[
+        Literal["logits", "probabilities"], typer.Option(help="The mean of what the new logits are.")
+    ] = "logits",
+    weight: Annotated[
+        list[float] | None, typer.Option(help="A cache's weight; once for each, in their order.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a cache that is at OUT.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make one logit cache of several teachers' caches: the mean of their logits or of their probabilities."""
+    from kdcache.logits.ensemble import ensemble as make_ensemble
+
+    if len(caches) < 2:
+        raise CacheError(
+            f"{out}: an ensemble is made of two caches or more, found {len(caches)} (OUT comes first)"
+        )
+    if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CacheError(
+            f"{out}: is there already; name a new folder first (OUT CACHE CACHE ...), or --overwrite"
+        )
+    answer = make_ensemble(caches, out, of=of, weights=weight or None).info()
+    rows = sum(answer["rows"].values())
+    print_json(answer) if as_json else typer.echo(
+        f"{out}: the mean {of} of {len(caches)} caches, {rows} rows"
+    )
+
+
+def _opened(path: Path) -> LogitCache:
+    from kdcache.logits import LogitCache
+
+    return LogitCache(path)
+
+
+def _any_kind(path: Path) -> LogitCache | TokenCache:
+    from kdcache.logits.manifests import kind_of
+
+    if kind_of(path) != "tokens":
+        return _opened(path)
+    from kdcache.logits.tokens import TokenCache
+
+    return TokenCache(path)
+
+
+def _splits(cache: LogitCache, split: str | None) -> list[str]:
+    if split is None:
+        return cache.splits
+    if split not in cache.splits:
+        raise CacheError(
+            f"{cache.path}: no split {split!r} in this cache (there are: {', '.join(cache.splits)})"
+        )
+    return [split]

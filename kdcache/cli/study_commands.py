@@ -1,0 +1,230 @@
+"""The commands about studies.
+
+Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is. A command imports
+what it alone needs (DVC, torch), so that the others start at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from kdcache.cli.app import Json, app, print_json, printing
+from kdcache.errors import KdcacheError
+
+
+@app.command()
+def check(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Check a study file: all its mistakes at once, before anything runs."""
+    from kdcache.study import load_study
+
+    study = load_study(params)
+    configurations = len(list(study.configurations()))
+    counts = {
+        "path": str(params),
+        "tasks": len(study.tasks),
+        "teachers": len(study.teachers),
+        "students": len(study.students),
+        "configurations": configurations,
+        "seeds": len(study.seeds),
+        "looks": study.looks,
+        "trials": configurations * len(study.seeds),
+    }
+    text = (
+        "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
+        "{configurations} configurations x {seeds} seeds = {trials} trials"
+    )
+    if len(study.looks) > 1:
+        text += f" at most, judged after {', '.join(map(str, study.looks))} seeds"
+    print_json(counts) if as_json else typer.echo(text.format(**counts))
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The project's folder; it is made where it is not there.")],
+    template: Annotated[
+        Literal["default", "text", "images", "paper"], typer.Option(help="Which study to start from.")
+    ] = "default",
+    data: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            metavar="TRAIN VALIDATION", help="Your own texts: two CSV, Parquet or JSON lines files."
+        ),
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="The texts' column; twice for pairs.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The classes' column.")] = None,
+) -> None:
+    """Write a project that runs: params.yaml, dvc.yaml, stages, and small models that need no network."""
+    from kdcache.repro.init import Data, start_project
+
+    given = [bool(text), bool(label)]
+    if any(given) != (data is not None) or any(given) != all(given):
+        raise KdcacheError("init: --data TRAIN VALIDATION, --text COLUMN and --label COLUMN go together")
+    files = None if data is None else Data(*data, text=text or [], label=label or "")
+    typer.echo("\n".join(start_project(folder, template, files)))
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str] | None, typer.Argument(help="Stages; default: all of dvc.yaml.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", "-k", help="When a stage fails, run those that do not need it.")
+    ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="Do not make again what is only not here, such as a teacher."),
+    ] = False,
+) -> None:
+    """Do what `dvc repro` does, with several independent stages at once on this machine."""
+    from kdcache.repro.driver import reproduce  # imports DVC
+
+    raise typer.Exit(reproduce(targets or [], jobs, keep_going, allow_missing))
+
+
+@app.command()
+def settle(
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run next, and run nothing.")
+    ] = False,
+) -> None:
+    """Run a study to its end: look after look, more seeds only where a comparison is open, a report after each.
+
+    Ctrl-C keeps all that is finished; run it again to go on.
+    """
+    from kdcache.repro import settle as settling  # imports DVC
+
+    if dry_run:
+        typer.echo(settling.next_step(jobs))
+    else:
+        raise typer.Exit(settling.settle(jobs, typer.echo))
+
+
+@app.command()
+def adopt(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    sample: Annotated[int, typer.Option(min=1, help="Trials that are run again at least.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Which trials are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """After a refactoring: run some finished trials again, and keep all results if not a bit of them differs.
+
+    Every model family, method and task is among them, and teachers with their logits. Nothing but the code may differ.
+    """
+    from kdcache.cli.keeping import adopt_results
+
+    result = adopt_results(params, sample, seed)
+    text = (
+        "{checked} trainings came out the same, bit for bit; the new identity is given to {teachers} teachers, "
+        "{caches} caches and {trials} trials. `dvc repro` records it without training anything."
+    )
+    nothing = "every result has the identity of this code already; nothing was run"
+    print_json(result) if as_json else typer.echo(text.format(**result) if result["checked"] else nothing)
+
+
+store = typer.Typer(
+    help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
+)
+app.add_typer(store, name="store")
+
+
+@store.command("list")
+def list_store(as_json: Json = False) -> None:
+    """What is kept: how many trials, teachers and caches, and their bytes."""
+    from kdcache.cli.keeping import stored
+
+    result = stored()
+    print_json(result) if as_json else printing().print_store(result)
+
+
+@store.command()
+def gc(
+    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most so many GB.")],
+    as_json: Json = False,
+) -> None:
+    """Free space: the longest unused entries go first."""
+    from kdcache.cli.keeping import freed
+
+    result = freed(gigabytes)
+    text = "{entries} entries removed, {bytes:,} bytes freed; {left:,} bytes are left"
+    print_json(result) if as_json else typer.echo(text.format(**result))
+
+
+@app.command()
+def plan(
+    params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    data: Annotated[Path, typer.Option(help="Where the stages keep tasks/, logits/ and trials/.")] = Path(
+        "data"
+    ),
+    calibrate: Annotated[
+        bool,
+        typer.Option("--calibrate", help="Time a few steps of each model on each task, on this machine."),
+    ] = False,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]", help="Rows of a task that is not prepared."
+        ),
+    ] = None,
+    sd: Annotated[
+        float | None,
+        typer.Option(min=0, help="Standard deviation of the paired differences, in points, to simulate."),
+    ] = None,
+    effects: Annotated[
+        str | None, typer.Option(metavar="0,0.5,1", help="True differences in points; needs --sd.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """What a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
+
+    For a study with looks also how many trials it will probably need and what they decide, simulated from --sd and
+    --effects, or from the spreads of its own results where there are some.
+
+    Hours come from finished runs, or from --calibrate, which fetches a hub model's configuration and tokenizer but no
+    weights; nothing else asks a network.
+    """
+    from kdcache.cli.plans import find_plan
+
+    answer = find_plan(params, data, rows or [], calibrate, sd, effects)
+    print_json(answer) if as_json else printing().print_plan(answer)
+
+
+@app.command()
+def table(
+    what: Annotated[
+        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="Which table.")
+    ] = "main",
+    form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
+    metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+) -> None:
+    """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
+    from kdcache.report.paper import paper_table
+    from kdcache.results.reading import read_metrics
+    from kdcache.study import load_study
+
+    study = load_study(params)
+    typer.echo(paper_table(read_metrics(metrics), study, what, form))
+
+
+@app.command()
+def compare_runs(
+    a: Annotated[str, typer.Argument(help="A Git revision, a DVC experiment, or a folder with a study.")],
+    b: Annotated[str, typer.Argument(help="Another.")],
+    metrics: Annotated[Path, typer.Option(help="The metrics folder in each.")] = Path("metrics"),
+    params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
+    from kdcache.cli.compare_runs import compared, print_compared, read_run
+
+    one, other = (read_run(name, params, metrics) for name in (a, b))
+    print_json(compared(one, other)) if as_json else print_compared(one, other)
