@@ -65,12 +65,18 @@ def _scores(trained: Any, inputs: Inputs, model: Teacher) -> dict[str, float]:
     return scores
 
 
+def forget_old_head(config: Any) -> None:
+    """Of an old head a checkpoint's config may say what pipelines of transformers apply in place of a softmax."""
+    vars(config).pop("function_to_apply", None)
+
+
 def _save(model: Any, inputs: Inputs, folder: Path, result: Mapping[str, Any], run: Training) -> None:
     """teacher.json is removed first and written last, so its presence means that the folder is complete."""
     remove(folder / TEACHER)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    forget_old_head(model.config)
     save_model(model, inputs.preprocessor, folder)
     for path in folder.iterdir():
         with path.open("rb") as file:

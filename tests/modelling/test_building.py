@@ -248,6 +248,17 @@ def test_regression_has_one_output(tmp_path: Path) -> None:
     assert network(input_ids=torch.tensor([[5, 6, 7]])).logits.shape == (1, 1)
 
 
+@pytest.mark.parametrize("old", ["multi_label_classification", "regression", None])
+def test_what_the_old_head_was_for_is_forgotten(tmp_path: Path, old: str | None) -> None:
+    """transformers' pipelines take a sigmoid of each class where config.json says multi_label_classification."""
+    folder = tiny.save_checkpoint(tmp_path, "bert")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "problem_type": old}))
+    assert build(student(folder), card()).config.problem_type == "single_label_classification"
+    score = card(label_names=[], regression=True)
+    assert build(student(folder), score).config.problem_type == "regression"
+
+
 def test_a_full_disk_while_saving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(student(tiny.save_checkpoint(tmp_path, "vit")), card(modality="image"))
 

@@ -25,7 +25,7 @@ def bert() -> Any:
     return BertTokenizer(vocab={word: index for index, word in enumerate(WORDS)})
 
 
-def bare(model_max_length: int = 512) -> Any:
+def bare(**special: str) -> Any:
     """A tokenizer without special tokens around a text, like GPT-2's."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -35,7 +35,11 @@ def bare(model_max_length: int = 512) -> Any:
     )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]", model_input_names=["input_ids"]
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        pad_token="[PAD]",
+        model_input_names=["input_ids"],
+        **special,
     )
 
 
@@ -55,6 +59,17 @@ def test_pairs_lose_the_end_of_the_longer_text() -> None:
     assert found.token_type_ids is not None
     assert found.token_type_ids[0].tolist() == [0, 0, 0, 0, 1, 1]
     assert found.truncated == 1
+
+
+def test_a_pair_without_a_separator_has_the_end_of_text_between() -> None:
+    pair = pa.table({"text": ["a b"], "text_pair": ["c"]})
+    assert encode_texts(pair, bare(eos_token="d"), 8).input_ids[0].tolist() == [4, 5, 7, 6]
+
+
+def test_a_pair_with_nothing_to_separate_it_is_refused() -> None:
+    pair = pa.table({"text": ["a b"], "text_pair": ["c"]})
+    with pytest.raises(TaskError, match="needs a tokenizer with a sep or an eos token"):
+        encode_texts(pair, bare(), 8)
 
 
 def test_models_without_segments() -> None:
