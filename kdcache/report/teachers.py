@@ -72,15 +72,10 @@ def warnings(metrics: Metrics, study: Study) -> list[str]:
     params.yaml declares for the metric: by that the study calls two scores equivalent.
     """
     rows = list(rows_of(TeacherRow, metrics.teachers))
-    margins = _margins(study)
     return [
-        *(said for row in rows for said in _of_teacher(row, margins.get(row.metric, 0.0))),
+        *(said for row in rows for said in _of_teacher(row, _margin(study, row))),
         *_students_at_chance(metrics, study, rows),
     ]
-
-
-def _margins(study: Study) -> dict[str, float]:
-    return {str(metric): margin for metric, margin in study.comparison.margin.items()}
 
 
 def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
@@ -106,8 +101,13 @@ def _students_at_chance(metrics: Metrics, study: Study, rows: Sequence[TeacherRo
     for row in {row.task: row for row in rows}.values():
         base = trials[(trials["task"] == row.task) & (trials["regularizer"] == baseline)]
         for student, score in (100 * base.groupby("student", sort=False)[row.metric].mean()).items():
-            if _no_better(float(score), row.majority, _margins(study).get(row.metric, 0.0)):
+            if _no_better(float(score), row.majority, _margin(study, row)):
                 yield _at_chance(f"{student} on {row.task}, by plain fine-tuning,", float(score), row)
+
+
+def _margin(study: Study, row: TeacherRow) -> float:
+    """In points; 0 for a metric without one."""
+    return next((size for metric, size in study.comparison.margin.items() if metric == row.metric), 0.0)
 
 
 def _no_better(score: float | None, majority: float | None, margin: float) -> bool:
