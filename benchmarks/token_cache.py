@@ -236,7 +236,9 @@ def page(run: dict[str, Any]) -> str:
         f"One thread of {run['machine']}, load {run['load_before']} before; {run['date']}; {run['rows']} sequences of "
         f"{LENGTH} tokens; medians of {run['repeats']}. Times are CPU seconds of the process, since others used the "
         "machine as well. `gpt2-tiny` has 8,192 tokens and flat distributions. `made up` has "
-        f"{VOCABULARY:,} and an entropy like a large model's."
+        f"{VOCABULARY:,} and an entropy like a large model's; of it an eighth of the sequences is cached. "
+        "The fixed part of each file, some kB, is counted: it weighs more in files as small as these than in a full "
+        "shard."
     )
     theory = (
         "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By "

@@ -40,11 +40,11 @@ def test_info_head_verify(tmp_path, capsys):
 
 def test_diff(tmp_path, capsys):
     one = str(write_cache(tmp_path / "one"))
-    other = str(write_cache(tmp_path / "other", {"train": 20}, Threshold(1 / 5), temperature=2.0))
+    other = str(write_cache(tmp_path / "other", {"train": 25}, Threshold(1 / 5), temperature=2.0))
     found = answer(capsys, "diff", one, other)["splits"]["train"]
-    assert (found["rows_a"], found["rows_b"], found["rows_in_both"]) == (25, 20, 20)
+    assert (found["rows_a"], found["rows_b"], found["rows_in_both"]) == (25, 25, 25)
     assert found["entropy_b"] > found["entropy_a"]
-    rows = TokenCache(one).batch(np.arange(20))
+    rows = TokenCache(one).batch(np.arange(25))
     assert found["teacher_nll_a"] == pytest.approx(-float(rows.label_logprob[rows.loss].mean()), rel=1e-5)
     assert "entropy" in printed(capsys, "diff", one, other)
 
