@@ -45,7 +45,12 @@ def lines(metrics: Metrics, study: Study, comparisons: Path) -> list[Line]:
             _decided(metrics, study, first),
             len(found),
         ),
-        Line("looks, as declared", len(metrics.trials), float(found["verdict"].isin(TOLD).sum()), len(found)),
+        Line(
+            f"looks, judged {int(metrics.looks['look'].max())} of {len(study.looks)}",
+            len(metrics.trials),
+            float(found["verdict"].isin(TOLD).sum()),
+            len(found),
+        ),
         Line(f"{most} seeds, fixed (simulated)", configurations * most, forecast["decided"], len(found)),
     ]
 

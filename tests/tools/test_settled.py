@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kdcache.results.writing import write_table
-from kdcache.statistics import compare
+from kdcache.statistics import compare, tabulate_looks
 from tests.statistics.helpers import make_study, make_trials
 from tools import settled
 
@@ -33,7 +33,7 @@ def metrics(study: Any) -> Any:
         }
     )
     cost = pd.DataFrame({"kind": ["teacher", "trial", "trial", "trial"], "seconds": [99.0, 2.0, 4.0, 60.0]})
-    return SimpleNamespace(trials=trials, cost=cost)
+    return SimpleNamespace(trials=trials, cost=cost, looks=tabulate_looks(trials, study))
 
 
 def test_three_designs(study: Any, metrics: Any, tmp_path: Path) -> None:
@@ -46,4 +46,4 @@ def test_three_designs(study: Any, metrics: Any, tmp_path: Path) -> None:
     assert 1.5 < everything.decided <= 2
     text = settled.page(metrics, study, path)
     assert "| 4 seeds, fixed | 12 | 1.0 of 2 | 8.3 | 75.0 |" in text  # a trial takes 4 s: 3600 / 48
-    assert "| looks, as declared | 44 | 2.0 of 2 | 4.5 | 40.9 |" in text
+    assert "| looks, judged 2 of 2 | 44 | 2.0 of 2 | 4.5 | 40.9 |" in text
