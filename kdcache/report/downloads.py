@@ -10,7 +10,8 @@ from kdcache.results.reading import Metrics
 LARGEST = 2_000_000  # bytes; a page that opens on a phone matters more than a file that is beside it
 HOLDS = {
     "comparisons.csv": "every configuration against the baseline",
-    "trials.csv": "every trial with its scores, cost and identity",
+    "looks.csv": "what each look showed of every comparison that was open",
+    "trials.csv": "every trial with its scores and identity",
     "examples.csv": "seeds and rows as sources of error, McNemar",
     "calibration.csv": "NLL, Brier score and ECE against the baseline",
     "reliability.csv": "the bins of the reliability diagrams",

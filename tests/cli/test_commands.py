@@ -121,7 +121,15 @@ def test_check(tmp_path, capsys):
 def test_check_for_scripts(tmp_path, capsys):
     params = tmp_path / "params.yaml"
     params.write_text(STUDY)
-    counts = {"tasks": 1, "teachers": 0, "students": 1, "configurations": 2, "seeds": 2, "trials": 4}
+    counts = {
+        "tasks": 1,
+        "teachers": 0,
+        "students": 1,
+        "configurations": 2,
+        "seeds": 2,
+        "trials": 4,
+        "looks": [2],
+    }
     assert run_json(capsys, "check", params) == {"path": str(params), **counts}
 
 

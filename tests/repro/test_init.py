@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.repro import code_lock, init, template
 from kdcache.study import load_study
+from kdcache.study.settled import read_settled
 
 ROOT = Path(__file__).parents[2]
 PIPELINE: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())
@@ -58,7 +59,9 @@ def test_the_pipeline_is_this_repository_s_with_hashes_in_place_of_source_files(
 
 def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) -> None:
     init.start_project(tmp_path)
-    assert written(tmp_path, "params.yaml") == YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    ours = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    assert written(tmp_path, "params.yaml") == {**ours, "seeds": len(ours["seeds"])}
+    assert read_settled(tmp_path / "settle.json").seeds == {}
     modules = sorted(path.name for path in (ROOT / "stages").glob("*.py"))
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == modules
     for name in modules:

@@ -41,7 +41,7 @@ class Evaluation:
         return bin_sureness(np.eye(2), np.array([0, 1]))
 
 
-def test_writes_the_twelve_files(
+def test_writes_the_thirteen_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = {
@@ -65,6 +65,7 @@ def test_writes_the_twelve_files(
         "cost",
         "curves",
         "examples",
+        "looks",
         "reliability",
         "teachers",
         "trials",
