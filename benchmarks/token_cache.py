@@ -39,6 +39,7 @@ from stages import stage_errors
 
 CHECKPOINT = Path("data/models/gpt2-tiny")
 JSON, PAGE = Path("benchmarks/results/token-cache.json"), Path("docs/measured/token-caches.md")
+ROUNDING = 1e-9  # of an average number of tokens
 PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
 LENGTH, VOCABULARY = 128, 49152
 ESTIMATORS: tuple[Estimator, ...] = (
@@ -164,7 +165,7 @@ def _search(p: np.ndarray, entries: float) -> int:
     low, high = 1, 4000
     while low < high:
         middle = (low + high) // 2
-        if (1 - (1 - p) ** middle).sum(axis=1).mean() < entries:
+        if (1 - (1 - p) ** middle).sum(axis=1).mean() < entries - ROUNDING:
             low = middle + 1
         else:
             high = middle

@@ -20,6 +20,7 @@ def test_there_is_a_class_for_every_table() -> None:
             "CurveRow",
             "TeacherRow",
             "ComparisonRow",
+            "LookRow",
             "ExampleRow",
             "CalibrationRow",
             "ReliabilityRow",
@@ -43,10 +44,10 @@ def test_scores_stand_for_several_columns() -> None:
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda kind: str(kind.__name__))
 def test_no_p_value_has_a_scale(table: type) -> None:
-    """A p-value can be as small as it likes; everything else that is computed from scores has a scale."""
+    """A p-value or a chance can be as small as it likes; everything else that is computed from scores has a scale."""
     numbers = {name for name, kind in plain_types(table).items() if kind is float}
-    p_values = {name for name in numbers if re.search(r"(^|_)p($|_)|floor", name)}
-    declared = {"margin", "seconds", "peak_memory_mb"}
+    p_values = {name for name in numbers if re.search(r"(^|_)[pq]($|_)|floor|chance", name)}
+    declared = {"margin", "share", "seconds", "peak_memory_mb"}
     assert numbers - set(scales(table)) == p_values | (numbers & declared)
 
 

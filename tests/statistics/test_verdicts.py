@@ -23,7 +23,7 @@ from tests.statistics.helpers import make_study, make_trials
 BASE = [80.0, 80.0, 80.0, 81.0, 79.0]
 NUMBERS = [c for c in columns(ComparisonRow) if c not in (
     "task", "student", "family", "init", "teacher", "regularizer", "metric", "baseline", "note", "verdict",
-    "negligible", "paired", "settled_by")]  # fmt: skip
+    "negligible", "paired", "settled_by", "outcome", "stopped_by")]  # fmt: skip
 
 
 def one(values: Any, base: Any = BASE, **study: Any) -> pd.Series:
