@@ -19,6 +19,8 @@ from kdcache.trials.layout import Layout
 def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     """Look after look, with a report after each. A fixed design has one look.
 
+    Where no trial is here it begins with the first look, whatever settle.json asks for: the end is the same.
+
     What is written can be stopped at any moment, and begun again: settle.json asks for a look's trials before they run.
 
     Returns:
@@ -31,6 +33,8 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     ensure_settled(path)
     study = load_study(PARAMS)
     has_looks = study.comparison.looks is not None
+    if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
+        study = study.with_settled({}, study.declarations)  # as in a fresh clone: the first report comes soon
     while True:
         if has_looks:
             write_settled(path, study, _asked(study))

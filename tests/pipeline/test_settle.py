@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,7 +77,12 @@ def test_look_after_look_until_nobody_goes_on(new_study: NewCheckout) -> None:
     assert without_cost(kept(checkout)) == without_cost(before)
 
     killed = new_study("killed")
-    kill_at(killed, 1)  # in the first look
+    shutil.copy(
+        checkout.folder / "settle.json", killed.folder
+    )  # a clone of a settled study begins with the first look
+    kill_at(killed, 1)
+    of_student = json.loads((killed.folder / "settle.json").read_text())["seeds"]["weather"]["small"]
+    assert set(of_student.values()) == {2}
     kill_at(killed, 3)  # and in the second
     killed.run(*SETTLE)
     assert without_cost(kept(killed)) == without_cost(before)
