@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection
 from pathlib import Path
@@ -17,14 +17,13 @@ from kdcache.engine import slots
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock
 from kdcache.repro.job import Job, end_all
-from kdcache.repro.pipeline import Pipeline, Project
+from kdcache.repro.pipeline import Project
 from kdcache.repro.progress import Display, Trials
 from kdcache.repro.schedule import Schedule, State
+from kdcache.repro.work import PARAMS, expected_work
 from kdcache.system.files import write_json
 from kdcache.system.names import SETTLED
-from kdcache.trials.layout import Layout
 
-PARAMS = Path("params.yaml")
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK = 0.3  # seconds between two looks at signals and logs
 PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
@@ -54,7 +53,8 @@ def reproduce(
         pipeline = project.read(targets)
         schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
         waiting = schedule.having(State.WAITING)
-        display = Display(len(waiting), Trials(_expected_trials(pipeline, waiting)))
+        work = expected_work(pipeline, waiting)
+        display = Display(len(waiting), Trials(work.trials))
         if refreshed:
             display.say(refreshed)
         display.say(
@@ -63,7 +63,7 @@ def reproduce(
         if not waiting:  # reading dvc.lock again would take as long as all that DVC did
             return 0
         missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-        run = _Run(project, schedule, display, jobs, keep_going, missing)
+        run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle)
         with _signals() as received, display, project.lock_file_in_order(pipeline.order):
             run.to_the_end(received)
     if received:
@@ -76,6 +76,7 @@ class _Run:
 
     Args:
         may_lack_data: the stages that are run with --allow-missing.
+        idle: the stages that are expected to have nothing to do: they are run together, last.
     """
 
     def __init__(
@@ -85,10 +86,12 @@ class _Run:
         display: Display,
         jobs: int,
         keep_going: bool,
-        may_lack_data: Collection[str],
+        may_lack_data: Set[str],
+        idle: Collection[str],
     ) -> None:
         self._project, self._schedule, self._display = project, schedule, display
         self._at_once, self._keep_going, self._may_lack_data = jobs, keep_going, may_lack_data
+        self._idle = set(idle)
         self._jobs: list[Job] = []
         self._logs = project.folder / "logs"
         self._logs.mkdir(exist_ok=True)
@@ -107,13 +110,20 @@ class _Run:
 
     def _start_ready(self) -> bool:
         """Start what may start; whether anything runs."""
-        for stage in self._schedule.ready() if self._going_on() else []:
+        for stages in self._groups(self._schedule.ready()) if self._going_on() else []:
             if len(self._jobs) < self._at_once:
-                self._schedule.start(stage)
-                log = self._logs / f"{re.sub('[/:]', '_', stage)}.log"
-                options = ["--allow-missing"] if stage in self._may_lack_data else []
-                self._jobs.append(Job(stage, options, log, self._environment))
+                for stage in stages:
+                    self._schedule.start(stage)
+                log = self._logs / f"{re.sub('[/:]', '_', stages[0])}.log"
+                allow_missing = self._may_lack_data >= set(stages)
+                self._jobs.append(Job(stages, allow_missing, log, self._environment))
         return bool(self._jobs)
+
+    def _groups(self, ready: Sequence[str]) -> list[list[str]]:
+        """What is run in a process each: a stage with work, and last all those without."""
+        idle = [stage for stage in ready if stage in self._idle]
+        working = [[stage] for stage in ready if stage not in self._idle]
+        return [*working, idle] if idle else working
 
     def _going_on(self) -> bool:
         return self._keep_going or not self._schedule.having(State.FAILED)
@@ -122,17 +132,26 @@ class _Run:
         for job in [job for job in self._jobs if job.ended]:
             self._jobs.remove(job)
             ok = job.ok()
-            dropped = self._schedule.finish(job.stage, ok)
-            self._display.end(job.stage, job.log, ok, job.seconds)
+            if len(job.stages) > 1 and not ok:
+                self._one_by_one(job)
+                continue
+            dropped = [later for stage in job.stages for later in self._schedule.finish(stage, ok)]
+            self._display.end(job.name, job.stages, job.log, ok, job.seconds)
             if not ok:
-                self._display.fail(job.stage, job.log, dropped)
-        self._display.show({job.stage: job.log for job in self._jobs})
+                self._display.fail(job.name, job.log, dropped)
+        self._display.show({job.name: job.log for job in self._jobs})
+
+    def _one_by_one(self, job: Job) -> None:
+        """One of several stages failed: each is run again by itself, so that the one is known and the others end."""
+        self._idle.clear()
+        for stage in job.stages:
+            self._schedule.wait_again(stage)
 
     def _stop(self, received: list[int]) -> None:
         """End all jobs that are still there: after a signal, or when this process itself goes wrong."""
         if not self._jobs:
             return
-        stopped = ", ".join(job.stage for job in self._jobs)
+        stopped = ", ".join(job.name for job in self._jobs)
         self._display.say(f"stopping {stopped} (finished trials are kept; once more to kill them at once)")
         with self._project.between_writes():
             for job in self._jobs:
@@ -172,18 +191,3 @@ def _alone(path: Path) -> Iterator[None]:
                 f"another `kdcache repro` runs here (it holds {path}); wait for it, or stop it"
             ) from None
         yield
-
-
-def _expected_trials(pipeline: Pipeline, stages: Sequence[str]) -> dict[str, int]:
-    """How many trials each stage has, if it is one that runs trials. A pipeline without params.yaml has none."""
-    if not stages or not PARAMS.exists():
-        return {}
-    from kdcache.study import load_study  # not before there is something to run
-
-    study = load_study(PARAMS)
-    trials = {
-        Layout().configuration(*configuration).resolve(): len(study.seeds_of(*configuration))
-        for configuration in study.configurations()
-    }
-    outs = ((stage, out.resolve()) for stage in stages for out in pipeline.outs[stage])
-    return {stage: trials[out] for stage, out in outs if out in trials}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Pipeline:
     order: list[str]  # as a serial `dvc repro` takes them
     upstream: dict[str, set[str]]
     outs: dict[str, list[Path]]
-    changed: set[str]  # by `dvc status`
+    changed: dict[str, set[str]]  # by `dvc status`: what of each stage, such as paths of deps
     superseded: set[str]  # dvc.lock has newer data for something that they depend on than they were run with
 
 
@@ -54,7 +54,7 @@ class Project:
                     step.addressing: {one.addressing for one in graph.successors(step)} for step in steps
                 },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
-                changed=set(self._repo.status()),
+                changed={name: _named(what) for name, what in self._repo.status().items()},
                 superseded={
                     step.addressing for step in steps if _is_superseded(step, graph.successors(step))
                 },
@@ -94,6 +94,35 @@ class Project:
             stages = data["stages"]
             for name in names:
                 stages[name] = stages.pop(name)
+
+
+def run_together(names: Collection[str], allow_missing: bool = False) -> None:
+    """Bring stages of dvc.yaml up to date one after the other in this process, and record all at once in dvc.lock.
+
+    DVC itself reads and writes the whole of dvc.lock for every stage, which takes longer than a stage that has nothing
+    to do. Stages that have ended are recorded also when a later one fails.
+
+    Raises:
+        KdcacheError: a stage failed; what it printed says why.
+    """
+    repo = Repo(_wait_for_lock=True)
+    with _dvc_errors(), lock_repo(repo):
+        ran = []
+        try:
+            for stage in collect_stages(repo, [PIPELINE]):
+                if stage.addressing in names and stage.reproduce(allow_missing=allow_missing):
+                    ran.append(stage)
+        finally:
+            if ran:
+                ran[0].dvcfile.dump_stages(ran, update_pipeline=False)
+
+
+def _named(status: Iterable[Any]) -> set[str]:
+    """What an entry of `dvc status` names: `[{"changed deps": {"a/b": "modified"}}, "changed command"]`."""
+    named: set[str] = set()
+    for item in status:
+        named |= {item} if isinstance(item, str) else {path for paths in item.values() for path in paths}
+    return named
 
 
 def _is_superseded(stage: Any, upstream: Iterable[Any]) -> bool:

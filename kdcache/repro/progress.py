@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -94,14 +94,15 @@ class Display:
             running=", ".join(running),
         )
 
-    def end(self, stage: str, log: Path, ok: bool, seconds: float) -> None:
-        """A stage has ended: done, failed, or DVC found that it did not have to run."""
-        self.trials.read(stage, log)
-        self.trials.close(stage)
-        self._ended += 1
+    def end(self, name: str, stages: Sequence[str], log: Path, ok: bool, seconds: float) -> None:
+        """Stages that ran together have ended: done, failed, or DVC found that they did not have to run."""
+        self.trials.read(name, log)
+        for one in {name, *stages}:
+            self.trials.close(one)
+        self._ended += len(stages)
         ran = any(line.startswith(RAN) for line in _lines(log))
         outcome = f"done in {duration(seconds)}" if ran else "did not have to run"
-        self.say(f"{stage}: {outcome if ok else 'failed'}  ({self._counts()}{self._left()})")
+        self.say(f"{name}: {outcome if ok else 'failed'}  ({self._counts()}{self._left()})")
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

@@ -44,6 +44,10 @@ class Schedule:
     def start(self, name: str) -> None:
         self.states[name] = State.RUNNING
 
+    def wait_again(self, name: str) -> None:
+        """A stage that was started is to be started once more."""
+        self.states[name] = State.WAITING
+
     def finish(self, name: str, ok: bool) -> list[str]:
         """Note a stage's end; the stages that cannot run any more, because it failed."""
         self.states[name] = State.DONE if ok else State.FAILED

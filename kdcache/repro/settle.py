@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kdcache.errors import ComparisonError, KdcacheError
-from kdcache.repro.driver import PARAMS, reproduce
+from kdcache.repro.driver import reproduce
+from kdcache.repro.work import PARAMS
 from kdcache.results.reading import read_table
 from kdcache.results.schema import CostRow, TrialRow
 from kdcache.statistics import wording

@@ -6,7 +6,7 @@
     names.py     what may be a name
     values.py    metrics, files, seeds, schedules; the base of all parameter objects
     task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
-    schema.py    a whole study
+    schema.py    a whole study; seeds.py how its seeds are written
     looks.py     after how many seeds it is judged; settled.py settle.json, how many seeds each configuration has
     loading.py   from the file to a study
     mistakes.py  mistakes between entries; wording.py an entry's own in words

@@ -12,11 +12,11 @@ from kdcache.study.looks import check_declared, shares_of
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.names import Name
+from kdcache.study.seeds import MOST_SEEDS, in_short, listed
 from kdcache.study.task import Task
 from kdcache.study.values import Metric, Params, Seed, Share
 from kdcache.system.quoting import quoted
 
-MOST_SEEDS = 10_000
 SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
 
 
@@ -65,12 +65,7 @@ class Study(Params):
     @field_validator("seeds", mode="before")
     @classmethod
     def _counted(cls, seeds: object) -> object:
-        """A number n stands for the seeds 0 to n - 1."""
-        if isinstance(seeds, int) and not isinstance(seeds, bool):
-            if not 1 <= seeds <= MOST_SEEDS:
-                raise ValueError(f"expected a list of seeds, or their number, 1 to {MOST_SEEDS}")
-            return list(range(seeds))
-        return seeds
+        return listed(seeds)
 
     @field_validator("seeds")
     @classmethod
@@ -105,9 +100,7 @@ class Study(Params):
 
         More than one: it was changed after trials had been judged, and error rates hold for none of them.
         """
-        n = len(self.seeds)
-        counted = self.seeds == list(range(n))
-        now = {"seeds": n if counted else self.seeds, **self.comparison.model_dump(mode="json")}
+        now = {"seeds": in_short(self.seeds), **self.comparison.model_dump(mode="json")}
         return [one for one in self._declared if one != now] + [now]
 
     def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdcache.errors import KdcacheError
-from kdcache.study.schema import MOST_SEEDS, SeedCounts, Study
+from kdcache.study.schema import SeedCounts, Study
+from kdcache.study.seeds import MOST_SEEDS
 from kdcache.system.files import read_json, write_json
 from kdcache.system.names import SETTLED
 

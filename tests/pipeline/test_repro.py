@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from tests.pipeline.conftest import REPOSITORY
+from tests.study.samples import STUDY, write
 
 # Each stage leaves its number as its mark. Where MEET is set, the stages a wait for each other, so they end only if
 # they run at the same time; they end in another order than they are listed in.
@@ -57,9 +58,12 @@ class Project:
         (folder / "dvc.yaml").write_text(pipeline)
         self.environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
-    def start(self, *arguments: str, module: str = "kdcache", **environment: str) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, module: str = "kdcache", code: str = "", **environment: str
+    ) -> subprocess.Popen[str]:
+        """A Python process in the project: the module, or the code."""
         return subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *(["-c", code] if code else ["-m", module]), *arguments],
             cwd=self.folder,
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
@@ -186,6 +190,59 @@ def test_missing_data_are_let_be_unless_they_are_superseded(new_project: NewProj
     (project.folder / "dvc.lock").write_text(f"{first.replace(md5, md5[::-1])}  a@2:{rest}")
     assert "failed to reproduce 'b@1'" in project.dvc("repro", "--allow-missing", code=255)
     assert "b@1: failed" in project.repro("--allow-missing", code=1)
+
+
+TOGETHER = "import sys; from kdcache.repro.pipeline import run_together; run_together(sys.argv[1:])"
+
+
+def test_stages_that_run_together_leave_what_dvc_leaves(new_project: NewProject) -> None:
+    serial, together = new_project("serial"), new_project("together")
+    serial.dvc("repro", "--single-item", "a@1", "a@2", "a@3")
+    process = together.start("a@1", "a@2", "a@3", code=TOGETHER)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert together.files() == serial.files()
+    assert together.locks() == {}
+    again, _ = together.start("a@1", "a@2", code=TOGETHER).communicate(timeout=300)
+    assert "Running stage" not in again
+    assert "Stage 'a@1' didn't change, skipping" in again
+
+
+def test_stages_that_ended_are_recorded_when_a_later_one_fails(new_project: NewProject) -> None:
+    project = new_project("together")
+    (project.folder / "a.sh").write_text(f'[ "$1" = 2 ] && exit 3\n{A_SH}')
+    process = project.start("a@1", "a@2", "a@3", code=TOGETHER)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "failed to run: sh a.sh 2, exited with 3" in output
+    recorded = (project.folder / "dvc.lock").read_text()
+    assert "a@1" in recorded
+    assert "a@2" not in recorded
+    assert project.locks() == {}
+
+
+# What the study below excludes; the second one goes wrong all the same.
+EXCLUDED = """
+stages:
+  train:
+    matrix: {n: [1, 2, 3]}
+    cmd: test ${item.n} != 2 && mkdir -p data/trials/news/${item.n} && touch data/trials/news/${item.n}/base
+    outs: ["data/trials/news/${item.n}/base"]
+"""
+
+
+def test_of_stages_that_run_together_the_failing_one_is_named(tmp_path: Path) -> None:
+    project = Project(tmp_path / "project", EXCLUDED)
+    write(project.folder, STUDY)
+    output = project.repro("--keep-going", code=1)
+    assert "3 stages with nothing to do" not in output
+    assert "train@2: failed" in output
+    assert "train@1: did not have to run" in output  # it had ended before
+    assert "train@3: done in" in output
+    (project.folder / "dvc.yaml").write_text(EXCLUDED.replace("!= 2", "!= 4"))
+    output = project.repro()
+    assert "3 stages with nothing to do: done in" in output
+    assert "up to date" in project.dvc("status")
 
 
 SLEEPER = """

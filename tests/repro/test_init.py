@@ -60,7 +60,7 @@ def test_the_pipeline_is_this_repository_s_with_hashes_in_place_of_source_files(
 def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) -> None:
     init.start_project(tmp_path)
     ours = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    assert written(tmp_path, "params.yaml") == {**ours, "seeds": len(ours["seeds"])}
+    assert written(tmp_path, "params.yaml") == {**ours, "seeds": ours["seeds"]["count"]}
     assert read_settled(tmp_path / "settle.json").seeds == {}
     modules = sorted(path.name for path in (ROOT / "stages").glob("*.py"))
     assert sorted(path.name for path in (tmp_path / "stages").iterdir()) == modules

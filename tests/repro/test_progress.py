@@ -32,9 +32,9 @@ def test_lines_for_a_file(tmp_path: Path) -> None:
     out = io.StringIO()
     with Display(2, Trials({}), Console(file=out)) as display:
         display.show({"a": ran, "b": checked})
-        display.end("a", ran, ok=False, seconds=3)
+        display.end("a", ["a"], ran, ok=False, seconds=3)
         display.fail("a", ran, ["c"])
-        display.end("b", checked, ok=True, seconds=200)
+        display.end("b", ["b"], checked, ok=True, seconds=200)
     text = out.getvalue()
     assert "a: failed  (stages 1/2" in text
     assert "    [bold] went wrong\n" in text
@@ -42,6 +42,16 @@ def test_lines_for_a_file(tmp_path: Path) -> None:
     assert "not started because of that: c" in text
     assert "b: did not have to run  (stages 2/2)" in text
     assert "\x1b" not in text
+
+
+def test_stages_that_ran_together_are_one_line(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", io.StringIO()
+    log.write_text("Running stage 'a':\n> true\nStage 'b' didn't change, skipping\n")
+    trials = Trials({"a": 5, "b": 5, "c": 5})
+    with Display(3, trials, Console(file=out)) as display:
+        display.show({"2 stages": log})
+        display.end("2 stages", ["a", "b"], log, ok=True, seconds=3)
+    assert "2 stages: done in 3 s  (stages 2/3, trials 0/5" in out.getvalue()  # those of c are still to do
 
 
 def test_durations() -> None:

@@ -51,3 +51,10 @@ def test_a_failure_drops_what_comes_after_it_and_nothing_else() -> None:
         "b",
         "d",
     ]
+
+
+def test_a_stage_that_is_to_start_once_more_waits_again() -> None:
+    found = schedule(*ORDER)
+    found.start("a")
+    found.wait_again("a")
+    assert found.ready() == ["a", "e"]

@@ -1,0 +1,57 @@
+"""What stages have to do, as a look at the folders tells: for order and progress, never for what is run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache.repro.pipeline import Pipeline
+from kdcache.system.names import SETTLED
+from kdcache.trials.layout import RESULT, Layout
+
+PARAMS = Path("params.yaml")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Args:
+    trials: how many each stage has, of those that run trials.
+    idle: the stages that are expected to have nothing to do. DVC has a stage for every pair of a task and a model, also
+        for those that the study excludes; and every stage is asked when settle.json has changed, also those whose
+        configurations have what it asks for.
+    """
+
+    trials: dict[str, int] = field(default_factory=dict)
+    idle: set[str] = field(default_factory=set)
+
+
+def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
+    """The work of these stages. Of a pipeline without params.yaml nothing is known."""
+    if not stages or not PARAMS.exists():
+        return Work()
+    from kdcache.study import load_study  # not before there is something to run
+
+    study, layout = load_study(PARAMS), Layout()
+    seeds = {layout.configuration(*names): study.seeds_of(*names) for names in study.configurations()}
+    known = {path.resolve(): numbers for path, numbers in seeds.items()}
+    models = {place(*names).resolve() for names in study.taught() for place in (layout.teacher, layout.cache)}
+    work = Work()
+    for stage in stages:
+        out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
+        if out in known:
+            work.trials[stage] = len(known[out])
+            ended = all((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
+            if ended and pipeline.changed.get(stage, set()) <= {SETTLED}:
+                work.idle.add(stage)
+        elif out is not None and out not in models and _is_of_a_model(out, layout):
+            work.idle.add(stage)
+    return work
+
+
+def _is_of_a_model(out: Path, layout: Layout) -> bool:
+    """Whether it is where a teacher, its logits or a student's trials would be."""
+    return any(
+        folder.resolve() in out.parents
+        for folder in (layout.data / "teachers", layout.data / "logits", layout.data / "trials")
+    )

@@ -1,0 +1,70 @@
+"""Which stages are expected to have nothing to do, and how many trials the others have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kdcache.repro.pipeline import Pipeline
+from kdcache.repro.work import Work, expected_work
+from tests.study.samples import STUDY, write
+
+TRIALS = Path("data/trials")
+OUTS = {
+    "prepare@news": Path("data/tasks/news"),
+    "teach@news-big": Path("data/teachers/news/big"),
+    "teach@news-eye": Path("data/teachers/news/eye"),  # eye is for digits alone
+    "cache@news-eye": Path("data/logits/news/eye"),
+    "cache@digits-eye": Path("data/logits/digits/eye"),
+    "train@news-small-base": TRIALS / "news/small/base",
+    "train@news-small-smooth": TRIALS / "news/small/smooth",
+    "train@digits-small-base": TRIALS / "digits/small/base",  # small is for news alone
+    "compare": Path("metrics/trials.csv"),
+}
+
+
+def pipeline(**changed: set[str]) -> Pipeline:
+    names = list(OUTS)
+    everything = {
+        name: changed.get(name.replace("@", "_").replace("-", "_"), {"params.yaml"}) for name in names
+    }
+    return Pipeline(
+        names, {name: set() for name in names}, {name: [out] for name, out in OUTS.items()}, everything, set()
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, STUDY)
+    return tmp_path
+
+
+def finish(*seeds: int, method: str) -> None:
+    for seed in seeds:
+        folder = TRIALS / "news/small" / method / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+
+
+def test_what_the_study_excludes_is_idle(project: Path) -> None:
+    work = expected_work(pipeline(), list(OUTS))
+    assert work.trials == {"train@news-small-base": 2, "train@news-small-smooth": 2}
+    assert work.idle == {"teach@news-eye", "cache@news-eye", "train@digits-small-base"}
+
+
+def test_a_configuration_that_has_its_trials_is_idle_when_only_settle_json_has_changed(project: Path) -> None:
+    finish(0, 1, method="base")
+    finish(0, method="smooth")
+    asked = {"train_news_small_base": {"settle.json"}, "train_news_small_smooth": {"settle.json"}}
+    idle = expected_work(pipeline(**asked), list(OUTS)).idle
+    assert "train@news-small-base" in idle
+    assert "train@news-small-smooth" not in idle  # a trial is missing
+    asked["train_news_small_base"] = {"settle.json", "kdcache/training"}
+    assert "train@news-small-base" not in expected_work(pipeline(**asked), list(OUTS)).idle
+
+
+def test_nothing_is_known_without_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert expected_work(pipeline(), list(OUTS)) == Work()

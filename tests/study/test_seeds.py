@@ -1,0 +1,44 @@
+"""Short forms of seeds, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kdcache.study.seeds import in_short, listed
+
+
+@pytest.mark.parametrize(
+    ("short", "seeds"),
+    [
+        (3, [0, 1, 2]),
+        ({"first": 100, "count": 2}, [100, 101]),
+        ({"first": 7, "count": 1}, [7]),
+        ([4, 2, 9], [4, 2, 9]),
+    ],
+)
+def test_what_a_short_form_stands_for(short: Any, seeds: list[int]) -> None:
+    assert listed(short) == seeds
+    assert in_short(seeds) == short
+
+
+@pytest.mark.parametrize(
+    "wrong", [0, -1, 10_001, {}, {"first": 1}, {"first": 1, "count": 0}, {"first": True, "count": 2},
+              {"first": 0, "count": 1.0}, {"first": 0, "count": 1, "step": 2}, {"first": "0", "count": 1}]
+)  # fmt: skip
+def test_what_is_no_short_form(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="expected a list of seeds, their number"):
+        listed(wrong)
+
+
+@pytest.mark.parametrize("other", [True, "3", None, 2.0])
+def test_what_does_not_look_like_one_is_left_to_the_schema(other: object) -> None:
+    assert listed(other) is other
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8))
+def test_any_seeds_come_back(seeds: list[int]) -> None:
+    assert listed(in_short(seeds)) == seeds
