@@ -40,7 +40,7 @@ lint: .venv/ready-dev
 	  { echo "kdcache needs Python 3.11 or newer; name one: make PYTHON=python3.11"; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "Installing into .venv (a few minutes the first time) ..."
-	$(INSTALL) --editable .
+	$(INSTALL) --editable ".[study]"
 	@touch $@
 
 .venv/ready-dev: .venv/ready

@@ -1,6 +1,7 @@
 """The `kdcache` application: what all its commands share.
 
-A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1.
+A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. So is a library
+that a study needs and the cache alone does not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=list(arguments) if arguments is not None else None, prog_name="kdcache")
     except KdcacheError as error:
         print(f"kdcache: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "kdcache"):
+            raise
+        print(f"kdcache: this needs {package}: pip install 'kdcache[study]'", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -1,0 +1,95 @@
+"""`pip install kdcache`, without the libraries of studies: a process in which nothing else can be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+# The first lines of every process: modules of other distributions are not there.
+BLOCKED = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Blocked())
+"""
+CACHE = """
+import numpy as np
+import pyarrow as pa
+import kdcache
+from kdcache.hashing.rows import hash_rows
+
+rows = pa.table({"text": ["a", "b", "c"], "label": [0, 1, 0]})
+logits = np.array([[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], np.float32)
+prints = kdcache.Fingerprints(data="d", weights="w", preprocessing="p", code="c")
+with kdcache.LogitWriter("cache", classes=2, label_names=[], fingerprints=prints) as writer:
+    writer.write("train", np.arange(3), hash_rows(rows, ["text"]), logits)
+    writer.finish()
+cache = kdcache.LogitCache("cache")
+assert cache.verify().rows == 3
+joined = cache.join(rows.take([2, 0]), columns=["text"])
+assert joined["teacher_logits"].to_pylist() == [[4.0, 5.0], [0.0, 1.0]]
+"""
+
+
+def core() -> set[str]:
+    """The distributions that `pip install kdcache` brings, with all that they need."""
+    found, todo = set(), ["kdcache"]
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name not in found:
+            found.add(name)
+            try:
+                needed = [Requirement(text) for text in requires(name) or []]
+            except PackageNotFoundError:  # for another Python or system
+                continue
+            todo += [one.name for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.fixture(scope="module")
+def blocked() -> set[str]:
+    kept = core()
+    modules = packages_distributions()
+    others = {
+        module for module, owners in modules.items() if not kept & {canonicalize_name(one) for one in owners}
+    }
+    assert {"torch", "transformers", "datasets", "dvc", "scipy"} <= others
+    return others - {"pip", "setuptools"}
+
+
+def run(folder: Path, blocked: set[str], code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", BLOCKED.format(blocked=sorted(blocked)) + code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+    )
+
+
+def test_a_cache_is_written_joined_and_verified(tmp_path: Path, blocked: set[str]) -> None:
+    done = run(tmp_path, blocked, CACHE)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_commands_of_caches(tmp_path: Path, blocked: set[str], command: str) -> None:
+    run(tmp_path, blocked, CACHE).check_returncode()
+    done = run(tmp_path, blocked, f"from kdcache.cli import main; main([{command!r}, 'cache'])")
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_needs_more_says_so(tmp_path: Path, blocked: set[str]) -> None:
+    done = run(tmp_path, blocked, "from kdcache.cli import main; main(['plan'])")
+    assert done.returncode == 1
+    assert done.stderr == "kdcache: X
