@@ -16,6 +16,9 @@ import pandas as pd
 from kdcache.statistics import wording
 from kdcache.statistics.judging import VERDICTS
 
+NONE_GOES_ON = (
+    "No comparison with the baseline goes on, so nobody gets more seeds; with `settle: claims` they would."
+)
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 Numbers: TypeAlias = Mapping[str, Any]  # a claim's, or a row's of summary.json
 
@@ -31,6 +34,14 @@ class ClaimRows:
     def of_init(self, init: str) -> pd.DataFrame:
         """The comparisons of pretrained students, or of those from scratch."""
         return self.comparisons[self.comparisons["init"] == init]
+
+    @property
+    def none_goes_on(self) -> bool:
+        """Whether this is a study with looks, and every comparison has ended."""
+        rows = self.comparisons
+        if "look" not in rows or rows.empty:
+            return False
+        return bool(rows["look"].max() > 1 and (rows["stopped_by"] != "").all())
 
     @property
     def pairs(self) -> set[tuple[str, str, str]]:
@@ -66,8 +77,11 @@ def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
     if claim["id"] not in KNOWN:
         return ClaimInWords(str(claim["question"]), verdict.capitalize(), verdict, str(claim["sentence"]))
     known = KNOWN[claim["id"]]
-    answer = known.answers.get(verdict, "Not settled")
-    return ClaimInWords(known.question, answer, verdict, *known.words(claim, rows), tested=known.tested)
+    text, beside = known.words(claim, rows)
+    answer = known.answers.get(verdict)
+    if answer is None and rows.none_goes_on:
+        answer, beside = "Undecided", f"{beside} {NONE_GOES_ON}".strip()
+    return ClaimInWords(known.question, answer or "Not settled", verdict, text, beside, known.tested)
 
 
 def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:

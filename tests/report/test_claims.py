@@ -66,6 +66,17 @@ def test_interaction(metrics: Metrics) -> None:
     assert claim.beside == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
 
 
+@pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])
+def test_where_every_comparison_has_ended_nobody_gets_more_seeds(
+    metrics: Metrics, stopped_by: str, answer: str
+) -> None:
+    metrics.comparisons["look"], metrics.comparisons["stopped_by"] = 2, "equivalence"
+    metrics.comparisons.loc[0, "stopped_by"] = stopped_by
+    claim = claims(metrics)[2]
+    assert claim.answer == answer
+    assert claim.beside.endswith("with `settle: claims` they would.") == (answer == "Undecided")
+
+
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
