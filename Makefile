@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint bench reports fuzz clean
+.PHONY: study test lint docs bench reports fuzz clean
 
 study: .venv/ready
 	kdcache settle
@@ -27,6 +27,11 @@ reports: .venv/ready
 # about an hour: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev
 	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
+
+# the pages of docs/ and a reference of the library, as a site that needs no network
+docs: .venv/ready-dev
+	python -m sphinx -W -q -b html -c docs/site . build/docs
+	@echo "The site is at $(CURDIR)/build/docs/docs/site/index.html"
 
 lint: .venv/ready-dev
 	ruff check .

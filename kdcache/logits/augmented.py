@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 class AugmentedDataset:
     """Rows as the teacher saw them, each with the logits of exactly that view: a map-style data set for a DataLoader.
 
+    Its use::
+
         data = AugmentedDataset(cache, rows, crop_and_flip, augment_column="image", columns=["image"], label="label")
         loader = torch.utils.data.DataLoader(data, batch_size=64, shuffle=True, num_workers=2)
         for epoch in range(epochs):

@@ -22,7 +22,7 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
     """Writes one cache; a context manager.
 
     An existing cache at `path` is removed on entry, its manifest first: until `finish` has written the new
-    manifest, the folder counts as incomplete and no reader accepts it. Two writers never share a folder.
+    manifest, the folder counts as incomplete and no reader accepts it. Two writers never share a folder. Its use::
 
         with LogitWriter(path, classes=2, label_names=["no", "yes"], fingerprints=fingerprints) as writer:
             for batch in batches:
