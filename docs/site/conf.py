@@ -1,4 +1,4 @@
-"""Sphinx's settings: the pages of this repository as they are, and a reference of the library. `make docs` builds them."""
+"""Sphinx's settings: the pages of this repository, and a reference of the library. `make docs` builds the site."""
 
 from __future__ import annotations
 
