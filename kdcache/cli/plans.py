@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import KdcacheError
-from kdcache.planning.estimates import describe
+from kdcache.planning.estimates import cost_of, describe
 from kdcache.planning.forecasts import describe_design
 from kdcache.planning.plan import Size, plan_study
 from kdcache.study import Study, load_study
@@ -43,7 +43,12 @@ def find_plan(
 
         speeds, notes = time_models(plan, data)
         plan = replace(plan, notes=(*plan.notes, *notes))
-    return {"path": str(params), "data": str(data), **describe(plan, speeds), "design": design}
+    described = describe(plan, speeds)
+    for name in ("least", "most"):
+        design[name] = cost_of(design[name], described)
+    for case in design["forecasts"]:
+        case["cost"] = cost_of(case["likely"], described)
+    return {"path": str(params), "data": str(data), **described, "design": design}
 
 
 def _with_all_seeds(study: Study) -> Study:

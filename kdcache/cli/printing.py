@@ -179,18 +179,24 @@ def _plan_design(plan: Mapping[str, Any]) -> list[str]:
     if len(design["looks"]) < 2 and not design["forecasts"]:
         return []
     looks = ", ".join(map(str, design["looks"]))
-    lines = [f"judged after {looks} seeds: {design['least']} trials at least, {design['most']} at most"]
+    least, most = (f"{design[name]['trials']} trials {_cost(design[name])}" for name in ("least", "most"))
+    lines = [f"judged after {looks} seeds: at least {least}, at most {most}"]
     for case in design["forecasts"]:
         words = ", ".join(f"{case[word]:.1f} {word}" for word in ("better", "worse", "equivalent"))
         lines.append(
-            f"if {case['assumed']}: {case['likely']} trials ({case['low']} to {case['high']} in 8 of 10 studies), "
-            f"{case['decided']:.1f} of {case['comparisons']} comparisons decided ({words})"
+            f"if {case['assumed']}: {case['likely']} trials {_cost(case['cost'])}, {case['low']} to {case['high']} in "
+            f"8 of 10 studies; {case['decided']:.1f} of {case['comparisons']} comparisons decided ({words})"
         )
     if not design["forecasts"]:
         lines.append(
             "how many trials are likely: say --sd, the standard deviation of paired differences in points"
         )
     return lines
+
+
+def _cost(cost: Mapping[str, Any]) -> str:
+    size = "unknown" if cost["logit_bytes"] is None else decimal(round(cost["logit_bytes"]))
+    return f"({_hours(cost['seconds'])} hours, logits {size})"
 
 
 def _plan_hours(plan: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
         speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
     """
     known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
-    jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
+    jobs = [_described(job, known.get(key(job)), plan.sizes[job.task]) for job in plan.jobs]
     return {
         "stages": _stages(plan.study),
         "teachers": _counted(job for job in plan.jobs if job.kind == "teacher"),
@@ -67,12 +67,35 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
         "steps": {part: _sum(job[f"steps_{part}"] for job in jobs) for part in PARTS},
         "seconds": {part: _sum(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
         "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
-        "disk_bytes": _disk(plan, known),
+        "disk_bytes": {
+            "logits": _sum(job["logit_bytes"] for job in jobs),
+            "teachers": _teacher_bytes(plan, known),
+        },
         "devices": sorted({job["device"] for job in jobs if job["device"]}),
         "rows": {task: size and _rows(size) for task, size in plan.sizes.items()},
         "jobs": jobs,
         "notes": list(plan.notes),
     }
+
+
+def cost_of(trials: int, described: Mapping[str, Any]) -> dict[str, Any]:
+    """Seconds and bytes of logits of a study that ends after fewer trials than it may have, its teachers included.
+
+    A trial counts as much as all of them do on average.
+
+    Args:
+        described: of all that the study may have, from `describe`; what is unknown there is None here.
+    """
+    costs: dict[str, Any] = {"trials": trials}
+    for name, total in (("seconds", "seconds_total"), ("logit_bytes", "logit_bytes")):
+        sums = {
+            kind: _sum(job[total] for job in described["jobs"] if job["kind"] == kind)
+            for kind in ("teacher", "student")
+        }
+        known = None not in sums.values()
+        share = trials / described["trials"]["total"]
+        costs[name] = sums["teacher"] + sums["student"] * share if known else None
+    return costs
 
 
 def _rows(size: Size) -> dict[str, int]:
@@ -110,7 +133,7 @@ def _counted(jobs: Iterable[Job]) -> dict[str, int]:
     }
 
 
-def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
+def _described(job: Job, speed: Speed | None, size: Size | None) -> dict[str, Any]:
     states, steps = _counted([job]), _distinct(run.steps for run in job.runs)
     return {
         "kind": job.kind,
@@ -124,6 +147,7 @@ def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
         "seconds_a_step": speed.step if speed else None,
         "seconds_total": _seconds(job, job.runs, speed),
         "seconds_left": _seconds(job, job.left, speed),
+        "logit_bytes": _logit_bytes(job, size),
         "device": speed.device if speed else None,
         "speed_from": speed.source if speed else None,
     }
@@ -154,21 +178,15 @@ def _sum_known(values: Iterable[Any]) -> Any:
     return sum(value for value in values if value is not None)
 
 
-def _disk(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> dict[str, int | None]:
-    """Bytes at most: of the logits, before Parquet compresses them, and of the teachers' weights."""
-    weights = []
-    for job in plan.jobs:
-        if job.kind == "teacher":
-            speed = speeds.get(key(job))
-            weights.append(speed.parameters if speed else None)
-    parameters = _sum(weights)
-    return {
-        "logits": _sum(_logit_bytes(job, plan.sizes[job.task]) for job in plan.jobs),
-        "teachers": None if parameters is None else LOGIT_BYTES * parameters,
-    }
+def _teacher_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> int | None:
+    """Of the weights, in float32."""
+    found = [speeds.get(key(job)) for job in plan.jobs if job.kind == "teacher"]
+    parameters = _sum(speed.parameters if speed else None for speed in found)
+    return None if parameters is None else int(LOGIT_BYTES * parameters)
 
 
 def _logit_bytes(job: Job, size: Size | None) -> int | None:
+    """At most: before Parquet compresses them."""
     kept = _sum(run.kept for run in job.runs)
     if kept is None or size is None or size.classes is None:
         return None

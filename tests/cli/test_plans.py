@@ -83,6 +83,23 @@ def test_methods_with_more_steps_are_told_apart(capsys: pytest.CaptureFixture[st
     assert "optimizer steps: 146\n" in out  # 100 + 4 runs of 5 + 2 of 13
 
 
+def test_looks_cost_something_between_the_first_and_the_last(capsys: pytest.CaptureFixture[str]) -> None:
+    looks = STUDY.replace("seeds: [0, 1]", "seeds: 4").replace(
+        "comparison: {", "comparison: {looks: [2, 4], "
+    )
+    assert looks.count("looks") == 1
+    Path("params.yaml").write_text(looks)
+    design = json.loads(
+        run(capsys, "--rows", "films=4000,1000,2", "--sd", "0.001", "--effects", "50", "--json")[1]
+    )["design"]
+    # 24 bytes a row: 5,000 rows of the teacher, and of every seed 5,000 of base and 1,000 of KD
+    assert design["least"] == {"trials": 4, "seconds": None, "logit_bytes": 24 * (5000 + 2 * 6000)}
+    assert design["most"] == {"trials": 8, "seconds": None, "logit_bytes": 24 * (5000 + 4 * 6000)}
+    assert design["forecasts"][0]["cost"] == design["least"]  # such a difference is seen at once
+    _, out, _ = run(capsys, "--rows", "films=4000,1000,2")
+    assert "at least 4 trials (unknown hours, logits 408.0 kB), at most 8 trials" in out
+
+
 @pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4,5", "films=-1,2"])
 def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> None:
     code, _, err = run(capsys, "--rows", text)
