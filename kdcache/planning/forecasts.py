@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from kdcache.errors import KdcacheError
 from kdcache.results.reading import read_table, rows_of
@@ -15,13 +15,15 @@ from kdcache.statistics.families import family_key
 from kdcache.statistics.settling import design_of
 from kdcache.study import Study
 
+Family: TypeAlias = list[
+    tuple[tuple[str, str, str], float]
+]  # (task, student, method) of each, and its margin
+
 
 def describe_design(
     study: Study, comparisons: Path, sd: float | None, effects: Sequence[float] | None
 ) -> dict[str, Any]:
     """The looks, the least and the most trials, and a forecast for each assumption.
-
-    A family's comparisons share one baseline in the simulation, also where they are of several students.
 
     Args:
         comparisons: comparisons.csv of this study; its spreads and differences are assumed where none are given.
@@ -51,8 +53,7 @@ def _given(study: Study, sd: float, effects: Sequence[float] | None) -> Iterator
     margin = min(study.comparison.margin[study.tasks[task].metrics[0]] for task in study.tasks)
     for effect in effects or (0.0, margin / 2, margin):
         assumed = [
-            Assumed((effect,) * len(members), (sd,), min(margin for _, margin in members))
-            for members in families
+            Assumed((effect,) * len(members), (sd,), *_margin_and_baselines(members)) for members in families
         ]
         name = f"every true difference is {effect:g} points, sd {sd:g}"
         yield name, forecast(design_of(study), assumed)
@@ -71,13 +72,20 @@ def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
         if len(known) < len(members) or not all(sd and effect is not None for effect, sd in spreads):
             return
         effects, sds = zip(*spreads, strict=True)
-        assumed.append(Assumed(effects, sds, min(margin for _, margin in members)))
+        assumed.append(Assumed(effects, sds, *_margin_and_baselines(members)))
     yield f"differences and sds are as in {comparisons}", forecast(design_of(study), assumed)
 
 
-def _families(study: Study) -> list[list[tuple[tuple[str, str, str], float]]]:
+def _margin_and_baselines(members: Family) -> tuple[float, tuple[int, ...]]:
+    """The smallest margin of a family, and which of its baselines each comparison has: that of its task and student."""
+    students = [name[:2] for name, _ in members]
+    known = list(dict.fromkeys(students))
+    return min(margin for _, margin in members), tuple(map(known.index, students))
+
+
+def _families(study: Study) -> list[Family]:
     """The comparisons that are corrected together, each with its margin."""
-    families: dict[tuple[str, ...], list[tuple[tuple[str, str, str], float]]] = {}
+    families: dict[tuple[str, ...], Family] = {}
     for name in study.configurations():
         if name[2] != study.comparison.baseline:
             margin = study.comparison.margin[study.tasks[name[0]].metrics[0]]

@@ -28,12 +28,14 @@ class Assumed:
     """A family as it might be, in points.
 
     effects: the true difference of each comparison, positive where it is better; sds: of the matched differences,
-    one for all of them or each its own.
+    one for all of them or each its own; baselines: the number of the baseline that each comparison has; empty: all have
+    one baseline.
     """
 
     effects: tuple[float, ...]
     sds: tuple[float, ...]
     margin: float = 1.0
+    baselines: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.effects or len(self.sds) not in (1, len(self.effects)):
@@ -43,12 +45,29 @@ class Assumed:
                 f"sds and margin must be above 0, found {list(self.sds)} and {self.margin:g}"
             )
 
+        if self.baselines and len(self.baselines) != len(self.effects):
+            raise ComparisonError(
+                f"{len(self.effects)} effects need as many baselines, found {list(self.baselines)}"
+            )
+
+    @property
+    def baseline_of(self) -> NDArray[np.intp]:
+        """The baseline of each comparison, numbered from 0 without a gap."""
+        return np.unique(self.baselines or (0,) * len(self.effects), return_inverse=True)[1]
+
     def draw(self, rng: Generator, repetitions: int, seeds: int) -> Array:
         """Differences [repetitions, comparisons, seeds]; half of a difference's variance is the baseline's."""
-        baseline = rng.standard_normal((repetitions, 1, seeds))
+        of = self.baseline_of
+        baseline = rng.standard_normal((repetitions, of.max() + 1, seeds))[:, of]
         own = rng.standard_normal((repetitions, len(self.effects), seeds))
         sds, effects = np.array(self.sds)[:, None], np.array(self.effects)[:, None]
         return np.asarray(effects + sds * (own - baseline) / np.sqrt(2.0))
+
+    def trials(self, many: Many) -> NDArray[np.intp]:
+        """Of every repetition; a baseline has as many seeds as the most of its comparisons."""
+        of = self.baseline_of
+        baselines = sum(many.seeds[:, of == number].max(axis=1) for number in range(of.max() + 1))
+        return np.asarray(many.seeds.sum(axis=1) + baselines)
 
 
 @dataclass(frozen=True)
@@ -100,9 +119,9 @@ def forecast(
         raise ComparisonError("a forecast needs one family or more")
     rng = np.random.default_rng(seed)
     outcomes = [_outcome(design, family, rng, repetitions) for family in families]
-    trials = sum(many.trials for many in outcomes)
+    trials = sum(family.trials(many) for family, many in zip(families, outcomes, strict=True))
     low, likely, high = (round(float(value)) for value in np.quantile(trials, (0.1, 0.5, 0.9)))
-    configurations = sum(len(family.effects) + 1 for family in families)
+    configurations = sum(len(family.effects) + int(family.baseline_of.max()) + 1 for family in families)
     return Forecast(
         configurations * design.looks[0], low, likely, high, configurations * design.looks[-1],
         tuple(odds for family, many in zip(families, outcomes, strict=True) for odds in _odds(family, many)),

@@ -32,6 +32,9 @@ def test_given_spreads_and_effects(tmp_path: Path) -> None:
     assert sure["assumed"] == "every true difference is 50 points, sd 0.5"
     assert (sure["low"], sure["likely"], sure["high"], sure["decided"], sure["better"]) == (30, 30, 30, 4, 4)
     assert 30 < hard["likely"] <= 120
+    together = make_study(students=PAIR, methods=["mild", "strong"], family="study", **LOOKS)
+    (case,) = describe_design(together, tmp_path / "none.csv", 0.5, [50.0])["forecasts"]
+    assert case["likely"] == 30  # two baselines, though the four comparisons are one family
     assert hard["decided"] == pytest.approx(hard["better"] + hard["worse"] + hard["equivalent"])
     assert len(hard["odds"]) == hard["comparisons"] == 4
     names = [

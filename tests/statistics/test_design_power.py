@@ -51,6 +51,24 @@ def test_differences_share_their_baseline() -> None:
     assert d.mean(axis=1) == pytest.approx([0.0, 1.0], abs=0.05)
 
 
+def test_comparisons_with_baselines_of_their_own_share_nothing() -> None:
+    family = Assumed((0.0,) * 3, (1.0,), baselines=(0, 1, 0))
+    first, other, same = family.draw(np.random.default_rng(0), 2000, 20).transpose(1, 0, 2).reshape(3, -1)
+    assert stats.pearsonr(first, other).statistic == pytest.approx(0.0, abs=0.02)
+    assert stats.pearsonr(first, same).statistic == pytest.approx(0.5, abs=0.02)
+
+
+def test_each_baseline_has_the_seeds_that_its_comparisons_need() -> None:
+    # One stops at once, the other, which is nowhere near decided, at the last look.
+    design = Design.of([5, 20], stop_hopeless=0.0)
+    family = Assumed((50.0, 1.0), (1.0, 40.0), margin=1.0, baselines=(0, 1))
+    found = forecast(design, [family], repetitions=200)
+    assert (found.least, found.most) == (4 * 5, 4 * 20)
+    assert found.likely == 2 * 5 + 2 * 20
+    together = Assumed((50.0, 1.0), (1.0, 40.0), margin=1.0)
+    assert forecast(design, [together], repetitions=200).likely == 5 + 2 * 20
+
+
 def test_equal_arguments_give_equal_answers() -> None:
     design, families = Design.of([5, 10]), [Assumed((0.5,), (1.0,))]
     assert forecast(design, families, repetitions=200) == forecast(design, families, repetitions=200)
@@ -64,5 +82,7 @@ def test_equal_arguments_give_equal_answers() -> None:
 def test_what_is_refused(effects: tuple[float, ...], sds: tuple[float, ...], said: str) -> None:
     with pytest.raises(ComparisonError, match=said):
         Assumed(effects, sds)
+    with pytest.raises(ComparisonError, match="2 effects need as many baselines"):
+        Assumed((1.0, 2.0), (1.0,), baselines=(0,))
     with pytest.raises(ComparisonError, match="one family or more"):
         forecast(Design.of([5]), [])
