@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from kdcache.logits import LogitCache
-from kdcache.planning.plan import Job, Plan, Run, Size
-from kdcache.study import Study
+from kdcache.planning.plan import STATES, Job, Plan, Run, Size
+from kdcache.study import Student, Study
 
 ROW_BYTES = 16  # id and row hash of a cached row
 LOGIT_BYTES = 4  # float32, as weights are
@@ -37,7 +37,9 @@ def measured(job: Job) -> Speed | None:
     finished_runs = [
         (run.finished, run.logits)
         for run in job.runs
-        if run.state in ("done", "unchecked") and run.finished and run.finished["seconds"] is not None
+        if run.state in ("done", "unkept", "unchecked")
+        and run.finished
+        and run.finished["seconds"] is not None
     ]
     if not finished_runs:
         return None
@@ -106,7 +108,7 @@ def _counted(jobs: Iterable[Job]) -> dict[str, int]:
     states = Counter(run.state for job in jobs for run in job.runs)
     return {
         "total": states.total(),
-        **{state: states[state] for state in ("done", "stale", "unchecked", "missing")},
+        **{state: states[state] for state in STATES},
     }
 
 
@@ -155,17 +157,25 @@ def _sum_known(values: Iterable[Any]) -> Any:
 
 
 def _disk(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> dict[str, int | None]:
-    """Bytes at most: of the logits, before Parquet compresses them, and of the teachers' weights."""
-    weights = []
+    """Bytes at most: of the logits, before Parquet compresses them, and of the weights of teachers and students."""
+    weights: dict[str, list[int | None]] = {"teacher": [], "student": []}
     for job in plan.jobs:
-        if job.kind == "teacher":
-            speed = speeds.get(key(job))
-            weights.append(speed.parameters if speed else None)
-    parameters = _sum(weights)
+        speed, models = speeds.get(key(job)), _kept_models(job, plan.study)
+        parameters = speed.parameters if speed else None
+        size = None if parameters is None else LOGIT_BYTES * parameters * models
+        weights[job.kind].append(size if models else 0)
     return {
         "logits": _sum(_logit_bytes(job, plan.sizes[job.task]) for job in plan.jobs),
-        "teachers": None if parameters is None else LOGIT_BYTES * parameters,
+        **{f"{kind}s": _sum(sizes) for kind, sizes in weights.items()},
     }
+
+
+def _kept_models(job: Job, study: Study) -> int:
+    """How many trained models there will be: a teacher's one, of a student's trials those that are kept."""
+    if not isinstance(job.params, Student):
+        return 1
+    seeds = [seed for method in study.methods() for seed in study.seeds_of(job.task, job.model, method)]
+    return sum(job.params.keeps(seed) for seed in seeds)
 
 
 def _logit_bytes(job: Job, size: Size | None) -> int | None:
