@@ -18,7 +18,11 @@ from tests.tiny_models import TEXTS, save_checkpoint
 STUDY = """
 seeds: [3, 4]
 tasks:
-  films: {source: {files: {train: rows.jsonl, validation: rows.jsonl}}, text: [text], metrics: [accuracy], max_length: 8}
+  films:
+    source: {files: {train: rows.jsonl, validation: rows.jsonl}}
+    text: [text]
+    metrics: [accuracy]
+    max_length: 8
 teachers: {}
 students:
   small: {checkpoint: bert, learning_rate: 0.01, epochs: 1, batch_size: 2, precision: float32, keep: [4]}
