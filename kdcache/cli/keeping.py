@@ -1,4 +1,4 @@
-"""The answers of `kdcache adopt` and `kdcache store`."""
+"""The answers of `kdcache adopt`, `kdcache store` and `kdcache student`."""
 
 from __future__ import annotations
 
@@ -20,14 +20,34 @@ def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
     """See `kdcache.trials.adopt.adopt`; what it did, as one JSON-like object."""
     from kdcache import engine
     from kdcache.trials.adopt import adopt
+
+    _log()
+    engine.share_cores()
+    return asdict(adopt(load_study(params), Layout(), _run, sample, seed, project_store()))
+
+
+def handed_out(
+    params: Path, configuration: tuple[str, str, str], seed: int | None, out: Path
+) -> dict[str, Any]:
+    """See `kdcache.trials.student.hand_out`; what it did, as one JSON-like object."""
+    from kdcache.trials.student import hand_out
+
+    _log()
+    return {
+        "out": str(out),
+        **asdict(hand_out(load_study(params), Layout(), *configuration, seed, out, _run)),
+    }
+
+
+def _run(plans: Sequence[TrialPlan]) -> None:
+    from kdcache import engine
     from kdcache.trials.run import run_trial
 
-    def run(plans: Sequence[TrialPlan]) -> None:
-        engine.run_trials(plans, run_trial)
+    engine.run_trials(plans, run_trial)
 
+
+def _log() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    engine.share_cores()
-    return asdict(adopt(load_study(params), Layout(), run, sample, seed, project_store()))
 
 
 def stored() -> dict[str, Any]:

@@ -150,7 +150,7 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for job in plan["jobs"]:
         done = str(job["done"]) + (f" (+{job['unchecked']} unchecked)" if job["unchecked"] else "")
-        counts = [str(job["runs"]), done, str(job["missing"] + job["stale"])]
+        counts = [str(job["runs"]), done, str(job["missing"] + job["stale"] + job["unkept"])]
         each = "unknown" if job["steps_each"] is None else " or ".join(map(_count, job["steps_each"]))
         steps = [each, _count(job["steps_left"])]
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
@@ -160,16 +160,20 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         show(cell(line))
 
 
+DISK = {"logits": "logits", "teachers": "teachers", "students": "kept students"}
+
+
 def _plan_totals(plan: Mapping[str, Any]) -> list[str]:
     stages, steps = plan["stages"], plan["steps"]
     idle = f", {stages['not_applicable']} of them with nothing to do" if stages["not_applicable"] else ""
     disk = {part: "unknown" if size is None else decimal(size) for part, size in plan["disk_bytes"].items()}
+    sizes = ", ".join(f"{what} {disk[part]}" for part, what in DISK.items())
     return [
         f"stages: {stages['total']}{idle}",
         *(f"{part}: {_states(plan[part])}" for part in ("teachers", "trials")),
         f"optimizer steps: {_left(_count(steps['left']), _count(steps['total']))}",
         f"hours, one run after another: {_plan_hours(plan)}",
-        f"disk, at most: logits {disk['logits']}, teachers {disk['teachers']} (DVC's cache may hold a second copy)",
+        f"disk, at most: {sizes} (DVC's cache may hold a second copy)",
     ]
 
 
@@ -214,7 +218,11 @@ def _left(left: str, total: str) -> str:
 
 def _states(counts: Mapping[str, int]) -> str:
     parts = [f"{counts['total']} in all", f"{counts['done']} done", f"{counts['missing']} to run"]
-    again = {"stale": "to run again", "unchecked": "there, but whether they are up to date is unknown"}
+    again = {
+        "stale": "to run again",
+        "unkept": "to run once more for models to keep",
+        "unchecked": "there, but whether they are up to date is unknown",
+    }
     return ", ".join([*parts, *(f"{counts[state]} {text}" for state, text in again.items() if counts[state])])
 
 

@@ -130,6 +130,34 @@ def adopt(
     print_json(result) if as_json else typer.echo(text.format(**result) if result["checked"] else nothing)
 
 
+@app.command()
+def student(
+    task: Annotated[str, typer.Argument(help="The task's name in params.yaml.")],
+    name: Annotated[str, typer.Argument(metavar="STUDENT", help="The student's name.")],
+    method: Annotated[str, typer.Argument(help="The regularizer's or distiller's name.")],
+    out: Annotated[Path, typer.Option(help="The folder for the model: not there yet, or empty.")],
+    seed: Annotated[int | None, typer.Option(help="Of which trial; default: the first seed.")] = None,
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """Hand out a trained student: a folder that transformers loads, with a card of where it comes from.
+
+    A model that was kept (`keep` in params.yaml) is copied. Another is trained again; its logits have to be those of
+    the trial, bit for bit.
+    """
+    from kdcache.cli.keeping import handed_out
+
+    answer = handed_out(params, (task, name, method), seed, out)
+    text = "{out}: {student} by {regularizer}, seed {seed}, on {task}: {scored}\n{how}"
+    scored = ", ".join(f"{metric} {value:.6g}" for metric, value in answer["scores"].items())
+    how = (
+        "trained again; its logits are the trial's, bit for bit"
+        if answer["trained_again"]
+        else "as it was kept"
+    )
+    print_json(answer) if as_json else typer.echo(text.format(**answer, scored=scored, how=how))
+
+
 store = typer.Typer(
     help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
 )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.system import processes
+from kdcache.trials.layout import RESULT
 
 if TYPE_CHECKING:
     from kdcache.trials.plan import TrialPlan
@@ -80,9 +81,7 @@ def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
         if isinstance(outcome, Lost) and plan.folder not in lost:
             log.warning("%s: its worker died (%s); the trial is tried once more", plan.name, outcome.how)
             lost.add(plan.folder)
-            shutil.rmtree(
-                plan.folder, ignore_errors=True
-            )  # an interrupted trial is done again from the start
+            _clear_interrupted(plan.folder)
             waiting.append(plan)
         elif outcome is None:
             done = len(plans) - len(waiting) - running - len(failures)
@@ -90,6 +89,12 @@ def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
         else:
             failures[plan.folder] = _died_twice(outcome) if isinstance(outcome, Lost) else outcome
     return [f"  {plan.name}: {failures[plan.folder]}" for plan in plans if plan.folder in failures]
+
+
+def _clear_interrupted(folder: Path) -> None:
+    """An interrupted trial is done again from the start; of a finished one it was the model that was to be kept."""
+    if not (folder / RESULT).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:

@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from kdcache.logits import LogitCache
-from kdcache.planning.plan import Job, Plan, Run, Size
-from kdcache.study import Study
+from kdcache.planning.plan import STATES, Job, Plan, Run, Size
+from kdcache.study import Student, Study
 
 ROW_BYTES = 16  # id and row hash of a cached row
 LOGIT_BYTES = 4  # float32, as weights are
@@ -37,7 +37,9 @@ def measured(job: Job) -> Speed | None:
     finished_runs = [
         (run.finished, run.logits)
         for run in job.runs
-        if run.state in ("done", "unchecked") and run.finished and run.finished["seconds"] is not None
+        if run.state in ("done", "unkept", "unchecked")
+        and run.finished
+        and run.finished["seconds"] is not None
     ]
     if not finished_runs:
         return None
@@ -67,10 +69,7 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
         "steps": {part: _sum(job[f"steps_{part}"] for job in jobs) for part in PARTS},
         "seconds": {part: _sum(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
         "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
-        "disk_bytes": {
-            "logits": _sum(job["logit_bytes"] for job in jobs),
-            "teachers": _teacher_bytes(plan, known),
-        },
+        "disk_bytes": {"logits": _sum(job["logit_bytes"] for job in jobs), **_weight_bytes(plan, known)},
         "devices": sorted({job["device"] for job in jobs if job["device"]}),
         "rows": {task: size and _rows(size) for task, size in plan.sizes.items()},
         "jobs": jobs,
@@ -129,7 +128,7 @@ def _counted(jobs: Iterable[Job]) -> dict[str, int]:
     states = Counter(run.state for job in jobs for run in job.runs)
     return {
         "total": states.total(),
-        **{state: states[state] for state in ("done", "stale", "unchecked", "missing")},
+        **{state: states[state] for state in STATES},
     }
 
 
@@ -178,11 +177,23 @@ def _sum_known(values: Iterable[Any]) -> Any:
     return sum(value for value in values if value is not None)
 
 
-def _teacher_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> int | None:
-    """Of the weights, in float32."""
-    found = [speeds.get(key(job)) for job in plan.jobs if job.kind == "teacher"]
-    parameters = _sum(speed.parameters if speed else None for speed in found)
-    return None if parameters is None else int(LOGIT_BYTES * parameters)
+def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> dict[str, int | None]:
+    """Of the weights of teachers, and of students whose models are kept."""
+    weights: dict[str, list[int | None]] = {"teacher": [], "student": []}
+    for job in plan.jobs:
+        speed, models = speeds.get(key(job)), _kept_models(job, plan.study)
+        parameters = speed.parameters if speed else None
+        size = None if parameters is None else LOGIT_BYTES * parameters * models
+        weights[job.kind].append(size if models else 0)
+    return {f"{kind}s": _sum(sizes) for kind, sizes in weights.items()}
+
+
+def _kept_models(job: Job, study: Study) -> int:
+    """How many trained models there will be: a teacher's one, of a student's trials those that are kept."""
+    if not isinstance(job.params, Student):
+        return 1
+    seeds = [seed for method in study.methods() for seed in study.seeds_of(job.task, job.model, method)]
+    return sum(job.params.keeps(seed) for seed in seeds)
 
 
 def _logit_bytes(job: Job, size: Size | None) -> int | None:

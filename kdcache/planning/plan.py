@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_local
@@ -21,12 +21,14 @@ from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, 
 from kdcache.system.files import read_json
 from kdcache.tasks.card import CARD, TaskCard, read_card
 from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
-from kdcache.trials.layout import LOGITS, TEACHER, trial_folder
+from kdcache.trials.layout import LOGITS, MODEL, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_cost, read_result
 
-# done: there, and what the study asks for. stale: there, but of other data, parameters, weights or code, so it runs
-# again. unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
-State = Literal["done", "stale", "unchecked", "missing"]
+# done: there, and what the study asks for. unkept: the same, but its model, which is to be kept, is not there: it is
+# trained once more. stale: there, but of other data, parameters, weights or code, so it runs again.
+# unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
+State = Literal["done", "unkept", "stale", "unchecked", "missing"]
+STATES: tuple[State, ...] = get_args(State)
 Kind = Literal["teacher", "student"]
 
 
@@ -68,7 +70,7 @@ class Job:
     @property
     def left(self) -> tuple[Run, ...]:
         """The runs that are still to do, as far as is known."""
-        return tuple(run for run in self.runs if run.state in ("missing", "stale"))
+        return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))
 
 
 @dataclass(frozen=True)
@@ -259,6 +261,8 @@ class _Lookup:
         state: State = "missing"
         if result is not None:
             state = self._trial_state(result, student, how, seed, own)
+        if state == "done" and student.keeps(seed) and not (folder / MODEL).is_dir():
+            state = "unkept"
         finished = _finished(folder, result.model_dump()) if result else None
         kept = None
         if self.size is not None:
@@ -271,7 +275,7 @@ class _Lookup:
         sources = self._sources(student, method, own)
         if any(run.state == "stale" for run in sources):
             return "stale"
-        if any(run.state != "done" for run in sources):
+        if any(run.state not in ("done", "unkept") for run in sources):
             return "unchecked"
         folders = learned_from([run.logits for run in sources], method)
         if not all(_whole(folder, (PLAIN,)) for folder in folders):

@@ -43,6 +43,7 @@ COMMENTS = {
     "comparison": "decide before you look; `margin`: points within which two scores count as equal; `looks`: judge "
     "after so many seeds, and go on only where a comparison is open",
 }
+KEEP = "`keep: [0]` in a student keeps the trained model of seed 0, for `kdcache student`; or all, or none"
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,8 @@ def _commented(study: Any, start: str) -> Any:
     )
     for key, comment in COMMENTS.items():
         study.yaml_add_eol_comment(comment, key)
+    students = study["students"]
+    students.yaml_set_comment_before_after_key(next(iter(students)), before=KEEP, indent=2)
     return study
 
 
@@ -231,6 +234,14 @@ def _next_steps(folder: Path, study: Any) -> list[str]:
         *([] if folder.resolve() == Path.cwd() else [f"  cd {folder}"]),
         "  kdcache settle    runs it to its end; the report is report/index.html",
         "  kdcache plan      says first what it takes",
+        f"  kdcache student {_first_student(study)} --out DIR    hands out a trained student",
         "Then change params.yaml and run it again: only what depends on the change runs.",
         "`git add -A && git commit` keeps the project, and with each run its params, lock and metrics.",
     ]
+
+
+def _first_student(study: Any) -> str:
+    """The names of a task, a student that is for it, and a distiller."""
+    task = next(iter(study["tasks"]))
+    student = next(name for name, model in study["students"].items() if task in model.get("tasks", [task]))
+    return f"{task} {student} {next(iter(study['distillers']))}"

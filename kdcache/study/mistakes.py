@@ -34,6 +34,7 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     """A line for each mistake, with its path in the file."""
     yield from _unknown_tasks(entries)
     yield from _unusable_teachers(entries)
+    yield from _unknown_seeds_to_keep(entries)
     yield from _methods_in_the_wrong_group(entries)
     yield from _methods_that_need_classes(entries)
     yield from _tasks_without_unlabelled_rows(entries)
@@ -69,6 +70,14 @@ def _unusable_teachers(entries: Entries) -> Iterator[str]:
     for name, method in study.distillers.items():
         if method.soft_labels == "teacher":
             yield from _unusable_of(entries, f"distillers.{name}.teacher", method.own_teachers, tasks)
+
+
+def _unknown_seeds_to_keep(entries: Entries) -> Iterator[str]:
+    seeds = entries.sound.seeds  # none where they have mistakes of their own
+    for name, student in entries.sound.students.items() if seeds else ():
+        if isinstance(student.keep, tuple):
+            for seed in sorted(set(student.keep) - set(seeds)):
+                yield f"students.{name}.keep: no seed {seed} (there are: {listed(seeds)})"
 
 
 def _unusable_of(entries: Entries, key: str, teachers: Iterable[str], tasks: Set[str]) -> Iterator[str]:

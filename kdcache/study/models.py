@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from kdcache.study.names import Name, Teachers, teacher_names
-from kdcache.study.values import Params, Seed, Text
+from kdcache.study.values import Keep, Params, Seed, Text
 
 
 class Model(Params):
@@ -38,8 +38,13 @@ class Student(Model):
     """A model trained once per task, regularizer and seed."""
 
     teacher: Teachers | None = None  # one, or a list: an ensemble, whose logits are the mean of its members'
+    keep: Keep = "none"  # the seeds whose trained models are kept; changes no trial's numbers
 
     @property
     def teachers(self) -> tuple[str, ...]:
         """The names of its teachers: none, one, or the members of an ensemble."""
         return teacher_names(self.teacher)
+
+    def keeps(self, seed: int) -> bool:
+        """Whether the trained model of that seed is kept."""
+        return seed in self.keep if isinstance(self.keep, tuple) else self.keep == "all"

@@ -30,10 +30,22 @@ def _check_files(value: object) -> object:
     return value
 
 
+def _check_keep(value: object) -> object:
+    """One sentence for a mistake: pydantic would have one for each of the ways to read the key."""
+    if isinstance(value, str) and value in ("none", "all"):
+        return value
+    seeds = value if isinstance(value, list | tuple) and value else [None]
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
+    if not whole or len(set(seeds)) != len(seeds):
+        raise ValueError(f"expected none, all or a list of different seeds, found {quoted(value)}")
+    return value
+
+
 Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Text = Annotated[str, Field(min_length=1)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
+Keep = Annotated[Literal["none", "all"] | tuple[Seed, ...], BeforeValidator(_check_keep)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 

@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -68,6 +69,38 @@ def remove(path: Path) -> None:
         return
     except OSError as error:
         raise KdcacheError(f"{path}: cannot be deleted: {error.strerror or error}") from error
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder, if it is there. Its name goes first: nobody takes what a killed process left for a whole one."""
+    aside = folder.with_name(f".{folder.name}.old{TEMPORARY_SUFFIX}")
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        os.rename(folder, aside)
+        shutil.rmtree(aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise KdcacheError(f"{folder}: cannot be deleted: {error.strerror or error}") from error
+
+
+def copy_folder(source: Path, target: Path, leave_out: str | None = None) -> None:
+    """Copy a folder with all its files, without links, and make the copy durable.
+
+    Args:
+        leave_out: the name of files and folders that are not copied.
+
+    Raises:
+        OSError: something cannot be read or written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    ignore = shutil.ignore_patterns(leave_out) if leave_out else None
+    shutil.copytree(source, target, symlinks=False, ignore=ignore)
+    for path in target.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)  # DVC protects what it links
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

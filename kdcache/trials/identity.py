@@ -20,9 +20,9 @@ from kdcache.study import Model, Regularizer, Task
 from kdcache.tasks.card import TaskCard
 from kdcache.trials import code
 
-# Parameters that name things or choose where they run, without changing a trial's numbers: what they stand for
-# (the checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
-NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher"}
+# Parameters that name things, or say what is kept, without changing a trial's numbers: what names stand for (the
+# checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
+NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher", "keep"}
 
 Parts = dict[str, Any]
 

@@ -8,23 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from kdcache.errors import CacheError, KdcacheError, TrialError
-from kdcache.hashing import fingerprint
 from kdcache.logits import LogitCache
 from kdcache.logits.places import BESIDE, VIEWS
-from kdcache.system.files import read_json, remove
-from kdcache.trials.layout import COST, LOGITS, SEED_FOLDER, TEACHER
+from kdcache.system.files import read_json, remove, remove_folder
+from kdcache.trials.layout import LOGITS, MODEL, SEED_FOLDER, TEACHER
 from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import read_result
+from kdcache.trials.saved_models import teacher_files, why_no_model
 from kdcache.trials.store import Store
 
 log = logging.getLogger(__name__)
 CHANGED = "its identity changed: other data, parameters, weights or code"
-
-
-def teacher_files(folder: Path) -> str:
-    """Fingerprint of a saved teacher's files: all but teacher.json and what it cost."""
-    names = [path.name for path in folder.iterdir() if path.name not in (TEACHER, COST)]
-    return fingerprint.of_files(folder, [name for name in names if not name.startswith(".")])
 
 
 def why_teach(folder: Path, identity: str) -> str | None:
@@ -67,6 +61,8 @@ def missing_trials(
     A finished trial stays exactly when its seed is planned, its identity is the planned one and its logits are whole.
     Everything else (other seeds, other identities, interrupted or damaged trials) leaves the folder, so no stale
     result survives. What is then missing is taken from the store where it has it.
+
+    A trial that stays may lack the model that is to be kept (`keep` in params.yaml): its plan is among those to run.
     """
     by_seed = {plan.seed: plan for plan in plans}
     kept = _clear(configuration, by_seed, store)
@@ -76,7 +72,21 @@ def missing_trials(
         if seeds:
             note = "%s: %s: %d finished trials (seeds %s)"
             log.info(note, configuration, what, len(seeds), ", ".join(map(str, seeds)))
-    return [plan for plan in missing if plan not in taken]
+    to_train = [plan for plan in missing if plan not in taken]
+    return [plan for plan in plans if plan in to_train or _lacks_model(plan)]
+
+
+def _lacks_model(plan: TrialPlan) -> bool:
+    """Whether a finished trial's model is to be kept and is not there; one that is no longer asked for goes."""
+    reason = why_no_model(plan) if plan.keep_model else "no longer asked for"
+    if reason is None:
+        return False
+    if (plan.folder / MODEL).exists():
+        log.info("%s: removed (%s)", plan.folder / MODEL, reason)
+    remove_folder(plan.folder / MODEL)
+    if plan.keep_model:
+        log.info("%s: is trained again, only to keep its model (%s)", plan.folder, reason)
+    return plan.keep_model
 
 
 def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store | None) -> set[int]:

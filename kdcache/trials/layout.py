@@ -10,6 +10,8 @@ RESULT = "result.json"  # of a finished trial
 TEACHER = "teacher.json"  # of a finished teacher; also beside its logits
 COST = "cost.json"  # of either: time and memory, which are no part of a result
 LOGITS = "logits"  # a trial's own logit cache
+MODEL = "model"  # a trial's trained model, where it is kept
+STUDENT, CARD = "student.json", "README.md"  # of a kept model: its record, and its card
 INAPPLICABLE = "not-applicable.json"
 SEED_FOLDER = re.compile(r"seed-(\d+)")
 

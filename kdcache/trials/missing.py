@@ -63,7 +63,7 @@ def cache_identity(plan: CachePlan) -> str:
 def trials_to_run(
     study: Study, layout: Layout, task: str, student: str, regularizer: str, store: Store | None = None
 ) -> list[TrialPlan]:
-    """The trials of a configuration that have to be run."""
+    """The trials of a configuration that have to be run, or run again for the models that are to be kept."""
     folder = layout.configuration(task, student, regularizer)
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
 
@@ -75,22 +75,29 @@ def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layo
         plans: what the stage has run.
 
     Raises:
-        TrialError: it would have another identity now. What was run is kept, under the identity that it has.
+        TrialError: it would have another identity now, or its model is to be kept and was not, or the reverse. What was
+            run is kept, under the identity that it has.
     """
     planner = Planner(load_study(), layout)
     for plan in plans:
-        if _identity_now(planner, plan) != plan.identity:
+        now = _planned_now(planner, plan)
+        if now is None or now.identity != plan.identity or _keeps_model(now) != _keeps_model(plan):
             raise TrialError(
                 f"{plan.folder}: params.yaml, the data or the code of {plan.name} was changed while it ran; what was "
                 "trained is what was asked for when it began: run again"
             )
 
 
-def _identity_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> str | None:
+def _planned_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> TrialPlan | TeacherPlan | None:
     if isinstance(plan, TeacherPlan):
         known = plan.task in planner.study.tasks and plan.teacher in planner.study.teachers
-        return planner.teacher(plan.task, plan.teacher).identity if known else None
+        return planner.teacher(plan.task, plan.teacher) if known else None
     if (plan.task, plan.student, plan.regularizer) not in planner.study.configurations():
         return None
     trials = planner.trials(plan.task, plan.student, plan.regularizer)
-    return next((trial.identity for trial in trials if trial.seed == plan.seed), None)
+    return next((trial for trial in trials if trial.seed == plan.seed), None)
+
+
+def _keeps_model(plan: TrialPlan | TeacherPlan) -> bool:
+    """A teacher is its model."""
+    return isinstance(plan, TeacherPlan) or plan.keep_model

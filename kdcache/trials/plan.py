@@ -46,6 +46,7 @@ class TrialPlan:
     evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
     keep_views: bool = False  # beside the train logits, those of every augmented view
     parts: Parts = field(default_factory=dict)  # of the identity
+    keep_model: bool = False  # the trained model; no part of the identity
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -139,7 +140,7 @@ class Planner:
             KdcacheError: the task is not prepared, the checkpoint cannot be had, or there are no logits to learn from.
         """
         return [
-            self._trial(task, student, regularizer, seed)
+            self.trial(task, student, regularizer, seed)
             for seed in self.study.seeds_of(task, student, regularizer)
         ]
 
@@ -148,7 +149,8 @@ class Planner:
         for configuration in self.study.configurations():
             yield from self.trials(*configuration)
 
-    def _trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
+    def trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
+        """The plan of one seed, as `trials` has it; a Self-KD trial needs that seed's baseline alone."""
         model, method = self.study.students[student], self.study.method(regularizer)
         soft_labels = self._soft_labels(task, student, regularizer, seed)
         contents = [self._content(folder) for folder in learned_from(soft_labels, method)]
@@ -171,6 +173,7 @@ class Planner:
             evaluated=card.evaluated,
             keep_views=is_baseline and card.augment is not None,
             parts=parts,
+            keep_model=model.keeps(seed),
         )
 
     def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:

@@ -21,15 +21,16 @@ from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.identity import logit_fingerprints
-from kdcache.trials.layout import LOGITS, RESULT
+from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
+from kdcache.trials.saving import save_student
 
 Logits = npt.NDArray[np.float32]
 
 
 def run_trial(plan: TrialPlan) -> None:
-    """Train, predict and save one trial; its result.json is written last.
+    """Train, predict and save one trial, with its model where that is kept; its result.json is written last.
 
     Raises:
         KdcacheError: the task was prepared anew, the logits to learn from are of other rows, or training failed.
@@ -46,7 +47,10 @@ def run_trial(plan: TrialPlan) -> None:
     cost = _prediction_cost(time.perf_counter() - start, sum(map(len, logits.values())), plan.name)
     _write_logits(plan, inputs, logits, views, cost)
     write_cost(plan.folder, training_cost(run))
-    write_result(plan.folder, _result(plan, inputs, run))
+    result = _result(plan, inputs, run)
+    if plan.keep_model:
+        save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
+    write_result(plan.folder, result)
 
 
 def training_cost(run: Training) -> TrialCost:
@@ -70,7 +74,7 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
-        params={"student": plan.model.model_dump(), "regularizer": plan.method.model_dump()},
+        params={"student": plan.model.model_dump(exclude={"keep"}), "regularizer": plan.method.model_dump()},
         steps=run.steps,
         losses=run.losses,
         device=run.device,

@@ -36,7 +36,10 @@ def check_same(
         folder = Path(name)
         if teachers or caches:
             _check_teachers(folder, teachers, caches)
-        again = [replace(plan, folder=folder / f"trial-{place}") for place, plan in enumerate(trials)]
+        again = [
+            replace(plan, folder=folder / f"trial-{place}", keep_model=False)
+            for place, plan in enumerate(trials)
+        ]
         run(again)
         for plan, other in zip(trials, again, strict=True):
             check_losses(plan.name, finished_result(plan.folder).losses, finished_result(other.folder).losses)
@@ -85,17 +88,25 @@ def check_logits(name: str, kept: Path, now: Path) -> None:
     Raises:
         TrialError: names the first row and class whose logit is another.
     """
+    difference = first_difference(kept, now)
+    if difference is not None:
+        raise TrialError(f"{name}: the code computes something else: {difference}; nothing is stamped")
+
+
+def first_difference(kept: Path, now: Path) -> str | None:
+    """The first row and class whose logit is another in a second cache, in words; None when every bit is the same."""
     before, after = LogitCache(kept), LogitCache(now)
     if before.splits != after.splits:
-        raise TrialError(f"{name}: kept logits of {before.splits}, now {after.splits}; nothing is stamped")
+        return f"kept are logits of {before.splits}, now there are those of {after.splits}"
     for split in before.splits:
         a, b = before.split(split), after.split(split)
         if not np.array_equal(a.ids, b.ids) or not np.array_equal(a.row_hashes, b.row_hashes):
-            raise TrialError(f"{name}: its logits of {split} are of other rows now; nothing is stamped")
+            return f"the logits of {split} are of other rows now"
         different = a.logits.view(np.uint32) != b.logits.view(np.uint32)
         if different.any():
             at = tuple(int(index) for index in np.argwhere(different)[0])
-            raise TrialError(
-                f"{name}: the code computes something else: {split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was "
-                f"{a.logits[at]!r}, it is now {b.logits[at]!r}; nothing is stamped"
+            return (
+                f"{split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was {a.logits[at]!r}, it is now "
+                f"{b.logits[at]!r}"
             )
+    return None

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from kdcache.logits import LogitCache
 from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.logits.restamp import restamped
-from kdcache.system.files import read_json, write_json
+from kdcache.system.files import copy_folder, read_json, write_atomically, write_json
 from kdcache.trials import code
 from kdcache.trials.identity import Parts
-from kdcache.trials.layout import COST, LOGITS, TEACHER
+from kdcache.trials.layout import CARD, COST, LOGITS, MODEL, STUDENT, TEACHER
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
 from kdcache.trials.result import Adopted, finished_result, write_result
+from kdcache.trials.saved_models import model_files, why_no_model
 
 
 def stamp_teacher(plan: TeacherPlan, checked: int, of: int) -> None:
@@ -59,9 +61,20 @@ def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
         restamped(plan.folder / LOGITS / place, new / LOGITS / place, kept.model_copy(update=changes))
     if (plan.folder / COST).is_file():
         shutil.copy2(plan.folder / COST, new / COST)
+    if why_no_model(replace(plan, identity=result.identity)) is None:
+        _write_model(plan, result.identity, new / MODEL)
     adopted = _adopted(result.parts or {}, plan.parts, checked, of)
     changed = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
     write_result(new, result.model_copy(update=changed))
+
+
+def _write_model(plan: TrialPlan, before: str, new: Path) -> None:
+    """A kept model, whose card and record name the trial's identity."""
+    copy_folder(plan.folder / MODEL, new)
+    card = (new / CARD).read_text(encoding="utf-8").replace(before, plan.identity)
+    write_atomically(new / CARD, card.encode())
+    record = {**read_json(new / STUDENT), "identity": plan.identity, "files": model_files(new, STUDENT)}
+    write_json(new / STUDENT, record)
 
 
 def _swap(folder: Path, write: Callable[[Path], None]) -> None:

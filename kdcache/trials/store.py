@@ -6,6 +6,9 @@ in one step when the folder is finished, and looked at whole before it is taken;
 
     .kdcache/store/<kind>/<identity>/seal.json   the files of `content`, their sizes and checksums
     .kdcache/store/<kind>/<identity>/content/
+
+A student's trained model (`keep` in params.yaml) is not among them. One model takes the room of hundreds of trials,
+which would soon have to go for it; and a model can be had again from its trial, a trial from nothing.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ from filelock import FileLock
 
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.hashing import fingerprint
-from kdcache.system.files import read_json, sync_folder, write_json
-from kdcache.trials.layout import RESULT
+from kdcache.system.files import copy_folder, read_json, sync_folder, write_json
+from kdcache.trials.layout import MODEL, RESULT
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ class Store:
             return
         copy = entry.with_name(f".{identity}.{secrets.token_hex(4)}")
         try:
-            _copy(folder, copy / CONTENT)
+            copy_folder(folder, copy / CONTENT, leave_out=MODEL if kind == "trials" else None)
             files = _checksums(copy / CONTENT)
             size = sum(path.stat().st_size for path in _files(copy / CONTENT))
             write_json(copy / SEAL, {"kind": kind, "identity": identity, "bytes": size, "files": files})
@@ -95,7 +98,7 @@ class Store:
         copy = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             seal = read_json(entry / SEAL)
-            _copy(entry / CONTENT, copy)
+            copy_folder(entry / CONTENT, copy)
             if (
                 not isinstance(seal, dict)
                 or seal.get("identity") != identity
@@ -203,23 +206,15 @@ def _limit() -> int:
 
 
 def run_and_store(plan: Any) -> None:
-    """Run a `TrialPlan` and keep its trial in the project's store."""
+    """Run a `TrialPlan`, or if its trial is finished get its model, and keep the trial in the project's store."""
+    from kdcache.trials.again import keep_student
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 
-    run_trial(plan)
+    again = plan.keep_model and (plan.folder / RESULT).is_file()
+    keep_student(plan) if again else run_trial(plan)
     store = project_store()
     if store is not None and (plan.folder / RESULT).is_file():
         store.put("trials", plan.identity, plan.folder)
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A folder with all its files, without links, made durable."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source, target, symlinks=False)
-    for path in _files(target):
-        path.chmod(0o644)  # DVC protects what it links
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
 
 
 def _files(folder: Path) -> list[Path]:

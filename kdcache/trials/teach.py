@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 from accelerate import PartialState
 
-from kdcache.modelling.building import save_model
 from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict
 from kdcache.study import Regularizer, Teacher
@@ -18,11 +16,12 @@ from kdcache.system.files import remove, write_json
 from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
-from kdcache.trials.keeping import teacher_files
 from kdcache.trials.layout import TEACHER
 from kdcache.trials.plan import TeacherPlan
 from kdcache.trials.result import write_cost
 from kdcache.trials.run import training_cost
+from kdcache.trials.saved_models import teacher_files
+from kdcache.trials.saving import save_checkpoint
 from kdcache.trials.scores import named, score_logits
 
 
@@ -65,21 +64,12 @@ def _scores(trained: Any, inputs: Inputs, model: Teacher) -> dict[str, float]:
     return scores
 
 
-def forget_old_head(config: Any) -> None:
-    """Of an old head a checkpoint's config may say what pipelines of transformers apply in place of a softmax."""
-    vars(config).pop("function_to_apply", None)
-
-
 def _save(model: Any, inputs: Inputs, folder: Path, result: Mapping[str, Any], run: Training) -> None:
     """teacher.json is removed first and written last, so its presence means that the folder is complete."""
     remove(folder / TEACHER)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    forget_old_head(model.config)
-    save_model(model, inputs.preprocessor, folder)
-    for path in folder.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    save_checkpoint(model, inputs, folder)
     write_cost(folder, training_cost(run))
     write_json(folder / TEACHER, {**result, "files": teacher_files(folder)})

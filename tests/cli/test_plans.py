@@ -55,7 +55,7 @@ def test_what_is_unknown_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert "teachers: 1 in all, 0 done, 1 to run\ntrials: 4 in all, 0 done, 4 to run\n" in out
     assert "optimizer steps: unknown\n" in out
     assert "hours, one run after another: unknown (--calibrate times a few steps of each model)\n" in out
-    assert "disk, at most: logits unknown, teachers unknown" in out
+    assert "disk, at most: logits unknown, teachers unknown, kept students 0" in out
     assert "- task films: not prepared as the study says, so its rows and steps are unknown" in out
     assert "- checkpoint owner/small at revision main: not on this machine" in out
 
@@ -69,7 +69,7 @@ def test_rows_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
     found = json.loads(run(capsys, "--rows", "films=4000,1000", "--json")[1])
     assert found["path"] == "params.yaml"
     assert found["steps"] == {"total": 12000, "left": 12000}
-    assert found["disk_bytes"] == {"logits": None, "teachers": None}
+    assert found["disk_bytes"] == {"logits": None, "teachers": None, "students": 0}
 
 
 def test_methods_with_more_steps_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,6 +54,23 @@ def test_a_trial_that_loses_its_worker_once_is_done_again_from_the_start(
     ]
 
 
+def die_once_over_a_finished_trial(plan: TrialPlan) -> None:
+    """As a worker does that trains a finished trial again for its model."""
+    been_here = plan.task_folder / "been-here"
+    assert (plan.folder / "result.json").read_text() == "finished"
+    if not been_here.exists():
+        been_here.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_finished_trial_outlives_its_worker(tmp_path: Path) -> None:
+    for one in plans(tmp_path, 2):
+        one.folder.mkdir()
+        (one.folder / "result.json").write_text("finished")
+    run_trials(plans(tmp_path, 2), die_once_over_a_finished_trial, workers=2)
+    assert [(tmp_path / f"seed-{seed}" / "result.json").read_text() for seed in (0, 1)] == ["finished"] * 2
+
+
 def wait_to_be_killed(plan: TrialPlan) -> None:
     """As often as the seed is to be; then the trial finishes, after a while."""
     before = len(list(plan.task_folder.glob(f"waiting-{plan.seed}-*")))

@@ -107,12 +107,12 @@ def test_stages_trials_and_steps(here: Path) -> None:
         "total": 13, "not_applicable": 0,
     }  # fmt: skip
     assert found["teachers"]["total"] == 1
-    assert found["trials"] == {"total": 16, "done": 0, "stale": 0, "unchecked": 0, "missing": 16}
+    assert found["trials"] == {"total": 16, "done": 0, "unkept": 0, "stale": 0, "unchecked": 0, "missing": 16}
     # big: 2 epochs of 3 batches of 4; small: 3 epochs of 4 batches of 3; smaller: 1 of 1; each 4 methods x 2 seeds
     assert [job["steps_each"] for job in found["jobs"]] == [[6], [12], [1]]
     assert found["steps"] == {"total": 6 + 8 * 12 + 8 * 1, "left": 110}
     # Logits of 2 classes, 16 + 2 * 4 bytes a row: 10 + 4 rows of big; each student 2 x (10 + 4) of base, 6 x 4 others
-    assert found["disk_bytes"] == {"logits": 24 * (14 + 2 * (28 + 24)), "teachers": None}
+    assert found["disk_bytes"] == {"logits": 24 * (14 + 2 * (28 + 24)), "teachers": None, "students": 0}
     assert found["seconds"] == {"total": None, "left": None}
     assert found["notes"] == []
 
@@ -295,6 +295,8 @@ FILMS = {"tasks": {"films": STUDY["tasks"]["films"]}}
         ({"distillers.kd.teacher": "big"}, {"teachers.done": 1, "trials.done": 16}),
         # A name and a place are not part of an identity
         ({"students.small.tasks": ["films"]}, {"teachers.done": 1, "trials.done": 16}),
+        # of 4 methods one seed's model, and none of what learns from these trials runs again
+        ({"students.small.keep": [1]}, {"teachers.done": 1, "trials.done": 12, "trials.unkept": 4}),
     ],
 )
 def test_what_a_change_makes_run_again(done: None, changes: dict[str, Any], expected: dict[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,7 @@ def test_every_template_is_a_study_without_mistakes(
 ) -> None:
     init.start_project(tmp_path, kind)
     assert list(load_study(tmp_path / "params.yaml").tasks) == tasks
+    assert re.search(r"^ *# `keep: \[0\]` in a student", (tmp_path / "params.yaml").read_text(), re.MULTILINE)
     assert sorted(path.name for path in (tmp_path / "data/models").iterdir() if path.is_dir()) == models
 
 
@@ -99,6 +101,7 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     assert (tmp_path / "reviews/data/train.csv").read_bytes() == data.train.read_bytes()
     assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
     assert any("kdcache settle" in line for line in said)
+    assert any("kdcache student reviews bert-tiny kd --out DIR" in line for line in said)
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ ONE = [
      "students.small.teacher: no teacher 'huge' (there are: big, eye)"),
     ({"students.small.teacher": ["big", "eye"]},
      "students.small.teacher: 'eye' is not declared for task 'news'"),
+    ({"students.small.keep": [1, 7]}, "students.small.keep: no seed 7 (there are: 0, 1)"),
     ({"regularizers.smooth.soft_labels": "teacher"},
      "regularizers.smooth.soft_labels: 'teacher' needs cached logits; move it to distillers"),
     ({"distillers.kd.soft_labels": "uniform"},

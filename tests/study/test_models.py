@@ -22,6 +22,15 @@ ONE = [
     ({"students.small.init": "random"},
      "students.small.init: Input should be 'pretrained' or 'scratch', found 'rand"),
     ({"students.small.tasks": []}, "students.small.tasks: expected at least 1, found 0"),
+    ({"students.small.keep": "some"},
+     "students.small.keep: expected none, all or a list of different seeds, found 'some'"),
+    ({"students.small.keep": []},
+     "students.small.keep: expected none, all or a list of different seeds, found []"),
+    ({"students.small.keep": [0, 0]},
+     "students.small.keep: expected none, all or a list of different seeds, found [0, 0]"),
+    ({"students.small.keep": [-1]},
+     "students.small.keep: expected none, all or a list of different seeds, found [-1]"),
+    ({"teachers.big.keep": "all"}, "teachers.big.keep: unknown key"),
 ]  # fmt: skip
 
 
@@ -39,3 +48,11 @@ def test_a_student_has_no_teacher_one_or_several(tmp_path: Path) -> None:
     assert study.students["glance"].teachers == ("eye",)
     assert study.students["small"].model_copy(update={"teacher": None}).teachers == ()
     assert hash(study.students["small"])  # its encoded rows are kept by it
+
+
+def test_a_student_keeps_no_model_all_or_those_of_some_seeds(tmp_path: Path) -> None:
+    for keep, kept in ((ABSENT, []), ("none", []), ("all", [0, 1]), ([1], [1]), ([1, 0], [0, 1])):
+        changes = {} if keep is ABSENT else {"students.small.keep": keep}
+        student = load_study(write(tmp_path, changed(changes))).students["small"]
+        assert [seed for seed in (0, 1) if student.keeps(seed)] == kept
+        assert hash(student)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.errors import KdcacheError
-from kdcache.system.files import read_json, write_atomically, write_json
+from kdcache.system.files import copy_folder, read_json, remove_folder, write_atomically, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -106,3 +106,41 @@ def test_what_is_not_json_is_not_read(tmp_path, data):
 def test_missing_json(tmp_path):
     with pytest.raises(KdcacheError, match=r"x\.json: the file does not exist"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_folder_is_copied_with_what_links_lead_to(tmp_path):
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    (source / "inner").mkdir(parents=True)
+    (source / "model").mkdir()
+    (source / "model" / "weights").write_text("heavy")
+    (source / "inner" / "file").write_text("one")
+    (source / "inner" / "file").chmod(0o444)
+    (source / "link").symlink_to(source / "inner" / "file")
+    copy_folder(source, target, leave_out="model")
+    assert sorted(str(path.relative_to(target)) for path in target.rglob("*")) == [
+        "inner",
+        "inner/file",
+        "link",
+    ]
+    assert not (target / "link").is_symlink()
+    (target / "inner" / "file").write_text("two")  # the copy is not protected
+    assert (source / "inner" / "file").read_text() == "one"
+
+
+def test_a_folder_is_removed_with_what_an_earlier_removal_left(tmp_path):
+    for name in ("model", ".model.old.tmp"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text("heavy")
+    remove_folder(tmp_path / "model")
+    assert names(tmp_path) == []
+    remove_folder(tmp_path / "model")  # there is none
+
+
+def test_a_folder_is_out_of_its_place_before_its_first_file_is_deleted(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_text("heavy")
+    monkeypatch.setattr(
+        "kdcache.system.files.shutil.rmtree", lambda folder, **options: None
+    )  # as if killed there
+    remove_folder(tmp_path / "model")
+    assert names(tmp_path) == [".model.old.tmp"]

@@ -17,6 +17,7 @@ from kdcache.tasks.prepare import prepare_task
 from kdcache.trials import code
 from kdcache.trials import run as running
 from kdcache.trials.adopt import adopt
+from kdcache.trials.again import keep_student
 from kdcache.trials.layout import Layout
 from kdcache.trials.missing import cache_to_write, teacher_to_train, trials_to_run
 from kdcache.trials.plan import TrialPlan
@@ -127,6 +128,27 @@ def test_a_neutral_refactoring_keeps_every_result(
     assert after.manifest.fingerprints.weights == result.identity
     assert len(store.entries()) == 8
     assert adopt(asked, layout, run).checked == 0  # a second time there is nothing to do
+
+
+def test_a_kept_model_stays_under_the_new_identity(
+    finished: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    students = {"small": {**RECIPE, "checkpoint": str(finished / "vit"), "teacher": "big", "keep": [0]}}
+    asked, layout = study(finished, students=students), Layout(project)
+    for plan in trials_to_run(asked, layout, "digits", "small", "kd"):
+        keep_student(plan)
+    model = layout.trial("digits", "small", "kd", 0) / "model"
+    weights, card = (model / "model.safetensors").read_bytes(), (model / "README.md").read_text()
+    before = json.loads((model / "student.json").read_text())["identity"]
+    refactored(monkeypatch)
+    ran: list[TrialPlan] = []
+    adopt(asked, layout, lambda plans: (ran.extend(plans), run_all(plans))[1], sample=1)
+    assert not any(plan.keep_model for plan in ran)  # what is only compared has no model
+    assert trials_to_run(asked, layout, "digits", "small", "kd") == []
+    assert (model / "model.safetensors").read_bytes() == weights
+    after = json.loads((model / "student.json").read_text())["identity"]
+    assert (model / "README.md").read_text() == card.replace(before, after)
+    assert after in (model / "README.md").read_text()
 
 
 def other_loss(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,10 @@
-"""What a teacher's folder says of it."""
+"""What a saved model's folder says of it."""
 
 from __future__ import annotations
 
 import transformers
 
-from kdcache.trials.teach import forget_old_head
+from kdcache.trials.saving import forget_old_head
 
 
 def test_what_was_applied_to_an_old_heads_logits_is_forgotten() -> None:

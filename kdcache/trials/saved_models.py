@@ -1,0 +1,40 @@
+"""Saved models, a teacher's and a kept student's: whether their files are as they were saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdcache.errors import KdcacheError
+from kdcache.hashing import fingerprint
+from kdcache.system.files import read_json
+from kdcache.trials.layout import COST, MODEL, STUDENT, TEACHER
+from kdcache.trials.plan import TrialPlan
+
+
+def teacher_files(folder: Path) -> str:
+    """Fingerprint of a saved teacher's files: all but teacher.json and what it cost."""
+    return model_files(folder, TEACHER)
+
+
+def model_files(folder: Path, record: str) -> str:
+    """Fingerprint of a saved model's files: all but its record and what it cost."""
+    names = [path.name for path in folder.iterdir() if path.name not in (record, COST)]
+    return fingerprint.of_files(folder, [name for name in names if not name.startswith(".")])
+
+
+def why_no_model(plan: TrialPlan) -> str | None:
+    """Why a finished trial's trained model is not to be had, or None when its folder holds that very model, whole."""
+    folder = plan.folder / MODEL
+    if not folder.exists():
+        return "it was not kept"
+    try:
+        record = read_json(folder / STUDENT)
+        if record["identity"] != plan.identity:
+            return "it is another trial's"
+        return (
+            None
+            if record["files"] == model_files(folder, STUDENT)
+            else "its files are not as they were saved"
+        )
+    except (KdcacheError, KeyError, TypeError, OSError) as error:
+        return f"it is damaged: {error}"

@@ -1,0 +1,127 @@
+"""Hand out a finished trial's trained student: the very model that was scored, or none."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from kdcache.errors import KdcacheError, TrialError
+from kdcache.study import Study
+from kdcache.system.files import copy_folder, sync_folder
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.again import trained_again
+from kdcache.trials.keeping import why_stale
+from kdcache.trials.layout import MODEL, Layout
+from kdcache.trials.plan import Planner, TrialPlan
+from kdcache.trials.same import RunAll
+from kdcache.trials.saved_models import why_no_model
+from kdcache.trials.scores import trial_scores
+
+
+@dataclass(frozen=True)
+class HandedOut:
+    """Whose model `hand_out` gave, its trial's scores (fractions, 0..1), and whether it was trained again for it."""
+
+    task: str
+    student: str
+    regularizer: str
+    seed: int
+    identity: str
+    scores: dict[str, float]
+    trained_again: bool
+
+
+def hand_out(
+    study: Study,
+    layout: Layout,
+    task: str,
+    student: str,
+    method: str,
+    seed: int | None,
+    out: Path,
+    run: RunAll,
+) -> HandedOut:
+    """Write the trained model of a finished trial to a folder: a copy of the kept one, or trained again.
+
+    Args:
+        method: a regularizer or distiller.
+        seed: default: the configuration's first.
+        out: a folder that is not there, or empty. It is there whole in the end, or as it was.
+        run: runs trials, as `kdcache.engine.run_trials` does.
+
+    Raises:
+        TrialError: there is no such trial in the study; it is not finished, or not as the study now says; or it was
+            trained again and a logit is another.
+        KdcacheError: `out` has files, or cannot be written.
+    """
+    _check_empty(out)
+    plan = _planned(study, layout, task, student, method, seed)
+    work = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        kept = why_no_model(plan) is None
+        os.rename(_copied(plan, work) if kept else trained_again(plan, work, run, "nothing is written"), out)
+        sync_folder(out.parent)
+    except OSError as error:
+        raise KdcacheError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    scores = trial_scores(plan.folder, PreparedTask(plan.task_folder))
+    return HandedOut(task, student, method, plan.seed, plan.identity, scores, trained_again=not kept)
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise KdcacheError(
+            f"{out}: is there already and not an empty folder; name another one, nothing is written over"
+        )
+
+
+def _planned(
+    study: Study, layout: Layout, task: str, student: str, method: str, seed: int | None
+) -> TrialPlan:
+    """The plan of a trial that is finished, whole and as the study says.
+
+    Raises:
+        TrialError: it is not, or the study asks for no such trial.
+    """
+    _check_known(study, task, student, method)
+    seeds = study.seeds_of(task, student, method)
+    if seed is not None and seed not in seeds:
+        raise TrialError(
+            f"no seed {seed} of {task} / {student} / {method}; there are: {', '.join(map(str, seeds))}"
+        )
+    folder = layout.trial(task, student, method, seeds[0] if seed is None else seed)
+    stage = f"{'train' if method in study.regularizers else 'distill'}@{task}-{student}-{method}"
+    advice = f"run its stage (`kdcache repro {stage}`), or fetch what it gave (`dvc pull {stage}`)"
+    if not folder.exists():
+        raise TrialError(f"{folder}: the trial is not there; {advice}")
+    plan = Planner(study, layout).trial(task, student, method, seeds[0] if seed is None else seed)
+    reason = why_stale(plan.folder, plan)
+    if reason is not None:
+        raise TrialError(f"{plan.folder}: not a trial to take a student from: {reason}; {advice}")
+    return plan
+
+
+def _check_known(study: Study, task: str, student: str, method: str) -> None:
+    groups = (
+        ("task", task, study.tasks),
+        ("student", student, study.students),
+        ("method", method, study.methods()),
+    )
+    for what, name, known in groups:
+        if name not in known:
+            raise TrialError(f"no {what} {name!r} in the study; there are: {', '.join(known)}")
+    if not study.applies(study.students[student], task):
+        raise TrialError(f"students.{student}.tasks does not list {task!r}: there are no such trials")
+
+
+def _copied(plan: TrialPlan, folder: Path) -> Path:
+    """A copy of a trial's kept model, in another folder."""
+    copy_folder(plan.folder / MODEL, folder / MODEL)
+    reason = why_no_model(replace(plan, folder=folder))
+    if reason is not None:
+        raise TrialError(f"{plan.folder / MODEL}: was changed while it was copied ({reason}); run again")
+    return folder / MODEL
