@@ -251,11 +251,11 @@ def pull(
     """Download a cache from the Hugging Face hub, verify it in full, and only then put it in its place."""
     from kdcache.checkpoints.sharing import pull as pull_cache
 
-    pairs = [tuple(item.split("=", 1)) for item in expect or []]
-    wrong = [pair[0] for pair in pairs if len(pair) != 2]
+    wrong = [item for item in expect or [] if "=" not in item]
     if wrong:
         raise CacheError(f"pull: --expect {wrong[0]}: expected NAME=FINGERPRINT, such as weights=3f2a...")
-    answer = pull_cache(source, folder, dict(pairs))
+    expected = {name: value for name, _, value in (item.partition("=") for item in expect or [])}
+    answer = pull_cache(source, folder, expected)
     if as_json:
         print_json(answer)
     else:

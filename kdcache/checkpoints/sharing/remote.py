@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from kdcache.checkpoints import hub
 from kdcache.checkpoints.mirror import MIRROR
@@ -42,13 +43,9 @@ class Address:
     revision: str
 
     def __str__(self) -> str:
-        return "".join(
-            [
-                f"hf://datasets/{self.repository}",
-                f"/{self.folder}" if self.folder else "",
-                f"@{self.revision}" if self.revision != MAIN else "",
-            ]
-        )
+        folder = f"/{self.folder}" if self.folder else ""
+        revision = quote(self.revision, safe="/" if self.revision.startswith("refs/") else "")
+        return f"hf://datasets/{self.repository}{folder}{'' if revision == MAIN else f'@{revision}'}"
 
     def inside(self, name: str) -> str:
         """The path in the repository of a file of the cache."""
@@ -74,14 +71,17 @@ def connect() -> HfApi:
     Raises:
         CacheError: the environment says that the hub is not to be asked.
     """
-    import huggingface_hub
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import disable_progress_bars
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         raise CacheError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it to push or pull")
     if os.environ.get(MIRROR):
         raise CacheError(f"{MIRROR} is set, so the hub is not asked; unset it to push or pull")
+    if not sys.stderr.isatty() and constants.HF_HUB_DISABLE_PROGRESS_BARS is None:
+        disable_progress_bars()
     hub.limit_waiting()
-    return huggingface_hub.HfApi(library_name="kdcache")
+    return HfApi(library_name="kdcache")
 
 
 @contextmanager
@@ -166,9 +166,11 @@ def look(api: HfApi, address: Address) -> Remote:
     from huggingface_hub.hf_api import RepoFile
 
     info = api.repo_info(address.repository, repo_type=TYPE, revision=address.revision)
-    within = {"repo_type": TYPE, "revision": info.sha, "recursive": True}
     try:
-        entries = list(api.list_repo_tree(address.repository, address.folder or None, **within))
+        tree = api.list_repo_tree(
+            address.repository, address.folder or None, recursive=True, revision=info.sha, repo_type=TYPE
+        )
+        entries = list(tree)
     except EntryNotFoundError:  # a folder that is not there yet
         entries = []
     start = len(address.inside(""))
