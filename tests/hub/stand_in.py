@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +23,7 @@ import yaml
 
 TOKEN = "hf_StandInSecretToken0123456789abcdef"
 LICENCES = ("apache-2.0", "cc-by-4.0", "mit", "other")
+Fault = str | int | Callable[[], object]
 READER = "hf_StandInReadingToken0123456789abcdef"  # may see everything and change nothing
 
 
@@ -58,18 +59,18 @@ class Repository:
 
 @dataclass
 class Hub:
-    """`faults` maps a part of a path to "hang", a status, "break off" (half of a file comes), or "break off once"
-    (what is asked for from the middle on comes whole).
+    """`faults` maps a part of a path to "hang", a status, "break off" (half of a file comes), "break off once" (what is
+    asked for from the middle on comes whole), or a function that is called first.
     """
 
     url: str = ""
     models: dict[str, Repository] = field(default_factory=dict)
     datasets: dict[str, Repository] = field(default_factory=dict)
-    faults: dict[str, str | int] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)  # of the commits that were pushed
 
-    def fault(self, path: str) -> str | int | None:
+    def fault(self, path: str) -> Fault | None:
         return next((fault for part, fault in self.faults.items() if part in path), None)
 
     def asked(self, part: str) -> int:
@@ -128,6 +129,8 @@ class _Handler(BaseHTTPRequestHandler):
         )
         fault = self.hub.fault(path)
         try:
+            if callable(fault):
+                fault()
             if fault == "hang":
                 time.sleep(5)
             if isinstance(fault, int):
@@ -166,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return parse_qs(self.body.decode())["paths"]
 
-    def _file(self, parts: list[str], fault: str | int | None) -> None:
+    def _file(self, parts: list[str], fault: Fault | None) -> None:
         kind, parts = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
         repository = self._repository(kind, "/".join(parts[:2]))
         if repository.gated and not self._trusted():
