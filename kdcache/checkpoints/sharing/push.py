@@ -67,7 +67,7 @@ def push(
     whole = cache.verify("full")
     card = card_of(cache, address, licence)
     with asking(address, "the hub does not take its card; choose another licence"):
-        _validate(card)
+        _validate(api, card)
     answer = {"path": str(path), "address": str(address), "rows": whole.rows, "bytes": whole.bytes}
     with asking(address, "cannot be written to the hub"):
         remote = _repository(api, address, private)
@@ -107,11 +107,18 @@ def _require_login(address: Address) -> None:
         raise CacheError(f"{address}: pushing needs a login that may write there: {LOG_IN}")
 
 
-def _validate(card: str) -> None:
-    """Ask the hub whether it takes the card, before anything is made there."""
-    from huggingface_hub import DatasetCard
+def _validate(api: HfApi, card: str) -> None:
+    """Ask the hub whether it takes the card, before anything is made there.
 
-    DatasetCard(card).validate(repo_type=TYPE)
+    Older versions of `DatasetCard.validate` ask huggingface.co, whatever HF_ENDPOINT says.
+    """
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    asked = {"content": card, "repoType": TYPE}
+    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, headers=build_hf_headers())
+    if response.status_code == 400:
+        raise ValueError(response.text[:500])
+    hf_raise_for_status(response)
 
 
 def _repository(api: HfApi, address: Address, private: bool) -> Remote:
