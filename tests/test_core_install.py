@@ -90,6 +90,13 @@ def test_commands_of_caches(tmp_path: Path, blocked: set[str], command: str) -> 
     assert done.returncode == 0, done.stderr
 
 
+def test_sharing_says_what_it_needs(tmp_path: Path, blocked: set[str]) -> None:
+    code = "from kdcache.cli import main; main(['pull', 'hf://datasets/some/thing', 'x'])"
+    done = run(tmp_path, blocked | {"huggingface_hub"}, code)
+    assert done.returncode == 1
+    assert done.stderr == "kdcache: this needs huggingface_hub: pip install 'kdcache[hub]'\n"
+
+
 def test_what_needs_more_says_so(tmp_path: Path, blocked: set[str]) -> None:
     done = run(tmp_path, blocked, "from kdcache.cli import main; main(['plan'])")
     assert done.returncode == 1

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 10.0  # seconds without a byte from the hub
+COMMIT_PATIENCE = 300.0  # a commit of many files takes the hub a while
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -33,7 +34,10 @@ UNREACHABLE = {
 
 
 def limit_waiting() -> None:
-    """Let every request of this process give up after PATIENCE; for most the hub's client itself sets no limit."""
+    """Let every request of this process give up after PATIENCE, a commit after COMMIT_PATIENCE.
+
+    For most the hub's client itself sets no limit.
+    """
     from huggingface_hub import get_session
 
     client = get_session()
@@ -43,8 +47,9 @@ def limit_waiting() -> None:
 
 def _limit(request: Any) -> None:
     given = request.extensions.get("timeout", {})
+    patience = COMMIT_PATIENCE if "/commit/" in request.url.path else PATIENCE
     request.extensions["timeout"] = {
-        step: given.get(step) or PATIENCE for step in ("connect", "read", "write", "pool")
+        step: given.get(step) or patience for step in ("connect", "read", "write", "pool")
     }
 
 
@@ -76,6 +81,8 @@ def _advice(status: int | None, kinds: set[str], instead: str) -> str | None:
         return f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
     if status == 404:
         return "the hub has no such thing (HTTP 404); check the name and the revision"
+    if status == 412:
+        return "somebody else changed it on the hub meanwhile (HTTP 412); run again"
     if status is not None:
         return f"the hub fails (HTTP {status}); try again later, or {instead}"
     advised = next((advice for kind, advice in UNREACHABLE.items() if kind in kinds), None)

@@ -1,7 +1,7 @@
 """The `kdcache` application: what all its commands share.
 
 A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. So is a library
-that a study needs and the cache alone does not.
+that the cache alone does not need.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 
 from kdcache.errors import KdcacheError
 
+EXTRAS = {"huggingface_hub": "hub"}  # where it is not `study` that brings a library
 app = typer.Typer(name="kdcache", no_args_is_help=True)
 Version = Annotated[
     bool,
@@ -37,7 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         package = (error.name or "").partition(".")[0]
         if package in ("", "kdcache"):
             raise
-        print(f"kdcache: this needs {package}: pip install 'kdcache[study]'", file=sys.stderr)
+        extra = EXTRAS.get(package, "study")
+        print(f"kdcache: this needs {package}: pip install 'kdcache[{extra}]'", file=sys.stderr)
         raise SystemExit(1) from None
 
 

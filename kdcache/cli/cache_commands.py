@@ -201,6 +201,73 @@ def ensemble(
     )
 
 
+@app.command()
+def push(
+    cache: Cache,
+    target: Annotated[str, typer.Argument(help="hf://datasets/OWNER/NAME[/FOLDER][@BRANCH]")],
+    licence: Annotated[
+        str, typer.Option(help="The licence's id as the hub writes it, such as cc-by-4.0; or `other`.")
+    ],
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository a private one, where it is not there.")
+    ] = False,
+    message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put this cache and its card in the place of what is there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Verify a cache and upload it to a data set of the Hugging Face hub, with a card, in one commit.
+
+    Needs a login: `hf auth login` or HF_TOKEN.
+    """
+    from kdcache.checkpoints.sharing import push as push_cache
+
+    answer = push_cache(cache, target, licence, private=private, message=message, replace=replace)
+    done = "{address}: uploaded {path} ({rows} rows, {bytes} bytes) as commit {commit}"
+    if not answer["uploaded"]:
+        done = "{address}: has this cache already, at commit {commit}; nothing was uploaded"
+    elif not answer["card"]:
+        done += (
+            "\n{address}: README.md was there and was left as it is; --replace writes the card in its place"
+        )
+    print_json(answer) if as_json else typer.echo(done.format(**answer))
+
+
+@app.command()
+def pull(
+    source: Annotated[str, typer.Argument(help="hf://datasets/OWNER/NAME[/FOLDER][@REVISION]")],
+    folder: Annotated[Path, typer.Argument(help="Where the cache is to be.")],
+    expect: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FINGERPRINT",
+            help="Refuse a cache of another `weights` (the teacher), `data` (the rows), `preprocessing`, `code`, or "
+            "`identity` (all of it).",
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Download a cache from the Hugging Face hub, verify it in full, and only then put it in its place."""
+    from kdcache.checkpoints.sharing import pull as pull_cache
+
+    wrong = [item for item in expect or [] if "=" not in item]
+    if wrong:
+        raise CacheError(f"pull: --expect {wrong[0]}: expected NAME=FINGERPRINT, such as weights=3f2a...")
+    expected = {name: value for name, _, value in (item.partition("=") for item in expect or [])}
+    answer = pull_cache(source, folder, expected)
+    if as_json:
+        print_json(answer)
+    else:
+        new = (
+            "downloaded and whole"
+            if answer["downloaded"]
+            else "has this cache already, whole; it stays as it is"
+        )
+        typer.echo(f"{folder}: {new}")
+        printing().print_info(answer)
+
+
 def _opened(path: Path) -> LogitCache:
     from kdcache.logits import LogitCache
 
@@ -208,13 +275,9 @@ def _opened(path: Path) -> LogitCache:
 
 
 def _any_kind(path: Path) -> LogitCache | TokenCache:
-    from kdcache.logits.manifests import kind_of
+    from kdcache.logits.opening import open_cache
 
-    if kind_of(path) != "tokens":
-        return _opened(path)
-    from kdcache.logits.tokens import TokenCache
-
-    return TokenCache(path)
+    return open_cache(path)
 
 
 def _splits(cache: LogitCache, split: str | None) -> list[str]:

@@ -1,34 +1,41 @@
 """A stand-in of the Hugging Face hub: enough of its HTTP for huggingface_hub and datasets, in this process.
 
 Repositories have commits, branches that move, and locks: `gated` (listed for everybody, files for who may), `private`
-(not there for others). `Hub.faults` makes it hang, break off, or answer with a status. Only regular files: no LFS, no
-xet. `Hub.requests` keeps what was asked.
+(not there for others). `Hub.faults` makes it hang, break off, or answer with a status. `Hub.requests` keeps what was
+asked. Who has TOKEN can make data sets and commit to them; Parquet files that are uploaded go to LFS. There is no xet.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import yaml
+
 TOKEN = "hf_StandInSecretToken0123456789abcdef"
+LICENCES = ("apache-2.0", "cc-by-4.0", "mit", "other")
+Fault = str | int | Callable[[], object]
+READER = "hf_StandInReadingToken0123456789abcdef"  # may see everything and change nothing
 
 
 @dataclass
 class Repository:
-    """`commits` has the files of each commit, `branches` the commit that each points to."""
+    """`commits` has the files of each commit, `branches` the commit that each points to, `large` what came by LFS."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     gated: bool = False
     private: bool = False
+    large: dict[str, bytes] = field(default_factory=dict)  # by sha256
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Add a commit and move the branch to it."""
@@ -44,20 +51,26 @@ class Repository:
     def resolve(self, revision: str) -> str | None:
         return revision if revision in self.commits else self.branches.get(revision)
 
+    def etag(self, data: bytes) -> str:
+        """The sha256 of what is in LFS, git's sha1 of anything else."""
+        large = hashlib.sha256(data).hexdigest()
+        return large if large in self.large else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
+
 
 @dataclass
 class Hub:
-    """`faults` maps a part of a path to "hang", a status, "break off" (half of a file comes), or "break off once"
-    (what is asked for from the middle on comes whole).
+    """`faults` maps a part of a path to "hang", a status, "break off" (half of a file comes), "break off once" (what is
+    asked for from the middle on comes whole), or a function that is called first.
     """
 
     url: str = ""
     models: dict[str, Repository] = field(default_factory=dict)
     datasets: dict[str, Repository] = field(default_factory=dict)
-    faults: dict[str, str | int] = field(default_factory=dict)
+    faults: dict[str, Fault] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)  # of the commits that were pushed
 
-    def fault(self, path: str) -> str | int | None:
+    def fault(self, path: str) -> Fault | None:
         return next((fault for part, fault in self.faults.items() if part in path), None)
 
     def asked(self, part: str) -> int:
@@ -83,8 +96,8 @@ def serve() -> Iterator[Hub]:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status = status
+    def __init__(self, status: int, code: str, message: str, body: bytes = b"") -> None:
+        self.status, self.body = status, body
         self.headers = {"X-Error-Code": code, "X-Error-Message": message}
 
 
@@ -104,6 +117,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
@@ -113,17 +129,21 @@ class _Handler(BaseHTTPRequestHandler):
         )
         fault = self.hub.fault(path)
         try:
+            if callable(fault):
+                fault()
             if fault == "hang":
                 time.sleep(5)
             if isinstance(fault, int):
                 raise _Refused(fault, "", "out of order")
             parts = path.strip("/").split("/")
-            if parts[0] == "api":
+            if self.command in ("POST", "PUT") and "paths-info" not in parts:
+                self._send(json.dumps(self._received(parts)).encode(), {})
+            elif parts[0] == "api":
                 self._send(json.dumps(self._api(parts[1], parts[2:])).encode(), {})
             else:
                 self._file(parts, fault)
         except _Refused as refused:
-            self._send(b"", refused.headers, refused.status)
+            self._send(refused.body, refused.headers, refused.status)
         except ConnectionError:  # the client has given up
             self.close_connection = True
 
@@ -133,11 +153,10 @@ class _Handler(BaseHTTPRequestHandler):
         sha = self._commit(repository, rest[1] if len(rest) > 1 else "main")
         files = repository.commits[sha]
         if rest[:1] == ["tree"]:
-            return _listing(
-                files, "".join(f"{part}/" for part in rest[2:]), "recursive=true" in self.path.lower()
-            )
+            folder = "".join(f"{part}/" for part in rest[2:])
+            return _listing(repository, files, folder, "recursive=true" in self.path.lower())
         if rest[:1] == ["paths-info"]:
-            return [_entry(path, files) for path in self._paths() if path in files]
+            return [_entry(repository, path, files[path]) for path in self._paths() if path in files]
         return {
             "id": name, "sha": sha, "private": repository.private, "gated": "auto" if repository.gated else False,
             "siblings": [{"rfilename": path} for path in files], "tags": [], "downloads": 0, "likes": 0,
@@ -150,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         except ValueError:
             return parse_qs(self.body.decode())["paths"]
 
-    def _file(self, parts: list[str], fault: str | int | None) -> None:
+    def _file(self, parts: list[str], fault: Fault | None) -> None:
         kind, parts = ("datasets", parts[1:]) if parts[0] == "datasets" else ("models", parts)
         repository = self._repository(kind, "/".join(parts[:2]))
         if repository.gated and not self._trusted():
@@ -162,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, "EntryNotFound", "Entry not found")
         start = int((self.headers.get("Range") or "bytes=0-").removeprefix("bytes=").split("-")[0])
         headers = {
-            "ETag": f'"{hashlib.sha1(data).hexdigest()}"',
+            "ETag": f'"{repository.etag(data)}"',
             "X-Repo-Commit": sha,
             "Accept-Ranges": "bytes",
         }
@@ -185,7 +204,95 @@ class _Handler(BaseHTTPRequestHandler):
         return sha
 
     def _trusted(self) -> bool:
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
+        return self.headers.get("Authorization") in (f"Bearer {TOKEN}", f"Bearer {READER}")
+
+    # ---- uploads ----
+
+    def _received(self, parts: list[str]) -> Any:
+        """What is said to who uploads."""
+        if parts[0] == "large":  # no token: the address is the secret
+            return self._keep(self.hub.datasets["/".join(parts[1:3])], parts[3])
+        if parts == ["api", "validate-yaml"]:
+            return self._check_card(json.loads(self.body)["content"])
+        if not self._trusted():
+            raise _Refused(401, "", "Invalid username or password.")
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            raise _Refused(403, "", "this token may not write")
+        if parts == ["api", "repos", "create"]:
+            return self._create(json.loads(self.body))
+        if parts[0] == "datasets":
+            return self._places("/".join(parts[1:3]).removesuffix(".git"), json.loads(self.body)["objects"])
+        repository = self._repository("datasets", "/".join(parts[2:4]))
+        self._commit(repository, parts[5])
+        if parts[4] == "preupload":
+            return {
+                "files": [self._mode(repository, parts[5], file) for file in json.loads(self.body)["files"]]
+            }
+        assert parts[4] == "commit", parts
+        return self._add_commit(repository, parts)
+
+    def _check_card(self, text: str) -> Any:
+        licence = yaml.safe_load(text.split("---")[1]).get("license")
+        if licence not in LICENCES:
+            body = {"errors": [{"message": f'"license" must be one of {LICENCES}, not {licence}'}]}
+            raise _Refused(400, "", "", json.dumps(body).encode())
+        return {"errors": [], "warnings": []}
+
+    def _create(self, asked: dict[str, Any]) -> Any:
+        assert asked["type"] == "dataset", asked
+        name = f"{asked['organization']}/{asked['name']}"
+        if name in self.hub.datasets:
+            raise _Refused(409, "", "You already created this dataset repo")
+        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        repository = self.hub.datasets[name] = Repository(private=private)
+        repository.commit({".gitattributes": b"*.parquet filter=lfs diff=lfs merge=lfs -text\n"})
+        return {"url": f"{self.hub.url}/datasets/{name}"}
+
+    def _mode(self, repository: Repository, revision: str, file: dict[str, Any]) -> dict[str, Any]:
+        """How a file is to come, and what is there: the client leaves out what is the same."""
+        path = file["path"]
+        there = repository.commits[self._commit(repository, revision)].get(path)
+        return {
+            "path": path, "uploadMode": "lfs" if path.endswith(".parquet") else "regular", "shouldIgnore": False,
+            "oid": None if there is None else repository.etag(there),
+        }  # fmt: skip
+
+    def _places(self, name: str, objects: list[dict[str, Any]]) -> Any:
+        """LFS: where each object is to be put; nowhere, if it is there."""
+        known = self._repository("datasets", name).large
+        places = [
+            {
+                **one,
+                "actions": {"upload": {"href": f"{self.hub.url}/large/{name}/{one['oid']}", "header": {}}},
+            }
+            for one in objects
+            if one["oid"] not in known
+        ]
+        return {"transfer": "basic", "objects": [*places, *(one for one in objects if one["oid"] in known)]}
+
+    def _keep(self, repository: Repository, oid: str) -> Any:
+        assert hashlib.sha256(self.body).hexdigest() == oid
+        repository.large[oid] = self.body
+        return {}
+
+    def _add_commit(self, repository: Repository, parts: list[str]) -> Any:
+        lines = [json.loads(line) for line in self.body.splitlines()]
+        branch, head = parts[5], lines[0]["value"]
+        if repository.branches[branch] != head.get("parentCommit", repository.branches[branch]):
+            raise _Refused(412, "", "A commit has happened since.")
+        files = dict(repository.commits[repository.branches[branch]])
+        for line in lines[1:]:
+            kind, value = line["key"], line["value"]
+            if kind == "deletedFile":
+                del files[value["path"]]
+            elif kind == "lfsFile":
+                files[value["path"]] = repository.large[value["oid"]]
+            else:
+                assert kind == "file", kind
+                files[value["path"]] = base64.b64decode(value["content"])
+        sha = repository.commit(files, branch)
+        self.hub.messages.append(head["summary"])
+        return {"commitUrl": f"{self.hub.url}/{'/'.join(parts[1:4])}/commit/{sha}", "commitOid": sha}
 
     def _send(self, data: bytes, headers: dict[str, str], status: int = 200, broken: bool = False) -> None:
         self.send_response(status)
@@ -200,18 +307,22 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _entry(path: str, files: dict[str, bytes]) -> dict[str, Any]:
-    data = files[path]
-    return {"type": "file", "path": path, "size": len(data), "oid": hashlib.sha1(data).hexdigest()}
+def _entry(repository: Repository, path: str, data: bytes) -> dict[str, Any]:
+    etag = repository.etag(data)
+    large = {"lfs": {"oid": etag, "size": len(data), "pointerSize": 130}} if etag in repository.large else {}
+    return {"type": "file", "path": path, "size": len(data), "oid": etag[:40], **large}
 
 
-def _listing(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str, Any]]:
+def _listing(
+    repository: Repository, files: dict[str, bytes], folder: str, recursive: bool
+) -> list[dict[str, Any]]:
     """What is in a folder of a commit; `folder` ends in a slash, or is empty for the top."""
     inside = [path for path in files if path.startswith(folder)]
     if not inside:
         raise _Refused(404, "EntryNotFound", f"{folder} does not exist")
     if recursive:
-        return [_entry(path, files) for path in inside]
+        return [_entry(repository, path, files[path]) for path in inside]
     folders = sorted({path[len(folder) :].split("/")[0] for path in inside if "/" in path[len(folder) :]})
     found = [{"type": "directory", "path": folder + name, "size": 0, "oid": "0" * 40} for name in folders]
-    return found + [_entry(path, files) for path in inside if "/" not in path[len(folder) :]]
+    top = [path for path in inside if "/" not in path[len(folder) :]]
+    return found + [_entry(repository, path, files[path]) for path in top]

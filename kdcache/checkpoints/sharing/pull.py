@@ -1,0 +1,207 @@
+"""`kdcache pull`: a cache from the hub into a folder that is there whole and verified, or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kdcache.checkpoints.sharing.remote import (
+    TYPE,
+    Remote,
+    asking,
+    connect,
+    difference,
+    look,
+    parse,
+    shards_of,
+)
+from kdcache.errors import CacheError
+from kdcache.logits.cost import COST
+from kdcache.logits.disk import Verification
+from kdcache.logits.opening import open_cache, read_manifest
+from kdcache.logits.records import MANIFEST, Fingerprints, Sealed
+from kdcache.logits.shards import os_errors
+from kdcache.system.files import sync_folder, user_path
+from kdcache.system.locks import FolderLock
+from kdcache.system.quoting import listed
+
+PARTS = "part-[0-9][0-9][0-9][0-9][0-9].parquet"  # the hub's client takes patterns; a split has up to 65,536 shards
+EXPECTED = ("identity", *Fingerprints.model_fields)
+
+
+def pull(source: str, folder: str | Path, expect: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Download a cache, verify it in full, and only then put it in its place.
+
+    Args:
+        source: `hf://datasets/OWNER/NAME[/FOLDER][@REVISION]`.
+        folder: where the cache is to be. One that holds this cache already stays as it is.
+        expect: fingerprints that the cache must have, by name: `identity`, `data`, `weights`, `preprocessing`, `code`.
+
+    Returns:
+        `path`, `address`, `commit`, `downloaded` (False: it was there already), `identity`, `rows` by split, `shards`,
+        `bytes` and `fingerprints`.
+
+    Raises:
+        CacheError: there is no cache, or one that is incomplete, damaged or not the one expected; the folder holds
+            something else; or the hub refuses. The folder is then as before.
+    """
+    address, place = parse(source), user_path(folder)
+    api = connect()
+    with asking(address, "cannot be had from the hub"):
+        remote = look(api, address)
+    manifest = remote.manifest
+    if manifest is None:
+        raise CacheError(f"{address}: there is no {MANIFEST} at commit {remote.commit}, so no cache is there")
+    _check_expected(remote, manifest, expect or {})
+    downloaded = not _holds_something(place)
+    whole = _fetched(remote, manifest, place) if downloaded else _same(remote, manifest, place)
+    return {
+        "path": str(place),
+        "address": str(address),
+        "commit": remote.commit,
+        "downloaded": downloaded,
+        "identity": manifest.identity,
+        "rows": {name: split.rows for name, split in manifest.splits.items()},
+        "shards": whole.shards,
+        "bytes": whole.bytes,
+        "fingerprints": manifest.fingerprints.model_dump(),
+    }
+
+
+def _check_expected(remote: Remote, manifest: Sealed, expect: Mapping[str, str]) -> None:
+    unknown = [name for name in expect if name not in EXPECTED]
+    if unknown:
+        raise CacheError(f"{unknown[0]!r:.80}: is no fingerprint's name; there are: {', '.join(EXPECTED)}")
+    found = {"identity": manifest.identity, **manifest.fingerprints.model_dump()}
+    for name, value in expect.items():
+        if found[name] != value:
+            raise CacheError(
+                f"{remote.address}: expected {name} {value}, found {found[name]} at commit {remote.commit}; nothing "
+                "was downloaded"
+            )
+
+
+def _holds_something(place: Path) -> bool:
+    with os_errors(place):
+        return os.path.lexists(place) and (not place.is_dir() or any(place.iterdir()))
+
+
+def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
+    """What is in the folder, if it is this cache."""
+    try:
+        there = read_manifest(place)
+    except CacheError as error:
+        raise CacheError(
+            f"{place}: is there already, and is no cache ({error}); choose another folder"
+        ) from None
+    if there.identity != manifest.identity:
+        names = (str(place), str(remote.address))
+        raise CacheError(
+            f"{place}: holds another cache ({difference(there, manifest, names)}); choose another folder"
+        )
+    try:
+        return open_cache(place).verify("full")
+    except CacheError as error:
+        raise CacheError(
+            f"{place}: holds this cache, but not whole ({error}); remove it and pull again"
+        ) from None
+
+
+def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
+    """Download, verify, move."""
+    missing = remote.lacks(shards_of(manifest))
+    if missing:
+        raise CacheError(
+            f"{remote.address}: the cache is incomplete or damaged at commit {remote.commit}: not there, or not as its "
+            f"manifest says: {listed(missing)}; ask whoever pushed it, or pull another revision"
+        )
+    final = Path(os.path.realpath(place))  # a link to an empty folder stays one
+    with _beside(final) as work:
+        cache = _download(remote, manifest, work)
+        try:
+            whole = open_cache(cache).verify("full")
+        except CacheError as error:
+            shutil.rmtree(cache)  # so that the next pull downloads it again
+            raise CacheError(f"{remote.address}: what came is damaged, and was removed: {error}") from None
+        with os_errors(place):
+            _sync(cache)
+            cache.rename(final)
+            sync_folder(final.parent)
+    return whole
+
+
+@contextmanager
+def _beside(final: Path) -> Iterator[Path]:
+    """The folder of an unfinished download, beside its destination: kept for the next pull unless all went well.
+
+    Raises:
+        CacheError: another process downloads there.
+    """
+    work = final.parent / f".{final.name}.pull"
+    lock = FolderLock(work)
+    with os_errors(work):
+        work.mkdir(parents=True, exist_ok=True)
+        free = lock.acquire()
+    if not free or not lock.is_in_place():
+        raise CacheError(f"{final}: another process is pulling into this folder; wait for it, then run again")
+    try:
+        yield work
+        shutil.rmtree(work, ignore_errors=True)
+    finally:
+        lock.release()
+
+
+def _download(remote: Remote, manifest: Sealed, work: Path) -> Path:
+    """The folder of the cache's files at the commit, and nothing else; what an earlier pull brought stays.
+
+    Raises:
+        CacheError: not all of them came.
+    """
+    import huggingface_hub
+
+    parts, inside = work / "parts", remote.address.inside
+    with asking(remote.address, "the download failed; run again, what has come is kept"):
+        huggingface_hub.snapshot_download(
+            remote.address.repository,
+            repo_type=TYPE,
+            revision=remote.commit,
+            allow_patterns=[inside(MANIFEST), inside(COST), *(inside(f"{split}/{PARTS}") for split in manifest.splits)],
+            local_dir=parts,
+        )  # fmt: skip
+    names = [
+        MANIFEST,
+        *([COST] if COST in remote.files else []),
+        *(shard.file for shard in shards_of(manifest)),
+    ]
+    kept = {parts / inside(name) for name in names}
+    absent = [path.name for path in sorted(kept) if not path.is_file()]
+    if absent:
+        raise CacheError(f"{remote.address}: not all of it came ({listed(absent)} did not); run again")
+    _keep_only(parts, kept)
+    return parts / remote.address.folder
+
+
+def _keep_only(folder: Path, kept: set[Path]) -> None:
+    """Remove what is no file of the cache: the hub client's notes, and files of an earlier commit."""
+    with os_errors(folder):
+        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+            if path.is_dir() and not path.is_symlink():
+                if not any(path.iterdir()):
+                    path.rmdir()
+            elif path not in kept:
+                path.unlink()
+
+
+def _sync(cache: Path) -> None:
+    """Flush all files and folders to the device."""
+    for path in cache.rglob("*"):
+        if path.is_dir():
+            sync_folder(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    sync_folder(cache)

@@ -1,0 +1,31 @@
+"""Open a cache whatever its rows hold: a logit cache or a token cache, as its manifest says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdcache.logits.cache import LogitCache
+from kdcache.logits.format import Manifest
+from kdcache.logits.manifests import kind_of, load_manifest
+from kdcache.logits.tokens.cache import TokenCache
+from kdcache.logits.tokens.format import TokenManifest
+
+
+def open_cache(folder: Path) -> LogitCache | TokenCache:
+    """A complete cache, open for reading.
+
+    Raises:
+        CacheError: the folder holds none, or one that is incomplete, damaged or of a newer format.
+    """
+    return TokenCache(folder) if kind_of(folder) == "tokens" else LogitCache(folder)
+
+
+def read_manifest(folder: Path) -> Manifest | TokenManifest:
+    """A cache's manifest alone; its shards need not be there.
+
+    Raises:
+        CacheError: there is none, or it was edited, damaged or is of a newer format.
+    """
+    if kind_of(folder) == "tokens":
+        return load_manifest(folder, TokenManifest)
+    return load_manifest(folder, Manifest)
