@@ -208,13 +208,9 @@ def _opened(path: Path) -> LogitCache:
 
 
 def _any_kind(path: Path) -> LogitCache | TokenCache:
-    from kdcache.logits.manifests import kind_of
+    from kdcache.logits.opening import open_cache
 
-    if kind_of(path) != "tokens":
-        return _opened(path)
-    from kdcache.logits.tokens import TokenCache
-
-    return TokenCache(path)
+    return open_cache(path)
 
 
 def _splits(cache: LogitCache, split: str | None) -> list[str]:
