@@ -10,12 +10,15 @@ shuffled and shared out, and so go wherever their row goes.
 import itertools
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from datasets import Dataset, disable_progress_bars
+from torch import Tensor
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import (
     AutoConfig,
@@ -26,8 +29,6 @@ from transformers import (
 )
 
 import kdcache
-from kdcache.study import Regularizer
-from kdcache.training.regularizers import make_loss
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "bert-tiny"  # or any other
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
@@ -37,11 +38,14 @@ ROWS = [
 ]
 
 tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-ce_loss = make_loss(Regularizer(), classes=2)  # plain cross-entropy
-kd_loss = make_loss(Regularizer(soft_labels="teacher", alpha=0.9, temperature=2.0), classes=2)
+kd_loss = partial(kdcache.kd_loss, alpha=0.9, temperature=2.0)
 
 
-def tokenize(rows: list[dict]) -> dict[str, torch.Tensor]:
+def ce_loss(logits: Tensor, labels: Tensor, teacher_logits: None) -> Tensor:
+    return cross_entropy(logits, labels)
+
+
+def tokenize(rows: list[dict]) -> dict[str, Tensor]:
     return tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
 
 

@@ -1,22 +1,14 @@
-"""Distil a causal language model offline, by the transformers Trainer: the teacher runs once, before training."""
+"""Distil a causal language model offline, with the transformers Trainer: the teacher runs once, before training."""
 
 import sys
 from pathlib import Path
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, TrainingArguments, set_seed
 
 import kdcache
+from kdcache.hf import KDTrainer
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "gpt2-tiny"  # or any other causal language model
-
-
-class KDTrainer(Trainer):
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        outputs = model(**inputs)
-        teacher = cache.match(inputs, epoch=int(self.state.epoch)).to(model.device)
-        loss = kdcache.kd_token_loss(outputs.logits, teacher, alpha=0.9)
-        return (loss, outputs) if return_outputs else loss
-
 
 set_seed(0)
 text = " ".join(f"{n} green bottles hanging on the wall, {n} green bottles." for n in range(100))
@@ -26,5 +18,4 @@ teacher = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
 cache = kdcache.write_token_logits(teacher, rows, sys.argv[1], kdcache.Threshold(1 / 50, draws=4))
 student = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINT, n_layer=1))
 arguments = TrainingArguments(sys.argv[1] + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1)
-trainer = KDTrainer(student, arguments, train_dataset=rows)
-trainer.train()
+KDTrainer(student, arguments, train_dataset=rows, cache=cache, alpha=0.9).train()

@@ -9,16 +9,16 @@ rows' content, so neither ids nor the order matter.
 import itertools
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 import kdcache
-from kdcache.study import Regularizer
-from kdcache.training.regularizers import make_loss
 
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
 ROWS = [
@@ -29,8 +29,11 @@ VOCABULARY = {
     word: index for index, word in enumerate(sorted({w for r in ROWS for w in r["text"].split()}), 1)
 }
 
-ce_loss = make_loss(Regularizer(), classes=2)  # plain cross-entropy
-kd_loss = make_loss(Regularizer(soft_labels="teacher", alpha=0.9, temperature=2.0), classes=2)
+kd_loss = partial(kdcache.kd_loss, alpha=0.9, temperature=2.0)
+
+
+def ce_loss(logits: Tensor, labels: Tensor, teacher_logits: None) -> Tensor:
+    return cross_entropy(logits, labels)
 
 
 class Classifier(nn.Module):

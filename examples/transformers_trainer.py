@@ -2,9 +2,8 @@
 
     python examples/transformers_trainer.py [FOLDER FOR THE CACHE]
 
-The logits are a column of the data set. Two settings matter: `remove_unused_columns=False`, because the Trainer
-otherwise drops what the model's forward does not name, teacher logits included; and `loss_is_scaled_for_ga = False`,
-because this loss is a mean over its own batch.
+`kdcache.hf.KDTrainer` is the Trainer with a cache: it finds each row's logits by the row's text and label, and keeps
+them on the way to the loss.
 """
 
 import itertools
@@ -13,7 +12,6 @@ import tempfile
 from pathlib import Path
 
 from datasets import Dataset, disable_progress_bars
-from torch.nn.functional import cross_entropy
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -25,8 +23,7 @@ from transformers import (
 )
 
 import kdcache
-from kdcache.study import Regularizer
-from kdcache.training.regularizers import make_loss
+from kdcache.hf import KDTrainer
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "bert-tiny"  # or any other
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
@@ -36,39 +33,17 @@ ROWS = [
 ]
 
 tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
-kd_loss = make_loss(Regularizer(soft_labels="teacher", alpha=0.9, temperature=2.0), classes=2)
-
-
-class KDTrainer(Trainer):
-    """A Trainer whose loss is that of knowledge distillation; rows without `teacher_logits` are for evaluation."""
-
-    loss_is_scaled_for_ga = False
-
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        inputs = dict(inputs)
-        labels, teacher_logits = inputs.pop("labels"), inputs.pop("teacher_logits", None)
-        if teacher_logits is None and model.training:
-            raise ValueError(
-                "no teacher_logits in the batch; set remove_unused_columns=False, and join first"
-            )
-        outputs = model(**inputs)
-        if teacher_logits is None:
-            loss = cross_entropy(outputs.logits, labels)
-        else:
-            loss = kd_loss(outputs.logits, labels, teacher_logits)
-        return (loss, outputs) if return_outputs else loss
 
 
 def accuracy(prediction) -> dict[str, float]:
     return {"accuracy": (prediction.predictions.argmax(axis=1) == prediction.label_ids).mean()}
 
 
-def trainer_of(kind: type[Trainer], model, rows: Dataset, folder: Path) -> Trainer:
-    unused = [name for name in ("text", "id", "row_hash") if name in rows.column_names]  # dropped by hand
-    encoded = rows.map(lambda row: tokenizer(row["text"])).remove_columns(unused)
+def options_of(rows: Dataset, folder: Path) -> dict:
+    """What both Trainers are given."""
+    encoded = rows.map(lambda row: tokenizer(row["text"]))
     arguments = TrainingArguments(
         output_dir=str(folder),
-        remove_unused_columns=False,  # keeps "teacher_logits"
         num_train_epochs=12,
         per_device_train_batch_size=8,
         learning_rate=1e-3,
@@ -78,10 +53,13 @@ def trainer_of(kind: type[Trainer], model, rows: Dataset, folder: Path) -> Train
         dataloader_pin_memory=False,
         disable_tqdm=True,
     )
-    collator = DataCollatorWithPadding(tokenizer)
-    return kind(
-        model, arguments, collator, train_dataset=encoded, eval_dataset=encoded, compute_metrics=accuracy
-    )
+    return {
+        "args": arguments,
+        "data_collator": DataCollatorWithPadding(tokenizer),
+        "train_dataset": encoded,
+        "eval_dataset": encoded,
+        "compute_metrics": accuracy,
+    }
 
 
 def main(folder: Path) -> None:
@@ -91,7 +69,7 @@ def main(folder: Path) -> None:
     student = AutoModelForSequenceClassification.from_config(
         AutoConfig.from_pretrained(CHECKPOINT, num_labels=2)
     )
-    trainer = trainer_of(Trainer, teacher, rows, folder / "teacher")
+    trainer = Trainer(teacher, **options_of(rows, folder / "teacher"))
     trainer.train()
     print(f"teacher: accuracy {trainer.evaluate()['eval_accuracy']:.2f}")
 
@@ -104,8 +82,10 @@ def main(folder: Path) -> None:
         label="label",
         overwrite=True,
     )
-    rows = cache.join(rows, columns=["text"], label="label")  # a column "teacher_logits"
-    trainer = trainer_of(KDTrainer, student, rows, folder / "student")
+    options = options_of(rows, folder / "student")
+    trainer = KDTrainer(
+        student, **options, cache=cache, columns=["text"], label="label", alpha=0.9, temperature=2.0
+    )
     trainer.train()
     print(f"student: accuracy {trainer.evaluate()['eval_accuracy']:.2f}")
 

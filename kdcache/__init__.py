@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         kd_token_loss,
         write_token_logits,
     )
+    from kdcache.losses import kd_loss
     from kdcache.study import Study, load_study
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "TokenCache",
     "TopK",
     "import_topk",
+    "kd_loss",
     "kd_token_loss",
     "load_study",
     "write_logits",
@@ -60,6 +62,7 @@ TOKENS = (
 HOMES = {
     **dict.fromkeys(TOKENS, "kdcache.logits.tokens"),
     "KdcacheError": "kdcache.errors",
+    "kd_loss": "kdcache.losses",
     "Study": "kdcache.study",
     "load_study": "kdcache.study",
 }

@@ -11,7 +11,7 @@ from kdcache.errors import CacheError
 
 def is_dataset(data: Any) -> bool:
     """Whether this is a `datasets.Dataset`, found out without importing datasets."""
-    return "datasets.Dataset" in _kinds(data)
+    return "datasets.Dataset" in kinds_of(data)
 
 
 def as_table(data: Any) -> pa.Table | None:
@@ -20,7 +20,7 @@ def as_table(data: Any) -> pa.Table | None:
     Raises:
         CacheError: a column holds values that Arrow has no type for.
     """
-    kinds = _kinds(data)
+    kinds = kinds_of(data)
     if isinstance(data, pa.Table):
         return data
     try:
@@ -44,7 +44,7 @@ def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
         data: a table of Arrow, pandas or polars.
         values: [N], lists of K float32.
     """
-    kinds = _kinds(data)
+    kinds = kinds_of(data)
     if "pandas.DataFrame" in kinds:
         rows = values.flatten().to_numpy().reshape(len(values), -1)
         return data.assign(**{name: list(rows)})
@@ -55,6 +55,6 @@ def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
     return (data if isinstance(data, pa.Table) else pa.Table.from_batches([data])).append_column(name, values)
 
 
-def _kinds(data: Any) -> set[str]:
+def kinds_of(data: Any) -> set[str]:
     """The type and its bases as the library and the name: `pandas.DataFrame`."""
     return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(data).mro()}

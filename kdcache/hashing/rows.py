@@ -32,6 +32,7 @@ from kdcache.hashing.columns import (
     no_column,
     rows_at_once,
 )
+from kdcache.hashing.containers import check_rows
 from kdcache.hashing.content import Column, type_name, value_parts
 from kdcache.hashing.digests import (
     BLAKE2B,
@@ -98,11 +99,12 @@ def hash_rows(
         uint64 [N].
 
     Raises:
-        CacheError: as for `hash_row`, naming the row; or two different rows have one hash.
+        CacheError: as for `hash_row`, naming the row; two different rows have one hash; there are no rows by position.
     """
     try:
         digests = hash_columns(dataset, columns, label, algorithm)
         if digests is None:
+            check_rows(dataset)
             digests = hash_chunks(_chunks(dataset, columns, label), algorithm)
     except RowError as error:
         raise CacheError(f"row {error.row}: {error}") from None

@@ -9,15 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from kdcache.errors import CacheError
+from kdcache.hashing.containers import TableRows, by_position, has_columns
 from kdcache.hashing.content import Column
-from kdcache.hashing.frames import as_table, is_dataset
 from kdcache.hashing.rows import hash_rows
 from kdcache.logits.records import SPLIT_NAME
-
-TABLES = ("arrow", "pandas", "polars")  # formats in which a data set gives tables, not rows
 
 
 @dataclass(frozen=True)
@@ -63,44 +60,24 @@ def read_inputs(
     return Inputs(splits, hashes, lengths)
 
 
-class TableRows:
-    """A table's rows as mappings, by position."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def __len__(self) -> int:
-        return self.table.num_rows  # type: ignore[no-any-return]
-
-    def __getitem__(self, position: int) -> dict[str, Any]:
-        return self.__getitems__([position])[0]
-
-    def __getitems__(self, positions: Sequence[int]) -> list[dict[str, Any]]:
-        """Several rows at once."""
-        rows: list[dict[str, Any]] = self.table.take(pa.array(positions, pa.int64())).to_pylist()
-        return rows
-
-
 def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
     splits = dict(dataset) if isinstance(dataset, Mapping) else {"train": dataset}
     for name in splits:
         if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
             raise CacheError(f"{path}: {name!r:.80} is no split name (letters, digits, '-' and '_')")
+    if has_columns(splits):
+        raise CacheError(
+            f"{path}: found a mapping of columns ({', '.join(map(repr, splits))}), expected rows, or splits by name; "
+            "make datasets.Dataset.from_dict(data) of it, or a list of rows"
+        )
     return {name: _by_position(path, name, rows) for name, rows in splits.items()}
 
 
 def _by_position(path: Path, split: str, rows: Any) -> Any:
-    table = as_table(rows)
-    if table is not None:
-        return TableRows(table)
-    if is_dataset(rows) and rows.format["type"] in TABLES:
-        return rows.with_format(None)
-    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-        raise CacheError(
-            f"{path}: split {split!r} must have a length and give rows by position, found "
-            f"{type(rows).__name__}; a stream has no row ids, so materialise it first"
-        )
-    return rows
+    try:
+        return by_position(rows)
+    except CacheError as error:
+        raise CacheError(f"{path}: split {split!r}: {error}") from None
 
 
 def _of_split(values: Any, split: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from kdcache.errors import CacheError
 from kdcache.hashing.columns import content_columns, listed
+from kdcache.hashing.containers import are_rows, has_columns
 from kdcache.hashing.content import Column
 from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
@@ -44,9 +44,10 @@ def join(
 
     Args:
         cache: the open cache.
-        data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); or a torch
-            `DataLoader` or any other iterable of batches (mappings from column to n values: tensors, arrays or lists).
-        split: the cache's split that the rows come from.
+        data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); a torch
+            data set of such rows; a torch `DataLoader` or any other iterable of batches (mappings from column to n
+            values: tensors, arrays or lists). Or a `DatasetDict`, or another mapping from splits to any of these.
+        split: the cache's split that the rows come from. Of a mapping each split is the cache's of the same name.
         column: name of the new column or key.
         id_column: a column of int64 row ids, as in the cache; then each row must be the one that was cached under its
             id. None: a column `id` is one of your own.
@@ -58,7 +59,8 @@ def join(
 
     Returns:
         For a `datasets.Dataset` or a table: one with a float32 [K] column more. For a list of rows: a list of rows,
-        each with a float32 [K] tensor. Otherwise: an iterable of the same length that can be iterated as often as
+        each with a float32 [K] tensor. For a torch data set: one whose rows have it when they are read. For a mapping:
+        one with each split joined. Otherwise: an iterable of the same length that can be iterated as often as
         `data` can; its batches have float32 [n, K] tensors on the device of the ids (of the batch's first tensor,
         where there are no ids).
 
@@ -68,18 +70,26 @@ def join(
             named, and the error comes when that batch does.
     """
     _check_view(cache, view)
-    joiner = Joiner(cache, split, column, id_column, hash_column, columns, label, view)
+    options = (column, id_column, hash_column, columns, label, view)
+    if isinstance(data, Mapping) and data and not has_columns(data):
+        kind: Any = type(data)  # a DatasetDict stays one
+        return kind({name: _joined(Joiner(cache, name, *options), rows) for name, rows in data.items()})
+    return _joined(Joiner(cache, split, *options), data)
+
+
+def _joined(joiner: Joiner, data: Any) -> Any:
     if is_dataset(data):
         return _joined_dataset(joiner, data)
     table = as_table(data)
     if table is not None:
-        return with_column(data, column, _as_lists(_find_in_table(joiner, table)))
-    if _are_rows(data):
-        return _joined_rows(joiner, data)
+        return with_column(data, joiner.column, _as_lists(_find_in_table(joiner, table)))
+    if are_rows(data):
+        return _joined_rows(joiner, data) if isinstance(data, list | tuple) else JoinedRows(data, joiner)
     if _has_columns(data) or not isinstance(data, Iterable):
         raise CacheError(
-            f"{cache.path}: cannot join logits to a {type(data).__name__}; give one split as a datasets.Dataset, a "
-            "table of Arrow, pandas or polars, a list of rows, a DataLoader or another iterable of batches"
+            f"{joiner.cache.path}: cannot join logits to a {type(data).__name__}; give a datasets.Dataset, a table of "
+            "Arrow, pandas or polars, a list of rows, a torch data set, a mapping from splits to any of these, a "
+            "DataLoader or another iterable of batches"
         )
     return JoinedBatches(data, joiner)
 
@@ -100,6 +110,23 @@ def _check_view(cache: CachedRows, view: int | None) -> None:
             "joined to rows as they are; kdcache.AugmentedDataset replays the inputs, or name the one view that the "
             "data's inputs are with view="
         )
+
+
+class JoinedRows:
+    """The rows of a torch data set (or any with a length and an index), each with its logits; read when asked for."""
+
+    def __init__(self, data: Any, joiner: Joiner) -> None:
+        import torch
+
+        self.data = data
+        self._column = joiner.column
+        self._logits = torch.from_numpy(find_rows(joiner, data, joiner.view)[1])
+
+    def __len__(self) -> int:
+        return len(self._logits)
+
+    def __getitem__(self, position: int) -> Any:
+        return _with_logits(self.data[position], self._column, self._logits[position])
 
 
 class JoinedBatches:
@@ -190,29 +217,16 @@ def _as_lists(logits: Logits) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(logits.reshape(-1), logits.shape[1])
 
 
-def _are_rows(data: Any) -> bool:
-    """Whether this is a list of rows, not of batches, whose values are lists, arrays or tensors throughout."""
-    if not isinstance(data, list | tuple) or not data:
-        return False
-    first = data[0]
-    if isinstance(first, tuple):
-        return True
-    return isinstance(first, Mapping) and any(map(_is_single, first.values()))
-
-
-def _is_single(value: Any) -> bool:
-    return value is None or isinstance(value, str | bytes | Number) or getattr(value, "shape", None) == ()
-
-
 def _joined_rows(joiner: Joiner, rows: Sequence[Any]) -> list[Any]:
     import torch
 
     logits = find_rows(joiner, rows, joiner.view)[1]
     pairs = zip(rows, torch.from_numpy(logits), strict=True)
-    return [
-        {**row, joiner.column: values} if isinstance(row, Mapping) else (*row, values)
-        for row, values in pairs
-    ]
+    return [_with_logits(row, joiner.column, values) for row, values in pairs]
+
+
+def _with_logits(row: Any, column: str, logits: Any) -> Any:
+    return {**row, column: logits} if isinstance(row, Mapping) else (*row, logits)
 
 
 def find_rows(joiner: Joiner, rows: Sequence[Any], view: int | None) -> tuple[Ids, Logits]:
@@ -220,11 +234,11 @@ def find_rows(joiner: Joiner, rows: Sequence[Any], view: int | None) -> tuple[Id
 
     def values_of(name: Column) -> npt.NDArray[Any]:
         try:
-            return as_array([row[name] for row in rows])
+            return as_array([rows[k][name] for k in range(len(rows))])  # torch data sets need not be iterable
         except (LookupError, TypeError) as error:
             raise CacheError(f"{joiner.cache.path}: a row has no {name!r} ({error})") from None
 
-    names = names_of(rows[0]) if rows else []
+    names = names_of(rows[0]) if len(rows) else []
     return joiner.find(names, values_of, lambda: _hashes(joiner, rows), view)
 
 

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from kdcache.logits.cache import LogitCache
-from kdcache.logits.format import Manifest
 from kdcache.logits.manifests import kind_of, load_manifest
-from kdcache.logits.tokens.cache import TokenCache
-from kdcache.logits.tokens.format import TokenManifest
+from kdcache.system.files import user_path
+
+if TYPE_CHECKING:
+    from kdcache.logits.cache import LogitCache
+    from kdcache.logits.format import Manifest
+    from kdcache.logits.tokens.cache import TokenCache
+    from kdcache.logits.tokens.format import TokenManifest
 
 
-def open_cache(folder: Path) -> LogitCache | TokenCache:
+def open_cache(path: str | Path) -> LogitCache | TokenCache:
     """A complete cache, open for reading.
 
     Raises:
-        CacheError: the folder holds none, or one that is incomplete, damaged or of a newer format.
+        CacheError: the folder holds none, or one that is incomplete, damaged or of another format version.
     """
-    return TokenCache(folder) if kind_of(folder) == "tokens" else LogitCache(folder)
+    if kind_of(user_path(path)) == "tokens":
+        from kdcache.logits.tokens.cache import TokenCache
+
+        return TokenCache(path)
+    from kdcache.logits.cache import LogitCache
+
+    return LogitCache(path)
 
 
 def read_manifest(folder: Path) -> Manifest | TokenManifest:
@@ -27,5 +37,9 @@ def read_manifest(folder: Path) -> Manifest | TokenManifest:
         CacheError: there is none, or it was edited, damaged or is of a newer format.
     """
     if kind_of(folder) == "tokens":
+        from kdcache.logits.tokens.format import TokenManifest
+
         return load_manifest(folder, TokenManifest)
+    from kdcache.logits.format import Manifest
+
     return load_manifest(folder, Manifest)

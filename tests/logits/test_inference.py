@@ -216,6 +216,8 @@ def test_scores_are_of_the_whole_split_in_order(tmp_path):
         ({"rows": []}, "has no rows"),
         ({"rows": iter([1])}, "must have a length.*list_iterator"),
         ({"rows": {"../up": [1]}}, "is no split name"),
+        ({"rows": {"x": [1.0], "label": [0]}}, "found a mapping of columns"),
+        ({"rows": "rows.csv"}, "found str; read the file first"),
         ({"batch_size": 0}, "batch_size must be 1 or more, found 0"),
         ({"row_hashes": np.arange(3, dtype=np.uint64)}, "expected 50 row hashes"),
         ({"net": lambda x: x}, "a function has no weights to fingerprint"),

@@ -272,6 +272,51 @@ def test_a_list_of_rows(cache: LogitCache) -> None:
         join(cache, [{"text": "other", "label": 1}], **CONTENT)
 
 
+class MapStyle(torch.utils.data.Dataset):
+    """A torch data set whose index never raises, and which counts how often it is asked."""
+
+    def __init__(self, rows: list[Any]) -> None:
+        self.rows, self.asked = rows, 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        self.asked += 1
+        return self.rows[index % len(self.rows)]
+
+
+def test_a_torch_data_set(cache: LogitCache) -> None:
+    rows = [data().select_columns(["text", "label"])[index] for index in (3, 5, 5)]
+    mine = MapStyle(rows)
+    joined = join(cache, mine, columns=["text"], label="label")
+    before = mine.asked
+    assert len(joined) == 3
+    for index, row in enumerate(rows):
+        found = joined[index]
+        torch.testing.assert_close(found.pop("teacher_logits"), torch.tensor(LOGITS[row["text"]]))
+        assert found == row
+    assert mine.asked == before + 3  # rows are read when they are asked for
+    pairs = join(cache, MapStyle([(row["text"], row["label"]) for row in rows]), columns=[0], label=1)
+    torch.testing.assert_close(pairs[1][2], torch.tensor(LOGITS[rows[1]["text"]]))
+    loaded = torch.utils.data.DataLoader(joined, batch_size=2)
+    np.testing.assert_array_equal(
+        torch.cat([batch["teacher_logits"] for batch in loaded]),
+        np.stack([LOGITS[row["text"]] for row in rows]),
+    )
+    changed = MapStyle([{**rows[0], "text": "another"}])
+    with pytest.raises(CacheError, match="no row with the hash"):
+        join(cache, changed, columns=["text"], label="label")
+
+
+def test_every_split_of_a_mapping(cache: LogitCache) -> None:
+    joined = join(cache, datasets.DatasetDict(train=data().select([4, 2])))
+    assert isinstance(joined, datasets.DatasetDict)
+    assert_joined(joined["train"], 2)
+    frames = join(cache, {"train": data().to_pandas()})
+    np.testing.assert_array_equal(np.stack(frames["train"]["teacher_logits"]), TEACHER)
+
+
 def test_a_frame_of_values_that_have_no_one_type(cache: LogitCache) -> None:
     frame = pd.DataFrame({"text": ["a", 1], "label": [0, 1]})
     with pytest.raises(CacheError, match="cannot be read as an Arrow table"):
@@ -301,8 +346,8 @@ def test_what_cannot_be_joined(cache: LogitCache) -> None:
         join(cache, data(row_hash=["x"] * N))
     with pytest.raises(CacheError, match="no split 'test'"):
         join(cache, data(), "test")
-    with pytest.raises(CacheError, match="cannot join logits to a DatasetDict; give one split"):
-        join(cache, datasets.DatasetDict(train=data()))
+    with pytest.raises(CacheError, match="no split 'test'"):
+        join(cache, datasets.DatasetDict(train=data(), test=data()))
     for other, kind in ((5, "int"), ({"text": ["a"], "label": [0]}, "dict"), ("train.csv", "str")):
         with pytest.raises(CacheError, match=f"cannot join logits to a {kind}"):
             join(cache, other)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import CacheError
+from kdcache.hashing.containers import by_position
 from kdcache.logits.records import SPLIT_NAME
 from kdcache.logits.tokens.rows import Ragged, row_hashes
 
@@ -71,9 +72,9 @@ def read_sequences(where: str, rows: Any) -> Sequences:
 
     Args:
         where: how a message begins.
-        rows: a list or data set of mappings, or one mapping of columns (a collated batch): `input_ids`; and, where
-            there are, `attention_mask` (0 for padding, on the right), `labels` (-100 for what is not to be predicted,
-            else the token itself) or `loss_mask`, and `document_starts`.
+        rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch):
+            `input_ids`; and, where there are, `attention_mask` (0 for padding, on the right), `labels` (-100 for what
+            is not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
 
     Raises:
         CacheError: says which row, what was expected and what was found.
@@ -82,13 +83,21 @@ def read_sequences(where: str, rows: Any) -> Sequences:
         count = len(rows.get("input_ids", ()))
         each = [{key: rows[key][k] for key in KEYS if rows.get(key) is not None} for k in range(count)]
     else:
-        each = [rows[k] for k in range(len(rows))]
+        placed = _by_position(where, rows)
+        each = [placed[k] for k in range(len(placed))]
     read = [_sequence(f"{where}, row {k}", row) for k, row in enumerate(each)]
     return Sequences(
         Ragged.of([row[0] for row in read], np.int64),
         Ragged.of([row[1] for row in read], np.int64),
         Ragged.of([row[2] for row in read], np.bool_),
     )
+
+
+def _by_position(where: str, rows: Any) -> Any:
+    try:
+        return by_position(rows)
+    except CacheError as error:
+        raise CacheError(f"{where}: {error}") from None
 
 
 def _sequence(where: str, row: Any) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:

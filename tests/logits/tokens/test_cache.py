@@ -3,7 +3,10 @@
 import json
 import pickle
 
+import datasets
 import numpy as np
+import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -331,3 +334,26 @@ def test_other_rows_are_refused_a_thousand_times(tmp_path):
         batch.insert(int(random.integers(4)), {"input_ids": wrong})
         with pytest.raises(CacheError, match="no sequence like row"):
             cache.match(batch)
+
+
+@pytest.mark.parametrize("kind", ["dataset", "arrow", "pandas", "polars"])
+def test_sequences_in_a_table_are_those_of_the_list(tmp_path, kind):
+    rows = sequences(5)
+    table = pa.Table.from_pylist(rows)
+    made = {
+        "dataset": datasets.Dataset(table),
+        "arrow": table,
+        "pandas": table.to_pandas(),
+        "polars": polars.from_arrow(table),
+    }
+    cache = write_token_logits(Table(), made[kind], tmp_path / "cache", fingerprints=FINGERPRINTS)
+    assert cache.match(rows).ids.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_sequences_that_are_no_rows_are_refused(tmp_path):
+    for wrong, message in (
+        (iter([]), "split 'train': rows must have a length"),
+        ("rows.csv", "read the file first"),
+    ):
+        with pytest.raises(CacheError, match=message):
+            write_token_logits(Table(), wrong, tmp_path / "cache", fingerprints=FINGERPRINTS)

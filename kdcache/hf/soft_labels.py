@@ -1,0 +1,172 @@
+"""What a batch of the Trainer is compared with: its labels, and its soft labels out of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdcache.errors import CacheError
+from kdcache.hashing.containers import by_position
+from kdcache.logits import LogitCache
+from kdcache.logits.tokens import TokenCache, kd_token_loss
+from kdcache.logits.tokens.inference import model_inputs
+from kdcache.logits.tokens.inputs import KEYS, padded, read_sequences
+from kdcache.losses import kd_loss
+
+# Of the student's logits: the batch's mean loss, and over how many items (rows, or predicted tokens) it is the mean.
+Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
+TEACHER = "teacher_logits"
+IGNORED = -100  # the label of a token that is not to be predicted, as transformers has it
+
+
+class SoftLabels(Protocol):
+    """Where a trainer's soft labels come from."""
+
+    keys: ClassVar[tuple[str, ...]]  # what of a batch the model does not take
+
+    @property
+    def collator(self) -> Callable[[list[Any]], Any] | None:
+        """What makes a batch of rows, unless the user says; None: the Trainer's own."""
+
+    def joined(self, rows: Any) -> Any:
+        """The rows to train on."""
+
+    def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
+        """What a training batch is compared with."""
+
+    def plain_target(self, inputs: Mapping[str, Any]) -> Target:
+        """What a batch is compared with in evaluation: its labels."""
+
+
+@dataclass(frozen=True)
+class FromLogits:
+    """A classifier's logits, a column of the rows."""
+
+    keys: ClassVar[tuple[str, ...]] = (TEACHER,)
+    collator: ClassVar[None] = None
+    cache: LogitCache | None
+    split: str
+    alpha: float
+    temperature: float
+    by: Mapping[str, Any]  # how `join` tells rows apart
+
+    def joined(self, rows: Any) -> Any:
+        """The rows, each with its logits.
+
+        Raises:
+            CacheError: a row is not the one that was cached, or these are no rows by position.
+        """
+        if rows is None or self.cache is None:
+            return rows
+        try:
+            by_position(rows)
+        except CacheError as error:
+            raise CacheError(f"{self.cache.path}: train_dataset: {error}") from None
+        return by_position(self.cache.join(rows, self.split, column=TEACHER, **self.by))
+
+    def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
+        """`kd_loss` of the labels and the logits."""
+        labels, teacher = _labels(inputs), inputs.get(TEACHER)
+        if teacher is None:
+            raise CacheError(
+                f"no {TEACHER!r} in the batch, which has {list(inputs)}: the data collator must keep that column"
+            )
+        return lambda logits: (
+            kd_loss(logits, labels, teacher, alpha=self.alpha, temperature=self.temperature),
+            len(labels),
+        )
+
+    def plain_target(self, inputs: Mapping[str, Any]) -> Target:
+        """Cross-entropy."""
+        labels = _labels(inputs)
+        return lambda logits: (F.cross_entropy(logits.float(), labels), len(labels))
+
+
+@dataclass(frozen=True)
+class FromTokens:
+    """A language model's distributions, found by the tokens of each batch."""
+
+    keys: ClassVar[tuple[str, ...]] = ("loss_mask", "document_starts")
+    cache: TokenCache
+    split: str
+    alpha: float
+    temperature: float | None
+
+    @property
+    def collator(self) -> Callable[[list[Any]], Any]:
+        """`collate_sequences`."""
+        return collate_sequences
+
+    def joined(self, rows: Any) -> Any:
+        """The rows as they are."""
+        return rows
+
+    def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
+        """`kd_token_loss` with the draw of an epoch.
+
+        Raises:
+            CacheError: a sequence is not in the cache as it stands.
+        """
+        device = _labels(inputs).device
+        own = {
+            name: inputs[name].cpu() if hasattr(inputs[name], "cpu") else inputs[name]
+            for name in KEYS
+            if name in inputs
+        }
+        batch = self.cache.match(own, self.split, epoch=epoch).to(device)
+        return lambda logits: (
+            kd_token_loss(logits, batch, alpha=self.alpha, temperature=self.temperature),
+            batch.loss.sum(),
+        )
+
+    def plain_target(self, inputs: Mapping[str, Any]) -> Target:
+        """Cross-entropy of the next tokens."""
+        labels = _labels(inputs)[:, 1:].flatten()
+        items = (labels != IGNORED).sum()
+
+        def target(logits: Tensor) -> tuple[Tensor, Any]:
+            wrong = F.cross_entropy(
+                logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORED, reduction="sum"
+            )
+            return wrong / items.clamp_min(1), items
+
+        return target
+
+
+def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A batch of sequences for a causal language model: padded on the right, with `labels`, documents apart.
+
+    Args:
+        rows: mappings with `input_ids`; `labels`, `loss_mask`, `attention_mask` and `document_starts` count where they
+            are there, see `kdcache.logits.tokens.inputs.read_sequences`.
+
+    Returns:
+        int64 tensors [n, L]: `input_ids`, `labels` (-100 where nothing is to be predicted), and where there are any,
+        `attention_mask` (padding) and `position_ids` (several documents); then `document_starts` too, lists.
+
+    Raises:
+        CacheError: a row is not usable.
+    """
+    sequences = read_sequences("a batch", rows)
+    inputs = model_inputs(sequences)
+    loss = padded(sequences.loss.rows(), inputs["input_ids"].shape[1], np.bool_)
+    inputs["labels"] = np.where(loss, inputs["input_ids"], IGNORED)
+    batch: dict[str, Any] = {name: torch.from_numpy(values) for name, values in inputs.items()}
+    if (sequences.starts.lengths > 1).any():
+        batch["document_starts"] = [starts.tolist() for starts in sequences.starts.rows()]
+    return batch
+
+
+def _labels(inputs: Mapping[str, Any]) -> Tensor:
+    labels = inputs.get("labels")
+    if not isinstance(labels, Tensor):
+        raise CacheError(
+            f"no `labels` in the batch, which has {list(inputs)}; the data collator must give them as one tensor"
+        )
+    return labels

@@ -1,0 +1,129 @@
+"""`KDTrainer`: the transformers Trainer with a cache in place of a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import Trainer, TrainingArguments
+
+from kdcache.errors import KdcacheError
+from kdcache.hashing.content import Column
+from kdcache.hf.soft_labels import FromLogits, FromTokens, SoftLabels, Target
+from kdcache.logits import LogitCache
+from kdcache.logits.opening import open_cache
+from kdcache.logits.tokens import TokenCache
+
+
+class KDTrainer(Trainer):
+    """A `transformers.Trainer` that trains on labels and a cache's soft labels, without the teacher.
+
+        KDTrainer(student, arguments, collator, train_dataset=rows, cache="cache", columns=["text"], label="label",
+                  alpha=0.9, temperature=2.0).train()
+
+    With a logit cache every row of `train_dataset` is joined to its logits when the trainer is made, by the cache's own
+    `join`: a row that is not in the cache, or was changed, is an error. With a token cache every batch finds its
+    distributions by its tokens; draws change with the epochs.
+
+    The loss is `kdcache.kd_loss` or `kdcache.kd_token_loss`: a mean over all rows (or predicted tokens) of an optimizer
+    step, however many batches are accumulated and processes take part. Evaluation needs no logits: `eval_loss` is the
+    plain cross-entropy, whatever alpha is.
+
+    Args:
+        model, args, data_collator, train_dataset, eval_dataset: as for the Trainer. The columns that `columns` and
+            `label` name must be there in `train_dataset`; the Trainer drops them after the join. For a token cache the
+            default collator pads `input_ids` on the right and makes the `labels`.
+        cache: a logit cache or a token cache, or its folder. None: the rows bring `teacher_logits` themselves (they
+            were joined before, or are a `kdcache.AugmentedDataset`).
+        split: the cache's split that the rows come from.
+        alpha: the share of the distillation, from 0 to 1.
+        temperature: default: the cache's own, which for raw logits is 1.
+        columns, label, id_column, hash_column: how the rows of a logit cache are told apart, see `LogitCache.join`.
+        options: all others of the Trainer.
+
+    Raises:
+        KdcacheError: the cache cannot be opened, the rows are not those that were cached, or an option of the Trainer
+            asks for another loss.
+    """
+
+    def __init__(
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[..., Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        *,
+        cache: LogitCache | TokenCache | str | Path | None,
+        split: str = "train",
+        alpha: float = 0.5,
+        temperature: float | None = None,
+        columns: Sequence[Column] | None = None,
+        label: Column | None = None,
+        id_column: Column | None = None,
+        hash_column: Column | None = "row_hash",
+        **options: Any,
+    ) -> None:
+        opened = open_cache(cache) if isinstance(cache, str | Path) else cache
+        if isinstance(opened, TokenCache):
+            self._soft: SoftLabels = FromTokens(opened, split, alpha, temperature)
+        else:
+            by = {"columns": columns, "label": label, "id_column": id_column, "hash_column": hash_column}
+            self._soft = FromLogits(opened, split, alpha, 1.0 if temperature is None else temperature, by)
+        super().__init__(
+            model,
+            args,
+            data_collator or self._soft.collator,
+            self._soft.joined(train_dataset),
+            eval_dataset,
+            compute_loss_func=_loss,
+            **options,
+        )
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        if self.args.label_smoothing_factor:
+            raise KdcacheError(
+                f"label_smoothing_factor={self.args.label_smoothing_factor}: the loss has soft labels already, "
+                "those of the cache; leave it at 0"
+            )
+        if self.args.n_gpu > 1:
+            raise KdcacheError(
+                f"{self.args.n_gpu} GPUs in one process (torch's DataParallel), which would not scale the loss "
+                "rightly; start one process a GPU with torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES=0"
+            )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        """What of a row is not dropped: what the model takes, and what the loss needs."""
+        super()._set_signature_columns_if_needed()
+        columns: Any = self._signature_columns
+        columns += [name for name in self._soft.keys if name not in columns]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """As the Trainer does it; in place of the labels, `_loss` gets what a batch is to be compared with."""
+        rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
+        if model.training:
+            target = self._soft.target(inputs, epoch=int(self.state.epoch or 0))
+        else:
+            target = self._soft.plain_target(inputs)
+        return super().compute_loss(model, {**rest, "labels": target}, return_outputs, num_items_in_batch)
+
+    def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *options: Any, **more: Any) -> Any:
+        """Without what only training takes."""
+        rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
+        return super().prediction_step(model, rest, *options, **more)
+
+
+def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
+    """The batch's part of the mean over an optimizer step's items; without their number, the batch's own mean."""
+    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+    mean, items = target(logits)
+    return mean if num_items_in_batch is None else mean * items / num_items_in_batch

@@ -1,0 +1,52 @@
+"""The loss of knowledge distillation, for a training loop of your own: the very one of a study's `kd`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from torch import Tensor
+
+from kdcache.study import Regularizer
+from kdcache.training.regularizers import Loss, RegularizerError, make_loss
+
+
+def kd_loss(
+    student_logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor,
+    *,
+    alpha: float = 0.5,
+    temperature: float = 1.0,
+) -> Tensor:
+    """(1 - alpha) CE(z, y) + alpha tau^2 KL(softmax(s / tau) || softmax(z / tau)), the mean over the batch.
+
+    The loss of `{soft_labels: teacher, alpha: ..., temperature: ...}` in params.yaml (Hinton et al. 2015). Variants of
+    it are in `kdcache.training.regularizers`; of a language model's tokens the loss is `kdcache.kd_token_loss`.
+
+    Args:
+        student_logits: z [B, K].
+        labels: y, int64 [B], the true classes.
+        teacher_logits: s [B, K], raw and un-tempered, as a logit cache has them. They get no gradient.
+        alpha: the share of the distillation, from 0 (plain cross-entropy) to 1 (the labels do not count).
+        temperature: tau, above 0.
+
+    Returns:
+        A scalar, float32 (float64 of float64 logits), also under autocast.
+
+    Raises:
+        KdcacheError: shapes do not fit, or alpha or temperature is out of range.
+    """
+    if student_logits.ndim != 2:
+        raise RegularizerError(f"expected student logits [B, K], found shape {list(student_logits.shape)}")
+    return _loss(student_logits.shape[1], alpha, temperature)(student_logits, labels, teacher_logits)
+
+
+@lru_cache(maxsize=64)
+def _loss(classes: int, alpha: float, temperature: float) -> Loss:
+    if not 0 <= alpha <= 1:
+        raise RegularizerError(f"alpha is a share from 0 to 1, found {alpha}")
+    if not 0 < temperature < float("inf"):
+        raise RegularizerError(f"the temperature is a number above 0, found {temperature}")
+    if alpha == 0:
+        return make_loss(Regularizer(), classes)
+    return make_loss(Regularizer(soft_labels="teacher", alpha=alpha, temperature=temperature), classes)
