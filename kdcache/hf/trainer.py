@@ -20,6 +20,8 @@ from kdcache.logits.tokens import TokenCache
 class KDTrainer(Trainer):
     """A `transformers.Trainer` that trains on labels and a cache's soft labels, without the teacher.
 
+    Its use::
+
         KDTrainer(student, arguments, collator, train_dataset=rows, cache="cache", columns=["text"], label="label",
                   alpha=0.9, temperature=2.0).train()
 
