@@ -28,5 +28,5 @@ def test_a_cache_is_opened_as_what_it_is(tmp_path: Path, kind, opened) -> None:
 
 def test_what_is_no_cache(tmp_path: Path) -> None:
     for read in (open_cache, read_manifest):
-        with pytest.raises(CacheError, match="there is no manifest.json"):
+        with pytest.raises(CacheError, match=r"there is no manifest\.json"):
             read(tmp_path)
