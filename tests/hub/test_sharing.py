@@ -475,12 +475,13 @@ def test_fingerprints_that_are_expected(
     assert answer["downloaded"]
 
 
-def test_offline(tmp_path: Path, cache: Path, hub: Hub, home: Path, target: str) -> None:
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "KDCACHE_MIRROR"])
+def test_offline(tmp_path: Path, cache: Path, hub: Hub, home: Path, target: str, name: str) -> None:
     asked = len(hub.requests)
-    with start(hub, home, HF_HUB_OFFLINE="1") as process:
+    with start(hub, home, **{name: "1"}) as process:
         offline = Kdcache(process)
-        assert_refused(offline("pull", target, tmp_path / "copy"), "HF_HUB_OFFLINE is set", "unset it")
-        assert_refused(offline.push(cache, target), "HF_HUB_OFFLINE is set", "unset it")
+        assert_refused(offline("pull", target, tmp_path / "copy"), f"{name} is set", "unset it")
+        assert_refused(offline.push(cache, target), f"{name} is set", "unset it")
     assert len(hub.requests) == asked
 
 

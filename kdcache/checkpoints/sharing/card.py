@@ -76,7 +76,10 @@ def _facts(cache: LogitCache | TokenCache) -> Iterable[tuple[str, str]]:
         yield "vocabulary", f"{manifest.vocabulary.size:,} tokens"
         if manifest.vocabulary.tokenizer:
             yield "tokenizer", f"`{_plain(manifest.vocabulary.tokenizer)}`"
-        yield "kept at a token", f"`{_plain(json.dumps(manifest.estimator))}`"
+        yield (
+            "kept at a token",
+            ", ".join(f"{key} {_plain(str(it))}" for key, it in manifest.estimator.items()),
+        )
         yield "temperature", f"{manifest.temperature:g}"
     else:
         yield "classes", _classes(cache)

@@ -112,10 +112,10 @@ def _validate(api: HfApi, card: str) -> None:
 
     Older versions of `DatasetCard.validate` ask huggingface.co, whatever HF_ENDPOINT says.
     """
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub import get_session, hf_raise_for_status
 
     asked = {"content": card, "repoType": TYPE}
-    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked, headers=build_hf_headers())
+    response = get_session().post(f"{api.endpoint}/api/validate-yaml", json=asked)
     if response.status_code == 400:
         raise ValueError(response.text[:500])
     hf_raise_for_status(response)

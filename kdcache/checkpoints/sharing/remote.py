@@ -72,7 +72,7 @@ def connect() -> HfApi:
         CacheError: the environment says that the hub is not to be asked.
     """
     from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
     if constants.HF_HUB_OFFLINE:
         raise CacheError("HF_HUB_OFFLINE is set, so the hub is not asked; unset it to push or pull")
