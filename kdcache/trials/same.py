@@ -106,7 +106,7 @@ def first_difference(kept: Path, now: Path) -> str | None:
         if different.any():
             at = tuple(int(index) for index in np.argwhere(different)[0])
             return (
-                f"{split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was {a.logits[at]!r}, it is now "
-                f"{b.logits[at]!r}"
+                f"{split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was {a.logits[at]}, it is now "
+                f"{b.logits[at]}"
             )
     return None
