@@ -97,7 +97,7 @@ def applied(params: P, setting: Setting) -> P:
     """
     given = params.model_dump(exclude_unset=True)
     known = {key: value for key, value in setting.items() if key in type(params).model_fields}
-    return type(params).model_validate({**given, **known})
+    return type(params).model_validate({**given, **known}) if known else params
 
 
 def in_words(setting: Setting) -> str:
