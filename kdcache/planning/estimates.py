@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from kdcache.logits import LogitCache
-from kdcache.planning.plan import Job, Plan, Run, Size
+from kdcache.planning.plan import Plan
+from kdcache.planning.runs import Job, Run, Size
 from kdcache.study import Study
 
 ROW_BYTES = 16  # id and row hash of a cached row
@@ -50,6 +51,13 @@ def measured(job: Job) -> Speed | None:
     )
 
 
+def _measured(plan: Plan) -> dict[tuple[str, str, str], Speed | None]:
+    """How fast each job was; a model in tuning is as fast as in the study."""
+    own = {key(job): measured(job) for job in plan.jobs if job.kind in ("teacher", "student")}
+    alike = {key(job): (job.kind.removeprefix("tuned "), job.task, job.model) for job in plan.jobs}
+    return {name: own.get(of) for name, of in alike.items()}
+
+
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
     """The plan as one JSON-like object; what is unknown is None.
 
@@ -58,12 +66,13 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
     Args:
         speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
     """
-    known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
+    known = speeds if speeds is not None else _measured(plan)
     jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
     return {
         "stages": _stages(plan.study),
         "teachers": _counted(job for job in plan.jobs if job.kind == "teacher"),
         "trials": _counted(job for job in plan.jobs if job.kind == "student"),
+        **_tuning(plan),
         "steps": {part: _sum(job[f"steps_{part}"] for job in jobs) for part in PARTS},
         "seconds": {part: _sum(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
         "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
@@ -92,6 +101,7 @@ def _stages(study: Study) -> dict[str, int]:
         "prepare": tasks,
         "teach": taught,
         "cache": taught,
+        "tune": 1,
         "train": pairs * len(study.regularizers),
         "distill": pairs * len(study.distillers),
         "compare": 1,
@@ -100,6 +110,23 @@ def _stages(study: Study) -> dict[str, int]:
     idle = 2 * (taught - len(list(study.taught())))
     idle += pairs * len(study.methods()) - len(list(study.configurations()))
     return {**counts, "total": sum(counts.values()), "not_applicable": idle}
+
+
+def _tuning(plan: Plan) -> dict[str, Any]:
+    """The settings of each method, the trials of all of them and the teachers they learn from, where any are tuned."""
+    tuning = plan.study.tuning
+    if tuning is None:
+        return {}
+    trials = _counted(job for job in plan.jobs if job.kind == "tuned student")
+    taught = _counted(job for job in plan.jobs if job.kind == "tuned teacher")
+    return {
+        "tuning": {
+            "settings": tuning.budget,
+            "seeds": len(tuning.seeds),
+            "trials": trials,
+            "teachers": taught,
+        }
+    }
 
 
 def _counted(jobs: Iterable[Job]) -> dict[str, int]:
@@ -158,7 +185,7 @@ def _disk(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> di
     """Bytes at most: of the logits, before Parquet compresses them, and of the teachers' weights."""
     weights = []
     for job in plan.jobs:
-        if job.kind == "teacher":
+        if job.kind in ("teacher", "tuned teacher"):
             speed = speeds.get(key(job))
             weights.append(speed.parameters if speed else None)
     parameters = _sum(weights)

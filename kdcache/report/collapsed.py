@@ -73,5 +73,7 @@ def majorities(metrics: Metrics) -> Mapping[str, float]:
     """
     facts = metrics.provenance.get("tasks", {})
     known = {name: 100 * of["majority"] for name, of in facts.items() if of.get("majority") is not None}
-    taught = {row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None}
+    taught = {
+        row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None
+    }
     return {**taught, **known}

@@ -159,7 +159,10 @@ def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
     for key, values in tuning.values(one.regularizer).items():
         value = float(chosen.get(key, "nan"))
         name = wording.configuration(one.task, one.student)
-        for end, limit, word in ((min(values), LEAST.get(key), "smallest"), (max(values), MOST.get(key), "largest")):
+        for end, limit, word in (
+            (min(values), LEAST.get(key), "smallest"),
+            (max(values), MOST.get(key), "largest"),
+        ):
             if len(values) > 1 and f"{end:g}" == f"{value:g}" and end != limit:
                 yield (
                     f"{name}, {one.regularizer}: the chosen {key} {value:g} is the {word} that was to be tried; "

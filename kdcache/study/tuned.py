@@ -63,7 +63,9 @@ def read_chosen(path: Path, study: Study) -> Choices:
         ) from None
     if tuned.study != asked_for(study):
         return {}
-    found = ((name, tuned.chosen.get(name[0], {}).get(name[1], {}).get(name[2])) for name in study.configurations())
+    found = (
+        (name, tuned.chosen.get(name[0], {}).get(name[1], {}).get(name[2])) for name in study.configurations()
+    )
     return {name: setting for name, setting in found if setting is not None}
 
 

@@ -73,7 +73,9 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
     names, counts = card.label_names, {split: len(at) for split, at in rows.items()}
     if UNLABELLED in card.rows:
         counts[UNLABELLED] = card.rows[UNLABELLED]
-    of_class = {split: np.bincount(of, minlength=len(names)).tolist() if names else [] for split, of in labels.items()}
+    of_class = {
+        split: np.bincount(of, minlength=len(names)).tolist() if names else [] for split, of in labels.items()
+    }
     changes = {
         "rows": counts,
         "class_counts": of_class,
@@ -88,7 +90,9 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
 
 def _is_there(folder: Path, card: TaskCard) -> bool:
     whole = all((folder / f"{split}.parquet").is_file() for split in card.rows)
-    return whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.model_dump(mode="json")
+    return (
+        whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.model_dump(mode="json")
+    )
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:
@@ -105,7 +109,10 @@ def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: Tas
 
 def _write_rows(source: Path, rows: Indices, path: Path) -> None:
     start = 0
-    with pq.ParquetFile(source) as file, pq.ParquetWriter(path, file.schema_arrow, compression="zstd") as writer:
+    with (
+        pq.ParquetFile(source) as file,
+        pq.ParquetWriter(path, file.schema_arrow, compression="zstd") as writer,
+    ):
         for table in taken(partial(_batches, file), rows)():
             ids = pa.array(np.arange(start, start + table.num_rows, dtype=np.int64))
             writer.write_table(table.set_column(table.column_names.index("id"), "id", ids))

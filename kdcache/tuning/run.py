@@ -17,11 +17,11 @@ from kdcache.study.tuned import asked_for
 from kdcache.study.tuning import Setting, in_words
 from kdcache.system import processes
 from kdcache.system.files import remove
-from kdcache.tuning.holding_out import hold_out
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import Layout
 from kdcache.trials.missing import missing_trials
 from kdcache.trials.store import Store
+from kdcache.tuning.holding_out import hold_out
 from kdcache.tuning.places import TuningLayout, folder_of
 from kdcache.tuning.search import Tried, best, search
 from kdcache.tuning.trying import Configuration, Trying, declared, study_of

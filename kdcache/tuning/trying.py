@@ -59,7 +59,9 @@ class Trying:
         return planner.trials(*configuration)
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
-        return [one for of_one in plans for one in missing_trials(of_one[0].folder.parent, of_one, self.store)]
+        return [
+            one for of_one in plans for one in missing_trials(of_one[0].folder.parent, of_one, self.store)
+        ]
 
     def _score(self, plan: TrialPlan) -> float:
         if plan.task not in self._tasks:

@@ -80,5 +80,6 @@ def results() -> dict[str, tuple[int, str]]:
     """Each trial of tuning that is there: its folder, when its result was written, and its identity."""
     found = Path("data/tuning/trials").glob("*/*/*/*/seed-*/result.json")
     return {
-        str(path.parent): (path.stat().st_mtime_ns, json.loads(path.read_text())["identity"]) for path in found
+        str(path.parent): (path.stat().st_mtime_ns, json.loads(path.read_text())["identity"])
+        for path in found
     }
