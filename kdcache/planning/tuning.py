@@ -97,8 +97,6 @@ class _Lookup:
         if self.size is None or self.held is None:
             return None
         more = self.size.unlabelled if method.unlabelled == "use" else 0
-        return (
-            None
-            if more is None
-            else model.epochs * math.ceil((self.size.train - self.held + more) / model.batch_size)
-        )
+        if more is None:
+            return None
+        return model.epochs * math.ceil((self.size.train - self.held + more) / model.batch_size)

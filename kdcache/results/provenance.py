@@ -25,8 +25,8 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - format: 1
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
-    - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score, a fraction, on validation of
-      always answering train's commonest class (a regression: its mean), in the task's first metric}}, and unlabelled: that of the unlabelled rows, if any
+    - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
+      row, a fraction in the task's first metric}}, and unlabelled: the fingerprint of the unlabelled rows, if any
     - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
     - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where

@@ -15,7 +15,8 @@ from stages import prepare
 from tests.tiny_models import save_checkpoint
 
 WORDS = {"no": ["cat", "dog", "bird", "mat"], "yes": ["red", "blue", "grey", "old"]}
-MODEL = {"checkpoint": "bert", "init": "scratch", "learning_rate": 0.02, "epochs": 6, "batch_size": 8}
+RECIPE = {"learning_rate": 0.01, "epochs": 8, "batch_size": 8}
+MODEL = {"checkpoint": "bert", "init": "scratch", "layers": 1, **RECIPE}
 STUDY: dict[str, Any] = {
     "seeds": [0],
     "tasks": {
@@ -34,9 +35,9 @@ STUDY: dict[str, Any] = {
 }
 TUNING: dict[str, Any] = {
     "hold_out": 0.25,
-    "seeds": [1000, 1001],
-    "budget": 3,
-    "space": {"base": {"epochs": [4, 5, 6]}, "kd": {"alpha": [0.1, 0.5, 1.0]}},
+    "seeds": [1000],
+    "budget": 2,
+    "space": {"base": {"epochs": [1, 8]}, "kd": {"alpha": [0.1, 1.0]}},
 }
 LABELS = ["no", "yes"] * 20
 
