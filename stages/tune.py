@@ -29,12 +29,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(layout: Layout) -> None:
+    from kdcache.engine.tuning.run import choices, tune
+    from kdcache.results.tuning import tuning_table
     from kdcache.results.writing import write_table
     from kdcache.study import load_study
     from kdcache.study.tuned import tuned_beside, write_tuned
     from kdcache.trials.store import project_store
-    from kdcache.tuning.run import choices, tune
-    from kdcache.tuning.table import tuning_table
 
     study = load_study(PARAMS)
     tuned = tune(study, layout.root, project_store())

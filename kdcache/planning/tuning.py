@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from kdcache.engine.tuning.places import TuningLayout, folder_of
+from kdcache.engine.tuning.run import needed_teachers
+from kdcache.engine.tuning.search import known_settings
 from kdcache.planning.runs import Job, Run, Size, State
 from kdcache.study import Model, Regularizer, Student, Study
 from kdcache.study.tuning import Setting, Tuning, applied
 from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
-from kdcache.tuning.places import TuningLayout, folder_of
-from kdcache.tuning.run import needed_teachers
-from kdcache.tuning.search import known_settings
 
 
 def tuning_jobs(study: Study, data: Path, sizes: Mapping[str, Size | None]) -> Iterator[Job]:

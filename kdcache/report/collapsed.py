@@ -53,9 +53,8 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     """The configurations with such seeds, in the order of trials.csv."""
     least = majorities(metrics)
     found = []
-    for (task, student, method), trials in metrics.trials.groupby(
-        ["task", "student", "regularizer"], sort=False
-    ):
+    for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
+        task, student, method = map(str, name)
         if task not in least or task not in study.tasks:
             continue
         metric = study.tasks[task].metrics[0]

@@ -94,7 +94,7 @@ class TeacherRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRow:
-    """tuning.csv: a setting that was tried, with one seed; see `tuning.table`."""
+    """tuning.csv: a setting that was tried, with one seed; see `results.tuning`."""
 
     task: str
     student: str

@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def tuning(self) -> Path:
-        """All that tuning makes: see `kdcache.tuning.places`."""
+        """All that tuning makes: see `kdcache.engine.tuning.places`."""
         return self.root / "data" / "tuning"
 
     @property

@@ -63,7 +63,9 @@ def test_a_value_at_the_edge_is_a_warning_but_not_where_it_can_go_no_further(met
     section = tuning.make_section(metrics, study())
     assert section is not None
     (warning,) = section.warnings  # of alpha there is no larger one than 1
-    assert "base: the chosen epochs 8 is the largest that was to be tried; a larger one may be better" in warning
+    assert (
+        "base: the chosen epochs 8 is the largest that was to be tried; a larger one may be better" in warning
+    )
 
 
 def test_the_page_has_the_section_where_there_is_tuning_only(metrics: Metrics) -> None:

@@ -76,7 +76,8 @@ def test_mistakes(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
 
 def test_a_metric_that_a_task_cannot_have(tmp_path: Path) -> None:
     tasks = {"tasks": {"news": changed({})["tasks"]["news"]}}
-    small = {"students": {"small": changed({})["students"]["small"]}, "teachers": {"big": changed({})["teachers"]["big"]}}
+    of = {"students": "small", "teachers": "big"}
+    small = {group: {name: changed({})[group][name]} for group, name in of.items()}
     mistake = only_mistake(tmp_path, {**tasks, **small, **tuning(metric="pearson")})
     assert mistake == "tuning.metric: 'pearson' is not defined for task 'news'"
 
@@ -101,7 +102,9 @@ def test_a_choice_counts_for_the_study_that_it_was_made_for(tmp_path: Path) -> N
     assert load_study(path).as_tuned("news", "small", "kd")[1].alpha == 0.5
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"study": 1}', '{"chosen": {"a": {"b": {"c": {"d": "x"}}}}}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"study": 1}', '{"chosen": {"a": {"b": {"c": {"d": "x"}}}}}']
+)
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     path = write(tmp_path, changed(tuning()))
     (tmp_path / "tuned.json").write_text(content)
@@ -114,7 +117,7 @@ def test_looks_and_choices_go_together(tmp_path: Path) -> None:
     looks = {"seeds": 10, "comparison.looks": [5, 10]}
     path = write(tmp_path, changed({**tuning(), **looks}))
     study = load_study(path)
-    write_tuned(tmp_path / "tuned.json", study, dict.fromkeys(study.configurations(), {"epochs": 8}))
+    write_tuned(tmp_path / "tuned.json", study, {name: {"epochs": 8} for name in study.configurations()})
     settled = {"declared": [], "seeds": {"news": {"small": {"kd": 10}}}}
     (tmp_path / "settle.json").write_text(json.dumps(settled))
     study = load_study(path)

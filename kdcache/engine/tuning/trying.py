@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 from kdcache.engine import run_trials
+from kdcache.engine.tuning.places import TuningLayout
 from kdcache.errors import TrialError
 from kdcache.study import Study
 from kdcache.study.tuning import Setting, Tuning
 from kdcache.system import processes
 from kdcache.tasks.prepared import PreparedTask
-from kdcache.trials.missing import missing_trials
+from kdcache.trials.keeping import missing_trials
 from kdcache.trials.plan import Planner, TrialPlan
 from kdcache.trials.scores import trial_scores
 from kdcache.trials.store import Store, run_and_store
-from kdcache.tuning.places import TuningLayout
 
 Configuration: TypeAlias = tuple[str, str, str]  # task, student, method
 

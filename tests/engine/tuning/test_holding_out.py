@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdcache.engine.tuning.holding_out import held_out_rows, hold_out
 from kdcache.errors import TaskError
 from kdcache.tasks.prepared import PreparedTask
-from kdcache.tuning.holding_out import held_out_rows, hold_out
-from tests.tuning.project import LABELS, write_project
+from tests.engine.tuning.project import LABELS, write_project
 
 
 @pytest.fixture
@@ -53,7 +53,9 @@ def test_the_same_seed_gives_the_same_task_and_writes_it_once(task: PreparedTask
     assert hold_out(task, Path("held"), 0.5, seed=3).rows == {"train": 20, "validation": 20}
 
 
-@pytest.mark.parametrize(("fraction", "sizes"), [(0.01, "40 to learn from and 0"), (0.99, "0 to learn from and 40")])
+@pytest.mark.parametrize(
+    ("fraction", "sizes"), [(0.01, "40 to learn from and 0"), (0.99, "0 to learn from and 40")]
+)
 def test_both_sides_need_rows(task: PreparedTask, fraction: float, sizes: str) -> None:
     with pytest.raises(TaskError, match=f"hold_out {fraction} of {len(LABELS)} train rows leaves {sizes}"):
         hold_out(task, Path("held"), fraction, seed=0)

@@ -10,6 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from kdcache.engine.teaching import make_cache, make_teacher
+from kdcache.engine.tuning.holding_out import hold_out
+from kdcache.engine.tuning.places import TuningLayout, folder_of
+from kdcache.engine.tuning.search import Tried, best, search
+from kdcache.engine.tuning.trying import Configuration, Trying, declared, study_of
 from kdcache.errors import TrialError
 from kdcache.study import Study, load_study
 from kdcache.study.schema import Choices
@@ -18,13 +22,9 @@ from kdcache.study.tuning import Setting, in_words
 from kdcache.system import processes
 from kdcache.system.files import remove
 from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.keeping import missing_trials
 from kdcache.trials.layout import Layout
-from kdcache.trials.missing import missing_trials
 from kdcache.trials.store import Store
-from kdcache.tuning.holding_out import hold_out
-from kdcache.tuning.places import TuningLayout, folder_of
-from kdcache.tuning.search import Tried, best, search
-from kdcache.tuning.trying import Configuration, Trying, declared, study_of
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from kdcache.engine.tuning.search import Tried, best, known_settings, search
 from kdcache.study.tuning import Setting, Tuning
-from kdcache.tuning.search import Tried, best, known_settings, search
 
 SPACE: dict[str, Any] = {
     "all": {"learning_rate": [0.1, 0.2, 0.4], "epochs": [1, 2]},
@@ -23,7 +23,8 @@ def tuning(**changes: Any) -> Tuning:
 def peak(settings: Sequence[Setting]) -> list[list[float]]:
     """A score that is best at alpha 0.5, epochs 2 and temperature 4."""
     return [
-        [-((one["alpha"] - 0.5) ** 2) - (one["epochs"] - 2) ** 2 - (one["temperature"] - 4) ** 2] for one in settings
+        [-((one["alpha"] - 0.5) ** 2) - (one["epochs"] - 2) ** 2 - (one["temperature"] - 4) ** 2]
+        for one in settings
     ]
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdcache.engine.tuning.holding_out import held_out_rows
+from kdcache.engine.tuning.run import Tuned
 from kdcache.errors import TrialError
 from kdcache.logits import LogitCache, LogitWriter
 from kdcache.study import load_study
@@ -19,13 +21,11 @@ from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import Layout
 from kdcache.trials.missing import trials_to_run
 from kdcache.trials.plan import Planner
-from kdcache.tuning.holding_out import held_out_rows
-from kdcache.tuning.run import Tuned
 from stages import prepare
 from stages import tune as stage
-from tests.tuning.project import LABELS, TUNING, results, tuned, write_project, write_rows, write_study
+from tests.engine.tuning.project import LABELS, TUNING, results, tuned, write_project, write_rows, write_study
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OTHER = {"no": "yes", "yes": "no"}
 SMOOTH = {"base": {}, "smooth": {"soft_labels": "uniform", "alpha": 0.1}}
 
@@ -161,7 +161,7 @@ def test_without_tuning_nothing_is_left_of_it() -> None:
 
 
 def test_params_that_change_meanwhile_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from kdcache.tuning import run
+    from kdcache.engine.tuning import run
 
     study = write_project(distillers={}, tuning={**TUNING, "space": {"base": {"epochs": [1, 8]}}})
     write_study(distillers={}, tuning={**TUNING, "space": {"base": {"epochs": [2, 8]}}})

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from kdcache.engine.tuning.run import Tuned
+from kdcache.engine.tuning.trying import metric_of
 from kdcache.results.schema import TuningRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Study
 from kdcache.study.tuning import in_words
-from kdcache.tuning.run import Tuned
-from kdcache.tuning.trying import metric_of
 
 
 def tuning_table(study: Study, tuned: Sequence[Tuned]) -> pd.DataFrame:

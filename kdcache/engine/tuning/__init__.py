@@ -5,5 +5,4 @@ search.py       which settings are tried: a grid, quasi-random, or TPE
 places.py       where the trials of tuning lie, apart from the study's
 trying.py       run a method's settings and score them
 run.py          tune every configuration of a study, the baseline first
-table.py        metrics/tuning.csv
 """

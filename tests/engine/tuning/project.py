@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
+from kdcache.engine.tuning.run import Tuned, tune
 from kdcache.study import Study, load_study
-from kdcache.tuning.run import Tuned, tune
 from stages import prepare
 from tests.tiny_models import save_checkpoint
 
