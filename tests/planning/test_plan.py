@@ -428,3 +428,20 @@ def test_a_damaged_card_is_an_error(done: None) -> None:
     (DATA / "tasks" / "films" / "card.json").write_text("{")
     with pytest.raises(KdcacheError, match=r"card\.json"):
         planned(FILMS)
+
+
+# ---- tuning ----
+
+
+def test_the_trials_and_teachers_of_tuning_are_counted(here: Path) -> None:
+    prepare_films()
+    films = {"tasks": {"films": STUDY["tasks"]["films"]}}
+    without = describe(planned(films))
+    space = {"all": {"epochs": [1, 2]}}
+    found = describe(planned({**films, "tuning": {"seeds": [9], "budget": 2, "space": space}}))
+    assert "tuning" not in without
+    assert found["trials"] == without["trials"]
+    # 2 students x 4 methods x 2 settings x 1 seed; 8 of 10 rows are learned from
+    assert (found["tuning"]["trials"]["missing"], found["tuning"]["teachers"]["missing"]) == (16, 1)
+    # big: 2 epochs of 2 batches; small: (1 + 2) epochs of 3 batches, smaller: of 1, each for 4 methods
+    assert found["steps"]["total"] - without["steps"]["total"] == 4 + 4 * 9 + 4 * 3
