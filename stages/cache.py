@@ -21,26 +21,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(layout: Layout, task: str, name: str) -> None:
-    from kdcache.engine import share_cores, slots
+    from kdcache.engine.teaching import make_cache
     from kdcache.study import load_study
-    from kdcache.system import processes
-    from kdcache.trials.missing import cache_identity, cache_to_write
     from kdcache.trials.store import project_store
 
-    study, store = load_study(), project_store()
+    study = load_study()
     find("task", task, study.tasks)
     find("teacher", name, study.teachers)
     with exclusive(layout.cache(task, name)):
-        plan = processes.from_main(lambda: cache_to_write(study, layout, task, name, store))
-        if plan is None:
-            return
-        from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
-
-        share_cores()
-        with slots.every():
-            cache_logits(plan)
-        if store is not None and processes.is_main():
-            store.put("caches", cache_identity(plan), plan.folder)
+        make_cache(study, layout, task, name, project_store())
 
 
 if __name__ == "__main__":

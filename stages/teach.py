@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 
 from kdcache.system.locks import exclusive
 from kdcache.trials.applicable import left_out
 from kdcache.trials.layout import Layout
 from stages import find, names, stage_errors
-
-log = logging.getLogger(__name__)
 
 
 @stage_errors()
@@ -24,28 +21,18 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(layout: Layout, task: str, name: str) -> None:
-    from kdcache.engine import share_cores, slots
+    from kdcache.engine.teaching import make_teacher
     from kdcache.study import load_study
-    from kdcache.system import processes
-    from kdcache.trials.missing import check_still_asked_for, teacher_to_train
+    from kdcache.trials.missing import check_still_asked_for
     from kdcache.trials.store import project_store
 
-    study, store = load_study(), project_store()
+    study = load_study()
     find("task", task, study.tasks)
     find("teacher", name, study.teachers)
     with exclusive(layout.teacher(task, name)):
-        plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
-        if plan is None:
-            return
-        from kdcache.trials.teach import teach  # imports torch: not before there is work
-
-        share_cores()
-        with slots.every():
-            result = teach(plan)
-        if store is not None and processes.is_main():
-            store.put("teachers", plan.identity, plan.folder)
-        check_still_asked_for([plan], layout)
-        log.info("%s: validation %s", plan.folder, result["metrics"])
+        plan = make_teacher(study, layout, task, name, project_store())
+        if plan is not None:
+            check_still_asked_for([plan], layout)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from typing import Any
 from kdcache.errors import KdcacheError
 from kdcache.planning.estimates import cost_of, describe
 from kdcache.planning.forecasts import describe_design
-from kdcache.planning.plan import Size, plan_study
+from kdcache.planning.plan import plan_study
+from kdcache.planning.runs import Size
 from kdcache.study import Study, load_study
 
 ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")

@@ -154,7 +154,8 @@ def print_plan(plan: Mapping[str, Any]) -> None:
         each = "unknown" if job["steps_each"] is None else " or ".join(map(_count, job["steps_each"]))
         steps = [each, _count(job["steps_left"])]
         speed = [_known(job["seconds_a_step"], ".3g"), _hours(job["seconds_left"])]
-        table.add_row(cell(job["task"]), cell(job["model"]), *counts, *steps, *speed)
+        tuned = " (tuning)" if job["kind"].startswith("tuned") else ""
+        table.add_row(cell(job["task"]), cell(job["model"] + tuned), *counts, *steps, *speed)
     show(table)
     for line in (*_plan_totals(plan), *_plan_design(plan), *(f"- {note}" for note in plan["notes"])):
         show(cell(line))
@@ -170,10 +171,22 @@ def _plan_totals(plan: Mapping[str, Any]) -> list[str]:
     sizes = ", ".join(f"{what} {disk[part]}" for part, what in DISK.items())
     return [
         f"stages: {stages['total']}{idle}",
+        *_plan_tuning(plan),
         *(f"{part}: {_states(plan[part])}" for part in ("teachers", "trials")),
         f"optimizer steps: {_left(_count(steps['left']), _count(steps['total']))}",
         f"hours, one run after another: {_plan_hours(plan)}",
         f"disk, at most: {sizes} (DVC's cache may hold a second copy)",
+    ]
+
+
+def _plan_tuning(plan: Mapping[str, Any]) -> list[str]:
+    tuning = plan.get("tuning")
+    if tuning is None:
+        return []
+    each = f"{tuning['settings']} settings of every method with {tuning['seeds']} seeds each"
+    return [
+        f"tuning, {each}, trials: {_states(tuning['trials'])}",
+        f"tuning, teachers: {_states(tuning['teachers'])}",
     ]
 
 

@@ -35,12 +35,19 @@ def check(
         "looks": study.looks,
         "trials": configurations * len(study.seeds),
     }
+    if study.tuning is not None:
+        counts["tuning_trials"] = configurations * study.tuning.budget * len(study.tuning.seeds)
     text = (
         "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
         "{configurations} configurations x {seeds} seeds = {trials} trials"
     )
     if len(study.looks) > 1:
         text += f" at most, judged after {', '.join(map(str, study.looks))} seeds"
+    if study.tuning is not None:
+        text += (
+            f"; tuned before with {study.tuning.budget} settings of every method x {len(study.tuning.seeds)} seeds "
+            "= {tuning_trials} trials"
+        )
     print_json(counts) if as_json else typer.echo(text.format(**counts))
 
 

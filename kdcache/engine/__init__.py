@@ -6,6 +6,8 @@ comes out. A worker that dies (killed, out of memory) costs its own trial only, 
     resources.py   how many trials at once, on how many threads, on which GPU
     pool.py        hand out the plans, try again what a dead worker had, gather what failed
     local.py       worker processes on this machine
+    teaching.py    a teacher or its logits, where they are missing
+    tuning/        each method at its best, on rows held out of train
     slots.py       places on this machine, for stages that run at the same time
     ray.py         tasks on a Ray cluster
 """

@@ -13,7 +13,8 @@ from statistics import fmean
 from typing import Any, Literal
 
 from kdcache.logits import LogitCache
-from kdcache.planning.plan import STATES, Job, Plan, Run, Size
+from kdcache.planning.plan import Plan
+from kdcache.planning.runs import STATES, Job, Run, Size
 from kdcache.study import Student, Study
 
 ROW_BYTES = 16  # id and row hash of a cached row
@@ -52,6 +53,13 @@ def measured(job: Job) -> Speed | None:
     )
 
 
+def _measured(plan: Plan) -> dict[tuple[str, str, str], Speed | None]:
+    """How fast each job was; a model in tuning is as fast as in the study."""
+    own = {key(job): measured(job) for job in plan.jobs if job.kind in ("teacher", "student")}
+    alike = {key(job): (job.kind.removeprefix("tuned "), job.task, job.model) for job in plan.jobs}
+    return {name: own.get(of) for name, of in alike.items()}
+
+
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
     """The plan as one JSON-like object; what is unknown is None.
 
@@ -60,12 +68,13 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
     Args:
         speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
     """
-    known = speeds if speeds is not None else {key(job): measured(job) for job in plan.jobs}
+    known = speeds if speeds is not None else _measured(plan)
     jobs = [_described(job, known.get(key(job)), plan.sizes[job.task]) for job in plan.jobs]
     return {
         "stages": _stages(plan.study),
         "teachers": _counted(job for job in plan.jobs if job.kind == "teacher"),
         "trials": _counted(job for job in plan.jobs if job.kind == "student"),
+        **_tuning(plan),
         "steps": {part: _sum(job[f"steps_{part}"] for job in jobs) for part in PARTS},
         "seconds": {part: _sum(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
         "seconds_known": {part: _sum_known(job[f"seconds_{part}"] for job in jobs) for part in PARTS},
@@ -78,22 +87,19 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
 
 
 def cost_of(trials: int, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds and bytes of logits of a study that ends after fewer trials than it may have, its teachers included.
+    """Seconds and bytes of logits of a study that ends after fewer trials than it may have, all else included.
 
     A trial counts as much as all of them do on average.
 
     Args:
         described: of all that the study may have, from `describe`; what is unknown there is None here.
     """
+    share = trials / described["trials"]["total"]
     costs: dict[str, Any] = {"trials": trials}
     for name, total in (("seconds", "seconds_total"), ("logit_bytes", "logit_bytes")):
-        sums = {
-            kind: _sum(job[total] for job in described["jobs"] if job["kind"] == kind)
-            for kind in ("teacher", "student")
-        }
-        known = None not in sums.values()
-        share = trials / described["trials"]["total"]
-        costs[name] = sums["teacher"] + sums["student"] * share if known else None
+        ours = _sum(job[total] for job in described["jobs"] if job["kind"] == "student")
+        others = _sum(job[total] for job in described["jobs"] if job["kind"] != "student")
+        costs[name] = None if ours is None or others is None else others + ours * share
     return costs
 
 
@@ -114,6 +120,7 @@ def _stages(study: Study) -> dict[str, int]:
         "prepare": tasks,
         "teach": taught,
         "cache": taught,
+        "tune": 1,
         "train": pairs * len(study.regularizers),
         "distill": pairs * len(study.distillers),
         "compare": 1,
@@ -122,6 +129,23 @@ def _stages(study: Study) -> dict[str, int]:
     idle = 2 * (taught - len(list(study.taught())))
     idle += pairs * len(study.methods()) - len(list(study.configurations()))
     return {**counts, "total": sum(counts.values()), "not_applicable": idle}
+
+
+def _tuning(plan: Plan) -> dict[str, Any]:
+    """The settings of each method, the trials of all of them and the teachers they learn from, where any are tuned."""
+    tuning = plan.study.tuning
+    if tuning is None:
+        return {}
+    trials = _counted(job for job in plan.jobs if job.kind == "tuned student")
+    taught = _counted(job for job in plan.jobs if job.kind == "tuned teacher")
+    return {
+        "tuning": {
+            "settings": tuning.budget,
+            "seeds": len(tuning.seeds),
+            "trials": trials,
+            "teachers": taught,
+        }
+    }
 
 
 def _counted(jobs: Iterable[Job]) -> dict[str, int]:
@@ -184,12 +208,14 @@ def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None
         speed, models = speeds.get(key(job)), _kept_models(job, plan.study)
         parameters = speed.parameters if speed else None
         size = None if parameters is None else LOGIT_BYTES * parameters * models
-        weights[job.kind].append(size if models else 0)
+        weights["student" if job.kind == "student" else "teacher"].append(size if models else 0)
     return {f"{kind}s": _sum(sizes) for kind, sizes in weights.items()}
 
 
 def _kept_models(job: Job, study: Study) -> int:
     """How many trained models there will be: a teacher's one, of a student's trials those that are kept."""
+    if job.kind == "tuned student":
+        return 0
     if not isinstance(job.params, Student):
         return 1
     seeds = [seed for method in study.methods() for seed in study.seeds_of(job.task, job.model, method)]

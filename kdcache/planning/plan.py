@@ -10,67 +10,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import CacheError, KdcacheError, TaskError
 from kdcache.logits import LogitCache
 from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.planning.runs import Job, Run, Size, State
+from kdcache.planning.tuning import tuning_jobs
 from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.system.files import read_json
 from kdcache.tasks.card import CARD, TaskCard, read_card
 from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
 from kdcache.trials.layout import LOGITS, MODEL, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_cost, read_result
-
-# done: there, and what the study asks for. unkept: the same, but its model, which is to be kept, is not there: it is
-# trained once more. stale: there, but of other data, parameters, weights or code, so it runs again.
-# unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
-State = Literal["done", "unkept", "stale", "unchecked", "missing"]
-STATES: tuple[State, ...] = get_args(State)
-Kind = Literal["teacher", "student"]
-
-
-@dataclass(frozen=True)
-class Size:
-    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
-
-    `unlabelled` is how many rows have no labels, None if unknown. It is not read for a task without such rows.
-    """
-
-    train: int
-    evaluated: int
-    classes: int | None = None
-    unlabelled: int | None = None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One fine-tuning: its state, its steps, how many rows it then predicts, and of how many it keeps the logits."""
-
-    state: State
-    steps: int | None  # optimizer steps; None when the task's rows are unknown
-    predicted: int | None
-    kept: int | None
-    finished: Mapping[str, Any] | None  # its steps, seconds and device, when it is there
-    logits: Path
-
-
-@dataclass(frozen=True)
-class Job:
-    """All runs of one model on one task: a teacher and its logits, or a student with every method and seed."""
-
-    kind: Kind
-    task: str
-    model: str
-    params: Model
-    runs: tuple[Run, ...]
-
-    @property
-    def left(self) -> tuple[Run, ...]:
-        """The runs that are still to do, as far as is known."""
-        return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))
 
 
 @dataclass(frozen=True)
@@ -87,7 +41,7 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     """Count what the study has to run, and look up what is there.
 
     Args:
-        data: the folder that holds `tasks/`, `teachers/`, `logits/` and `trials/`; it need not exist.
+        data: the folder that holds `tasks/`, `teachers/`, `logits/`, `trials/` and `tuning/`; it need not exist.
         rows: sizes of tasks that are not prepared.
 
     Raises:
@@ -100,7 +54,8 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     lookup = partial(_Lookup, study, data, local)
     lookups = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
     notes = [*_notes(study, sizes, local), *(note for task in lookups for note in task.notes())]
-    return Plan(study, sizes, tuple(job for task in lookups for job in task.jobs()), tuple(notes))
+    own = [job for task in lookups for job in task.jobs()]
+    return Plan(study, sizes, (*tuning_jobs(study, data, sizes), *own), tuple(notes))
 
 
 def _models(study: Study) -> list[Model]:
@@ -256,7 +211,7 @@ class _Lookup:
 
     def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
         folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
-        how = self.study.method(method)
+        student, how = self.study.as_tuned(self.task, name, method)
         result = _result(folder, self._parts if own is None else (PLAIN,))
         state: State = "missing"
         if result is not None:

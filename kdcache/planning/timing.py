@@ -23,7 +23,8 @@ from kdcache.modelling.encoding import EncodedImages, EncodedSplit, encode_texts
 from kdcache.modelling.predicting import predict
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
 from kdcache.planning.estimates import Speed, key
-from kdcache.planning.plan import Job, Plan, Size, prepared_card
+from kdcache.planning.plan import Plan, prepared_card
+from kdcache.planning.runs import Job, Size
 from kdcache.study import Model, Regularizer, Task
 from kdcache.system.devices import device_name
 from kdcache.tasks.card import TaskCard

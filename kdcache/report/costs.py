@@ -154,7 +154,8 @@ def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: St
 
 def _passes(readers: pd.DataFrame, study: Study) -> int:
     """How often these trials go through the logits of the training rows."""
-    return sum(study.students[student].epochs for student in readers["model"])
+    names = readers[["task", "model", "regularizer"]].itertuples(index=False, name=None)
+    return sum(study.as_tuned(*map(str, name))[0].epochs for name in names)
 
 
 def _break_even(filled: float, passed: float, students: int) -> str:

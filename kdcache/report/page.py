@@ -15,6 +15,7 @@ from kdcache.report import (
     calibration,
     charts,
     claims,
+    collapsed,
     comparisons,
     costs,
     curves,
@@ -26,6 +27,7 @@ from kdcache.report import (
     rowwise,
     tables,
     teachers,
+    tuning,
 )
 from kdcache.report.downloads import downloads
 from kdcache.report.sections import Section
@@ -88,8 +90,10 @@ def make_sections(metrics: Metrics, study: Study, panels: list[charts.Panel]) ->
     shown: tuple[Section | None, ...] = (
         claims.make_section(metrics, study),
         teachers.make_section(metrics, study),
+        collapsed.make_section(metrics, study),
         differences.make_section(panels),
         tables.make_section(metrics, study),
+        tuning.make_section(metrics, study),
         looks.make_section(metrics, study),
         comparisons.make_section(metrics),
         interactions.make_section(metrics),

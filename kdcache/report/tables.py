@@ -129,7 +129,7 @@ def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, stud
         for task in dict.fromkeys(task for task, _ in students)
     ]
     base: list[Cell | None] = [_baseline_cell(first[pair]) for pair in students]
-    rows = [Row(study.comparison.baseline, wording.recipe(study.method(study.comparison.baseline)), base)]
+    rows = [Row(study.comparison.baseline, wording.recipe_of(study, study.comparison.baseline), base)]
     for name, method in _compared(comparisons, study):
         cells = [_cell(by_key.get((*pair, name)), study) for pair in students]
         if any(cells):
@@ -146,7 +146,7 @@ def _seeds(comparisons: pd.DataFrame, task: str, student: str) -> str:
 def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
     """The compared regularizers in the order of the study, each with its recipe."""
     present = list(dict.fromkeys(comparisons["regularizer"]))
-    return [(name, wording.recipe(method)) for name, method in study.methods().items() if name in present]
+    return [(name, wording.recipe_of(study, name)) for name in study.methods() if name in present]
 
 
 def _baseline_cell(row: ComparisonRow) -> Cell:

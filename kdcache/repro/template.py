@@ -23,6 +23,7 @@ __pycache__/
 /data/teachers/
 /data/logits/
 /data/trials/
+/data/tuning/
 /report/
 # finished trials, teachers and caches by identity
 /.kdcache/

@@ -38,8 +38,9 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
     for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
         _check_names(folder, (task, student, regularizer, seed), result)
-        _compare(f"{folder}: the student", result.params.get("student"), study.students[student])
-        _compare(f"{folder}: the method", result.params.get("regularizer"), study.method(regularizer))
+        model, method = study.as_tuned(task, student, regularizer)
+        _compare(f"{folder}: the student", result.params.get("student"), model)
+        _compare(f"{folder}: the method", result.params.get("regularizer"), method)
     for task, teacher in study.taught():
         record = layout.cache(task, teacher) / TEACHER
         _compare(f"{record}: the teacher", read_json(record).get("params"), study.teachers[teacher])

@@ -10,8 +10,9 @@ from platform import python_version
 from typing import Any
 
 from kdcache.logits import LogitCache
+from kdcache.results.teachers import always_the_same
 from kdcache.study import UNLABELLED, Study
-from kdcache.tasks.card import read_card
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import caches_beside
 from kdcache.trials.result import TrialResult
 
@@ -24,7 +25,8 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - format: 1
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
-    - tasks: {name: {rows: {split: count}, data: fingerprint}}, and unlabelled: that of the unlabelled rows, if any
+    - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
+      row, a fraction in the task's first metric}}, and unlabelled: the fingerprint of the unlabelled rows, if any
     - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
     - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
@@ -43,7 +45,7 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
         },
         "devices": dict(Counter(f"{result.device}, {result.precision}" for result in results)),
         "statistics": {name: metadata.version(name) for name in STATISTICS} | {"python": python_version()},
-        "tasks": {name: _task_facts(root, name) for name in study.tasks},
+        "tasks": {name: _task_facts(study, root, name) for name in study.tasks},
         **_adopted(results),
         **({"declared": study.declarations} if len(study.declarations) > 1 else {}),
         "caches": [_cache_facts(study, root, task, teacher) for task, teacher in study.taught()],
@@ -59,10 +61,12 @@ def _adopted(results: Sequence[TrialResult]) -> dict[str, Any]:
     return {"adopted": facts} if facts else {}
 
 
-def _task_facts(root: Path, task: str) -> dict[str, Any]:
-    card = read_card(root / "tasks" / task)
+def _task_facts(study: Study, root: Path, task: str) -> dict[str, Any]:
+    prepared = PreparedTask(root / "tasks" / task)
+    card, metric = prepared.card, study.tasks[task].metrics[0]
     more = {} if card.unlabelled is None else {UNLABELLED: card.unlabelled.fingerprint}
-    return {"rows": card.rows, "data": card.fingerprint, **more}
+    majority = always_the_same(prepared, metric)
+    return {"rows": card.rows, "data": card.fingerprint, **more, "majority": majority}
 
 
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from kdcache.results.schema import (
     ReliabilityRow,
     TeacherRow,
     TrialRow,
+    TuningRow,
     columns,
     defaults,
     plain_types,
@@ -41,6 +42,7 @@ OPTIONAL: dict[str, type[Any]] = {
     "reliability": ReliabilityRow,
     "across": AcrossRow,
     "teachers": TeacherRow,
+    "tuning": TuningRow,
 }
 SUMMARY = "summary.json"
 PROVENANCE = "provenance.json"
@@ -65,6 +67,7 @@ class Metrics:
     across: pd.DataFrame
     curves: pd.DataFrame
     teachers: pd.DataFrame
+    tuning: pd.DataFrame
     summary: dict[str, Any]
     provenance: dict[str, Any]
     files: dict[str, str]

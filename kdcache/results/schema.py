@@ -93,6 +93,21 @@ class TeacherRow:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TuningRow:
+    """tuning.csv: a setting that was tried, with one seed; see `results.tuning`."""
+
+    task: str
+    student: str
+    regularizer: str
+    setting: int  # from 1, in the order in which they were tried
+    values: str
+    seed: int
+    metric: str
+    score: OfOne
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
     """comparisons.csv: a configuration against the baseline; `statistics.verdicts.compare` says what each column is."""
 

@@ -58,7 +58,7 @@ def _row(study: Study, root: Path, trials: pd.DataFrame, task: str, teacher: str
         classes=prepared.card.classes,
         train=100 * train.score(metric, prepared.card),
         validation=100 * score,
-        majority=100 * _always_the_same(train.labels, validation.labels, metric, prepared.card),
+        majority=100 * always_the_same(prepared, metric),
         entropy=train.entropy,
         confidence=train.confidence,
         student=student,
@@ -106,10 +106,10 @@ def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
     return _Split(np.concatenate(outputs), rows["label"].to_numpy(), *means)
 
 
-def _always_the_same(
-    train: npt.NDArray[Any], labels: npt.NDArray[Any], metric: Metric, card: TaskCard
-) -> float:
-    """The score on `labels` of one answer for every row: train's commonest class, or its mean."""
+def always_the_same(task: PreparedTask, metric: Metric) -> float:
+    """The score on validation of one answer for every row: train's commonest class, or its mean."""
+    card = task.card
+    train, labels = (task.rows(split, ["label"])["label"].to_numpy() for split in (TRAIN, VALIDATION))
     answer = train.mean() if card.regression else np.bincount(train).argmax()
     return score_outputs(np.full(len(labels), answer), labels, metric, card.positive_class)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from kdcache.study import Regularizer, Schedule
+from kdcache.study import Regularizer, Schedule, Study
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
@@ -19,6 +19,7 @@ METRIC_NAMES = {
     "matthews": "Matthews correlation",
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
+    "nll": "NLL",
 }
 
 
@@ -159,6 +160,20 @@ def recipe(method: Regularizer) -> str:
     parts += ["released variant"] if method.variant == "released" else []
     parts += ["unlabelled rows too"] if method.unlabelled == "use" else []
     return ", ".join(parts)
+
+
+def recipe_of(study: Study, name: str) -> str:
+    """A method of a study in a few words; what is tuned has no value of its own: "teacher logits, tuned α, τ"."""
+    method = study.method(name)
+    values = study.tuning.values(name) if study.tuning else {}
+    if not values:
+        return recipe(method)
+    fields = type(method).model_fields
+    plain = {key: fields[key].default for key in values if key in fields}
+    named = listing(
+        {"alpha": "α", "temperature": "τ", "beta": "β"}.get(key, key.replace("_", " ")) for key in values
+    )
+    return f"{recipe(method.model_copy(update=plain))}, tuned {named}"
 
 
 def _over_time(value: float | Schedule[float]) -> str:

@@ -16,6 +16,8 @@ from kdcache.errors import ParamsError
 from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.settled import read_settled, settled_beside
+from kdcache.study.tuned import read_chosen, tuned_beside
+from kdcache.study.tuning import Tuning
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
 from kdcache.system.params_file import read_params
@@ -32,10 +34,10 @@ P = TypeVar("P", bound=Params)
 def load_study(path: str | Path = "params.yaml") -> Study:
     """Read and check a study file.
 
-    A study with looks has the seeds that the settle.json beside it says.
+    A study with looks has the seeds that the settle.json beside it says, one with tuning what tuned.json says.
 
     Raises:
-        KdcacheError: settle.json is not what `kdcache settle` writes.
+        KdcacheError: settle.json is not what `kdcache settle` writes, or tuned.json not what stage `tune` does.
         ParamsError: the file is missing, is no YAML mapping, is larger than any study, or has mistakes: all are
             listed, one a line, each with its path in the file.
     """
@@ -49,6 +51,8 @@ def load_study(path: str | Path = "params.yaml") -> Study:
     mistakes += mistakes_between(Entries(study or _sound_part(content), _names(content)))
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
+    if study.tuning is not None:
+        study = study.with_chosen(read_chosen(tuned_beside(path), study))
     if study.comparison.looks is None:
         return study
     settled = read_settled(settled_beside(path))
@@ -83,12 +87,20 @@ def _sound_part(content: Mapping[str, Any]) -> Study:
         checked = {str(name): _sound(kind, entry) for name, entry in _entries(content, group).items()}
         parts[group] = {name: entry for name, entry in checked.items() if entry is not None}
     comparison = _sound(Comparison, content.get("comparison"))
-    return Study.model_construct(None, seeds=[], comparison=comparison, **parts)
+    tuning = _faultless(Tuning, content.get("tuning"))
+    return Study.model_construct(None, seeds=[], comparison=comparison, tuning=tuning, **parts)
 
 
 def _entries(content: Mapping[str, Any], group: str) -> dict[Any, Any]:
     entries = content.get(group)
     return entries if isinstance(entries, dict) else {}
+
+
+def _faultless(kind: type[P], entry: object) -> P | None:
+    try:
+        return kind.model_validate(entry)
+    except ValidationError:
+        return None
 
 
 def _sound(kind: type[P], entry: object) -> P | None:

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from itertools import product
 from math import prod
 
+from pydantic import ValidationError
+
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Model
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Source
+from kdcache.study.tuning import ALL, MOST_POINTS, RECIPE, Tuning, applied
+from kdcache.study.values import REGRESSION_METRICS
 from kdcache.system.quoting import listed, quoted
 
 CACHED = ("teacher", "self")  # soft labels that are logits
@@ -40,6 +44,7 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     yield from _tasks_without_unlabelled_rows(entries)
     yield from _unusable_baseline(entries)
     yield from _missing_margins(entries)
+    yield from _unusable_tuning(entries)
     yield from _stages_of_one_name(entries.names)
 
 
@@ -160,6 +165,51 @@ def _missing_margins(entries: Entries) -> Iterator[str]:
         if task.metrics[0] not in comparison.margin:
             metric = quoted(task.metrics[0])
             yield f"comparison.margin: no margin for {metric}, the first metric of task {quoted(name)}"
+
+
+def _unusable_tuning(entries: Entries) -> Iterator[str]:
+    study, tuning = entries.sound, entries.sound.tuning
+    if tuning is None:
+        return
+    names = [*entries.names["regularizers"], *entries.names["distillers"]]
+    both = [seed for seed in tuning.seeds if seed in study.seeds]
+    if both:
+        yield f"tuning.seeds: {listed(both)} also in seeds; the seeds that choose are not to be those that judge"
+    for name in tuning.space:
+        if name != ALL and name not in names:
+            yield f"tuning.space: no method {quoted(name)} (there are: {ALL}, {listed(names)})"
+    if ALL in names:
+        yield f"tuning.space: {ALL} stands for every method, so no method can have this name; rename it"
+    for name, task in study.tasks.items():
+        if tuning.metric is not None and (tuning.metric in REGRESSION_METRICS) != task.regression:
+            yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
+    groups = {"regularizers": study.regularizers, "distillers": study.distillers}
+    for group, methods in groups.items():
+        for name, method in methods.items():
+            yield from _unusable_space(tuning, group, name, method)
+
+
+def _unusable_space(tuning: Tuning, group: str, name: str, method: Regularizer) -> Iterator[str]:
+    """What of a method's space it cannot take, and whether there is enough of it for the budget."""
+    key, values = f"tuning.space.{name}", tuning.values(name)
+    for own, tried in values.items():
+        for value in tried if own not in RECIPE else ():
+            first = {other: one[0] for other, one in values.items() if other not in RECIPE}
+            try:
+                applied(method, {**first, own: value})
+            except ValidationError as error:
+                said = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+                yield f"{key}.{own}: {value:g} cannot be set in {group}.{name}: {said}"
+                return
+    points = tuning.points(name)
+    if points < tuning.budget:
+        yield (
+            f"tuning.budget: {tuning.budget}, but {group}.{name} has only {points} settings in its space "
+            f"({listed(values) or 'no key'}), and every method is to have as many; add values, or write budget: "
+            f"{points}"
+        )
+    if points > MOST_POINTS:
+        yield f"{key}: {points:,} settings; at most {MOST_POINTS:,} can be looked at, so leave out values"
 
 
 def _stages_of_one_name(names: Mapping[str, list[str]]) -> Iterator[str]:

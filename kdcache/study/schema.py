@@ -14,10 +14,12 @@ from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.names import Name
 from kdcache.study.seeds import MOST_SEEDS, in_short, listed
 from kdcache.study.task import Task
+from kdcache.study.tuning import Setting, Tuning, applied
 from kdcache.study.values import Metric, Params, Seed, Share
 from kdcache.system.quoting import quoted
 
 SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
+Choices: TypeAlias = Mapping[tuple[str, str, str], Setting]  # of a task, student and method
 
 
 class Comparison(Params):
@@ -59,7 +61,9 @@ class Study(Params):
     regularizers: dict[Name, Regularizer] = Field(min_length=1)
     distillers: dict[Name, Regularizer] = Field(default_factory=dict)
     comparison: Comparison
+    tuning: Tuning | None = None
     _counts: SeedCounts = PrivateAttr(default_factory=dict)
+    _chosen: Choices = PrivateAttr(default_factory=dict)
     _declared: Sequence[Mapping[str, Any]] = PrivateAttr(default=())
 
     @field_validator("seeds", mode="before")
@@ -93,6 +97,21 @@ class Study(Params):
         study = self.model_copy()
         study._counts, study._declared = counts, declared
         return study
+
+    def with_chosen(self, choices: Choices) -> Self:
+        """The study, configurations with what was chosen for them in place of their own values; see `as_tuned`."""
+        study = self.model_copy()
+        study._chosen = choices
+        return study
+
+    def is_chosen(self, task: str, student: str, regularizer: str) -> bool:
+        """Whether tuning has chosen for a configuration; true where nothing is tuned."""
+        return self.tuning is None or (task, student, regularizer) in self._chosen
+
+    def as_tuned(self, task: str, student: str, regularizer: str) -> tuple[Student, Regularizer]:
+        """The student and the method of a configuration, with the values that were chosen for it, if any were."""
+        setting = self._chosen.get((task, student, regularizer), {})
+        return applied(self.students[student], setting), applied(self.method(regularizer), setting)
 
     @property
     def declarations(self) -> list[Mapping[str, Any]]:

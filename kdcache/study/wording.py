@@ -7,6 +7,7 @@ from typing import Any
 
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
+from kdcache.study.tuning import Space, Tuning
 from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
@@ -59,4 +60,6 @@ def _model_at(path: tuple[str, ...]) -> type[Params]:
         return Source if path[-1] == "source" else Augment
     if len(path) == 3 and path[-1] in ("alpha", "temperature"):
         return Schedule
+    if path[0] == "tuning":
+        return Tuning if len(path) == 1 else Space
     return GROUPS.get(path[0], Comparison)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kdcache.errors import KdcacheError, TaskError
+from kdcache.hashing import fingerprint
 from kdcache.study import UNLABELLED, Augment
 from kdcache.system import files
 
@@ -90,6 +95,21 @@ class TaskCard(BaseModel):
         """The splits that models are scored on: validation first, then the further ones."""
         others = (split for split in self.rows if split not in ("train", "validation", UNLABELLED))
         return ("validation", *others)
+
+
+def rows_fingerprint(
+    modality: str, regression: bool, names: list[str], hashes: Mapping[str, npt.NDArray[np.uint64]]
+) -> str:
+    """A task's fingerprint.
+
+    Args:
+        hashes: the row hashes [N] of each split that counts, in the order of its rows.
+    """
+    rows = {
+        split: hashlib.sha256(column.astype("<u8").tobytes()).hexdigest() for split, column in hashes.items()
+    }
+    content = {"modality": modality, "regression": regression, "label_names": names, "rows": rows}
+    return fingerprint.of_json(content)
 
 
 def read_card(folder: Path) -> TaskCard:

@@ -9,7 +9,6 @@ has not.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,12 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kdcache.errors import CacheError, TaskError
-from kdcache.hashing import fingerprint
 from kdcache.hashing.digests import Digests, checked_hashes
 from kdcache.hashing.rows import hash_rows
 from kdcache.study import UNLABELLED, Task
 from kdcache.system import files
-from kdcache.tasks.card import CARD, LabelNoise, TaskCard, Unlabelled
+from kdcache.tasks.card import CARD, LabelNoise, TaskCard, Unlabelled, rows_fingerprint
 from kdcache.tasks.columns import shown, shown_all
 from kdcache.tasks.images import ImageReader
 from kdcache.tasks.label_noise import with_noise
@@ -243,11 +241,7 @@ def _row_hashes(folder: Path, split: str) -> npt.NDArray[np.uint64]:
 
 
 def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.uint64]]) -> str:
-    rows = {
-        split: hashlib.sha256(column.astype("<u8").tobytes()).hexdigest() for split, column in hashes.items()
-    }
-    content = {"modality": spec.modality, "regression": spec.regression, "label_names": names, "rows": rows}
-    return fingerprint.of_json(content)
+    return rows_fingerprint(spec.modality, spec.regression, names, hashes)
 
 
 def _log_prepared(card: TaskCard, folder: Path) -> None:

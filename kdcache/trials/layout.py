@@ -38,6 +38,15 @@ class Layout:
     def report(self) -> Path:
         return self.root / "report"
 
+    @property
+    def tuning(self) -> Path:
+        """All that tuning makes: see `kdcache.engine.tuning.places`."""
+        return self.root / "data" / "tuning"
+
+    @property
+    def tuning_table(self) -> Path:
+        return self.metrics / "tuning.csv"
+
     def task(self, task: str) -> Path:
         """A prepared task."""
         return self.data / "tasks" / task

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from kdcache.errors import TrialError
 from kdcache.hashing import fingerprint
 from kdcache.study import Study, load_study
+from kdcache.system.names import TUNED
 from kdcache.trials.keeping import missing_trials, why_cache, why_teach
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
@@ -63,7 +64,16 @@ def cache_identity(plan: CachePlan) -> str:
 def trials_to_run(
     study: Study, layout: Layout, task: str, student: str, regularizer: str, store: Store | None = None
 ) -> list[TrialPlan]:
-    """The trials of a configuration that have to be run, or run again for the models that are to be kept."""
+    """The trials of a configuration that have to be run, or run again for the models that are to be kept.
+
+    Raises:
+        TrialError: the study is tuned, and nothing has been chosen for the configuration yet.
+    """
+    if not study.is_chosen(task, student, regularizer):
+        raise TrialError(
+            f"{TUNED}: has no values for {task} / {student} / {regularizer} as params.yaml is now; run stage tune "
+            "(`dvc repro` does)"
+        )
     folder = layout.configuration(task, student, regularizer)
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
 

@@ -6,8 +6,10 @@ Nothing here imports torch, so that a stage with nothing to do ends at once.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_checkpoint
@@ -99,9 +101,15 @@ class Planner:
     def __init__(self, study: Study, layout: Layout) -> None:
         self.study, self.layout = study, layout
         self._tasks: dict[str, PreparedTask] = {}
-        self._checkpoints: dict[Model, Checkpoint] = {}
+        self._checkpoints: dict[tuple[Any, ...], Checkpoint] = {}
         self._common: dict[tuple[str, Model, str | None], Parts] = {}
         self._contents: dict[Path, str] = {}
+
+    def of(self, study: Study, layout: Layout) -> Planner:
+        """A planner of the same tasks and models with other values, or in other folders; it shares what was read."""
+        planner = copy(self)
+        planner.study, planner.layout = study, layout
+        return planner
 
     def teacher(self, task: str, name: str) -> TeacherPlan:
         """
@@ -151,7 +159,7 @@ class Planner:
 
     def trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
         """The plan of one seed, as `trials` has it; a Self-KD trial needs that seed's baseline alone."""
-        model, method = self.study.students[student], self.study.method(regularizer)
+        model, method = self.study.as_tuned(task, student, regularizer)
         soft_labels = self._soft_labels(task, student, regularizer, seed)
         contents = [self._content(folder) for folder in learned_from(soft_labels, method)]
         parts = training_parts(self._common_parts(task, model, method.function), method, seed, *contents)
@@ -202,9 +210,10 @@ class Planner:
         return self._tasks[task]
 
     def _checkpoint(self, model: Model) -> Checkpoint:
-        if model not in self._checkpoints:
-            self._checkpoints[model] = find_checkpoint(model)
-        return self._checkpoints[model]
+        start = (model.checkpoint, model.revision, model.init, model.layers)  # whatever its recipe
+        if start not in self._checkpoints:
+            self._checkpoints[start] = find_checkpoint(model)
+        return self._checkpoints[start]
 
 
 def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed: int) -> TrialPlan:

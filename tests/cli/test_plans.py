@@ -51,7 +51,7 @@ def test_what_is_unknown_is_said_so(capsys: pytest.CaptureFixture[str]) -> None:
         ["films", "small", "4", "0", "4", *["unknown"] * 4],
     ]
     # prepare, teach, cache, train, distill, compare, report
-    assert "stages: 7\n" in out
+    assert "stages: 8\n" in out
     assert "teachers: 1 in all, 0 done, 1 to run\ntrials: 4 in all, 0 done, 4 to run\n" in out
     assert "optimizer steps: unknown\n" in out
     assert "hours, one run after another: unknown (--calibrate times a few steps of each model)\n" in out

@@ -15,7 +15,8 @@ import yaml
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.logits import Cost, Fingerprints, LogitWriter
 from kdcache.planning.estimates import Speed, describe
-from kdcache.planning.plan import Plan, Size, plan_study
+from kdcache.planning.plan import Plan, plan_study
+from kdcache.planning.runs import Size
 from kdcache.study import load_study
 from kdcache.system.files import write_json
 from kdcache.tasks.prepare import prepare_task
@@ -101,10 +102,10 @@ def prepare_films() -> None:
 def test_stages_trials_and_steps(here: Path) -> None:
     prepare_films()
     found = describe(planned({"tasks": {"films": STUDY["tasks"]["films"]}}))
-    # 1 prepare, 1 teach, 1 cache, 2 students x 2 regularizers, 2 x 2 distillers, compare, report
+    # 1 prepare, 1 teach, 1 cache, 2 students x 2 regularizers, 2 x 2 distillers, tune, compare, report
     assert found["stages"] == {
-        "prepare": 1, "teach": 1, "cache": 1, "train": 4, "distill": 4, "compare": 1, "report": 1,
-        "total": 13, "not_applicable": 0,
+        "prepare": 1, "teach": 1, "cache": 1, "train": 4, "tune": 1, "distill": 4, "compare": 1, "report": 1,
+        "total": 14, "not_applicable": 0,
     }  # fmt: skip
     assert found["teachers"]["total"] == 1
     assert found["trials"] == {"total": 16, "done": 0, "unkept": 0, "stale": 0, "unchecked": 0, "missing": 16}
@@ -121,7 +122,7 @@ def test_pairs_that_do_not_apply_are_stages_without_trials(here: Path) -> None:
     found = describe(planned({"teachers.big.tasks": ["films"], "students.small.tasks": ["films"]}))
     # On plays nothing applies: teach, cache, and 2 students x 4 methods
     assert found["stages"]["not_applicable"] == 2 + 8
-    assert found["stages"]["total"] == 2 + 2 + 2 + 8 + 8 + 2
+    assert found["stages"]["total"] == 2 + 2 + 2 + 1 + 8 + 8 + 2
     assert found["trials"]["total"] == 16
     assert [(job["task"], job["model"]) for job in found["jobs"]] == [
         ("films", "big"), ("films", "small"), ("films", "smaller"),
@@ -429,3 +430,20 @@ def test_a_damaged_card_is_an_error(done: None) -> None:
     (DATA / "tasks" / "films" / "card.json").write_text("{")
     with pytest.raises(KdcacheError, match=r"card\.json"):
         planned(FILMS)
+
+
+# ---- tuning ----
+
+
+def test_the_trials_and_teachers_of_tuning_are_counted(here: Path) -> None:
+    prepare_films()
+    films = {"tasks": {"films": STUDY["tasks"]["films"]}}
+    without = describe(planned(films))
+    space = {"all": {"epochs": [1, 2]}}
+    found = describe(planned({**films, "tuning": {"seeds": [9], "budget": 2, "space": space}}))
+    assert "tuning" not in without
+    assert found["trials"] == without["trials"]
+    # 2 students x 4 methods x 2 settings x 1 seed; 8 of 10 rows are learned from
+    assert (found["tuning"]["trials"]["missing"], found["tuning"]["teachers"]["missing"]) == (16, 1)
+    # big: 2 epochs of 2 batches; small: (1 + 2) epochs of 3 batches, smaller: of 1, each for 4 methods
+    assert found["steps"]["total"] - without["steps"]["total"] == 4 + 4 * 9 + 4 * 3

@@ -12,7 +12,8 @@ import transformers
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.planning import timing
-from kdcache.planning.plan import Size, plan_study
+from kdcache.planning.plan import plan_study
+from kdcache.planning.runs import Size
 from kdcache.planning.timing import calibrate, time_model
 from kdcache.study import Study, Task
 from kdcache.tasks.card import TaskCard

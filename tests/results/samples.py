@@ -84,10 +84,11 @@ def put_task(
     folder = root / "tasks" / name
     folder.mkdir(parents=True)
     rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
-    pq.write_table(pa.table(rows), folder / "validation.parquet")
+    for split in ("train", "validation"):  # of the same rows
+        pq.write_table(pa.table(rows), folder / f"{split}.parquet")
     names = [] if regression else ["a", "b"]
     card = {"name": name, "modality": "image", "regression": regression, "label_names": names,
-            "rows": {"validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
+            "rows": {"train": len(labels), "validation": len(labels)}, "class_counts": {}, "source": {}, "dropped": {},
             "metrics": ["accuracy"], "max_length": None, "fingerprint": "d", **more}  # fmt: skip
     write_json(folder / "card.json", card)
 

@@ -66,7 +66,7 @@ def test_a_cache_of_unlabelled_rows_has_a_cost_and_an_identity_of_its_own(root: 
     made = provenance(some, root, read_trials(some, root / "trials"))
     assert made["caches"][0]["unlabelled"] == LogitCache(cache / "unlabelled").identity
     assert [list(facts) for facts in made["tasks"].values()] == [
-        ["rows", "data"]
+        ["rows", "data", "majority"]
     ] * 2  # as their cards have it
     card = read_json(root / "tasks/one/card.json")
     card["unlabelled"] = {"origin": "rest", "shared_rows": 0, "fingerprint": "u"}
@@ -156,7 +156,8 @@ def test_what_the_numbers_were_made_of(root: Path) -> None:
         {"torch": ["2.0", "2.1"]},
         {"cpu, float32": 4},
     )
-    assert found["tasks"] == {name: {"rows": {"validation": 4}, "data": "d"} for name in ("one", "two")}
+    facts = {"rows": {"train": 4, "validation": 4}, "data": "d", "majority": 0.75}  # three rows of four
+    assert found["tasks"] == dict.fromkeys(("one", "two"), facts)
     (cache,) = found["caches"]
     prints = {"data": "d", "weights": "w", "preprocessing": "p", "code": "c"}
     assert cache == {

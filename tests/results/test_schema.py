@@ -19,6 +19,7 @@ def test_there_is_a_class_for_every_table() -> None:
             "CostRow",
             "CurveRow",
             "TeacherRow",
+            "TuningRow",
             "ComparisonRow",
             "LookRow",
             "ExampleRow",

@@ -22,7 +22,8 @@ from kdcache.checkpoints.hub import COMMIT
 from kdcache.checkpoints.mirror import MIRROR
 from kdcache.errors import ParamsError
 from kdcache.planning.estimates import describe
-from kdcache.planning.plan import Size, plan_study
+from kdcache.planning.plan import plan_study
+from kdcache.planning.runs import Size
 from kdcache.study import Task, load_study
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task

@@ -1,0 +1,48 @@
+"""Make a teacher, or its logits, where they are not there already: on all of this machine's places, one at a time."""
+
+from __future__ import annotations
+
+import logging
+
+from kdcache.engine import slots
+from kdcache.engine.resources import share_cores
+from kdcache.study import Study
+from kdcache.system import processes
+from kdcache.trials.layout import Layout
+from kdcache.trials.missing import cache_identity, cache_to_write, teacher_to_train
+from kdcache.trials.plan import TeacherPlan
+from kdcache.trials.store import Store
+
+log = logging.getLogger(__name__)
+
+
+def make_teacher(
+    study: Study, layout: Layout, task: str, name: str, store: Store | None
+) -> TeacherPlan | None:
+    """Fine-tune a teacher on a prepared task, unless it is there or in the store; the plan of one that was trained."""
+    plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
+    if plan is None:
+        return None
+    from kdcache.trials.teach import teach  # imports torch: not before there is work
+
+    share_cores()
+    with slots.every():
+        result = teach(plan)
+    if store is not None and processes.is_main():
+        store.put("teachers", plan.identity, plan.folder)
+    log.info("%s: validation %s", plan.folder, result["metrics"])
+    return plan
+
+
+def make_cache(study: Study, layout: Layout, task: str, name: str, store: Store | None) -> None:
+    """Compute a fine-tuned teacher's logits, unless they are there or in the store."""
+    plan = processes.from_main(lambda: cache_to_write(study, layout, task, name, store))
+    if plan is None:
+        return
+    from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
+
+    share_cores()
+    with slots.every():
+        cache_logits(plan)
+    if store is not None and processes.is_main():
+        store.put("caches", cache_identity(plan), plan.folder)

@@ -1,0 +1,124 @@
+"""Hold rows out of train: a task of its own, made of a prepared task's train rows alone.
+
+Tuning chooses on it. The held-out rows are its validation split; the prepared task's own validation, and any further
+split that is evaluated, is not opened. Rows without labels stay as they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kdcache.errors import TaskError
+from kdcache.study import UNLABELLED
+from kdcache.system import files
+from kdcache.tasks.card import CARD, TaskCard, rows_fingerprint
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.tasks.rows import BATCH
+from kdcache.tasks.subsets import stratified, taken
+
+Indices = npt.NDArray[np.int64]
+TRAIN, VALIDATION = "train", "validation"
+
+
+def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> TaskCard:
+    """Write the task of which `fraction` of the train rows are validation, the others train.
+
+    The rows are drawn stratified by class (a regression's at random). They keep their hashes and their order, and get
+    new ids 0..n-1. Nothing is written where the folder has this task already.
+
+    Args:
+        fraction: of train, above 0 and below 1.
+        seed: which rows are held out; the same on every machine.
+
+    Raises:
+        TaskError: there are too few train rows, or the task's files are damaged.
+    """
+    train = task.rows(TRAIN, ["row_hash", "label"])
+    held = held_out_rows(train["label"].to_numpy(), fraction, seed, task.card.regression)
+    rest = np.setdiff1d(np.arange(train.num_rows), held)
+    if not len(held) or not len(rest):
+        raise TaskError(
+            f"{task.folder}: hold_out {fraction:g} of {train.num_rows} train rows leaves {len(rest)} to learn from and "
+            f"{len(held)} to choose by; both need some"
+        )
+    rows = {TRAIN: rest, VALIDATION: held}
+    card = _card(task.card, train, rows, {"held_out": fraction, "seed": seed, "of": task.card.fingerprint})
+    if not _is_there(folder, card):
+        _write(task, folder, rows, card)
+    return card
+
+
+def held_out_rows(labels: npt.NDArray[Any], fraction: float, seed: int, regression: bool) -> Indices:
+    """The positions in train, ascending, of the rows that are held out.
+
+    Args:
+        labels: [N] of train.
+    """
+    strata = np.zeros(len(labels)) if regression else labels
+    return stratified(strata, round(fraction * len(labels)), seed)
+
+
+def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dict[str, Any]) -> TaskCard:
+    hashes = {split: train["row_hash"].to_numpy()[at] for split, at in rows.items()}
+    labels = {split: train["label"].to_numpy()[at] for split, at in rows.items()}
+    names, counts = card.label_names, {split: len(at) for split, at in rows.items()}
+    if UNLABELLED in card.rows:
+        counts[UNLABELLED] = card.rows[UNLABELLED]
+    of_class = {
+        split: np.bincount(of, minlength=len(names)).tolist() if names else [] for split, of in labels.items()
+    }
+    changes = {
+        "rows": counts,
+        "class_counts": of_class,
+        "source": source,
+        "dropped": {},
+        "shared_rows": len(np.intersect1d(*hashes.values())),
+        "label_noise": None,  # how many wrong labels came to which side is not known here
+        "fingerprint": rows_fingerprint(card.modality, card.regression, names, hashes),
+    }
+    return card.model_copy(update=changes)
+
+
+def _is_there(folder: Path, card: TaskCard) -> bool:
+    whole = all((folder / f"{split}.parquet").is_file() for split in card.rows)
+    return (
+        whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.model_dump(mode="json")
+    )
+
+
+def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:
+    """card.json is removed first and written last, as of any prepared task."""
+    files.remove(folder / CARD)
+    source = task.folder / f"{TRAIN}.parquet"
+    for split, at in rows.items():
+        files.write_atomically(folder / f"{split}.parquet", partial(_write_rows, source, at))
+    if UNLABELLED in card.rows:
+        copied = task.folder / f"{UNLABELLED}.parquet"
+        files.write_atomically(folder / copied.name, partial(shutil.copyfile, copied))
+    files.write_json(folder / CARD, card.model_dump(mode="json"))
+
+
+def _write_rows(source: Path, rows: Indices, path: Path) -> None:
+    start = 0
+    with (
+        pq.ParquetFile(source) as file,
+        pq.ParquetWriter(path, file.schema_arrow, compression="zstd") as writer,
+    ):
+        for table in taken(partial(_batches, file), rows)():
+            ids = pa.array(np.arange(start, start + table.num_rows, dtype=np.int64))
+            writer.write_table(table.set_column(table.column_names.index("id"), "id", ids))
+            start += table.num_rows
+
+
+def _batches(file: pq.ParquetFile) -> Iterator[pa.Table]:
+    for batch in file.iter_batches(BATCH):
+        yield pa.Table.from_batches([batch])

@@ -1,0 +1,39 @@
+"""Where the trials of tuning lie: in data/tuning, apart from the study's, each setting in a folder of its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdcache.hashing import fingerprint
+from kdcache.study.schema import Choices
+from kdcache.study.tuning import Setting
+from kdcache.trials.layout import Layout
+
+
+@dataclass(frozen=True)
+class TuningLayout(Layout):
+    """The folders of tuning; those of a task that is held out, its teachers and their logits are as of any project.
+
+    Args:
+        settings: the setting at which each configuration is looked at.
+    """
+
+    settings: Choices = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        return Layout(self.root).tuning
+
+    def configuration(self, task: str, student: str, regularizer: str) -> Path:
+        setting = self.settings[task, student, regularizer]
+        return self.method(task, student, regularizer) / folder_of(setting)
+
+    def method(self, task: str, student: str, regularizer: str) -> Path:
+        """All settings of a configuration."""
+        return self.data / "trials" / task / student / regularizer
+
+
+def folder_of(setting: Setting) -> str:
+    """A setting's folder: the same whatever else is tried, so that a changed space runs only what is new."""
+    return f"setting-{fingerprint.of_json(dict(sorted(setting.items())))[:16]}"

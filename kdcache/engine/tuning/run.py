@@ -1,0 +1,128 @@
+"""Tune every configuration of a study: the held-out task, its teachers, then each method, the baseline first."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from kdcache.engine.teaching import make_cache, make_teacher
+from kdcache.engine.tuning.holding_out import hold_out
+from kdcache.engine.tuning.places import TuningLayout, folder_of
+from kdcache.engine.tuning.search import Tried, best, search
+from kdcache.engine.tuning.trying import Configuration, Trying, declared, study_of
+from kdcache.errors import TrialError
+from kdcache.study import Study, load_study
+from kdcache.study.schema import Choices
+from kdcache.study.tuned import asked_for
+from kdcache.study.tuning import Setting, in_words
+from kdcache.system import processes
+from kdcache.system.files import remove
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.keeping import missing_trials
+from kdcache.trials.layout import Layout
+from kdcache.trials.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was tried of a configuration, in order, and which of it is chosen (its place in `tried`)."""
+
+    configuration: Configuration
+    tried: list[Tried]
+    chosen: int
+
+    @property
+    def setting(self) -> Setting:
+        return self.tried[self.chosen].setting
+
+
+def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[Tuned]:
+    """Bring data/tuning up to date: every configuration of the study with its settings tried, in the study's order.
+
+    Of the prepared tasks only train is read. What is finished stays, so a run that was killed goes on where it was.
+
+    Raises:
+        KdcacheError: a task is not prepared or has too few rows, a trial failed, or params.yaml was changed meanwhile.
+    """
+    tuning_study, layout = study_of(study), TuningLayout(root)
+    for task in study.tasks:
+        processes.from_main(partial(_hold_out, study, Layout(root).task(task), layout.task(task)))
+    for task, teacher in needed_teachers(study):
+        make_teacher(tuning_study, layout, task, teacher, store)
+        make_cache(tuning_study, layout, task, teacher, store)
+    trying = Trying(tuning_study, root, store)
+    found = {name: _tune_one(trying, name) for name in _baseline_first(study)}
+    tuned = [found[name] for name in study.configurations()]
+    if processes.is_main():
+        _clear(layout, study, tuned, store)
+    if asked_for(load_study(root / "params.yaml")) != asked_for(study):
+        raise TrialError(
+            "params.yaml was changed while tune ran; what was tried is what was asked for when it began: run again"
+        )
+    return tuned
+
+
+def choices(tuned: Sequence[Tuned]) -> Choices:
+    """The chosen setting of each configuration."""
+    return {one.configuration: one.setting for one in tuned}
+
+
+def needed_teachers(study: Study) -> list[tuple[str, str]]:
+    """(task, teacher) for every teacher that a configuration learns from, in the order of the study."""
+    needed = {
+        (task, teacher)
+        for task, student, method in study.configurations()
+        for teacher in study.method(method).teachers_of(study.students[student])
+    }
+    return [pair for pair in study.taught() if pair in needed]
+
+
+def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
+    tuning = declared(study)
+    hold_out(PreparedTask(prepared), folder, tuning.hold_out, tuning.seed)
+
+
+def _baseline_first(study: Study) -> Iterator[Configuration]:
+    """Self-KD learns from the baseline's trials at the setting that is chosen for it."""
+    yield from sorted(study.configurations(), key=lambda name: name[2] != study.comparison.baseline)
+
+
+def _tune_one(trying: Trying, name: Configuration) -> Tuned:
+    tuning = declared(trying.study)
+    tried = search(tuning, name[2], partial(trying.scores, name))
+    tuned = Tuned(name, tried, best(tried, tuning.lower_is_better))
+    trying.chosen[name] = tuned.setting
+    said = "%s: %s (%s %.4g, the best of %d settings)"
+    chosen = tried[tuned.chosen]
+    log.info(said, " / ".join(name), in_words(tuned.setting), trying.metric(name[0]), chosen.mean, len(tried))
+    return tuned
+
+
+def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: Store | None) -> None:
+    """Remove what is no longer asked for; trials stay in the store."""
+    asked = {layout.task(task) for task in study.tasks}
+    for task, teacher in needed_teachers(study):
+        asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}
+    for one in tuned:
+        folder = layout.method(*one.configuration)
+        asked |= {folder / folder_of(tried.setting) for tried in one.tried}
+    for folder in _outputs(layout.data):
+        if folder not in asked and folder.is_dir():
+            log.info("%s: removed (no longer asked for)", folder)
+            if folder.relative_to(layout.data).parts[0] == "trials":
+                missing_trials(folder, [], store)
+            shutil.rmtree(folder)
+        elif folder not in asked:
+            remove(folder)
+
+
+def _outputs(data: Path) -> list[Path]:
+    """The folders of tuning that are made as one: a task, a teacher, its logits, a setting's trials."""
+    depths = {"tasks": "*", "teachers": "*/*", "logits": "*/*", "trials": "*/*/*/*"}
+    return [path for kind, depth in depths.items() for path in sorted((data / kind).glob(depth))]

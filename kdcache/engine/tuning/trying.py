@@ -1,0 +1,98 @@
+"""Try settings of one configuration: run their trials, those that are missing, and score them on the held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+from kdcache.engine import run_trials
+from kdcache.engine.tuning.places import TuningLayout
+from kdcache.errors import TrialError
+from kdcache.study import Study
+from kdcache.study.tuning import Setting, Tuning
+from kdcache.system import processes
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.keeping import missing_trials
+from kdcache.trials.plan import Planner, TrialPlan
+from kdcache.trials.scores import trial_scores
+from kdcache.trials.store import Store, run_and_store
+
+Configuration: TypeAlias = tuple[str, str, str]  # task, student, method
+
+
+@dataclass
+class Trying:
+    """Tries settings of a study's configurations.
+
+    Args:
+        study: the one of tuning, see `study_of`.
+        root: the project.
+        chosen: what other configurations learn from, here the baseline of Self-KD: it grows as tuning goes on.
+    """
+
+    study: Study
+    root: Path
+    store: Store | None
+    chosen: dict[Configuration, Setting] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._planner = Planner(self.study, TuningLayout(self.root))
+        self._tasks: dict[str, PreparedTask] = {}
+
+    def scores(self, configuration: Configuration, settings: Sequence[Setting]) -> list[list[float]]:
+        """The scores of each setting, one a seed; all their missing trials are run together.
+
+        Raises:
+            TrialError: trials failed, or the task has no such score.
+        """
+        plans = [self._plans(configuration, setting) for setting in settings]
+        missing = processes.from_main(lambda: self._missing(plans))
+        run_trials(missing, run_and_store)
+        return processes.from_main(lambda: [[self._score(plan) for plan in of_one] for of_one in plans])
+
+    def _plans(self, configuration: Configuration, setting: Setting) -> list[TrialPlan]:
+        """A setting's trials."""
+        settings = {**self.chosen, configuration: setting}
+        planner = self._planner.of(self.study.with_chosen(settings), TuningLayout(self.root, settings))
+        return planner.trials(*configuration)
+
+    def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
+        return [
+            one for of_one in plans for one in missing_trials(of_one[0].folder.parent, of_one, self.store)
+        ]
+
+    def _score(self, plan: TrialPlan) -> float:
+        if plan.task not in self._tasks:
+            self._tasks[plan.task] = PreparedTask(plan.task_folder)
+        scores = trial_scores(plan.folder, self._tasks[plan.task])
+        metric = self.metric(plan.task)
+        if metric not in scores:
+            raise TrialError(
+                f"tuning.metric: task {plan.task!r} has no score {metric}; it has {', '.join(scores)}"
+            )
+        return scores[metric]
+
+    def metric(self, task: str) -> str:
+        """By which score a task's settings are judged."""
+        return metric_of(self.study, task)
+
+
+def metric_of(study: Study, task: str) -> str:
+    """By which score a task's settings are judged: the declared one, or the task's first."""
+    return declared(study).metric or study.tasks[task].metrics[0]
+
+
+def declared(study: Study) -> Tuning:
+    """The tuning of a study that has one."""
+    if study.tuning is None:
+        raise TrialError("params.yaml: has no `tuning`, so there is nothing to tune")
+    return study.tuning
+
+
+def study_of(study: Study) -> Study:
+    """The study of tuning: the same configurations with tuning's seeds, all of them at once and at declared values."""
+    comparison = study.comparison.model_copy(update={"looks": None})
+    tuned = study.model_copy(update={"seeds": declared(study).seeds, "comparison": comparison})
+    return tuned.with_chosen({})

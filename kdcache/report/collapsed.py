@@ -1,0 +1,78 @@
+"""Seeds that learned nothing: trials that score no more than one answer for every row does, named by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from kdcache.report.sections import WithoutCharts
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import TeacherRow
+from kdcache.statistics import wording
+from kdcache.study import Study
+
+ROUNDING = 1e-4  # points; the files have six digits
+
+
+@dataclass(frozen=True)
+class Collapsed:
+    """A configuration some of whose seeds learned nothing; scores in points."""
+
+    task: str
+    student: str
+    regularizer: str
+    seeds: list[int]
+    of: int
+    majority: float
+    metric: str
+
+    @property
+    def sentence(self) -> str:
+        name = wording.configuration(self.task, self.student)
+        plural = "seed" if len(self.seeds) == 1 else "seeds"
+        return (
+            f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.of} learned "
+            f"nothing: {wording.metric(self.metric)} at or below {wording.number(self.majority)}, what one answer for "
+            "every row has."
+        )
+
+
+@dataclass(frozen=True)
+class CollapsedSection(WithoutCharts):
+    template: ClassVar[str] = "sections/collapsed.html.j2"
+    rows: list[Collapsed]
+
+
+def make_section(metrics: Metrics, study: Study) -> CollapsedSection | None:
+    rows = collapsed(metrics, study)
+    return CollapsedSection(rows) if rows else None
+
+
+def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
+    """The configurations with such seeds, in the order of trials.csv."""
+    least = majorities(metrics)
+    found = []
+    for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
+        task, student, method = map(str, name)
+        if task not in least or task not in study.tasks:
+            continue
+        metric = study.tasks[task].metrics[0]
+        seeds = trials["seed"][100 * trials[metric] <= least[task] + ROUNDING]
+        if len(seeds):
+            of = len(trials)
+            found.append(Collapsed(task, student, method, [int(s) for s in seeds], of, least[task], metric))
+    return found
+
+
+def majorities(metrics: Metrics) -> Mapping[str, float]:
+    """By task, the score in points of one answer for every row, in the task's first metric.
+
+    Those of older metrics are known for tasks with a teacher alone.
+    """
+    facts = metrics.provenance.get("tasks", {})
+    known = {name: 100 * of["majority"] for name, of in facts.items() if of.get("majority") is not None}
+    taught = {
+        row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None
+    }
+    return {**taught, **known}

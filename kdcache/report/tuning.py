@@ -1,0 +1,215 @@
+"""Tuning: what was chosen for each configuration, what the best of so many settings scores, how flat the optimum is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, ClassVar
+
+import altair as alt
+
+from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.report.sections import Drawn, draw
+from kdcache.results.reading import Metrics, rows_of
+from kdcache.results.schema import TuningRow
+from kdcache.statistics import wording
+from kdcache.statistics.expected_best import expected_best
+from kdcache.study import Study
+from kdcache.study.tuning import Tuning
+
+HEIGHT = 220  # pixels
+# Where a value cannot go further: that it is the last of its list says nothing.
+LEAST = {"epochs": 1, "batch_size": 1, "weight_decay": 0, "warmup": 0, "beta": 0}
+MOST = {"alpha": 1}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The settings of one configuration, in the order in which they were tried; each score is a mean over seeds.
+
+    Scores are in points, but nll is in nats.
+    """
+
+    task: str
+    student: str
+    regularizer: str
+    metric: str
+    scores: list[float]
+    values: list[str]
+    chosen: int
+
+    @property
+    def lower(self) -> bool:
+        return self.metric == "nll"
+
+    @property
+    def best(self) -> float:
+        return self.scores[self.chosen]
+
+    @property
+    def expected(self) -> list[float]:
+        return expected_best(self.scores, self.lower)
+
+
+@dataclass(frozen=True)
+class TuningLine:
+    """A configuration in words."""
+
+    student: str
+    regularizer: str
+    metric: str
+    values: str
+    best: str
+    median_gap: str
+    near: str
+    expected: list[str]
+
+
+@dataclass(frozen=True)
+class TuningSection:
+    template: ClassVar[str] = "sections/tuning.html.j2"
+    design: str
+    rows: list[list[TuningLine]]
+    tasks: list[str]
+    steps: list[int]
+    warnings: list[str]
+    charts: list[Drawn]
+
+    @property
+    def drawn(self) -> Sequence[Drawn]:
+        return self.charts
+
+
+def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
+    """Nothing for a study that tunes nothing."""
+    if study.tuning is None or metrics.tuning.empty:
+        return None
+    found = configurations(metrics)
+    tasks = list(dict.fromkeys(one.task for one in found))
+    steps = _steps(min(len(one.scores) for one in found))
+    return TuningSection(
+        design=_design(study.tuning),
+        rows=[[_line(one, study, steps) for one in found if one.task == task] for task in tasks],
+        tasks=tasks,
+        steps=steps,
+        warnings=warnings(found, study.tuning),
+        charts=draw("tuning", diagrams(found)),
+    )
+
+
+def configurations(metrics: Metrics) -> list[Configuration]:
+    """What was tried of each configuration."""
+    groups: dict[tuple[str, str, str], list[TuningRow]] = {}
+    for row in rows_of(TuningRow, metrics.tuning):
+        groups.setdefault((row.task, row.student, row.regularizer), []).append(row)
+    return [_configuration(name, rows) for name, rows in groups.items()]
+
+
+def _configuration(name: tuple[str, str, str], rows: list[TuningRow]) -> Configuration:
+    settings: dict[int, list[TuningRow]] = {}
+    for row in rows:
+        settings.setdefault(row.setting, []).append(row)
+    scale = 1.0 if rows[0].metric == "nll" else 100.0
+    scores = [scale * fmean(row.score for row in of if row.score is not None) for of in settings.values()]
+    chosen = next(place for place, of in enumerate(settings.values()) if of[0].chosen)
+    return Configuration(*name, rows[0].metric, scores, [of[0].values for of in settings.values()], chosen)
+
+
+def _design(tuning: Tuning) -> str:
+    seeds = wording.count(len(tuning.seeds), "seed")
+    held = wording.number(100 * tuning.hold_out, 0)
+    return f"{wording.count(tuning.budget, 'setting')} of {seeds} each, scored on {held}% of train, held out"
+
+
+def _steps(settings: int) -> list[int]:
+    """After how many settings the expected best is shown: 1, 2, 4, ... and all."""
+    return [*(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n < settings), settings]
+
+
+def _line(one: Configuration, study: Study, steps: list[int]) -> TuningLine:
+    digits = 3 if one.lower else 1
+    margin = _margin(study, one.metric)
+    behind = sorted(abs(one.best - score) for score in one.scores)
+    near = sum(gap <= margin for gap in behind)
+    return TuningLine(
+        student=one.student,
+        regularizer=one.regularizer,
+        metric=wording.metric(one.metric),
+        values=one.values[one.chosen],
+        best=wording.number(one.best, digits),
+        median_gap=wording.number(behind[len(behind) // 2], digits),
+        near=f"{near} of {len(behind)}" if margin else wording.NONE,
+        expected=[wording.number(one.expected[n - 1], digits) for n in steps],
+    )
+
+
+def _margin(study: Study, metric: str) -> float:
+    """In points; 0 where none is declared."""
+    return next((size for name, size in study.comparison.margin.items() if name == metric), 0.0)
+
+
+def warnings(found: Sequence[Configuration], tuning: Tuning) -> list[str]:
+    """A sentence for every configuration of which a chosen value is at the edge of what was to be tried."""
+    return [said for one in found for said in _edges(one, tuning)]
+
+
+def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
+    chosen = dict(part.rsplit(" ", 1) for part in one.values[one.chosen].split(", ") if " " in part)
+    for key, values in tuning.values(one.regularizer).items():
+        value = float(chosen.get(key, "nan"))
+        name = wording.configuration(one.task, one.student)
+        for end, limit, word in (
+            (min(values), LEAST.get(key), "smallest"),
+            (max(values), MOST.get(key), "largest"),
+        ):
+            if len(values) > 1 and f"{end:g}" == f"{value:g}" and end != limit:
+                yield (
+                    f"{name}, {one.regularizer}: the chosen {key} {value:g} is the {word} that was to be tried; "
+                    f"a {'smaller' if word == 'smallest' else 'larger'} one may be better."
+                )
+
+
+def diagrams(found: Sequence[Configuration]) -> list[Drawing]:
+    """A chart per task and student: the expected best score against the number of settings, a line a method."""
+    groups: dict[tuple[str, str], list[Configuration]] = {}
+    for one in found:
+        groups.setdefault((one.task, one.student), []).append(one)
+    return [_diagram(wording.configuration(*name), of_one) for name, of_one in groups.items()]
+
+
+def _diagram(title: str, found: list[Configuration]) -> Drawing:
+    said = "; ".join(
+        f"{one.regularizer} from {wording.number(one.expected[0])} with one setting to "
+        f"{wording.number(one.expected[-1])} with {len(one.scores)}"
+        for one in found
+    )
+    spec = specification(_chart(found), HEIGHT)
+    return Drawing(title, spec, f"{title}. Expected best {wording.metric(found[0].metric)}: {said}.")
+
+
+def _chart(found: list[Configuration]) -> alt.LayerChart:
+    methods = [one.regularizer for one in found]
+    colours, shapes = method_scales(methods)
+    legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
+    whole = alt.Axis(grid=False, tickMinStep=1, format="d")
+    title = f"expected best {wording.metric(found[0].metric)}"
+    shared = alt.Chart().encode(
+        x=alt.X("settings:Q", title="settings tried", axis=whole, scale=alt.Scale(nice=False, padding=8)),
+        y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=False)),
+        color=alt.Color("regularizer:N", scale=colours, legend=legend, sort=methods),
+    )
+    tooltip = [alt.Tooltip(f"{name}:N") for name in ("regularizer", "settings", "score")]
+    points = shared.mark_point(filled=True, size=40, opacity=1).encode(
+        shape=alt.Shape("regularizer:N", scale=shapes, legend=legend, sort=methods), tooltip=tooltip
+    )
+    layers = [shared.mark_line(strokeWidth=1.5, aria=False), points]
+    return alt.LayerChart(data=alt.InlineData(values=_records(found)), layer=layers)
+
+
+def _records(found: list[Configuration]) -> list[dict[str, Any]]:
+    return [
+        {"regularizer": one.regularizer, "settings": n, "score": float(f"{score:.5g}")}
+        for one in found
+        for n, score in enumerate(one.expected, start=1)
+    ]

@@ -1,0 +1,41 @@
+"""metrics/tuning.csv: every setting that was tried, with its scores on the held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from kdcache.engine.tuning.run import Tuned
+from kdcache.engine.tuning.trying import metric_of
+from kdcache.results.schema import TuningRow
+from kdcache.results.writing import tabulate
+from kdcache.study import Study
+from kdcache.study.tuning import in_words
+
+
+def tuning_table(study: Study, tuned: Sequence[Tuned]) -> pd.DataFrame:
+    """A row per setting and seed, in the order in which the settings were tried.
+
+    Settings are numbered from 1 for each configuration; `values` says what each is. The score is that of the held-out
+    rows, a fraction (nll: nats).
+    """
+    return tabulate(TuningRow, (row for one in tuned for row in _rows(study, one)))
+
+
+def _rows(study: Study, tuned: Tuned) -> Iterator[TuningRow]:
+    task, student, method = tuned.configuration
+    assert study.tuning is not None
+    for place, tried in enumerate(tuned.tried):
+        for seed, score in zip(study.tuning.seeds, tried.scores, strict=True):
+            yield TuningRow(
+                task=task,
+                student=student,
+                regularizer=method,
+                setting=place + 1,
+                values=in_words(tried.setting),
+                seed=seed,
+                metric=metric_of(study, task),
+                score=score,
+                chosen=place == tuned.chosen,
+            )

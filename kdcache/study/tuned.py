@@ -1,0 +1,83 @@
+"""tuned.json: the values that stage `tune` chose for each configuration, and the study that they were chosen for.
+
+It lies beside params.yaml and belongs into Git, like settle.json: with params.yaml it says what the trials are. A
+choice counts for the study that it was made for. Once params.yaml asks for anything that could change it, there is no
+choice until `tune` has run again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdcache.errors import KdcacheError
+from kdcache.hashing import fingerprint
+from kdcache.study.schema import Choices, Study
+from kdcache.system.files import read_json, write_json
+from kdcache.system.names import TUNED
+
+# What a choice depends on; of the comparison only the baseline, which Self-KD learns from.
+TUNED_ON = {"tasks", "teachers", "students", "regularizers", "distillers", "tuning"}
+
+
+class Tuned(BaseModel):
+    """The content of tuned.json.
+
+    study: a hash of what params.yaml said when it was chosen; empty where nothing is tuned.
+    chosen: the values by task, student, method and key.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    study: str = ""
+    chosen: dict[str, dict[str, dict[str, dict[str, int | float]]]] = Field(default_factory=dict)
+
+
+def tuned_beside(params: Path) -> Path:
+    """Where a study file's tuned.json lies."""
+    return params.with_name(TUNED)
+
+
+def asked_for(study: Study) -> str:
+    """A hash of all in params.yaml that a choice depends on."""
+    asked = study.model_dump(mode="json", include=TUNED_ON)
+    return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
+
+
+def read_chosen(path: Path, study: Study) -> Choices:
+    """What was chosen for a study as it is now; nothing where tuned.json is absent, or of another study.
+
+    Raises:
+        KdcacheError: the file is not what `write_tuned` writes.
+    """
+    if not path.exists():
+        return {}
+    try:
+        tuned = Tuned.model_validate(read_json(path))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "the file"
+        raise KdcacheError(
+            f"{path}: {place}: {first['msg']}; delete the file and run `dvc repro tune`, which writes it anew"
+        ) from None
+    if tuned.study != asked_for(study):
+        return {}
+    found = (
+        (name, tuned.chosen.get(name[0], {}).get(name[1], {}).get(name[2])) for name in study.configurations()
+    )
+    return {name: setting for name, setting in found if setting is not None}
+
+
+def write_tuned(path: Path, study: Study, choices: Choices) -> None:
+    """The choices in the order of the study."""
+    chosen: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
+    for task, student, method in study.configurations():
+        setting = dict(choices[task, student, method])
+        chosen.setdefault(task, {}).setdefault(student, {})[method] = setting
+    write_json(path, {"study": asked_for(study), "chosen": chosen})
+
+
+def write_untuned(path: Path) -> None:
+    """The file of a study that tunes nothing: DVC wants to find what stages depend on."""
+    write_json(path, Tuned().model_dump())

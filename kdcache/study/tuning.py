@@ -1,0 +1,105 @@
+"""Tuning as params.yaml declares it: which values each method may try, and the same budget for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from math import prod
+from typing import Annotated, Literal, TypeAlias, TypeVar
+
+from pydantic import Field
+
+from kdcache.study.names import Name
+from kdcache.study.values import Metric, Params, Positive, Seed, Share
+from kdcache.system.quoting import listed
+
+Setting: TypeAlias = Mapping[str, float]  # values by their key: {"learning_rate": 0.001, "alpha": 0.5}
+Values: TypeAlias = Mapping[str, list[float]]  # that may be tried, by their key
+
+# What a method's setting may say of the student's recipe; the other keys of a space are the method's own.
+RECIPE = ("learning_rate", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm")
+ALL = "all"  # the space that every method has
+MOST_SETTINGS = 1000
+MOST_POINTS = 100_000  # of one method's space
+FEW = Field(min_length=1, max_length=100)
+P = TypeVar("P", bound=Params)
+
+
+class Space(Params):
+    """The values that may be tried, a list for each key; every combination of them is a setting."""
+
+    learning_rate: Annotated[list[Positive], FEW] | None = None
+    epochs: Annotated[list[Annotated[int, Field(ge=1)]], FEW] | None = None
+    batch_size: Annotated[list[Annotated[int, Field(ge=1)]], FEW] | None = None
+    weight_decay: Annotated[list[Annotated[float, Field(ge=0)]], FEW] | None = None
+    warmup: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], FEW] | None = None
+    max_grad_norm: Annotated[list[Positive], FEW] | None = None
+    alpha: Annotated[list[Share], FEW] | None = None
+    temperature: Annotated[list[Positive], FEW] | None = None
+    correct: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], FEW] | None = None
+    beta: Annotated[list[Annotated[float, Field(ge=0)]], FEW] | None = None
+    multiplier: Annotated[list[Positive], FEW] | None = None
+
+    @property
+    def values(self) -> Values:
+        """The lists that are given, in the order of the keys above."""
+        return {key: values for key in type(self).model_fields if (values := getattr(self, key)) is not None}
+
+    def _mistakes(self) -> Iterator[str]:
+        for key, values in self.values.items():
+            if len(set(values)) != len(values):
+                yield f"{key} lists a value twice: {listed(values)}"
+
+
+class Tuning(Params):
+    """How every method is tuned before the study's trials: on rows held out of train, with the same budget for all."""
+
+    hold_out: float = Field(default=0.2, gt=0, lt=1)  # of train, stratified: settings are scored on it
+    seeds: list[Seed] = Field(min_length=1)  # of each setting; apart from the study's
+    budget: int = Field(ge=1, le=MOST_SETTINGS)  # settings that each method tries
+    sampler: Literal["qmc", "tpe"] = "qmc"  # which settings, where a space has more than the budget
+    seed: Seed = 0  # which rows are held out, and what the sampler draws
+    metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
+    space: dict[Name, Space] = Field(min_length=1)
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.metric == "nll"
+
+    def values(self, method: str) -> dict[str, list[float]]:
+        """What a method may try: what every method may, and its own lists in addition or instead."""
+        spaces = [self.space[name].values for name in (ALL, method) if name in self.space]
+        return {key: list(values) for space in spaces for key, values in space.items()}
+
+    def points(self, method: str) -> int:
+        """How many settings a method's space has."""
+        return prod(map(len, self.values(method).values()))
+
+    def _mistakes(self) -> Iterator[str]:
+        if len(set(self.seeds)) != len(self.seeds):
+            yield f"a seed is listed twice: {listed(self.seeds)}"
+        own = [key for key in self.space.get(ALL, Space()).values if key not in RECIPE]
+        if own:
+            yield f"space.{ALL}: {listed(own)} belongs to a method, not to all; write it under the method's name"
+
+
+def grid(values: Values) -> Iterator[dict[str, float]]:
+    """Every setting of a space, the last key's values changing first."""
+    for combination in product(*values.values()):
+        yield dict(zip(values, combination, strict=True))
+
+
+def applied(params: P, setting: Setting) -> P:
+    """Parameters with the setting's values in place of their own.
+
+    Raises:
+        ValidationError: a value does not go with the others.
+    """
+    given = params.model_dump(exclude_unset=True)
+    known = {key: value for key, value in setting.items() if key in type(params).model_fields}
+    return type(params).model_validate({**given, **known}) if known else params
+
+
+def in_words(setting: Setting) -> str:
+    """A setting in a line: "learning_rate 0.001, epochs 4"; "as declared" where nothing was varied."""
+    return ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "as declared"

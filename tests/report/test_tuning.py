@@ -1,0 +1,100 @@
+"""What the report says of tuning, and of seeds that learned nothing; numbers by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from kdcache.report import collapsed, tuning
+from kdcache.report.page import render
+from kdcache.results.reading import Metrics, read_metrics
+from kdcache.study import Study
+from tests.report import samples
+
+SPACE = {"all": {"epochs": [1, 4, 8]}, "kd": {"alpha": [0.1, 0.5, 1.0]}}
+
+
+def study() -> Study:
+    tuned = {"seeds": [100, 101], "budget": 3, "space": SPACE}
+    return Study.model_validate({**yaml.safe_load(samples.PARAMS), "tuning": tuned})
+
+
+def rows() -> pd.DataFrame:
+    """base is best with the most epochs there are, kd with alpha 1 and 4 epochs; two seeds, 2 points apart."""
+    tried = {
+        "base": [("epochs 1", 0.70), ("epochs 4", 0.79), ("epochs 8", 0.80)],
+        "kd": [("epochs 4, alpha 0.5", 0.75), ("epochs 4, alpha 1", 0.82), ("epochs 1, alpha 1", 0.81)],
+    }
+    chosen = {"base": 3, "kd": 2}
+    records: list[dict[str, Any]] = [
+        {"task": "bbc-headlines", "student": "bert-tiny", "regularizer": method, "setting": place}
+        | {"values": values, "seed": seed, "metric": "accuracy", "score": score + (seed - 100.5) / 50}
+        | {"chosen": place == chosen[method]}
+        for method, settings in tried.items()
+        for place, (values, score) in enumerate(settings, start=1)
+        for seed in (100, 101)
+    ]
+    return pd.DataFrame(records)
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    samples.write_all(tmp_path)
+    return replace(read_metrics(tmp_path), tuning=rows())
+
+
+def test_what_was_chosen_and_how_flat_it_is(metrics: Metrics) -> None:
+    section = tuning.make_section(metrics, study())
+    assert section is not None
+    base, kd = section.rows[0]
+    assert (base.values, base.best, kd.values, kd.best) == ("epochs 8", "80.0", "epochs 4, alpha 1", "82.0")
+    assert (base.median_gap, base.near, kd.near) == ("1.0", "2 of 3", "2 of 3")  # the margin is 1 point
+    # of two draws from 70, 79 and 80 the best is 80 in 5 of 9 cases, 79 in 3, 70 in 1
+    assert section.steps == [1, 2, 3]
+    assert base.expected == ["76.3", "78.6", "79.4"]  # of three: (1 * 70 + 7 * 79 + 19 * 80) / 27
+
+
+def test_a_value_at_the_edge_is_a_warning_but_not_where_it_can_go_no_further(metrics: Metrics) -> None:
+    section = tuning.make_section(metrics, study())
+    assert section is not None
+    (warning,) = section.warnings  # of alpha there is no larger one than 1
+    assert (
+        "base: the chosen epochs 8 is the largest that was to be tried; a larger one may be better" in warning
+    )
+
+
+def test_the_page_has_the_section_where_there_is_tuning_only(metrics: Metrics) -> None:
+    page = render(metrics, study(), [])
+    assert 'id="h-tuning"' in page
+    assert "scored on 20% of train, held out" in page
+    assert "tuned epochs and α" in page or "h-tables" not in page
+    assert 'id="h-tuning"' not in render(metrics, samples.study(), [])
+
+
+def test_seeds_that_learned_nothing_are_named(metrics: Metrics) -> None:
+    """One answer for every row has 24 points on the headlines: seeds 1 and 3 of KD from scratch score no more."""
+    trials = metrics.trials.copy()
+    of_one = (trials["student"] == "bert-tiny-scratch") & (trials["regularizer"] == "kd")
+    trials.loc[of_one & (trials["seed"] == 1), "accuracy"] = 0.24
+    trials.loc[of_one & (trials["seed"] == 3), "accuracy"] = 0.1
+    section = collapsed.make_section(replace(metrics, trials=trials), samples.study())
+    assert section is not None
+    (found,) = section.rows
+    assert found.sentence == (
+        "bbc-headlines: bert-tiny-scratch, kd: seeds 1 and 3 of 5 learned nothing: accuracy at or below 24.0, what one "
+        "answer for every row has."
+    )
+    assert "learned nothing" in render(replace(metrics, trials=trials), samples.study(), [])
+    assert collapsed.make_section(metrics, samples.study()) is None
+
+
+def test_a_task_without_a_teacher_has_its_majority_from_the_provenance(metrics: Metrics) -> None:
+    facts = {"tasks": {"digits": {"rows": {}, "data": "d", "majority": 0.99}}}
+    bare = replace(metrics, teachers=metrics.teachers.iloc[:0], provenance=facts)
+    assert collapsed.majorities(bare) == {"digits": 99.0}
+    assert {one.task for one in collapsed.collapsed(bare, samples.study())} == {"digits"}
