@@ -24,6 +24,7 @@ __pycache__/
 /data/logits/
 /data/trials/
 /data/tuning/
+/data/tuning.lock
 /report/
 # finished trials, teachers and caches by identity
 /.kdcache/
