@@ -17,7 +17,7 @@ from kdcache.statistics import wording
 from kdcache.statistics.judging import VERDICTS
 
 NONE_GOES_ON = (
-    "No comparison with the baseline goes on, so nobody gets more seeds; with `settle: claims` they would."
+    "No comparison with the baseline goes on, so nobody gets more seeds; with “settle: claims” they would."
 )
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 Numbers: TypeAlias = Mapping[str, Any]  # a claim's, or a row's of summary.json
