@@ -120,7 +120,7 @@ class _Reader:
     """Builds a document from ruamel.yaml's events, so that every limit holds before anything is built."""
 
     def __init__(self, text: str) -> None:
-        self._yaml = YAML(typ="safe")  # what DVC uses
+        self._yaml = YAML(typ="safe", pure=True)  # what DVC uses; pure: its C parser has other messages
         self._events: Iterator[Any] = self._yaml.parse(text)
         self._anchored: dict[str, tuple[Any, int]] = {}  # a value and its size
         self._size = 0  # of all that was read: the number of values, aliases written out

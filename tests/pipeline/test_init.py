@@ -19,7 +19,7 @@ def test_in_an_empty_folder(tmp_path: Path) -> None:
     assert said(folder, "git", "rev-parse", "--show-toplevel").strip() == str(folder.resolve())
     stages = said(folder, sys.executable, "-m", "dvc", "stage", "list", "--name-only").split()
     assert {name.split("@")[0] for name in stages} == {
-        *("prepare", "teach", "cache", "train", "distill", "compare", "report")
+        *("prepare", "teach", "cache", "tune", "train", "distill", "compare", "report")
     }
     ignored = said(folder, "git", "status", "--short", "--untracked-files=all")
     assert "data/models/vit-tiny/config.json" in ignored

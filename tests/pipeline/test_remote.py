@@ -59,8 +59,8 @@ def test_students_fetch_logits_and_never_a_teacher(new_checkout: Callable[[str],
     students.run("dvc", "pull", "prepare", "cache")
     output = students.run("python", "-m", "kdcache", "repro", "--allow-missing")
     ran = {line.split(":")[0] for line in output.splitlines() if ": done in " in line}
-    assert ran == {"train@weather-small-base", "distill@weather-small-kd", "compare", "report"}
-    assert "stages 6/6, trials 2/2" in output
+    assert ran == {"tune", "train@weather-small-base", "distill@weather-small-kd", "compare", "report"}
+    assert "stages 7/7, trials 2/2" in output
     assert students.repro("--pull", "--allow-missing") == []  # nor does DVC find that it needs a teacher
     assert not (students.folder / "data/teachers").exists()
     weights = md5_of(teacher.folder / "data/teachers/weather/big/model.safetensors")
