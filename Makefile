@@ -49,7 +49,7 @@ lint: .venv/ready-dev
 	@touch $@
 
 .venv/ready-dev: .venv/ready
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --editable ".[study,dev]"
 	@touch $@
 
 clean:
