@@ -29,7 +29,8 @@ fuzz: .venv/ready-dev
 	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
 # the pages of docs/ and a reference of the library, as a site that needs no network
-docs: .venv/ready-dev
+docs: .venv/ready
+	$(INSTALL) --editable ".[docs]"
 	python -m sphinx -W -q -b html -c docs/site . build/docs
 	@echo "The site is at $(CURDIR)/build/docs/docs/site/index.html"
 
