@@ -55,7 +55,7 @@ class Measured:
 
 @stage_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
-    from kdcache.pretraining.card import (
+    from tools.pretraining.card import (
         add_to_card,
         read_card,
     )  # imports torch: not before the options are read

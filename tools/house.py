@@ -31,12 +31,11 @@ class Part:
 
 
 def rooms(root: Path) -> list[str]:
-    """The modules and packages at the top of the library, by name; its `__init__` and `__main__` are none."""
+    """The modules and packages at the top of the library, by name."""
     return sorted(
         path.name
         for path in (root / LIBRARY).iterdir()
-        if (path.suffix == ".py" and not path.name.startswith("__"))
-        or (path.is_dir() and any(path.rglob("*.py")))
+        if path.suffix == ".py" or (path.is_dir() and any(path.rglob("*.py")))
     )
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdcache.pretraining import load_recipe, pretrain, read_hub_texts, read_texts
 from stages import stage_errors
+from tools.pretraining import load_recipe, pretrain, read_hub_texts, read_texts
 
 MODELS = Path("data/models")
 WORK = Path(".pretrain")

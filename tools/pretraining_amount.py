@@ -81,7 +81,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
         PretrainingError: a card is missing or does not say it.
     """
     # imports torch: not before the options are read
-    from kdcache.pretraining.card import read_card, read_row
+    from tools.pretraining.card import read_card, read_row
 
     def amount(checkpoint: str) -> Amount:
         card = read_card(cards / Path(checkpoint).name)

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdcache.planning.forecasts import describe_design
+from kdcache.cli.planning.forecasts import describe_design
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import compare
 from kdcache.statistics.replay import TOLD

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kdcache.cli.planning.estimates import cost_of, describe
+from kdcache.cli.planning.forecasts import describe_design
+from kdcache.cli.planning.plan import plan_study
+from kdcache.cli.planning.runs import Size
 from kdcache.errors import KdcacheError
-from kdcache.planning.estimates import cost_of, describe
-from kdcache.planning.forecasts import describe_design
-from kdcache.planning.plan import plan_study
-from kdcache.planning.runs import Size
 from kdcache.study import Study, load_study
 
 ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")
@@ -40,7 +40,7 @@ def find_plan(
     design = describe_design(study, data.parent / "metrics/comparisons.csv", sd, _parse_effects(effects))
     plan, speeds = plan_study(_with_all_seeds(study), data, dict(map(_parse_rows, rows))), None
     if calibrate:
-        from kdcache.planning.timing import calibrate as time_models  # imports torch
+        from kdcache.cli.planning.timing import calibrate as time_models  # imports torch
 
         speeds, notes = time_models(plan, data)
         plan = replace(plan, notes=(*plan.notes, *notes))

@@ -20,10 +20,10 @@ from sklearn import metrics as sk
 
 from kdcache.checkpoints.hub import COMMIT
 from kdcache.checkpoints.mirror import MIRROR
+from kdcache.cli.planning.estimates import describe
+from kdcache.cli.planning.plan import plan_study
+from kdcache.cli.planning.runs import Size
 from kdcache.errors import ParamsError
-from kdcache.planning.estimates import describe
-from kdcache.planning.plan import plan_study
-from kdcache.planning.runs import Size
 from kdcache.study import Task, load_study
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task

@@ -13,7 +13,6 @@ def root(tmp_path: Path) -> Path:
     library = tmp_path / "kdcache"
     (library / "room").mkdir(parents=True)
     (library / "empty").mkdir()
-    (library / "__init__.py").write_text("")  # no room
     (library / "errors.py").write_text("def one():\n    pass\n    return\n")
     (library / "room" / "a.py").write_text("class A:\n    def two(self):\n        pass\n    x = 1\n")
     return tmp_path
@@ -22,7 +21,6 @@ def root(tmp_path: Path) -> Path:
 def test_what_is_counted(root: Path) -> None:
     assert house.rooms(root) == ["errors.py", "room"]
     assert [(part.kind, part.name, part.lines) for part in house.parts(root, "kdcache")] == [
-        ("file", "kdcache/__init__.py", 0),
         ("file", "kdcache/errors.py", 3),
         ("function", "kdcache/errors.py: one", 3),
         ("file", "kdcache/room/a.py", 4),

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from kdcache.errors import KdcacheError
-from kdcache.pretraining import PretrainingError
 from kdcache.statistics.families import correct
 from kdcache.statistics.verdicts import compare
 from kdcache.study import Study
 from tools import pretraining_amount as dose
+from tools.pretraining import PretrainingError
 from tools.pretraining_amount import Amount
 
 SEEDS = [0, 1, 2]

@@ -1,0 +1,297 @@
+"""What a study has to run, and what of it is there already. `estimates` says what it takes.
+
+Only files are looked at: nothing is downloaded, and torch is not imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.find import find_local
+from kdcache.cli.planning.runs import Job, Run, Size, State
+from kdcache.cli.planning.tuning import tuning_jobs
+from kdcache.errors import CacheError, KdcacheError, TaskError
+from kdcache.logits import LogitCache
+from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
+from kdcache.system.files import read_json
+from kdcache.tasks.card import CARD, TaskCard, read_card
+from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
+from kdcache.trials.layout import LOGITS, MODEL, TEACHER, trial_folder
+from kdcache.trials.result import TrialResult, read_cost, read_result
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's jobs, the sizes of its tasks (None: unknown), and what could not be found out, in words."""
+
+    study: Study
+    sizes: Mapping[str, Size | None]
+    jobs: tuple[Job, ...]
+    notes: tuple[str, ...] = field(default=())
+
+
+def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None) -> Plan:
+    """Count what the study has to run, and look up what is there.
+
+    Args:
+        data: the folder that holds `tasks/`, `teachers/`, `logits/`, `trials/` and `tuning/`; it need not exist.
+        rows: sizes of tasks that are not prepared.
+
+    Raises:
+        KdcacheError: `rows` names no task of the study, or one that is prepared.
+    """
+    cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
+    _check_rows(study, rows or {}, cards)
+    sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
+    local = {model: find_local(model) for model in _models(study)}
+    lookup = partial(_Lookup, study, data, local)
+    lookups = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
+    notes = [*_notes(study, sizes, local), *(note for task in lookups for note in task.notes())]
+    own = [job for task in lookups for job in task.jobs()]
+    return Plan(study, sizes, (*tuning_jobs(study, data, sizes), *own), tuple(notes))
+
+
+def _models(study: Study) -> list[Model]:
+    return [*study.teachers.values(), *study.students.values()]
+
+
+def prepared_card(task: Task, folder: Path) -> TaskCard | None:
+    """The card of a prepared task; None where it is not prepared, or not as the study now says.
+
+    Raises:
+        TaskError: the card is damaged.
+    """
+    card = read_card(folder) if (folder / CARD).is_file() else None
+    return None if card is None or _outdated(card, task) else card
+
+
+def _outdated(card: TaskCard, task: Task) -> bool:
+    noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
+    drawn = rest or any("train_size" in reason for reason in card.dropped)
+    values = {
+        "has_unlabelled": card.unlabelled is not None,
+        "unlabelled": "rest" if rest else None,
+        "max_length": card.max_length,
+        "augment": card.augment,
+        "label_noise": noise.fraction if noise else 0.0,
+        "noise_seed": noise.seed if noise else 0,
+        "train_size": card.rows["train"] if drawn else None,
+    }
+    source = {key: card.source.get(key) for key in ("builtin", "hub", "name", "revision")}
+    changed = any(value != getattr(task, key) for key, value in values.items())
+    return changed or any(value != getattr(task.source, key) for key, value in source.items())
+
+
+def _size(card: TaskCard) -> Size:
+    evaluated = sum(card.rows[split] for split in card.evaluated)
+    return Size(card.rows["train"], evaluated, card.classes, card.rows.get(UNLABELLED))
+
+
+def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, TaskCard | None]) -> None:
+    for task in rows:
+        if task not in study.tasks:
+            raise TaskError(f"rows: no task {task!r} in the study; there are: {', '.join(study.tasks)}")
+        if cards[task] is not None:
+            raise TaskError(f"rows: task {task!r} is prepared, so its rows are known; leave it out")
+
+
+def _notes(
+    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Checkpoint | None]
+) -> Iterator[str]:
+    for task, size in sizes.items():
+        if size is None:
+            fix = f"dvc repro prepare@{task}, or --rows"
+            yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
+        elif size.unlabelled is None and study.tasks[task].has_unlabelled:
+            yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
+    absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
+    for checkpoint, revision in absent:
+        at = f" at revision {revision}" if revision else ""
+        yield f"checkpoint {checkpoint}{at}: not on this machine; it is downloaded when it is first used"
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """Looks up what is there of one task."""
+
+    study: Study
+    data: Path
+    local: Mapping[Model, Checkpoint | None]
+    task: str
+    card: TaskCard | None
+    size: Size | None
+    common: dict[tuple[Model, str | None], Parts] = field(default_factory=dict)
+
+    def jobs(self) -> Iterator[Job]:
+        for name, run in self._taught.items():
+            yield Job("teacher", self.task, name, self.study.teachers[name], (run,))
+        for name, student in self.study.students.items():
+            if self.study.applies(student, self.task):
+                yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
+
+    def notes(self) -> Iterator[str]:
+        """Finished teachers whose logits of the unlabelled rows are not there: they are computed without training."""
+        if self.study.tasks[self.task].has_unlabelled:
+            for name, run in self._taught.items():
+                if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
+                    yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
+
+    def _steps(self, model: Model, method: Regularizer) -> int | None:
+        """Optimizer steps of a run: every epoch has each row once, the unlabelled ones too if the method uses them."""
+        more = self._unlabelled if method.unlabelled == "use" else 0
+        if self.size is None or more is None:
+            return None
+        return model.epochs * math.ceil((self.size.train + more) / model.batch_size)
+
+    @property
+    def views(self) -> int:
+        """Augmented views of each train row, 0 without `augment`."""
+        augment = self.study.tasks[self.task].augment
+        return 0 if augment is None else augment.views
+
+    @property
+    def _parts(self) -> tuple[str, ...]:
+        """The caches of labelled rows in a folder of logits."""
+        return (PLAIN, VIEWS) if self.views else (PLAIN,)
+
+    @property
+    def _unlabelled(self) -> int | None:
+        """Rows without labels, None if unknown."""
+        if not self.study.tasks[self.task].has_unlabelled:
+            return 0
+        return None if self.size is None else self.size.unlabelled
+
+    @property
+    def _train_logits(self) -> int:
+        """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
+        return 0 if self.size is None else self.size.train * (1 + self.views)
+
+    @cached_property
+    def _taught(self) -> dict[str, Run]:
+        return {
+            name: self._teacher(name, teacher)
+            for name, teacher in self.study.teachers.items()
+            if self.study.applies(teacher, self.task)
+        }
+
+    def _teacher(self, name: str, teacher: Teacher) -> Run:
+        """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
+        folder = self.data / "logits" / self.task / name
+        record = _record(folder) if _whole(folder, self._parts) else None
+        record = record and {
+            **_finished(self.data / "teachers" / self.task / name, record),
+            "identity": record["identity"],
+        }
+        state: State = "missing"
+        if record is not None:
+            state = _state(record["identity"], self._identity(teacher, Regularizer(), teacher.seed))
+        steps, more = self._steps(teacher, Regularizer()), self._unlabelled
+        if self.size is None or more is None:
+            return Run(state, steps, None, None, record, folder)
+        kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
+        return Run(state, steps, kept + self.size.evaluated, kept, record, folder)  # scored once, then cached
+
+    def _trials(self, name: str, student: Student) -> list[Run]:
+        """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
+        baseline = self.study.comparison.baseline
+        seeds = {method: self.study.seeds_of(self.task, name, method) for method in self.study.methods()}
+        own = {seed: self._trial(name, student, baseline, seed) for seed in seeds.pop(baseline)}
+        pairs = [(method, seed) for method, of_method in seeds.items() for seed in of_method]
+        return [
+            *own.values(),
+            *(self._trial(name, student, method, seed, own[seed]) for method, seed in pairs),
+        ]
+
+    def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
+        folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
+        student, how = self.study.as_tuned(self.task, name, method)
+        result = _result(folder, self._parts if own is None else (PLAIN,))
+        state: State = "missing"
+        if result is not None:
+            state = self._trial_state(result, student, how, seed, own)
+        if state == "done" and student.keeps(seed) and not (folder / MODEL).is_dir():
+            state = "unkept"
+        finished = _finished(folder, result.model_dump()) if result else None
+        kept = None
+        if self.size is not None:
+            kept = self.size.evaluated + (self._train_logits if own is None else 0)
+        return Run(state, self._steps(student, how), kept, kept, finished, folder / LOGITS)
+
+    def _trial_state(
+        self, result: TrialResult, student: Student, method: Regularizer, seed: int, own: Run | None
+    ) -> State:
+        sources = self._sources(student, method, own)
+        if any(run.state == "stale" for run in sources):
+            return "stale"
+        if any(run.state not in ("done", "unkept") for run in sources):
+            return "unchecked"
+        folders = learned_from([run.logits for run in sources], method)
+        if not all(_whole(folder, (PLAIN,)) for folder in folders):
+            return "unchecked"
+        soft_labels = [content_of(folder) for folder in folders]
+        return _state(result.identity, self._identity(student, method, seed, *soft_labels))
+
+    def _sources(self, student: Student, method: Regularizer, own: Run | None) -> list[Run]:
+        """The runs whose logits a trial learns from."""
+        if method.soft_labels == "self" and own is not None:
+            return [own]
+        return [self._taught[name] for name in method.teachers_of(student)]
+
+    def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
+        """The identity of a training; None when the task or the checkpoint is not there.
+
+        A folder in place of a hub id gives the same identity, and nothing is downloaded.
+        """
+        checkpoint = self.local[model]
+        if self.card is None or checkpoint is None:
+            return None
+        key = (model, method.function)
+        if key not in self.common:
+            self.common[key] = common_parts(self.card, checkpoint, model, method.function)
+        return identity_of(training_parts(self.common[key], method, seed, *soft_labels))
+
+
+def _state(identity: str, expected: str | None) -> State:
+    return "unchecked" if expected is None else "done" if identity == expected else "stale"
+
+
+def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Steps, device and, where they are known, seconds: in cost.json, or in the record itself (kdcache 0.1)."""
+    cost = read_cost(folder)
+    seconds = cost.seconds if cost else record.get("seconds")
+    return {"steps": record.get("steps"), "device": record.get("device"), "seconds": seconds}
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    """What a cache's folder says of its teacher; None when there is nothing that a stage would keep."""
+    try:
+        record = read_json(folder / TEACHER)
+    except KdcacheError:
+        return None
+    return record if isinstance(record, dict) and "identity" in record else None
+
+
+def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
+    """A trial's result; None when there is none that a stage would keep."""
+    try:
+        result = read_result(folder)
+    except KdcacheError:
+        return None
+    return result if result is not None and _whole(folder / LOGITS, parts) else None
+
+
+def _whole(folder: Path, parts: Sequence[str]) -> bool:
+    """Whether the caches of a folder of logits are there."""
+    try:
+        for part in parts:
+            LogitCache(folder / part).verify("quick")
+    except CacheError:
+        return False
+    return True

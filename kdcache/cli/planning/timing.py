@@ -1,0 +1,162 @@
+"""How fast a model trains and predicts on this machine: a few optimizer steps on rows of a task's typical length.
+
+The rows are made up, since only their number and lengths decide the time. The architecture is the checkpoint's and its
+weights are random, so of a hub checkpoint only the configuration and the tokenizer are fetched.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from accelerate import PartialState
+
+from kdcache.checkpoints.find import find_checkpoint
+from kdcache.cli.planning.estimates import Speed, key
+from kdcache.cli.planning.plan import Plan, prepared_card
+from kdcache.cli.planning.runs import Job, Size
+from kdcache.engine import share_cores
+from kdcache.errors import KdcacheError
+from kdcache.modelling.building import build_model
+from kdcache.modelling.encoding import EncodedImages, EncodedSplit, encode_texts
+from kdcache.modelling.predicting import predict
+from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
+from kdcache.study import Model, Regularizer, Task
+from kdcache.system.devices import device_name
+from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.training.loop import fine_tune
+from kdcache.training.regularizers import make_loss
+
+log = logging.getLogger(__name__)
+STEPS = 5  # that are timed, after one to warm up
+CLASSES = 2  # of a task that is not prepared; hardly matters for the time
+
+
+def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed], list[str]]:
+    """Time every distinct model of the plan on each of its tasks.
+
+    Args:
+        data: the folder that holds `tasks/`. Where a task is not prepared as the study says, every text counts as
+            max_length long.
+
+    Returns:
+        The speeds by job, and a note for each model that could not be timed, with the reason.
+    """
+    share_cores()
+    timed: dict[tuple[str, Model], Speed | str] = {}
+    for job in plan.jobs:
+        distinct = (job.task, _architecture(job.params))
+        if distinct not in timed:
+            log.info("timing %s on %s", job.model, job.task)
+            timed[distinct] = _attempt(plan.study.tasks[job.task], job, plan.sizes[job.task], data)
+    speed_of = {key(job): timed[job.task, _architecture(job.params)] for job in plan.jobs}
+    speeds = {job: speed for job, speed in speed_of.items() if isinstance(speed, Speed)}
+    reasons = [reason for reason in timed.values() if isinstance(reason, str)]
+    return speeds, list(dict.fromkeys(reasons))
+
+
+def _architecture(model: Model) -> Model:
+    """The part of a model's params that decides its speed: not its start, learning rate or epochs."""
+    keep = {"checkpoint", "revision", "layers", "batch_size", "precision"}
+    return Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
+
+
+def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
+    folder = data / "tasks" / job.task
+    prepared = prepared_card(task, folder)
+    card = prepared or _stand_in(job.task, task, size)
+    try:
+        return time_model(_architecture(job.params), card, folder if prepared else None)
+    except KdcacheError as error:
+        return f"not timed: {error}"
+
+
+def _stand_in(name: str, task: Task, size: Size | None) -> TaskCard:
+    classes = (size.classes if size else None) or CLASSES
+    return TaskCard(
+        name=name,
+        modality=task.modality,
+        regression=task.regression,
+        label_names=[] if task.regression else [str(label) for label in range(classes)],
+        rows={},
+        class_counts={},
+        source={},
+        dropped={},
+        metrics=list(task.metrics),
+        max_length=task.max_length,
+        fingerprint="",
+    )
+
+
+def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = STEPS) -> Speed:
+    """Time a model on rows like a task's.
+
+    Args:
+        model: `init: scratch`, so that no weights are needed.
+        folder: the prepared task; None: texts of max_length tokens.
+
+    Raises:
+        KdcacheError: the checkpoint cannot be found or fetched, or does not fit the task.
+    """
+    checkpoint = find_checkpoint(model)
+    preprocessor = load_preprocessor(checkpoint, card)
+    network = build_model(checkpoint, card, 0, preprocessor)
+    rows = _made_up(preprocessor, _lengths(preprocessor, card, folder, steps * model.batch_size), card)
+    loss = make_loss(Regularizer(), card.classes, card.regression)
+    first = _part(rows, model.batch_size)
+    trained, _ = fine_tune(network, first, loss, model, 0)
+    trained, run = fine_tune(trained, rows, loss, model, 0)
+    start = time.perf_counter()
+    predict(trained, rows, model.batch_size, model.precision)
+    predicting = time.perf_counter() - start
+    return Speed(
+        step=run.seconds / run.steps,
+        row=predicting / len(rows),
+        device=device_name(PartialState().device),
+        source="calibration",
+        parameters=sum(weights.numel() for weights in trained.parameters()),
+    )
+
+
+def _lengths(
+    preprocessor: Preprocessor, card: TaskCard, folder: Path | None, count: int
+) -> npt.NDArray[np.int64]:
+    """Tokens in each of `count` rows: those of train rows drawn at random, or max_length for each; 0 for images."""
+    if card.modality == "image" or folder is None:
+        return np.full(count, card.max_length or 0, dtype=np.int64)
+    table = PreparedTask(folder).rows("train")
+    drawn = np.random.default_rng(0).integers(table.num_rows, size=count)
+    texts = encode_texts(table.take(drawn), preprocessor.tokenizer, card.max_length or 0)
+    return np.array([len(row) for row in texts.input_ids], dtype=np.int64)
+
+
+def _made_up(preprocessor: Preprocessor, lengths: npt.NDArray[np.int64], card: TaskCard) -> EncodedSplit:
+    rng, count = np.random.default_rng(0), len(lengths)
+    labels = np.zeros(count, np.float32) if card.regression else np.zeros(count, np.int64)
+    ids, hashes = np.arange(count, dtype=np.int64), np.zeros(count, dtype=np.uint64)
+    if preprocessor.kind == "image":
+        shape = (count, preprocessor.channels, preprocessor.size, preprocessor.size)
+        pixels = rng.integers(256, size=shape, dtype=np.uint8)
+        images = EncodedImages(pixels, preprocessor.mean, preprocessor.std)
+        return EncodedSplit(ids, hashes, labels, images=images)
+    vocabulary = len(preprocessor.tokenizer)
+    return EncodedSplit(
+        ids, hashes, labels, input_ids=[rng.integers(vocabulary, size=n, dtype=np.int32) for n in lengths]
+    )
+
+
+def _part(rows: EncodedSplit, count: int) -> EncodedSplit:
+    """The first `count` rows."""
+    return EncodedSplit(
+        rows.ids[:count],
+        rows.row_hashes[:count],
+        rows.labels[:count],
+        None if rows.input_ids is None else rows.input_ids[:count],
+        None,
+        None if rows.images is None else replace(rows.images, pixels=rows.images.pixels[:count]),
+    )
