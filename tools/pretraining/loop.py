@@ -99,7 +99,7 @@ class Loop(ABC):
             group["lr"] = self.learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(self.progress.step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.progress.step += 1
