@@ -9,6 +9,7 @@
     schema.py    a whole study; seeds.py how its seeds are written
     looks.py     after how many seeds it is judged; settled.py settle.json, how many seeds each configuration has
     tuning.py    which values each method may try; tuned.py tuned.json, the values that were chosen
+    beside.py    how settle.json and tuned.json are read
     loading.py   from the file to a study
     mistakes.py  mistakes between entries; wording.py an entry's own in words
 """

@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kdcache.errors import KdcacheError
+from kdcache.study.beside import read_beside
 from kdcache.study.schema import SeedCounts, Study
 from kdcache.study.seeds import MOST_SEEDS
-from kdcache.system.files import read_json, write_json
+from kdcache.system.files import write_json
 from kdcache.system.names import SETTLED
 
 Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
@@ -43,16 +43,7 @@ def read_settled(path: Path) -> Settled:
     Raises:
         KdcacheError: the file is not what `write_settled` writes. There need not be one.
     """
-    if not path.exists():
-        return Settled()
-    try:
-        return Settled.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise KdcacheError(
-            f"{path}: {place}: {first['msg']}; delete the file and run `kdcache settle`, which writes it anew"
-        ) from None
+    return read_beside(path, Settled, "kdcache settle")
 
 
 def write_settled(path: Path, study: Study, counts: SeedCounts) -> None:

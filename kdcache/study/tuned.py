@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from kdcache.errors import KdcacheError
 from kdcache.hashing import fingerprint
+from kdcache.study.beside import read_beside
 from kdcache.study.schema import Choices, Study
-from kdcache.system.files import read_json, write_json
+from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
 # What a choice depends on; of the comparison only the baseline, which Self-KD learns from.
@@ -41,7 +41,8 @@ def tuned_beside(params: Path) -> Path:
 
 def asked_for(study: Study) -> str:
     """A hash of all in params.yaml that a choice depends on."""
-    asked = study.model_dump(mode="json", include=TUNED_ON)
+    without_keep = {"students": {"__all__": {"keep"}}}  # which trained models are kept changes no choice
+    asked = study.model_dump(mode="json", include=TUNED_ON, exclude=without_keep)
     return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
 
 
@@ -51,16 +52,7 @@ def read_chosen(path: Path, study: Study) -> Choices:
     Raises:
         KdcacheError: the file is not what `write_tuned` writes.
     """
-    if not path.exists():
-        return {}
-    try:
-        tuned = Tuned.model_validate(read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the file"
-        raise KdcacheError(
-            f"{path}: {place}: {first['msg']}; delete the file and run `dvc repro tune`, which writes it anew"
-        ) from None
+    tuned = read_beside(path, Tuned, "dvc repro tune")
     if tuned.study != asked_for(study):
         return {}
     found = (

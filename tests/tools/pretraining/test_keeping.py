@@ -119,7 +119,7 @@ def test_two_amounts_within_one_step_are_both_kept(saved, tmp_path):
 
 
 def test_the_study_names_what_its_command_makes():
-    path = Path(__file__).parents[2] / "studies/pretraining-amount.yaml"
+    path = Path(__file__).parents[3] / "studies/pretraining-amount.yaml"
     _, _, header = path.read_text().partition("#   python -m tools.pretrain ")
     options = stage._parse(header.partition("\n# The last")[0].replace("\n#", " ").split())
     made = [str(pretraining_run.kept_folder(options.out, tokens)) for tokens in options.keep_at]

@@ -10,7 +10,7 @@ import yaml
 from tests.tools.pretraining.samples import recipe
 from tools.pretraining import PretrainingError, load_recipe
 
-EMBEDDED = Path(__file__).parents[2] / "data/models/pretraining.yaml"
+EMBEDDED = Path(__file__).parents[3] / "data/models/pretraining.yaml"
 
 
 def test_the_embedded_checkpoints_recipes_are_sound():
