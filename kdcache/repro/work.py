@@ -15,11 +15,10 @@ PARAMS = Path("params.yaml")
 
 @dataclass(frozen=True)
 class Work:
-    """Args:
-    trials: how many each stage has, of those that run trials.
-    idle: the stages that are expected to have nothing to do. DVC has a stage for every pair of a task and a model, also
-        for those that the study excludes; and every stage is asked when settle.json has changed, also those whose
-        configurations have what it asks for.
+    """The trials of each stage that runs trials, and the stages that are expected to have nothing to do.
+
+    DVC has a stage for every pair of a task and a model, also for pairs that the study excludes. And when settle.json has
+    changed, every stage is asked, also those whose configurations have all the trials that it asks for.
     """
 
     trials: dict[str, int] = field(default_factory=dict)
