@@ -17,8 +17,8 @@ PARAMS = Path("params.yaml")
 class Work:
     """The trials of each stage that runs trials, and the stages that are expected to have nothing to do.
 
-    DVC has a stage for every pair of a task and a model, also for pairs that the study excludes. And when settle.json has
-    changed, every stage is asked, also those whose configurations have all the trials that it asks for.
+    DVC has a stage for every pair of a task and a model, also for pairs that the study excludes. And when settle.json
+    has changed, every stage is asked, also those whose configurations have all the trials that it asks for.
     """
 
     trials: dict[str, int] = field(default_factory=dict)
