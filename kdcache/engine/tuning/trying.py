@@ -92,7 +92,11 @@ def declared(study: Study) -> Tuning:
 
 
 def study_of(study: Study) -> Study:
-    """The study of tuning: the same configurations with tuning's seeds, all of them at once and at declared values."""
+    """The study of tuning: the same configurations with tuning's seeds, all of them at once and at declared values.
+
+    No trained model of it is kept, whatever the study's own `keep` says.
+    """
     comparison = study.comparison.model_copy(update={"looks": None})
-    tuned = study.model_copy(update={"seeds": declared(study).seeds, "comparison": comparison})
-    return tuned.with_chosen({})
+    students = {name: model.model_copy(update={"keep": "none"}) for name, model in study.students.items()}
+    changes = {"seeds": declared(study).seeds, "comparison": comparison, "students": students}
+    return study.model_copy(update=changes).with_chosen({})
