@@ -1,4 +1,7 @@
-"""DVC stage: choose each method's values on rows held out of train. It ends at once where params.yaml tunes nothing."""
+"""DVC stage: choose each method's values, and the teachers', on rows held out of train.
+
+It ends at once where params.yaml tunes nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(layout: Layout) -> None:
-    from kdcache.engine.tuning.run import choices, tune
+    from kdcache.engine.tuning.run import choices, teacher_choices, tune
     from kdcache.results.tuning import tuning_table
     from kdcache.results.writing import write_table
     from kdcache.study import load_study
@@ -40,7 +43,7 @@ def _run(layout: Layout) -> None:
     tuned = tune(study, layout.root, project_store())
     if processes.is_main():
         write_table(tuning_table(study, tuned), layout.tuning_table)
-        write_tuned(tuned_beside(PARAMS), study, choices(tuned))
+        write_tuned(tuned_beside(PARAMS), study, choices(tuned), teacher_choices(tuned))
 
 
 def _leave_empty(layout: Layout) -> None:

@@ -32,8 +32,9 @@ class Configuration:
     """
 
     task: str
-    student: str
+    model: str
     regularizer: str
+    teacher: bool  # a teacher's settings
     metric: str
     scores: list[float]
     values: list[str]
@@ -56,7 +57,7 @@ class Configuration:
 class TuningLine:
     """A configuration in words."""
 
-    student: str
+    model: str
     regularizer: str
     metric: str
     values: str
@@ -74,6 +75,7 @@ class TuningSection:
     tasks: list[str]
     steps: list[int]
     warnings: list[str]
+    teachers: bool  # some are tuned
     charts: list[Drawn]
 
     @property
@@ -87,26 +89,27 @@ def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
         return None
     found = configurations(metrics)
     tasks = list(dict.fromkeys(one.task for one in found))
-    steps = _steps(min(len(one.scores) for one in found))
+    steps = _steps(max(len(one.scores) for one in found))
     return TuningSection(
         design=_design(study.tuning),
         rows=[[_line(one, study, steps) for one in found if one.task == task] for task in tasks],
         tasks=tasks,
         steps=steps,
         warnings=warnings(found, study.tuning),
-        charts=draw("tuning", diagrams(found)),
+        teachers=any(one.teacher for one in found),
+        charts=draw("tuning", diagrams([one for one in found if not one.teacher])),
     )
 
 
 def configurations(metrics: Metrics) -> list[Configuration]:
     """What was tried of each configuration."""
-    groups: dict[tuple[str, str, str], list[TuningRow]] = {}
+    groups: dict[tuple[str, str, str, bool], list[TuningRow]] = {}
     for row in rows_of(TuningRow, metrics.tuning):
-        groups.setdefault((row.task, row.student, row.regularizer), []).append(row)
+        groups.setdefault((row.task, row.model, row.regularizer, row.role == "teacher"), []).append(row)
     return [_configuration(name, rows) for name, rows in groups.items()]
 
 
-def _configuration(name: tuple[str, str, str], rows: list[TuningRow]) -> Configuration:
+def _configuration(name: tuple[str, str, str, bool], rows: list[TuningRow]) -> Configuration:
     settings: dict[int, list[TuningRow]] = {}
     for row in rows:
         settings.setdefault(row.setting, []).append(row)
@@ -122,6 +125,10 @@ def _design(tuning: Tuning) -> str:
     return f"{wording.count(tuning.budget, 'setting')} of {seeds} each, scored on {held}% of train, held out"
 
 
+def _who(one: Configuration) -> str:
+    return f"teacher {one.model}" if one.teacher else one.model
+
+
 def _steps(settings: int) -> list[int]:
     """After how many settings the expected best is shown: 1, 2, 4, ... and all."""
     return [*(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n < settings), settings]
@@ -133,14 +140,14 @@ def _line(one: Configuration, study: Study, steps: list[int]) -> TuningLine:
     behind = sorted(abs(one.best - score) for score in one.scores)
     near = sum(gap <= margin for gap in behind)
     return TuningLine(
-        student=one.student,
-        regularizer=one.regularizer,
+        model=_who(one),
+        regularizer=wording.NONE if one.teacher else one.regularizer,
         metric=wording.metric(one.metric),
         values=one.values[one.chosen],
         best=wording.number(one.best, digits),
         median_gap=wording.number(behind[len(behind) // 2], digits),
         near=f"{near} of {len(behind)}" if margin else wording.NONE,
-        expected=[wording.number(one.expected[n - 1], digits) for n in steps],
+        expected=[wording.number(one.expected[n - 1], digits) if n <= len(behind) else "" for n in steps],
     )
 
 
@@ -156,16 +163,18 @@ def warnings(found: Sequence[Configuration], tuning: Tuning) -> list[str]:
 
 def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
     chosen = dict(part.rsplit(" ", 1) for part in one.values[one.chosen].split(", ") if " " in part)
-    for key, values in tuning.values(one.regularizer).items():
+    of_teachers = tuning.of_teachers(one.regularizer) if one.teacher else None
+    name = wording.configuration(one.task, _who(one))
+    name = name if one.teacher else f"{name}, {one.regularizer}"
+    for key, values in (of_teachers or tuning).values(one.regularizer).items():
         value = float(chosen.get(key, "nan"))
-        name = wording.configuration(one.task, one.student)
         for end, limit, word in (
             (min(values), LEAST.get(key), "smallest"),
             (max(values), MOST.get(key), "largest"),
         ):
             if len(values) > 1 and f"{end:g}" == f"{value:g}" and end != limit:
                 yield (
-                    f"{name}, {one.regularizer}: the chosen {key} {value:g} is the {word} that was to be tried; "
+                    f"{name}: the chosen {key} {value:g} is the {word} that was to be tried; "
                     f"a {'smaller' if word == 'smallest' else 'larger'} one may be better."
                 )
 
@@ -174,7 +183,7 @@ def diagrams(found: Sequence[Configuration]) -> list[Drawing]:
     """A chart per task and student: the expected best score against the number of settings, a line a method."""
     groups: dict[tuple[str, str], list[Configuration]] = {}
     for one in found:
-        groups.setdefault((one.task, one.student), []).append(one)
+        groups.setdefault((one.task, one.model), []).append(one)
     return [_diagram(wording.configuration(*name), of_one) for name, of_one in groups.items()]
 
 

@@ -43,7 +43,7 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
         _compare(f"{folder}: the method", result.params.get("regularizer"), method)
     for task, teacher in study.taught():
         record = layout.cache(task, teacher) / TEACHER
-        _compare(f"{record}: the teacher", read_json(record).get("params"), study.teachers[teacher])
+        _compare(f"{record}: the teacher", read_json(record).get("params"), study.teacher(task, teacher))
     _check_identities(study, layout, results)
 
 

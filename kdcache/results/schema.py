@@ -97,7 +97,8 @@ class TuningRow:
     """tuning.csv: a setting that was tried, with one seed; see `results.tuning`."""
 
     task: str
-    student: str
+    role: str  # student or teacher
+    model: str
     regularizer: str
     setting: int  # from 1, in the order in which they were tried
     values: str

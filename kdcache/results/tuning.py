@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from kdcache.engine.tuning.run import Tuned
-from kdcache.engine.tuning.trying import metric_of
 from kdcache.results.schema import TuningRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Study
@@ -24,18 +23,19 @@ def tuning_table(study: Study, tuned: Sequence[Tuned]) -> pd.DataFrame:
 
 
 def _rows(study: Study, tuned: Tuned) -> Iterator[TuningRow]:
-    task, student, method = tuned.configuration
+    task, model, method = tuned.configuration
     assert study.tuning is not None
     for place, tried in enumerate(tuned.tried):
         for seed, score in zip(study.tuning.seeds, tried.scores, strict=True):
             yield TuningRow(
                 task=task,
-                student=student,
+                role="teacher" if tuned.teacher else "student",
+                model=model,
                 regularizer=method,
                 setting=place + 1,
                 values=in_words(tried.setting),
                 seed=seed,
-                metric=metric_of(study, task),
+                metric=tuned.metric,
                 score=score,
                 chosen=place == tuned.chosen,
             )

@@ -16,7 +16,7 @@ from kdcache.errors import ParamsError
 from kdcache.study.mistakes import Entries, mistakes_between
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.settled import read_settled, settled_beside
-from kdcache.study.tuned import read_chosen, tuned_beside
+from kdcache.study.tuned import tuned_beside, with_chosen
 from kdcache.study.tuning import Tuning
 from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
@@ -52,7 +52,7 @@ def load_study(path: str | Path = "params.yaml") -> Study:
     if study is None or mistakes:
         raise ParamsError(path, list(dict.fromkeys(mistakes)))
     if study.tuning is not None:
-        study = study.with_chosen(read_chosen(tuned_beside(path), study))
+        study = with_chosen(study, tuned_beside(path))
     if study.comparison.looks is None:
         return study
     settled = read_settled(settled_beside(path))

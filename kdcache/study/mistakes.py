@@ -183,10 +183,29 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
     for name, task in study.tasks.items():
         if tuning.metric is not None and (tuning.metric in REGRESSION_METRICS) != task.regression:
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
+    yield from _unusable_space_of_teachers(entries, tuning)
     groups = {"regularizers": study.regularizers, "distillers": study.distillers}
     for group, methods in groups.items():
         for name, method in methods.items():
             yield from _unusable_space(tuning, group, name, method)
+
+
+def _unusable_space_of_teachers(entries: Entries, tuning: Tuning) -> Iterator[str]:
+    if tuning.teachers is None:
+        return
+    if not tuning.teachers.values:
+        yield "tuning.teachers: lists no value; give at least one key, such as epochs: [2, 4, 8]"
+    if not entries.names["teachers"]:
+        yield "tuning.teachers: there are no teachers to tune; leave it out"
+    for name, task in entries.sound.tasks.items():
+        if task.regression:
+            yield (
+                f"tuning.teachers: teachers are chosen by nll, which a regression such as task {quoted(name)} does not "
+                "have; leave it out, and declare the teacher's values"
+            )
+    points = prod(map(len, tuning.teachers.values.values()))
+    if points > MOST_POINTS:
+        yield f"tuning.teachers: {points:,} settings; at most {MOST_POINTS:,} can be looked at, so leave out values"
 
 
 def _unusable_space(tuning: Tuning, group: str, name: str, method: Regularizer) -> Iterator[str]:

@@ -20,6 +20,7 @@ from kdcache.system.quoting import quoted
 
 SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
 Choices: TypeAlias = Mapping[tuple[str, str, str], Setting]  # of a task, student and method
+TeacherChoices: TypeAlias = Mapping[tuple[str, str], Setting]  # of a task and teacher
 
 
 class Comparison(Params):
@@ -64,6 +65,7 @@ class Study(Params):
     tuning: Tuning | None = None
     _counts: SeedCounts = PrivateAttr(default_factory=dict)
     _chosen: Choices = PrivateAttr(default_factory=dict)
+    _chosen_teachers: TeacherChoices = PrivateAttr(default_factory=dict)
     _declared: Sequence[Mapping[str, Any]] = PrivateAttr(default=())
 
     @field_validator("seeds", mode="before")
@@ -98,15 +100,24 @@ class Study(Params):
         study._counts, study._declared = counts, declared
         return study
 
-    def with_chosen(self, choices: Choices) -> Self:
-        """The study, configurations with what was chosen for them in place of their own values; see `as_tuned`."""
+    def with_chosen(self, choices: Choices, teachers: TeacherChoices | None = None) -> Self:
+        """The study with the chosen values in place of the declared ones; see `as_tuned` and `teacher`."""
         study = self.model_copy()
-        study._chosen = choices
+        study._chosen, study._chosen_teachers = choices, teachers or {}
         return study
 
     def is_chosen(self, task: str, student: str, regularizer: str) -> bool:
         """Whether tuning has chosen for a configuration; true where nothing is tuned."""
         return self.tuning is None or (task, student, regularizer) in self._chosen
+
+    def is_teacher_chosen(self, task: str, name: str) -> bool:
+        """Whether tuning has chosen for a teacher; true where no teacher is tuned."""
+        tuned = self.tuning is not None and self.tuning.teachers is not None
+        return not tuned or (task, name) in self._chosen_teachers
+
+    def teacher(self, task: str, name: str) -> Teacher:
+        """A teacher on a task, with the values that were chosen for it, if any were."""
+        return applied(self.teachers[name], self._chosen_teachers.get((task, name), {}))
 
     def as_tuned(self, task: str, student: str, regularizer: str) -> tuple[Student, Regularizer]:
         """The student and the method of a configuration, with the values that were chosen for it, if any were."""

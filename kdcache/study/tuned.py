@@ -1,4 +1,4 @@
-"""tuned.json: the values that stage `tune` chose for each configuration, and the study that they were chosen for.
+"""tuned.json: the values that stage `tune` chose for configurations and teachers, and the study that it chose for.
 
 It lies beside params.yaml and belongs into Git, like settle.json: with params.yaml it says what the trials are. A
 choice counts for the study that it was made for. Once params.yaml asks for anything that could change it, there is no
@@ -7,13 +7,16 @@ choice until `tune` has run again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from kdcache.hashing import fingerprint
 from kdcache.study.beside import read_beside
-from kdcache.study.schema import Choices, Study
+from kdcache.study.schema import Choices, Study, TeacherChoices
+from kdcache.study.tuning import Setting
 from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
@@ -21,17 +24,22 @@ from kdcache.system.names import TUNED
 TUNED_ON = {"tasks", "teachers", "students", "regularizers", "distillers", "tuning"}
 
 
+N = TypeVar("N", tuple[str, str], tuple[str, str, str])
+
+
 class Tuned(BaseModel):
     """The content of tuned.json.
 
     study: a hash of what params.yaml said when it was chosen; empty where nothing is tuned.
     chosen: the values by task, student, method and key.
+    teachers: the values by task, teacher and key; empty where no teacher is tuned.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     study: str = ""
     chosen: dict[str, dict[str, dict[str, dict[str, int | float]]]] = Field(default_factory=dict)
+    teachers: dict[str, dict[str, dict[str, int | float]]] = Field(default_factory=dict)
 
 
 def tuned_beside(params: Path) -> Path:
@@ -46,28 +54,36 @@ def asked_for(study: Study) -> str:
     return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
 
 
-def read_chosen(path: Path, study: Study) -> Choices:
-    """What was chosen for a study as it is now; nothing where tuned.json is absent, or of another study.
+def with_chosen(study: Study, path: Path) -> Study:
+    """The study with what was chosen for it as it is now; as declared where tuned.json is absent, or of another study.
 
     Raises:
         KdcacheError: the file is not what `write_tuned` writes.
     """
     tuned = read_beside(path, Tuned, "dvc repro tune")
     if tuned.study != asked_for(study):
-        return {}
-    found = (
+        return study
+    methods = (
         (name, tuned.chosen.get(name[0], {}).get(name[1], {}).get(name[2])) for name in study.configurations()
     )
-    return {name: setting for name, setting in found if setting is not None}
+    teachers = ((name, tuned.teachers.get(name[0], {}).get(name[1])) for name in study.taught())
+    return study.with_chosen(_given(methods), _given(teachers))
 
 
-def write_tuned(path: Path, study: Study, choices: Choices) -> None:
+def _given(choices: Iterable[tuple[N, Setting | None]]) -> dict[N, Setting]:
+    return {name: setting for name, setting in choices if setting is not None}
+
+
+def write_tuned(path: Path, study: Study, choices: Choices, teachers: TeacherChoices) -> None:
     """The choices in the order of the study."""
     chosen: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for task, student, method in study.configurations():
         setting = dict(choices[task, student, method])
         chosen.setdefault(task, {}).setdefault(student, {})[method] = setting
-    write_json(path, {"study": asked_for(study), "chosen": chosen})
+    taught: dict[str, dict[str, dict[str, float]]] = {}
+    for task, teacher in teachers:
+        taught.setdefault(task, {})[teacher] = dict(teachers[task, teacher])
+    write_json(path, {"study": asked_for(study), "chosen": chosen, "teachers": taught})
 
 
 def write_untuned(path: Path) -> None:

@@ -25,8 +25,8 @@ FEW = Field(min_length=1, max_length=100)
 P = TypeVar("P", bound=Params)
 
 
-class Space(Params):
-    """The values that may be tried, a list for each key; every combination of them is a setting."""
+class RecipeSpace(Params):
+    """The values of a model's recipe that may be tried, a list for each key; every combination of them is a setting."""
 
     learning_rate: Annotated[list[Positive], FEW] | None = None
     epochs: Annotated[list[Annotated[int, Field(ge=1)]], FEW] | None = None
@@ -34,11 +34,6 @@ class Space(Params):
     weight_decay: Annotated[list[Annotated[float, Field(ge=0)]], FEW] | None = None
     warmup: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], FEW] | None = None
     max_grad_norm: Annotated[list[Positive], FEW] | None = None
-    alpha: Annotated[list[Share], FEW] | None = None
-    temperature: Annotated[list[Positive], FEW] | None = None
-    correct: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], FEW] | None = None
-    beta: Annotated[list[Annotated[float, Field(ge=0)]], FEW] | None = None
-    multiplier: Annotated[list[Positive], FEW] | None = None
 
     @property
     def values(self) -> Values:
@@ -51,6 +46,16 @@ class Space(Params):
                 yield f"{key} lists a value twice: {listed(values)}"
 
 
+class Space(RecipeSpace):
+    """The values that a method may try: of the student's recipe, and its own."""
+
+    alpha: Annotated[list[Share], FEW] | None = None
+    temperature: Annotated[list[Positive], FEW] | None = None
+    correct: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], FEW] | None = None
+    beta: Annotated[list[Annotated[float, Field(ge=0)]], FEW] | None = None
+    multiplier: Annotated[list[Positive], FEW] | None = None
+
+
 class Tuning(Params):
     """How every method is tuned before the study's trials: on rows held out of train, with the same budget for all."""
 
@@ -61,10 +66,21 @@ class Tuning(Params):
     seed: Seed = 0  # which rows are held out, and what the sampler draws
     metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
     space: dict[Name, Space] = Field(min_length=1)
+    teachers: RecipeSpace | None = None  # what every teacher may try, by nll; without: they are as declared
 
     @property
     def lower_is_better(self) -> bool:
         return self.metric == "nll"
+
+    def of_teachers(self, baseline: str) -> Tuning | None:
+        """How teachers are tuned: as a model whose only method is plain fine-tuning, by nll; None where they are not.
+
+        By nll, since soft labels are what a teacher is for: of two that are right as often, the better calibrated.
+        """
+        if self.teachers is None:
+            return None
+        space = {baseline: Space(**self.teachers.values)}
+        return self.model_copy(update={"metric": "nll", "space": space, "teachers": None})
 
     def values(self, method: str) -> dict[str, list[float]]:
         """What a method may try: what every method may, and its own lists in addition or instead."""

@@ -23,7 +23,13 @@ log = logging.getLogger(__name__)
 def teacher_to_train(
     study: Study, layout: Layout, task: str, teacher: str, store: Store | None = None
 ) -> TeacherPlan | None:
-    """The teacher, when it has to be trained."""
+    """The teacher, when it has to be trained.
+
+    Raises:
+        TrialError: teachers are tuned, and nothing has been chosen for this one yet.
+    """
+    if not study.is_teacher_chosen(task, teacher):
+        raise _not_tuned(f"teacher {teacher} on {task}")
     folder = layout.teacher(task, teacher)
     plan = Planner(study, layout).teacher(task, teacher)
     reason = why_teach(folder, plan.identity)
@@ -70,12 +76,15 @@ def trials_to_run(
         TrialError: the study is tuned, and nothing has been chosen for the configuration yet.
     """
     if not study.is_chosen(task, student, regularizer):
-        raise TrialError(
-            f"{TUNED}: has no values for {task} / {student} / {regularizer} as params.yaml is now; run stage tune "
-            "(`dvc repro` does)"
-        )
+        raise _not_tuned(f"{task} / {student} / {regularizer}")
     folder = layout.configuration(task, student, regularizer)
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
+
+
+def _not_tuned(what: str) -> TrialError:
+    return TrialError(
+        f"{TUNED}: has no values for {what} as params.yaml is now; run stage tune (`dvc repro` does)"
+    )
 
 
 def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:

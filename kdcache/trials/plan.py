@@ -116,7 +116,7 @@ class Planner:
         Raises:
             KdcacheError: the task is not prepared, or the checkpoint cannot be had.
         """
-        model = self.study.teachers[name]
+        model = self.study.teacher(task, name)
         parts = training_parts(self._common_parts(task, model), Regularizer(), model.seed)
         return TeacherPlan(
             folder=self.layout.teacher(task, name),
@@ -135,7 +135,7 @@ class Planner:
             KdcacheError: the task is not prepared, or the teacher not finished.
         """
         taught = self.layout.teacher(task, name)
-        trained = trained_teacher(self.study.teachers[name], taught)
+        trained = trained_teacher(self.study.teacher(task, name), taught)
         checkpoint = find_checkpoint(trained)
         caches = teacher_caches(self._task(task).card, checkpoint, checkpoint.weights)
         folder = self.layout.cache(task, name)

@@ -14,14 +14,16 @@ from kdcache.report import collapsed, tuning
 from kdcache.report.page import render
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.study import Study
+from kdcache.study.tuning import Tuning
 from tests.report import samples
 
 SPACE = {"all": {"epochs": [1, 4, 8]}, "kd": {"alpha": [0.1, 0.5, 1.0]}}
 
+TUNED = {"seeds": [100, 101], "budget": 3, "space": SPACE}
+
 
 def study() -> Study:
-    tuned = {"seeds": [100, 101], "budget": 3, "space": SPACE}
-    return Study.model_validate({**yaml.safe_load(samples.PARAMS), "tuning": tuned})
+    return Study.model_validate({**yaml.safe_load(samples.PARAMS), "tuning": TUNED})
 
 
 def rows() -> pd.DataFrame:
@@ -32,7 +34,13 @@ def rows() -> pd.DataFrame:
     }
     chosen = {"base": 3, "kd": 2}
     records: list[dict[str, Any]] = [
-        {"task": "bbc-headlines", "student": "bert-tiny", "regularizer": method, "setting": place}
+        {
+            "task": "bbc-headlines",
+            "role": "student",
+            "model": "bert-tiny",
+            "regularizer": method,
+            "setting": place,
+        }
         | {"values": values, "seed": seed, "metric": "accuracy", "score": score + (seed - 100.5) / 50}
         | {"chosen": place == chosen[method]}
         for method, settings in tried.items()
@@ -57,6 +65,36 @@ def test_what_was_chosen_and_how_flat_it_is(metrics: Metrics) -> None:
     # of two draws from 70, 79 and 80 the best is 80 in 5 of 9 cases, 79 in 3, 70 in 1
     assert section.steps == [1, 2, 3]
     assert base.expected == ["76.3", "78.6", "79.4"]  # of three: (1 * 70 + 7 * 79 + 19 * 80) / 27
+
+
+def test_a_teacher_stands_beside_them_by_its_nll(metrics: Metrics) -> None:
+    tried = [
+        {
+            "task": "bbc-headlines",
+            "role": "teacher",
+            "model": "bert-small",
+            "regularizer": "base",
+            "setting": place,
+        }
+        | {"values": values, "seed": 100, "metric": "nll", "score": score, "chosen": score == 0.5}
+        for place, (values, score) in enumerate([("epochs 2", 0.5), ("epochs 8", 0.75)], start=1)
+    ]
+    spaces = {"teachers": {"epochs": [2, 8]}}
+    with_teachers = study().model_copy(update={"tuning": Tuning.model_validate({**TUNED, **spaces})})
+    found = replace(metrics, tuning=pd.concat([pd.DataFrame(tried), rows()]))
+    section = tuning.make_section(found, with_teachers)
+    assert section is not None
+    line = section.rows[0][0]
+    assert (line.model, line.regularizer, line.values, line.best) == (
+        "teacher bert-small",
+        "–",
+        "epochs 2",
+        "0.500",
+    )
+    assert line.expected == ["0.625", "0.562", ""]  # of one draw 5/8; of two 3/4 * 0.5 + 1/4 * 0.75
+    assert "teacher bert-small: the chosen epochs 2 is the smallest" in section.warnings[0]
+    assert len(section.charts) == 1  # of the student
+    assert "Teachers were chosen by nll" in render(found, with_teachers, [])
 
 
 def test_a_value_at_the_edge_is_a_warning_but_not_where_it_can_go_no_further(metrics: Metrics) -> None:

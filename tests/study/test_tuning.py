@@ -53,6 +53,9 @@ def test_a_method_may_try_what_all_may_and_its_own(tmp_path: Path) -> None:
         (space(kd={"alpha": [0.1, 2]}), "tuning.space.kd.alpha.1: Input should be less than or equal to 1, found 2"),
         (space(kd={"alpha": [0.1, 0.1]}), "tuning.space.kd: alpha lists a value twice: 0.1, 0.1"),
         (space(kd={"alpha": []}), "tuning.space.kd.alpha: expected at least 1, found 0"),
+        (tuning(teachers={}), "tuning.teachers: lists no value; give at least one key"),
+        (tuning(teachers={"alpha": [1]}), "tuning.teachers.alpha: unknown key"),
+        (tuning(teachers={"epochs": [2, 2]}), "tuning.teachers: epochs lists a value twice: 2, 2"),
         (space(kd2={"alpha": [1]}), "tuning.space: no method 'kd2' (there are: all, base, smooth, kd, self_kd)"),
         (space(all={"alpha": [0.1]}), "tuning: space.all: alpha belongs to a method, not to all; write it under"),
         (
@@ -88,7 +91,7 @@ def test_a_choice_counts_for_the_study_that_it_was_made_for(tmp_path: Path) -> N
     assert not study.is_chosen("news", "small", "kd")
     choices = {name: {"epochs": 4, "learning_rate": 1e-3} for name in study.configurations()}
     choices["news", "small", "kd"] = {"epochs": 2, "alpha": 0.9}
-    write_tuned(tmp_path / "tuned.json", study, choices)
+    write_tuned(tmp_path / "tuned.json", study, choices, {})
     student, method = load_study(path).as_tuned("news", "small", "kd")
     assert (student.epochs, student.learning_rate, method.alpha, method.temperature) == (2, 1e-3, 0.9, 2.0)
     assert load_study(path).as_tuned("news", "small", "base")[0].epochs == 4
@@ -100,6 +103,20 @@ def test_a_choice_counts_for_the_study_that_it_was_made_for(tmp_path: Path) -> N
     assert not load_study(path).is_chosen("news", "small", "kd")
     write(tmp_path, changed({}))
     assert load_study(path).as_tuned("news", "small", "kd")[1].alpha == 0.5
+
+
+def test_a_teacher_has_what_was_chosen_for_it(tmp_path: Path) -> None:
+    path = write(tmp_path, changed(tuning(teachers={"epochs": [1, 9]})))
+    study = load_study(path)
+    assert not study.is_teacher_chosen("news", "big")
+    choices = {name: {"epochs": 4} for name in study.configurations()}
+    write_tuned(tmp_path / "tuned.json", study, choices, {("news", "big"): {"epochs": 9}})
+    study = load_study(path)
+    assert study.is_teacher_chosen("news", "big")
+    assert (study.teacher("news", "big").epochs, study.teachers["big"].epochs) == (9, 2)
+    assert not study.is_teacher_chosen("images", "big")
+    write(tmp_path, changed(tuning()))
+    assert load_study(path).is_teacher_chosen("news", "big")  # none is tuned
 
 
 @pytest.mark.parametrize(
@@ -117,7 +134,8 @@ def test_looks_and_choices_go_together(tmp_path: Path) -> None:
     looks = {"seeds": 10, "comparison.looks": [5, 10]}
     path = write(tmp_path, changed({**tuning(), **looks}))
     study = load_study(path)
-    write_tuned(tmp_path / "tuned.json", study, {name: {"epochs": 8} for name in study.configurations()})
+    choices = {name: {"epochs": 8} for name in study.configurations()}
+    write_tuned(tmp_path / "tuned.json", study, choices, {})
     settled = {"declared": [], "seeds": {"news": {"small": {"kd": 10}}}}
     (tmp_path / "settle.json").write_text(json.dumps(settled))
     study = load_study(path)

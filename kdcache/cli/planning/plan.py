@@ -131,7 +131,7 @@ class _Lookup:
 
     def jobs(self) -> Iterator[Job]:
         for name, run in self._taught.items():
-            yield Job("teacher", self.task, name, self.study.teachers[name], (run,))
+            yield Job("teacher", self.task, name, self.study.teacher(self.task, name), (run,))
         for name, student in self.study.students.items():
             if self.study.applies(student, self.task):
                 yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
@@ -176,7 +176,7 @@ class _Lookup:
     @cached_property
     def _taught(self) -> dict[str, Run]:
         return {
-            name: self._teacher(name, teacher)
+            name: self._teacher(name, self.study.teacher(self.task, name))
             for name, teacher in self.study.teachers.items()
             if self.study.applies(teacher, self.task)
         }

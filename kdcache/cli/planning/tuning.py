@@ -1,10 +1,10 @@
-"""What tuning has to run: the trials of every setting, and the teachers that some of them learn from."""
+"""What tuning has to run: the trials of every setting, and the teachers that students learn from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -12,8 +12,8 @@ from kdcache.cli.planning.runs import Job, Run, Size, State
 from kdcache.engine.tuning.places import TuningLayout, folder_of
 from kdcache.engine.tuning.run import needed_teachers
 from kdcache.engine.tuning.search import known_settings
-from kdcache.study import Model, Regularizer, Student, Study
-from kdcache.study.tuning import Setting, Tuning, applied
+from kdcache.study import Model, Regularizer, Study, Teacher
+from kdcache.study.tuning import Tuning, applied
 from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
 
 
@@ -47,47 +47,57 @@ class _Lookup:
         return None if self.size is None else round(self.tuning.hold_out * self.size.train)
 
     def teachers(self) -> Iterator[Job]:
-        for task, name in needed_teachers(self.study):
-            if task == self.task:
-                teacher, folder = self.study.teachers[name], self.layout.cache(task, name)
-                state: State = "unchecked" if (folder / TEACHER).is_file() else "missing"
-                steps = self._steps(teacher, Regularizer())
-                run = Run(state, steps, self._rows(), self._rows(), None, folder)
-                yield Job("tuned teacher", task, name, teacher, (run,))
+        """Of each, the settings that it tries, and where it is learned from itself and its logits."""
+        for name, teacher in self.study.teachers.items():
+            runs = [*self._tried_of_teacher(name, teacher), *self._taught(name)]
+            if runs:
+                yield Job("tuned teacher", self.task, name, teacher, tuple(runs))
+
+    def _tried_of_teacher(self, name: str, teacher: Teacher) -> Iterator[Run]:
+        tuning = self.tuning.of_teachers(self.study.comparison.baseline)
+        if tuning is not None and self.study.applies(teacher, self.task):
+            lookup = replace(self, tuning=tuning, layout=self.layout.of(teachers=True))
+            yield from lookup._settings(name, teacher, self.study.comparison.baseline, Regularizer())
+
+    def _taught(self, name: str) -> Iterator[Run]:
+        if (self.task, name) in needed_teachers(self.study):
+            folder = self.layout.cache(self.task, name)
+            state: State = "unchecked" if (folder / TEACHER).is_file() else "missing"
+            steps = self._steps(self.study.teacher(self.task, name), Regularizer())
+            yield Run(state, steps, self._rows(), self._rows(), None, folder)
 
     def students(self) -> Iterator[Job]:
         for name, student in self.study.students.items():
             if self.study.applies(student, self.task):
-                yield Job("tuned student", self.task, name, student, tuple(self._trials(name, student)))
+                methods = self.study.methods().items()
+                runs = (run for method in methods for run in self._settings(name, student, *method))
+                yield Job("tuned student", self.task, name, student, tuple(runs))
 
-    def _trials(self, name: str, student: Student) -> Iterator[Run]:
-        for method in self.study.methods():
-            settings = known_settings(self.tuning, method)
-            folder = self.layout.method(self.task, name, method)
-            if settings is None:  # each depends on the scores of those before
-                yield from self._unknown(folder, student, method)
-            for setting in settings or ():
-                for seed in self.tuning.seeds:
-                    yield self._trial(
-                        trial_folder(folder / folder_of(setting), seed), student, method, setting
-                    )
+    def _settings(self, name: str, model: Model, method: str, how: Regularizer) -> Iterator[Run]:
+        """The runs of all settings that a model tries with a method."""
+        settings = known_settings(self.tuning, method)
+        folder = self.layout.method(self.task, name, method)
+        if settings is None:  # each depends on the scores of those before
+            yield from self._unknown(folder, model, method, how)
+        for setting in settings or ():
+            for seed in self.tuning.seeds:
+                place = trial_folder(folder / folder_of(setting), seed)
+                yield self._trial(place, applied(model, setting), method, how)
 
-    def _unknown(self, folder: Path, student: Student, method: str) -> Iterator[Run]:
+    def _unknown(self, folder: Path, model: Model, method: str, how: Regularizer) -> Iterator[Run]:
         """As many runs as the budget says, of the space's mean number of epochs."""
-        epochs = self.tuning.values(method).get("epochs", [student.epochs])
-        setting = {"epochs": max(1, round(fmean(epochs)))}
+        epochs = self.tuning.values(method).get("epochs", [model.epochs])
+        run = self._trial(
+            folder / "unknown", applied(model, {"epochs": max(1, round(fmean(epochs)))}), method, how
+        )
         there = len(list(folder.glob(f"*/seed-*/{RESULT}")))
         for place in range(self.tuning.budget * len(self.tuning.seeds)):
-            run = self._trial(folder / "unknown", student, method, setting)
-            yield (
-                run if place >= there else Run("unchecked", run.steps, run.predicted, run.kept, None, folder)
-            )
+            yield run if place >= there else replace(run, state="unchecked", logits=folder)
 
-    def _trial(self, folder: Path, student: Student, method: str, setting: Setting) -> Run:
+    def _trial(self, folder: Path, model: Model, method: str, how: Regularizer) -> Run:
         state: State = "unchecked" if (folder / RESULT).is_file() else "missing"
-        steps = self._steps(applied(student, setting), self.study.method(method))
         rows = self._rows() if method == self.study.comparison.baseline else self.held
-        return Run(state, steps, rows, rows, None, folder / LOGITS)
+        return Run(state, self._steps(model, how), rows, rows, None, folder / LOGITS)
 
     def _rows(self) -> int | None:
         """Rows whose logits a teacher or a baseline's trial keeps, views and unlabelled rows not counted."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from kdcache.hashing import fingerprint
 from kdcache.study.schema import Choices
 from kdcache.study.tuning import Setting
 from kdcache.trials.layout import Layout
+
+STUDENT_TRIALS, TEACHER_TRIALS = "trials", "teacher-trials"
 
 
 @dataclass(frozen=True)
@@ -17,9 +19,15 @@ class TuningLayout(Layout):
 
     Args:
         settings: the setting at which each configuration is looked at.
+        trials: the folder of all trials: the students', or those by which teachers are tuned.
     """
 
     settings: Choices = field(default_factory=dict)
+    trials: str = STUDENT_TRIALS
+
+    def of(self, teachers: bool) -> TuningLayout:
+        """The same folders, but the trials are those by which teachers are tuned, or students."""
+        return replace(self, trials=TEACHER_TRIALS if teachers else STUDENT_TRIALS)
 
     @property
     def data(self) -> Path:
@@ -31,7 +39,7 @@ class TuningLayout(Layout):
 
     def method(self, task: str, student: str, regularizer: str) -> Path:
         """All settings of a configuration."""
-        return self.data / "trials" / task / student / regularizer
+        return self.data / self.trials / task / student / regularizer
 
 
 def folder_of(setting: Setting) -> str:

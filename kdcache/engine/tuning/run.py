@@ -1,22 +1,22 @@
-"""Tune every configuration of a study: the held-out task, its teachers, then each method, the baseline first."""
+"""Tune a study: the held-out task, its teachers, then each student's methods, the baseline first."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from kdcache.engine.teaching import make_cache, make_teacher
 from kdcache.engine.tuning.holding_out import hold_out
-from kdcache.engine.tuning.places import TuningLayout, folder_of
+from kdcache.engine.tuning.places import STUDENT_TRIALS, TEACHER_TRIALS, TuningLayout, folder_of
 from kdcache.engine.tuning.search import Tried, best, search
-from kdcache.engine.tuning.trying import Configuration, Trying, declared, study_of
+from kdcache.engine.tuning.trying import Configuration, Trying, declared, study_of, teachers_as_students
 from kdcache.errors import TrialError
 from kdcache.study import Study, load_study
-from kdcache.study.schema import Choices
+from kdcache.study.schema import Choices, TeacherChoices
 from kdcache.study.tuned import asked_for
 from kdcache.study.tuning import Setting, in_words
 from kdcache.system import processes
@@ -31,11 +31,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was tried of a configuration, in order, and which of it is chosen (its place in `tried`)."""
+    """What was tried of a configuration, in order, and which of it is chosen (its place in `tried`).
+
+    Args:
+        teacher: it is a teacher, which is in the place of the student in `configuration`.
+        metric: by which it is chosen.
+    """
 
     configuration: Configuration
     tried: list[Tried]
     chosen: int
+    metric: str
+    teacher: bool = False
 
     @property
     def setting(self) -> Setting:
@@ -43,22 +50,26 @@ class Tuned:
 
 
 def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[Tuned]:
-    """Bring data/tuning up to date: every configuration of the study with its settings tried, in the study's order.
+    """Bring data/tuning up to date: every teacher that is tuned, and every configuration, with its settings tried.
+
+    They are returned in the study's order, the teachers first.
 
     Of the prepared tasks only train is read. What is finished stays, so a run that was killed goes on where it was.
 
     Raises:
         KdcacheError: a task is not prepared or has too few rows, a trial failed, or params.yaml was changed meanwhile.
     """
-    tuning_study, layout = study_of(study), TuningLayout(root)
+    layout = TuningLayout(root)
     for task in study.tasks:
         processes.from_main(partial(_hold_out, study, Layout(root).task(task), layout.task(task)))
+    teachers = _tune_teachers(study, layout, store)
+    tuning_study = study_of(study).with_chosen({}, teacher_choices(teachers))
     for task, teacher in needed_teachers(study):
         make_teacher(tuning_study, layout, task, teacher, store)
         make_cache(tuning_study, layout, task, teacher, store)
-    trying = Trying(tuning_study, root, store)
+    trying = Trying(tuning_study, layout, store)
     found = {name: _tune_one(trying, name) for name in _baseline_first(study)}
-    tuned = [found[name] for name in study.configurations()]
+    tuned = [*teachers, *(found[name] for name in study.configurations())]
     if processes.is_main():
         _clear(layout, study, tuned, store)
     if asked_for(load_study(root / "params.yaml")) != asked_for(study):
@@ -70,7 +81,12 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
 
 def choices(tuned: Sequence[Tuned]) -> Choices:
     """The chosen setting of each configuration."""
-    return {one.configuration: one.setting for one in tuned}
+    return {one.configuration: one.setting for one in tuned if not one.teacher}
+
+
+def teacher_choices(tuned: Sequence[Tuned]) -> TeacherChoices:
+    """The chosen setting of each teacher."""
+    return {one.configuration[:2]: one.setting for one in tuned if one.teacher}
 
 
 def needed_teachers(study: Study) -> list[tuple[str, str]]:
@@ -93,14 +109,23 @@ def _baseline_first(study: Study) -> Iterator[Configuration]:
     yield from sorted(study.configurations(), key=lambda name: name[2] != study.comparison.baseline)
 
 
+def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> list[Tuned]:
+    """Every teacher on every task that it is for; none where params.yaml says nothing of it."""
+    if declared(study).teachers is None:
+        return []
+    trying = Trying(teachers_as_students(study), layout.of(teachers=True), store)
+    return [replace(_tune_one(trying, name), teacher=True) for name in trying.study.configurations()]
+
+
 def _tune_one(trying: Trying, name: Configuration) -> Tuned:
     tuning = declared(trying.study)
     tried = search(tuning, name[2], partial(trying.scores, name))
-    tuned = Tuned(name, tried, best(tried, tuning.lower_is_better))
+    metric = trying.metric(name[0])
+    tuned = Tuned(name, tried, best(tried, tuning.lower_is_better), metric)
     trying.chosen[name] = tuned.setting
     said = "%s: %s (%s %.4g, the best of %d settings)"
     chosen = tried[tuned.chosen]
-    log.info(said, " / ".join(name), in_words(tuned.setting), trying.metric(name[0]), chosen.mean, len(tried))
+    log.info(said, " / ".join(name), in_words(tuned.setting), metric, chosen.mean, len(tried))
     return tuned
 
 
@@ -110,12 +135,12 @@ def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: St
     for task, teacher in needed_teachers(study):
         asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}
     for one in tuned:
-        folder = layout.method(*one.configuration)
+        folder = layout.of(one.teacher).method(*one.configuration)
         asked |= {folder / folder_of(tried.setting) for tried in one.tried}
     for folder in _outputs(layout.data):
         if folder not in asked and folder.is_dir():
             log.info("%s: removed (no longer asked for)", folder)
-            if folder.relative_to(layout.data).parts[0] == "trials":
+            if folder.relative_to(layout.data).parts[0] in (STUDENT_TRIALS, TEACHER_TRIALS):
                 missing_trials(folder, [], store)
             shutil.rmtree(folder)
         elif folder not in asked:
@@ -124,5 +149,11 @@ def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: St
 
 def _outputs(data: Path) -> list[Path]:
     """The folders of tuning that are made as one: a task, a teacher, its logits, a setting's trials."""
-    depths = {"tasks": "*", "teachers": "*/*", "logits": "*/*", "trials": "*/*/*/*"}
+    depths = {
+        "tasks": "*",
+        "teachers": "*/*",
+        "logits": "*/*",
+        STUDENT_TRIALS: "*/*/*/*",
+        TEACHER_TRIALS: "*/*/*/*",
+    }
     return [path for kind, depth in depths.items() for path in sorted((data / kind).glob(depth))]

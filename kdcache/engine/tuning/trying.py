@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from kdcache.engine import run_trials
 from kdcache.engine.tuning.places import TuningLayout
 from kdcache.errors import TrialError
-from kdcache.study import Study
+from kdcache.study import Regularizer, Student, Study
 from kdcache.study.tuning import Setting, Tuning
 from kdcache.system import processes
 from kdcache.tasks.prepared import PreparedTask
@@ -27,18 +26,18 @@ class Trying:
     """Tries settings of a study's configurations.
 
     Args:
-        study: the one of tuning, see `study_of`.
-        root: the project.
+        study: the one of tuning, see `study_of` and `teachers_as_students`.
+        layout: where its trials lie.
         chosen: what other configurations learn from, here the baseline of Self-KD: it grows as tuning goes on.
     """
 
     study: Study
-    root: Path
+    layout: TuningLayout
     store: Store | None
     chosen: dict[Configuration, Setting] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._planner = Planner(self.study, TuningLayout(self.root))
+        self._planner = Planner(self.study, self.layout)
         self._tasks: dict[str, PreparedTask] = {}
 
     def scores(self, configuration: Configuration, settings: Sequence[Setting]) -> list[list[float]]:
@@ -55,7 +54,7 @@ class Trying:
     def _plans(self, configuration: Configuration, setting: Setting) -> list[TrialPlan]:
         """A setting's trials."""
         settings = {**self.chosen, configuration: setting}
-        planner = self._planner.of(self.study.with_chosen(settings), TuningLayout(self.root, settings))
+        planner = self._planner.of(self.study.with_chosen(settings), replace(self.layout, settings=settings))
         return planner.trials(*configuration)
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
@@ -100,3 +99,22 @@ def study_of(study: Study) -> Study:
     students = {name: model.model_copy(update={"keep": "none"}) for name, model in study.students.items()}
     changes = {"seeds": declared(study).seeds, "comparison": comparison, "students": students}
     return study.model_copy(update=changes).with_chosen({})
+
+
+def teachers_as_students(study: Study) -> Study:
+    """The study in which teachers are tuned: each is a student, and its only method is plain fine-tuning.
+
+    So a setting of a teacher is a trial like any other: run beside others, kept in the store, scored on held-out rows.
+    """
+    baseline = study.comparison.baseline
+    students = {
+        name: Student(**teacher.model_dump(exclude={"seed"}, exclude_unset=True))
+        for name, teacher in study.teachers.items()
+    }
+    changes = {
+        "students": students,
+        "regularizers": {baseline: Regularizer()},
+        "distillers": {},
+        "tuning": declared(study).of_teachers(baseline),
+    }
+    return study_of(study).model_copy(update=changes)

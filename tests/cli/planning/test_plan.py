@@ -447,3 +447,14 @@ def test_the_trials_and_teachers_of_tuning_are_counted(here: Path) -> None:
     assert (found["tuning"]["trials"]["missing"], found["tuning"]["teachers"]["missing"]) == (16, 1)
     # big: 2 epochs of 2 batches; small: (1 + 2) epochs of 3 batches, smaller: of 1, each for 4 methods
     assert found["steps"]["total"] - without["steps"]["total"] == 4 + 4 * 9 + 4 * 3
+
+
+def test_the_settings_of_teachers_are_counted_too(here: Path) -> None:
+    prepare_films()
+    films = {"tasks": {"films": STUDY["tasks"]["films"]}}
+    tuning = {"seeds": [9], "budget": 2, "space": {"all": {"epochs": [1, 2]}}}
+    without = describe(planned({**films, "tuning": tuning}))
+    found = describe(planned({**films, "tuning": {**tuning, "teachers": {"epochs": [1, 3]}}}))
+    assert found["tuning"]["trials"] == without["tuning"]["trials"]
+    assert found["tuning"]["teachers"]["missing"] == 3  # two settings, and the one that is learned from
+    assert found["steps"]["total"] - without["steps"]["total"] == (1 + 3) * 2  # epochs of 2 batches

@@ -73,13 +73,13 @@ def write_rows(path: Path, said: list[str], labels: list[str]) -> None:
 
 
 def tuned(study: Study) -> dict[str, Tuned]:
-    """What tune finds, by method."""
-    return {one.configuration[2]: one for one in tune(study)}
+    """What tune finds of the student, by method."""
+    return {one.configuration[2]: one for one in tune(study) if not one.teacher}
 
 
-def results() -> dict[str, tuple[int, str]]:
+def results(trials: str = "trials") -> dict[str, tuple[int, str]]:
     """Each trial of tuning that is there: its folder, when its result was written, and its identity."""
-    found = Path("data/tuning/trials").glob("*/*/*/*/seed-*/result.json")
+    found = Path("data/tuning", trials).glob("*/*/*/*/seed-*/result.json")
     return {
         str(path.parent): (path.stat().st_mtime_ns, json.loads(path.read_text())["identity"])
         for path in found

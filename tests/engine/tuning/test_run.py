@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from kdcache.engine.tuning.holding_out import held_out_rows
@@ -19,7 +21,7 @@ from kdcache.logits import LogitCache, LogitWriter
 from kdcache.study import load_study
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import Layout
-from kdcache.trials.missing import trials_to_run
+from kdcache.trials.missing import teacher_to_train, trials_to_run
 from kdcache.trials.plan import Planner
 from stages import prepare
 from stages import tune as stage
@@ -149,13 +151,41 @@ def test_a_study_is_not_run_before_it_is_tuned() -> None:
         trials_to_run(study, Layout(), "words", "small", "base")
 
 
+def test_teachers_are_chosen_by_nll_on_the_held_out_rows_and_learned_from_as_chosen() -> None:
+    """With one epoch a teacher knows nothing, with eight the words: the longer one has the lower nll."""
+    teachers = {"teachers": {"epochs": [1, 8]}}
+    study = write_project(tuning={**TUNING, **teachers, "metric": "accuracy"})
+    with pytest.raises(TrialError, match=r"tuned\.json: has no values for teacher big on words as params"):
+        teacher_to_train(study, Layout(), "words", "big")
+    stage.main([])
+    table = pd.read_csv("metrics/tuning.csv")
+    of_teacher = table[table["role"] == "teacher"].set_index("values")
+    assert list(table["role"]) == ["teacher"] * 2 + ["student"] * 4
+    assert list(of_teacher["metric"]) == ["nll"] * 2
+    assert len(results("teacher-trials")) == 2
+    assert of_teacher["score"]["epochs 8"] < of_teacher["score"]["epochs 1"]
+    assert list(of_teacher["chosen"]) == [False, True]
+    assert json.loads(Path("tuned.json").read_text())["teachers"] == {"words": {"big": {"epochs": 8}}}
+    learned_from = json.loads(Path("data/tuning/teachers/words/big/teacher.json").read_text())
+    assert learned_from["params"]["epochs"] == 8
+
+    study = load_study()
+    assert study.teachers["big"].epochs == 1
+    plan = teacher_to_train(study, Layout(), "words", "big")
+    assert plan is not None
+    assert plan.model.epochs == 8
+    before = results("teacher-trials")
+    stage.main([])
+    assert results("teacher-trials") == before
+
+
 def test_without_tuning_nothing_is_left_of_it() -> None:
     write_project(tuning=None)
     Path("data/tuning/trials").mkdir(parents=True)
     stage.main([])
     assert list(Path("data/tuning").iterdir()) == []
     assert load_study().is_chosen("words", "small", "base")
-    header = "task,student,regularizer,setting,values,seed,metric,score,chosen\n"
+    header = "task,role,model,regularizer,setting,values,seed,metric,score,chosen\n"
     assert Path("metrics/tuning.csv").read_text() == header
     assert Path("tuned.json").exists()
 
