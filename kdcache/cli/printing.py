@@ -183,7 +183,7 @@ def _plan_tuning(plan: Mapping[str, Any]) -> list[str]:
     tuning = plan.get("tuning")
     if tuning is None:
         return []
-    each = f"{tuning['settings']} settings of every method with {tuning['seeds']} seeds each"
+    each = f"{tuning['settings']} settings of every method, {tuning['seeds']} seed(s) each"
     return [
         f"tuning, {each}, trials: {_states(tuning['trials'])}",
         f"tuning, teachers: {_states(tuning['teachers'])}",

@@ -23,8 +23,10 @@ from kdcache.checkpoints.mirror import MIRROR
 from kdcache.cli.planning.estimates import describe
 from kdcache.cli.planning.plan import plan_study
 from kdcache.cli.planning.runs import Size
+from kdcache.engine.tuning.search import known_settings
 from kdcache.errors import ParamsError
-from kdcache.study import Task, load_study
+from kdcache.study import Study, Task, load_study
+from kdcache.study.tuning import grid
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
@@ -196,7 +198,8 @@ def test_tasks_that_two_studies_share_are_the_same() -> None:
 
 def test_the_paper_s_study_has_more_than_600_trials_and_five_methods_and_seeds() -> None:
     study = load_study(STUDIES / "paper.yaml")
-    assert len(list(study.configurations())) * len(study.seeds) == 5 * 6 * 5 * 5
+    assert len(list(study.configurations())) * len(study.seeds) == 5 * 6 * 5 * 20
+    assert study.looks[0] == 5
     starts = {(student.checkpoint, student.init) for student in study.students.values()}
     checkpoints = {"google-bert/bert-base-uncased", "distilbert/distilroberta-base", "distilbert/distilgpt2"}
     assert starts == {(name, init) for name in checkpoints for init in ("pretrained", "scratch")}
@@ -216,11 +219,31 @@ ROWS = {
 
 
 def documented() -> dict[str, list[str]]:
-    """The page's table: a study's file, and its trials, teachers and optimizer steps."""
+    """The page's table: a study's file, and its trials, teachers, optimizer steps, and those of tuning."""
     text = (STUDIES.parent / "docs" / "reproducing-the-paper.md").read_text(encoding="utf-8")
     lines = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     cells = [[cell.strip().replace(",", "") for cell in line[1:-1]] for line in lines]
-    return {line[0].strip("`"): line[2:5] for line in cells}
+    return {line[0].strip("`"): line[2:6] for line in cells}
+
+
+def steps_of_tuning(study: Study) -> int:
+    """Of every setting of the students and the teachers, and of the teachers that are learned from there."""
+    tuning, steps = study.tuning, 0
+    if tuning is None:
+        return 0
+    of_teachers = tuning.of_teachers("base")
+    assert of_teachers is not None
+    for name, task in study.tasks.items():
+        train = task.train_size or ROWS[name][0]
+        batches = -(-(train - round(tuning.hold_out * train)) // 32)  # every model here has batches of 32
+        for model in study.teachers.values():
+            tried = [setting["epochs"] for setting in grid(of_teachers.values("base"))]
+            steps += batches * sum([*tried, model.epochs])
+        for method in study.methods():
+            settings = known_settings(tuning, method)
+            assert settings is not None
+            steps += batches * len(study.students) * sum(int(setting["epochs"]) for setting in settings)
+    return steps
 
 
 @pytest.mark.parametrize("file", documented())
@@ -233,12 +256,13 @@ def test_the_page_s_counts_are_the_studies(file: str) -> None:
             if study.applies(model, name):
                 teachers, steps = teachers + 1, steps + model.epochs * -(-train // model.batch_size)
         for student in study.students.values():
-            runs = len(study.methods()) * len(study.seeds)
+            runs = len(study.methods()) * study.looks[0]
             trials, steps = trials + runs, steps + runs * student.epochs * -(-train // student.batch_size)
-    assert documented()[file] == [str(trials), str(teachers), str(steps)]
+    tuned = steps_of_tuning(study)
+    assert documented()[file] == [str(trials), str(teachers), str(steps), str(tuned)]
     sizes = {
         name: Size(task.train_size or ROWS[name][0], ROWS[name][1]) for name, task in study.tasks.items()
     }
     plan = describe(plan_study(study, Path("nowhere"), sizes))
     assert (plan["trials"]["total"], plan["teachers"]["total"]) == (trials, teachers)
-    assert plan["steps"] == {"total": steps, "left": steps}
+    assert plan["steps"] == {"total": steps + tuned, "left": steps + tuned}
