@@ -23,6 +23,7 @@ from kdcache.statistics import (
     tabulate_looks,
     tabulate_reliability,
 )
+from kdcache.statistics.learned import without_unlearned
 from kdcache.study import Study, load_study
 from kdcache.trials.layout import Layout
 from stages import stage_errors
@@ -59,7 +60,9 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
     evaluation = Evaluation(study, data, results)
     examples = compare_examples(study, evaluation.outputs)  # the pass over all logits, so it comes first
     trials = trials_table(study, results, evaluation.scores)
-    comparisons, looks = compare(trials, study), tabulate_looks(trials, study)
+    majorities = {task: 100 * facts["majority"] for task, facts in made["tasks"].items()}
+    comparisons = without_unlearned(compare(trials, study), trials, study, majorities)
+    looks = tabulate_looks(trials, study)
     claims = summarize(trials, study, comparisons)
     tables = {
         "trials": trials,

@@ -10,9 +10,8 @@ from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import TeacherRow
 from kdcache.statistics import wording
+from kdcache.statistics.learned import unlearned_seeds
 from kdcache.study import Study
-
-ROUNDING = 1e-4  # points; the files have six digits
 
 
 @dataclass(frozen=True)
@@ -58,10 +57,9 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
         if task not in least or task not in study.tasks:
             continue
         metric = study.tasks[task].metrics[0]
-        seeds = trials["seed"][100 * trials[metric] <= least[task] + ROUNDING]
-        if len(seeds):
-            of = len(trials)
-            found.append(Collapsed(task, student, method, [int(s) for s in seeds], of, least[task], metric))
+        seeds = unlearned_seeds(trials, metric, least[task])
+        if seeds:
+            found.append(Collapsed(task, student, method, seeds, len(trials), least[task], metric))
     return found
 
 

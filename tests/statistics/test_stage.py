@@ -18,7 +18,7 @@ from kdcache.trials.result import TrialResult
 from tests.statistics.helpers import make_study, make_trials
 
 CURVES = pd.DataFrame({"task": ["news"], "epoch": [1], "loss": [0.5]})
-MADE = {"versions": {"torch": ["2"]}, "devices": {"cpu, float32": 6}}
+MADE = {"versions": {"torch": ["2"]}, "devices": {"cpu, float32": 6}, "tasks": {"news": {"majority": 0.5}}}
 COSTS = pd.DataFrame({"kind": ["teacher"], "task": ["news"], "model": ["big"], "seconds": [12.0]})
 TRIALS = make_trials({("news", "tiny", m): [80.0, 81.0, 82.5 + i] for i, m in enumerate(("base", "smooth"))})
 

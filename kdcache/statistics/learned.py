@@ -1,0 +1,54 @@
+"""Whether models learned anything: those that did not score no more than one answer for every row does.
+
+A method that is equivalent to plain fine-tuning where neither learned says nothing of the method. So such a comparison
+gets no verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from kdcache.study import Study
+
+ROUNDING = 1e-4  # points; the files have six digits
+NOTHING_LEARNED = "nothing learned"  # the outcome of a comparison
+
+
+def unlearned_seeds(trials: pd.DataFrame, metric: str, majority: float) -> list[int]:
+    """The seeds of trials that learned nothing, in the order of the table.
+
+    Args:
+        trials: rows of trials.csv of one configuration.
+        majority: the score in points of one answer for every row.
+    """
+    return [int(seed) for seed in trials["seed"][100 * trials[metric] <= majority + ROUNDING]]
+
+
+def without_unlearned(
+    comparisons: pd.DataFrame, trials: pd.DataFrame, study: Study, majorities: Mapping[str, float]
+) -> pd.DataFrame:
+    """comparisons.csv in which `equivalent` is taken back where no seed of either side learned anything.
+
+    The verdict is then `inconclusive`, the outcome `nothing learned`, and the note says why.
+
+    Args:
+        majorities: by task, the score in points of one answer for every row, in the task's first metric.
+    """
+    of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
+    baseline, found = study.comparison.baseline, comparisons.copy()
+    for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
+        task, student = str(row["task"]), str(row["student"])
+        sides = [of[task, student, name] for name in (str(row["regularizer"]), baseline)]
+        if task in majorities and not any(
+            _learned(side, str(row["metric"]), majorities[task]) for side in sides
+        ):
+            said = f"no seed of either scores more than one answer for every row, {majorities[task]:.1f}"
+            note = "; ".join(filter(None, [str(row["note"]), said]))
+            found.loc[place, ["verdict", "outcome", "note"]] = ["inconclusive", NOTHING_LEARNED, note]
+    return found
+
+
+def _learned(trials: pd.DataFrame, metric: str, majority: float) -> bool:
+    return len(unlearned_seeds(trials, metric, majority)) < len(trials)
