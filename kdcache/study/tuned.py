@@ -1,8 +1,8 @@
-"""tuned.json: the values that stage `tune` chose for each configuration, and the study that they were chosen for.
+"""tuned.json: the values that stage `tune` chose for each configuration, and the study for which it chose them.
 
-It lies beside params.yaml and belongs into Git, like settle.json: with params.yaml it says what the trials are. A
-choice counts for the study that it was made for. Once params.yaml asks for anything that could change it, there is no
-choice until `tune` has run again.
+The file lies beside params.yaml and belongs in Git, like settle.json: both decide which trials there are. A choice
+holds only for the study it was made for. After any change of params.yaml that could affect the choices, there are no
+choices until `tune` has run again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from kdcache.study.schema import Choices, Study
 from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
-# What a choice depends on; of the comparison only the baseline, which Self-KD learns from.
+# The keys that a choice depends on; of `comparison` only the baseline, whose logits Self-KD learns from.
 TUNED_ON = {"tasks", "teachers", "students", "regularizers", "distillers", "tuning"}
 
 
 class Tuned(BaseModel):
     """The content of tuned.json.
 
-    study: a hash of what params.yaml said when it was chosen; empty where nothing is tuned.
+    study: a hash of the parts of params.yaml that the choices depend on; empty if the study is not tuned.
     chosen: the values by task, student, method and key.
     """
 
@@ -35,22 +35,22 @@ class Tuned(BaseModel):
 
 
 def tuned_beside(params: Path) -> Path:
-    """Where a study file's tuned.json lies."""
+    """The path of the tuned.json that belongs to a study file."""
     return params.with_name(TUNED)
 
 
 def asked_for(study: Study) -> str:
-    """A hash of all in params.yaml that a choice depends on."""
+    """A hash of everything in params.yaml that a choice depends on."""
     without_keep = {"students": {"__all__": {"keep"}}}  # which trained models are kept changes no choice
     asked = study.model_dump(mode="json", include=TUNED_ON, exclude=without_keep)
     return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
 
 
 def read_chosen(path: Path, study: Study) -> Choices:
-    """What was chosen for a study as it is now; nothing where tuned.json is absent, or of another study.
+    """The choices for this study; empty if tuned.json is missing or was written for another study.
 
     Raises:
-        KdcacheError: the file is not what `write_tuned` writes.
+        KdcacheError: the file is not as `write_tuned` writes it.
     """
     tuned = read_beside(path, Tuned, "dvc repro tune")
     if tuned.study != asked_for(study):
@@ -62,7 +62,7 @@ def read_chosen(path: Path, study: Study) -> Choices:
 
 
 def write_tuned(path: Path, study: Study, choices: Choices) -> None:
-    """The choices in the order of the study."""
+    """Write tuned.json, with the choices in the study's order."""
     chosen: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for task, student, method in study.configurations():
         setting = dict(choices[task, student, method])
@@ -71,5 +71,5 @@ def write_tuned(path: Path, study: Study, choices: Choices) -> None:
 
 
 def write_untuned(path: Path) -> None:
-    """The file of a study that tunes nothing: DVC wants to find what stages depend on."""
+    """Write an empty tuned.json for a study without tuning: DVC needs the file, because stages depend on it."""
     write_json(path, Tuned().model_dump())
