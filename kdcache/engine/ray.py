@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECRETS = ("HF_TOKEN",)  # passed with the task, since Ray writes a runtime environment's variables into its logs
+SECRETS = ("HF_TOKEN",)  # sent with the task: Ray writes a runtime environment's variables into its logs
 UNLIMITED = 1 << 30
 
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def make_teacher(
     study: Study, layout: Layout, task: str, name: str, store: Store | None
 ) -> TeacherPlan | None:
-    """Fine-tune a teacher on a prepared task, unless it is there or in the store; returns its plan if it was trained."""
+    """Fine-tune a teacher on a prepared task, unless it is there or in the store; returns the plan if trained."""
     plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
     if plan is None:
         return None

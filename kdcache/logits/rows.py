@@ -59,7 +59,7 @@ class Rows(ABC):
 class CachedSplit(Rows):
     """Rows of one split in memory: the whole split (`LogitCache.split`, sorted by id, read-only) or a part of it."""
 
-    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views; in the cache's own type while being written
+    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views; in the cache's type while it is written
 
     def part(self, chosen: slice | np.ndarray) -> CachedSplit:
         return CachedSplit(self.ids[chosen], self.row_hashes[chosen], self.logits[chosen])

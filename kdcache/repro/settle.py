@@ -35,7 +35,7 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     study = load_study(PARAMS)
     has_looks = study.comparison.looks is not None
     if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
-        study = study.with_settled({}, study.declarations)  # as in a fresh clone, so that a first report comes soon
+        study = study.with_settled({}, study.declarations)  # as in a fresh clone: a first report comes soon
     while True:
         if has_looks:
             write_settled(path, study, _asked(study))

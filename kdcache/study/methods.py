@@ -29,7 +29,7 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
-    unlabelled: Literal["ignore", "use"] = "ignore"  # whether the task's rows without labels are learned from too
+    unlabelled: Literal["ignore", "use"] = "ignore"  # whether rows without labels are learned from too
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     @property

@@ -17,7 +17,7 @@ class Model(Params):
     revision: Text | None = None
     init: Literal["pretrained", "scratch"] = "pretrained"
     layers: int | None = Field(default=None, ge=1)
-    tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)  # the tasks it is declared for; default: all
+    tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)  # tasks it is for; default: all
 
     learning_rate: float = Field(gt=0)
     epochs: int = Field(ge=1)

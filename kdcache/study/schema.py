@@ -18,7 +18,7 @@ from kdcache.study.tuning import Setting, Tuning, applied
 from kdcache.study.values import Metric, Params, Seed, Share
 from kdcache.system.quoting import quoted
 
-SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # number of seeds by task, student and method
+SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
 Choices: TypeAlias = Mapping[tuple[str, str, str], Setting]  # chosen setting by (task, student, method)
 
 

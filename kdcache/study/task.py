@@ -74,10 +74,10 @@ class Task(Params):
     metrics: list[Metric] = Field(min_length=1)
     positive: ClassName | None = None  # the positive class of f1, with two classes; default: the second
     max_length: int | None = Field(default=None, ge=4)
-    train_size: int | None = Field(default=None, ge=1)  # a stratified sample of so many train rows; default: all
+    train_size: int | None = Field(default=None, ge=1)  # so many train rows, stratified; default: all
     sample_seed: Seed = 0  # decides which rows train_size draws
     unlabelled: Literal["rest"] | None = None  # use the train rows outside train_size as rows without labels
-    label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are replaced by wrong ones
+    label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
     noise_seed: Seed = 0  # decides which labels label_noise replaces, and by what
     augment: Augment | None = None
 

@@ -54,12 +54,12 @@ class Space(Params):
 class Tuning(Params):
     """How every method is tuned before the study's trials: on rows held out of train, with the same budget."""
 
-    hold_out: float = Field(default=0.2, gt=0, lt=1)  # stratified fraction of train on which settings are scored
+    hold_out: float = Field(default=0.2, gt=0, lt=1)  # stratified part of train on which settings are scored
     seeds: list[Seed] = Field(min_length=1)  # the seeds of each setting; none may be a seed of the study
     budget: int = Field(ge=1, le=MOST_SETTINGS)  # how many settings each method tries
     sampler: Literal["qmc", "tpe"] = "qmc"  # chooses the settings if a space has more than the budget
     seed: Seed = 0  # decides which rows are held out, and what the sampler draws
-    metric: Metric | Literal["nll"] | None = None  # by which the best setting is chosen; default: each task's first
+    metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
     space: dict[Name, Space] = Field(min_length=1)
 
     @property

@@ -18,7 +18,7 @@ from kdcache.study.tuning import Setting, Tuning, Values, grid
 
 Scores: TypeAlias = Sequence[float]  # a setting's scores, one for each seed
 Try: TypeAlias = Callable[[Sequence[Setting]], Sequence[Scores]]
-DIGITS = 12  # means that agree in this many decimals count as equal, since sums of equal scores differ by rounding
+DIGITS = 12  # means that agree in so many decimals count as equal: sums of equal scores differ by rounding
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ class TokenBatch:
     loss: Tensor  # bool [n, L - 1]: whether the next token is to be predicted
     position: Tensor  # int64 [E]: each entry's position, from 0 to P - 1, ascending
     token: Tensor  # int64 [E]: each entry's token
-    weight: Tensor  # float32 [E]: each entry's weight; a position's weights sum to one, except in a top-k cache
+    weight: Tensor  # float32 [E]: each entry's weight; those of a position sum to one, except with top-k
     entropy: Tensor  # float32 [n, L - 1]: the teacher's entropy
     label_logprob: Tensor  # float32 [n, L - 1]: the teacher's log-probability of the true next token
-    full: Tensor | None  # float32 [n, L - 1, V]: log-probabilities from a full cache, whose batches have no entries
+    full: Tensor | None  # float32 [n, L - 1, V]: log-probabilities from a full cache, which has no entries
     estimator: Estimator
     vocabulary: int
     temperature: float
@@ -119,7 +119,7 @@ def _entries(
     owner = np.repeat(np.arange(len(heads)), heads)
     mass = np.bincount(owner, kept, len(heads))
     if header.how.sums_to_one:
-        alone = (tails == 0) | (mass >= 1)  # the head is the whole distribution (1 or more by float16's rounding)
+        alone = (tails == 0) | (mass >= 1)  # the head is everything (1 or more by float16's rounding)
         kept /= np.where(alone, mass, 1.0)[owner]
         mass = np.where(alone, 1.0, mass)
     else:

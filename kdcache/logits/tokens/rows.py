@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdcache.hashing.digests import digest_of, short, with_lengths
 from kdcache.logits.rows import Rows
 
-PER_POSITION = ("heads", "tails", "label_logprob", "entropy")  # columns with L - 1 values for a row of L tokens
+PER_POSITION = ("heads", "tails", "label_logprob", "entropy")  # L - 1 values each, in a row of L tokens
 
 
 @dataclass(frozen=True)
