@@ -1,4 +1,4 @@
-"""What tuning has to run: the trials of every setting, and the teachers that some of them learn from."""
+"""What tuning has to run: the trials of every setting, and the teachers that methods learn from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
 
 
 def tuning_jobs(study: Study, data: Path, sizes: Mapping[str, Size | None]) -> Iterator[Job]:
-    """Of each task that is tuned on its teachers, then its students with all their settings and seeds.
+    """For each tuned task, its teachers, then its students with all their settings and seeds.
 
-    What is there counts as unchecked: whether it still is what is asked for, stage `tune` finds out.
+    Existing results count as unchecked: only stage `tune` finds out whether they are still valid.
 
     Args:
         data: the project's data folder.
@@ -43,7 +43,7 @@ class _Lookup:
 
     @property
     def held(self) -> int | None:
-        """Rows that are held out."""
+        """The number of held-out rows."""
         return None if self.size is None else round(self.tuning.hold_out * self.size.train)
 
     def teachers(self) -> Iterator[Job]:
@@ -64,7 +64,7 @@ class _Lookup:
         for method in self.study.methods():
             settings = known_settings(self.tuning, method)
             folder = self.layout.method(self.task, name, method)
-            if settings is None:  # each depends on the scores of those before
+            if settings is None:  # each setting depends on the scores of the earlier ones
                 yield from self._unknown(folder, student, method)
             for setting in settings or ():
                 for seed in self.tuning.seeds:
@@ -73,7 +73,7 @@ class _Lookup:
                     )
 
     def _unknown(self, folder: Path, student: Student, method: str) -> Iterator[Run]:
-        """As many runs as the budget says, of the space's mean number of epochs."""
+        """As many runs as the budget says, with the space's mean number of epochs."""
         epochs = self.tuning.values(method).get("epochs", [student.epochs])
         setting = {"epochs": max(1, round(fmean(epochs)))}
         there = len(list(folder.glob(f"*/seed-*/{RESULT}")))
@@ -90,7 +90,7 @@ class _Lookup:
         return Run(state, steps, rows, rows, None, folder / LOGITS)
 
     def _rows(self) -> int | None:
-        """Rows whose logits a teacher or a baseline's trial keeps, views and unlabelled rows not counted."""
+        """How many rows' logits a teacher or a baseline's trial keeps, without views and unlabelled rows."""
         return None if self.size is None else self.size.train
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:
