@@ -1,6 +1,6 @@
 """Cache a teacher's logits once; train and compare any number of students and regularizers against them.
 
-The public names are imported when they are first asked for: a command that needs none of them starts at once.
+The public names are imported when they are first used, so that a command that needs none of them starts at once.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The errors this package raises for people: what was expected, what was found, what to do."""
+"""The errors that kdcache raises for people: each says what was expected, what was found, and what to do."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-MOST_LINES = 100  # of mistakes in one message
+MOST_LINES = 100  # mistakes that one message lists
 
 
 class KdcacheError(Exception):

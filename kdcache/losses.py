@@ -1,4 +1,4 @@
-"""The loss of knowledge distillation, for a training loop of your own: the very one of a study's `kd`."""
+"""The loss of knowledge distillation, for your own training loop: the same loss as a study's `kd`."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def kd_loss(
 ) -> Tensor:
     """(1 - alpha) CE(z, y) + alpha tau^2 KL(softmax(s / tau) || softmax(z / tau)), the mean over the batch.
 
-    The loss of `{soft_labels: teacher, alpha: ..., temperature: ...}` in params.yaml (Hinton et al. 2015). Variants of
-    it are in `kdcache.training.regularizers`; of a language model's tokens the loss is `kdcache.kd_token_loss`.
+    This is the loss of `{soft_labels: teacher, alpha: ..., temperature: ...}` in params.yaml (Hinton et al. 2015).
+    `kdcache.training.regularizers` has variants; for a language model's tokens use `kdcache.kd_token_loss`.
 
     Args:
         student_logits: z [B, K].
         labels: y, int64 [B], the true classes.
-        teacher_logits: s [B, K], raw and un-tempered, as a logit cache has them. They get no gradient.
-        alpha: the share of the distillation, from 0 (plain cross-entropy) to 1 (the labels do not count).
+        teacher_logits: s [B, K], raw and un-tempered, as in a logit cache. They get no gradient.
+        alpha: the weight of the distillation term, from 0 (plain cross-entropy) to 1 (the labels do not count).
         temperature: tau, above 0.
 
     Returns:
-        A scalar, float32 (float64 of float64 logits), also under autocast.
+        A scalar, float32 (float64 for float64 logits), also under autocast.
 
     Raises:
-        KdcacheError: shapes do not fit, or alpha or temperature is out of range.
+        KdcacheError: the shapes do not fit, or alpha or temperature is out of range.
     """
     if student_logits.ndim != 2:
         raise RegularizerError(f"expected student logits [B, K], found shape {list(student_logits.shape)}")

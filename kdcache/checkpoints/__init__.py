@@ -1,1 +1,1 @@
-"""Where models come from: a folder, the Hugging Face hub, or a mirror of it. Caches to and from the hub."""
+"""Where models come from: a folder, the Hugging Face hub, or a mirror of it. Caches are shared on the hub."""

@@ -1,4 +1,4 @@
-"""A model's checkpoint, found once and handed on: its folder, what it starts from, what it holds."""
+"""A model's checkpoint, found once and passed on: its folder, its configuration, and its fingerprints."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Checkpoint:
     """A folder that transformers reads, and how a model starts from it. Weights are hashed at most once.
 
     Args:
-        folder: on this machine.
-        init: `scratch` takes its configuration only.
-        layers: keep so many of its first layers; None keeps all.
-        downloaded: whether the folder is in the hub's cache, which calls it by its commit.
+        folder: the checkpoint's folder on this machine.
+        init: `scratch` takes only the checkpoint's configuration.
+        layers: keep this many of its first layers; None keeps all.
+        downloaded: whether the folder is in the hub's cache, where it is named by its commit.
     """
 
     folder: Path
@@ -51,26 +51,30 @@ class Checkpoint:
 
     @property
     def weights_fingerprint(self) -> str:
-        """What the model starts from, and how."""
+        """Fingerprint of what the model starts from (weights or configuration) and how (`init`, `layers`)."""
         return fingerprint.of_json({"init": self.init, "layers": self.layers, "start": self.weights})
 
     def preprocessing_fingerprint(self, max_length: int | None) -> str:
-        """What turns a row into the model's input: tokenizer or image settings, and the length limit.
+        """Fingerprint of what turns a row into the model's input: tokenizer or image settings, and the length limit.
 
         Args:
-            max_length: the task's limit in tokens; None for images, where config.json alone may say enough.
+            max_length: the task's limit in tokens; None for images, where config.json alone may be enough.
         """
         bare = not any((self.folder / name).is_file() for name in fingerprints.TOKENIZER_FILES)
         files = None if bare and max_length is None else fingerprints.of_tokenizer(self.folder)
         return fingerprint.of_json({"files": files, "max_length": max_length})
 
     def start_fingerprint(self, max_length: int | None) -> str:
-        """What a model starts from and how it reads its rows, by content: a branch of the hub may have moved."""
+        """Fingerprint of what a model starts from and how it reads rows, by content: a branch of the hub may move."""
         return fingerprint.of_json([self.weights_fingerprint, self.preprocessing_fingerprint(max_length)])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """A checkpoint's config.json; a ModelError names what is wrong with it."""
+    """A checkpoint's config.json.
+
+    Raises:
+        ModelError: the file is missing, or not an object with `model_type`.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise ModelError(f"{folder}: no config.json, so this is not a model; expected a transformers folder")
@@ -81,7 +85,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """One of a checkpoint's JSON files; empty when it is not there.
+    """One of a checkpoint's JSON files; an empty dictionary if the file is missing.
 
     Raises:
         ModelError: the file cannot be read, or is no JSON object.

@@ -1,6 +1,6 @@
-"""Find a checkpoint's folder, on disk or on the hub, and say what it holds. Imports no torch.
+"""Find a checkpoint's folder, on disk or on the hub. Imports no torch.
 
-Everything else works on a local folder, so a checkpoint of the hub is first downloaded, at its pinned revision. Only
+All other code works on a local folder, so a hub checkpoint is first downloaded, at its pinned revision. Only
 configurations, tokenizers and safetensors are fetched, never pickles and never code.
 """
 
@@ -15,17 +15,17 @@ from kdcache.checkpoints.mirror import mirrored
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.study import Model
 
-# What transformers reads, at the top of a repository: other copies of the weights (onnx/, *.bin, ...) stay there.
+# What transformers reads from the top of a repository; other copies of the weights (onnx/, *.bin, ...) are not fetched.
 SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 
 def find_checkpoint(model: Model) -> Checkpoint:
-    """The checkpoint of a model, downloaded from the hub when it is no folder of this machine.
+    """The checkpoint of a model, downloaded from the hub if it is not a folder on this machine.
 
     Raises:
-        ModelError: it is no folder and cannot be reached on the hub; a hub id has no revision; config.json cannot be
-            read; or there are no weights although `init: pretrained` asks for them.
+        ModelError: the checkpoint is no folder and cannot be had from the hub; a hub id has no revision; config.json
+            cannot be read; or there are no weights although `init: pretrained` asks for them.
     """
     folder = Path(model.checkpoint)
     downloaded = not folder.is_dir()
@@ -42,7 +42,7 @@ def find_checkpoint(model: Model) -> Checkpoint:
 
 
 def find_local(model: Model) -> Checkpoint | None:
-    """The checkpoint of a model if it is whole on this machine already; nothing is downloaded."""
+    """The checkpoint of a model if all of it is on this machine already, else None; nothing is downloaded."""
     folder, downloaded = Path(model.checkpoint), False
     if not folder.is_dir():
         kept = _kept(model.checkpoint, model.revision)
@@ -56,7 +56,7 @@ def find_local(model: Model) -> Checkpoint | None:
 
 
 def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
-    """A hub id's folder: the mirror's when one is set, else downloaded."""
+    """A hub id's folder: in the mirror if one is set, else downloaded."""
     if revision is None:
         raise ModelError(
             f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "
@@ -69,7 +69,7 @@ def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
 
 
 def _kept(name: str, revision: str | None) -> Path | None:
-    """A hub id's folder in the mirror, or in the hub's cache on this machine; None when it is not there."""
+    """A hub id's folder in the mirror, or in the hub's cache on this machine; None if it is in neither."""
     import huggingface_hub
 
     try:
@@ -83,7 +83,7 @@ def _kept(name: str, revision: str | None) -> Path | None:
 
 @functools.cache
 def _download(name: str, revision: str, weights: bool) -> Path:
-    """The hub is asked once per process and checkpoint, so that a run sees one version throughout."""
+    """Download a checkpoint once per process, so that a run sees one version throughout; returns its folder."""
     import huggingface_hub
 
     hub.limit_waiting()

@@ -1,6 +1,6 @@
 """Fingerprints of a checkpoint: its weights, its configuration, its tokenizer.
 
-The way a checkpoint is cut into files changes nothing.
+How a checkpoint is split into files does not matter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from kdcache.errors import KdcacheError, ModelError
 from kdcache.hashing.fingerprint import CHUNK, of_file, of_json
 from kdcache.system.files import read_json
 
-# Keys of config.json that say who wrote the file or how, not what the model computes.
+# Keys of config.json that say who wrote the file and how, not what the model computes.
 VOLATILE_CONFIG_KEYS = frozenset(
     {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
 )
@@ -44,15 +44,15 @@ TOKENIZER_FILES = (
 
 
 def of_weights(folder: Path) -> str:
-    """What a checkpoint folder computes: its config and the name, type, shape and bytes of every tensor.
+    """Fingerprint of a checkpoint folder: its config and the name, type, shape and bytes of every tensor.
 
     The config is canonical JSON without `VOLATILE_CONFIG_KEYS` (at any depth). Tensors come from every
     `*.safetensors` of the folder, so one file or many shards give the same answer. A folder with a config and
     no weights (an architecture to be initialised) is allowed. Then only the config counts.
 
     Raises:
-        ModelError: no config.json, a file that is no safetensors file, a tensor that is in two files, or
-            weights in another format only.
+        ModelError: config.json is missing, a `*.safetensors` file is not one, a tensor is in two files, or the only
+            weights are in another format.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -68,7 +68,7 @@ def of_weights(folder: Path) -> str:
 
 
 def of_config(folder: Path) -> str:
-    """A checkpoint's architecture: its config.json as canonical JSON, without `VOLATILE_CONFIG_KEYS`.
+    """Fingerprint of a checkpoint's architecture: its config.json as canonical JSON, without `VOLATILE_CONFIG_KEYS`.
 
     Raises:
         ModelError: there is no config.json, or it is not JSON.
@@ -77,12 +77,12 @@ def of_config(folder: Path) -> str:
 
 
 def of_tokenizer(folder: Path) -> str:
-    """The tokenizer and preprocessor files of a checkpoint folder (those of `TOKENIZER_FILES` that exist).
+    """Fingerprint of a checkpoint's tokenizer and preprocessor files (those of `TOKENIZER_FILES` that exist).
 
     Settings count as JSON, without keys that say where the files came from; vocabularies by their bytes.
 
     Raises:
-        ModelError: none of them is there, or one that should be JSON is not.
+        ModelError: none of these files exists, or one that should be JSON is not.
     """
     folder = Path(folder)
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]

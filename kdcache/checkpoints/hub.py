@@ -1,7 +1,7 @@
-"""Asking the Hugging Face hub: with patience that ends, and failures that say what to do, in one line.
+"""Ask the Hugging Face hub: requests have time limits, and each failure becomes one line that says what to do.
 
-The hub's client, `datasets` and the HTTP library below them raise dozens of errors, wrapped in one another. The cause
-at the bottom is what matters. No message has the access token in it.
+The hub's client, `datasets` and the HTTP library below them raise dozens of errors, nested in one another. The
+innermost cause is what matters. No message contains the access token.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 10.0  # seconds without a byte from the hub
-COMMIT_PATIENCE = 300.0  # a commit of many files takes the hub a while
+COMMIT_PATIENCE = 300.0  # seconds: a commit of many files takes the hub a while
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
-# The first kind that is among the causes decides.
+# The first of these errors that is among the causes decides.
 REFUSALS = {
     "GatedRepoError": f"it is gated: accept its conditions on its page on the hub, then {LOG_IN}",
     "RevisionNotFoundError": "the hub has no such revision of it; give a branch, a tag or a whole commit hash",
@@ -34,9 +34,9 @@ UNREACHABLE = {
 
 
 def limit_waiting() -> None:
-    """Let every request of this process give up after PATIENCE, a commit after COMMIT_PATIENCE.
+    """Make every request of this process give up after PATIENCE, a commit after COMMIT_PATIENCE.
 
-    For most the hub's client itself sets no limit.
+    The hub's client sets no limit for most requests.
     """
     from huggingface_hub import get_session
 
@@ -54,15 +54,15 @@ def _limit(request: Any) -> None:
 
 
 def explain(error: Exception, instead: str, otherwise: str) -> str:
-    """What is wrong and what to do about it.
+    """An error of the hub in one line: what is wrong and what to do.
 
     Args:
-        instead: what to do without the hub, for when it cannot be reached.
-        otherwise: what to say of an error that says nothing of the hub.
+        instead: what to do without the hub, in case it cannot be reached.
+        otherwise: what to say about an error that has nothing to do with the hub.
     """
     causes = list(_causes(error))
     kinds = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
-    # `datasets` can lose the cause, but it is in the message: (OfflineModeIsEnabled).
+    # `datasets` can lose the cause, but its name ends the message: (OfflineModeIsEnabled).
     kinds.update(re.findall(r"\((\w+)\)$", str(error)))
     if "is a gated dataset" in str(error):
         kinds.add("GatedRepoError")
@@ -76,7 +76,7 @@ def explain(error: Exception, instead: str, otherwise: str) -> str:
 
 
 def _advice(status: int | None, kinds: set[str], instead: str) -> str | None:
-    """What to do about an HTTP status, or a hub that cannot be reached; None when it is neither."""
+    """What to do about an HTTP status, or about a hub that cannot be reached; None for any other error."""
     if status in (401, 403):
         return f"the hub refuses it (HTTP {status}); the access token may lack the permission: {LOG_IN}"
     if status == 404:
@@ -101,7 +101,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _without_token(text: str) -> str:
-    """The text without the access token: an HTTP library that finds a header ill-formed prints the whole header."""
+    """The text without the access token, since an HTTP library prints the whole header if it is ill-formed."""
     from huggingface_hub import get_token
 
     token = get_token()

@@ -1,8 +1,8 @@
-"""Local folders in place of the hub, for machines without a network: `KDCACHE_MIRROR=DIR`.
+"""Local folders instead of the hub, for machines without a network: `KDCACHE_MIRROR=DIR`.
 
 `DIR/<owner>/<name>/` stands for the hub id `<owner>/<name>`: a model is a transformers folder, a data set holds
-`<configuration>/<split>.parquet`, or `<split>.parquet` when it has no configurations. Fingerprints are of content, so a
-trial's identity is the same as with the hub. While a mirror is set, nothing is asked of the hub.
+`<configuration>/<split>.parquet`, or `<split>.parquet` if it has no configurations. Fingerprints cover content, so a
+trial's identity is the same as with the hub. While a mirror is set, the hub is never asked.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def mirrored(name: str) -> Path | None:
     """The mirror's folder for a hub id; None when no mirror is set.
 
     Raises:
-        KdcacheError: the mirror is no folder, or lacks this id.
+        KdcacheError: the mirror is not a folder, or lacks this id.
     """
     root = os.environ.get(MIRROR)
     if not root:

@@ -1,7 +1,8 @@
-"""The `kdcache` command: what people ask a study file or a logit cache.
+"""The `kdcache` command, for questions about a study file or a logit cache.
 
-`app` is the application, `study_commands` and `cache_commands` have the commands. Each has its answer from a module
-beside it (`analysis`, `against`, `compare_runs`, `exports`, `head`, `keeping`, `plans`). `printing` shows it to people.
+`app` is the application; `study_commands` and `cache_commands` have the commands. Each command gets its answer from
+another module (`analysis`, `against`, `compare_runs`, `exports`, `head`, `keeping`, `plans`), and `printing` shows the
+answer to people.
 """
 
 from kdcache.cli import cache_commands, study_commands

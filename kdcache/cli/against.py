@@ -1,6 +1,6 @@
 """Re-run a teacher on some rows of its cache and compare: `kdcache verify --against`.
 
-Checksums say that a cache is as it was written; this says that it was written by this teacher, on this data.
+Checksums show that a cache is as it was written. This shows that this teacher wrote it, from these data.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ Logits = npt.NDArray[np.float32]
 def rerun(
     cache: LogitCache, splits: Sequence[str], folder: Path, task: Path, rows: int, seed: int, tolerance: float
 ) -> dict[str, Any]:
-    """Run a teacher on `rows` random rows of each split (all, where there are fewer) and compare its logits.
+    """Run a teacher on `rows` random rows of each split (or all rows, if there are fewer) and compare its logits.
 
     Args:
         folder: the teacher, as stage teach saved it (with teacher.json).
-        task: the prepared task the cache is of.
-        seed: which rows are drawn.
+        task: the prepared task whose logits the cache holds.
+        seed: decides which rows are drawn.
         tolerance: the largest |difference| / (1 + |cached logit|) that is accepted.
 
     Returns:
-        `teacher`, `rows` compared in all, `seed`, `tolerance`, `difference` (the largest that was found), and
-        `other_fingerprints`: the names of those that are not what the cache says.
+        `teacher`, `rows` (the number compared), `seed`, `tolerance`, `difference` (the largest found), and
+        `other_fingerprints`: the names of the fingerprints that differ from the cache's.
 
     Raises:
-        CacheError: a logit differs by more than the tolerance, or the rows or the classes are others.
+        CacheError: a logit differs by more than the tolerance, or the rows or the classes differ.
         KdcacheError: the teacher or the task cannot be read.
     """
     cache.require_plain("running the teacher again on the task's rows")
@@ -81,7 +81,7 @@ def rerun(
 
 
 def _teacher(folder: Path) -> Teacher:
-    """The fine-tuned teacher; teacher.json says with which batch size and precision it runs."""
+    """The fine-tuned teacher, with the batch size and precision that teacher.json gives."""
     path = folder / TEACHER
     if not path.is_file():
         raise CacheError(f"{folder}: no {TEACHER}, so this is no teacher that stage teach saved")
@@ -99,7 +99,7 @@ def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa
 
 
 def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
-    """Like `modelling.encoding.encode_split`, but of these rows only."""
+    """As `modelling.encoding.encode_split`, but only for these rows."""
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":
@@ -114,13 +114,13 @@ def _compare(
     """The largest relative difference of a logit.
 
     Raises:
-        CacheError: it is above the tolerance.
+        CacheError: the difference is above the tolerance.
     """
     cached = cache.logits(split, rows.ids, rows.row_hashes)
     if cached.shape != logits.shape:
         raise CacheError(f"{cache.path}: has {cached.shape[1]} classes, {teacher} gives {logits.shape[1]}")
     differences = (np.abs(cached.astype(np.float64) - logits) / (1 + np.abs(cached))).max(axis=1)
-    differences[np.isnan(differences)] = np.inf  # a teacher that gives no numbers does not agree
+    differences[np.isnan(differences)] = np.inf  # NaN logits of the teacher count as a difference
     row = int(np.argmax(differences))
     if differences[row] > tolerance:
         raise CacheError(
@@ -140,7 +140,7 @@ def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
 
 
 def _note(cache: LogitCache, other: Sequence[str]) -> str:
-    """What may explain a difference: other fingerprints, another device."""
+    """Possible explanations of a difference: other fingerprints, another device."""
     device = cache.cost.device if cache.cost else "cpu"
     here = "GPU" if torch.cuda.is_available() else "cpu"
     reasons = [f"other fingerprints: {', '.join(other)}"] if other else []

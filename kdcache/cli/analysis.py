@@ -1,7 +1,7 @@
-"""What a teacher's cached logits say: how sure it is and how often right, and where two teachers differ.
+"""Describe a teacher's cached logits (how sure it is, and how often right), and compare two teachers.
 
 Everything is computed in float64 from raw logits at temperature 1; entropies and divergences are in nats. Splits are
-gone through a row group at a time, so that caches larger than memory can be described and compared.
+read one row group at a time, so caches larger than memory can be described and compared.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ def stats(cache: LogitCache, split: str, labels: npt.ArrayLike | None = None) ->
     """Describe the predictions of one split, as a JSON-like object.
 
     Args:
-        labels: [N], the label of every row in ascending order of id, as in `cache.split(split)`: int64 classes, or
+        labels: [N], the label of every row, in ascending order of ids as in `cache.split(split)`: int64 classes, or
             real numbers for a regression (K = 1).
 
     Returns:
-        `split`, `rows`, `classes`, and for a classification `entropy` (nats) and `top_probability`, each a mean and
-        percentiles over the rows, and `predictions`, the rows per predicted class; for a regression `output`, the
-        same of the one output. With labels also `labels`: accuracy, nll, brier and ece (pearson, spearman and mse),
-        and `agreement`: per class, the share of its rows that are predicted as it (None where it has no rows).
+        `split`, `rows`, `classes`. For a classification: `entropy` (nats) and `top_probability`, each with mean and
+        percentiles over the rows, and `predictions`, the number of rows per predicted class. For a regression:
+        `output`, with mean and percentiles of the output. With labels also `labels` (accuracy, nll, brier and ece; for
+        a regression pearson, spearman and mse) and `agreement`: for each class, the share of its rows that are
+        predicted as it (None if it has no rows).
 
     Raises:
-        CacheError: there is no such split, it is empty, or damaged.
-        ScoringError: the labels do not fit.
+        CacheError: there is no such split, or it is empty or damaged.
+        ScoringError: the labels do not fit the rows.
     """
     _require_rows(cache, split)
     count, classes = cache.manifest.splits[split].rows, cache.manifest.classes
@@ -65,17 +66,17 @@ def stats(cache: LogitCache, split: str, labels: npt.ArrayLike | None = None) ->
 def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
     """Compare two teachers on the rows of one split that both have, as a JSON-like object.
 
-    Rows are joined by id, and their hashes must agree. Logits are centred before they are compared (their mean over
-    the classes is taken off each row), because a constant does not change the probabilities.
+    Rows are joined by id, and their hashes must agree. Logits are centred before they are compared (each row's mean
+    over the classes is subtracted), because a constant does not change the probabilities.
 
     Returns:
-        `split`, `rows`, `only_a`, `only_b`, and for a classification `disagreement` (the share of rows with another
-        predicted class), `kl_a_b` and `kl_b_a` (`mean` and `max` of KL(a||b) and KL(b||a)), `max_logit_difference`,
-        and `largest`: the 10 rows of the largest KL(a||b), each with `id`, `kl` and both predicted classes. For a
-        regression `mean_difference` and `max_difference` of the outputs' absolute difference.
+        `split`, `rows` (in both), `only_a`, `only_b`. For a classification: `disagreement` (the share of rows with
+        different predicted classes), `kl_a_b` and `kl_b_a` (`mean` and `max` of KL(a||b) and KL(b||a)),
+        `max_logit_difference`, and `largest`: the 10 rows with the largest KL(a||b), each with `id`, `kl` and both
+        predicted classes. For a regression: `mean_difference` and `max_difference` of the absolute difference.
 
     Raises:
-        CacheError: the caches have other classes or other rows, or no row in common.
+        CacheError: the caches differ in classes or in a row of the same id, or have no row in common.
     """
     _check_comparable(a, b)
     compared = _Differences(class_names(a))
@@ -97,14 +98,14 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
 
 
 def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | None = None) -> pa.Table:
-    """The rows of a prepared task that a cached split belongs to, in its order (ascending id).
+    """The rows of a prepared task that belong to a cached split, in ascending order of ids.
 
     Args:
         task: the prepared task's folder, see `kdcache.tasks`.
-        columns: which ones to read beside `id` and `row_hash`; default all.
+        columns: the columns to read beside `id` and `row_hash`; default: all.
 
     Raises:
-        CacheError: the cache is of other classes or other rows than the task.
+        CacheError: the cache has other classes or other rows than the task.
         TaskError: the task is not prepared, or has no such split.
     """
     names, expected = cache.manifest.label_names, read_card(task).label_names
@@ -125,7 +126,7 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
 
 
 def _ids_and_hashes(cache: LogitCache, split: str) -> tuple[Ints, npt.NDArray[np.uint64]]:
-    """Of all rows, by rising id."""
+    """The ids and row hashes of all rows, in ascending order of ids."""
     ids, hashes = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for part in by_id(cache, split):
         ids.append(part.ids)
@@ -134,7 +135,7 @@ def _ids_and_hashes(cache: LogitCache, split: str) -> tuple[Ints, npt.NDArray[np
 
 
 def class_names(cache: LogitCache) -> list[str]:
-    """The label names, or `0`, `1`, ... where the cache has none."""
+    """The label names, or `0`, `1`, ... if the cache has none."""
     return cache.manifest.label_names or [str(k) for k in range(cache.manifest.classes)]
 
 
@@ -145,9 +146,9 @@ def _require_rows(cache: LogitCache, split: str) -> None:
 
 
 class _Certainty:
-    """How sure a classifier is on each row, and how often right, gathered piece by piece.
+    """Gathers, piece by piece, how sure a classifier is on each row and how often it is right.
 
-    It keeps 17 bytes a row (percentiles need all values), whatever the number of classes.
+    It keeps 17 bytes a row (percentiles need all values), for any number of classes.
     """
 
     def __init__(self, rows: int, classes: int) -> None:
@@ -158,7 +159,7 @@ class _Certainty:
         self.done = 0
 
     def add(self, logits: npt.NDArray[np.float32], labels: Ints | None) -> None:
-        """The next rows: logits [n, K], and their labels [n]."""
+        """Add the next rows: logits [n, K], and their labels [n]."""
         rows, classes = slice(self.done, self.done + len(logits)), len(self.predicted)
         logs = _log_probabilities(logits)
         predicted = logits.argmax(axis=1)
@@ -190,7 +191,7 @@ class _Certainty:
 
 
 def _checked_labels(labels: npt.ArrayLike, rows: int, classes: int) -> Ints:
-    from kdcache.tasks.scoring import checked_classes  # imports scikit-learn: not before there are labels
+    from kdcache.tasks.scoring import checked_classes  # imports scikit-learn, so only if there are labels
 
     return checked_classes(labels, rows, classes)
 
@@ -240,7 +241,7 @@ def _check_hashes(
 
 
 class _Differences:
-    """How two teachers differ on the rows that both have, gathered piece by piece; nothing is kept of a row."""
+    """Gathers, piece by piece, how two teachers differ on the rows that both have; no row is kept."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -249,7 +250,7 @@ class _Differences:
         self.largest: list[dict[str, Any]] = []
 
     def add(self, ids: Ints, a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> None:
-        """The next rows, by rising id: ids [n], and logits [n, K] of both."""
+        """Add the next rows, in ascending order of ids: ids [n], and logits [n, K] of both."""
         self.rows += len(ids)
         if len(self.names) == 1:
             self.distance.add(np.abs(a.astype(np.float64) - b))
@@ -264,7 +265,7 @@ class _Differences:
         for row in np.argsort(-forward, kind="stable")[:LARGEST]:
             names = {"a": self.names[first[row]], "b": self.names[second[row]]}
             self.largest.append({"id": int(ids[row]), "kl": float(forward[row]), **names})
-        self.largest = sorted(self.largest, key=lambda one: -one["kl"])[:LARGEST]  # of equals, the lowest ids
+        self.largest = sorted(self.largest, key=lambda one: -one["kl"])[:LARGEST]  # ties: lowest ids first
 
     def of_outputs(self) -> dict[str, Any]:
         """The facts of a regression."""
@@ -282,7 +283,7 @@ class _Differences:
 
 
 class _MeanAndMax:
-    """Of numbers that come some at a time."""
+    """The mean and maximum of numbers that come in pieces."""
 
     def __init__(self) -> None:
         self._sum, self._count, self.largest = 0.0, 0, 0.0
@@ -298,7 +299,7 @@ class _MeanAndMax:
 
 
 def _kl(p: Floats, q: Floats) -> Floats:
-    """KL(p||q) = sum_k p_k (log p_k - log q_k) of each row, from log probabilities; never below 0 by rounding."""
+    """Each row's KL(p||q) = sum_k p_k (log p_k - log q_k), from log-probabilities; rounding never makes it negative."""
     divergence: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
     return divergence
 

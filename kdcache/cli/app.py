@@ -1,7 +1,7 @@
-"""The `kdcache` application: what all its commands share.
+"""The `kdcache` application: the parts that all its commands share.
 
-A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. So is a library
-that the cache alone does not need.
+A KdcacheError is printed as one message on standard error, without a traceback, and the exit code is 1. A missing
+optional library is reported in the same way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 
 from kdcache.errors import KdcacheError
 
-EXTRAS = {"huggingface_hub": "hub"}  # where it is not `study` that brings a library
+EXTRAS = {"huggingface_hub": "hub"}  # the extra that installs a library, if it is not `study`
 app = typer.Typer(name="kdcache", no_args_is_help=True)
 Version = Annotated[
     bool,
@@ -28,7 +28,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; never returns normally (SystemExit carries the exit code)."""
+    """Run the command line; ends with SystemExit, which has the exit code."""
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="kdcache")
     except KdcacheError as error:
@@ -57,12 +57,12 @@ def options(version: Version = False) -> None:
 
 
 def printing() -> ModuleType:
-    """The module that shows answers to people."""
+    """The module that prints answers for people."""
     from kdcache.cli import printing  # imports Rich and the cache
 
     return printing
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """An answer for scripts: one JSON object."""
+    """Print an answer for scripts: one JSON object."""
     typer.echo(json.dumps(value, allow_nan=False))

@@ -1,7 +1,7 @@
 """The commands about logit caches.
 
-Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is. A command imports
-what it alone needs (scoring, torch, data sets), so that the others start at once.
+Each command computes its answer as one JSON-like object and prints it as a table, or with --json as JSON. A command
+itself imports slow modules (scoring, torch, data sets), so that the other commands start at once.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Runs to compare: from a folder, or from a Git revision without checking it out.
+"""Read runs to compare: from a folder, or from a Git revision without checking it out.
 
-`dvc exp run` keeps its experiments as Git commits too, so their names and hashes are revisions here.
+`dvc exp run` keeps its experiments as Git commits, so their names and hashes are revisions too.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def read_run(name: str, params: Path, metrics: Path) -> StudyRun:
 
     Args:
         name: a folder that holds a study, or a revision of the repository around the working folder.
-        params, metrics: the study file and the metrics folder, relative to it.
+        params, metrics: the study file and the metrics folder, relative to the folder or the revision's root.
 
     Raises:
-        ComparisonError: there is neither, it lacks a file, or a file is not what it should be.
-        ParamsError: the study file is none.
+        ComparisonError: there is no such folder or revision, it lacks a file, or a file is faulty.
+        ParamsError: the study file is not a study file.
     """
     read = _folder(Path(name)) if Path(name).is_dir() else _revision(name)
     trials, comparisons = (
@@ -82,7 +82,7 @@ def _commit(name: str) -> str:
         raise ComparisonError(
             f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
         )
-    if len(named) > 1:  # DVC keeps a name for each commit that experiments began from
+    if len(named) > 1:  # DVC allows the same name once for each commit that experiments start from
         raise ComparisonError(
             f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
         )
@@ -90,7 +90,7 @@ def _commit(name: str) -> str:
 
 
 def _git(*arguments: str) -> str | None:
-    """What Git prints; None when it refuses."""
+    """What Git prints; None if it fails."""
     try:
         done = subprocess.run(
             ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False

@@ -1,4 +1,4 @@
-"""The files that `kdcache export` writes: CSV, JSON lines, one Parquet file, or a Hugging Face data set's folder."""
+"""Write the files of `kdcache export`: CSV, JSON lines, one Parquet file, or a Hugging Face data set's folder."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ EXPORT_ROWS = 65536  # rows turned into text at a time
 
 
 def write_export(cache: LogitCache, splits: list[str], out: str, form: str | None, task: Path | None) -> str:
-    """Write these splits to `out`; returns the format, which its name decides unless `form` does.
+    """Write these splits to `out`; returns the format, which is `form`, or else follows from the name `out`.
 
     Args:
-        out: a file, replaced when it exists; for a data set a new folder, marked by `/` at its end (or by `form`).
-        task: a prepared task whose columns a data set gets.
+        out: a file, which is replaced if it exists; for a data set a new folder, marked by a final `/` (or by `form`).
+        task: a prepared task whose columns are added to a data set.
 
     Raises:
-        CacheError: no such format, columns for a format that has none, or the folder is there already.
+        CacheError: there is no such format, the format cannot have the task's columns, or the folder exists already.
         KdcacheError: the file cannot be written.
     """
     cache.require_plain("an export")
@@ -68,7 +68,7 @@ def _write_csv(cache: LogitCache, splits: list[str], path: Path) -> None:
         writer.writerow(["split", "id", "row_hash", *(f"logit_{k}" for k in range(cache.manifest.classes))])
         for split in splits:
             for ids, hashes, logits in _blocks(cache, split):
-                # NumPy prints a float32 in the fewest digits that read back as the same float32
+                # NumPy prints the fewest digits that read back as the same float32
                 values = logits.astype(str).tolist()
                 writer.writerows([split, *row[:2], *row[2]] for row in zip(ids, hashes, values, strict=True))
 
@@ -92,7 +92,7 @@ def _write_parquet(cache: LogitCache, splits: list[str], path: Path) -> None:
 
 
 def _logit_table(cache: LogitCache, split: str) -> pa.Table:
-    """The split as Arrow: id, row_hash, logits; sorted by id."""
+    """The split as an Arrow table: id, row_hash, logits; sorted by id."""
     part, fields = cache.split(split), schema(cache.manifest.classes)
     logits = pa.FixedSizeListArray.from_arrays(part.logits.reshape(-1), type=fields.field("logits").type)
     return pa.Table.from_arrays([pa.array(part.ids), pa.array(part.row_hashes), logits], schema=fields)
@@ -109,7 +109,7 @@ _WRITERS: dict[str, Callable[[LogitCache, list[str], Path], None]] = {
 
 
 def _write_dataset(cache: LogitCache, splits: list[str], folder: Path, task: Path | None) -> None:
-    """A DatasetDict on disk: id, row_hash, the task's columns and logits (and its features: ClassLabel, Image)."""
+    """Write a DatasetDict: id, row_hash, the task's columns (with features such as ClassLabel, Image) and logits."""
     import datasets
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -150,7 +150,7 @@ def _dataset(cache: LogitCache, split: str, task: Path | None) -> Any:
 
 
 def _feature(cache: LogitCache, name: str, column: pa.Array) -> tuple[pa.Array, Any]:
-    """A task's column as the data set stores it, and what it is."""
+    """A task's column as the data set stores it, and its feature."""
     import datasets
 
     if name == "image":

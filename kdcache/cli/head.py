@@ -1,4 +1,4 @@
-"""The rows that `kdcache head` shows, with what a prepared task knows of them."""
+"""The rows that `kdcache head` shows, with their columns from a prepared task."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kdcache.logits import LogitCache
 
 
 def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list[dict[str, Any]]:
-    """The first rows by id: `id`, `row_hash` (hex), with a task its columns, `logits` and (K > 1) `probabilities`.
+    """The first rows by id: `id`, `row_hash` (hex), the columns of a task if given, `logits`, `probabilities` (K > 1).
 
-    A cache with V views has V of them for each row, with their `view`.
+    A cache with V views gives V items for each row, each with its `view`.
     """
     part = cache.split(split)
     known = [{}] * len(part.ids) if task is None else _task_columns(cache, split, rows, task)
@@ -36,7 +36,7 @@ def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list
 
 
 def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
-    """`logits` [K] and, of a classification, their `probabilities`."""
+    """`logits` [K] and, for a classification, their `probabilities`."""
     outputs = {"logits": logits.tolist()}
     if len(logits) > 1:
         outputs["probabilities"] = softmax(logits.astype(float)).tolist()
@@ -44,7 +44,7 @@ def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[dict[str, Any]]:
-    """Text and text_pair, or the image's size; and the label, a class by its name."""
+    """Text and text_pair, or the image's size; and the label, with classes by name."""
     table = task_rows(cache, split, task).slice(0, rows).drop_columns(["id", "row_hash"])
     names = class_names(cache)
     return [{name: _value(name, value, names) for name, value in row.items()} for row in table.to_pylist()]

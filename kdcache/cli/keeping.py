@@ -17,7 +17,7 @@ from kdcache.trials.store import KINDS, Store, project_store
 
 
 def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
-    """See `kdcache.trials.adopt.adopt`; what it did, as one JSON-like object."""
+    """Run `kdcache.trials.adopt.adopt`; returns what it did, as one JSON-like object."""
     from kdcache import engine
     from kdcache.trials.adopt import adopt
 
@@ -29,7 +29,7 @@ def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
 def handed_out(
     params: Path, configuration: tuple[str, str, str], seed: int | None, out: Path
 ) -> dict[str, Any]:
-    """See `kdcache.trials.student.hand_out`; what it did, as one JSON-like object."""
+    """Run `kdcache.trials.student.hand_out`; returns what it did, as one JSON-like object."""
     from kdcache.trials.student import hand_out
 
     _log()
@@ -51,7 +51,7 @@ def _log() -> None:
 
 
 def stored() -> dict[str, Any]:
-    """The store's folder and limit, and of each kind how many entries there are and how large they are."""
+    """The store's folder and limit, and for each kind the number of entries and their bytes."""
     store = _store()
     entries = store.entries()
     kinds = {kind: [entry for entry in entries if entry.kind == kind] for kind in KINDS}
@@ -66,7 +66,7 @@ def stored() -> dict[str, Any]:
 
 
 def freed(gigabytes: float) -> dict[str, Any]:
-    """How many entries were removed, their bytes, and the bytes that are left."""
+    """Free the store down to a size; returns the number of removed entries, their bytes, and the bytes left."""
     store = _store()
     removed = store.free(int(gigabytes * 1e9))
     return {

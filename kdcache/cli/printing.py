@@ -1,4 +1,4 @@
-"""What the commands print for people: tables, as wide as the terminal, and 160 columns in a pipe."""
+"""Print answers for people: tables as wide as the terminal, or 160 columns wide in a pipe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from kdcache.logits import LogitCache
 
 CLASSES = 8  # logits of at most so many classes are shown
-TOP = 3  # probabilities
+TOP = 3  # probabilities that are shown
 TEXT = 80  # characters of a row's text
 CLASS_ROWS = 30  # classes in the table by class
 LEFT = ("text", "text_pair", "label", "image")  # columns that are not numbers
@@ -25,11 +25,11 @@ NAMES = {
     "kl_a_b": "KL(a||b) (nats)",
     "kl_b_a": "KL(b||a) (nats)",
 }
-ELSEWHERE = ("predictions", "agreement", "labels")  # what other tables show
+ELSEWHERE = ("predictions", "agreement", "labels")  # shown in other tables
 
 
 def print_info(facts: Mapping[str, Any]) -> None:
-    """`LogitCache.info()`, a line each."""
+    """Print `LogitCache.info()`, one fact a line."""
     table = Table("key", "value", show_header=False)
     for key, value in facts.items():
         table.add_row(cell(key.replace("_", " ")), cell(_text(value), lines=True))
@@ -37,7 +37,7 @@ def print_info(facts: Mapping[str, Any]) -> None:
 
 
 def print_heads(cache: LogitCache, splits: Mapping[str, list[dict[str, Any]]], with_task: bool) -> None:
-    """The first rows of each split: what the task says of them or else their logits, and the top probabilities."""
+    """Print the first rows of each split: the task's columns or else the logits, and the top probabilities."""
     for split, rows in splits.items():
         if with_task:
             show(_task_head(cache, split, rows))
@@ -84,14 +84,14 @@ def _head_table(
 
 
 def _top(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """One cell with the largest probabilities, none for a regression."""
+    """One cell with the largest probabilities; no cell for a regression."""
     values = row.get("probabilities", [])
     best = sorted(range(len(values)), key=lambda k: -values[k])[:TOP]
     return [cell(", ".join(f"{names[k]} {values[k]:.1%}" for k in best))] if best else []
 
 
 def print_stats(cache: LogitCache, splits: Sequence[Mapping[str, Any]]) -> None:
-    """`analysis.stats` of each split, a column each; then the same by class."""
+    """Print `analysis.stats`, a column for each split; then the numbers by class."""
     columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in splits}
     show(_columns(columns))
     if "predictions" in splits[0]:
@@ -116,7 +116,7 @@ def _by_class(classes: int, splits: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_diffs(a: str, b: str, splits: Sequence[Mapping[str, Any]]) -> None:
-    """`analysis.diff` of each split, a column each; then the rows that differ most."""
+    """Print `analysis.diff`, a column for each split; then the rows that differ most."""
     show(f"a: {cell(a)}\nb: {cell(b)}")
     show(_columns({item["split"]: _flat(item) for item in splits}))
     for item in splits:
@@ -134,7 +134,7 @@ def _largest(item: Mapping[str, Any]) -> Table:
 
 
 def print_store(content: Mapping[str, Any]) -> None:
-    """`cli.keeping.stored`: a line for each kind."""
+    """Print `cli.keeping.stored`, a line for each kind."""
     table = Table("kind", title=cell(f"{content['folder']}, at most {decimal(content['limit_bytes'])}"))
     for head in ("entries", "size"):
         table.add_column(head, justify="right")
@@ -144,7 +144,7 @@ def print_store(content: Mapping[str, Any]) -> None:
 
 
 def print_plan(plan: Mapping[str, Any]) -> None:
-    """`estimates.describe`: a line for each model on each task, then the totals and what is unknown."""
+    """Print `estimates.describe`: a line for each model on each task, then the totals and what is unknown."""
     table = Table("task", "model", title="runs")
     for column in ("runs", "done", "to do", "steps each", "steps left", "s a step", "hours left"):
         table.add_column(column, justify="right")
@@ -191,7 +191,7 @@ def _plan_tuning(plan: Mapping[str, Any]) -> list[str]:
 
 
 def _plan_design(plan: Mapping[str, Any]) -> list[str]:
-    """How many trials the looks need at least, at most and probably, and what they decide."""
+    """How many trials the looks need at least, at most and probably, and how much they decide."""
     design = plan["design"]
     if len(design["looks"]) < 2 and not design["forecasts"]:
         return []
@@ -252,7 +252,7 @@ def _known(value: float | None, form: str) -> str:
 
 
 def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A column for each split, a row for each key that one of them has."""
+    """A table with a column for each split, and a row for each key that any of them has."""
     table = Table("")
     for name in columns:
         table.add_column(cell(name), justify="right")
@@ -262,7 +262,7 @@ def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers in it: {"top_probability": {"mean": 0.9}} becomes {"top probability, mean": 0.9}."""
+    """Nested numbers by one key: {"top_probability": {"mean": 0.9}} becomes {"top probability, mean": 0.9}."""
     flat = {}
     for key, value in values.items():
         name = NAMES.get(key, key.replace("_", " "))
@@ -282,7 +282,7 @@ def _number(value: Any) -> str:
 
 
 def _text(value: Any, between: str = "\n") -> str:
-    """A dictionary has a line for each key; one inside it stays on its line."""
+    """A value as text: a dictionary has a line for each key, and a dictionary inside it stays on one line."""
     if isinstance(value, dict):
         return between.join(f"{key}: {_text(item, ', ')}" for key, item in value.items()) or "none"
     if isinstance(value, list):
@@ -293,7 +293,7 @@ def _text(value: Any, between: str = "\n") -> str:
 
 
 def cell(text: str, lines: bool = False) -> str:
-    """Text as it is, without Rich's markup or control characters: data must not steer the terminal."""
+    """Text without Rich's markup or control characters, since data must not control the terminal."""
     return escape("".join(char if char.isprintable() or (lines and char == "\n") else " " for char in text))
 
 

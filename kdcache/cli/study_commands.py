@@ -1,7 +1,7 @@
 """The commands about studies.
 
-Each finds its answer as one JSON-like object, and prints it as a table or, with --json, as it is. A command imports
-what it alone needs (DVC, torch), so that the others start at once.
+Each command computes its answer as one JSON-like object and prints it as a table, or with --json as JSON. A command
+itself imports slow modules (DVC, torch), so that the other commands start at once.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands say of a token cache: its first positions, and where two of them differ."""
+"""The commands' answers about token caches: the first positions, and where two caches differ."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kdcache.logits.manifests import kind_of
 from kdcache.logits.tokens import TokenCache
 from kdcache.logits.tokens.rows import TokenRows
 
-TOP = 5  # tokens of a position that are shown
-SHOWN = 12  # positions of a row that are shown
+TOP = 5  # tokens shown for a position
+SHOWN = 12  # positions shown for a row
 
 
 def token_cache(path: Path) -> TokenCache | None:
-    """The token cache in a folder; None: it is none.
+    """The token cache in a folder; None if the folder holds none.
 
     Raises:
-        CacheError: it is one, but incomplete or damaged.
+        CacheError: the token cache is incomplete or damaged.
     """
     return TokenCache(path) if kind_of(path) == "tokens" else None
 
 
 def both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
-    """Two token caches; None: neither is one.
+    """Two token caches; None if neither folder holds one.
 
     Raises:
-        CacheError: only one of them is.
+        CacheError: only one of the folders holds one.
     """
     one, other = token_cache(a), token_cache(b)
     if (one is None) != (other is None):
@@ -41,7 +41,7 @@ def both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
 
 
 def names(cache: TokenCache, split: str | None) -> list[str]:
-    """The split that is asked for, or all.
+    """The given split, or all splits.
 
     Raises:
         CacheError: there is no such split.
@@ -54,8 +54,8 @@ def names(cache: TokenCache, split: str | None) -> list[str]:
 
 
 def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
-    """The first rows by id: `id`, `row_hash` (hex), `tokens`, and of each position its entropy, the true token's
-    log-probability and the most probable entries of draw 0."""
+    """The first rows by id: `id`, `row_hash` (hex), `tokens`, and for each position its entropy, the true token's
+    log-probability, and the most probable entries of draw 0."""
     ids = cache.split(split).ids[:rows]
     found = []
     for row in ids.tolist():
@@ -82,7 +82,7 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
 
 
 def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:
-    """Where two teachers differ on the sequences that both caches have, by their hashes."""
+    """Where two teachers differ on the sequences that both caches have; sequences are matched by their hashes."""
     one, other = a.split(split), b.split(split)
     _, first, second = np.intersect1d(one.row_hashes, other.row_hashes, return_indices=True)
     left, right = one.part(first), other.part(second)
@@ -106,13 +106,13 @@ def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:
 
 
 def _predicted(rows: TokenRows) -> np.ndarray:
-    """Of each position, whether its next token is to be predicted."""
+    """For each position, whether its next token is to be predicted."""
     loss = rows.columns["loss"]
     return np.delete(loss.values, loss.starts)
 
 
 def print_heads(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """The first positions of each row: the token, the next one's log-probability, the entropy, the top entries."""
+    """Print the first positions of each row: token, log-probability of the next token, entropy, and top entries."""
     for split, rows in splits.items():
         for row in rows:
             table = Table(

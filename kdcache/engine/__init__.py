@@ -1,14 +1,14 @@
 """Run missing trials: in this process, in several worker processes of this machine, or on a Ray cluster.
 
-`run_trials` is the one interface. Which engine runs a trial, and beside which others, changes when it ends, never what
-comes out. A worker that dies (killed, out of memory) costs its own trial only, which is tried once more.
+`run_trials` is the one interface. The engine, and the trials that run at the same time, change when a trial ends, never
+its result. A worker that dies (killed, out of memory) interrupts only its own trial, which is tried once more.
 
     resources.py   how many trials at once, on how many threads, on which GPU
-    pool.py        hand out the plans, try again what a dead worker had, gather what failed
+    pool.py        hands out plans, retries the trial of a dead worker, gathers failures
     local.py       worker processes on this machine
-    teaching.py    a teacher or its logits, where they are missing
-    tuning/        each method at its best, on rows held out of train
-    slots.py       places on this machine, for stages that run at the same time
+    teaching.py    makes a teacher or its logits if they are missing
+    tuning/        finds each method's best setting, on rows held out of train
+    slots.py       places on this machine, shared by stages that run at the same time
     ray.py         tasks on a Ray cluster
 """
 
@@ -60,17 +60,17 @@ def run_trials(
     workers: int | None = None,
     engine: str | None = None,
 ) -> None:
-    """Run every plan; when some fail, the others still run, and one error names the failed ones.
+    """Run every plan; if some fail, the others still run, and one error names those that failed.
 
     Args:
-        run: what runs one plan; default `kdcache.trials.run.run_trial`.
+        run: runs one plan; default `kdcache.trials.run.run_trial`.
         workers: trials at once; default `KDCACHE_WORKERS`, else one per GPU, else one per CPU core; on Ray as many as
-            fit. One that is asked for runs in this process.
+            fit. With 1, trials run in this process.
         engine: "local" or "ray"; default `KDCACHE_ENGINE`, else "ray" when `RAY_ADDRESS` is set.
 
     Raises:
-        TrialError: trials failed; the message names each with its reason, and with the traceback of an error that is
-            not meant for people. Or the engine cannot be had as asked for.
+        TrialError: trials failed (the message gives each one's reason, with the traceback of an unexpected error), or
+            the engine is not available.
     """
     if not plans:
         return
@@ -112,7 +112,7 @@ def _pool(engine: str, run: Run, workers: int | None, plans: Sequence[TrialPlan]
 
 
 def _engine(name: str | None) -> str:
-    """The engine asked for by the argument or the environment."""
+    """The engine that the argument or the environment names."""
     by_default = "ray" if os.environ.get("RAY_ADDRESS") else "local"
     name = name or os.environ.get(ENGINE) or by_default
     if name not in ENGINES:
@@ -126,6 +126,6 @@ def _engine(name: str | None) -> str:
 
 
 def _run_trial(plan: TrialPlan) -> None:
-    from kdcache.trials.run import run_trial  # here: this process need not import it to have workers run it
+    from kdcache.trials.run import run_trial  # imported here, since only the workers need it
 
     run_trial(plan)

@@ -1,8 +1,8 @@
-"""Worker processes on this machine: each runs one plan after the other, and is replaced when it dies.
+"""Worker processes on this machine: each runs one plan after another, and is replaced if it dies.
 
-They are forked from a server that has imported torch and the rest once: forking this process instead could copy a
-half-held lock, and spawning would import everything again in each worker. Nothing that the server does touches a GPU,
-so each worker can be given its own.
+They are forked from a server that has imported torch and the other modules once. Forking this process instead could
+copy a lock that a thread holds, and spawning would import everything again in each worker. The server never touches a
+GPU, so each worker can be given its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from kdcache.trials.plan import TrialPlan
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PATIENCE = 10  # seconds that a worker has to end by itself
+PATIENCE = 10  # seconds in which a worker has to end by itself
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,12 @@ class _Worker:
 
 
 class Workers(Pool):
-    """Processes that are dealt out over the GPUs; each keeps what it has loaded for its next plan.
+    """Worker processes, spread over the GPUs. Each keeps what it has loaded for its next plan.
 
     Args:
-        workers: trials at once, which the cores are shared out for; default one per GPU, else one per core.
-        plans: how many there are to run: no more processes than that are started.
-        modules: what the workers will need besides `kdcache.trials.run`, to be imported once for all of them.
+        workers: trials at once, among which the cores are divided; default one per GPU, else one per core.
+        plans: the number of plans to run; no more processes than that are started.
+        modules: modules that the workers need besides `kdcache.trials.run`; the server imports them once.
     """
 
     def __init__(self, run: Run, workers: int | None, plans: int, modules: Sequence[str] = ()) -> None:
@@ -53,7 +53,7 @@ class Workers(Pool):
         workers = workers or default_workers(self._gpus)
         self._run, self._at_once = run, workers
         self._threads = threads_per_trial(workers)
-        self._places = list(range(min(workers, plans)))  # those without a process
+        self._places = list(range(min(workers, plans)))  # places without a process
         self._idle: list[_Worker] = []
         self._busy: dict[Connection, tuple[_Worker, TrialPlan]] = {}
 
@@ -66,14 +66,14 @@ class Workers(Pool):
 
     def start(self, plan: TrialPlan) -> None:
         worker = self._idle.pop() if self._idle else self._launch()
-        if not _sent(worker, plan):  # it died since its last plan
+        if not _sent(worker, plan):  # the worker died since its last plan
             self._bury(worker)
             worker = self._launch()
-            _sent(worker, plan)  # when this one is dead at once `next` will find out
+            _sent(worker, plan)  # if the new worker is dead too, `next` will find out
         self._busy[worker.pipe] = worker, plan
 
     def next(self) -> tuple[TrialPlan, Outcome]:
-        while self._idle:  # there is no plan left for them, and other stages may wait for their places
+        while self._idle:  # no plan is left for these workers, and other stages may wait for their places
             self._dismiss(self._idle.pop())
         ready = connection.wait(list(self._busy))[0]
         assert isinstance(ready, Connection)
@@ -89,7 +89,7 @@ class Workers(Pool):
         for worker, _ in self._busy.values():
             worker.process.terminate()
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
-            worker.pipe.close()  # before the first is waited for: they end together
+            worker.pipe.close()  # close all pipes first, so that the workers end at the same time
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
             self._bury(worker)
 
@@ -104,7 +104,7 @@ class Workers(Pool):
 
     def _dismiss(self, worker: _Worker) -> None:
         """End an idle worker."""
-        worker.pipe.close()  # it ends when there will be no more plans
+        worker.pipe.close()  # a worker ends when its pipe is closed
         self._bury(worker)
 
     def _bury(self, worker: _Worker) -> str:
@@ -120,14 +120,14 @@ class Workers(Pool):
 
 
 def default_workers(gpus: Sequence[str] | None = None) -> int:
-    """One per GPU, or one per CPU core where there is none."""
+    """One per GPU, or one per CPU core if there is no GPU."""
     return len(visible_gpus() if gpus is None else gpus) or cores()
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that torch sees, by the names that CUDA_VISIBLE_DEVICES has for them.
+    """The GPUs that torch sees, by their names in CUDA_VISIBLE_DEVICES.
 
-    A worker is asked, which has imported torch; so this process need not.
+    A worker, which has imported torch, is asked, so that this process need not import it.
 
     Raises:
         TrialError: no worker can be started.
@@ -147,20 +147,20 @@ def visible_gpus() -> list[str]:
 
 
 def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
-    """transformers' modules with the plans' architectures: each takes a worker over a second to import."""
+    """The modules of transformers with the plans' architectures; importing one takes over a second."""
     from kdcache.checkpoints.find import find_checkpoint
 
     families = set()
     for model in {plan.model for plan in plans}:
-        with suppress(KdcacheError):  # a checkpoint that cannot be read: its trial says so
+        with suppress(KdcacheError):  # if a checkpoint cannot be read, its trial reports it
             families.add(find_checkpoint(model).family.replace("-", "_"))
     return [f"transformers.models.{name}.modeling_{name}" for name in sorted(families)]
 
 
 def _server(modules: Sequence[str] = ()) -> ForkServerContext:
-    """The process that workers are forked from; started if it is not running, without waiting for its imports.
+    """The server process that workers are forked from. It is started if necessary, without waiting for its imports.
 
-    A module that is not there is passed over by the server; who needs it says so.
+    The server ignores a module that does not exist; the worker that needs it reports it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdcache.trials.run", *modules])
@@ -194,25 +194,25 @@ def _work(
     place: int,
     at_once: int,
 ) -> None:
-    """Run the plans that come through the pipe; `place` is this worker's among the `at_once` of its stage."""
-    # Ctrl-C reaches the workers too, and ends them at once: they would go on with the next trial otherwise.
+    """Run the plans that come through the pipe; `place` is this worker's number among the stage's `at_once` workers."""
+    # Ctrl-C reaches the workers too and ends them at once; otherwise they would go on with the next trial.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_stage, daemon=True).start()
     take_over(environment)
     use_threads(threads)
-    with slots.one(at_once) as shared:  # a place among those of all stages, where several run
+    with slots.one(at_once) as shared:  # a place shared with other stages, if several run
         if len(gpus) > 1:
             os.environ[VISIBLE] = gpus[(place if shared is None else shared) % len(gpus)]
         while True:
             try:
                 plan = pipe.recv()
-            except EOFError:  # there are no more
+            except EOFError:  # there are no more plans
                 return
             pipe.send(attempt(run, plan))
 
 
 def _end_with_stage() -> None:
-    """End this worker when the stage that holds the lock is gone: nobody writes into its folders without the lock."""
+    """End this worker when its stage ends: without the stage's lock, nobody may write into the stage's folders."""
     stage = multiprocessing.parent_process()
     if stage is not None:
         stage.join()

@@ -1,4 +1,4 @@
-"""Hand plans to workers, try again what a dead one had, and gather what failed: the same for every engine."""
+"""Hand plans to workers, retry the trial of a dead worker, and gather failures: the same for every engine."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ Run: TypeAlias = "Callable[[TrialPlan], None]"
 
 @dataclass(frozen=True)
 class Lost:
-    """A trial's worker is gone, and the trial with it; `how` says what is known of its end."""
+    """The outcome of a trial whose worker died; `how` says what is known about its end."""
 
     how: str
 
 
-Outcome = str | Lost | None  # why the trial failed; None: it did not
+Outcome = str | Lost | None  # why the trial failed, or None if it did not
 
 
 class Pool(ABC):
-    """Workers that run plans, each by itself. Leaving the `with` block ends them, in the middle of a trial too."""
+    """Workers, each of which runs one plan at a time. Leaving the `with` block ends them, even during a trial."""
 
     @abstractmethod
     def __str__(self) -> str:
-        """How it runs them, for the log."""
+        """How the pool runs plans, for the log."""
 
     @property
     @abstractmethod
@@ -49,11 +49,11 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, plan: TrialPlan) -> None:
-        """Have a plan run; only when there is room."""
+        """Start a plan; call it only if there is room."""
 
     @abstractmethod
     def next(self) -> tuple[TrialPlan, Outcome]:
-        """Wait until one of the started plans has ended; only when there is no room, or no plan to start."""
+        """Wait until one of the started plans has ended, and return it with its outcome."""
 
     @abstractmethod
     def close(self) -> None:
@@ -69,7 +69,7 @@ class Pool(ABC):
 
 
 def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
-    """Run every plan; a line for each that failed. One that is lost with its worker is tried once more."""
+    """Run every plan; returns a line for each that failed. A plan whose worker died is tried once more."""
     waiting, running, lost = deque(plans), 0, set[Path]()
     failures: dict[Path, str] = {}
     while waiting or running:
@@ -92,19 +92,20 @@ def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
 
 
 def _clear_interrupted(folder: Path) -> None:
-    """An interrupted trial is done again from the start; of a finished one it was the model that was to be kept."""
+    """Remove an interrupted trial, which starts again from the beginning. A finished trial stays: only its model was
+    being made."""
     if not (folder / RESULT).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
-    """Run every plan in this process; a line for each that failed."""
+    """Run every plan in this process; returns a line for each that failed."""
     failures = []
     for done, plan in enumerate(plans, start=1):
         reason = attempt(run, plan)
         if reason is None:
             log.info("[%d/%d] %s", done, len(plans), plan.name)
-        elif processes.count() > 1:  # going on alone would mix up what the processes send each other
+        elif processes.count() > 1:  # if one process went on alone, the processes' messages would be mixed up
             raise TrialError(f"{plan.name}: {reason}")
         else:
             failures.append(f"  {plan.name}: {reason}")
@@ -112,7 +113,7 @@ def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
 
 
 def attempt(run: Run, plan: TrialPlan) -> str | None:
-    """Run one plan; None, or why it failed. A text, because not every exception survives the way between processes."""
+    """Run one plan; returns None, or the reason of its failure as a text, since not every exception can be pickled."""
     try:
         run(plan)
     except KdcacheError as error:

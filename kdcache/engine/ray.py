@@ -1,8 +1,8 @@
 """Trials as tasks on a Ray cluster whose machines share a file system.
 
-RAY_ADDRESS names the cluster (`ray job submit` sets it); without one a Ray of this machine is used, or started. Each
-task reserves the CPUs that it has threads for, and KDCACHE_GPUS_PER_TRIAL of a GPU. What is wanted of a worker (its
-folder, its modules, its threads) goes with the task, so that it computes what a worker process here would.
+RAY_ADDRESS names the cluster (`ray job submit` sets it); without it, a Ray on this machine is used, or started. Each
+task reserves a CPU for each of its threads, and the share KDCACHE_GPUS_PER_TRIAL of a GPU. Each task carries its
+folder, modules and number of threads, so that it computes the same as a local worker process.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SECRETS = ("HF_TOKEN",)  # go with the task: Ray writes a runtime environment's variables into its logs
+SECRETS = ("HF_TOKEN",)  # sent with the task: Ray writes a runtime environment's variables into its logs
 UNLIMITED = 1 << 30
 
 
 class RayTasks(Pool):
-    """Tasks on a Ray cluster, queued there until a machine has room for them.
+    """Tasks on a Ray cluster, which queues them until a machine has room.
 
     Args:
-        workers: trials at once; default as many as fit.
+        workers: trials at once; default: as many as fit.
 
     Raises:
-        TrialError: Ray is not installed, or there is no cluster at RAY_ADDRESS.
+        TrialError: Ray is not installed, or RAY_ADDRESS names no cluster.
     """
 
     def __init__(self, run: Run, workers: int | None) -> None:
@@ -48,7 +48,7 @@ class RayTasks(Pool):
         self._task = self._ray.remote(
             num_cpus=self._threads,
             num_gpus=self._gpus,
-            max_retries=0,  # the pool tries again, once, whatever was lost
+            max_retries=0,  # the pool itself retries a lost trial once
             runtime_env={"env_vars": _environment(self._threads)},
         )(_work)
         self._run = self._ray.put(run)
@@ -92,7 +92,7 @@ class RayTasks(Pool):
             self._ray.shutdown()
 
     def _gpu_share(self) -> float:
-        """What is asked for, else a whole GPU where the cluster has any."""
+        """The share of a GPU that the user asks for; default: a whole GPU if the cluster has any, else none."""
         share = gpus_per_trial()
         return float(self._ray.cluster_resources().get("GPU", 0) > 0) if share is None else share
 
@@ -111,7 +111,7 @@ def _ray() -> Any:
 def _connect(ray: Any) -> None:
     os.environ.setdefault(
         "RAY_USAGE_STATS_ENABLED", "0"
-    )  # a Ray that is started here sends no statistics home
+    )  # a Ray that is started here sends no usage statistics
     try:
         ray.init(include_dashboard=False, logging_level=logging.WARNING, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -120,14 +120,14 @@ def _connect(ray: Any) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Variables for the workers: this process's own where a trial may depend on them, and where to find its modules."""
+    """Variables for the workers: those of this process that a trial may depend on, and the path of its modules."""
     passed = {name: value for name, value in settings().items() if name not in SECRETS}
-    modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" is the current folder
+    modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" means the current folder
     return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
 
 
 def _work(run: Run, plan: TrialPlan, folder: str, threads: int, secrets: dict[str, str]) -> str | None:
-    """In a worker on some machine of the cluster: run a plan in the stage's folder."""
+    """Run a plan in the stage's folder; called in a worker on any machine of the cluster."""
     try:
         os.chdir(folder)
     except OSError as error:

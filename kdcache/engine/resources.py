@@ -1,7 +1,7 @@
-"""What a trial may use of a machine: how many run at once, on how many threads.
+"""A trial's share of a machine: how many trials run at once, and on how many threads each.
 
-Each trial has its share of the cores, cores / workers, however many trials are missing: the number of threads can
-change a result's last bits, and a resumed run has to compute what an uninterrupted one would have.
+Each trial gets cores / workers threads, even if few trials are left to run. The number of threads can change a result's
+last bits, and a resumed run has to compute the same as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ WORKERS = "KDCACHE_WORKERS"
 THREADS = "KDCACHE_THREADS"
 GPUS_PER_TRIAL = "KDCACHE_GPUS_PER_TRIAL"
 
-# Beginnings of the names of variables that a trial may depend on.
+# Prefixes of the environment variables that a trial may depend on.
 SETTINGS = ("KDCACHE_", "HF_", "TOKENIZERS_", "OMP_", "MKL_", "RAYON_")
 
 
 def settings() -> dict[str, str]:
-    """This process's environment variables that a trial may depend on, wherever it runs."""
+    """This process's environment variables that a trial may depend on."""
     return {name: value for name, value in os.environ.items() if name.startswith(SETTINGS)}
 
 
 def take_over(given: Mapping[str, str]) -> None:
-    """Have these settings and no others: a worker's are those of its fork server's start, perhaps long ago."""
+    """Replace this process's settings by these. A worker inherits old ones: from when its fork server was started."""
     for name in settings().keys() - given.keys():
         del os.environ[name]
     os.environ.update(given)
 
 
 def workers_asked_for() -> int | None:
-    """How many trials the environment wants at once; None when it does not say.
+    """How many trials at once KDCACHE_WORKERS asks for; None if it is not set.
 
     Raises:
         TrialError: KDCACHE_WORKERS is not a whole number above 0.
@@ -50,7 +50,7 @@ def threads_per_trial(workers: int) -> int:
 
 
 def gpus_per_trial() -> float | None:
-    """The share of a GPU that a trial reserves on a Ray cluster; None when the environment does not say.
+    """The share of a GPU that a trial reserves on a Ray cluster; None if KDCACHE_GPUS_PER_TRIAL is not set.
 
     Raises:
         TrialError: KDCACHE_GPUS_PER_TRIAL is not a number from 0 to 1.
@@ -66,28 +66,28 @@ def gpus_per_trial() -> float | None:
 
 
 def cores() -> int:
-    """CPU cores that this process may use: its affinity and its container's limit count."""
+    """The number of CPU cores that this process may use, by its affinity and its container's limit."""
     import joblib
 
     return int(joblib.cpu_count())
 
 
 def share_cores() -> None:
-    """Let torch use the cores that this process may use, and not those of the whole machine."""
+    """Limit torch to the cores that this process may use, instead of all the machine's cores."""
     use_threads(cores())
 
 
 def use_threads(threads: int) -> None:
-    """Keep torch, Arrow and the tokenizers of this process to so many CPU threads.
+    """Limit torch, Arrow and the tokenizers in this process to this many CPU threads.
 
-    A lower number, such as the user's OMP_NUM_THREADS, stays.
+    A lower limit, such as the user's OMP_NUM_THREADS, stays.
     """
     import pyarrow
     import torch
 
     torch.set_num_threads(min(torch.get_num_threads(), threads))
     pyarrow.set_cpu_count(min(pyarrow.cpu_count(), threads))
-    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # the tokenizers', read when they first need it
+    os.environ.setdefault("RAYON_NUM_THREADS", str(threads))  # for the tokenizers, which read it on first use
 
 
 def _whole_number(variable: str) -> int | None:

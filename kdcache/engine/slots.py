@@ -1,11 +1,11 @@
 """Places for trials on one machine, shared by stages that run at the same time.
 
-A stage alone runs N trials at once, on cores / N threads each. Several stages at once must not run N each; and giving
-each a share of N would leave cores idle while only one of them has work, and change the number of threads, which can
-change a result's last bits. So all of them take their places from one folder, which KDCACHE_SLOTS names: N files, of
-which a worker locks one for as long as its stage has trials for it. The place's number decides the worker's GPU, which
-cannot be changed later. A lock is gone with its process, however that ends. Without KDCACHE_SLOTS there is one stage at
-a time, and nothing to wait for.
+A single stage runs N trials at once, on cores / N threads each. Several stages at once must not run N trials each.
+Giving each stage a part of N would leave cores idle while only one stage has work, and it would change the number of
+threads, which can change a result's last bits. So all stages take places from one folder, which KDCACHE_SLOTS names.
+The folder has N files, and a worker locks one of them as long as its stage has trials for it. The place's number
+decides the worker's GPU, which cannot be changed later. A lock is released when its process ends, in any way. Without
+KDCACHE_SLOTS, one stage runs at a time, and nothing is waited for.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from filelock import FileLock, Timeout
 from kdcache.system import processes
 
 SLOTS = "KDCACHE_SLOTS"
-PAUSE = 0.05  # seconds between two looks for a free place
+PAUSE = 0.05  # seconds between two searches for a free place
 
 
 @contextmanager
 def one(count: int) -> Iterator[int | None]:
-    """Hold one of `count` places and give its number, from 0; waits until one is free. None where there are none."""
+    """Wait for one of `count` places and hold it; yields its number, from 0, or None without KDCACHE_SLOTS."""
     folder = _folder()
     if folder is None:
         yield None
@@ -41,12 +41,12 @@ def one(count: int) -> Iterator[int | None]:
 
 @contextmanager
 def every() -> Iterator[None]:
-    """Hold the whole machine, for work that uses every core; waits until the stages that have places are through."""
+    """Hold all places, for work that uses every core; waits until no other stage holds one."""
     folder = _folder()
     if folder is None:
         yield
         return
-    with _turn(folder):  # kept: no worker starts meanwhile
+    with _turn(folder):  # held to the end, so that no worker starts meanwhile
         for path in folder.glob("place-*"):
             with FileLock(path).acquire(poll_interval=PAUSE):
                 pass
@@ -54,14 +54,14 @@ def every() -> Iterator[None]:
 
 
 def _folder() -> Path | None:
-    """Where the places are. Of the processes of one `accelerate launch` the main one takes a place for all of them."""
+    """The folder of the places, or None. Under `accelerate launch` only the main process takes a place, for all."""
     name = os.environ.get(SLOTS)
     return Path(name) if name and processes.is_main() else None
 
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """One after the other: whoever has it is the next to get a place."""
+    """A lock for taking turns: its holder is the next to get a place."""
     with FileLock(folder / "turn").acquire(poll_interval=PAUSE):
         yield
 

@@ -1,4 +1,4 @@
-"""Make a teacher, or its logits, where they are not there already: on all of this machine's places, one at a time."""
+"""Make a teacher, or its logits, if they are missing: one at a time, on all of this machine's places."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def make_teacher(
     study: Study, layout: Layout, task: str, name: str, store: Store | None
 ) -> TeacherPlan | None:
-    """Fine-tune a teacher on a prepared task, unless it is there or in the store; the plan of one that was trained."""
+    """Fine-tune a teacher on a prepared task, unless it is there or in the store; returns the plan if trained."""
     plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
     if plan is None:
         return None

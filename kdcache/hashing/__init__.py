@@ -1,1 +1,1 @@
-"""What makes two things the same: the hash of a row, and fingerprints of JSON, values and files."""
+"""Hashes that tell whether two things are the same: of a row, and fingerprints of JSON, values and files."""

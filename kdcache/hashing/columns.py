@@ -18,16 +18,16 @@ from kdcache.hashing.frames import as_table, is_dataset
 Named: TypeAlias = tuple[Column, Values]
 Chunk: TypeAlias = tuple[list[Named], Named | None]  # some rows: columns that the hash covers, and the label
 BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it: `row_hash`, and `id` beside it
-ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the second is about
+ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the bytes are approximate
 
 
 def hash_columns(
     dataset: Any, columns: Sequence[Column] | None, label: Column | None, algorithm: Algorithm
 ) -> Digests | None:
-    """The digests [N, 2] of the rows of a table (Arrow's, pandas', polars') or a `datasets.Dataset`; else None.
+    """The digests [N, 2] of the rows of a table (Arrow, pandas, polars) or a `datasets.Dataset`; None for other data.
 
     Raises:
-        CacheError: a column is not there, or a value has no stable content, naming the row.
+        CacheError: a column is missing, or a value has no stable content (the message names the row).
     """
     table = as_table(dataset)
     if table is not None:
@@ -38,10 +38,11 @@ def hash_columns(
 
 
 def hash_chunks(chunks: Iterable[Chunk], algorithm: Algorithm) -> Digests:
-    """The digests of rows that come some at a time.
+    """The digests of rows that come in chunks.
 
     Raises:
-        RowError: a row cannot be hashed. (The rows of a chunk's RowError count from the last chunk's end.)
+        RowError: a row cannot be hashed; its number counts from the first row of all chunks. (A chunk's own RowError
+            counts from the chunk's first row.)
     """
     parts, done = [np.empty((0, 2), np.uint64)], 0
     try:
@@ -70,8 +71,8 @@ def _of_stored_rows(
 ) -> Digests:
     """The digests of a data set's rows in its order.
 
-    A shuffled or filtered data set is its storage and the numbers of its rows there. To fetch rows by number is slow,
-    so they are hashed in the order of storage, each once, and then put in order.
+    A shuffled or filtered data set is a storage plus the row numbers it takes from there. Fetching rows by number is
+    slow, so the rows are hashed once each in the order of storage, and the digests are then reordered.
     """
     names = content_columns(dataset.column_names, columns, label)
     needed = [name for name in dict.fromkeys([*names, *listed(label)]) if name in dataset.column_names]
@@ -89,7 +90,7 @@ def _of_stored_rows(
 def _stored_values(
     storage: Any, numbers: npt.NDArray[np.int64], names: Sequence[Column]
 ) -> Iterator[dict[Column, Values]]:
-    """The values of some rows of the storage, whose numbers rise."""
+    """The values of some rows of the storage; `numbers` must be ascending."""
     size = rows_at_once(storage.nbytes, storage.num_rows)
     borders = np.flatnonzero(np.diff(numbers // size)) + 1
     for some in np.split(numbers, borders):
@@ -100,7 +101,7 @@ def _stored_values(
 
 
 def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Values]]:
-    """Columns that are stored as they are come as Arrow, the others (images) as `datasets` decodes them."""
+    """A data set's columns in chunks: as Arrow if stored as plain values, else (images) as `datasets` decodes them."""
     stored = [name for name in names if _is_stored(dataset.features[name])]
     decoded = [name for name in names if name not in stored]
     size = rows_at_once(dataset.data.nbytes, dataset.data.num_rows)
@@ -115,7 +116,7 @@ def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Valu
 
 
 def _is_stored(feature: Any) -> bool:
-    """Whether `datasets` gives a feature's values as Arrow has them: single values, and lists of them."""
+    """Whether `datasets` returns a feature's values as Arrow stores them: plain values, and lists of them."""
     inner = getattr(feature, "feature", feature)  # of a list
     return type(inner).__name__ in ("Value", "ClassLabel")
 
@@ -134,7 +135,7 @@ def chosen(values: Mapping[Any, Values], columns: Sequence[Column], label: Colum
 def content_columns(
     names: Iterable[Any], columns: Sequence[Column] | None, label: Column | None
 ) -> Sequence[Column]:
-    """The columns that the hash covers, of those that are there."""
+    """The columns that the hash covers, out of `names`."""
     if isinstance(columns, str):
         raise CacheError(f"columns must be a list of names, found the text {columns!r}; write [{columns!r}]")
     if columns is None:

@@ -1,10 +1,10 @@
-"""What people keep rows in: one split as rows by position, several by name, and what to pass where neither is given.
+"""The containers in which people keep rows, and how each is taken.
 
 | given                                                        | taken as                                         |
 | ------------------------------------------------------------ | ------------------------------------------------ |
 | `datasets.Dataset`                                           | itself                                           |
 | table or record batch of Arrow, frame of pandas or polars    | Arrow's columns; a row is made when it is read   |
-| list of mappings or tuples, torch data set, any like it      | itself: a length, and rows by position           |
+| list of mappings or tuples, torch data set, or similar       | itself: it has a length, and rows by position    |
 | `DatasetDict`, a mapping from names to any of the above      | its splits                                       |
 | stream, `LazyFrame`, mapping of columns, file name           | refused, with what to pass                       |
 """
@@ -23,7 +23,7 @@ from kdcache.hashing.frames import as_table, is_dataset, kinds_of
 
 TABLES = ("arrow", "pandas", "polars")  # formats in which a data set gives tables, not rows
 GIVE = "give a datasets.Dataset, a table of Arrow, pandas or polars, a list of rows, or a torch data set"
-INSTEAD = {  # what some kinds hold rows in that are not to be had by position, and what has them
+INSTEAD = {  # containers that give no rows by position, and what to do to get rows
     "polars.LazyFrame": "call its collect() first",
     "pandas.Series": "call its to_frame() first",
     "polars.Series": "call its to_frame() first",
@@ -54,10 +54,10 @@ class TableRows:
 
 
 def by_position(data: Any) -> Any:
-    """The rows of one split, with a length and by position: a data set without its format, `TableRows`, or the data.
+    """One split as something with a length and rows by position: a data set without its format, `TableRows`, or `data`.
 
     Raises:
-        CacheError: there are no rows by position; says what to pass.
+        CacheError: `data` has no rows by position; the message says what to pass.
     """
     if is_dataset(data):
         return data.with_format(None) if data.format["type"] in TABLES else data
@@ -69,10 +69,10 @@ def by_position(data: Any) -> Any:
 
 
 def check_rows(data: Any) -> None:
-    """Refuse what has no rows by position.
+    """Refuse data without rows by position.
 
     Raises:
-        CacheError: says what it is and what to pass.
+        CacheError: the message says what was found and what to pass.
     """
     instead = _instead(data)
     if instead is not None:
@@ -100,7 +100,7 @@ def _instead(data: Any) -> str | None:
 
 
 def has_columns(data: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is from columns to their values, not from splits to their rows."""
+    """Whether a mapping leads from columns to values, rather than from splits to rows."""
     return any(_is_column(values) for values in data.values())
 
 
@@ -111,16 +111,15 @@ def _is_column(values: Any) -> bool:
 
 
 def is_single(value: Any) -> bool:
-    """Whether this is one value, not several."""
+    """Whether this is a single value, not a collection of values."""
     return value is None or isinstance(value, str | bytes | Number) or getattr(value, "shape", None) == ()
 
 
 def are_rows(data: Any) -> bool:
-    """Whether these are rows by position, of one split, and not batches: for data that are no table or data set.
+    """Whether data that are no table and no data set are rows of one split, by position, and not batches.
 
-    A list or other sequence is of rows where its first item is a tuple, or a mapping that has a single value; a batch
-    has lists, arrays or tensors throughout. What has no such items is rows where torch says so, or where it cannot be
-    iterated.
+    A list or other sequence holds rows if its first item is a tuple, or a mapping with at least one single value; a
+    batch has only lists, arrays or tensors. Other data are rows if they are a torch data set or cannot be iterated.
     """
     kinds = kinds_of(data)
     if isinstance(data, Mapping | str | bytes) or "torch.IterableDataset" in kinds:

@@ -1,12 +1,12 @@
-"""What a value of a row adds to the row's hash: a list of parts, bytes each (digests.py puts them together).
+"""What a value of a row adds to the row's hash: a list of parts, each of them bytes (digests.py joins the parts).
 
 | value                                | parts                                                                |
 | ------------------------------------ | -------------------------------------------------------------------- |
 | text                                 | its UTF-8 bytes                                                      |
 | PNG bytes; image of mode L or RGB    | the shape as Python writes it, `(H, W)` or `(H, W, 3)`; the pixels, upright |
 | image of another mode                | the mode and the size; the pixels (a palette is applied first)       |
-| `{bytes, path}`                      | those of the bytes (of the file's, if there is only a path)          |
-| other bytes                          | they themselves                                                      |
+| `{bytes, path}`                      | those of the bytes (or of the file's bytes, if there is only a path) |
+| other bytes                          | the bytes                                                            |
 | uint8 array or tensor                | its shape; its bytes, in C order                                     |
 | other array or tensor                | a mark, the type and the shape; its bytes, little-endian, in C order |
 | list of integers, or of floats       | those of the int64, or float64, array                                |
@@ -15,8 +15,8 @@
 
 A mark begins with a zero byte, so that no text looks like one. Column names are not part of the hash.
 
-Nothing that tells two values apart is lost on the way. A PNG whose pixels do not say everything (16 bits a colour,
-further frames, a colour profile) counts with its file's bytes, and an image of several frames with all of them.
+Different values give different parts. A PNG with more than Pillow's pixels show (16 bits a colour, further frames, a
+colour profile) counts by its file's bytes, and an image of several frames by all of its frames.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Column: TypeAlias = str | int  # a name; or a position, for rows that are tuples
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # Exif's
 NONE, BOOLEAN, INTEGER, FLOAT, LIST = b"\0none", b"\0bool", b"\0int", b"\0float", b"\0list"  # marks
-# Chunks of a PNG that its pixels include (tRNS: as alpha; eXIf: the rotation), or that do not change the picture.
+# Chunks of a PNG that are visible in its pixels (tRNS as alpha, eXIf as the rotation) or do not change the picture.
 PICTURE_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
 OTHER_CHUNKS = {b"sRGB", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"bKGD", b"hIST", b"sBIT", b"sPLT"}
 
@@ -54,7 +54,7 @@ def value_parts(value: Any, column: Column) -> list[bytes]:
     """The parts of one value; `column` is for the messages.
 
     Raises:
-        CacheError: it has no stable content.
+        CacheError: the value has no stable content.
     """
     try:
         return _parts(plain_value(value), column)
@@ -131,7 +131,7 @@ def _encoded(value: Mapping[str, Any], column: Column) -> bytes:
 
 def _of_list(value: Sequence[Any], column: Column) -> list[bytes]:
     kinds = {type(item) for item in value}
-    if kinds in ({int}, {float}):  # token ids, say: as one array, which is fast and equals the tensor of them
+    if kinds in ({int}, {float}):  # such as token ids: as one array, which is fast and equals the same tensor
         array = np.asarray(value)
         if array.dtype in (np.int64, np.float64):
             return of_array(array, column)
@@ -142,8 +142,8 @@ def _of_list(value: Sequence[Any], column: Column) -> list[bytes]:
 
 
 def of_array(array: npt.NDArray[Any], column: Column) -> list[bytes]:
-    """The parts of an array: what it is, and its bytes."""
-    if array.dtype.kind not in "biufc":  # texts or objects: what they hold, not their addresses
+    """The parts of an array: its mark (type and shape), and its bytes."""
+    if array.dtype.kind not in "biufc":  # texts or objects: hash their values, not their addresses
         return _of_list(array.tolist(), column)
     array = normal(array)
     return [array_mark(array.dtype, array.shape), array.tobytes()]
@@ -156,7 +156,7 @@ def normal(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def array_mark(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """What an array is: the shape, and its type unless that is uint8."""
+    """The mark of an array: its shape, and its type unless that is uint8."""
     text = repr(shape).encode()
     return text if dtype == np.uint8 else b"\0" + dtype.name.encode() + text
 
@@ -173,7 +173,7 @@ def _of_tensor(tensor: Any, column: Column) -> list[bytes]:
 
 
 def _of_bytes(data: bytes, column: Column) -> list[bytes]:
-    """PNG is lossless, so its pixels are the content: a prepared task's hashes cover pixels, too."""
+    """The parts of bytes. A PNG counts by its pixels, as in a prepared task: PNG is lossless."""
     if not data.startswith(PNG):
         return [data]
     if not _pixels_say_all(data):
@@ -188,7 +188,7 @@ def _of_bytes(data: bytes, column: Column) -> list[bytes]:
 
 
 def _pixels_say_all(png: bytes) -> bool:
-    """Whether Pillow's pixels are all of the picture: no colour of 16 bits, no frames, no colour profile."""
+    """Whether Pillow's pixels are the whole picture: no 16-bit colours, no frames, no colour profile."""
     if len(png) < 26 or (png[24] == 16 and png[25] != 0):  # bits a channel; 0: grey
         return len(png) < 26
     place = len(PNG)
@@ -211,7 +211,7 @@ def _of_image(image: Any, column: Column) -> list[bytes]:
 
 
 def _upright(image: Any) -> Any:
-    """The image as it is meant to be seen, as a prepared task has it, where Exif says that it lies on its side."""
+    """The image turned upright if its Exif data say that it is rotated, as in a prepared task."""
     if not hasattr(image, "getexif") or image.getexif().get(ORIENTATION, 1) == 1:
         return image
     from PIL import ImageOps

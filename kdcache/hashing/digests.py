@@ -14,17 +14,17 @@ import xxhash
 
 from kdcache.errors import CacheError
 
-# A cache says which one its hashes are of. kdcache 0.1 wrote XXH3, for which rows that share a hash can be made up.
+# A cache's manifest names the algorithm. kdcache 0.1 used XXH3, for which anybody can make up rows that share a hash.
 Algorithm = Literal["blake2b", "xxh3"]
 BLAKE2B: Algorithm = "blake2b"
 XXH3: Algorithm = "xxh3"
 
-BYTES = 16  # of a digest: the row's hash, and as many more to tell rows apart that share one
+BYTES = 16  # of a digest: 8 for the row's hash, 8 more to tell rows apart that share a hash
 Digests: TypeAlias = npt.NDArray[np.uint64]  # [N, 2]
 
 
 def row_hash(parts: Sequence[bytes], label: int | float | None, algorithm: Algorithm = BLAKE2B) -> int:
-    """Stable 64-bit hash of one row's content and label, for joining logits to the rows they belong to.
+    """Stable 64-bit hash of one row's content and label; it joins logits to the rows they belong to.
 
     The first 8 bytes, little-endian, of the 16-byte BLAKE2b over, for each part, its length (8 bytes, little-endian)
     and its bytes; then the label as `i` and 8 bytes (signed, little-endian) or `f` and 8 bytes (IEEE 754 double,
@@ -32,7 +32,7 @@ def row_hash(parts: Sequence[bytes], label: int | float | None, algorithm: Algor
 
     Args:
         parts: text columns in UTF-8, or the image's bytes, in column order.
-        label: class index, or the target of a regression; None, of a row without one, counts as the further part
+        label: class index, or the target of a regression. None, for a row without a label, counts as one more part
             `\\0unlabelled` and the label 0.
 
     Returns:
@@ -52,20 +52,20 @@ def digest(parts: Sequence[bytes], label: int | float | None, algorithm: Algorit
 
 
 def digest_of(content: bytes | memoryview, algorithm: Algorithm = BLAKE2B) -> bytes:
-    """The digest of a row that is encoded already."""
+    """The digest of a row that is already encoded."""
     if algorithm == BLAKE2B:
         return hashlib.blake2b(content, digest_size=BYTES).digest()
     return struct.pack("<Q", xxhash.xxh3_64_intdigest(content)) + xxhash.xxh3_128_digest(content)[:8]
 
 
 def digests_of(contents: Iterable[bytes], algorithm: Algorithm = BLAKE2B) -> Digests:
-    """The digests [n, 2] of rows that are encoded already."""
+    """The digests [n, 2] of rows that are already encoded."""
     whole = b"".join([digest_of(content, algorithm) for content in contents])
     return np.frombuffer(whole, "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
 
 
 def length_and(part: bytes) -> bytes:
-    """A part as it is encoded: its length, then itself."""
+    """A part as it is encoded: its length, then its bytes."""
     return struct.pack("<Q", len(part)) + part
 
 
@@ -87,7 +87,7 @@ def label_bytes(label: int | float) -> bytes:
 
 
 def short(whole: bytes) -> int:
-    """A digest's hash."""
+    """The row's hash, from its digest."""
     return int.from_bytes(whole[:8], "little")
 
 
@@ -95,7 +95,7 @@ def checked_hashes(digests: Digests) -> npt.NDArray[np.uint64]:
     """The hashes uint64 [N] of digests [N, 2].
 
     Raises:
-        CacheError: two different rows have one hash.
+        CacheError: two different rows have the same hash.
     """
     hashes = np.ascontiguousarray(digests[:, 0])
     order = np.argsort(hashes, kind="stable")

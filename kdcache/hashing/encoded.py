@@ -1,8 +1,8 @@
 """The canonical bytes of many rows at once, column by column in Arrow.
 
 A column of texts, numbers or lists of numbers becomes one Arrow column of binary values, each with its lengths and
-marks, by some passes over whole buffers; the columns are then joined, and each row is one value. The bytes are those of
-`content.value_parts`, which takes, value by value, the columns that have no such way (images, nested values).
+marks, in a few passes over whole buffers. The columns are then joined, so that each row is one value. Other columns
+(images, nested values) are encoded value by value with `content.value_parts`; the bytes are the same either way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ ARROW_TYPES = {str: pa.large_string(), int: pa.int64(), float: pa.float64(), boo
 
 
 class RowError(CacheError):
-    """A value cannot be hashed; `row` is its position among those given."""
+    """A value cannot be hashed; `row` is the position of its row among the rows given."""
 
     def __init__(self, row: int, message: str) -> None:
         super().__init__(message)
@@ -69,10 +69,10 @@ def canonical_rows(
 
 
 def label_ending(value: Any, name: Column) -> bytes:
-    """The end of a row's canonical bytes: a label that is a number, or a part of any other label before the label 0.
+    """The end of a row's canonical bytes: a numeric label, or any other label as one more part followed by the label 0.
 
     Raises:
-        CacheError: it does not fit into 64 bits, or has no stable content.
+        CacheError: the label does not fit into 64 bits, or has no stable content.
     """
     value = plain_value(value)
     if isinstance(value, Real):
@@ -81,7 +81,7 @@ def label_ending(value: Any, name: Column) -> bytes:
 
 
 def _encoded(name: Column, values: Values) -> pa.Array:
-    """Each value's parts after their lengths: large_binary [n]."""
+    """Each value's parts, each part preceded by its length: large_binary [n]."""
     array = _as_arrow(values)
     encoded = _stacked(values) if array is None else _of_arrow(array)
     if encoded is None:
@@ -114,7 +114,7 @@ def _one_by_one(values: Values, encode: Callable[[Any], bytes]) -> pa.Array:
 
 
 def _as_arrow(values: Values) -> pa.Array | None:
-    """The values as an Arrow array, if one holds exactly them."""
+    """The values as an Arrow array; None if Arrow cannot hold them exactly."""
     if isinstance(values, pa.Array):
         return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
     kinds = {type(value) for value in values} - {type(None)}
@@ -127,7 +127,7 @@ def _as_arrow(values: Values) -> pa.Array | None:
 
 
 def _of_arrow(array: pa.Array) -> pa.Array | None:
-    """Each value's parts after their lengths; None: of a type that Python has to look at."""
+    """Each value's parts, each preceded by its length; None for a type that has to be encoded value by value."""
     types = pa.types
     kind = array.type
     if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
@@ -161,7 +161,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _of_lists(array: pa.Array) -> pa.Array | None:
-    """Lists of numbers count as arrays of int64 or float64, and empty ones as lists."""
+    """Lists of numbers, encoded as arrays of int64 or float64; empty lists are encoded as lists."""
     element = array.type.value_type
     whole = pa.types.is_integer(element) and element != pa.uint64()
     flat = array.flatten()
@@ -178,7 +178,7 @@ def _of_lists(array: pa.Array) -> pa.Array | None:
 
 
 def _stacked(values: Values) -> pa.Array | None:
-    """Arrays or tensors of one type and shape; None: something else is among them."""
+    """Arrays or tensors of one type and shape, stacked and encoded; None if anything else is among them."""
     first: Any = values[0] if len(values) else None
     if not isinstance(first, np.ndarray) and not hasattr(first, "detach"):
         return None
@@ -198,7 +198,7 @@ def _stacked(values: Values) -> pa.Array | None:
 
 
 def _part(content: pa.Array) -> pa.Array:
-    """Each value after its length."""
+    """Each value, preceded by its length."""
     return _joined(
         _of_8_bytes(pc.binary_length(content).fill_null(0).to_numpy(zero_copy_only=False)), content
     )

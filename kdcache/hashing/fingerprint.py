@@ -1,6 +1,6 @@
 """Short, stable hashes of JSON, values and files.
 
-Every function here gives the same answer on every machine, whatever the path and the order in which files are listed.
+Every function here gives the same answer on every machine, for any path and any order in which files are listed.
 A fingerprint is the sha256 of canonical content, in hex.
 """
 
@@ -37,7 +37,7 @@ def of_value(value: Any) -> str:
     """sha256 of a nest of mappings, lists, arrays, tensors (on any device), texts, bytes, numbers and None.
 
     Raises:
-        KdcacheError: something else is in it.
+        KdcacheError: the value holds anything else.
     """
     return of_json(_described(value))
 
@@ -63,7 +63,7 @@ def _described(value: Any) -> Any:
 
 
 def _torch_bytes() -> Any:
-    import torch  # somebody who has a tensor has imported it
+    import torch  # whoever passes a tensor has imported it already
 
     return torch.uint8
 
@@ -72,7 +72,7 @@ def of_file(path: Path) -> str:
     """sha256 of a file's bytes.
 
     Raises:
-        KdcacheError: the file cannot be read, or is no regular file.
+        KdcacheError: the file cannot be read, or is not a regular file.
     """
     digest = hashlib.sha256()
     try:
@@ -85,7 +85,7 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path, patterns: Iterable[str] | str) -> str:
-    """Names (relative to the folder) and contents of the files that match the glob patterns.
+    """sha256 over the names (relative to the folder) and contents of the files that match the glob patterns.
 
     Raises:
         KdcacheError: the folder is missing, or no file matches (an empty fingerprint would match anything).

@@ -1,4 +1,4 @@
-"""Tables of pandas and polars, seen as Arrow's; neither library is imported unless its table is given."""
+"""Tables of pandas and polars as Arrow tables; neither library is imported unless one of its tables is given."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from kdcache.errors import CacheError
 
 
 def is_dataset(data: Any) -> bool:
-    """Whether this is a `datasets.Dataset`, found out without importing datasets."""
+    """Whether this is a `datasets.Dataset`; datasets is not imported."""
     return "datasets.Dataset" in kinds_of(data)
 
 
 def as_table(data: Any) -> pa.Table | None:
-    """A table of Arrow, pandas (without its index) or polars as Arrow's; None: this is no table.
+    """A table of Arrow, pandas (without its index) or polars as an Arrow table; None if `data` is no table.
 
     Raises:
         CacheError: a column holds values that Arrow has no type for.
@@ -38,7 +38,7 @@ def as_table(data: Any) -> pa.Table | None:
 
 
 def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
-    """The table, of its own library, with one column more; it is not changed.
+    """A copy of the table with one more column, in the table's own library.
 
     Args:
         data: a table of Arrow, pandas or polars.
@@ -56,5 +56,5 @@ def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
 
 
 def kinds_of(data: Any) -> set[str]:
-    """The type and its bases as the library and the name: `pandas.DataFrame`."""
+    """The names of the data's type and its base classes, with their library: `pandas.DataFrame`."""
     return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(data).mro()}

@@ -4,13 +4,12 @@ A logit cache keeps a hash of every row's content and label, so that logits can 
 computed from. A prepared task stores these hashes; this module computes the same ones for any other data: a
 `datasets.Dataset`, a torch data set, a table or a list of rows. docs/library.md says how to use them.
 
-content.py says what a value adds to the hash, digests.py how the parts are put together. Column names are not part of
-it.
+content.py says what a value adds to the hash, digests.py how the parts are joined. Column names do not count.
 
-What a hash promises: against chance, that two rows differ when their hashes do not agree is as good as certain (at 100
-million rows two different ones share a hash with a chance of 3 in 10,000, and that is refused when they are hashed).
-Against malice: nobody can make up a row that passes for a given other one (2^64 tries). Who writes both rows can make
-two that share a hash (2^32 tries); in one data set they are refused.
+What a hash promises. By chance, two different rows almost never share a hash (among 100 million rows, with a
+probability of 3 in 10,000), and if they do, they are refused when the rows are hashed. By malice, nobody can make up a
+row that passes for a given other row (2^64 tries). Somebody who writes both rows can make two that share a hash (2^32
+tries); within one data set they are refused.
 """
 
 from __future__ import annotations
@@ -57,12 +56,12 @@ def hash_row(
     """Stable 64-bit hash of one row's content and label.
 
     A prepared task's row (columns `text` [and `text_pair`], or `image`; label `label`) gets exactly the
-    `row_hash` that the task stores. A label that is no number, such as a string, counts as content.
+    `row_hash` that the task stores. A label that is not a number, such as a string, counts as content.
 
     Args:
         row: a mapping from column to value, or a tuple or list of values.
         columns: the columns to hash, in this order (positions, if the row is a tuple or list). Default: all but the
-            label, sorted by name; of a row with a `row_hash`, not that and not its `id` either.
+            label, sorted by name; if the row has a `row_hash`, that and the row's `id` are left out too.
         label: the label's column; None if the rows have no label.
         algorithm: that of the cache the hash is compared with.
 
@@ -70,7 +69,7 @@ def hash_row(
         An unsigned 64-bit integer.
 
     Raises:
-        CacheError: a column is not there, or holds a type that has no stable content.
+        CacheError: a column is missing, or holds a type that has no stable content.
     """
     parts = [
         part
@@ -99,7 +98,8 @@ def hash_rows(
         uint64 [N].
 
     Raises:
-        CacheError: as for `hash_row`, naming the row; two different rows have one hash; there are no rows by position.
+        CacheError: as for `hash_row`, naming the row; two different rows share a hash; or `dataset` has no rows by
+            position.
     """
     try:
         digests = hash_columns(dataset, columns, label, algorithm)
@@ -120,7 +120,7 @@ def hash_batch(
     """`hash_row` of every row of a batch.
 
     Args:
-        batch: from column to n values, one a row: a list, an array or a tensor.
+        batch: maps each column to its n values, one a row, as a list, array or tensor.
         columns, label, algorithm: as for `hash_row`.
 
     Returns:
@@ -141,7 +141,7 @@ def hash_batch(
 
 
 def _listed_values(values: Any, column: Column) -> Sequence[Any]:
-    """One value a row; those of a line of numbers are Python's."""
+    """A column's values, one a row; a one-dimensional array or tensor becomes Python numbers."""
     if len(getattr(values, "shape", ())) == 1:
         values = values.tolist()
     single = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
@@ -166,7 +166,7 @@ def _chunks(dataset: Any, columns: Sequence[Column] | None, label: Column | None
 def _of_python(
     rows: Sequence[Row], columns: Sequence[Column] | None, label: Column | None
 ) -> Iterator[Chunk]:
-    """Rows that follow one another and have the same columns are a chunk."""
+    """Chunks of rows; consecutive rows with the same columns share a chunk."""
     start = 0
     while start < len(rows):
         names = _row_columns(rows[start], columns, label)
@@ -179,7 +179,7 @@ def _of_python(
 
 
 def _is_like(row: Row, first: Row, columns: Sequence[Column] | None) -> bool:
-    """Whether the hash covers the same columns of two rows, the first of which is one."""
+    """Whether the hash covers the same columns of a row as of `first`, which is known to be a row."""
     if columns is not None:
         return isinstance(row, Mapping | list | tuple)
     if isinstance(first, Mapping):

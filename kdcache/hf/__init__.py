@@ -1,4 +1,4 @@
-"""Caches in the transformers Trainer: `KDTrainer`."""
+"""`KDTrainer`: train with a cache in the transformers Trainer."""
 
 from kdcache.hf.trainer import KDTrainer
 

@@ -1,4 +1,4 @@
-"""What a batch of the Trainer is compared with: its labels, and its soft labels out of a cache."""
+"""The targets of the Trainer's batches: the labels, and soft labels from a cache."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from kdcache.logits.tokens.inference import model_inputs
 from kdcache.logits.tokens.inputs import KEYS, padded, read_sequences
 from kdcache.losses import kd_loss
 
-# Of the student's logits: the batch's mean loss, and over how many items (rows, or predicted tokens) it is the mean.
+# From the student's logits: the batch's mean loss, and the number of items (rows, or predicted tokens) in the mean.
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
-IGNORED = -100  # the label of a token that is not to be predicted, as transformers has it
+IGNORED = -100  # transformers' label of a token that is not to be predicted
 
 
 class SoftLabels(Protocol):
-    """Where a trainer's soft labels come from."""
+    """The source of a trainer's soft labels."""
 
-    keys: ClassVar[tuple[str, ...]]  # what of a batch the model does not take
+    keys: ClassVar[tuple[str, ...]]  # keys of a batch that the model does not take
 
     @property
     def collator(self) -> Callable[[list[Any]], Any] | None:
-        """What makes a batch of rows, unless the user says; None: the Trainer's own."""
+        """The default collator; None for the Trainer's own."""
 
     def joined(self, rows: Any) -> Any:
-        """The rows to train on."""
+        """The rows to train on, with soft labels if they are joined to rows."""
 
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
-        """What a training batch is compared with."""
+        """The target of a training batch."""
 
     def plain_target(self, inputs: Mapping[str, Any]) -> Target:
-        """What a batch is compared with in evaluation: its labels."""
+        """The target of a batch in evaluation: its labels."""
 
 
 @dataclass(frozen=True)
 class FromLogits:
-    """A classifier's logits, a column of the rows."""
+    """Soft labels from a classifier's logits, which are a column of the rows."""
 
     keys: ClassVar[tuple[str, ...]] = (TEACHER,)
     collator: ClassVar[None] = None
@@ -54,13 +54,13 @@ class FromLogits:
     split: str
     alpha: float
     temperature: float
-    by: Mapping[str, Any]  # how `join` tells rows apart
+    by: Mapping[str, Any]  # the arguments of `join` that say how rows are told apart
 
     def joined(self, rows: Any) -> Any:
         """The rows, each with its logits.
 
         Raises:
-            CacheError: a row is not the one that was cached, or these are no rows by position.
+            CacheError: a row differs from the cached row, or the data give no rows by position.
         """
         if rows is None or self.cache is None:
             return rows
@@ -90,7 +90,7 @@ class FromLogits:
 
 @dataclass(frozen=True)
 class FromTokens:
-    """A language model's distributions, found by the tokens of each batch."""
+    """Soft labels from a language model's distributions, which are found by the tokens of each batch."""
 
     keys: ClassVar[tuple[str, ...]] = ("loss_mask", "document_starts")
     cache: TokenCache
@@ -104,14 +104,14 @@ class FromTokens:
         return collate_sequences
 
     def joined(self, rows: Any) -> Any:
-        """The rows as they are."""
+        """The rows, unchanged."""
         return rows
 
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
         """`kd_token_loss` with the draw of an epoch.
 
         Raises:
-            CacheError: a sequence is not in the cache as it stands.
+            CacheError: a sequence is not in the cache.
         """
         device = _labels(inputs).device
         own = {
@@ -140,15 +140,15 @@ class FromTokens:
 
 
 def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A batch of sequences for a causal language model: padded on the right, with `labels`, documents apart.
+    """A batch of sequences for a causal language model: padded on the right, with `labels`, and documents kept apart.
 
     Args:
-        rows: mappings with `input_ids`; `labels`, `loss_mask`, `attention_mask` and `document_starts` count where they
-            are there, see `kdcache.logits.tokens.inputs.read_sequences`.
+        rows: mappings with `input_ids`, and optionally `labels`, `loss_mask`, `attention_mask` and `document_starts`;
+            see `kdcache.logits.tokens.inputs.read_sequences`.
 
     Returns:
-        int64 tensors [n, L]: `input_ids`, `labels` (-100 where nothing is to be predicted), and where there are any,
-        `attention_mask` (padding) and `position_ids` (several documents); then `document_starts` too, lists.
+        int64 tensors [n, L]: `input_ids` and `labels` (-100 where nothing is to be predicted); `attention_mask` if
+        there is padding; `position_ids`, and `document_starts` as lists, if a row has several documents.
 
     Raises:
         CacheError: a row is not usable.

@@ -1,4 +1,4 @@
-"""`KDTrainer`: the transformers Trainer with a cache in place of a teacher."""
+"""`KDTrainer`: the transformers Trainer with a cache instead of a teacher."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ class KDTrainer(Trainer):
         KDTrainer(student, arguments, collator, train_dataset=rows, cache="cache", columns=["text"], label="label",
                   alpha=0.9, temperature=2.0).train()
 
-    With a logit cache every row of `train_dataset` is joined to its logits when the trainer is made, by the cache's own
-    `join`: a row that is not in the cache, or was changed, is an error. With a token cache every batch finds its
-    distributions by its tokens; draws change with the epochs.
+    With a logit cache, the cache's `join` adds the logits to every row of `train_dataset` when the trainer is made; a
+    row that is not in the cache, or was changed, is an error. With a token cache, every batch finds its distributions
+    by its tokens, and each epoch uses another draw.
 
     The loss is `kdcache.kd_loss` or `kdcache.kd_token_loss`: a mean over all rows (or predicted tokens) of an optimizer
-    step, however many batches are accumulated and processes take part. Evaluation needs no logits: `eval_loss` is the
-    plain cross-entropy, whatever alpha is.
+    step, for any number of accumulated batches and processes. Evaluation needs no logits: `eval_loss` is the plain
+    cross-entropy, for any alpha.
 
     Args:
-        model, args, data_collator, train_dataset, eval_dataset: as for the Trainer. The columns that `columns` and
-            `label` name must be there in `train_dataset`; the Trainer drops them after the join. For a token cache the
+        model, args, data_collator, train_dataset, eval_dataset: as for the Trainer. `train_dataset` must have the
+            columns that `columns` and `label` name; the Trainer drops them after the join. For a token cache the
             default collator pads `input_ids` on the right and makes the `labels`.
-        cache: a logit cache or a token cache, or its folder. None: the rows bring `teacher_logits` themselves (they
-            were joined before, or are a `kdcache.AugmentedDataset`).
+        cache: a logit cache or a token cache, or its folder. None: the rows have `teacher_logits` already (they were
+            joined before, or are a `kdcache.AugmentedDataset`).
         split: the cache's split that the rows come from.
-        alpha: the share of the distillation, from 0 to 1.
-        temperature: default: the cache's own, which for raw logits is 1.
+        alpha: the weight of the distillation term, from 0 to 1.
+        temperature: default: the cache's own, which is 1 for raw logits.
         columns, label, id_column, hash_column: how the rows of a logit cache are told apart, see `LogitCache.join`.
-        options: all others of the Trainer.
+        options: all other options of the Trainer.
 
     Raises:
-        KdcacheError: the cache cannot be opened, the rows are not those that were cached, or an option of the Trainer
-            asks for another loss.
+        KdcacheError: the cache cannot be opened, the rows differ from the cached rows, or an option of the Trainer asks
+            for another loss.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class KDTrainer(Trainer):
             )
 
     def _set_signature_columns_if_needed(self) -> None:
-        """What of a row is not dropped: what the model takes, and what the loss needs."""
+        """Set the columns that are not dropped: those that the model takes, and those that the loss needs."""
         super()._set_signature_columns_if_needed()
         columns: Any = self._signature_columns
         columns += [name for name in self._soft.keys if name not in columns]
@@ -110,7 +110,7 @@ class KDTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """As the Trainer does it; in place of the labels, `_loss` gets what a batch is to be compared with."""
+        """As in the Trainer, but `_loss` gets the batch's target instead of its labels."""
         rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
         if model.training:
             target = self._soft.target(inputs, epoch=int(self.state.epoch or 0))
@@ -119,13 +119,13 @@ class KDTrainer(Trainer):
         return super().compute_loss(model, {**rest, "labels": target}, return_outputs, num_items_in_batch)
 
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *options: Any, **more: Any) -> Any:
-        """Without what only training takes."""
+        """As in the Trainer, but without the keys that only training uses."""
         rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
         return super().prediction_step(model, rest, *options, **more)
 
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
-    """The batch's part of the mean over an optimizer step's items; without their number, the batch's own mean."""
+    """The batch's part of the mean over an optimizer step's items; the batch's own mean if their number is unknown."""
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
     mean, items = target(logits)
     return mean if num_items_in_batch is None else mean * items / num_items_in_batch

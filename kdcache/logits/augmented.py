@@ -1,4 +1,4 @@
-"""The student's rows in the views that a teacher's cached logits are of."""
+"""A student's rows, augmented into the very views whose logits a teacher's cache holds."""
 
 from __future__ import annotations
 
@@ -30,22 +30,23 @@ class AugmentedDataset:
             for batch in loader:
                 batch["image"], batch["teacher_logits"]  # the replayed inputs; float32 [n, K]
 
-    A row is found by its id, or by its content, and checked by the hash of the row as it is before the augmentation;
-    as in `LogitCache.join`. What a row becomes depends on the row and the epoch alone, not on the order, the workers or
-    the random numbers drawn before. Workers that stay (`persistent_workers`) hear of `set_epoch` too; call it between
-    epochs. Each worker keeps the split in memory: forked ones share it if it was read before.
+    As in `LogitCache.join`, a row is found by its id or its content, and checked by its hash before the augmentation.
+    What a row becomes depends only on the row and the epoch, not on the order, the workers or the random numbers drawn
+    before. Call `set_epoch` between epochs; it reaches workers that stay (`persistent_workers`) too. Each worker keeps
+    the split in memory; forked workers share it if it was read before the fork.
 
     Args:
         cache: a cache with views.
         dataset: sized and indexable by position; its rows are mappings, tuples or lists, not augmented yet.
-        augment: the very augmentation that the teacher's inputs went through.
+        augment: the same augmentation as for the teacher's inputs.
         split: the cache's split that the rows come from.
-        augment_column: the value of a row that `augment` is given, as in `write_logits`; None: the whole row.
-        column: name of the new value; a tuple or list has it at its end.
+        augment_column: the value of a row that `augment` gets, as in `write_logits`; None for the whole row.
+        column: name of the new value; in a tuple or list, the new value comes last.
         id_column, hash_column, columns, label: how rows are told apart, see `join.join`.
 
     Raises:
-        CacheError: the cache has no views, or no such split; later, a row is not in it, or is another row there.
+        CacheError: the cache has no views, or no such split. Later, when rows are read: a row is not in the cache, or
+            the cache holds another row under its id.
     """
 
     def __init__(
@@ -84,14 +85,14 @@ class AugmentedDataset:
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to an epoch, which decides the view of every row: `epoch % V`."""
+        """Set the epoch, which decides the view of every row: `epoch % V`."""
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
             raise CacheError(f"an epoch must be an integer of 0 or more, found {epoch!r}")
         self._epoch.fill_(epoch)
 
     @property
     def view(self) -> int:
-        """The view that rows have in this epoch."""
+        """The number of the view of all rows in this epoch."""
         return int(self._epoch) % self.views
 
     def __getitem__(self, index: int) -> Any:

@@ -1,8 +1,8 @@
-"""A complete logit cache, open for reading: what it is, and its logits by row id, by stream, or beside the rows.
+"""A complete logit cache, open for reading: its facts, and its logits by row id, as a stream, or joined to rows.
 
-Opening reads the manifest and looks at the files' sizes. Values are read when they are first asked for: a whole
-split into memory (`logits`, `split`), or row group by row group (`read_group`, `stream`) where a split is larger
-than memory. A shard's checksum is compared with the manifest's before any of its values is used.
+Opening reads the manifest and checks the files' sizes. Values are read when they are first needed: a whole split into
+memory (`logits`, `split`), or row group by row group (`read_group`, `stream`) if a split is larger than memory. A
+shard's checksum is compared with the manifest's before any of its values is used.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class LogitCache:
             None accepts any.
 
     Raises:
-        CacheError: the cache is incomplete, damaged, of another format version, or not the one expected. The
-            same error comes from the methods, when a damaged shard is met later.
+        CacheError: the cache is incomplete, damaged, of another format version, or not the one expected. The methods
+            raise the same error when they meet a damaged shard later.
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
@@ -51,12 +51,12 @@ class LogitCache:
 
     @property
     def manifest(self) -> Manifest:
-        """What manifest.json says."""
+        """The content of manifest.json."""
         return self._disk.manifest
 
     @property
     def cost(self) -> Cost | None:
-        """What computing the logits took; None where that is not known here: it is kept beside the cache."""
+        """What computing the logits took, from cost.json beside the manifest; None if that file is not here."""
         return read_cost(self.path) or self.manifest.cost
 
     @property
@@ -76,40 +76,40 @@ class LogitCache:
 
     @property
     def views(self) -> int | None:
-        """V, the augmented views of each row; None where the logits are of the rows as they are."""
+        """V, the number of augmented views of each row; None if the logits are of rows that were not augmented."""
         return self._gather.views
 
     def logits(
         self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
     ) -> np.ndarray:
-        """The logits of the asked rows, in the asked order. The split is read into memory the first time.
+        """The logits of the given rows, in the given order. The first call reads the split into memory.
 
         Args:
             split: e.g. "train".
             ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
-            row_hashes: uint64 [n], the hashes of the rows the caller has under these ids; checked when given.
+            row_hashes: uint64 [n], the hashes of the caller's rows with these ids; checked if given.
                 int64 counts as the same 64 bits (data sets and tensors often have no uint64).
-            view: for a cache with views: which one, an integer for all rows or one for each [n]. None: all.
+            view: for a cache with views: the view's number, one for all rows or one for each row [n]. None: all views.
 
         Returns:
-            float32 [n, K], a copy; of a cache with views, when none is named, [n, V, K].
+            float32 [n, K], a copy; [n, V, K] from a cache with views if no view is named.
 
         Raises:
-            CacheError: an id is not in the cache, a row is not the one whose logits were cached, or there is no such
-                view.
+            CacheError: an id is not in the cache, the logits under an id were cached for another row, or there is no
+                such view.
         """
         return self._gather.logits(split, ids, row_hashes, view)
 
     def row_ids_of(self, split: str, row_hashes: Any, hints: Any | None = None) -> np.ndarray:
-        """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
+        """The ids of rows with these hashes, for data that were shuffled or filtered and lost their ids.
 
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
-            hints: integers [n], ids that the rows may have; one whose row has another content is not used.
+            hints: integers [n], ids that the rows may have. A hint is ignored if its row has another content.
 
         Returns:
-            int64 [n]. Where several rows have the same content, the hint, or the lowest of their ids.
+            int64 [n]. If several rows have the same content: the hint, or else the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
@@ -121,11 +121,11 @@ class LogitCache:
         return self._gather.split(name)
 
     def groups(self, split: str) -> list[Group]:
-        """The row groups of a split, in the order of writing; reads the shards' footers, and keeps them."""
+        """The row groups of a split, in the order of writing. Reads the shards' footers once and keeps them."""
         return self._disk.groups(split)
 
     def read_group(self, group: Group) -> CachedSplit:
-        """One row group, in the order of writing, read-only; nothing more of the split is held in memory.
+        """The rows of one row group, in the order of writing, read-only; no other rows of the split are in memory.
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
@@ -184,18 +184,18 @@ class LogitCache:
         )
 
     def check_view(self, view: Any) -> None:
-        """Refuse a view that is not there, and any view of a cache that has none.
+        """Refuse a view that the cache does not have.
 
         Raises:
-            CacheError: says which there are.
+            CacheError: names the views that there are.
         """
         self._gather.check_view(view)
 
     def require_plain(self, doing: str) -> None:
-        """Refuse a cache with views, where the logits must be of the rows as they are.
+        """Refuse a cache with views, for work that needs logits of rows that were not augmented.
 
         Raises:
-            CacheError: `doing`, such as "an ensemble", takes no views.
+            CacheError: the cache has views; the message says that `doing`, such as "an ensemble", takes none.
         """
         if self.views is not None:
             raise CacheError(
@@ -204,11 +204,11 @@ class LogitCache:
             )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, whatever was looked at before; in bounded memory (8 bytes per row of a split).
+        """Look for damage, even in files that were checked before; in bounded memory (8 bytes per row of a split).
 
         Args:
-            level: "quick" reads every shard's footer: columns, types, rows, and whose shard it is. "full"
-                also recomputes all checksums and reads every value.
+            level: "quick" reads every shard's footer: columns, types, rows, and which cache the shard belongs to.
+                "full" also recomputes all checksums and reads every value.
 
         Raises:
             CacheError: at the first damage found.

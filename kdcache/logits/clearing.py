@@ -1,9 +1,9 @@
-"""Make a folder ready for a cache: remove what an earlier cache left there, and nothing else.
+"""Make a folder ready for a cache: remove the files of an earlier cache, and nothing else.
 
-What counts as a cache's own: its manifest; what reads as its cost; in real sub-folders, files with the exact name of a
-shard and this format's key in the Parquet footer; and temporary files by their exact names. A Parquet file, a manifest
-or a cost of anybody else's makes the folder unusable for a cache: it is refused, named, and left as it is. Other files
-do not matter.
+A cache's own files are: its manifest; a file that reads as its cost; in real sub-folders, files with the exact name of
+a shard and this format's key in the Parquet footer; and temporary files with the exact names. A Parquet file, manifest
+or cost.json of other origin makes the folder unusable for a cache: the folder is refused with that file's name, and
+nothing is removed. Other files do not matter.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ PARQUET = b"PAR1"  # a Parquet file begins and ends with it
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
     """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
 
-    From here on the folder counts as incomplete.
+    Afterwards the folder counts as an incomplete cache.
 
     Args:
         keep: shard files relative to the folder, such as "train/part-00000.parquet".
 
     Raises:
-        CacheError: a file is there that no logit cache wrote; nothing was removed.
+        CacheError: the folder has a file that no logit cache wrote; nothing was removed.
     """
     with as_cache_errors(), os_errors(folder):
         _refuse_foreign_manifest(folder)
@@ -53,7 +53,7 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    """The real sub-folders that a split can be in; a link leads outside, and one with a manifest is another cache."""
+    """The sub-folders that can be splits: no links, which lead outside, and none with a manifest, another cache."""
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
     return [path for path in inside if SPLIT_NAME.fullmatch(path.name) and not (path / MANIFEST).exists()]
 
@@ -66,7 +66,7 @@ def _own_shards(split: Path) -> list[Path]:
     """The shards in a split's folder.
 
     Raises:
-        CacheError: a Parquet file is there that no logit cache wrote.
+        CacheError: the folder has a Parquet file that no logit cache wrote.
     """
     files = [path for path in sorted(split.iterdir()) if path.suffix == ".parquet"]
     for path in files:
@@ -79,7 +79,7 @@ def _own_shards(split: Path) -> list[Path]:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file is a shard of some logit cache, or one that was damaged: nothing that can be read."""
+    """Whether a file is some logit cache's shard, or so damaged that it may have been one."""
     if path.is_symlink() and not path.exists():
         return True
     with open_regular(path) as file:
@@ -101,17 +101,17 @@ def _refuse_foreign_manifest(folder: Path) -> None:
 
 
 def _refuse_foreign_cost(folder: Path) -> None:
-    """Beside a cache's manifest a cost is the cache's, damaged or not."""
+    """Refuse a cost.json that is not a cache's. Beside a cache's manifest it is the cache's own, even if damaged."""
     path = folder / COST
     if path.exists() and not (folder / MANIFEST).exists() and read_cost(folder) is None:
         raise CacheError(f"{path}: is no logit cache's cost, and nothing was removed; choose another path")
 
 
 def _is_own_manifest(path: Path) -> bool:
-    """Whether a manifest is some logit cache's, or one that was damaged.
+    """Whether a manifest is some logit cache's, possibly damaged.
 
     Raises:
-        KdcacheError: it is no regular file, or larger than a manifest can be.
+        KdcacheError: it is not a regular file, or larger than a manifest can be.
     """
     text = read_regular(path, MOST_MANIFEST)
     try:

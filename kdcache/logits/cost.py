@@ -1,7 +1,7 @@
 """cost.json: what computing a cache's logits took, beside its manifest.
 
-It differs from run to run, so it is no part of the manifest: the same logits are the same files, wherever and however
-fast they were computed. A cache without it is complete. (Manifests of kdcache 0.1 have the cost inside.)
+The cost differs from run to run, so it is not part of the manifest: the same logits give the same files on any machine
+at any speed. A cache without cost.json is complete. (Manifests of kdcache 0.1 have the cost inside.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COST = "cost.json"
 
 
 def read_cost(folder: Path) -> Cost | None:
-    """The cost beside a cache's manifest; None where there is none, or none that can be read."""
+    """The cost beside a cache's manifest; None if the file is missing or unreadable."""
     try:
         return Cost.model_validate(read_json(folder / COST))
     except (KdcacheError, ValidationError):
@@ -26,7 +26,7 @@ def read_cost(folder: Path) -> Cost | None:
 
 
 def write_cost(folder: Path, cost: Cost | None) -> None:
-    """Write cost.json, atomically; without a cost an older one goes.
+    """Write cost.json atomically; with None, remove an older one.
 
     Raises:
         KdcacheError: it cannot be written.

@@ -23,15 +23,15 @@ from kdcache.logits.rows import Rows
 M = TypeVar("M", bound=Sealed)
 R = TypeVar("R", bound=Rows)
 
-# Zstandard makes at most 128 KiB of 4 bytes (a run of one value): a footer that promises more lies.
+# Zstandard expands 4 bytes to at most 128 KiB (a run of one value): a footer that promises more lies.
 MOST_COMPRESSION = 1 << 16
-# A row group that is larger, and that its file is too small for, would break the promise of bounded memory.
+# A row group that is larger than this, and too large for its file, would break the promise of bounded memory.
 GROUP_BYTES, GROUP_COMPRESSION = 64 << 20, 16
 
 
 @dataclass(frozen=True)
 class Group:
-    """One row group of a split: the piece that is read at once, some MiB."""
+    """One row group of a split: the unit of reading, a few MiB."""
 
     split: str
     shard: int  # its number in the split
@@ -49,16 +49,16 @@ class ShardFooter:
 
 @dataclass
 class ShardFile:
-    """What is known of a shard's file, as long as its stamp stays the same."""
+    """What is known about a shard's file; valid while the file's stamp stays the same."""
 
     stamp: tuple[int, ...]
     footer: ShardFooter | None = None
-    whole: bool = False  # its checksum was compared
+    whole: bool = False  # its checksum was compared with the manifest's
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What `LogitCache.verify` looked at and found to be whole."""
+    """What `LogitCache.verify` checked and found whole."""
 
     level: Literal["quick", "full"]
     shards: int
@@ -67,11 +67,11 @@ class Verification:
 
 
 class ShardedCache(Generic[M, R]):
-    """A complete cache's shards on disk: which there are, and their row groups, each checked before it is used.
+    """A complete cache's shards on disk and their row groups, each checked before it is used.
 
     Args:
         path: the cache's folder.
-        sort: the manifest's class, which says how rows (R) lie in the shards.
+        sort: the manifest's class, which knows how rows (R) are stored in the shards.
         expect: the fingerprints that the logits must come from; None accepts any.
 
     Raises:
@@ -88,7 +88,7 @@ class ShardedCache(Generic[M, R]):
             self._check_fingerprints(expect)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: without what they can read again; checksums that were compared stay so."""
+        """For worker processes: without data that they can read again; shards whose checksum was compared stay so."""
         files = {name: replace(file, footer=None) for name, file in self._files.items()}
         return {**self.__dict__, "_files": files}
 
@@ -97,7 +97,7 @@ class ShardedCache(Generic[M, R]):
         return self.manifest.identity
 
     def groups(self, split: str) -> list[Group]:
-        """The row groups of a split, in the order of writing; reads the shards' footers, and keeps them."""
+        """The row groups of a split, in the order of writing. Reads the shards' footers once and keeps them."""
         shards = self._split_info(split).shards
         return [
             Group(split, index, number, rows)
@@ -107,7 +107,7 @@ class ShardedCache(Generic[M, R]):
         ]
 
     def read_group(self, group: Group) -> R:
-        """One row group, in the order of writing, read-only; nothing more of the split is held in memory.
+        """The rows of one row group, in the order of writing, read-only; no other rows of the split are in memory.
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
@@ -130,7 +130,7 @@ class ShardedCache(Generic[M, R]):
 
     @contextmanager
     def _reading(self, group: Group, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """A row group of a whole shard as it is stored, to be decoded within."""
+        """A row group as it is stored, from a shard that was checked; errors of decoding inside become CacheErrors."""
         shard = self._checked_shard(group)
         path, file = self.path / shard.file, self._file(shard)
         footer = self._footer(group.split, group.shard)
@@ -141,7 +141,7 @@ class ShardedCache(Generic[M, R]):
                 f"{path}: has no row group {group.group} of {group.rows} rows; ask `groups` again"
             )
         try:
-            # Not through Arrow's I/O threads: a row group is read at once, and handing it over takes longer.
+            # Without Arrow's I/O threads: handing one row group over to them takes longer than reading it.
             with pq.ParquetFile(path, metadata=footer.metadata, pre_buffer=False) as parquet:
                 yield parquet.read_row_group(group.group, columns=columns, use_threads=False)
         except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
@@ -152,11 +152,11 @@ class ShardedCache(Generic[M, R]):
             )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, whatever was looked at before; in bounded memory (8 bytes per row of a split).
+        """Look for damage, even in files that were checked before; in bounded memory (8 bytes per row of a split).
 
         Args:
-            level: "quick" reads every shard's footer: columns, types, rows, and whose shard it is. "full"
-                also recomputes all checksums and reads every value.
+            level: "quick" reads every shard's footer: columns, types, rows, and which cache the shard belongs to.
+                "full" also recomputes all checksums and reads every value.
 
         Raises:
             CacheError: at the first damage found.
@@ -177,7 +177,7 @@ class ShardedCache(Generic[M, R]):
         )
 
     def shards(self) -> Iterator[tuple[str, int, ShardInfo]]:
-        """Every shard with its split and its number there."""
+        """(split, number in the split, shard) of every shard."""
         for name, split in self.manifest.splits.items():
             for index, shard in enumerate(split.shards):
                 yield name, index, shard
@@ -197,7 +197,7 @@ class ShardedCache(Generic[M, R]):
         return shards[group.shard]
 
     def _file(self, shard: ShardInfo) -> ShardFile:
-        """What is known of a shard's file; nothing, if it was changed since."""
+        """What is known about a shard's file; an empty record if the file has changed since."""
         stamp = self._stamp(shard)
         known = self._files.get(shard.file)
         if known is None or known.stamp != stamp:
@@ -205,7 +205,7 @@ class ShardedCache(Generic[M, R]):
         return known
 
     def _stamp(self, shard: ShardInfo) -> tuple[int, ...]:
-        """Tells one state of a file from another, cheaply. A link to a file is as good as the file."""
+        """A cheap stamp that changes when the file does. A link to a file counts as the file."""
         path = self.path / shard.file
         try:
             found = path.stat()
@@ -293,7 +293,11 @@ class ShardedCache(Generic[M, R]):
 
 
 def rows_of_groups(path: Path, shard: ShardInfo, metadata: Any, manifest: Sealed) -> list[int]:
-    """Rows of each row group, if the footer's numbers fit each other, the manifest and the file's size."""
+    """The number of rows of each row group.
+
+    Raises:
+        CacheError: the footer's numbers contradict each other, the manifest or the file's size.
+    """
     rows, size = [], 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -329,7 +333,7 @@ def _check_group_size(path: Path, number: int, size: int, shard: ShardInfo) -> N
 
 
 def sorted_by_id(path: Path, split: str, rows: R) -> R:
-    """The rows by rising id, read-only; an id that is there twice is refused."""
+    """The rows in ascending order of their ids, read-only; a repeated id is refused."""
     if not (rows.ids[1:] > rows.ids[:-1]).all():
         rows = rows.part(np.argsort(rows.ids, kind="stable"))
         refuse_duplicates(path, split, rows.ids)
@@ -337,7 +341,7 @@ def sorted_by_id(path: Path, split: str, rows: R) -> R:
 
 
 def refuse_duplicates(path: Path, split: str, ids: np.ndarray) -> None:
-    """Refuse ids [N], sorted, of which two are equal."""
+    """Refuse sorted ids [N] if two are equal."""
     same = np.flatnonzero(ids[1:] == ids[:-1])
     if len(same):
         raise CacheError(f"{path}: split {split!r} has row id {ids[same[0]]} twice; cache the logits again")

@@ -1,4 +1,4 @@
-"""Write a cache row by row, whatever its rows hold: whole shards on disk, the manifest last."""
+"""Write any kind of cache row by row: whole shards go to disk, the manifest comes last."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ class Buffer(ABC, Generic[R]):
         return self.filled == self.size
 
     def take(self, rows: R) -> int:
-        """Copy as many rows as there is room for, from the first on; returns how many."""
+        """Copy the first rows, as many as there is room for; returns how many."""
         count = min(len(rows), self.size - self.filled)
         self.put(rows.part(slice(0, count)))
         self.filled += count
         return count
 
     def drain(self) -> R:
-        """The rows (valid until the next `take`); the buffer counts as empty from here on."""
+        """Return the rows (valid until the next `take`) and count the buffer as empty."""
         rows = self.rows()
         self.filled = 0
         return rows
 
     @abstractmethod
     def put(self, rows: R) -> None:
-        """Copy rows behind the `filled` ones; there is room for them."""
+        """Copy rows after the `filled` ones; the caller has made sure that they fit."""
 
     @abstractmethod
     def rows(self) -> R:
@@ -54,7 +54,7 @@ class Buffer(ABC, Generic[R]):
 
 
 class RowWriter(ABC, Generic[M, R]):
-    """Base of the writers: one cache's folder, its lock and its splits; a context manager."""
+    """Base of the writers, a context manager: one cache's folder, its lock and its splits."""
 
     def __init__(self, path: Path, sort: type[M], header: Layout, resume: bool) -> None:
         self.path = path
@@ -66,7 +66,7 @@ class RowWriter(ABC, Generic[M, R]):
 
     @abstractmethod
     def _buffer(self) -> Buffer[R]:
-        """Room for a shard's rows."""
+        """A new buffer for one shard's rows."""
 
     def __enter__(self) -> Self:
         if self._state != "new":
@@ -94,7 +94,7 @@ class RowWriter(ABC, Generic[M, R]):
             )
 
     def _keep_stored_shards(self) -> None:
-        """Take over the whole shards from the start of each split, up to the first that is missing or damaged."""
+        """Keep the stored shards of each split, up to the first that is missing or damaged."""
         for folder in sorted(path for path in self.path.iterdir() if not path.is_symlink()):
             split = _OpenSplit(self._buffer())
             while found := stored_shard(
@@ -105,7 +105,7 @@ class RowWriter(ABC, Generic[M, R]):
                 self._splits[folder.name] = split
 
     def written(self, split: str) -> int:
-        """Rows that `write` has taken or an interrupted run left in whole shards: the next row's position."""
+        """How many rows the split has so far, those of an interrupted run included: the next row's position."""
         return self._splits[split].rows if split in self._splits else 0
 
     def _add(self, split: str, rows: R) -> None:
@@ -130,7 +130,7 @@ class RowWriter(ABC, Generic[M, R]):
             )
 
     def finish(self, scores: Mapping[str, Mapping[str, float]] | None = None, cost: Cost | None = None) -> M:
-        """Write the last shards, then the manifest: from here on the cache is complete.
+        """Write the last shards, then the manifest, which makes the cache complete.
 
         Args:
             scores: the model's score per split and metric, e.g. {"validation": {"accuracy": 0.91}}.
@@ -153,7 +153,7 @@ class RowWriter(ABC, Generic[M, R]):
             )
 
     def _write_shard(self, split: str, state: _OpenSplit[R]) -> None:
-        self._state = "broken by an earlier error"  # unless the shard gets written, rows would be missing
+        self._state = "broken by an earlier error"  # stays so if writing fails, since rows would be missing
         check_in_place(self._lock)
         try:
             check_shard_count(sum(len(one.shards) for one in self._splits.values()) + 1)
@@ -166,7 +166,7 @@ class RowWriter(ABC, Generic[M, R]):
 
 
 class _OpenSplit(Generic[R]):
-    """A split being written: one shard's rows in memory, the facts of the shards already on disk."""
+    """A split being written: one shard's rows in memory, and the facts of the shards on disk."""
 
     def __init__(self, buffer: Buffer[R]) -> None:
         self.buffer = buffer
@@ -178,6 +178,6 @@ class _OpenSplit(Generic[R]):
         return sum(shard.rows for shard in self.shards) + self.buffer.filled
 
     def keep(self, shard: ShardInfo, rows: R) -> None:
-        """Count a shard that is on disk already as written."""
+        """Count a shard from an earlier run as written."""
         self.seen.add(rows.ids)
         self.shards.append(shard)

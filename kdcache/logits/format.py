@@ -1,7 +1,7 @@
-"""The logit cache's format, version 1: what a shard and a manifest look like, and what is refused.
+"""The logit cache's format, version 1: the shards, the manifest, and what is refused.
 
-One place decides names, types, encodings and sizes; the writer and the reader only follow.
-docs/cache-format.md describes the same for readers in other languages. Nothing is pickled or executed.
+Names, types, encodings and sizes are decided here; the writer and the reader follow. docs/cache-format.md describes
+the format for readers in other languages. Nothing is pickled or executed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from kdcache.logits.rows import CachedSplit
 
 FORMAT_VERSION = 1
 ROWS_PER_SHARD = 65536
-MOST_VALUES = 2**31 - 1  # of a row: Arrow counts a list's elements in 32 bits
-GROUP_BYTES = 4 << 20  # aim for the logits of one row group: small enough to shuffle, big enough to read fast
+MOST_VALUES = 2**31 - 1  # logits of a row: Arrow counts a list's elements in 32 bits
+GROUP_BYTES = 4 << 20  # aim for a row group's logits: small enough to shuffle, big enough to read fast
 
 Dtype = Literal["float32", "float16"]
 
 
 class Header(Layout):
-    """What is fixed before the first row is written, and the same for every shard."""
+    """The part of the manifest that is fixed before the first row is written; it is the same for every shard."""
 
     VERSION: ClassVar[int] = FORMAT_VERSION
     format_version: Literal[1] = 1
@@ -38,11 +38,11 @@ class Header(Layout):
     rows_per_shard: int = Field(ge=1)
     fingerprints: Fingerprints
     augmentation: Augmentation | None = None
-    row_hash: Algorithm = XXH3  # of the row hashes; kdcache 0.1 did not say so
+    row_hash: Algorithm = XXH3  # the row hashes' algorithm; manifests of kdcache 0.1 do not name it
 
     @property
     def row_shape(self) -> tuple[int, ...]:
-        """Shape of one row's logits: (K,), or (V, K) where each row has V views."""
+        """Shape of one row's logits: (K,), or (V, K) if each row has V views."""
         return (self.augmentation.views, self.classes) if self.augmentation else (self.classes,)
 
     @property
@@ -52,8 +52,8 @@ class Header(Layout):
 
     @model_serializer(mode="wrap")
     def _without_what_older_caches_lack(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A cache without views says nothing of them, one with XXH3 hashes nothing of the hash: its bytes and its
-        identity are those of before there were others."""
+        """Leave out `augmentation` if there are no views, and `row_hash` if it is XXH3: the bytes and the identity of
+        such a cache stay those from before these fields existed."""
         fields: dict[str, Any] = dump(self)
         if self.augmentation is None:
             fields.pop("augmentation", None)
@@ -89,7 +89,7 @@ class Header(Layout):
         return decoded(table, count, self.row_shape)
 
     def whole(self, parts: Iterable[CachedSplit], count: int) -> CachedSplit:
-        """In memory once, as float32."""
+        """The pieces in one float32 array, without a second copy in memory."""
         whole, start = CachedSplit.empty(count, self.row_shape), 0
         for part in parts:
             to = slice(start, start + len(part))
@@ -165,7 +165,7 @@ def decoded(table: pa.Table, rows: int, row_shape: tuple[int, ...]) -> CachedSpl
     """The rows of a table, as they are stored.
 
     Raises:
-        ValueError: there are not so many rows, or of another shape.
+        ValueError: the table does not have `rows` rows of this shape.
     """
     values = table["logits"].combine_chunks().flatten().to_numpy()
     part = CachedSplit(table["id"].to_numpy(), table["row_hash"].to_numpy(), values.reshape(-1, *row_shape))

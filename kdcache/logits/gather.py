@@ -1,4 +1,4 @@
-"""Logits by row id: a split in memory, asked for rows in any order, each checked to be the row that is meant."""
+"""Logits by row id, in any order, from splits in memory; row hashes check that each row is the right one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdcache.logits.rows import CachedSplit
 
 
 class Gather:
-    """The splits of a cache in memory, each read when it is first asked for."""
+    """The splits of a cache in memory; each is read when it is first needed."""
 
     def __init__(self, disk: ShardedCache[Manifest, CachedSplit]) -> None:
         self._disk = disk
@@ -37,28 +37,28 @@ class Gather:
 
     @property
     def views(self) -> int | None:
-        """V, the augmented views of each row; None where the logits are of the rows as they are."""
+        """V, the number of augmented views of each row; None if the logits are of rows that were not augmented."""
         augmentation = self._disk.manifest.augmentation
         return augmentation.views if augmentation else None
 
     def logits(
         self, split: str, ids: Any, row_hashes: Any | None = None, view: Any | None = None
     ) -> np.ndarray:
-        """The logits of the asked rows, in the asked order. The split is read into memory the first time.
+        """The logits of the given rows, in the given order. The first call reads the split into memory.
 
         Args:
             split: e.g. "train".
             ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
-            row_hashes: uint64 [n], the hashes of the rows the caller has under these ids; checked when given.
+            row_hashes: uint64 [n], the hashes of the caller's rows with these ids; checked if given.
                 int64 counts as the same 64 bits (data sets and tensors often have no uint64).
-            view: for a cache with views: which one, an integer for all rows or one for each [n]. None: all.
+            view: for a cache with views: the view's number, one for all rows or one for each row [n]. None: all views.
 
         Returns:
-            float32 [n, K], a copy; of a cache with views, when none is named, [n, V, K].
+            float32 [n, K], a copy; [n, V, K] from a cache with views if no view is named.
 
         Raises:
-            CacheError: an id is not in the cache, a row is not the one whose logits were cached, or there is no such
-                view.
+            CacheError: an id is not in the cache, the logits under an id were cached for another row, or there is no
+                such view.
         """
         loaded = self._load_once(split)
         ids = self._integers("ids", ids)
@@ -72,15 +72,15 @@ class Gather:
         return chosen
 
     def row_ids_of(self, split: str, row_hashes: Any, hints: Any | None = None) -> np.ndarray:
-        """The ids of the rows with these contents, for data that were shuffled or filtered and lost their ids.
+        """The ids of rows with these hashes, for data that were shuffled or filtered and lost their ids.
 
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
-            hints: integers [n], ids that the rows may have; one whose row has another content is not used.
+            hints: integers [n], ids that the rows may have. A hint is ignored if its row has another content.
 
         Returns:
-            int64 [n]. Where several rows have the same content, the hint, or the lowest of their ids.
+            int64 [n]. If several rows have the same content: the hint, or else the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
@@ -110,7 +110,7 @@ class Gather:
     def _preferring(
         self, loaded: _Loaded, hints: np.ndarray, row_hashes: np.ndarray, ids: np.ndarray
     ) -> np.ndarray:
-        """The hints whose rows have these hashes, the ids elsewhere."""
+        """Each row's hint if the hint's row has this row's hash, else its id."""
         known = loaded.rows.ids
         positions = np.minimum(np.searchsorted(known, hints), max(len(known) - 1, 0))
         if not len(hints):
@@ -123,10 +123,10 @@ class Gather:
         return self._load_once(name).rows
 
     def check_view(self, view: Any) -> None:
-        """Refuse a view that is not there, and any view of a cache that has none.
+        """Refuse a view that the cache does not have.
 
         Raises:
-            CacheError: says which there are.
+            CacheError: names the views that there are.
         """
         self._checked_views(view, 1)
 
@@ -208,7 +208,7 @@ class Gather:
 
 
 class _Loaded:
-    """A split in memory, and what makes asking it fast."""
+    """A split in memory, with what makes look-ups fast."""
 
     def __init__(self, rows: CachedSplit) -> None:
         self.rows = rows
@@ -217,6 +217,6 @@ class _Loaded:
 
     @cached_property
     def by_hash(self) -> tuple[np.ndarray, np.ndarray]:
-        """(row hashes sorted, their ids); among equal hashes, ids rise."""
+        """(sorted row hashes, their ids); the ids of equal hashes are ascending."""
         order = np.argsort(self.rows.row_hashes, kind="stable")
         return self.rows.row_hashes[order], self.rows.ids[order]

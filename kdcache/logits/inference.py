@@ -1,6 +1,6 @@
 """`write_logits`: run a model over a data set once and keep its logits, shard by shard.
 
-`jobs.py` says how the shards are kept, shared out and written.
+`jobs.py` has the part that all caches share: which shards are kept, who computes the others, and writing them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from kdcache.logits.writer import checked_rows
 from kdcache.system.files import user_path
 
 ROWS_PER_SHARD = (
-    8192  # fewer than LogitWriter's: a shard is what an interruption costs, and what processes share out
+    8192  # fewer than LogitWriter's: an interruption loses a shard, and processes share the work by shards
 )
 Score = Callable[[str, np.ndarray], Mapping[str, float]]
 
@@ -63,41 +63,43 @@ def write_logits(
 ) -> LogitCache:
     """Write the model's raw logits on every row of a data set, and open the cache.
 
-    A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under
-    `accelerate launch` or `torchrun` the processes share the shards out, and each returns the opened cache.
+    A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under `accelerate
+    launch` or `torchrun` the processes divide the shards among themselves, and each returns the opened cache.
 
     Args:
         model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
-            one argument) and returns logits [b, K], or an object with `.logits`. A module is put in evaluation mode
-            meanwhile, and moved to the device.
+            one argument) and returns logits [b, K], or an object with `.logits`. A module is moved to the device, and
+            is in evaluation mode during the call.
         dataset: sized and indexable by row position, which becomes the row's id; or a table of Arrow, pandas or
-            polars; or a mapping from split names to such data sets. A single one becomes the split "train".
+            polars; or a mapping from split names to such data sets. A single data set becomes the split "train".
         label_names: the K names in order, or none.
         collate: turns a list of rows into a batch; default: torch's `default_collate`, of mappings without `label`,
             of tuples their first element.
-        columns, label: what of a row its hash covers, see `kdcache.hashing.rows.hash_row`; default: everything.
-        row_hashes: uint64 [N] (per split, if there are several), instead of hashing the rows here.
-        lengths: integers [N] (per split, if there are several); rows of similar length then share a batch, within
-            their shard.
-        fingerprints: what the logits are computed from; default, for a module: the row hashes, its weights, the first
+        columns, label: the part of a row that its hash covers, see `kdcache.hashing.rows.hash_row`; default: all.
+        row_hashes: uint64 [N] (per split, if there are several), if you have hashed the rows already.
+        lengths: integers [N] (per split, if there are several); within a shard, rows of similar length then share a
+            batch.
+        fingerprints: what the logits are computed from. Default, for a module: the row hashes, its weights, the first
             batch as it reaches the model, and its class.
-        augment: cache views: the model gets each row V times, augmented before `collate` under the seeds of its views,
-            and a student replays them (`AugmentedDataset`). See `views` for what it may be. The row hashes stay those
-            of the rows as they are.
+        augment: an augmentation, to cache views: the model gets each row V times, augmented before `collate` with the
+            seed of each view, and a student replays these views (`AugmentedDataset`). `views` says what it may be. The
+            row hashes are those of the rows before the augmentation.
         augment_column: the value of a row (a position, if rows are tuples) that `augment` takes and returns; default:
             the whole row.
-        augmentation: how many views, their seed, and what `augment` is; given exactly when `augment` is.
-        score: the model's scores on a split, from its name and its logits [N, K] (or [N, V, K]) in the order of the
-            rows, for the manifest. It holds one split's logits in memory.
-        run: what this run is, for the manifest's cost.
-        rows_per_shard: what an interruption loses at most, what processes share out, and what is held in memory.
+        augmentation: how many views, their seed, and a description of `augment`; give both or neither.
+        score: computes the model's scores for the manifest, from a split's name and its logits [N, K] (or [N, V, K])
+            in the order of the rows. One split's logits are then held in memory.
+        run: a name for this run, for cost.json.
+        rows_per_shard: the rows that an interruption loses at most and that are held in memory; processes divide the
+            work by shards.
         dtype: "float32", or "float16" to round to half the size.
-        device: where the batches go, and a module; default, for a module: Accelerate's device if there are several
-            processes, else where it is.
+        device: where batches and a module go. Default, for a module: Accelerate's device if there are several
+            processes, else the device it is on.
         overwrite: replace a complete cache of other fingerprints.
 
     Raises:
-        CacheError: the rows, the logits or the options cannot be used, the cache is another's, or the disk refuses.
+        CacheError: the rows, the logits or the options cannot be used, the folder holds another cache, or writing
+            fails.
     """
     path = user_path(path)
     views = view_maker(path, augment, augment_column, augmentation)
@@ -171,7 +173,7 @@ def _fingerprints(
 
 
 def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
-    """The model, whose logits are looked at before they become float32: what is no real number is refused."""
+    """The model, wrapped so that its logits are checked before they become float32: all must be real numbers."""
 
     def run(*batch: Any, **columns: Any) -> Any:
         output = model(*batch, **columns)
@@ -182,10 +184,10 @@ def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
 
 
 def _real(path: Path, logits: Any) -> Any:
-    """Logits as they can be stored; whatever is no array or tensor is left to the predictor, which refuses it.
+    """Logits in a form that can be stored. Anything but an array or tensor is passed on: the predictor refuses it.
 
     Raises:
-        CacheError: they are complex, texts or objects, or a tensor that is sparse, quantized or without values.
+        CacheError: the logits are complex numbers, texts or objects, or a sparse, quantized or meta tensor.
     """
     kind = getattr(logits, "dtype", None)
     if not hasattr(logits, "detach"):

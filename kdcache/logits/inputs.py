@@ -1,4 +1,4 @@
-"""The rows that a model's logits are computed of: by split, by position, with their hashes and lengths."""
+"""The rows whose logits are to be computed: by split and position, with their hashes and lengths."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Inputs:
 
     splits: Mapping[str, Any]  # sized, and indexable by position
     hashes: Mapping[str, npt.NDArray[np.uint64]]  # [N] of each split
-    lengths: Any  # [N] of each split, of the only one, or None
+    lengths: Any  # a mapping from split to [N], or [N] of the only split, or None
 
     def lengths_at(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
-        """The lengths [n] of some rows; None where nobody gave any."""
+        """The lengths [n] of some rows; None if no lengths were given."""
         lengths = _of_split(self.lengths, split)
         return None if lengths is None else np.asarray(lengths)[positions]
 
@@ -46,7 +46,7 @@ def read_inputs(
         dataset, columns, label, row_hashes, lengths: as for `write_logits`.
 
     Raises:
-        CacheError: these are no rows by position; or hashes or lengths do not fit them.
+        CacheError: the data give no rows by position; or the hashes or lengths do not fit the rows.
     """
     splits = _by_split(path, dataset)
     hashes = {

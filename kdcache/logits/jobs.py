@@ -1,8 +1,8 @@
-"""Compute a cache shard by shard, whatever its rows hold: what is there is kept, what is missing is shared out.
+"""Compute any kind of cache shard by shard: stored shards are kept, missing ones are divided among the processes.
 
-A shard is the unit of everything: it is computed whole by one process, from batches that never reach into the next
-shard, written, and then never touched again. So an interrupted run goes on at the shards that are missing, several
-processes share the shards out, and the cache has the same bytes either way.
+One process computes a whole shard, from batches that never reach into the next shard, writes it, and never touches it
+again. So an interrupted run continues with the missing shards, several processes can divide the shards, and the cache
+has the same bytes either way.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ class Job(ABC, Generic[R]):
     sort: type[Sealed]
     header: Layout
     hashes: Mapping[str, npt.NDArray[np.uint64]]  # the rows' hashes [N] of each split
-    device: Any  # that computes them
+    device: Any  # that computes the logits
 
     @abstractmethod
     def compute(self, place: Place) -> R:
-        """The shard's rows, from the model."""
+        """Compute the shard's rows with the model."""
 
     def scores(self, split: str) -> Mapping[str, float] | None:
-        """The model's scores on a split whose shards are stored; None: there are none."""
+        """The model's scores on a split whose shards are all stored; None if it is not scored."""
         return None
 
     def differences(self, manifest: Sealed) -> list[str]:
-        """The header's fields in which an existing manifest differs, or its rows; empty: it is the same cache."""
+        """What differs in an existing manifest: header fields, or the rows; empty if it is the same cache."""
         header = self.header
         fields = [key for key in type(header).model_fields if getattr(manifest, key) != getattr(header, key)]
         rows = {name: split.rows for name, split in manifest.splits.items()}
@@ -78,13 +78,13 @@ class Job(ABC, Generic[R]):
         return [(name, k) for name, hashes in self.hashes.items() for k in range(-(-len(hashes) // size))]
 
     def positions(self, place: Place) -> np.ndarray:
-        """The rows of a shard, int64 [n]."""
+        """The positions of a shard's rows in the split, int64 [n]."""
         split, index = place
         start = index * self.header.rows_per_shard
         return np.arange(start, min(start + self.header.rows_per_shard, len(self.hashes[split])))
 
     def stored(self, place: Place) -> tuple[ShardInfo, R] | None:
-        """The shard if it is on disk, whole, and of these very rows."""
+        """The shard, if it is on disk, whole, and has these very rows; else None."""
         positions = self.positions(place)
         shard = stored_shard(self.path, self.header, *place, len(positions))
         if shard is None:
@@ -95,7 +95,7 @@ class Job(ABC, Generic[R]):
 
 
 def write_cache(job: Job[Any], overwrite: bool, run: str) -> None:
-    """Write the cache, unless it is there already."""
+    """Write the cache, unless it is complete already."""
     try:
         check_shard_count(len(job.places()))
     except ValueError as error:
@@ -107,7 +107,7 @@ def write_cache(job: Job[Any], overwrite: bool, run: str) -> None:
 
 
 def _is_complete(job: Job[Any], overwrite: bool, held: ExitStack, locks: list[FolderLock]) -> bool:
-    """Whether the cache is there already; if not, lock the folder and clear what does not belong."""
+    """Whether the cache is complete already; if not, lock the folder and remove an earlier cache's files."""
     if (job.path / MANIFEST).exists():
         different = job.differences(load_manifest(job.path, job.sort))
         if different and not overwrite:
@@ -161,7 +161,7 @@ def _check_in_place(locks: Sequence[FolderLock]) -> None:
 def _write_shards(
     job: Job[Any], places: Sequence[Place], locks: Sequence[FolderLock]
 ) -> tuple[dict[Place, ShardInfo], int]:
-    """The facts of these shards, and how many rows had to be computed.
+    """Make sure these shards are stored; returns their facts and the number of rows that had to be computed.
 
     A second thread encodes and writes a shard while the model computes the next.
     """
@@ -191,7 +191,7 @@ def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardIn
 
 
 def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
-    """What computing the rows took; a clock that stands still says nothing of the speed."""
+    """What computing the rows took; the speed is 0 if no time was measured."""
     import torch
 
     device = torch.device(given or "cpu")
@@ -206,7 +206,8 @@ def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
 
 @contextmanager
 def evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """The model in evaluation mode on its device, which is given; then back in its mode. A callable stays as it is."""
+    """Put a module in evaluation mode on its device, which is yielded, and afterwards back in its old mode; a plain
+    callable stays as it is, and `device` is yielded."""
     import torch
 
     if not isinstance(model, torch.nn.Module):

@@ -1,7 +1,7 @@
-"""Put a teacher's cached logits beside the rows they belong to: in a data set, a table, or every batch of a loader.
+"""Join a teacher's cached logits to the rows they belong to: in a data set, a table, or every batch of a loader.
 
-Rows are recognised by the hash of their content (and their id, where that is named), never by where they stand; so
-shuffling, filtering, sharding and repeating change nothing. A row that is not the one that was cached is refused.
+Rows are recognised by the hash of their content (and by their id, if `id_column` is given), never by their position. So
+shuffling, filtering, sharding and repeating change nothing. A row that differs from the cached row is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
 from kdcache.logits.joiner import ID, CachedRows, Ids, Joiner, Logits, Uint64, as_array, names_of
 
-MOST_STORED = 8  # times as many rows as a data set may its storage have, to get the logits' column itself
+MOST_STORED = 8  # a data set's storage gets the logits' column if it has at most this many times its rows
 
 
 def join(
@@ -37,37 +37,37 @@ def join(
     label: Column | None = None,
     view: int | None = None,
 ) -> Any:
-    """The same data with one column more: each row's cached logits.
+    """The same data with one more column: each row's cached logits.
 
-    With `columns` or `label` the content alone decides (`kdcache.hashing.rows.hash_row`). Without them the hashes in
-    `hash_column` decide, and an `id` beside them chooses among rows of the same content.
+    With `columns` or `label`, rows are found by their content alone (`kdcache.hashing.rows.hash_row`). Without them,
+    rows are found by the hashes in `hash_column`, and a column `id` chooses among rows with the same content.
 
     Args:
         cache: the open cache.
         data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); a torch
             data set of such rows; a torch `DataLoader` or any other iterable of batches (mappings from column to n
             values: tensors, arrays or lists). Or a `DatasetDict`, or another mapping from splits to any of these.
-        split: the cache's split that the rows come from. Of a mapping each split is the cache's of the same name.
+        split: the cache's split that the rows come from. Each split of a mapping takes the cache's split of its name.
         column: name of the new column or key.
-        id_column: a column of int64 row ids, as in the cache; then each row must be the one that was cached under its
-            id. None: a column `id` is one of your own.
-        hash_column: uint64 row hashes (an int64 tensor with the same bits is fine: torch likes those better).
-            None: there are none, and the ids (in `id_column`, or `id`) are trusted.
-        columns, label: the columns that the hashes in the cache cover. In a loader, batches must have them.
-        view: which view's logits, of a cache with views: for data whose inputs are that view's. For the usual case, an
-            augmentation that differs from epoch to epoch, there is `kdcache.AugmentedDataset`.
+        id_column: a column of int64 row ids, as in the cache; each row must then be the one that was cached under its
+            id. None: a column `id` need not hold the cache's ids.
+        hash_column: uint64 row hashes (int64 with the same bits is fine, as torch prefers it). None: there are no
+            hashes, and the ids (in `id_column`, or `id`) are trusted.
+        columns, label: the columns that the hashes in the cache cover. A loader's batches must have them.
+        view: for a cache with views, the number of the view that the data's inputs are of. If the view changes from
+            epoch to epoch, as is usual, use `kdcache.AugmentedDataset`.
 
     Returns:
-        For a `datasets.Dataset` or a table: one with a float32 [K] column more. For a list of rows: a list of rows,
-        each with a float32 [K] tensor. For a torch data set: one whose rows have it when they are read. For a mapping:
-        one with each split joined. Otherwise: an iterable of the same length that can be iterated as often as
-        `data` can; its batches have float32 [n, K] tensors on the device of the ids (of the batch's first tensor,
-        where there are no ids).
+        For a `datasets.Dataset` or a table: a copy with one more column, float32 [K]. For a list of rows: a list of
+        rows, each with a float32 [K] tensor. For a torch data set: a data set whose rows get the tensor when they are
+        read. For a mapping: a mapping with each split joined. Otherwise: an iterable of the same length that can be
+        iterated as often as `data`; its batches have float32 [n, K] tensors on the device of the ids (or of the batch's
+        first tensor, if there are no ids).
 
     Raises:
-        CacheError: the cache has views and none is named; the column is already there; there is nothing to tell
-            the rows by; a row is not in the cache, or is another row there. With a loader, the batch's number is
-            named, and the error comes when that batch does.
+        CacheError: the cache has views and `view` is None; the data have the column already; nothing tells which rows
+            these are; a row is not in the cache, or differs from the cached row. With a loader, the error comes with
+            the batch and names the batch's number.
     """
     _check_view(cache, view)
     options = (column, id_column, hash_column, columns, label, view)
@@ -95,7 +95,7 @@ def _joined(joiner: Joiner, data: Any) -> Any:
 
 
 def _has_columns(data: Any) -> bool:
-    """Whether it is some whole data set, of which iterating gives no batches."""
+    """Whether this is a data set with columns, so that iterating over it gives no batches."""
     return (
         hasattr(data, "column_names") or hasattr(data, "columns") or isinstance(data, Mapping | str | bytes)
     )
@@ -113,7 +113,7 @@ def _check_view(cache: CachedRows, view: int | None) -> None:
 
 
 class JoinedRows:
-    """The rows of a torch data set (or any with a length and an index), each with its logits; read when asked for."""
+    """The rows of a torch data set (or any with a length and an index), each joined to its logits when it is read."""
 
     def __init__(self, data: Any, joiner: Joiner) -> None:
         import torch
@@ -130,14 +130,14 @@ class JoinedRows:
 
 
 class JoinedBatches:
-    """The batches of `data`, each with its rows' logits; iterable as often as `data` is, and as long."""
+    """The batches of `data`, each with its rows' logits; as long as `data`, and iterable as often."""
 
     def __init__(self, data: Iterable[Any], joiner: Joiner) -> None:
         self.data = data
         self._joiner = joiner
 
     def __len__(self) -> int:
-        return len(self.data)  # type: ignore[arg-type]  # a TypeError that says so, where data has none
+        return len(self.data)  # type: ignore[arg-type]  # a clear TypeError if data has no length
 
     def __iter__(self) -> Iterator[Any]:
         _refuse_texts_that_are_sent(self._joiner, self.data)
@@ -149,7 +149,7 @@ class JoinedBatches:
 
 
 def _refuse_texts_that_are_sent(joiner: Joiner, loader: Any) -> None:
-    """Of a stream, Accelerate's main process reads the batches and sends them to the others; it can't send texts."""
+    """Refuse texts in a stream's batches under Accelerate: its main process sends the batches and can't send texts."""
     features = getattr(getattr(loader, "dataset", None), "features", None)
     if type(loader).__name__ != "DataLoaderDispatcher" or not features or loader.state.num_processes == 1:
         return
@@ -170,7 +170,7 @@ def _joined_dataset(joiner: Joiner, data: Any) -> Any:
     from datasets import Features, List, Value
 
     def values_of(name: Column) -> npt.NDArray[Any]:
-        """A column's own values, in the data set's order, whatever its format makes of them."""
+        """A column's values in the data set's order, without the data set's format."""
         table = data.select_columns([name]).with_format("arrow")[:]
         return np.asarray(table.column(name).to_numpy())
 
@@ -188,9 +188,9 @@ def _joined_dataset(joiner: Joiner, data: Any) -> Any:
 def _with_stored_column(
     data: Any, numbers: npt.NDArray[np.int64], column: str, logits: Logits, feature: Any
 ) -> Any:
-    """A shuffled or filtered data set with a column more, in its storage.
+    """A shuffled or filtered data set with one more column, which is added to its storage.
 
-    `add_column` writes all rows of such a data set again in its order, some thousand a second.
+    `add_column` would rewrite all rows of such a data set in its order, at a few thousand a second.
     """
     stored = copy.copy(data)
     stored._indices = None

@@ -1,7 +1,7 @@
-"""How rows are told apart, and where their logits are: what `join` and `AugmentedDataset` have in common.
+"""Find the logits of rows: what `join` and `AugmentedDataset` have in common.
 
-Where columns or a label are named, the content alone decides. Otherwise the row hashes that the data bring decide; an
-id beside them only chooses among rows of one content. Ids alone are trusted only if somebody says so.
+If columns or a label are named, rows are found by their content alone. Otherwise they are found by the row hashes in
+the data; an id beside a hash only chooses among rows of the same content. Ids alone are trusted only on request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ID, HASH = "id", "row_hash"  # the names in prepared tasks
 
 
 class CachedRows(Protocol):
-    """What joining needs of a cache; `Gather` and `LogitCache` have it."""
+    """The part of a cache that joining needs; `Gather` and `LogitCache` have it."""
 
     @property
     def path(self) -> Path: ...
@@ -42,7 +42,7 @@ class CachedRows(Protocol):
 
 @dataclass(frozen=True)
 class Joiner:
-    """The arguments of `join` that say what rows are told apart by."""
+    """The arguments of `join` that say how rows are told apart."""
 
     cache: CachedRows
     split: str
@@ -55,7 +55,7 @@ class Joiner:
 
     @property
     def by_content(self) -> bool:
-        """Whether the rows' hashes are computed here."""
+        """Whether the rows' hashes are computed from their content."""
         return self.columns is not None or self.label is not None
 
     def find(
@@ -65,15 +65,15 @@ class Joiner:
         hash_content: Callable[[], Uint64],
         view: int | None = None,
     ) -> tuple[Ids, Logits]:
-        """The ids [n] of some rows in the cache, and their logits [n, K] (in the view).
+        """The ids [n] of rows in the cache, and their logits [n, K] (in the view).
 
         Args:
             names: the data's columns.
-            values_of: the values [n] of one of them.
-            hash_content: the rows' hashes by `columns` and `label`.
+            values_of: gives the values [n] of a column.
+            hash_content: computes the rows' hashes from `columns` and `label`.
 
         Raises:
-            CacheError: a row is not in the cache, or is another row there; or nothing says which rows these are.
+            CacheError: a row is not in the cache or differs from the cached row; or nothing tells which rows these are.
         """
         there = list(names)
         if self.column in there:
@@ -83,7 +83,7 @@ class Joiner:
         ids = values_of(self.id_column) if self.id_column is not None and self.id_column in there else None
         hashes = self._hashes(there, values_of, hash_content)
         if hashes is None and self.hash_column is None and ids is None and ID in there:
-            ids = values_of(ID)  # whoever says that there are no hashes trusts the ids
+            ids = values_of(ID)  # without hashes the ids are trusted
         if hashes is None and (ids is None or self.hash_column is not None):
             self._refuse_unknown(there)
         if ids is None:
@@ -107,12 +107,12 @@ class Joiner:
                 f"column {self.hash_column!r}; if it is one of your own, say with columns= and label= what the row "
                 "hashes cover"
             )
-        return hashes.astype(np.uint64)  # of a negative int64: the same bits
+        return hashes.astype(np.uint64)  # a negative int64 keeps its bits
 
     def _hints(
         self, names: Sequence[Column], values_of: Callable[[Column], npt.NDArray[Any]]
     ) -> npt.NDArray[Any] | None:
-        """Ids that nobody named, beside row hashes; they may be anything."""
+        """Values of a column `id` that `id_column` does not name; they may or may not be the cache's ids."""
         if self.by_content or ID not in names:
             return None
         hints = values_of(ID)
@@ -139,7 +139,7 @@ def as_array(values: Any) -> npt.NDArray[Any]:
     if isinstance(values, Sequence) and not isinstance(values, str):
         values = [value.item() if hasattr(value, "item") else value for value in values]
         if values and all(isinstance(value, int) for value in values) and max(values) >= 2**63:
-            return np.array([value % 2**64 for value in values], np.uint64)  # NumPy alone would make floats
+            return np.array([value % 2**64 for value in values], np.uint64)  # NumPy alone would give floats
     return np.asarray(values)
 
 

@@ -1,4 +1,4 @@
-"""manifest.json, written last and read first: its checksum, its version, and what is refused."""
+"""manifest.json, which is written last and read first: its checksum, its version, and what is refused."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from kdcache.logits.records import MANIFEST, MOST_MANIFEST, Sealed
 from kdcache.system.files import read_json
 
 M = TypeVar("M", bound=Sealed)
-SHOWN = 5  # mistakes in one message
+SHOWN = 5  # mistakes that one message lists
 OPENED_BY = {(1, None): "kdcache.LogitCache", (2, "tokens"): "kdcache.TokenCache"}  # by version and kind
 
 
 def manifest_json(manifest: Sealed) -> dict[str, Any]:
-    """The object of manifest.json: the manifest and, last, a checksum over all of it."""
+    """The JSON object of a manifest, with a checksum over all of it as the last key."""
     content = manifest.model_dump(mode="json")
     return {**content, "checksum": fingerprint.of_json(content)}
 
@@ -27,11 +27,11 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
     """Read and check a cache's manifest.
 
     Args:
-        sort: the manifest's class, of the format that is expected.
+        sort: the manifest's class, of the expected format.
 
     Raises:
-        CacheError: the folder or the manifest is missing (the cache is incomplete), it is of another format
-            version, it was edited or damaged.
+        CacheError: the folder or the manifest is missing (the cache is incomplete), or the manifest is of another
+            format version, was edited, or is damaged.
     """
     path = folder / MANIFEST
     if not path.exists():
@@ -60,7 +60,7 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
 
 
 def _problems(error: ValidationError) -> str:
-    """The first few mistakes, each cut to a line."""
+    """The first few mistakes, each cut to one line."""
     mistakes = error.errors(include_input=False, include_url=False)
     shown = [f"{'.'.join(map(str, e['loc'])) or 'top'}: {e['msg']}"[:200] for e in mistakes[:SHOWN]]
     return "; ".join(shown) + (f"; and {len(mistakes) - SHOWN:,} more" if len(mistakes) > SHOWN else "")
@@ -87,7 +87,7 @@ def _check_version(path: Path, raw: Any, expected: int) -> None:
 
 
 def kind_of(folder: Path) -> str | None:
-    """`tokens` for a token cache's folder; None for any other, which opening it will judge."""
+    """`tokens` for a token cache's folder, None for any other folder. Nothing else is checked: opening does that."""
     try:
         raw = read_json(folder / MANIFEST, MOST_MANIFEST)
     except (KdcacheError, OSError):

@@ -1,4 +1,4 @@
-"""Open a cache whatever its rows hold: a logit cache or a token cache, as its manifest says."""
+"""Open a cache of either kind: a logit cache or a token cache, as its manifest says."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def open_cache(path: str | Path) -> LogitCache | TokenCache:
     """A complete cache, open for reading.
 
     Raises:
-        CacheError: the folder holds none, or one that is incomplete, damaged or of another format version.
+        CacheError: the folder holds no cache, or one that is incomplete, damaged or of another format version.
     """
     if kind_of(user_path(path)) == "tokens":
         from kdcache.logits.tokens.cache import TokenCache
@@ -34,7 +34,7 @@ def read_manifest(folder: Path) -> Manifest | TokenManifest:
     """A cache's manifest alone; its shards need not be there.
 
     Raises:
-        CacheError: there is none, or it was edited, damaged or is of a newer format.
+        CacheError: there is no manifest, or it was edited, is damaged, or is of a newer format.
     """
     if kind_of(folder) == "tokens":
         from kdcache.logits.tokens.format import TokenManifest

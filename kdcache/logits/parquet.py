@@ -1,4 +1,4 @@
-"""A shard's file: what its footer says of it, how it is written, and how it is opened and checked."""
+"""A shard's file: its footer, how it is written, and how it is opened and checked."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kdcache.logits.records import Layout
 from kdcache.system.quoting import quoted
 
 METADATA_KEY = b"kdcache"  # key of the shard's own description in the Parquet footer
-OPTIONAL = ("augmentation", "kind")  # keys of some footers, which must not be there where none is expected
+OPTIONAL = ("augmentation", "kind")  # keys that only some footers have; refused where they are not expected
 
 
 def shard_metadata(header: Layout, split: str, index: int) -> dict[str, Any]:
-    """What a shard says of itself in its Parquet footer, besides its content's checksum: whose and which it is."""
+    """A shard's description in its Parquet footer: its cache, split and number, without the checksum `content`."""
     return {
         "format_version": header.format_version,
         "split": split,
@@ -67,10 +67,11 @@ def content_checksum(*columns: np.ndarray) -> str:
 def open_shard(
     source: bytes | Path, path: Path, header: Layout, split: str, index: int, rows: int
 ) -> pq.ParquetFile:
-    """Open a shard, from its bytes or its file, and check that it is the one of this place with so many rows.
+    """Open a shard, from its bytes or its file, and check that it is shard `index` of the split, with `rows` rows.
 
     Raises:
-        CacheError: no Parquet file, other columns or types, other rows, or another cache's or place's shard.
+        CacheError: not a Parquet file, other columns or types, another number of rows, or the shard of another cache or
+            place.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
@@ -112,10 +113,10 @@ def sha256(data: bytes) -> str:
 
 
 def shard_content(path: Path) -> str:
-    """The checksum of a shard's columns that its footer has: equal when two shards hold the same rows and logits.
+    """The checksum of a shard's columns, from its footer; equal if two shards hold the same rows and logits.
 
     Raises:
-        CacheError: the file is no shard of a logit cache.
+        CacheError: the file is not a shard of a logit cache.
     """
     try:
         footer = json.loads((pq.read_schema(path).metadata or {}).get(METADATA_KEY, b"null"))

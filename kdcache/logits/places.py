@@ -1,8 +1,8 @@
-"""Which caches a folder of logits holds.
+"""The caches in a teacher's folder of logits.
 
-It is a cache itself (PLAIN: the labelled rows as they are) and may hold further ones: of the train rows in each
-augmented view; of the rows without labels (in each view, if any). They are apart so that what does not use them does
-not depend on them.
+The folder itself is a cache (PLAIN: the labelled rows, not augmented). Sub-folders may hold further caches: of the
+train rows in each augmented view, and of the rows without labels (in each view, if any). They are separate, so that
+trials that do not use them do not depend on them.
 """
 
 from __future__ import annotations

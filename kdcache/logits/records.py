@@ -1,4 +1,4 @@
-"""What every cache's manifest has, whatever its rows hold: shards, fingerprints, splits, cost; and their limits."""
+"""The parts that every kind of cache's manifest has: shards, fingerprints, splits, cost; and their limits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 class Fingerprints(Record):
-    """What the logits were computed from; a cache is used only where all four agree."""
+    """What the logits were computed from; a cache is used only if all four agree."""
 
     data: str
     weights: str
@@ -35,9 +35,9 @@ class Fingerprints(Record):
 
 
 class Augmentation(Record):
-    """How a cache's rows were augmented: each has `views`, whose seeds follow from `seed` (`views.view_seed`).
+    """How a cache's rows were augmented: each row has `views` views, with seeds derived from `seed` (`view_seed`).
 
-    `description` says what the transform is, for people; all three are part of the cache's identity.
+    `description` tells people what the transform is. All three fields are part of the cache's identity.
     """
 
     views: int = Field(ge=1)
@@ -72,7 +72,7 @@ class SplitInfo(Record):
 
 
 class Layout(Record):
-    """Base of a format's header, which decides how rows lie in a shard: the writer, the reader and the stream ask it.
+    """Base of a format's header. It decides how rows are stored in a shard, for the writer, the reader and the stream.
 
     Everything about shards, splits, locks, resuming and verifying is the same for all formats.
     """
@@ -85,7 +85,7 @@ class Layout(Record):
 
     @property
     def row_text(self) -> str:
-        """What a row is, for people, as in `10 rows x 3`."""
+        """A row's size, for messages, such as the 3 in `10 rows x 3`."""
         raise NotImplementedError
 
     def arrow_schema(self) -> pa.Schema:
@@ -105,19 +105,19 @@ class Layout(Record):
         raise NotImplementedError
 
     def whole(self, parts: Iterable[Any], count: int) -> Rows:
-        """All the rows of some pieces, which have `count` together.
+        """The rows of all pieces together, `count` in all.
 
         Raises:
-            MemoryError: they do not fit.
+            MemoryError: the rows do not fit in memory.
         """
         raise NotImplementedError
 
     def own_metadata(self) -> dict[str, Any]:
-        """What a shard's footer says beyond what every format's does."""
+        """The keys that this format adds to every shard's footer."""
         return {}
 
     def fits(self, rows: int, values: Sequence[int]) -> bool:
-        """Whether a row group's columns can have so many values, in the order of the schema's leaves."""
+        """Whether a row group of `rows` rows can have these numbers of values, one for each leaf of the schema."""
         raise NotImplementedError
 
     def memory(self, values: Sequence[int]) -> int:
@@ -125,12 +125,12 @@ class Layout(Record):
         raise NotImplementedError
 
     def most_bytes(self, rows: int) -> int:
-        """More than the file of a shard of so many rows can have."""
+        """An upper bound for the bytes of a shard's file with this many rows."""
         raise NotImplementedError
 
 
 class Sealed(Layout):
-    """What a manifest has beyond its header."""
+    """A manifest: a header, and the splits, scores, cost and versions that are known at the end."""
 
     splits: dict[str, SplitInfo] = Field(min_length=1)
     scores: dict[str, dict[str, FiniteFloat]] = Field(default_factory=dict)
@@ -139,7 +139,7 @@ class Sealed(Layout):
 
     @property
     def identity(self) -> str:
-        """Fingerprint of everything that decides the values: equal exactly when two caches hold the same."""
+        """Fingerprint of everything that decides the values: equal exactly if two caches hold the same values."""
         content = self.model_dump(mode="json", exclude={"scores", "cost", "versions"})
         return fingerprint.of_json(content)
 
@@ -155,10 +155,10 @@ class Sealed(Layout):
 
 
 def check_shard_count(count: int) -> None:
-    """Refuse more shards than a manifest has room for.
+    """Refuse more shards than a manifest can list.
 
     Raises:
-        ValueError: says how many there may be.
+        ValueError: there are more than MOST_SHARDS.
     """
     if count > MOST_SHARDS:
         raise ValueError(f"{count:,} shards are more than {MOST_SHARDS:,}; make rows_per_shard larger")

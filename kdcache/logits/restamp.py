@@ -1,4 +1,4 @@
-"""Write a logit cache again with other fingerprints: the same rows and logits, in the same shards."""
+"""Copy a logit cache with other fingerprints: the same rows and logits, in the same shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdcache.logits.writer import LogitWriter
 
 
 def restamped(source: Path, target: Path, fingerprints: Fingerprints) -> LogitCache:
-    """Copy a cache to `target` as one that was computed from these fingerprints; in bounded memory.
+    """Copy a cache to `target`, with these fingerprints instead of its own; in bounded memory.
 
     Raises:
         CacheError: the cache is damaged, or the copy cannot be written.

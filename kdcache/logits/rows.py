@@ -1,4 +1,4 @@
-"""Rows of a split in memory: what the writer, the reader, the stream and the scan need of them."""
+"""Rows of a split in memory, as the writer, the reader, the stream and the scan use them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Rows(ABC):
-    """Some rows: their ids, their hashes, and what a cache holds of them."""
+    """Rows of any kind of cache: their ids, their hashes, and the cached values."""
 
     ids: np.ndarray  # int64 [N]
     row_hashes: np.ndarray  # uint64 [N]
@@ -27,27 +27,27 @@ class Rows(ABC):
     @classmethod
     @abstractmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """The rows of several pieces, at least one, in arrays of their own."""
+        """The rows of one or more pieces, copied to new arrays."""
 
     @classmethod
     def placed(cls, parts: Sequence[Self], places: np.ndarray) -> Self:
-        """The rows of several pieces, each at its place, int64 [N]."""
+        """The rows of several pieces, row k at position `places[k]`; `places`: int64 [N]."""
         order = np.empty_like(places)
         order[places] = np.arange(len(places))
         return cls.joined(parts).part(order)
 
     def fault(self) -> str | None:
-        """What is wrong with the values, to follow a file's name; None: nothing."""
+        """What is wrong with the values, as the end of a message that begins with a file's name; None if nothing is."""
         if (self.ids < 0).any():
             return f"has the row id {self.ids.min()}; ids are 0 or more"
         return None
 
     def as_read(self) -> Self:
-        """The rows as readers get them, from the rows as they are stored."""
+        """The stored rows in the form that readers get."""
         return self
 
     def read_only(self) -> Self:
-        """The same rows, whose arrays nobody changes by accident."""
+        """The same rows with read-only arrays."""
         for field in fields(self):
             value: Any = getattr(self, field.name)
             if isinstance(value, np.ndarray):
@@ -57,9 +57,9 @@ class Rows(ABC):
 
 @dataclass(frozen=True)
 class CachedSplit(Rows):
-    """Rows of one split in memory: a whole one (`LogitCache.split`, sorted by id, read-only) or a part of it."""
+    """Rows of one split in memory: the whole split (`LogitCache.split`, sorted by id, read-only) or a part of it."""
 
-    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views; on their way to disk in the cache's type
+    logits: np.ndarray  # float32 [N, K], or [N, V, K] with V views; in the cache's type while it is written
 
     def part(self, chosen: slice | np.ndarray) -> CachedSplit:
         return CachedSplit(self.ids[chosen], self.row_hashes[chosen], self.logits[chosen])
@@ -74,7 +74,7 @@ class CachedSplit(Rows):
 
     @classmethod
     def placed(cls, parts: Sequence[CachedSplit], places: np.ndarray) -> CachedSplit:
-        """Each row straight to its place: no third copy."""
+        """As `Rows.placed`; each row is copied straight to its place, so that there is no third copy."""
         block = cls.empty(len(places), parts[0].logits.shape[1:])
         for part in parts:
             here, places = places[: len(part)], places[len(part) :]
@@ -87,7 +87,7 @@ class CachedSplit(Rows):
 
     @classmethod
     def empty(cls, count: int, row_shape: tuple[int, ...], dtype: str = "float32") -> CachedSplit:
-        """Room for some rows."""
+        """Uninitialised arrays for `count` rows."""
         return cls(
             np.empty(count, np.int64), np.empty(count, np.uint64), np.empty((count, *row_shape), dtype)
         )

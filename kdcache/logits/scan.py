@@ -1,7 +1,7 @@
-"""Go through splits by rising id, a row group at a time: who describes or compares caches need not hold them.
+"""Go through splits in ascending order of ids, a row group at a time, to describe or compare caches in little memory.
 
-Shards are usually written by rising id, so that a row group is the next piece. Where the row groups' ids overlap (a
-writer was given rows in another order) the split is read whole and given in pieces.
+Shards are usually written in ascending order of ids, so that each row group is the next piece. If the ids of row groups
+overlap (the rows were written in another order), the split is read whole and cut into pieces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PIECE = 65536  # rows of a split that is read whole, at most
 
 
 class Grouped(Protocol):
-    """What scanning needs of a cache; a `LogitCache` has it."""
+    """The part of a cache that scanning needs; a `LogitCache` has it."""
 
     @property
     def path(self) -> Path: ...
@@ -32,10 +32,10 @@ class Grouped(Protocol):
 
 
 def by_id(cache: Grouped, split: str) -> Iterator[CachedSplit]:
-    """A split's rows by rising id, in pieces that are not empty.
+    """A split's rows in ascending order of ids, in non-empty pieces.
 
     Raises:
-        CacheError: there is no such split, it is damaged, or an id is there twice.
+        CacheError: there is no such split, it is damaged, or it has an id twice.
     """
     groups = _in_order(cache, split)
     if groups is None:
@@ -52,7 +52,7 @@ def by_id(cache: Grouped, split: str) -> Iterator[CachedSplit]:
 
 
 def _in_order(cache: Grouped, split: str) -> list[Group] | None:
-    """The row groups by rising id; None: their ids overlap."""
+    """The row groups in ascending order of ids; None if their ids overlap."""
     ranges = []
     for group in cache.groups(split):
         ids = cache.read_ids(group)
@@ -63,7 +63,7 @@ def _in_order(cache: Grouped, split: str) -> list[Group] | None:
 
 
 def in_both(a: Iterator[CachedSplit], b: Iterator[CachedSplit]) -> Iterator[tuple[CachedSplit, CachedSplit]]:
-    """The rows of two splits whose ids are in both, piece by piece, in step."""
+    """The rows whose ids are in both of two splits, as pairs of pieces with the same ids."""
     left, right = next(a, None), next(b, None)
     while left is not None and right is not None:
         last = min(left.ids[-1], right.ids[-1])
@@ -78,7 +78,7 @@ def in_both(a: Iterator[CachedSplit], b: Iterator[CachedSplit]) -> Iterator[tupl
 
 
 class Reader:
-    """The rows of a split by rising id, as many at a time as are asked for."""
+    """Reads a split's rows in ascending order of ids, any number at a time."""
 
     def __init__(self, pieces: Iterator[CachedSplit]) -> None:
         self._pieces = pieces

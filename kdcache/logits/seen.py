@@ -1,4 +1,4 @@
-"""Which row ids there were so far: each row's logits belong to one id, and an id has one row."""
+"""The row ids seen so far, to refuse an id that comes twice."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-BITMAP_IDS = 1 << 28  # ids below this are tracked in a bitmap, the (unusual) others in a set
+BITMAP_IDS = 1 << 28  # ids below this are kept in a bitmap, larger (unusual) ones in a set
 
 
 @dataclass
 class SeenIds:
-    """The ids of a split so far: a bitmap, since ids are row positions, and a set for very large ones."""
+    """The ids of a split so far: a bitmap, since ids are usually row positions, and a set for very large ids."""
 
     bitmap: np.ndarray = field(default_factory=lambda: np.zeros(1024, dtype=bool))
     large: set[int] = field(default_factory=set)
 
     def add(self, ids: np.ndarray) -> int | None:
-        """Remember the ids, or return one that is there already, or twice among them (then none is added)."""
+        """Remember the ids and return None; or, if an id is repeated, return that id and remember none of them."""
         distinct, counts = np.unique(ids, return_counts=True)
         if len(distinct) != len(ids):
             return int(distinct[counts > 1][0])

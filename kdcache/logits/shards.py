@@ -1,4 +1,4 @@
-"""A cache's files while it is being written: store a shard, recognise one that an earlier run left, clear the rest.
+"""A cache's files while it is written: store a shard, recognise a shard of an earlier run, write the manifest.
 
 `LogitWriter` and `write_logits` are built on this. Shard k of a split holds the rows at positions [k R, (k + 1) R)
 with R = `rows_per_shard`, and the same rows give the same bytes; so what an interrupted run left can be kept, and
@@ -66,10 +66,10 @@ def store_shard(folder: Path, header: Layout, split: str, index: int, rows: Rows
 def stored_shard(
     folder: Path, header: Layout, split: str, index: int, count: int
 ) -> tuple[ShardInfo, Any] | None:
-    """The shard that an interrupted run left at this place, if it is byte for byte what would be written now.
+    """The shard that an interrupted run left at this place, or None if it differs from what would be written now.
 
-    Its values are decoded and encoded again: the footer has a checksum of them, so that bytes which come out equal are
-    whole, of these fingerprints, and of this version of the encoder. Anything else is None: it has to be written again.
+    Its values are decoded and encoded again. Its footer has a checksum of the values, so equal bytes prove that the
+    shard is whole, has these fingerprints, and comes from this version of the encoder.
     """
     file = shard_file(split, index)
     path = folder / file
@@ -92,10 +92,10 @@ def store_manifest(
     scores: Mapping[str, Mapping[str, float]] | None,
     cost: Cost | None,
 ) -> M:
-    """Write the manifest: from here on the cache is complete.
+    """Write the manifest, which makes the cache complete.
 
     Raises:
-        CacheError: a score is no finite number, or of a split that is not there; or it cannot be written.
+        CacheError: a score is not finite, or of a split that does not exist; or the manifest cannot be written.
     """
     try:
         numbers = {
@@ -118,7 +118,7 @@ def store_manifest(
 
 
 def _check_shards(folder: Path, manifest: Sealed) -> None:
-    """Refuse a manifest of shards that somebody removed or changed since they were written."""
+    """Refuse to write a manifest if a shard was removed or changed since it was written."""
     for split in manifest.splits.values():
         for shard in split.shards:
             path = folder / shard.file
@@ -130,10 +130,10 @@ def _check_shards(folder: Path, manifest: Sealed) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[FolderLock]:
-    """Be the only writer of a cache's folder, which is made when missing.
+    """Be the only writer of a cache's folder, which is created if missing.
 
     Raises:
-        CacheError: another process, or another writer of this one, is writing here; or there can be no folder here.
+        CacheError: another process, or another writer in this process, is writing here; or there can be no folder.
     """
     lock = FolderLock(folder)
     with as_cache_errors(), os_errors(folder):
@@ -150,10 +150,10 @@ def exclusive(folder: Path) -> Iterator[FolderLock]:
 
 
 def check_in_place(lock: FolderLock | None) -> None:
-    """Refuse to go on in a folder that is no longer the one that was locked; None: another process has the lock.
+    """Check that the locked folder is still in its place. Without a lock (another process has it), check nothing.
 
     Raises:
-        CacheError: it was deleted or replaced while the cache was written.
+        CacheError: the folder was deleted or replaced while the cache was written.
     """
     if lock is not None and not lock.is_in_place():
         raise CacheError(
@@ -173,7 +173,7 @@ def os_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def as_cache_errors() -> Iterator[None]:
-    """What keeps files from being written keeps the cache from being complete: say both."""
+    """Turn errors of writing files into CacheErrors, which add that the cache is incomplete."""
     try:
         yield
     except CacheError:

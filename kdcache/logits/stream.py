@@ -1,15 +1,15 @@
-"""Go through a split batch by batch in bounded memory: shuffled, shared out over processes, resumable.
+"""Go through a split batch by batch in bounded memory: shuffled, divided among processes, resumable.
 
 The order of an epoch is a function of the cache, the settings and the epoch's number alone:
 
-1. The split's row groups are permuted by (seed, epoch), on every rank alike. One after the other they are a
-   line of N rows.
-2. Rank r of R has the rows [r N / R, (r + 1) N / R) of that line, so ranks differ by at most one row. (A row
-   group that lies across the border is read by both, each of which takes its own rows.)
-3. A rank reads `buffer_groups` row groups at a time, shuffles their rows by (seed, epoch, place in the line), and
-   cuts what follows one another into batches.
-4. The workers of a DataLoader have consecutive runs of the rank's batches: the batches are the same with any
-   number of workers, only their order differs.
+1. The split's row groups are permuted by (seed, epoch), in the same way on every rank. Laid end to end, they are a line
+   of N rows.
+2. Rank r of R takes the rows [r N / R, (r + 1) N / R) of that line, so ranks differ by at most one row. (If a border
+   falls inside a row group, both ranks read the group and each takes its own rows.)
+3. A rank reads `buffer_groups` row groups at a time, shuffles their rows by (seed, epoch, place in the line), and cuts
+   the resulting sequence of rows into batches.
+4. Each worker of a DataLoader takes a consecutive run of the rank's batches. The batches are the same with any number
+   of workers; only their order differs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from kdcache.logits.rows import Rows
 from kdcache.logits.seen import SeenIds
 
 R = TypeVar("R", bound=Rows)
-GROUP_ORDER, ROW_ORDER = 1, 2  # keep the random numbers of the two apart
+GROUP_ORDER, ROW_ORDER = 1, 2  # different random numbers for the two orders
 
 
 class LogitStream(Generic[R]):
@@ -39,29 +39,29 @@ class LogitStream(Generic[R]):
             for batch in stream:
                 batch.ids, batch.row_hashes, batch.logits  # int64 [n], uint64 [n], float32 [n, K]
 
-    With a cache of V views the logits are [n, V, K]: all views of a row, in every epoch.
+    With a cache of V views the logits are [n, V, K]: every epoch gives all views of each row.
 
     Over all ranks, an epoch has each row exactly once. A batch is not sorted. Memory: twice `buffer_groups` row
-    groups (of about 4 MiB of logits each, as the writer makes them) and two batches.
+    groups (the writer gives each about 4 MiB of logits) and two batches.
 
-    With torch, made after `import torch`, it is an IterableDataset whose items are batches:
+    A stream made after `import torch` is an IterableDataset whose items are batches:
 
         loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
 
-    The workers have copies of the stream. So call `set_epoch` before each epoch (with `persistent_workers` the
-    workers count the epochs themselves and do not hear of it), and tell `state_dict` what the loader has given. Each
-    process compares a shard's checksum before it first reads from it; after `cache.verify("full")` in the main
-    process, workers need not.
+    The workers have copies of the stream. So call `set_epoch` before each epoch (`persistent_workers` do not hear of
+    it: they count the epochs themselves), and tell `state_dict` how many batches the loader has given. Each process
+    compares a shard's checksum before it first reads from it; workers need not after `cache.verify("full")` in the
+    main process.
 
     Args:
-        cache: where the logits are.
+        cache: the cache's shards.
         split: e.g. "train".
-        batch_size: rows of a batch; a rank's last one may be smaller.
-        rank, world_size: this process's number and how many share the rows.
-        seed: of the order; None for the order of writing, in every epoch.
+        batch_size: rows of a batch; a rank's last batch may be smaller.
+        rank, world_size: this process's number, and the number of processes that share the rows.
+        seed: decides the order; None keeps the order of writing in every epoch.
         buffer_groups: how many row groups are shuffled together.
-        drop_last: give every rank the same number of batches, all of them full, and leave out the rows that are
-            over; for training loops whose ranks must take the same number of steps.
+        drop_last: give every rank the same number of full batches and leave out the remaining rows, for training
+            loops whose ranks must take the same number of steps.
 
     Raises:
         CacheError: a setting makes no sense, there is no such split, or (when iterating) a shard is damaged.
@@ -111,7 +111,7 @@ class LogitStream(Generic[R]):
         return -((first - last) // self.batch_size)
 
     def __iter__(self) -> Iterator[R]:
-        """The batches of the epoch; from where a loaded state was, the first time. At its end the epoch moves on."""
+        """The batches of the epoch (the first time after `load_state_dict`: its rest); then the next epoch is set."""
         worker = _worker()
         if worker is not None:  # each pass over the loader is an epoch, also one that was left early
             if self._passes:
@@ -128,25 +128,25 @@ class LogitStream(Generic[R]):
         return self._pass(self._epoch, part, done, workers, in_worker=worker is not None)
 
     def __getitem__(self, index: object) -> NoReturn:
-        """Not possible; here because a DataLoader asks this way if it does not know the stream for what it is."""
+        """Always refused. A DataLoader calls this if it does not recognise the stream as an IterableDataset."""
         raise CacheError(
             f"{self._where}: a stream gives batches in its own order and none by number; for a DataLoader, import "
             "torch before making the stream"
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, which decides the order; a loaded state's place in this epoch stays."""
+        """Go to the beginning of an epoch, which decides the order. A loaded state's place in this epoch is kept."""
         _check_integer("epoch", epoch, 0)
         if epoch != self._epoch:
             self._epoch, self._begin, self._reached = epoch, _Place(), _Place()
 
     def state_dict(self, taken: int | None = None, workers: int = 0) -> dict[str, Any]:
-        """Where the stream is, as a JSON-like object for `load_state_dict`; it fits every rank at the same step.
+        """The stream's place, as a JSON-like object for `load_state_dict`; valid for every rank at the same step.
 
         Args:
-            taken: how many batches of this epoch a DataLoader has given so far (counted from the epoch's
-                beginning, also after a resume). Only the training loop knows when the workers iterate over the
-                stream. None: what was iterated in this process.
+            taken: how many batches of this epoch a DataLoader has given so far, counted from the epoch's beginning,
+                also after a resume. (If workers iterate over the stream, only the training loop knows.) None: the
+                number iterated in this process.
             workers: the DataLoader's num_workers, with `taken`.
         """
         reached = self._reached
@@ -157,12 +157,12 @@ class LogitStream(Generic[R]):
         return {**self._identity(), "epoch": self._epoch, **asdict(reached)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where the state was: the next pass gives exactly the batches of the epoch that were left.
+        """Continue at a state's place: the next pass gives exactly the remaining batches of the epoch.
 
-        Row groups that were used up are not read again, except those in the buffer at that place.
+        Row groups before that place are not read again, except those in the buffer there.
 
         Raises:
-            CacheError: the state is of another cache, split, seed, batch size, number of ranks, or is no state.
+            CacheError: the state is of another cache, split, seed, batch size or number of ranks, or is not a state.
         """
         expected = self._identity()
         known = {*expected, "epoch", "batches", "workers", "worker"}
@@ -192,7 +192,7 @@ class LogitStream(Generic[R]):
         return f"{self.cache.path}: stream of split {self.split!r}"
 
     def _identity(self) -> dict[str, Any]:
-        """What decides the batches; not the rank, since ranks go in step."""
+        """All that decides the batches, except the rank: all ranks are at the same step."""
         return {
             "cache": self.cache.identity,
             "split": self.split,
@@ -204,11 +204,11 @@ class LogitStream(Generic[R]):
         }
 
     def _share(self) -> tuple[int, int]:
-        """The first of this rank's rows in the epoch's line, and the first after them."""
+        """The places of this rank's first row in the epoch's line, and of the first row after its last."""
         return self.rank * self._total // self.world_size, (self.rank + 1) * self._total // self.world_size
 
     def _pass(self, epoch: int, part: int, done: int, workers: int, in_worker: bool) -> Iterator[R]:
-        """Part `part` of the rank's batches of an epoch, less the first `done` ones of it."""
+        """Part `part` of the rank's batches of an epoch, without the first `done` batches of the part."""
         sizes = _even_parts(len(self), workers)
         first, last = sum(sizes[:part]), sum(sizes[: part + 1])
         seen = SeenIds()
@@ -230,7 +230,7 @@ class LogitStream(Generic[R]):
         return _cut(self._rows(epoch, wanted), self.batch_size)
 
     def _rows(self, epoch: int, wanted: range) -> Iterator[R]:
-        """Blocks of shuffled rows that, one after the other, are the `wanted` places of the epoch's line."""
+        """Blocks of shuffled rows that together are the `wanted` places of the epoch's line, in order."""
         pieces = self._pieces(epoch)
         for i in range(0, len(pieces), self.buffer_groups):
             block = pieces[i : i + self.buffer_groups]
@@ -266,14 +266,14 @@ class LogitStream(Generic[R]):
 
 @dataclass(frozen=True)
 class _Place:
-    """How many batches of an epoch were given by a rank with so many workers, or by one worker of them."""
+    """How many batches of an epoch a rank has given with this many workers, or one of these workers alone."""
 
     batches: int = 0
-    workers: int = 1  # also without workers
-    worker: int | None = None  # None: by all of them together, as the training loop counts
+    workers: int = 1  # 1 without workers too
+    worker: int | None = None  # None: all workers together, as the training loop counts
 
     def part_and_done(self, number: int, workers: int) -> tuple[int, int]:
-        """Which part of the rank's batches worker `number` goes on with, and how many of them were given.
+        """(the part of the rank's batches that worker `number` continues, how many batches of it were given).
 
         A DataLoader takes its workers' batches in turn, beginning with worker 0: of n batches, part p gave those
         numbered p, p + workers, ... below n. Worker 0 goes on with the part whose turn it is, so that the order
@@ -300,7 +300,7 @@ class _Piece:
 
 
 def _even_parts(count: int, parts: int) -> list[int]:
-    """`count` in `parts` parts that differ by at most one, the larger ones first."""
+    """`count` divided into `parts` parts that differ by at most one, the larger ones first."""
     return [count // parts + (k < count % parts) for k in range(parts)]
 
 
@@ -339,7 +339,7 @@ def _worker() -> tuple[int, int] | None:
 
 
 def _make_iterable_dataset() -> None:
-    """Let a DataLoader treat streams as IterableDatasets, without importing torch for those who have no use for it."""
+    """Make streams IterableDatasets if torch is imported already; torch is not imported for this."""
     if "torch" in sys.modules:
         from torch.utils.data import IterableDataset
 

@@ -1,4 +1,4 @@
-"""Write a logit cache row by row: any number of batches, whole shards on disk, the manifest last."""
+"""Write a logit cache row by row, in batches of any size: whole shards go to disk, the manifest comes last."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from kdcache.system.files import user_path
 class LogitWriter(RowWriter[Manifest, CachedSplit]):
     """Writes one cache; a context manager.
 
-    An existing cache at `path` is removed on entry, its manifest first: until `finish` has written the new
-    manifest, the folder counts as incomplete and no reader accepts it. Two writers never share a folder. Its use::
+    Entering removes an existing cache at `path`, its manifest first. Until `finish` has written the new manifest, the
+    folder counts as incomplete and no reader accepts it. Two writers never share a folder. Its use::
 
         with LogitWriter(path, classes=2, label_names=["no", "yes"], fingerprints=fingerprints) as writer:
             for batch in batches:
                 writer.write("train", batch.ids, batch.row_hashes, logits)
             writer.finish(scores={"train": {"accuracy": 0.98}})
 
-    With `resume`, whole shards that an interrupted run with the same options left behind are kept. Ask
-    `written(split)` how many rows that are, and write the rows after those: the same rows in the same order, for
-    only the caller knows them. The cache then has the same bytes as an uninterrupted run's.
+    With `resume`, the whole shards of an interrupted run with the same options are kept. `written(split)` says how
+    many rows they hold; write the rows after those, in the same order as in the first run (only the caller knows it).
+    The cache then has the same bytes as an uninterrupted run's.
 
     Args:
-        path: the cache's folder, made when missing.
-        classes: K, the columns of the logits (1 for a regression).
+        path: the cache's folder, created if missing.
+        classes: K, the number of logits of a row (1 for a regression).
         label_names: the K names in order, or none for a regression.
         fingerprints: what the logits are computed from.
-        rows_per_shard: rows of every shard but a split's last; decides the bytes, not the values.
+        rows_per_shard: rows of every shard except a split's last; affects the files, not the values.
         dtype: "float32", or "float16" to round to half the size.
-        resume: keep what an interrupted run with these options left.
+        resume: keep the whole shards of an interrupted run with these options.
         augmentation: the logits are of V augmented views of each row; None: of the row as it is.
 
     Raises:
-        CacheError: from every method, when the input is not usable, another process writes this cache, or the disk
-            refuses.
+        CacheError: from every method, if the input is not usable, another process is writing this cache, or writing
+            fails.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
 
 
 class _LogitBuffer(Buffer[CachedSplit]):
-    """A shard's rows in arrays that are used again for the next."""
+    """A shard's rows, in arrays that are reused for the next shard."""
 
     def __init__(self, header: Header) -> None:
         super().__init__(header.rows_per_shard)
@@ -113,10 +113,10 @@ class _LogitBuffer(Buffer[CachedSplit]):
 
 
 def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> CachedSplit:
-    """Rows as they are stored.
+    """The rows in the form in which they are stored.
 
     Raises:
-        CacheError: wrong shapes or types, negative ids, logits that are not finite; the message begins with `where`.
+        CacheError: wrong shapes or types, negative ids, or logits that are not finite; the message begins with `where`.
     """
     ids = _checked_ids(where, ids)
     row_hashes = _checked_hashes(where, row_hashes)

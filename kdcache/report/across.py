@@ -1,4 +1,4 @@
-"""Across tasks: what each regularizer does over several tasks, and the critical-difference diagram of the ranking."""
+"""The section "Across tasks": what each regularizer does over several tasks, and a critical-difference diagram."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import AcrossRow
 from kdcache.statistics import wording
 
-STEP = 24  # pixels a method's line takes
+STEP = 24  # pixels for a method's line
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def make_section(metrics: Metrics) -> AcrossSection | None:
 
 
 def lines(metrics: Metrics) -> list[AcrossLine]:
-    """The rows of across.csv whose group has two or more tasks; the baseline has a rank only."""
+    """The rows of across.csv whose group has two or more tasks; the baseline's line has only a rank."""
     return [_line(row) for row in rows_of(AcrossRow, _several(metrics))]
 
 
@@ -98,7 +98,7 @@ def _bayes(row: AcrossRow) -> str:
 
 
 def limits(metrics: Metrics) -> str:
-    """How far Wilcoxon's test can go at all with so many tasks; empty when there is nothing across tasks."""
+    """The smallest p that Wilcoxon's test can give with so many tasks, in words; empty without several tasks."""
     floors = _several(metrics)["wilcoxon_floor"].dropna()
     return f"{floors.max():.3g}" if len(floors) else ""
 
@@ -111,7 +111,7 @@ def diagrams(metrics: Metrics) -> list[Drawing]:
 
 
 def cliques(ranks: list[float], critical: float) -> list[tuple[float, float]]:
-    """The widest runs of sorted ranks no further apart than `critical`, as (first, last); two members or more."""
+    """The longest runs of two or more sorted ranks that lie within `critical`, as (first, last)."""
     runs: list[tuple[float, float]] = []
     for start in ranks:
         last = max(rank for rank in ranks if rank - start <= critical)
@@ -138,7 +138,7 @@ def _diagram(title: str, rows: pd.DataFrame) -> Drawing:
 
 
 def _spec(named: list[tuple[str, float]], critical: float) -> dict[str, Any]:
-    """Methods by rank, one a line; below them bars join those that the critical difference does not tell apart."""
+    """Methods by rank, one a line; below, bars join methods that differ by less than the critical difference."""
     bars = cliques([rank for _, rank in named], critical)
     lines = len(named) + len(bars) + 1
     domain = [0.8, max(len(named), 1 + critical) + 0.2]
@@ -158,7 +158,7 @@ def _spec(named: list[tuple[str, float]], critical: float) -> dict[str, Any]:
     }
     dots = alt.Chart(alt.InlineData(values=points)).encode(x=x, y=y)
     rules = alt.Chart(alt.InlineData(values=[*joined, size])).encode(x=x, y=y)
-    # A name stands on the side of its dot that has room.
+    # A name is put on the side of its dot that has room.
     middle = (domain[0] + domain[1]) / 2
     left, right = f"datum.rank <= {middle}", f"datum.rank > {middle}"
     words: dict[str, Any] = {"style": "verdict", "aria": False}

@@ -1,6 +1,7 @@
-"""Calibration: does a student know how sure it may be? The table, and reliability diagrams.
+"""The section "Calibration": is a student as sure as it is right? The table, and reliability diagrams.
 
-Soft labels move confidence, and not all in one direction, so this can change where accuracy does not.
+Soft labels change confidence, and not all of them in the same direction. So calibration can change when accuracy does
+not.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from kdcache.study import Study
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 DIGITS = 3
-FEWEST_ROWS = 20  # a bin with fewer says more about chance than about the model
+FEWEST_ROWS = 20  # a bin with fewer rows shows more chance than anything about the model
 HEIGHT = 260  # pixels
 
 
 @dataclass(frozen=True)
 class ScoreCell:
-    """One calibration score: the mean with sd; the change from the baseline, its interval and direction."""
+    """One calibration score: the mean with its sd, and the change from the baseline with its interval and direction."""
 
     mean: str
     change: str = ""
     interval: str = ""
-    direction: str = ""  # better, worse or unclear; empty when it was not tested
+    direction: str = ""  # better, worse or unclear; empty if it was not tested
 
 
 @dataclass(frozen=True)
 class CalibrationLine:
-    """A configuration's NLL, Brier score and ECE, and how much surer it is than right, in points."""
+    """A configuration's NLL, Brier score and ECE, and its overconfidence (confidence minus accuracy) in points."""
 
     group: str
     regularizer: str
@@ -79,7 +80,7 @@ def _scores(metrics: Metrics) -> list[str]:
 def lines(metrics: Metrics, study: Study) -> list[CalibrationLine]:
     """NLL, Brier score and ECE (lower is better) of every configuration with trials.
 
-    The change is calibration.csv's; without that file it is the mean over the shared seeds, untested.
+    The change is that of calibration.csv; without that file it is the mean over the shared seeds, not tested.
     """
     columns, tested, sure = _scores(metrics), _tested(metrics), overconfidence(metrics.reliability)
     shown: list[CalibrationLine] = []
@@ -132,7 +133,7 @@ def _score(
 
 
 def overconfidence(reliability: pd.DataFrame) -> dict[tuple[str, str, str], float]:
-    """Mean confidence minus accuracy of each (task, student, regularizer), in points; above 0: too sure."""
+    """Mean confidence minus accuracy of each (task, student, regularizer), in points; above 0 means too sure."""
     if reliability.empty:
         return {}
     gaps = reliability.assign(gap=reliability["rows"] * (reliability["confidence"] - reliability["accuracy"]))
@@ -143,7 +144,7 @@ def overconfidence(reliability: pd.DataFrame) -> dict[tuple[str, str, str], floa
 
 
 def diagrams(metrics: Metrics) -> list[Drawing]:
-    """A reliability diagram per task and student: accuracy against confidence, one line a regularizer."""
+    """One reliability diagram per task and student: accuracy against confidence, a line for each regularizer."""
     rows = metrics.reliability[metrics.reliability["rows"] >= FEWEST_ROWS]
     groups = rows.groupby(["task", "student"], sort=False)
     return [_diagram(f"{key[0]}: {key[1]}", group) for key, group in groups]

@@ -1,7 +1,7 @@
-"""The figure that answers the question: paired differences with intervals, scratch beside pretrained.
+"""The main figure: paired differences with intervals, scratch beside pretrained; and what all charts share.
 
-One panel per task and architecture. Every panel is a Vega-Lite chart of its own: the page draws each as wide
-as its column, and the static figure (`figure.svg`, `figure.png`) puts the same panels side by side.
+The figure has one panel per task and architecture. Every panel is a separate Vega-Lite chart: the page draws each as
+wide as its column, and the static figure (`figure.svg`, `figure.png`) puts the same panels side by side.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from kdcache.statistics import wording
 
 INITS = ("pretrained", "scratch")
 
-# Blue and orange: apart for every common colour vision, and 3:1 or more against both backgrounds.
+# Blue and orange differ for every common colour vision, and have a contrast of 3:1 or more on both backgrounds.
 COLOURS = {"pretrained": "#3a7fc4", "scratch": "#d2761b"}
 SHAPES = {"pretrained": "circle", "scratch": "diamond"}
 MARKS = {"pretrained": "blue circle: pretrained student", "scratch": "orange diamond: from scratch"}
 
-# Regularizers: Okabe and Ito's colours, apart for every common colour vision; each also has a shape of its own.
+# Regularizers: Okabe and Ito's colours, which differ for every common colour vision; each also has its own shape.
 METHOD_COLOURS = ["#7a828e", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#8a5fbf"]
 METHOD_SHAPES = [
     *("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "stroke"),
@@ -38,16 +38,16 @@ PALETTES = {
     "light": {"page": "#ffffff", "ink": "#1d2129", "soft": "#59616e", "line": "#d9dde3", "band": "#e9edf2"},
     "dark": {"page": "#1b1f26", "ink": "#e6e9ee", "soft": "#a3acb9", "line": "#39414d", "band": "#2a313b"},
 }
-NARROW = 420  # pixels; below, the verdicts' words would leave too little room for the intervals
-GAP = 0.3  # the share of a regularizer's band that keeps it from its neighbours
-ROW_STEP = 17  # pixels a student's line takes
+NARROW = 420  # pixels; in narrower panels the verdicts' words would leave too little room for the intervals
+GAP = 0.3  # the part of a regularizer's band that stays empty towards its neighbours
+ROW_STEP = 17  # pixels for a student's line
 STATIC_WIDTH = 360  # pixels
-MOST_DENSE = 50  # panels of the figure at twice the size, which hold some 150 MB of pixels meanwhile
+MOST_DENSE = 50  # panels up to which the figure is drawn at twice the size (about 150 MB of pixels in memory)
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A chart of the page: Vega-Lite without width and theme, which are the page's, and its text alternative."""
+    """A chart of the page: a Vega-Lite specification without width and theme (the page adds them), and its alt text."""
 
     title: str
     spec: dict[str, Any]
@@ -56,7 +56,7 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Panel:
-    """One task and architecture: `rows` are the comparisons of its students."""
+    """One panel, for a task and architecture; `rows` are the comparisons of its students."""
 
     task: str
     title: str
@@ -81,13 +81,13 @@ def panels(metrics: Metrics, confidence: float) -> list[Panel]:
 
 
 def inits(shown: list[Panel]) -> list[str]:
-    """Which students there are: pretrained, from scratch, or both."""
+    """The kinds of students in the panels: pretrained, from scratch, or both."""
     drawn = {init for panel in shown for init in panel.rows["init"]}
     return [init for init in INITS if init in drawn]
 
 
 def _with_architecture(metrics: Metrics) -> pd.DataFrame:
-    """Comparisons with the checkpoint and layers of their student, which pair scratch with pretrained."""
+    """Comparisons with their student's checkpoint and layers, by which scratch and pretrained students are paired."""
     columns = ["task", "student", "checkpoint", "layers"]
     students = metrics.trials[columns].drop_duplicates(["task", "student"])
     rows = metrics.comparisons.drop(columns=["checkpoint", "layers"], errors="ignore")
@@ -95,7 +95,7 @@ def _with_architecture(metrics: Metrics) -> pd.DataFrame:
 
 
 def _domain(rows: pd.DataFrame) -> tuple[float, float]:
-    """One axis for all panels of a task, so that they can be compared; the margin is always in view."""
+    """The axis of all panels of a task, so that panels can be compared; it always includes the margin."""
     edges = pd.concat([rows["ci_low"], rows["ci_high"], rows["difference"]]).dropna()
     margin = 1.3 * float(rows["margin"].max())
     low, high = min([-margin, *edges]), max([margin, *edges])
@@ -136,25 +136,26 @@ def chart(panel: Panel) -> alt.LayerChart:
 
 
 def specification(drawn: alt.LayerChart, height: int) -> dict[str, Any]:
-    """A chart as Vega-Lite without width and theme, which are the page's or the static figure's.
+    """A chart as a Vega-Lite specification without width and theme, which the page or the static figure adds.
 
     Args:
-        drawn: is given that height, in pixels; a copy, such as `properties` makes, would take as long as drawing it.
+        drawn: the chart, whose height is set here; a copy, as `properties` makes, would take as long as drawing it.
+        height: in pixels.
     """
     drawn.height = height
-    # Unchecked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
+    # Not checked against Vega-Lite's schema: the check takes half a second a panel, and the tests draw one.
     spec: dict[str, Any] = drawn.to_dict(validate=False)
     spec.pop("config", None)
     return spec
 
 
 def unchecked() -> AbstractContextManager[None]:
-    """Altair checks each part of a chart against Vega-Lite's schema when it is made: a quarter of its time."""
+    """Keep Altair from checking each part of a chart against Vega-Lite's schema, which takes a quarter of the time."""
     return debug_mode(False)
 
 
 def _height(panel: Panel) -> int:
-    """In pixels; a number, because Vega-Lite warns of a step beside a width that follows the page."""
+    """A panel's height in pixels. (Vega-Lite warns of a step, its usual way, beside a width that follows the page.)"""
     return round(panel.rows["regularizer"].nunique() * len(panel.students) * ROW_STEP / (1 - GAP))
 
 
@@ -182,9 +183,9 @@ def _colours() -> alt.Scale:
 
 
 def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Scale]:
-    """The colour and the shape of each regularizer, by its place; the baseline stands at 0 and is grey.
+    """The colour and the shape of each regularizer, by its place; the baseline has place 0 and is grey.
 
-    `first` is the place of the first: 1 where the baseline is not drawn.
+    `first` is the place of the first method: 1 if the baseline is not drawn.
     """
     places = range(first, first + len(methods))
     colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in places]
@@ -210,7 +211,7 @@ def _intervals(base: alt.Chart, panel: Panel) -> alt.Chart:
 
 
 def _points(base: alt.Chart, panel: Panel) -> list[alt.Chart]:
-    """Filled when the data decide, hollow when inconclusive; the disc behind hides the interval's line."""
+    """Points, filled if there is a verdict and hollow if inconclusive; a disc behind hides the interval's line."""
     shapes = alt.Scale(domain=list(INITS), range=[SHAPES[init] for init in INITS])
     placed = base.encode(x=_x("difference", panel), shape=alt.Shape("init:N", scale=shapes, legend=None))
     disc = placed.mark_point(style="disc", filled=True, size=85, opacity=1, aria=False)
@@ -228,7 +229,7 @@ def _points(base: alt.Chart, panel: Panel) -> list[alt.Chart]:
 
 
 def _verdicts(base: alt.Chart) -> alt.Chart:
-    """The verdict at the right of its line: in words, or on a phone as the sign that the tables use."""
+    """The verdict at the right of its line: in words, or in a narrow panel as the sign that the tables use."""
     text = alt.ExprRef(f"containerSize()[0] < {NARROW} ? datum.sign : datum.verdict_words")
     words = base.mark_text(style="verdict", align="left", dx=10, aria=False, text=text)
     encoded: alt.Chart = words.encode(x=alt.value("width"))
@@ -236,7 +237,7 @@ def _verdicts(base: alt.Chart) -> alt.Chart:
 
 
 def theme(name: str, font: str = FONT) -> dict[str, Any]:
-    """The Vega-Lite configuration of a palette, "light" or "dark"."""
+    """The Vega-Lite configuration for the palette "light" or "dark"."""
     ink, soft, line = (PALETTES[name][tone] for tone in ("ink", "soft", "line"))
     return {
         "font": font,
@@ -262,7 +263,7 @@ def theme(name: str, font: str = FONT) -> dict[str, Any]:
 
 
 def fluid_spec(spec: dict[str, Any]) -> dict[str, Any]:
-    """A chart for the page: as wide as its column, theme and colours given by the page."""
+    """A chart for the page: as wide as its column, with the page's theme and colours."""
     return spec | {"width": "container", "padding": {"left": 2, "right": 2, "top": 4, "bottom": 2}}
 
 
@@ -271,7 +272,7 @@ def static_image(spec: dict[str, Any]) -> str:
     import vl_convert
 
     whole = spec | {"width": STATIC_WIDTH, "padding": 4}
-    # What a picture shows is said by its text alternative; inside an image nobody would hear the marks' own.
+    # The image has a text alternative; labels of the marks inside it would never be read out.
     svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config() | {"aria": False})
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
@@ -282,7 +283,7 @@ def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
     legend = "; ".join([*marks, "hollow: inconclusive", f"shaded: within {margin} of the baseline"])
     title = {"text": "Difference from plain fine-tuning, paired by seed", "fontSize": 16, "offset": 14}
     parts = [panel.spec | {"width": 330, "title": {"text": panel.title}} for panel in shown]
-    # Vega-Lite looks for named data at the top only: left inside a part, they would be empty.
+    # Vega-Lite finds named data only at the top level: inside a part they would be empty.
     top = ("$schema", "datasets")
     return {
         "$schema": alt.SCHEMA_URL,
@@ -297,7 +298,7 @@ def static_figure(shown: list[Panel], margin: str) -> dict[str, Any]:
 
 
 def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> None:
-    """Write the figure as SVG and as PNG, on white; twice the size for dense screens, up to `MOST_DENSE` panels."""
+    """Write the figure as SVG and PNG, on white; the PNG has twice the size, up to `MOST_DENSE` panels."""
     import vl_convert
 
     version, config = _version(), _static_config()
@@ -312,7 +313,7 @@ def javascript() -> str:
     """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`."""
     import vl_convert
 
-    # The stub forgets that the snippet has a default.
+    # The type stub lacks the default of `snippet`.
     bundle: str = vl_convert.javascript_bundle(vl_version=_version())  # type: ignore[call-arg]
     return bundle.replace("</script", "<\\/script")
 

@@ -1,4 +1,4 @@
-"""The answers, one a claim: what the report says first. The words are those of `kdcache.statistics.claim_words`."""
+"""The section of answers, one a claim, which the report begins with; `kdcache.statistics.claim_words` has the words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdcache.study import Study
 
 @dataclass(frozen=True)
 class AnswersSection(WithoutCharts):
-    """The first screen: the claims, what the study cost, and how sure that is."""
+    """The first screen: the claims, what the study cost, and how certain the claims are."""
 
     template: ClassVar[str] = "sections/answers.html.j2"
     claims: list[ClaimInWords]
@@ -40,6 +40,6 @@ def claim_rows(metrics: Metrics) -> ClaimRows:
 
 
 def in_short(metrics: Metrics) -> str:
-    """The study in two sentences: what is settled and what is not, and all verdicts counted."""
+    """The study in short: what is settled, what is not, and all verdicts counted."""
     verdicts = {str(claim["id"]): str(claim["verdict"]) for claim in metrics.summary.get("claims", [])}
     return put_in_short(verdicts, metrics.comparisons)

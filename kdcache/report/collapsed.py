@@ -1,4 +1,4 @@
-"""Seeds that learned nothing: trials that score no more than one answer for every row does, named by seed."""
+"""The section of seeds that learned nothing: trials that score no more than the same answer for every row would."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdcache.study import Study
 
 @dataclass(frozen=True)
 class Collapsed:
-    """A configuration some of whose seeds learned nothing; scores in points."""
+    """A configuration in which some seeds learned nothing; scores in points."""
 
     task: str
     student: str
@@ -64,9 +64,9 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
 
 
 def majorities(metrics: Metrics) -> Mapping[str, float]:
-    """By task, the score in points of one answer for every row, in the task's first metric.
+    """For each task, the score in points of the same answer for every row, in the task's first metric.
 
-    Those of older metrics are known for tasks with a teacher alone.
+    In older metrics files it is known only for tasks with a teacher.
     """
     facts = metrics.provenance.get("tasks", {})
     known = {name: 100 * of["majority"] for name, of in facts.items() if of.get("majority") is not None}

@@ -1,4 +1,4 @@
-"""The report's table of every comparison."""
+"""The section with the table of every comparison."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdcache.statistics import wording
 
 @dataclass(frozen=True)
 class SortableNumber:
-    """A number in words, and what to sort it by (empty: none, sorted last)."""
+    """A number in words, and its sort key (empty for no number: sorted last)."""
 
     text: str
     key: str = ""
@@ -26,7 +26,7 @@ class SortableNumber:
 
 @dataclass(frozen=True)
 class ComparisonLine:
-    """All numbers of one comparison, p-values included; `words` is what a search looks in."""
+    """All numbers of one comparison, p-values included; the page's search looks in `words`."""
 
     names: list[str]
     numbers: list[SortableNumber]
@@ -38,7 +38,7 @@ class ComparisonLine:
 
 @dataclass(frozen=True)
 class ComparisonsSection(WithoutCharts):
-    """All of them, with what they can be filtered by."""
+    """All comparisons, and the verdicts and inits by which they can be filtered."""
 
     template: ClassVar[str] = "sections/comparisons.html.j2"
     headings: list[str]
@@ -55,7 +55,7 @@ def make_section(metrics: Metrics) -> ComparisonsSection | None:
 
 
 def comparison_lines(comparisons: pd.DataFrame) -> tuple[list[str], list[ComparisonLine]]:
-    """Number headings and rows of the table of everything; those without a number are left out."""
+    """The headings of numbers and the rows of the table; comparisons without any number are left out."""
     shown = {title: how for title, how in NUMBERS.items() if comparisons[how[0]].notna().any()}
     rows = rows_of(ComparisonRow, comparisons)
     return list(shown), [_comparison(row, list(shown.values())) for row in rows]

@@ -1,7 +1,7 @@
-"""What it cost: teachers, once, and students, every trial.
+"""The section on cost: teachers, paid once, and students, paid for every trial.
 
-What a run took lies beside its result, on the machine that ran it. Elsewhere it is not known, and neither is a sum of
-which it is a part.
+A run's cost lies beside its result, on the machine that ran it. On another machine it is unknown, and so is every sum
+that includes it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TeacherCost:
 
 @dataclass(frozen=True)
 class StudentCost:
-    """What a student's trials cost on a task."""
+    """What a student's trials on a task cost."""
 
     task: str
     student: str
@@ -53,14 +53,14 @@ class StudentCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """Both cost tables and the sums for a sentence, in seconds; None: not known here."""
+    """Both cost tables, and the sums for a sentence, in seconds; None if not known here."""
 
     teachers: list[TeacherCost] = field(default_factory=list)
     students: list[StudentCost] = field(default_factory=list)
     teacher_seconds: float | None = None
     trial_seconds: float | None = None
     readers: int = 0
-    online: float | None = None  # seconds of teachers, had they run in every epoch of every reader
+    online: float | None = None  # seconds that teachers would take, run in every epoch of every reader
     device: str = ""
 
 
@@ -90,7 +90,7 @@ def costs(metrics: Metrics, study: Study) -> Cost:
         students=[_student_cost(*key, of_student) for key, of_student in _by_student(trials)],
         teacher_seconds=_known(_total(once)),
         trial_seconds=_known(_total(trials)),
-        readers=len(set(readers)),  # a trial taught by an ensemble reads the logits of several
+        readers=len(set(readers)),  # a trial taught by an ensemble reads several teachers' logits
         online=_known(online),
         device=_devices(cost),
     )
@@ -115,7 +115,7 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
     trained = _of(by_kind["teacher"], task, teacher)
-    # views: the same rows again, augmented; unlabelled: further ones
+    # views: the same rows again, augmented; unlabelled: further rows
     cached = pd.concat([_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
     readers = _readers(task, teacher, by_kind["trial"], study)
     students, passes = readers["model"].nunique(), _passes(readers, study)
@@ -138,12 +138,12 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
 
 
 def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
-    """Seconds, had the teacher run in every epoch of every trial that reads its logits."""
+    """Seconds that the teacher would take, if it ran in every epoch of every trial that reads its logits."""
     return _total(_of(by_kind["teacher"], task, teacher)) + _passed(task, teacher, by_kind, study)
 
 
 def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
-    """Seconds of the teacher in every epoch of those trials, on unlabelled rows too where their method uses them."""
+    """Seconds of the teacher in all epochs of those trials, on unlabelled rows too if their method uses them."""
     readers, augment = _readers(task, teacher, by_kind["trial"], study), study.tasks[task].augment
     users = [name for name, method in study.methods().items() if method.unlabelled == "use"]
     plain, more = (_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
@@ -153,16 +153,17 @@ def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: St
 
 
 def _passes(readers: pd.DataFrame, study: Study) -> int:
-    """How often these trials go through the logits of the training rows."""
+    """How often these trials go through the logits of the train rows: the sum of their epochs."""
     names = readers[["task", "model", "regularizer"]].itertuples(index=False, name=None)
     return sum(study.as_tuned(*map(str, name))[0].epochs for name in names)
 
 
 def _break_even(filled: float, passed: float, students: int) -> str:
-    """From which student on the cache costs less than the teacher in every epoch.
+    """The number of students from which on the cache costs less than running the teacher in every epoch.
 
     Args:
-        filled: seconds that filling the cache took; passed: that the teacher would take in all epochs of all students.
+        filled: seconds that filling the cache took.
+        passed: seconds that the teacher would take in all epochs of all students.
     """
     return f"student {math.floor(filled * students / passed) + 1}" if passed > 0 else wording.NONE
 
@@ -172,7 +173,7 @@ def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
 
 
 def _total(table: pd.DataFrame) -> float:
-    """Seconds of all its runs; NaN when those of one are not known here."""
+    """Seconds of all runs in the table; NaN if those of one run are not known here."""
     return float(table["seconds"].astype(float).sum(skipna=False))
 
 
@@ -198,7 +199,7 @@ def _student_cost(task: str, student: str, trials: pd.DataFrame) -> StudentCost:
 
 
 def in_a_sentence(cost: Cost) -> str:
-    """What it cost in all, for the first screen."""
+    """The total cost in a sentence, for the first screen."""
     if not cost.teachers:
         return f"No teacher. {_trials(cost)}"
     online = "" if cost.online is None else f" (without a cache about {wording.seconds(cost.online)})"

@@ -1,7 +1,7 @@
-"""Learning curves: the training loss of each student, epoch by epoch, one line a regularizer.
+"""The section "Learning curves": the training loss of each student, epoch by epoch, one line a regularizer.
 
-A regularizer's loss is its own (soft labels, temperature squared and all), so the levels of two lines are not to be
-compared. What can be seen is whether training had settled, and whether the seeds went the same way.
+Each regularizer has its own loss (with soft labels, temperature squared and so on), so the levels of two lines must not
+be compared. The curves show whether training had converged, and whether the seeds took the same course.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
         shared.mark_line(strokeWidth=1.5, aria=False).encode(y=loss),
         points.encode(y=loss, shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip),
     ]
-    # data given once, to all layers: Altair copies what every layer has of its own with every call
+    # the data are given once, for all layers, since Altair copies each layer's own data with every call
     return alt.LayerChart(data=alt.InlineData(values=_records(rows)), layer=layers)
 
 

@@ -1,4 +1,4 @@
-"""What params.yaml fixed before any result was seen, in words, and what so few seeds cannot show."""
+"""In words: what params.yaml fixed before any result was seen, and what so few seeds cannot show."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class DeclaredSection(WithoutCharts):
 
 @dataclass(frozen=True)
 class GlossarySection(WithoutCharts):
-    """How to read the page; the template has the words."""
+    """How to read the page; the words are in the template."""
 
     template: ClassVar[str] = "sections/glossary.html.j2"
 
@@ -79,7 +79,7 @@ def _looks(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def design_in_words(study: Study) -> str:
-    """ "after 5, 10, 20 and 40 seeds, with 12.5%, 12.5%, 25% and 50% of alpha"."""
+    """Such as "after 5, 10, 20 and 40 seeds, with 12.5%, 12.5%, 25% and 50% of alpha"."""
     shares = wording.listing(f"{100 * share:g}%" for share in design_of(study).shares)
     return f"after {wording.listing(map(str, study.looks))} seeds, with {shares} of alpha"
 
@@ -92,12 +92,12 @@ def _judged_by(study: Study) -> str:
 
 
 def confidence(study: Study) -> str:
-    """Of the intervals: "95%"."""
+    """The intervals' confidence: "95%"."""
     return f"{100 * (1 - study.comparison.alpha):g}%"
 
 
 def certainty(study: Study) -> str:
-    """How far the first screen can be relied on, in a sentence."""
+    """How far the first screen can be relied on, in words."""
     seeds = f"over {wording.count(len(study.seeds), 'seed')}"
     if len(study.looks) > 1:
         seeds = f"that hold at every look, {wording.listing(map(str, study.looks))} seeds"
@@ -109,7 +109,7 @@ def certainty(study: Study) -> str:
 
 
 def limits(metrics: Metrics) -> str:
-    """What so few seeds cannot show; empty when the summary does not say."""
+    """What so few seeds cannot show; empty if summary.json does not say."""
     design = metrics.summary.get("design", {})
     if not design.get("detectable_sd"):
         return ""
@@ -125,7 +125,7 @@ def limits(metrics: Metrics) -> str:
 
 
 def scope(metrics: Metrics, study: Study) -> str:
-    """How large the study is: "4 regularizers, 3 students, 2 tasks, 5 seeds, 75 trials"."""
+    """The study's size: "4 regularizers, 3 students, 2 tasks, 5 seeds, 75 trials"."""
     trials = metrics.trials
     compared = trials["regularizer"][trials["regularizer"] != study.comparison.baseline]
     parts = (

@@ -1,4 +1,4 @@
-"""The figure in the page: what each regularizer changes, a panel a task and architecture."""
+"""The section with the main figure: what each regularizer changes, one panel per task and architecture."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdcache.report.sections import Drawn, draw
 
 @dataclass(frozen=True)
 class DifferencesSection:
-    """The panels, and which students there are: pretrained, from scratch, or both."""
+    """The panels, and the kinds of students in them: pretrained, from scratch, or both."""
 
     template: ClassVar[str] = "sections/differences.html.j2"
     panels: list[Drawn]

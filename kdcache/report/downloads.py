@@ -1,4 +1,4 @@
-"""The metrics files inside the page, so that whoever is sent the page alone has the numbers too."""
+"""The metrics files inside the page, so that somebody who gets only the page has the numbers too."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdcache.results.reading import Metrics
 
-LARGEST = 2_000_000  # bytes; a page that opens on a phone matters more than a file that is beside it
+LARGEST = 2_000_000  # bytes; larger files are left out, so that the page still opens on a phone
 HOLDS = {
     "comparisons.csv": "every configuration against the baseline",
     "looks.csv": "what each look showed of every comparison that was open",
@@ -26,7 +26,7 @@ HOLDS = {
 
 @dataclass(frozen=True)
 class Download:
-    """A file: its name, size and content in words, and its address, empty when it is too large to carry."""
+    """A file: its name, size and content in words, and its address, which is empty if the file is left out."""
 
     name: str
     size: str
@@ -35,7 +35,7 @@ class Download:
 
 
 def downloads(metrics: Metrics) -> list[Download]:
-    """The files that there are, in the order of `HOLDS`."""
+    """The existing files, in the order of `HOLDS`."""
     return [_download(name, metrics.files[name]) for name in HOLDS if name in metrics.files]
 
 

@@ -1,4 +1,4 @@
-"""Does it help more from scratch? The table, over the slopes."""
+"""The section "Does it help more from scratch?": a table, and the slopes below it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdcache.statistics import wording
 
 @dataclass(frozen=True)
 class InteractionLine:
-    """How much more a regularizer gains from scratch than pretrained, for a pair of students or over all."""
+    """How much more a regularizer gains from scratch than pretrained, for a pair of students or over all pairs."""
 
     group: str
     regularizer: str
@@ -30,7 +30,7 @@ class InteractionLine:
 
 
 def interaction_lines(metrics: Metrics) -> list[InteractionLine]:
-    """The rows of summary.json's interaction; a pool of fewer than two pairs adds nothing and is left out."""
+    """The rows of `interaction` in summary.json; a pool of fewer than two pairs is left out."""
     rows = metrics.summary.get("interaction", [])
     return [_interaction(row, metrics) for row in rows if row["scope"] == "pair" or row["n"] > 1]
 

@@ -1,4 +1,4 @@
-"""The looks of a study: how each comparison's interval went towards its verdict, and what the design saved."""
+"""The section on looks: each comparison's interval from look to look, and how many trials the design saved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEIGHT = 200  # pixels
 
 @dataclass(frozen=True)
 class LooksSection:
-    """The design in words, one chart a student, and what was changed after trials had been judged."""
+    """The design in words, one chart a student, and any declarations changed after trials had been judged."""
 
     template: ClassVar[str] = "sections/looks.html.j2"
     design: str
@@ -36,7 +36,7 @@ class LooksSection:
 
 
 def make_section(metrics: Metrics, study: Study) -> LooksSection | None:
-    """Nothing for a design with one look."""
+    """The section; None for a design with one look."""
     if len(study.looks) < 2 or metrics.looks.empty:
         return None
     return LooksSection(
@@ -48,7 +48,7 @@ def make_section(metrics: Metrics, study: Study) -> LooksSection | None:
 
 
 def _saved(metrics: Metrics, study: Study) -> str:
-    """The trials that ran against those of a fixed design of the same maximum."""
+    """How many trials were saved, compared with a fixed design of the same maximum."""
     ran, most = len(metrics.trials), len(list(study.configurations())) * len(study.seeds)
     share = wording.number(100 * (1 - ran / most), 0)
     seeds = wording.count(len(study.seeds), "seed")
@@ -58,7 +58,7 @@ def _saved(metrics: Metrics, study: Study) -> str:
 
 
 def _changes(metrics: Metrics) -> Iterator[str]:
-    """Each declaration before the last one by what the next one has otherwise; none where nothing was changed."""
+    """For each change of the declaration: the keys that changed, with their old and new values."""
     declarations = metrics.provenance.get("declared", [])
     for before, after in pairwise(declarations):
         keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]

@@ -1,4 +1,4 @@
-"""How every number was made: the steps, the versions they ran with, and the fingerprints of what they read."""
+"""The section on origin: the steps, the library versions they ran with, and the fingerprints of their inputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
 from kdcache.study import Study
 
-# What stands in a table: the stage's command, and what it reads and leaves.
+# Rows of a table: a stage's command, and what the stage makes.
 STEPS = (
     ("python -m stages.prepare --task T", "the task’s rows, checked, each with a hash of its content"),
     ("python -m stages.teach --task T --teacher M", "the teacher, fine-tuned on the prepared rows"),
@@ -25,13 +25,13 @@ STEPS = (
     ("python -m stages.compare", "the files of metrics/, from the trials of the study below and no others"),
     ("python -m stages.report", "this page, from those files and nothing else"),
 )
-SHOWN = 12  # characters of a fingerprint; provenance.json has all
+SHOWN = 12  # characters of a fingerprint that are shown; provenance.json has the whole
 KINDS = ("cache", "views", "unlabelled", "data", "weights", "preprocessing", "code")
 
 
 @dataclass(frozen=True)
 class Prints:
-    """A task's rows or a teacher's cached logits, with the fingerprints of what they come from (shortened)."""
+    """A task's rows or a teacher's cached logits, with shortened fingerprints of what they come from."""
 
     name: str
     rows: str
@@ -54,7 +54,7 @@ def make_section(metrics: Metrics, study: Study) -> OriginSection:
 
 
 def made_with(metrics: Metrics) -> list[tuple[str, str]]:
-    """What the trials ran with and on, and what compared them: name and versions; empty without provenance.json."""
+    """The libraries and devices of the trials and of the comparison, with versions; empty without provenance.json."""
     made = metrics.provenance
     trials = [f"{name} {wording.listing(versions)}" for name, versions in made.get("versions", {}).items()]
     devices = [f"{wording.count(n, 'trial')} on {device}" for device, n in made.get("devices", {}).items()]
@@ -70,7 +70,7 @@ def made_with(metrics: Metrics) -> list[tuple[str, str]]:
 
 
 def _adopted(facts: dict[str, Any]) -> str:
-    """That trials were kept although their code was rewritten, and what was checked; see `kdcache adopt`."""
+    """A sentence that trials were kept although their code was rewritten, and what was checked; see `kdcache adopt`."""
     return (
         f"from {facts['from'][:SHOWN]} to {facts['to'][:SHOWN]}: {facts['checked']} of "
         f"{wording.count(facts['of'], 'training')} were run again, with the same logits and losses bit for bit"
@@ -78,7 +78,7 @@ def _adopted(facts: dict[str, Any]) -> str:
 
 
 def fingerprints(metrics: Metrics) -> list[Prints]:
-    """Tasks first, then the cached logits of teachers; empty without provenance.json."""
+    """The fingerprints of tasks, then of the teachers' cached logits; empty without provenance.json."""
     made = metrics.provenance
     tasks = [
         Prints(name, _rows(task["rows"]), _shortened(task)) for name, task in made.get("tasks", {}).items()

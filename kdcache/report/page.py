@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and the figure as SVG and PNG beside it."""
+"""Write the report: one self-contained HTML page, and the main figure as SVG and PNG beside it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import wording
 from kdcache.study import Study
 
-# What a page shows at once; more is a click away, so that a study of 1,200 trials still opens at once.
+# How much a page shows unfolded; the rest is a click away, so that a study of 1,200 trials still opens quickly.
 OPEN = {"panels_open": 6, "tables_open": 3, "rows_open": 40}
 
 
@@ -48,7 +48,7 @@ def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
         The path of the page.
 
     Raises:
-        ComparisonError: a metrics file is missing or is not what it should be.
+        ComparisonError: a metrics file is missing or faulty.
     """
     metrics = read_metrics(metrics_folder)
     panels = charts.panels(metrics, 1 - study.comparison.alpha)
@@ -63,7 +63,7 @@ def write_report(metrics_folder: Path, out: Path, study: Study) -> Path:
 def write_figure(
     metrics: Metrics, panels: list[charts.Panel], svg: Path | None = None, png: Path | None = None
 ) -> None:
-    """Write the main figure; nothing when the study compares nothing."""
+    """Write the main figure, unless the study compares nothing."""
     if panels:
         margin = wording.margins(metrics.comparisons["margin"])
         charts.write_static(charts.static_figure(panels, margin), svg, png)
@@ -86,7 +86,7 @@ def render(metrics: Metrics, study: Study, panels: list[charts.Panel]) -> str:
 
 
 def make_sections(metrics: Metrics, study: Study, panels: list[charts.Panel]) -> list[Section]:
-    """What the page has to say, in its order; a part with nothing to show is left out."""
+    """The page's sections in order; a section with nothing to show is left out."""
     shown: tuple[Section | None, ...] = (
         claims.make_section(metrics, study),
         teachers.make_section(metrics, study),
@@ -111,7 +111,7 @@ def make_sections(metrics: Metrics, study: Study, panels: list[charts.Panel]) ->
 
 
 def _terms(metrics: Metrics, study: Study) -> dict[str, str]:
-    """The study's terms, which many sections name."""
+    """Terms of the study that many sections use."""
     return {
         "baseline": study.comparison.baseline,
         "confidence": declared.confidence(study),
@@ -140,7 +140,7 @@ def _in_groups(rows: list[Any], attribute: str) -> list[list[Any]]:
 
 
 def _charts(parts: Sequence[Section]) -> dict[str, Any]:
-    """What report.js draws."""
+    """The charts that report.js draws."""
     return {
         "themes": {name: charts.theme(name) for name in charts.PALETTES},
         "specs": {chart.id: chart.spec for part in parts for chart in part.drawn},

@@ -1,6 +1,6 @@
-"""The report's tables for a paper: LaTeX (booktabs), Markdown or CSV, with the very words of the page.
+"""The report's tables for a paper, in LaTeX (booktabs), Markdown or CSV, with the same words as the page.
 
-A table becomes a `Grid` of cells, a cell one or more lines; a format only lays a grid out.
+A table becomes a `Grid` of cells, and each cell has one or more lines. A format only lays out a grid.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
 from kdcache.study import Study
 
-# What a page of a paper has room for; comparisons.csv has everything.
+# The numbers that fit on a page of a paper; comparisons.csv has all.
 NUMBERS = (
     "score",
     "baseline",
@@ -42,13 +42,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: what it shows, the headings, which columns hold numbers (set to the right), and the rows."""
+    """A table: its caption, the headings, which columns hold numbers (aligned right), and the rows."""
 
     caption: str
     heads: list[Text]
     numbers: list[bool]
     rows: list[list[Text]]
-    groups: tuple[tuple[str, int], ...] = ()  # headings over several columns: name and how many
+    groups: tuple[tuple[str, int], ...] = ()  # headings over several columns: name and number of columns
 
 
 def _text(*lines: str, bold: bool = False) -> Text:
@@ -59,7 +59,7 @@ def _text(*lines: str, bold: bool = False) -> Text:
 
 
 def main_grids(metrics: Metrics, study: Study) -> list[Grid]:
-    """The main table, cut between tasks where it would be wider than a page."""
+    """The main table, split between tasks if it is too wide for a page."""
     return [_main(table, study) for table in tables.main_tables(metrics, study)]
 
 
@@ -74,7 +74,7 @@ def _main(table: tables.MainTable, study: Study) -> Grid:
 
 
 def _cell(cell: tables.Cell | None) -> Text:
-    """Only what is better by the test is bold, never what is merely the largest."""
+    """A cell; bold if the verdict is better, not if the score is merely the largest."""
     if cell is None:
         return Text()
     if not cell.difference:
@@ -84,7 +84,7 @@ def _cell(cell: tables.Cell | None) -> Text:
 
 
 def legend(study: Study) -> str:
-    """What a cell of the main table says."""
+    """The legend: what a cell of the main table shows."""
     comparison, seeds = study.comparison, wording.count(len(study.seeds), "seed")
     repeated = ""
     if len(study.looks) > 1:
@@ -128,7 +128,7 @@ def _score(score: calibration.ScoreCell) -> Text:
 
 
 def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
-    """Each regularizer over several tasks; none when every student has one task."""
+    """Each regularizer over several tasks; empty if every student has one task."""
     heads = ["", "regularizer", "tasks", "difference", "interval", "p, these tasks", "p, other tasks", "wins"]
     heads += ["worse / within / better", "mean rank"]
     rows = [
@@ -143,7 +143,7 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
 
 
 def cost_grids(metrics: Metrics, study: Study) -> list[Grid]:
-    """Teachers, paid once, and students."""
+    """What teachers cost once, and what students cost."""
     cost = costs.costs(metrics, study)
     heads = [
         "task",
@@ -167,7 +167,7 @@ def cost_grids(metrics: Metrics, study: Study) -> list[Grid]:
 
 
 def _plain(caption: str, heads: list[str], rows: list[list[str]], left: set[str]) -> Grid:
-    """A grid of one-line cells; `left` are the headings of the columns of words."""
+    """A grid of one-line cells; `left` has the headings of columns with words, which are aligned left."""
     cells = [[_text(cell) for cell in row] for row in rows]
     return Grid(caption, [_text(head) for head in heads], [head not in left for head in heads], cells)
 
@@ -185,7 +185,7 @@ TABLES: dict[str, Callable[[Metrics, Study], list[Grid]]] = {
 
 
 def markdown(grid: Grid) -> str:
-    """A pipe table; the lines of a cell parted by <br>."""
+    """A pipe table; the lines of a cell are separated by <br>."""
     columns = [name for name, width in grid.groups for _ in range(width)] or [""] * len(grid.heads)
     heads = [
         _text(*filter(None, (group, *head.lines))) for group, head in zip(columns, grid.heads, strict=True)
@@ -202,12 +202,12 @@ def _markdown_cell(cell: Text) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Names may have underscores, which Markdown can read as emphasis, and a bar would end the cell."""
+    """Text with underscores (which Markdown can read as emphasis) and bars (which end a cell) escaped."""
     return text.replace("_", r"\_").replace("|", r"\|")
 
 
 def comma_separated(grid: Grid) -> str:
-    """One line a row; the lines of a cell parted by a semicolon, the headings of several columns before each."""
+    """CSV; the lines of a cell are separated by semicolons, and a heading over several columns is repeated for each."""
     columns = [name for name, width in grid.groups for _ in range(width)] or [""] * len(grid.heads)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -218,7 +218,7 @@ def comma_separated(grid: Grid) -> str:
 
 
 def latex(grid: Grid) -> str:
-    """A table environment for the package booktabs; a cell of several lines takes as many rows."""
+    """A table environment for the package booktabs; a cell with several lines takes several rows."""
     rows = [_latex_row(row) for row in grid.rows]
     between = "\n\\addlinespace\n" if any(len(lines) > 1 for lines in rows) else "\n"
     return "\n".join(
@@ -240,7 +240,7 @@ def latex(grid: Grid) -> str:
 
 
 def _latex_groups(groups: Sequence[tuple[str, int]]) -> list[str]:
-    """The headings over several columns, each with a line under its columns."""
+    """The headings over several columns, each with a rule under its columns."""
     if not groups:
         return []
     ends = list(accumulate(width for _, width in groups))
@@ -296,7 +296,7 @@ LATEX = str.maketrans(
 
 
 def escape_latex(text: str) -> str:
-    """Text as LaTeX prints it; a bracket or star at its start would be an argument of the line break before it."""
+    """Text escaped for LaTeX, even a bracket or star at its start, which the line break before would take."""
     escaped = text.translate(LATEX)
     return f"{{{escaped[0]}}}{escaped[1:]}" if text[:1] in ("[", "*") else escaped
 
@@ -306,10 +306,10 @@ FORMATS: dict[str, Layout] = {"latex": latex, "markdown": markdown, "csv": comma
 
 
 def paper_table(metrics: Metrics, study: Study, table: str, form: str) -> str:
-    """One of `TABLES` in one of `FORMATS`; several grids parted by a blank line, captions below those of Markdown.
+    """One of `TABLES` in one of `FORMATS`. Several grids are separated by a blank line; Markdown has captions below.
 
     Raises:
-        ComparisonError: the study has nothing to show in that table.
+        ComparisonError: the table is empty for this study.
     """
     grids = TABLES[table](metrics, study)
     if not any(grid.rows for grid in grids):

@@ -1,4 +1,4 @@
-"""Row by row: what other seeds, and what other validation rows, would do to each difference."""
+"""The section "Row by row": how much other seeds, and other validation rows, would change each difference."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdcache.statistics import wording
 
 @dataclass(frozen=True)
 class ExampleLine:
-    """A comparison's two sources of error, apart and together, in points; rows gained and lost."""
+    """A comparison's two sources of error, separately and together, in points; rows gained and lost."""
 
     group: str
     regularizer: str
@@ -41,7 +41,7 @@ def make_section(metrics: Metrics) -> ExamplesSection | None:
 
 
 def lines(metrics: Metrics) -> list[ExampleLine]:
-    """The rows of examples.csv in words; none without that file."""
+    """The rows of examples.csv in words; empty without that file."""
     return [_line(row) for row in rows_of(ExampleRow, metrics.examples)]
 
 
@@ -62,7 +62,7 @@ def _line(row: ExampleRow) -> ExampleLine:
 
 
 def sentence(metrics: Metrics) -> str:
-    """What the two numbers are, and which one is larger how often; empty without examples.csv."""
+    """What the two errors are, and how often each is the larger; empty without examples.csv."""
     known = metrics.examples.dropna(subset=["sd_seeds", "sd_rows"])
     if known.empty:
         return ""

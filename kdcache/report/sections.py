@@ -1,4 +1,4 @@
-"""The parts of the page. A module that has something to say makes a section; the page's template loops over them."""
+"""The sections of the page: each module of the report makes one, and the page's template loops over them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdcache.report import charts
 
 @dataclass(frozen=True)
 class Drawn:
-    """A chart in the page: its place, what is drawn, its specification for the browser, and its picture."""
+    """A chart in the page: its id, its content, its specification for the browser, and its static image."""
 
     id: str
     of: charts.Drawing | charts.Panel
@@ -20,13 +20,13 @@ class Drawn:
 
 
 class Section(Protocol):
-    """A part of the page: a template, which finds this object as `section`."""
+    """A section of the page; its template gets this object as `section`."""
 
     template: ClassVar[str]
 
     @property
     def drawn(self) -> Sequence[Drawn]:
-        """Its charts, for the page's script."""
+        """The section's charts, for the page's script."""
 
 
 class WithoutCharts:
@@ -38,10 +38,10 @@ class WithoutCharts:
 
 
 def draw(name: str, drawings: Sequence[charts.Drawing | charts.Panel]) -> list[Drawn]:
-    """Each chart ready for the page.
+    """Make charts ready for the page.
 
     Args:
-        name: of the kind of chart; with a number it is the chart's id in the page.
+        name: the kind of chart; followed by a number, it is the chart's id in the page.
     """
     return [
         Drawn(

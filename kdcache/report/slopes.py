@@ -1,7 +1,7 @@
-"""Slopes: what each regularizer gains with a pretrained student, and what from scratch, joined by a line.
+"""Slope charts: what each regularizer gains with a pretrained student and from scratch, joined by a line.
 
-Parallel lines would mean that the start does not matter; a line that rises means more gain from scratch. The numbers
-are the interaction's, from summary.json.
+A flat line means that the start does not matter; a rising line means more gain from scratch. The numbers are those of
+the interaction, from summary.json.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}
 
 
 def diagrams(metrics: Metrics) -> list[Drawing]:
-    """A chart per task and pair of students, those of one task with one axis."""
+    """One chart per task and pair of students; charts of one task share their axis."""
     rows = [row for row in metrics.summary.get("interaction", []) if _drawn(row)]
     pairs = dict.fromkeys((row["task"], row["scratch"], row["pretrained"]) for row in rows)
     of_pair = {
@@ -91,10 +91,10 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
 
 
 def _ends() -> alt.Scale:
-    """The two starts at the sides, with room for their names."""
+    """The scale with the two starts at its ends, with room for their names."""
     return alt.Scale(type="point", padding=0.35)
 
 
 def _dashes() -> alt.Scale:
-    """A full line when more gain from scratch is shown, a broken one when it is not."""
+    """A solid line if more gain from scratch is shown, a dashed line if not."""
     return alt.Scale(domain=["supported", "inconclusive"], range=[[1, 0], [5, 4]])

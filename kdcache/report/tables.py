@@ -1,4 +1,4 @@
-"""The report's tables as plain values: every number already in words, a template only lays them out."""
+"""The report's tables as plain values: all numbers are already in words, so that templates only lay them out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdcache.results.schema import ComparisonRow
 from kdcache.statistics import wording
 from kdcache.study import Study
 
-COLUMNS_AT_ONCE = 6  # students side by side; more go into another table
+COLUMNS_AT_ONCE = 6  # students side by side; more are put into another table
 CLASS_OF_VERDICT = frozenset(wording.SIGNS)
 
 
@@ -30,7 +30,7 @@ class Cell:
     words: str = ""
     sign: str = ""
     note: str = ""
-    key: str = ""  # what to sort it by
+    key: str = ""  # the sort key
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A regularizer, what it is in short, and its cell in every column."""
+    """A regularizer, its recipe in short, and its cell in every column."""
 
     name: str
     recipe: str
@@ -54,7 +54,7 @@ class Row:
 
 @dataclass(frozen=True)
 class MainTable:
-    """Regularizers by students; `tasks` are the column groups: name, metric and how many columns."""
+    """Regularizers by students; `tasks` are the column groups: name, metric and number of columns."""
 
     tasks: list[tuple[str, str, int]]
     columns: list[Column]
@@ -63,7 +63,7 @@ class MainTable:
 
 @dataclass(frozen=True)
 class OpenQuestion:
-    """An inconclusive comparison and why it is."""
+    """An inconclusive comparison, and why it is inconclusive."""
 
     group: str
     regularizer: str
@@ -84,7 +84,7 @@ class ResultsSection(WithoutCharts):
 
 @dataclass(frozen=True)
 class OpenSection(WithoutCharts):
-    """What is inconclusive, and what so few seeds cannot show."""
+    """The inconclusive comparisons, and what so few seeds cannot show."""
 
     template: ClassVar[str] = "sections/open.html.j2"
     rows: list[OpenQuestion]
@@ -102,7 +102,7 @@ def make_open_section(metrics: Metrics, study: Study) -> OpenSection:
 
 
 def main_tables(metrics: Metrics, study: Study) -> list[MainTable]:
-    """The main table, cut between tasks where it would be wider than a page."""
+    """The main table, split between tasks if it is too wide for a page."""
     pairs = zip(metrics.comparisons["task"], metrics.comparisons["student"], strict=True)
     students = list(dict.fromkeys(pairs))
     chunks: list[list[tuple[str, str]]] = []
@@ -219,14 +219,14 @@ def _beyond(above: bool, below: bool) -> str:
 
 
 def sort_key(value: float | None) -> str:
-    """What a table is sorted by; empty, so last, where there is no number."""
+    """The sort key of a number; empty, and so last, if there is no number."""
     return "" if wording.missing(value) else f"{value:.6g}"
 
 
 KINDS = ("teacher", "cache", "views", "unlabelled", "trial")  # of cost.csv
 NAMES = ("task", "student", "regularizer")
 
-# heading: the column of comparisons.csv and how it is written; the interval is written with the difference
+# heading: its column in comparisons.csv, and its format; the difference is written with its interval
 NUMBERS: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "score": ("mean", wording.one_decimal),
     "baseline": ("baseline_mean", wording.one_decimal),

@@ -1,4 +1,4 @@
-"""The teachers: how good each is, how soft its labels are, and what of it limits what a study can find."""
+"""The section on teachers: how good each is, how soft its labels are, and warnings about what a study cannot find."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdcache.results.schema import TeacherRow
 from kdcache.statistics import wording
 from kdcache.study import Study
 
-# Nearly hard: a mean entropy below this share of ln K, the entropy of labels that say nothing.
+# Labels are nearly hard if their mean entropy is below this share of ln K, the entropy of uniform labels.
 NEARLY_HARD = 0.05
 
 
@@ -66,10 +66,10 @@ def _line(row: TeacherRow) -> TeacherLine:
 
 
 def warnings(metrics: Metrics, study: Study) -> list[str]:
-    """What about the models limits what the study can find, a sentence each.
+    """Facts about the models that limit what the study can find, one sentence each.
 
-    A model is at chance, and a teacher no better than its student, where it is ahead by no more than the margin that
-    params.yaml declares for the metric: by that the study calls two scores equivalent.
+    A model counts as at chance, and a teacher as no better than its student, if it is ahead by no more than the margin
+    that params.yaml declares for the metric. (Within the margin, the study calls two scores equivalent.)
     """
     rows = list(rows_of(TeacherRow, metrics.teachers))
     return [
@@ -106,7 +106,7 @@ def _students_at_chance(metrics: Metrics, study: Study, rows: Sequence[TeacherRo
 
 
 def _margin(study: Study, row: TeacherRow) -> float:
-    """In points; 0 for a metric without one."""
+    """The margin in points; 0 for a metric without one."""
     return next((size for metric, size in study.comparison.margin.items() if metric == row.metric), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Tuning: what was chosen for each configuration, what the best of so many settings scores, how flat the optimum is."""
+"""The section on tuning: the chosen settings, the expected best score of n settings, and how flat the optimum is."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from kdcache.study import Study
 from kdcache.study.tuning import Tuning
 
 HEIGHT = 220  # pixels
-# Where a value cannot go further: that it is the last of its list says nothing.
+# The smallest possible values: if such a value is chosen, being the last in its list means nothing.
 LEAST = {"epochs": 1, "batch_size": 1, "weight_decay": 0, "warmup": 0, "beta": 0}
 MOST = {"alpha": 1}
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The settings of one configuration, in the order in which they were tried; each score is a mean over seeds.
+    """The settings of one configuration, in the order of trying; each score is a mean over seeds.
 
-    Scores are in points, but nll is in nats.
+    Scores are in points, except nll, which is in nats.
     """
 
     task: str
@@ -55,7 +55,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class TuningLine:
-    """A configuration in words."""
+    """A configuration's tuning in words."""
 
     model: str
     regularizer: str
@@ -84,7 +84,7 @@ class TuningSection:
 
 
 def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
-    """Nothing for a study that tunes nothing."""
+    """The section; None for a study without tuning."""
     if study.tuning is None or metrics.tuning.empty:
         return None
     found = configurations(metrics)
@@ -130,7 +130,7 @@ def _who(one: Configuration) -> str:
 
 
 def _steps(settings: int) -> list[int]:
-    """After how many settings the expected best is shown: 1, 2, 4, ... and all."""
+    """The numbers of settings after which the expected best is shown: 1, 2, 4, ... and all."""
     return [*(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n < settings), settings]
 
 
@@ -152,12 +152,12 @@ def _line(one: Configuration, study: Study, steps: list[int]) -> TuningLine:
 
 
 def _margin(study: Study, metric: str) -> float:
-    """In points; 0 where none is declared."""
+    """The margin in points; 0 if none is declared."""
     return next((size for name, size in study.comparison.margin.items() if name == metric), 0.0)
 
 
 def warnings(found: Sequence[Configuration], tuning: Tuning) -> list[str]:
-    """A sentence for every configuration of which a chosen value is at the edge of what was to be tried."""
+    """A sentence for every chosen value that is at the edge of its list."""
     return [said for one in found for said in _edges(one, tuning)]
 
 
@@ -180,7 +180,7 @@ def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
 
 
 def diagrams(found: Sequence[Configuration]) -> list[Drawing]:
-    """A chart per task and student: the expected best score against the number of settings, a line a method."""
+    """One chart per task and student: the expected best score against the number of settings, a line a method."""
     groups: dict[tuple[str, str], list[Configuration]] = {}
     for one in found:
         groups.setdefault((one.task, one.model), []).append(one)

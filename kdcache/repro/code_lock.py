@@ -1,12 +1,12 @@
-"""kdcache.yaml: which code of kdcache a project's results are of, for DVC to see.
+"""kdcache.yaml: tells DVC which version of kdcache's code a project's results come from.
 
-In a clone of kdcache the stages depend on its source files. A project that uses an installed kdcache has none: there
-kdcache.yaml holds a hash of each folder of the package that a stage runs, and dvc.yaml has them as parameters. So a
-changed kdcache is for DVC what a changed parameter is: it asks those stages, and no others. Each then keeps what has
-the same identity still.
+In a clone of kdcache the stages depend on its source files. A project that uses an installed kdcache has no source
+files. There kdcache.yaml holds a hash of each folder of the package that a stage runs, and dvc.yaml refers to these
+hashes as parameters. So DVC treats a changed kdcache like a changed parameter, and runs only the stages concerned. Each
+of them keeps the results whose identity is still the same.
 
-It is a lock file. `kdcache repro` brings it up to date; until then results are those of the kdcache it names, and a
-stage that `dvc repro` runs with another one refuses.
+kdcache.yaml is a lock file. `kdcache repro` brings it up to date. Until then, results come from the kdcache that it
+names, and a stage that `dvc repro` runs with another kdcache refuses to start.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kdcache.system.params_file import read_params
 
 LOCK = Path("kdcache.yaml")
 PACKAGE = Path(kdcache.__file__).parent
-SHORT = 16  # hexadecimal digits: this tells versions of one package apart, it proves nothing
+SHORT = 16  # hexadecimal digits: enough to tell versions of one package apart, but no proof against forgery
 ABOUT = """\
 # The code of kdcache that the results here are of: a hash of each of its folders that a stage runs.
 # `kdcache repro` brings it up to date; DVC then asks the stages concerned, and what is still valid stays.
@@ -48,10 +48,10 @@ def write(folder: Path) -> None:
 
 
 def refresh(lock: Path = LOCK) -> str:
-    """Bring kdcache.yaml up to date, where there is one.
+    """Bring kdcache.yaml up to date, if there is one.
 
     Returns:
-        What changed, in a sentence for people; empty when nothing did.
+        What changed, in a sentence for people; empty if nothing did.
     """
     changed = _changed(lock)
     if not changed:
@@ -61,10 +61,10 @@ def refresh(lock: Path = LOCK) -> str:
 
 
 def check(lock: Path = LOCK) -> None:
-    """Refuse to run a stage with another kdcache than DVC records it with.
+    """Refuse to run a stage with a kdcache other than the one that kdcache.yaml names.
 
     Raises:
-        KdcacheError: kdcache.yaml is there, and of other code.
+        KdcacheError: kdcache.yaml exists and names other code.
     """
     changed = _changed(lock)
     if changed:
@@ -82,7 +82,7 @@ def _changed(lock: Path) -> list[str]:
 
 
 def _hash(name: str) -> str:
-    """Of every source file of a folder of the package, by its path inside it."""
+    """A hash of every source file in one of the package's folders, and of its path inside the folder."""
     folder = PACKAGE / name.replace("_", "/")
     if not folder.is_dir():
         raise KdcacheError(

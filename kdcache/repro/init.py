@@ -1,4 +1,4 @@
-"""`kdcache init`: a project that runs, with its own params.yaml, dvc.yaml and stages."""
+"""`kdcache init`: write a project that runs, with its own params.yaml, dvc.yaml and stages."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from kdcache.system.names import NAME, SETTLED
 
 Template: TypeAlias = Literal["default", "text", "images", "paper"]
 OURS = ("params.yaml", SETTLED, "dvc.yaml", "stages", code_lock.LOCK.name)
-LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
-SAMPLE = 2000  # texts whose tokens are counted
-# An empty line goes before each part of the study, unless a comment stands there.
+LONGEST, STEP = 128, 8  # tokens: the limit of the embedded models; max_length is a multiple of STEP
+SAMPLE = 2000  # texts whose tokens are counted to choose max_length
+# An empty line goes before each part of the study, unless there is a comment.
 SECTION = re.compile(r"(?m)^((?!#).+)\n+(?=(?:tasks|teachers|students|regularizers|distillers|comparison):)")
 STARTS = {
     "default": "Does a regularizer help a small student, pre-trained or not, on text and on images?",
@@ -62,16 +62,16 @@ class Data:
 
 
 def start_project(folder: Path, kind: Template = "default", data: Data | None = None) -> list[str]:
-    """Write a project, and make it a Git and a DVC repository where it is none.
+    """Write a project, and make it a Git and DVC repository unless it is one.
 
     Args:
-        data: in place of the template's task, with the models of `text`.
+        data: used as the task instead of the template's; the models are those of `text`.
 
     Returns:
-        What to do next, a line each.
+        What to do next, one line for each step.
 
     Raises:
-        KdcacheError: there is a project already, or the data are not as described; then nothing is written.
+        KdcacheError: the folder has a project already, or the data are not as described. Nothing is written then.
     """
     there = [name for name in OURS if (folder / name).exists()]
     if there:
@@ -79,7 +79,7 @@ def start_project(folder: Path, kind: Template = "default", data: Data | None = 
     study = _study(kind) if data is None else _study_of(folder, data)
     folder.mkdir(parents=True, exist_ok=True)
     _write_files(folder, study, data)
-    load_study(folder / "params.yaml")  # or it is reported here, and not by the first stage
+    load_study(folder / "params.yaml")  # so that mistakes are reported here, and not by the first stage
     _make_repositories(folder)
     return _next_steps(folder, study)
 
@@ -94,7 +94,7 @@ def _study(kind: Template) -> Any:
 
 
 def _study_of(folder: Path, data: Data) -> Any:
-    """The text template with the task of these files, as long as its texts need."""
+    """The text template with the task of these files, and a max_length that fits its texts."""
     study = template.only(template.default_study(), "text")
     name = folder.resolve().name
     name = name if NAME.fullmatch(name) else "mine"
@@ -118,17 +118,17 @@ def _study_of(folder: Path, data: Data) -> Any:
 
 
 def _in_a_line(values: Sequence[str]) -> CommentedSeq:
-    """A list as YAML has it in brackets."""
+    """A list that YAML writes on one line, in brackets."""
     line = CommentedSeq(values)
     line.fa.set_flow_style()
     return line
 
 
 def _look_at(data: Data) -> tuple[str, int]:
-    """The data in words, and `max_length`: tokens that 99 of 100 train texts have at most.
+    """The data in words, and `max_length`: the number of tokens that 99 of 100 train texts do not exceed.
 
     Raises:
-        KdcacheError: a file or column is missing or unreadable, or the label is no class.
+        KdcacheError: a file or column is missing or unreadable, or the label does not look like classes.
     """
     from tokenizers import Tokenizer
 
@@ -202,7 +202,7 @@ def _dvc_ignored() -> str:
 
 
 def _make_repositories(folder: Path) -> None:
-    """Git and DVC, where they are not; dvc.yaml's plots need the templates of .dvc/plots."""
+    """Start Git and DVC repositories if there are none. (dvc.yaml's plots need the templates of .dvc/plots.)"""
     if not (folder / ".dvc").is_dir():
         with_git = shutil.which("git") is not None
         if with_git and _said(folder, "git", "rev-parse", "--show-toplevel") is None:
@@ -221,7 +221,7 @@ def _make_repositories(folder: Path) -> None:
 
 
 def _said(folder: Path, *command: str) -> str | None:
-    """What a command prints; None where it fails."""
+    """What a command prints; None if it fails."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else None
 
@@ -241,7 +241,7 @@ def _next_steps(folder: Path, study: Any) -> list[str]:
 
 
 def _first_student(study: Any) -> str:
-    """The names of a task, a student that is for it, and a distiller."""
+    """The names of a task, a student declared for it, and a distiller, with spaces between them."""
     task = next(iter(study["tasks"]))
     student = next(name for name, model in study["students"].items() if task in model.get("tasks", [task]))
     return f"{task} {student} {next(iter(study['distillers']))}"

@@ -1,9 +1,9 @@
-"""Which task, model and method a DVC stage is for: looked up, so that no name of params.yaml is part of a command.
+"""Look up which task, model and method a DVC stage is for, so that no name of params.yaml is part of a command.
 
-DVC builds a stage's command from dvc.yaml and gives it to a shell, before anything is checked. A study file is offered
-as a plain file to copy, and a name such as `digits; rm -rf x #` would be run. So dvc.yaml's commands have no names in
-them. DVC tells each command its stage in DVC_STAGE (`train@digits-vit-tiny-kd`), and the names are those of params.yaml
-that give that stage's name.
+DVC builds a stage's command from dvc.yaml and gives it to a shell before anything is checked. Study files are passed
+around, and a name such as `digits; rm -rf x #` would be executed. So the commands in dvc.yaml contain no names. DVC
+gives each command its stage's name in DVC_STAGE (`train@digits-vit-tiny-kd`), and this module finds the names in
+params.yaml that form this stage's name.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ GROUPS = {
 
 
 def item_of_stage(params: Path = Path("params.yaml")) -> list[str]:
-    """The names that this process's stage is for, in the order of its matrix in dvc.yaml.
+    """The names that this process's stage is for, in the order of the stage's matrix in dvc.yaml.
 
     Raises:
-        KdcacheError: DVC did not start this process; or no names of params.yaml, or several, give its stage's name.
+        KdcacheError: DVC did not start this process; or no names in params.yaml, or several, form its stage's name.
         ParamsError: params.yaml cannot be read.
         KdcacheError: kdcache.yaml is of another kdcache; see `code_lock`.
     """
@@ -53,7 +53,7 @@ def item_of_stage(params: Path = Path("params.yaml")) -> list[str]:
 
 
 def _readings(joined: str, groups: Sequence[Collection[str]]) -> list[list[str]]:
-    """The ways to read `a-b-c` as one name of each group, joined by '-'."""
+    """All ways to read `a-b-c` as one name from each group, joined by '-'."""
     first, *rest = groups
     if not rest:
         return [[joined]] if joined in first else []

@@ -1,4 +1,4 @@
-"""What DVC says about the pipeline in the current folder, and what is done to its files besides running stages."""
+"""Ask DVC about the pipeline in the current folder, and change DVC's files in ways other than running a stage."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
 class Pipeline:
     """The stages that a `dvc repro` would look at."""
 
-    order: list[str]  # as a serial `dvc repro` takes them
+    order: list[str]  # the stages in the order of a serial `dvc repro`
     upstream: dict[str, set[str]]
     outs: dict[str, list[Path]]
-    changed: dict[str, set[str]]  # by `dvc status`: what of each stage, such as paths of deps
-    superseded: set[str]  # dvc.lock has newer data for something that they depend on than they were run with
+    changed: dict[str, set[str]]  # what `dvc status` says has changed for each stage, such as paths of deps
+    superseded: set[str]  # stages that were run with older data than dvc.lock now has for their dependencies
 
 
 class Project:
     """The DVC project of the current folder.
 
     Raises:
-        KdcacheError: here and in `read`: what DVC has to say.
+        KdcacheError: DVC reports an error, here or in `read`.
     """
 
     def __init__(self) -> None:
         with _dvc_errors():
             self._repo = Repo()
-        self.folder = Path(str(self._repo.tmp_dir)) / "kdcache"  # logs and locks; DVC keeps it out of Git
+        self.folder = Path(str(self._repo.tmp_dir)) / "kdcache"  # for logs and locks; DVC keeps it out of Git
         self.folder.mkdir(exist_ok=True)
 
     def read(self, targets: Sequence[str] = ()) -> Pipeline:
-        """The targets' stages and all that they depend on; without targets the stages of dvc.yaml."""
+        """The targets' stages and all stages they depend on; without targets, all stages of dvc.yaml."""
         with _dvc_errors(), lock_repo(self._repo):
             graph = get_active_graph(self._repo.index.graph)
             steps: list[Any] = plan_repro(graph, collect_stages(self._repo, list(targets) or [PIPELINE]))
@@ -62,9 +62,9 @@ class Project:
 
     @contextmanager
     def between_writes(self) -> Iterator[None]:
-        """Keep DVC processes from their bookkeeping: a stage that is ended meanwhile leaves no half-written dvc.lock.
+        """Keep DVC processes from writing dvc.lock, so that a stage ended meanwhile does not leave it half-written.
 
-        One that is at it for seconds is not waited for: it hashes or copies data then.
+        A process that holds the lock for seconds is not waited for: it is hashing or copying data.
         """
         try:
             self._repo.lock.lock()
@@ -78,7 +78,7 @@ class Project:
 
     @contextmanager
     def lock_file_in_order(self, order: Sequence[str]) -> Iterator[None]:
-        """In the end stages that are new in dvc.lock stand in `order` there, whichever ended first."""
+        """At the end, put the stages that are new in dvc.lock into `order`, whichever of them ended first."""
         before = list(_recorded(Path(LOCK)))
         try:
             yield
@@ -97,13 +97,13 @@ class Project:
 
 
 def run_together(names: Collection[str], allow_missing: bool = False) -> None:
-    """Bring stages of dvc.yaml up to date one after the other in this process, and record all at once in dvc.lock.
+    """Bring stages of dvc.yaml up to date one after another in this process, and record all at once in dvc.lock.
 
-    DVC itself reads and writes the whole of dvc.lock for every stage, which takes longer than a stage that has nothing
-    to do. Stages that have ended are recorded also when a later one fails.
+    DVC itself reads and writes all of dvc.lock for every stage, which takes longer than a stage with nothing to do.
+    Stages that have ended are recorded even if a later one fails.
 
     Raises:
-        KdcacheError: a stage failed; what it printed says why.
+        KdcacheError: a stage failed; its output says why.
     """
     repo = Repo(_wait_for_lock=True)
     with _dvc_errors(), lock_repo(repo):
@@ -118,7 +118,7 @@ def run_together(names: Collection[str], allow_missing: bool = False) -> None:
 
 
 def _named(status: Iterable[Any]) -> set[str]:
-    """What an entry of `dvc status` names: `[{"changed deps": {"a/b": "modified"}}, "changed command"]`."""
+    """What has changed, from an entry of `dvc status`: `[{"changed deps": {"a/b": "modified"}}, "changed command"]`."""
     named: set[str] = set()
     for item in status:
         named |= {item} if isinstance(item, str) else {path for paths in item.values() for path in paths}
@@ -126,13 +126,13 @@ def _named(status: Iterable[Any]) -> set[str]:
 
 
 def _is_superseded(stage: Any, upstream: Iterable[Any]) -> bool:
-    """Whether a stage has to run although what it depends on is not here: what `dvc repro --allow-missing` looks at."""
+    """Whether a stage has to run although its dependencies are not here; the check of `dvc repro --allow-missing`."""
     recorded = {out.fs_path: out.hash_info for one in upstream for out in one.outs}
     return any(recorded.get(dep.fs_path, dep.hash_info) != dep.hash_info for dep in stage.deps)
 
 
 def _recorded(lock_file: Path) -> dict[str, Any]:
-    """The stages in dvc.lock, in their order there."""
+    """The stages in dvc.lock, in the file's order."""
     return dict(load_yaml(lock_file).get("stages", {})) if lock_file.exists() else {}
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while stages run: a bar on a terminal, one line per finished stage elsewhere."""
+"""What a person sees while stages run: a bar on a terminal, otherwise one line per finished stage."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TAIL = 20  # lines of a failed stage's log
 
 
 class Trials:
-    """Trials of the stages of this run: done, and to do as far as known.
+    """Counts the trials of this run's stages: those done, and those to do as far as known.
 
     Args:
-        expected: trials of each stage that has some, until the stage itself says how many it lacks.
+        expected: the expected number of trials of each stage with trials, until the stage itself reports it.
     """
 
     def __init__(self, expected: Mapping[str, int]) -> None:
@@ -35,7 +35,7 @@ class Trials:
         return sum(self._done.values())
 
     def read(self, stage: str, log: Path) -> None:
-        """What a running stage has said in its log so far."""
+        """Read what a running stage has logged so far."""
         for line in _lines(log):
             if found := TO_RUN.match(line):
                 self._total[stage] = int(found[1])
@@ -43,16 +43,16 @@ class Trials:
                 self._done[stage] = int(found[1])
 
     def close(self, stage: str) -> None:
-        """A stage has ended, so it has nothing to do any more."""
+        """Count no more trials to do for a stage that has ended."""
         if stage in self._total:
             self._total[stage] = self._done[stage]
 
 
 class Display:
-    """Prints what happens; on a terminal a bar with the running stages stays below it.
+    """Prints what happens; on a terminal, a bar with the running stages stays below.
 
     Args:
-        stages: how many there are to run or to look at.
+        stages: the number of stages to run or to check.
     """
 
     def __init__(self, stages: int, trials: Trials, console: Console | None = None) -> None:
@@ -95,7 +95,7 @@ class Display:
         )
 
     def end(self, name: str, stages: Sequence[str], log: Path, ok: bool, seconds: float) -> None:
-        """Stages that ran together have ended: done, failed, or DVC found that they did not have to run."""
+        """Report the end of stages that ran together: done, failed, or DVC found that they did not have to run."""
         self.trials.read(name, log)
         for one in {name, *stages}:
             self.trials.close(one)
@@ -108,7 +108,7 @@ class Display:
         self._console.print(text, markup=False, soft_wrap=True)
 
     def fail(self, stage: str, log: Path, dropped: list[str]) -> None:
-        """Say where to look, and show the end of the log."""
+        """Report a stage's failure: where its log is, the log's end, and the stages that are dropped."""
         for line in _lines(log)[-TAIL:]:
             self.say(f"    {line}")
         self.say(f"{stage} failed; all that it printed is in {log}")
@@ -120,7 +120,7 @@ class Display:
         return f"stages {self._ended}/{self._stages}{trials}"
 
     def _left(self) -> str:
-        """The time that the rest takes if a stage and a trial go on taking what they took so far; "" at the start."""
+        """The estimated remaining time, at the speed of stages and trials so far; "" at the start."""
         done = self._ended + self.trials.done
         left = self._stages + self.trials.total - done
         if not (done and left):

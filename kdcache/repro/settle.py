@@ -1,4 +1,4 @@
-"""Run a study with looks to its end: what is asked for now, judge, say who goes on, again until nobody does."""
+"""Run a study with looks to its end: run the trials of a look, judge, decide who goes on, until nobody does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from kdcache.trials.layout import Layout
 
 
 def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
-    """Look after look, with a report after each. A fixed design has one look.
+    """Run look after look, with a report after each. A fixed design has one look.
 
-    Where no trial is here it begins with the first look, whatever settle.json asks for: the end is the same.
+    If no trial is here, start with the first look, whatever settle.json asks for; the end is the same.
 
-    What is written can be stopped at any moment, and begun again: settle.json asks for a look's trials before they run.
+    It can be stopped and started again at any moment: settle.json asks for a look's trials before they run.
 
     Returns:
         The exit code, see `reproduce`.
@@ -35,7 +35,7 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     study = load_study(PARAMS)
     has_looks = study.comparison.looks is not None
     if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
-        study = study.with_settled({}, study.declarations)  # as in a fresh clone: the first report comes soon
+        study = study.with_settled({}, study.declarations)  # as in a fresh clone: a first report comes soon
     while True:
         if has_looks:
             write_settled(path, study, _asked(study))
@@ -49,7 +49,7 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
 
 
 def next_step(jobs: int = 2) -> str:
-    """What `settle` would do next, in a line; nothing is run and nothing written."""
+    """What `settle` would do next, in one line; nothing is run or written."""
     study = load_study(PARAMS)
     try:
         now = _judged(study)
@@ -80,7 +80,7 @@ def _judged(study: Study) -> Standing:
 
 
 def _line(study: Study, now: Standing, jobs: int) -> str:
-    """ "look 2 of 4, 10 seeds: 5 of 12 settled (4 equivalent, 1 worse); next 35 trials, about 3 minutes"."""
+    """Such as "look 2 of 4, 10 seeds: 5 of 12 settled (4 equivalent, 1 worse); next 35 trials, about 3 minutes"."""
     settled, total = sum(now.verdicts.values()), len(now.outcomes)
     words = ", ".join(f"{n} {word}" for word, n in now.verdicts.items())
     result = f"{settled} of {total} settled" + (f" ({words})" if words else "")
@@ -113,7 +113,7 @@ def _more(study: Study, counts: SeedCounts) -> dict[tuple[str, str, str], int]:
 
 
 def _minutes(more: dict[tuple[str, str, str], int], jobs: int) -> float | None:
-    """By what trials took so far, where that is known here."""
+    """The expected minutes, from the cost of trials so far; None if that is not known here."""
     path = Layout().metrics / "cost.csv"
     if not path.exists():
         return None

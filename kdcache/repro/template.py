@@ -1,7 +1,7 @@
 """What a new project starts from: this repository's own pipeline, stages, studies and small checkpoints.
 
-Nothing is kept twice. In a clone the files are the repository's own; the wheel has copies of them (setup.py). A project
-gets them as they are, but for dvc.yaml's source files of a clone; see `code_lock`.
+Nothing is kept twice: in a clone the files are the repository's own, and the wheel has copies of them (setup.py). A
+project gets them unchanged, except that its dvc.yaml does not depend on source files; see `code_lock`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def root() -> Path:
 
 
 def pipeline() -> str:
-    """dvc.yaml of a project: the repository's, where each folder of source files is a parameter of kdcache.yaml."""
+    """A project's dvc.yaml: the repository's, with a parameter of kdcache.yaml for each folder of source files."""
     yaml = YAML()
     yaml.width = 120
     content = yaml.load((root() / "dvc.yaml").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What stages have to do, as a look at the folders tells: for order and progress, never for what is run."""
+"""Estimate what stages have to do from their folders; used for order and progress, never to decide what is run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PARAMS = Path("params.yaml")
 class Work:
     """The trials of each stage that runs trials, and the stages that are expected to have nothing to do.
 
-    DVC has a stage for every pair of a task and a model, also for pairs that the study excludes. And when settle.json
-    has changed, every stage is asked, also those whose configurations have all the trials that it asks for.
+    DVC has a stage for every pair of a task and a model, even for pairs that the study excludes. And after a change of
+    settle.json DVC runs every stage, even those whose configurations have all their trials already.
     """
 
     trials: dict[str, int] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Work:
 
 
 def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
-    """The work of these stages. Of a pipeline without params.yaml nothing is known."""
+    """The expected work of these stages; empty for a pipeline without params.yaml."""
     if not stages or not PARAMS.exists():
         return Work()
     from kdcache.study import load_study  # not before there is something to run
@@ -49,7 +49,7 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
 
 
 def _is_of_a_model(out: Path, layout: Layout) -> bool:
-    """Whether it is where a teacher, its logits or a student's trials would be."""
+    """Whether a path is the place of a teacher, its logits or a student's trials."""
     return any(
         folder.resolve() in out.parents
         for folder in (layout.data / "teachers", layout.data / "logits", layout.data / "trials")

@@ -1,1 +1,1 @@
-"""From trials to metrics/: gathered, scored, written, read."""
+"""From trials to metrics/: results are gathered, checked, scored, written and read."""

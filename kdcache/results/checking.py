@@ -1,7 +1,7 @@
-"""Every result is what the study asks for now, or nothing is compared.
+"""Check that every result is what the study asks for now; otherwise nothing is compared.
 
-A params.yaml (or a module) that is edited while a run goes on leaves results of the old values, which DVC records under
-the new ones. So parameters and identities are held against the study's before any number is made of them.
+If params.yaml (or a module) is edited during a run, DVC records results of the old values under the new ones. So the
+results' parameters and identities are compared with the study's before any number is computed from them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ Trial: TypeAlias = tuple[str, str, str, int]  # task, student, regularizer, seed
 
 
 def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) -> None:
-    """Hold every trial, and the teachers whose logits are learned from, against the study.
+    """Compare every trial, and every teacher whose logits are learned from, with the study.
 
-    Identities are checked where the checkpoints are on this machine; parameters always.
+    Parameters are always checked; identities only if the checkpoints are on this machine.
 
     Args:
-        results: those of `read_trials`, in its order.
+        results: the results of `read_trials`, in its order.
 
     Raises:
-        ComparisonError: a result was made with other parameters, data, weights or code; names it and both values.
+        ComparisonError: a result was made with other parameters, data, weights or code; names the result and both
+            values.
     """
     for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
@@ -57,7 +58,8 @@ def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:
 
 
 def _compare(what: str, kept: Mapping[str, Any] | None, asked: Params) -> None:
-    """
+    """Refuse if parameters differ from the study's.
+
     Args:
         kept: parameters as a result's JSON has them; an older result may lack some.
     """

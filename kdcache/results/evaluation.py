@@ -1,6 +1,6 @@
-"""What the logits that trials keep say of the evaluated rows: scores, outputs row by row, and how sure they are.
+"""Evaluate the logits that trials keep: scores, outputs row by row, and how sure the students are.
 
-Scores are never stored beside logits, for they follow from them: a new metric trains nothing, and an edited score is
+Scores are computed from logits and never stored beside them. So a new metric needs no training, and an edited score is
 noticed.
 """
 
@@ -34,10 +34,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the trials of one configuration say of each validation row, one line a seed.
+    """The outputs of one configuration's trials for each validation row.
 
-    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression. Of two classes, 1 is
-    the one that f1 is of.
+    labels [N] and outputs [S, N], one line a seed: classes (the largest logit), or real numbers for a regression. With
+    two classes, 1 is the positive class of f1.
     """
 
     seeds: tuple[int, ...]
@@ -47,26 +47,26 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Task:
-    """A prepared task's card, and of each evaluated split the row hashes [N] and labels [N]."""
+    """A prepared task's card, and the row hashes [N] and labels [N] of each evaluated split."""
 
     card: TaskCard
     rows: Mapping[str, tuple[npt.NDArray[np.uint64], Array]]
 
 
 class Evaluation:
-    """The logits of a study's trials, each trial's read once, in one pass over the configurations.
+    """Evaluates the logits of a study's trials, reading each trial's once, in one pass over the configurations.
 
-    `outputs` reads a configuration's logits, and keeps what is small on the way: `scores` and `sureness` read only what
-    was not asked for before. So ask for the outputs first. At most one trial's logits are held at a time.
+    `outputs` reads a configuration's logits and keeps their scores and sureness, which are small. `scores` and
+    `sureness` read only what is not kept yet, so call `outputs` first. At most one trial's logits are in memory.
 
     Args:
         root: the folder that holds `tasks/` and `trials/`.
-        results: the study's; scores that one has (of kdcache 0.1) are compared with those of its logits.
+        results: the study's; scores recorded in a result of kdcache 0.1 are compared with those of its logits.
 
     Raises:
-        CacheError: from its methods, when a trial's logits are missing, damaged, or of other rows than the task's.
-        ResultsError: likewise, when result.json has other scores than its logits give.
-        TaskError: likewise, when the task is not prepared.
+        CacheError: from the methods: a trial's logits are missing, damaged, or of other rows than the task's.
+        ResultsError: from the methods: result.json has other scores than its logits give.
+        TaskError: from the methods: the task is not prepared.
     """
 
     def __init__(self, study: Study, root: Path, results: Iterable[TrialResult]) -> None:
@@ -96,14 +96,14 @@ class Evaluation:
         return Outputs(tuple(seeds), labels, stacked)
 
     def scores(self, result: TrialResult) -> dict[str, float]:
-        """A trial's scores; those on validation by the metrics' names, those on a further split `<metric>_<split>`."""
+        """A trial's scores: on validation by the metric's name, on a further split by `<metric>_<split>`."""
         key = (*_configuration(result), result.seed)
         if key not in self._scores:
             self.outputs(*_configuration(result))
         return self._scores[key]
 
     def sureness(self, task: str, student: str, regularizer: str) -> Array:
-        """[3, bins]: the sum of `bin_sureness` over all seeds of a configuration of classes."""
+        """[3, bins]: the sum of `bin_sureness` over all seeds of a classification configuration."""
         if (task, student, regularizer) not in self._sureness:
             self.outputs(task, student, regularizer)
         return self._sureness[task, student, regularizer]
@@ -118,7 +118,7 @@ class Evaluation:
         return self._tasks[task]
 
     def _read(self, task: _Task, configuration: Configuration, seed: int) -> Array:
-        """A trial's logits on validation [N, K]; its scores on every evaluated split are kept."""
+        """A trial's logits on validation [N, K]; keeps its scores on every evaluated split."""
         folder = trial_folder(self._root.joinpath("trials", *configuration), seed)
         cache, scores = LogitCache(folder / LOGITS), {}
         logits = {split: _read_split(cache, split, hashes) for split, (hashes, _) in task.rows.items()}
@@ -144,7 +144,7 @@ def _compare_scores(folder: Path, recorded: Mapping[str, float], scores: Mapping
 
 
 def _read_split(cache: LogitCache, split: str, hashes: npt.NDArray[np.uint64]) -> Array:
-    """[N, K] in the order of the task's rows; none missing, none of another row."""
+    """A split's logits [N, K] in the order of the task's rows; refuses a missing or different row."""
     logits = np.empty((len(hashes), cache.manifest.classes), dtype=np.float32)
     seen = np.zeros(len(hashes), dtype=bool)
     for group in cache.groups(split):
@@ -165,7 +165,7 @@ def _read_split(cache: LogitCache, split: str, hashes: npt.NDArray[np.uint64]) -
 
 
 def bin_sureness(logits: Array, labels: Array, bins: int = ECE_BINS) -> npt.NDArray[np.float64]:
-    """[3, bins]: how many rows have their largest probability in each bin, the sum of those, how many are right.
+    """[3, bins]: for each bin of the largest probability: number of rows, sum of that probability, rows that are right.
 
     The numbers of a reliability diagram, in the bins of `scoring.ece`: ((b-1)/bins, b/bins].
 

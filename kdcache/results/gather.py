@@ -1,7 +1,7 @@
 """Gather a study's results from disk into tables: one row per trial, and what everything cost.
 
-The grid is enumerated from the study's params, never by looking at which folders exist: what a study no longer asks
-for is in no table, and what is missing is an error that names it.
+The grid is enumerated from the study's params, never from the folders that exist: results that a study no longer asks
+for are in no table, and a missing result is an error that names it.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
         trials: the folder that holds `<task>/<student>/<regularizer>/seed-<s>/`.
 
     Raises:
-        ResultsError: trials are missing (the first few are named), or a student began with different weights.
+        ResultsError: trials are missing (the first few are named), or a student's trials began with different weights.
     """
     found, missing = [], []
     for task, student, regularizer, seed in study.all_trials():
@@ -57,7 +57,7 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
 
 
 def _check_starts(results: list[TrialResult]) -> None:
-    """Only trials that began with the same model can be compared: a branch of the hub moves, perhaps half-way."""
+    """Refuse trials of a student that began with different models: a branch of the hub may move during a study."""
     starts: dict[tuple[str, str], dict[str | None, TrialResult]] = {}
     for result in results:
         starts.setdefault((result.task, result.student), {}).setdefault(result.start, result)
@@ -78,8 +78,8 @@ def trials_table(
     """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then the identity.
 
     Args:
-        results: those of `read_trials`.
-        scores: a trial's, by metric; see `evaluation.Evaluation`.
+        results: the results of `read_trials`.
+        scores: gives a trial's scores by metric; see `evaluation.Evaluation`.
     """
     table = tabulate(TrialRow, (_trial_row(result, study, scores(result)) for result in results))
     return table.astype({"layers": "Int64"})
@@ -92,7 +92,7 @@ def _trial_row(result: TrialResult, study: Study, scores: Mapping[str, float]) -
         student=result.student,
         family=result.family,
         init=result.init,
-        # Names that a trial is kept under when they change: a moved checkpoint, a teacher of another name.
+        # Names from the study, since a trial stays valid when they change: a moved checkpoint, a renamed teacher.
         checkpoint=student.checkpoint,
         layers=result.layers,
         teacher=study.method(result.regularizer).teacher_name(student),
@@ -112,12 +112,13 @@ def folder_of(root: Path, result: TrialResult) -> Path:
 def cost_table(study: Study, root: Path, results: Iterable[TrialResult]) -> pd.DataFrame:
     """metrics/cost.csv: one row per teacher (paid once), logit cache and trial: seconds, MiB, device.
 
-    A cache is of kind `cache`; those inside it of augmented views and of unlabelled rows are `views` and `unlabelled`.
-    What a run took lies beside its result and does not travel with it: elsewhere the numbers are blank.
+    A teacher's cache has the kind `cache`; the caches inside it, of augmented views and of unlabelled rows, have the
+    kinds `views` and `unlabelled`. A run's cost lies beside its result but is not kept by DVC, so on another machine
+    the numbers are blank.
 
     Args:
         root: the folder that holds `teachers/`, `logits/` and `trials/`.
-        results: those of `read_trials`.
+        results: the results of `read_trials`.
     """
     rows = [*_teacher_costs(study, root), *(_trial_cost(root, result) for result in results)]
     table = tabulate(CostRow, rows)
@@ -150,19 +151,19 @@ def _trial_cost(root: Path, result: TrialResult) -> CostRow:
 
 
 def _figures(cost: Cost | TrialCost | None, record: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Seconds, peak memory and device: of cost.json, or (of kdcache 0.1) of the record itself."""
+    """Seconds, peak memory and device: from cost.json, or (kdcache 0.1) from the record itself."""
     known = cost.model_dump() if cost is not None else record or {}
     return {name: known.get(name) for name in FIGURES}
 
 
 def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
-    """metrics/curves.csv: one row per configuration and epoch, the mean training loss over its seeds and their sd.
+    """metrics/curves.csv: one row per configuration and epoch, with the mean and sd over seeds of the training loss.
 
-    `seeds` is how many have that epoch. The loss is what the regularizer trains on, soft labels and all: its level
-    says nothing between regularizers, its course does.
+    `seeds` is the number of seeds that have the epoch. The loss is the one that the regularizer trains on, soft labels
+    included: between regularizers its level means nothing, its course does.
 
     Args:
-        results: those of `read_trials`.
+        results: the results of `read_trials`.
     """
     losses: dict[tuple[str, str, str, str, int], list[float]] = {}
     for result in results:

@@ -1,4 +1,4 @@
-"""metrics/provenance.json: with what the numbers were made, and of what."""
+"""metrics/provenance.json: the versions, devices, data and caches that the numbers come from."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ STATISTICS = ("kdcache", "numpy", "scipy", "pandas", "statsmodels")
 
 
 def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict[str, Any]:
-    """metrics/provenance.json: with what the numbers were made, and of what.
+    """The content of metrics/provenance.json.
 
     - format: 1
-    - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
-    - statistics: {library: version} that compared them, this package and Python included
+    - trials: number; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
+    - statistics: {library: version} used for the comparison, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
       row, a fraction in the task's first metric}}, and unlabelled: the fingerprint of the unlabelled rows, if any
-    - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
-    - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
+    - adopted: if trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - declared: if looks, margins or levels were changed after trials had been judged: all declarations, oldest first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
       there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
-        results: those of `read_trials`.
+        results: the results of `read_trials`.
     """
     names = dict.fromkeys(name for result in results for name in result.versions)
     return {
@@ -53,7 +53,7 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
 
 
 def _adopted(results: Sequence[TrialResult]) -> dict[str, Any]:
-    """What was checked when the code was refactored after trials had run, if that was so; see `kdcache adopt`."""
+    """What was checked if the code was refactored after trials had run; see `kdcache adopt`."""
     adopted = {result.adopted for result in results if result.adopted is not None}
     facts = [
         one.model_dump(by_alias=True) for one in sorted(adopted, key=lambda one: (one.before, one.after))

@@ -1,7 +1,7 @@
-"""The files of `metrics/`, read and checked: what a report is made from, and nothing else.
+"""Read and check the files of `metrics/`; a report is made from these files alone.
 
-Four are needed. The others were added later: without one the report says less, it does not fail. The columns are those
-of `schema.py`.
+Four files are required. The others were added later: without one the report says less, but does not fail. The columns
+are those of `schema.py`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ Row = TypeVar("Row")
 class Metrics:
     """The content of a metrics folder; scores in `trials` are fractions, in `comparisons` points.
 
-    A table whose file is not there has no rows, and `provenance` is empty without its file. `files`: the text of
-    every file that is there, by name.
+    A table without a file has no rows, and `provenance` is empty without its file. `files` has the text of every
+    existing file, by name.
     """
 
     trials: pd.DataFrame
@@ -74,10 +74,10 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> Metrics:
-    """Read trials.csv, comparisons.csv, cost.csv and summary.json, and what else there is.
+    """Read trials.csv, comparisons.csv, cost.csv and summary.json, and the other files that exist.
 
     Raises:
-        ComparisonError: a needed file is missing, or a file is not what its name says or lacks a column.
+        ComparisonError: a required file is missing, or a file is not what its name says, or lacks a column.
     """
     tables = {name: _read_file(folder / f"{name}.csv", table) for name, table in NEEDED.items()}
     for name, table in OPTIONAL.items():
@@ -100,16 +100,16 @@ def _read_file(path: Path, table: type[Any]) -> pd.DataFrame:
 
 
 def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
-    """A table of metrics/ from its text: the columns of `table`, then what else there is (a trial's scores).
+    """A table of metrics/ from its text: the columns of `table`, then the other columns (a trial's scores).
 
-    Names stay text, whatever they look like: a task can be called "null" or "1e3".
+    Names stay text, even if they look like something else: a task can be called "null" or "1e3".
 
     Args:
-        path: where the text is from, for the message.
+        path: the text's file, for messages.
         table: a dataclass of `schema`.
 
     Raises:
-        ComparisonError: the text is no table, or lacks a needed column.
+        ComparisonError: the text is not a table, or lacks a required column.
     """
     types = plain_types(table)
     try:
@@ -130,7 +130,7 @@ def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
 
 
 def rows_of(table: type[Row], frame: pd.DataFrame) -> Iterator[Row]:
-    """The rows of a table of metrics/, blank numbers as None; not those of trials.csv, whose scores vary."""
+    """The rows of a table of metrics/, with None for blank numbers; not for trials.csv, whose columns vary."""
     types = plain_types(table)
     named = frame[columns(table)].astype(object)
     for record in named.where(named.notna(), None).itertuples(index=False, name=None):
@@ -138,7 +138,7 @@ def rows_of(table: type[Row], frame: pd.DataFrame) -> Iterator[Row]:
 
 
 def _typed(value: Any, kind: type[Any]) -> Any:
-    """As the schema has it: pandas makes whole numbers decimal where one is blank."""
+    """The value in its schema's type: pandas turns integers into floats if one of them is blank."""
     if value is None:
         return "" if kind is str else None
     return kind(value)

@@ -1,8 +1,8 @@
-"""The tables of metrics/: a frozen dataclass each, whose fields are the columns in their order.
+"""The tables of metrics/: each is a frozen dataclass, whose fields are the columns in order.
 
-`writing.py` makes a table of such rows, `reading.py` gives such rows back. A field's type says what the column holds,
-and in what unit. A number that could not be estimated is None, and blank in the file. A column with a default may be
-missing from an older file: the default stands in for it.
+`writing.py` makes a table from such rows, and `reading.py` reads them back. A field's type says what the column holds,
+and in which unit. A number that could not be estimated is None here and blank in the file. A column with a default may
+be missing from an older file; the default is then used.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ InPoints: TypeAlias = Annotated[float | None, Scale(100.0)]  # scores in points,
 OfOne: TypeAlias = Annotated[
     float | None, Scale(1.0)
 ]  # fractions, probabilities, losses, effect sizes, ranks
-PValue: TypeAlias = float | None  # as small as it likes, so never noise
-Amount: TypeAlias = float | None  # seconds, MiB, what was declared: not computed from scores
+PValue: TypeAlias = float | None  # may be tiny, so it is never taken for rounding noise
+Amount: TypeAlias = float | None  # seconds, MiB, or a declared number: not computed from scores
 Count: TypeAlias = int | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRow:
-    """trials.csv: a trial. Each of its scores, a fraction 0..1, has a column of its own, named like the metric."""
+    """trials.csv: one trial. Each of its scores, a fraction 0..1, has its own column, named after the metric."""
 
     task: str
     student: str
@@ -48,7 +48,7 @@ class TrialRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CostRow:
-    """cost.csv: what a teacher, a cache or a trial took; blank where that is not known here."""
+    """cost.csv: what a teacher, a cache or a trial took; blank if it was not run on this machine."""
 
     kind: str  # teacher, cache, views, unlabelled or trial
     task: str
@@ -62,7 +62,7 @@ class CostRow:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveRow:
-    """curves.csv: the training loss of a configuration in an epoch, its mean over seeds."""
+    """curves.csv: a configuration's training loss in an epoch, with its mean and sd over seeds."""
 
     task: str
     student: str
@@ -76,7 +76,7 @@ class CurveRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherRow:
-    """teachers.csv: how good a teacher is, and how soft its labels are; `teachers.teachers_table` says what each is."""
+    """teachers.csv: how good a teacher is, and how soft its labels are; `teachers_table` explains the columns."""
 
     task: str
     teacher: str
@@ -94,7 +94,7 @@ class TeacherRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningRow:
-    """tuning.csv: a setting that was tried, with one seed; see `results.tuning`."""
+    """tuning.csv: one tried setting with one seed; see `results.tuning`."""
 
     task: str
     role: str  # student or teacher
@@ -110,7 +110,7 @@ class TuningRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonRow:
-    """comparisons.csv: a configuration against the baseline; `statistics.verdicts.compare` says what each column is."""
+    """comparisons.csv: a configuration against the baseline; `statistics.verdicts.compare` explains the columns."""
 
     task: str
     student: str
@@ -163,9 +163,10 @@ class ComparisonRow:
 class LookRow:
     """looks.csv: one comparison at one look.
 
-    look: from 1; seeds: that were used, fewer than the look's where trials failed; share: of alpha; t_q, tost_q: the
-    p-values divided by it; chance: that the last look decides, given this one; outcome: a verdict, or `goes on`;
-    ci_low, ci_high: the repeated interval at 1 - alpha, valid at whatever look the comparison stops.
+    look: from 1; seeds: the number used, smaller than the look's if trials failed; share: the look's share of alpha;
+    t_q, tost_q: the p-values divided by the share; chance: the probability that the last look decides, given this one;
+    outcome: a verdict, or `goes on`; ci_low, ci_high: the repeated interval at 1 - alpha, valid at any look at which
+    the comparison stops.
     """
 
     task: str
@@ -194,7 +195,7 @@ class LookRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ExampleRow:
-    """examples.csv: a configuration against the baseline row by row; see `statistics.rowwise_table`."""
+    """examples.csv: a configuration against the baseline, row by row; see `statistics.rowwise_table`."""
 
     task: str
     student: str
@@ -253,7 +254,7 @@ class CalibrationRow:
 
 @dataclass(frozen=True, kw_only=True)
 class ReliabilityRow:
-    """reliability.csv: a bin of a configuration's reliability diagram; see `statistics.reliability`."""
+    """reliability.csv: one bin of a configuration's reliability diagram; see `statistics.reliability`."""
 
     task: str
     student: str
@@ -268,7 +269,7 @@ class ReliabilityRow:
 
 @dataclass(frozen=True, kw_only=True)
 class AcrossRow:
-    """across.csv: a method over several tasks; `statistics.across.table` says what each column is."""
+    """across.csv: a method over several tasks; `statistics.across.table` explains the columns."""
 
     scope: str  # student or init
     group: str  # its name
@@ -309,7 +310,7 @@ class AcrossRow:
 
 @dataclass(frozen=True, kw_only=True)
 class InteractionRow:
-    """In summary.json: a regularizer's gain from scratch against its gain pretrained; see `statistics.interactions`."""
+    """In summary.json: a regularizer's gain from scratch against its gain when pretrained; see `interactions`."""
 
     scope: str  # pair or pooled
     task: str
@@ -338,7 +339,7 @@ class InteractionRow:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherNeededRow:
-    """In summary.json: distillation against what needs no teacher; see `statistics.against_teacher_free`."""
+    """In summary.json: distillation against methods without a teacher; see `statistics.against_teacher_free`."""
 
     scope: str  # cell or pooled
     task: str
@@ -369,21 +370,21 @@ class TeacherNeededRow:
     note: str
 
 
-SCORES = "scores"  # of a trial: the one field that stands for several columns
+SCORES = "scores"  # the field of TrialRow that stands for several columns
 
 
 def columns(table: type[Any]) -> list[str]:
-    """A table's columns, in order; in the place of a trial's scores there are as many as the trials have."""
+    """A table's columns, in order, without a trial's scores (their columns depend on the trials)."""
     return [field.name for field in fields(table) if field.name != SCORES]
 
 
 def fields_before_scores(table: type[Any]) -> int:
-    """After how many columns a trial's scores stand."""
+    """The number of columns before a trial's scores."""
     return [field.name for field in fields(table)].index(SCORES)
 
 
 def defaults(table: type[Any]) -> dict[str, Any]:
-    """What stands in for a column that an older file lacks; a column that is not here is needed."""
+    """The default of each column that an older file may lack; all other columns are required."""
     return {field.name: field.default for field in fields(table) if field.default is not MISSING}
 
 
@@ -395,6 +396,6 @@ def scales(table: type[Any]) -> dict[str, float]:
 
 
 def plain_types(table: type[Any]) -> dict[str, type[Any]]:
-    """str, int, float or bool: what a column holds where it is not blank."""
+    """The type of each column's values (str, int, float or bool), apart from blanks."""
     hints = {name: hint for name, hint in get_type_hints(table).items() if name != SCORES}
     return {name: (get_args(hint) or (hint,))[0] for name, hint in hints.items()}

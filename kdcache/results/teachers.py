@@ -26,13 +26,13 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFrame:
-    """metrics/teachers.csv: a row per task and teacher, in the order of the study.
+    """metrics/teachers.csv: one row per task and teacher, in the order of the study.
 
-    train, validation: the teacher's score in `metric`, the task's first, in points; train by the labels that it was
-    trained on. majority: on validation, the score of always answering train's commonest class (a regression: its
+    metric: the task's first. train, validation: the teacher's score in points; train uses the labels that the teacher
+    was trained on. majority: the score on validation of always answering train's commonest class (a regression: its
     mean). classes: K. entropy (nats, 0 to ln K) and confidence (the largest probability): means over train at
-    temperature 1; blank for a regression. student: of those that the teacher can teach, the best without it, by plain
-    fine-tuning. student_score: its mean over seeds. gap: `validation` minus that, in points.
+    temperature 1; blank for a regression. student: the best plainly fine-tuned student among those that the teacher can
+    teach. student_score: its mean over seeds. gap: `validation` minus `student_score`, in points.
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
@@ -69,7 +69,7 @@ def _row(study: Study, root: Path, trials: pd.DataFrame, task: str, teacher: str
 
 @dataclass(frozen=True)
 class _Split:
-    """What a teacher says of a split's rows: outputs [N], labels [N], mean entropy and confidence (classes only)."""
+    """A teacher's outputs [N] on a split, the labels [N], and its mean entropy and confidence (None: a regression)."""
 
     outputs: npt.NDArray[Any]
     labels: npt.NDArray[Any]
@@ -81,7 +81,7 @@ class _Split:
 
 
 def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
-    """A split's logits, row group by row group: of each row only what it says is kept."""
+    """Read a split's logits row group by row group; only each row's output is kept, not its logits."""
     rows = task.rows(split, ["row_hash", "label"])
     hashes, done, outputs, entropy, confidence = rows["row_hash"].to_numpy(), 0, [], 0.0, 0.0
     for part in by_id(cache, split):
@@ -107,7 +107,7 @@ def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
 
 
 def always_the_same(task: PreparedTask, metric: Metric) -> float:
-    """The score on validation of one answer for every row: train's commonest class, or its mean."""
+    """The score on validation of the same answer for every row: train's commonest class, or its mean."""
     card = task.card
     train, labels = (task.rows(split, ["label"])["label"].to_numpy() for split in (TRAIN, VALIDATION))
     answer = train.mean() if card.regression else np.bincount(train).argmax()
@@ -117,7 +117,7 @@ def always_the_same(task: PreparedTask, metric: Metric) -> float:
 def _best_student(
     study: Study, trials: pd.DataFrame, task: str, teacher: str, metric: Metric
 ) -> tuple[str, float | None]:
-    """Of the students that the teacher can teach, the best by plain fine-tuning, and its mean score over seeds."""
+    """The best plainly fine-tuned student among those that the teacher can teach, and its mean score over seeds."""
     base = trials[(trials["task"] == task) & (trials["regularizer"] == study.comparison.baseline)]
     means = {
         name: float(base[base["student"] == name][metric].mean()) for name in _taught(study, task, teacher)
@@ -129,7 +129,7 @@ def _best_student(
 
 
 def _taught(study: Study, task: str, teacher: str) -> Iterator[str]:
-    """The students on a task that have the teacher, or may learn from it by a method that names it."""
+    """The students on a task whose teacher it is, or that learn from it through a method that names it."""
     for name, student in study.students.items():
         named = {one for method in study.methods().values() for one in method.teachers_of(student)}
         if study.applies(student, task) and teacher in named | set(student.teachers):

@@ -14,10 +14,10 @@ from kdcache.study.tuning import in_words
 
 
 def tuning_table(study: Study, tuned: Sequence[Tuned]) -> pd.DataFrame:
-    """A row per setting and seed, in the order in which the settings were tried.
+    """metrics/tuning.csv: one row per setting and seed, in the order in which the settings were tried.
 
-    Settings are numbered from 1 for each configuration; `values` says what each is. The score is that of the held-out
-    rows, a fraction (nll: nats).
+    Each configuration's settings are numbered from 1; `values` has a setting's values. `score` is the score on the
+    held-out rows, a fraction (nll: nats).
     """
     return tabulate(TuningRow, (row for one in tuned for row in _rows(study, one)))
 

@@ -1,7 +1,7 @@
-"""The metrics files: rows into tables, tables into bytes.
+"""Write the metrics files: rows become tables, tables become bytes.
 
-Equal results give equal bytes, and a reader never sees half a file. Rounding noise stops here: `tabulate` is the one
-place where rows become a table, and it knows from the schema what each number was computed from.
+Equal results give equal bytes, and a reader never sees half a file. Rounding noise is removed here: all tables are made
+by `tabulate`, which knows from the schema the scale of the numbers that each column was computed from.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from kdcache.results.schema import SCORES, columns, fields_before_scores, scales
 from kdcache.system.files import write_atomically, write_json
 
 DIGITS = 6
-# Of the scale of what a number was computed from. float64 rounds at 1e-16 of it, a long sum at some hundreds of that.
-# The smallest difference that an accuracy can have, one of a billion rows, is a hundred times this.
+# A number below NOISE times the scale of its inputs is rounding noise. float64 rounds at 1e-16 of the scale, a long sum
+# at a few hundred times that. The smallest difference of an accuracy, one row in a billion, is 100 times NOISE.
 NOISE = 1e-11
 Row = TypeVar("Row")
 
 
 def tabulate(table: type[Row], rows: Iterable[Row]) -> pd.DataFrame:
-    """A table of metrics/ from its rows, with 0 for what is rounding noise; see `without_noise`.
+    """A table of metrics/ from its rows, with rounding noise set to 0; see `without_noise`.
 
     Args:
         table: a dataclass of `schema`.
@@ -44,7 +44,7 @@ def tabulate(table: type[Row], rows: Iterable[Row]) -> pd.DataFrame:
 
 
 def without_noise(frame: pd.DataFrame, numbers: Mapping[str, float]) -> pd.DataFrame:
-    """The table with 0 in the place of numbers that are rounding noise beside what they were computed from.
+    """The table with 0 for each number that is mere rounding noise relative to the numbers it was computed from.
 
     Args:
         numbers: the scale of each column that can have noise.
@@ -58,12 +58,12 @@ def without_noise(frame: pd.DataFrame, numbers: Mapping[str, float]) -> pd.DataF
 
 
 def settle(value: float, scale: float) -> float:
-    """One number as `without_noise` has it."""
+    """0 if a number is rounding noise relative to its scale, else the number."""
     return 0.0 if abs(value) <= NOISE * scale else value
 
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
-    """CSV with 6 significant digits, blanks for what could not be estimated, true/false, rows as given.
+    """Write CSV with 6 significant digits, blanks for numbers that could not be estimated, and true/false.
 
     Raises:
         ComparisonError: a number is infinite.
@@ -80,7 +80,7 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
 
 
 def write_summary(content: dict[str, Any], path: Path) -> None:
-    """JSON in the order given, floats with 6 significant digits; NaN is an error."""
+    """Write JSON in the given order, floats with 6 significant digits; NaN is an error."""
     write_json(path, _rounded(content))
 
 
@@ -93,7 +93,7 @@ def _rounded(value: Any) -> Any:
 
 
 def as_written(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows as plain JSON values: what could not be estimated is None, numbers are as the files have them."""
+    """The rows as plain JSON values, rounded as in the files, with None for numbers that could not be estimated."""
     rows = frame.astype(object).to_dict("records")
     return [{str(name): _plain(value) for name, value in row.items()} for row in rows]
 
@@ -106,5 +106,5 @@ def _plain(value: Any) -> Any:
 
 
 def significant(value: float) -> float:
-    """A number as it is written, with 6 significant digits."""
+    """A number rounded to 6 significant digits, as it is written."""
     return float(f"{value:.{DIGITS}g}")

@@ -1,14 +1,15 @@
 """Statistics that can say better, worse, equivalent or inconclusive.
 
-One comparison: significance.py tests two lists of scores, effects.py says how large a difference is, bca.py has another
-interval, power.py what a number of seeds can show; evidence.py puts them together.
+One comparison: significance.py tests two lists of scores, effects.py says how large a difference is, bca.py has a
+second kind of interval, power.py says what a number of seeds can show; evidence.py combines them.
 
-Several: families.py corrects, verdicts.py compares every configuration of a study with its baseline, calibration.py
-their calibration, interactions.py asks whether a gain is larger from scratch, against_teacher_free.py whether KD beats
-the regularizers without a teacher, across/ what holds over several tasks; summaries.py turns it all into claims.
+Several comparisons: families.py corrects p-values. verdicts.py compares every configuration of a study with its
+baseline, calibration.py compares how well they are calibrated. interactions.py asks whether a gain is larger from
+scratch, against_teacher_free.py whether KD beats the regularizers without a teacher, across/ what holds over several
+tasks. summaries.py turns all of this into claims.
 
-Row by row: rowwise.py, on weighted.py, and for a whole study rowwise_table.py; reliability.py has the bins of
-reliability diagrams. runs.py holds two runs of a study side by side.
+Row by row: rowwise.py (which uses weighted.py), and rowwise_table.py for a whole study. reliability.py has the bins of
+reliability diagrams. runs.py compares two runs of a study.
 """
 
 from kdcache.statistics.across import almost_stochastic_order, compare_across_tasks

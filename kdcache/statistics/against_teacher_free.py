@@ -1,12 +1,12 @@
-"""Is the teacher needed? Distillation from a teacher against the regularizers that do without one.
+"""Is the teacher needed? Distillation from a teacher against the regularizers that need none.
 
-"KD beats plain fine-tuning and label smoothing does not" is no evidence that KD beats label smoothing. Here
-they are compared directly, seed by seed, on each task and student, and once for all of them:
+"KD beats plain fine-tuning and label smoothing does not" is no evidence that KD beats label smoothing. So the two are
+compared directly, seed by seed, on each task and student, and once over all tasks and students:
 
     advantage = KD - teacher-free regularizer   in points.
 
-Teacher-free is every method but the baseline whose soft labels come from no teacher: label smoothing, TF-reg,
-an own loss, and Self-KD too, whose teacher is the student itself.
+A method is teacher-free if it is not the baseline and its soft labels come from no teacher: label smoothing, TF-reg, a
+loss of your own, and also Self-KD, whose teacher is the student itself.
 """
 
 from __future__ import annotations
@@ -35,33 +35,33 @@ Pair = tuple[str, str]  # task, student
 
 @dataclass(frozen=True)
 class _Contest:
-    """A KD against one teacher-free regularizer, or against their mean: what is compared, seed by seed."""
+    """The scores of one comparison, seed by seed: a KD against one teacher-free regularizer, or against their mean."""
 
     names: dict[str, Any]  # scope to margin, the columns of TeacherNeededRow that say what is compared
     taught: Points
     free: Points
-    needed: tuple[Name, ...]  # the configurations whose trials it takes
+    needed: tuple[Name, ...]  # the configurations whose trials the comparison uses
     note: str = ""
 
     @property
     def family(self) -> str:
-        """All cells are one family; pooled over everything is another, pooled by init a third."""
+        """The family: all cells are one, rows pooled over everything are another, rows pooled by init a third."""
         return "cell" if self.names["scope"] == "cell" else ALL if self.names["init"] == ALL else "init"
 
 
 def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """KD against each teacher-free regularizer, and pooled.
 
-    Rows with scope `cell`: one per task, student, regularizer (soft labels: teacher) and teacher-free
-    `against`; corrected together, all of them. Rows with scope `pooled`: KD against the mean of the
-    teacher-free, averaged within each seed over all tasks and students (init `all`: a claim of its own, so
-    corrected only where there are several KDs), and over those of each init where the study has both
-    (corrected together). The unit is the seed, so a pooled row speaks of these tasks and students.
+    Rows with scope `cell`: one per task, student, regularizer (soft labels: teacher) and teacher-free `against`; all of
+    them are corrected together. Rows with scope `pooled`: KD against the mean of the teacher-free regularizers,
+    averaged within each seed over all tasks and students. Those with init `all` are one claim, corrected only if there
+    are several KDs. If the study has both inits, there are also pooled rows for each init, corrected together. The unit
+    is the seed, so a pooled row is about these tasks and students.
 
-    Numbers are those of `kdcache.statistics.compare`, with the teacher-free regularizer in the baseline's
-    place; a pooled margin is the smallest of its tasks'. Empty without a KD or a teacher-free regularizer.
+    The numbers are those of `kdcache.statistics.compare`, with the teacher-free regularizer in the baseline's place; a
+    pooled margin is the smallest margin of its tasks. The table is empty without a KD or a teacher-free regularizer.
 
-    With looks, every row is tested at each look that all its trials allow, as in `interactions.compare_inits`.
+    With looks, every row is tested at each look for which all its trials are there, as in `interactions.compare_inits`.
     """
     points, design = points_table(trials, study), design_of(study)
     at_looks = [
@@ -90,7 +90,7 @@ def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFram
 
 @dataclass(frozen=True)
 class _Judged:
-    """A contest at one look, before any correction; the q are p divided by the look's share of alpha."""
+    """A comparison at one look, before any correction; a q is a p-value divided by the look's share of alpha."""
 
     contest: _Contest
     evidence: Evidence
@@ -115,7 +115,7 @@ class _Judged:
         return None if p is None else min(1.0, p / self.share)
 
     def not_yet(self) -> _Judged:
-        """Not even the first look has all trials, so nothing is tested."""
+        """The same row with nothing tested, since not even the first look has all its trials."""
         return replace(self, evidence=replace(self.evidence, t_p=None, tost_p=None), look=0)
 
 
@@ -129,10 +129,11 @@ def _evidence(contest: _Contest, study: Study, look: int) -> _Judged:
 def _row(
     judged: _Judged, t_p: float | None, tost_p: float | None, family_size: int, study: Study
 ) -> TeacherNeededRow:
-    """
+    """A row of the table.
+
     Args:
-        t_p, tost_p: corrected.
-        family_size: of the comparisons that were corrected together.
+        t_p, tost_p: corrected p-values.
+        family_size: the number of comparisons that were corrected together.
     """
     alpha, correction, evidence = study.comparison.alpha, study.comparison.correction, judged.evidence
     word, negligible = verdict(evidence.difference, t_p, tost_p, alpha)
@@ -174,7 +175,7 @@ def _finite(cells: Cells) -> dict[Name, Points]:
 
 
 def _contests(cells: Cells, study: Study) -> Iterator[_Contest]:
-    """One by one on every task and student, then pooled over all of them, then over those of each init."""
+    """One by one on every task and student, then pooled over all of them, then pooled over each init."""
     taught, free = methods(study)
     if not free:
         return
@@ -194,7 +195,7 @@ def _contests(cells: Cells, study: Study) -> Iterator[_Contest]:
 
 
 def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any]:
-    """What KD on the (task, student) pairs has in common, `all` where they differ."""
+    """The naming columns of KD on some (task, student) pairs; `all` where the pairs differ."""
     students = [study.students[student] for _, student in pairs]
     metrics = sorted({study.tasks[task].metrics[0] for task, _ in pairs})
     teachers = {study.method(kd).teacher_name(student) or "" for student in students}
@@ -214,9 +215,9 @@ def _one(names: set[str]) -> str:
 
 
 def _pool(cells: Cells, pairs: list[Pair], kd: str, free: list[str], names: dict[str, Any]) -> _Contest:
-    """Per seed KD's mean over the pairs, and the mean of the teacher-free ones.
+    """For each seed, KD's mean over the pairs, and the mean of the teacher-free regularizers.
 
-    A seed counts when every trial has a score; a pair without any such seed is left out.
+    A seed counts if every trial has a score; a pair without any such seed is left out.
     """
     seeds = {pair: _shared_seeds([cells[(*pair, name)] for name in (kd, *free)]) for pair in pairs}
     used = [pair for pair in pairs if seeds[pair]]
@@ -236,5 +237,5 @@ def _shared_seeds(of_methods: list[Points]) -> set[int]:
 
 
 def _mean(cells: Cells, pairs: list[Pair], names: list[str], seed: int) -> float:
-    """Over the methods on the pairs, at one seed, in points."""
+    """The mean over the methods on the pairs, at one seed, in points."""
     return float(np.mean([cells[(*pair, name)][seed] for pair in pairs for name in names]))

@@ -1,8 +1,10 @@
 """BCa bootstrap intervals of a mean difference over seeds (Efron 1987), by scipy.
 
-A bootstrap can only redraw what it has. At five seeds its interval never leaves the range of the five values and is
-too short: it covers less than it says (docs/statistics.md has the numbers), so the t interval stays the one to quote.
-It is worth having for its shape: where the two disagree much, the differences are far from normal.
+A bootstrap can only redraw the values it has. With five seeds its interval never leaves the range of the five values
+and
+is too short: it covers less than it says (docs/statistics.md has the numbers). So quote the t interval. The BCa
+interval
+is useful for its shape: if the two disagree much, the differences are far from normal.
 """
 
 from __future__ import annotations
@@ -23,9 +25,9 @@ DECIMALS = 12  # resampled means, in sd, that agree to this are ties
 
 
 def bca_mean(d: ArrayLike, confidence: float = 0.95) -> Interval | None:
-    """BCa interval of the mean of matched differences; `None` where they have no spread.
+    """BCa interval of the mean of matched differences; `None` if they have no spread.
 
-    Seeded; the order of the seeds changes nothing, and -d has the mirrored interval.
+    Seeded. The order of the seeds does not matter, and -d gives the mirrored interval.
     """
     d = scores(d)
     if constant(d):
@@ -36,7 +38,7 @@ def bca_mean(d: ArrayLike, confidence: float = 0.95) -> Interval | None:
 
 
 def bca_welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Interval | None:
-    """BCa interval of the difference of two independent means; `None` where neither sample has spread."""
+    """BCa interval of the difference of two independent means; `None` if neither sample has spread."""
     first, second = scores(x), scores(y)
     if constant(first) and constant(second):
         return None
@@ -47,15 +49,15 @@ def bca_welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Interval 
 
 
 def _canonical(z: Scores) -> tuple[Scores, int]:
-    """The same resamples for any order and for mirrored values: sorted, and of z and -z the larger."""
+    """A canonical form (sorted, the larger of z and -z) and its sign: order and mirroring do not change resamples."""
     up, down = np.sort(z), np.sort(-z)
     return (up, 1) if tuple(up.round(DECIMALS)) >= tuple(down.round(DECIMALS)) else (down, -1)
 
 
 def _bca(samples: tuple[Scores, ...], confidence: float) -> Interval | None:
-    """In units of the spread about 0, so that shift and scale change no tie between resampled means."""
+    """The interval in units of the spread about 0, so that shift and scale change no tie between resampled means."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns where BCa has no answer; it is NaN then
+        warnings.simplefilter("ignore")  # scipy warns if BCa has no answer; the result is then NaN
         found = stats.bootstrap(
             samples,
             _mean_difference,
@@ -75,7 +77,7 @@ def _mean_difference(first: Any, second: Any = None, axis: int = -1) -> Any:
 
 
 def _placed(interval: Interval | None, centre: float, unit: float) -> Interval | None:
-    """Back to points; a negative unit mirrors the interval."""
+    """An interval converted back to points; a negative unit mirrors it."""
     if interval is None:
         return None
     low, high = sorted(centre + unit * end for end in interval)

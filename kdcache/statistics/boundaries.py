@@ -1,8 +1,8 @@
 """Exact boundaries of a t-test that is looked at several times.
 
-`kdcache.statistics.looks` divides a look's p-value by the look's share of alpha. That is right whatever the p-values
-are, and a little too strict, because the looks share their seeds. For matched seeds with normal differences the
-joint distribution of the looks is known, so that each look can spend its share exactly.
+`kdcache.statistics.looks` divides a look's p-value by the look's share of alpha. That is valid for any p-values, but a
+little too strict, because the looks share their seeds. For matched seeds with normal differences the joint distribution
+of the looks is known, so that each look can spend exactly its share.
 
 Of n differences with sum S and sum of squares Q,
 
@@ -13,9 +13,9 @@ differences is uniform and U has the density c (1 - u^2)^((n - 3) / 2). With m m
 
     U' = sqrt(n / N) X U + sqrt(m / N) sqrt(1 - X^2) V,   N = n + m,
 
-where X^2 is Beta(n / 2, m / 2), V the cosine of the m new differences, and U, X and V are independent: lengths and
-directions of normal vectors are. So the looks form a Markov chain in one number, which is followed here by Gauss
-quadrature on the paths that have not crossed a boundary yet.
+where X^2 is Beta(n / 2, m / 2), V is the cosine of the m new differences, and U, X and V are independent, because the
+length and the direction of a normal vector are. So U over the looks is a Markov chain. It is followed here by Gauss
+quadrature over the paths that have not crossed a boundary yet.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from kdcache.study.looks import check_steps
 Array: TypeAlias = NDArray[np.float64]
 Sides: TypeAlias = Literal[1, 2]
 
-NODES = 48  # of the paths at one look
-INNER = 32  # of the integral over X, up to 40 seeds; X has a spread of about 1 / sqrt(seeds)
+NODES = 48  # quadrature nodes for the paths at one look
+INNER = 32  # nodes of the integral over X, up to 40 seeds; X has a spread of about 1 / sqrt(seeds)
 TINY = 1e-300
 GRID = np.geomspace(1e-5, 0.5, 20)  # overall levels between which q is interpolated
 
@@ -46,7 +46,7 @@ class Paths:
     """The paths that have crossed no boundary: the density of the angle asin(U) at Legendre nodes, [NODES]."""
 
     seeds: int
-    low: float  # angles between which they lie
+    low: float  # the paths lie between the angles `low` and `high`
     high: float
     density: Array
 
@@ -61,10 +61,10 @@ class Paths:
         return np.asarray(share @ self.density / share.sum(axis=-1))
 
     def reaching(self, y: Array, a: float, b: float) -> tuple[Array, Array]:
-        """U and mass of the paths that can come to U' = y or beyond, [..., NODES] for y [...].
+        """U and mass of the paths that can reach U' = y or beyond, [..., NODES] for y [...].
 
-        |y| > b needs a U of the same sign with a^2 U^2 > y^2 - b^2. What they do next has a step or a corner there
-        if few seeds are new, so the nodes begin there.
+        |y| > b needs a U of the same sign with a^2 U^2 > y^2 - b^2. With few new seeds the transition has a step or a
+        corner at that U, so the nodes begin there.
         """
         least = np.arcsin(np.clip(np.sqrt(np.maximum(y * y - b * b, 0.0)) / a, 0, 1))
         low = np.where(y > b, least, self.low)
@@ -77,8 +77,8 @@ def crossing(seeds: Sequence[int], levels: Sequence[float], sides: Sides) -> Arr
     """P(the first rejection is at look k) under the null, [looks].
 
     Args:
-        seeds: of each look, increasing by two or more.
-        levels: of each look, the p-value at or below which it rejects.
+        seeds: each look's number of seeds, increasing by two or more.
+        levels: for each look, the p-value at or below which it rejects.
         sides: 2 for a two-sided test, 1 for a one-sided one.
     """
     paths, chances = None, []
@@ -93,7 +93,7 @@ def crossing(seeds: Sequence[int], levels: Sequence[float], sides: Sides) -> Arr
 def nominal(
     seeds: tuple[int, ...], shares: tuple[float, ...], level: float, sides: Sides
 ) -> tuple[float, ...]:
-    """The p-value at or below which each look rejects, so that look k rejects first with chance shares[k] * level.
+    """The p-values at or below which the looks reject, such that look k rejects first with chance shares[k] * level.
 
     Raises:
         ComparisonError: fewer than two new seeds at a look.
@@ -109,7 +109,7 @@ def nominal(
 def sequential(seeds: tuple[int, ...], shares: tuple[float, ...], look: int, p: Array, sides: Sides) -> Array:
     """The smallest overall level at which `look` (from 1) rejects with p-values `p`, of any shape.
 
-    Interpolated between the levels of `GRID`. Below and above them p / share, which is never smaller, takes over.
+    It is interpolated between the levels of `GRID`; outside them it is p / share, which is never smaller.
     """
     split = np.minimum(1.0, p / shares[look - 1])
     if look == 1:
@@ -135,7 +135,7 @@ def _inverse(
 
 
 def _spending(paths: Paths | None, n: int, chance: float, sides: Sides) -> float:
-    """The nominal level with which the look rejects first with the given chance."""
+    """The nominal level at which the look is the first to reject with the given probability."""
     if paths is None:
         return chance
 
@@ -144,8 +144,8 @@ def _spending(paths: Paths | None, n: int, chance: float, sides: Sides) -> float
         return math.log(max(found, TINY)) - math.log(chance)
 
     if excess(-1e-9) <= 0:
-        return 1.0  # all paths together do not have this chance any more
-    # without earlier looks the level would be the chance itself; a little lower for the quadrature's error
+        return 1.0  # the remaining paths together have less than this probability
+    # without earlier looks the level would equal the chance; start a little lower for the quadrature's error
     return max(chance, math.exp(optimize.brentq(excess, math.log(chance) - 0.05, -1e-9, xtol=1e-8)))
 
 
@@ -160,13 +160,13 @@ def _beyond(paths: Paths | None, n: int, bound: float) -> float:
     if paths is None:
         return float(_upper_tail(np.array(bound), n))
     move = _Move.between(paths.seeds, n)
-    y = max(bound, -move.b)  # below -b nearly all paths exceed the bound, so that none may be left out
+    y = max(bound, -move.b)  # below -b nearly all paths exceed the bound, so no path may be left out
     u, mass = paths.reaching(np.array(y), move.a, move.b)
     return float(mass @ move.exceeds(u, bound))
 
 
 def _inside(paths: Paths | None, n: int, bound: float, sides: Sides) -> Paths:
-    """The paths that do not cross at n seeds either."""
+    """The paths that have still not crossed a boundary at n seeds."""
     low, high = -math.asin(bound) if sides == 2 else -math.pi / 2, math.asin(bound)
     angle = low + (high - low) * (1 + _gauss(NODES)[0]) / 2
     u = np.sin(angle)
@@ -174,7 +174,7 @@ def _inside(paths: Paths | None, n: int, bound: float, sides: Sides) -> Paths:
 
 
 def _moved(paths: Paths, n: int, y: Array) -> Array:
-    """The density of U' at y [nodes] for the paths that have crossed nothing."""
+    """The density of U' at y [nodes] for the paths that have crossed no boundary."""
     move = _Move.between(paths.seeds, n)
     u, mass = paths.reaching(y, move.a, move.b)
     return np.asarray((move.density(u, y[:, None]) * mass).sum(axis=-1))
@@ -183,7 +183,7 @@ def _moved(paths: Paths, n: int, y: Array) -> Array:
 def _cosine(low: Array, high: Array, nodes: int) -> tuple[Array, Array]:
     """Nodes between `low` and `high` [...] and their weights, [..., nodes], dense at both ends.
 
-    The substitution middle - half cos(angle) makes powers of the distance to an end smooth, square roots too.
+    The substitution middle - half cos(angle) makes powers of the distance to an end smooth, even square roots.
     """
     x, weight = _gauss(nodes)
     angle = math.pi * (1 + x) / 2
@@ -215,8 +215,8 @@ def _upper_tail(v: Array, m: int) -> Array:
 class _Move:
     """From n to N = n + m seeds, with a^2 = n / N and b^2 = m / N.
 
-    U = u comes to U' = y by V = (y - a u x) / (b sqrt(1 - x^2)). |V| < 1 is a quadratic inequality in x:
-    R(x) = 1 - x^2 - (y - a u x)^2 / b^2 > 0, between its roots.
+    U = u leads to U' = y if V = (y - a u x) / (b sqrt(1 - x^2)). |V| < 1 is a quadratic inequality in x:
+    R(x) = 1 - x^2 - (y - a u x)^2 / b^2 > 0, which holds between the roots of R.
     """
 
     n: int
@@ -229,7 +229,7 @@ class _Move:
         return cls(n, after - n, math.sqrt(n / after), math.sqrt((after - n) / after))
 
     def density(self, u: Array, y: Array) -> Array:
-        """Of U' at y if U = u: 2 c_m / (Beta(n/2, m/2) b) times the integral of x^(n - 1) R(x)^((m - 3) / 2)."""
+        """Density of U' at y given U = u: 2 c_m / (Beta(n/2, m/2) b) times the integral of x^(n-1) R(x)^((m-3) / 2)."""
         possible, root, high = self._roots(u, y)
         x, weight = _cosine(np.clip(root, 0, 1), high, self._nodes())
         leading = 1 + (self.a * u[..., None] / self.b) ** 2
@@ -239,7 +239,7 @@ class _Move:
         return np.where(possible, (np.exp(log + constant) * weight).sum(axis=-1), 0.0)
 
     def exceeds(self, u: Array, bound: float) -> Array:
-        """P(U' > bound | U = u); where R(x) <= 0, V cannot matter and the answer is 0 or 1."""
+        """P(U' > bound | U = u); where R(x) <= 0, V does not matter and the answer is 0 or 1."""
         possible, root, high = self._roots(u, np.array(bound))
         low = np.clip(root, 0, 1)
         x, weight = _cosine(low, high, self._nodes())
@@ -252,7 +252,7 @@ class _Move:
         return np.where(possible, between + sure, float(bound < 0))
 
     def _roots(self, u: Array, y: Array) -> tuple[NDArray[np.bool_], Array, Array]:
-        """Whether R is positive anywhere in 0..1, its lower root, and its upper one clipped to 0..1."""
+        """Whether R is positive anywhere in 0..1, its lower root, and its upper root clipped to 0..1."""
         slope = self.a * u / self.b
         leading, middle = 1 + slope**2, slope * y / self.b
         discriminant = leading - (y / self.b) ** 2

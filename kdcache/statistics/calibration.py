@@ -27,15 +27,15 @@ SHARED = {field.name for field in fields(CalibrationRow)} & {field.name for fiel
 
 
 def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per configuration that is not the baseline and calibration score; classification tasks only.
+    """One row per configuration (other than baselines) and calibration score; classification tasks only.
 
-    The columns mean what they mean in `verdicts.compare`, but in the scores' own units and not in points.
-    t_p_corrected: over the declared family, each score in families of its own. direction: `better` (lower) or `worse`
-    where t_p_corrected <= alpha, else `unclear`. No margin is declared for these scores, so none is `equivalent`.
-    A score that trials.csv has no column of has no rows.
+    The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_p_corrected:
+    over the declared family, separately for each score. direction: `better` (lower) or `worse` if t_p_corrected <=
+    alpha, else `unclear`. No margin is declared for these scores, so none is `equivalent`. A score without a column in
+    trials.csv has no rows.
 
     Raises:
-        ComparisonError: see `verdicts.compare`; or a score that is infinite.
+        ComparisonError: see `verdicts.compare`; or a score is infinite.
     """
     check_layout(trials, study)
     rows = [row for metric in METRICS if metric in trials.columns for row in _rows(trials, study, metric)]
@@ -48,7 +48,7 @@ def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def _directed(row: CalibrationRow, corrected_p: float | None, alpha: float) -> CalibrationRow:
-    """The row with its corrected p-value, and the direction that it allows to say."""
+    """The row with its corrected p-value and the direction that follows from it."""
     change = None if row.difference is None else gain(row.metric, row.difference)
     word, _ = verdict(change, corrected_p, None, alpha)
     return replace(row, t_p_corrected=corrected_p, direction="unclear" if word == "inconclusive" else word)
@@ -83,7 +83,7 @@ def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study) -> dic
     baseline, seeds = (
         study.comparison.baseline,
         study.seeds_of(*cell),
-    )  # with looks the baseline may have more
+    )  # with looks the baseline may have more seeds
     scores = scored(table[cell], regularizer, notes)
     of_baseline = table[task, student, baseline]
     base = scored({s: of_baseline[s] for s in seeds if s in of_baseline}, baseline, notes)

@@ -1,7 +1,7 @@
-"""What a study claims, in words: the one place, for summary.json, the report and the README alike.
+"""A study's claims in words; the only place for them: summary.json, the report and the README all use it.
 
-`claims.py` decides. Here its verdicts and numbers become a question, a short answer and a sentence. The numbers are
-those of the files, so older files have the same words.
+`claims.py` decides the verdicts. Here the verdicts and numbers become a question, a short answer and a sentence. The
+numbers are read from the files, so older files get the same words.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ NONE_GOES_ON = (
     "No comparison with the baseline goes on, so nobody gets more seeds; with “settle: claims” they would."
 )
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
-Numbers: TypeAlias = Mapping[str, Any]  # a claim's, or a row's of summary.json
+Numbers: TypeAlias = Mapping[str, Any]  # the numbers of a claim, or of a row of summary.json
 
 
 @dataclass(frozen=True)
 class ClaimRows:
-    """The rows behind the claims, as the files have them: comparisons.csv, and two lists of summary.json."""
+    """The rows behind the claims, from the files: comparisons.csv, and two lists of summary.json."""
 
     comparisons: pd.DataFrame
     interactions: list[dict[str, Any]]
@@ -37,7 +37,7 @@ class ClaimRows:
 
     @property
     def none_goes_on(self) -> bool:
-        """Whether this is a study with looks, and every comparison has ended."""
+        """Whether this is a study with looks in which every comparison has ended."""
         rows = self.comparisons
         if "look" not in rows or rows.empty:
             return False
@@ -45,12 +45,12 @@ class ClaimRows:
 
     @property
     def pairs(self) -> set[tuple[str, str, str]]:
-        """(task, scratch student, pretrained student) of every pair that the interaction was asked of."""
+        """(task, scratch student, pretrained student) of every pair for which the interaction was tested."""
         rows = (row for row in self.interactions if row["scope"] == "pair")
         return {(row["task"], row["scratch"], row["pretrained"]) for row in rows}
 
     def pool(self, pairs: int) -> str:
-        """What a pool of pairs is about: "6 pairs of students on 2 tasks", "3 pairs of students, all on digits"."""
+        """The pairs of a pool in words: "6 pairs of students on 2 tasks", "3 pairs of students, all on digits"."""
         tasks = sorted({task for task, _, _ in self.pairs})
         on = f", all on {tasks[0]}" if len(tasks) == 1 else f" on {wording.count(len(tasks), 'task')}"
         return f"{wording.count(pairs, 'pair')} of students{on}"
@@ -58,7 +58,7 @@ class ClaimRows:
 
 @dataclass(frozen=True)
 class ClaimInWords:
-    """A question, its short answer, the verdict on the claim behind it, the numbers, and what to know."""
+    """A question, its short answer, the verdict on the claim behind it, a sentence of numbers, and a side note."""
 
     question: str
     answer: str
@@ -68,11 +68,11 @@ class ClaimInWords:
     tested: str = ""  # the claim behind the verdict, in a few words
 
 
-Words: TypeAlias = tuple[str, str]  # the sentence, and what to know beside it
+Words: TypeAlias = tuple[str, str]  # the sentence, and the side note
 
 
 def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
-    """A claim of summary.json in words; one that this module does not know keeps its own."""
+    """A claim of summary.json in words; a claim that this module does not know keeps its words from the file."""
     verdict = str(claim["verdict"])
     if claim["id"] not in KNOWN:
         return ClaimInWords(str(claim["question"]), verdict.capitalize(), verdict, str(claim["sentence"]))
@@ -85,10 +85,10 @@ def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
 
 
 def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
-    """The study in two sentences: what is settled and what is not, and all verdicts counted.
+    """The study in short: what is settled, what is not, and all verdicts counted.
 
     Args:
-        verdicts: on the claims, by their ids.
+        verdicts: the claims' verdicts, by the claims' ids.
     """
     asked = [(known, verdicts[name]) for name, known in KNOWN.items() if name in verdicts]
     shown = [known.shown[verdict] for known, verdict in asked if verdict in known.shown]
@@ -106,7 +106,7 @@ def _either(topics: list[str]) -> str:
 
 
 def _counted(rows: pd.DataFrame) -> str:
-    """ "12 differences from the baseline, −0.84 to +0.64 points: 1 equivalent and 11 inconclusive."."""
+    """Such as "12 differences from the baseline, −0.84 to +0.64 points: 1 equivalent and 11 inconclusive."."""
     counts = ((name, int((rows["verdict"] == name).sum())) for name in VERDICTS)
     said = wording.listing(f"{n} {name}" for name, n in counts if n)
     known = rows["difference"].dropna()
@@ -128,7 +128,7 @@ def _pretrained(claim: Numbers, all_rows: ClaimRows) -> Words:
 
 
 def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
-    """Why a comparison can be better in the table and undecided here."""
+    """The explanation why a comparison can be better in the table and undecided in this claim."""
     decided = rows[rows["verdict"].isin(["better", "worse"]) & ~rows["negligible"].astype(bool)]
     if decided.empty or not undecided:
         return ""
@@ -148,14 +148,14 @@ def _scratch(claim: Numbers, all_rows: ClaimRows) -> Words:
         most = ", most of all" if len(won) > NAMED_AT_MOST else ":"
         text += f"{most} {wording.listing(_named(row) for row in won.head(NAMED_AT_MOST).itertuples())}"
     together = int(claim["better"])
-    if together != len(won):  # what the answer goes by
+    if together != len(won):  # the answer depends on `together`
         remain = f"{together or 'none'} {'remain' if together > 1 else 'remains'}"
         text += f". Corrected over all {len(rows)} together, {remain} better"
     return f"{text}.", " ".join(part for part in (_others(rows), _limits(rows)) if part)
 
 
 def _share(n: int, total: int) -> str:
-    """ "All 8 comparisons are", "1 of 8 comparisons is", "None of 8 comparisons is"."""
+    """Such as "All 8 comparisons are", "1 of 8 comparisons is" or "None of 8 comparisons is"."""
     if total == 1:
         return f"The only comparison is{'' if n else ' not'}"
     if n == total:
@@ -176,13 +176,13 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
 
 
 def _units(claim: Numbers, rows: ClaimRows) -> str:
-    """How many values the test has, and what they can speak of: pairs that share a task say nothing of another."""
+    """How many values the test has, and what they are about: pairs on one task say nothing about other tasks."""
     n, unit = int(claim["n"]), str(claim["unit"]).removesuffix("s")
     return rows.pool(n) if unit == "pair" else wording.count(n, unit)
 
 
 def _one_by_one(claim: Numbers, rows: ClaimRows) -> str:
-    """For which regularizers the pairs of students show it, each tested and corrected."""
+    """For which regularizers single pairs of students show the interaction, each tested and corrected."""
     counts = Counter(row["regularizer"] for row in claim["per_regularizer_supported"])
     if not counts:
         return "No regularizer shows it in any pair of students."
@@ -208,7 +208,7 @@ def _named(row: Any) -> str:
 
 
 def _others(rows: pd.DataFrame) -> str:
-    """How many came out otherwise than better; small but significant ones are told apart."""
+    """How many comparisons are not better, and how many are better but negligible."""
     small = int((rows["negligible"].astype(bool) & (rows["verdict"] == "better")).sum())
     said = [f"{small} of the better ones negligible"] if small else []
     counts = (
@@ -229,7 +229,7 @@ def _limits(rows: pd.DataFrame) -> str:
 
 
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
-    """KD against the mean of the teacher-free, from the pooled rows of summary.json."""
+    """KD against the mean of the teacher-free regularizers, from the pooled rows of summary.json."""
     free = [str(name) for name in claim.get("teacher_free", [])]
     pooled = [row for row in rows.teacher_needed if row["scope"] == "pooled" and row["init"] == "all"]
     if not pooled or not free:
@@ -251,10 +251,10 @@ def _advantage(row: Numbers) -> str:
 
 @dataclass(frozen=True)
 class Known:
-    """A claim that this module has words for; the questions are the reader's.
+    """The words for a claim that this module knows; its question is asked as a reader would ask it.
 
-    `answers` and `shown` by verdict; a verdict that is in neither is not settled. For the first claim "supported"
-    (no effect beyond the margin) answers No.
+    `answers` and `shown` are keyed by verdict; a verdict that is in neither leaves the question open. For the first
+    claim, "supported" (no effect beyond the margin) gives the answer No.
     """
 
     question: str

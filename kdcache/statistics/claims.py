@@ -1,4 +1,4 @@
-"""What a study claims: each claim's verdict, and the numbers behind it. `claim_words.py` says it in words."""
+"""A study's claims: each claim's verdict, and the numbers behind it. `claim_words.py` puts them into words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdcache.study import Study
 def judge_claims(
     compared: pd.DataFrame, interactions: pd.DataFrame, against_teacher_free: pd.DataFrame, study: Study
 ) -> Iterator[dict[str, Any]]:
-    """id, verdict (supported, contradicted or inconclusive) and numbers of each claim that the study can be asked.
+    """id, verdict (supported, contradicted or inconclusive) and numbers of each claim that the study can test.
 
     Args:
         compared, interactions, against_teacher_free: the tables of `compare`, `compare_inits` and
@@ -42,11 +42,11 @@ def judge_claims(
 def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """Pretrained: no regularizer changes the score by the margin or more.
 
-    Supported when every comparison's equivalence test rejects at alpha, without any correction. If the claim is
-    false, some true difference is the margin or more, and that one's test rejects with a chance of at most alpha;
-    so do all of them together. (The rows of the table are corrected, so it can hold where not each of them says
-    equivalent.) Contradicted when a minimum-effect test (H0: |difference| <= margin), corrected over the claim,
-    rejects for any.
+    Supported if every comparison's equivalence test rejects at alpha, without any correction. If the claim is false,
+    some true difference is the margin or more. The test of that difference rejects with a probability of at most alpha,
+    so all tests together do too. (The table's rows are corrected, so the claim can be supported although not every row
+    says equivalent.) Contradicted if a minimum-effect test (H0: |difference| <= margin), corrected over the claim,
+    rejects for any comparison.
     """
     alpha = study.comparison.alpha
     every = (rows["tost_q"].astype(float) <= alpha).all()
@@ -66,7 +66,7 @@ def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """From scratch: some regularizer is better than the baseline, corrected over all scratch comparisons.
 
-    Contradicted when every comparison is shown to be worse or within the margin.
+    Contradicted if every comparison is shown to be worse or within the margin.
     """
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_q"], study)
@@ -86,7 +86,7 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 
 
 def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
-    """The mean gain from scratch exceeds that when pretrained: the pool of pairs, or the only pair."""
+    """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair."""
     rows = interactions[interactions["regularizer"] == ALL]
     per_pair = rows[rows["scope"] == "pair"]
     row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
@@ -104,7 +104,7 @@ def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
 
 
 def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:
-    """Which regularizers' interactions are supported, pair by pair."""
+    """The regularizers whose interaction is supported, pair by pair."""
     rows = interactions[(interactions["scope"] == "pair") & (interactions["regularizer"] != ALL)]
     return as_written(rows[rows["verdict"] == "supported"][["task", "scratch", "pretrained", "regularizer"]])
 
@@ -112,8 +112,8 @@ def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:
 def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """Distillation from a teacher beats, on average, the regularizers that need none.
 
-    Supported when a KD, pooled over all tasks and students, is better than the teacher-free regularizers'
-    mean; contradicted when every KD is worse than it, or within the margin of it; else inconclusive.
+    Supported if a KD, pooled over all tasks and students, is better than the mean of the teacher-free regularizers;
+    contradicted if every KD is worse than that mean, or within the margin of it; else inconclusive.
     """
     pooled = rows[(rows["scope"] == "pooled") & (rows["init"] == ALL)]
     cells = rows[rows["scope"] == "cell"]
@@ -132,14 +132,14 @@ def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 
 
 def _beyond_q(rows: pd.DataFrame, study: Study) -> list[float | None]:
-    """beyond_p divided by the share of alpha of the look that it is from."""
+    """Each row's beyond_p, divided by its look's share of alpha."""
     shares = design_of(study).shares
     pairs = zip(rows["beyond_p"], rows["look"], strict=True)
     return [None if pd.isna(p) or pd.isna(look) else min(1.0, p / shares[int(look) - 1]) for p, look in pairs]
 
 
 def _corrected(q: Iterable[Any], study: Study) -> list[float]:
-    """Over the whole claim, whatever the table's families; what could not be tested counts as 1."""
+    """q corrected over the whole claim, whatever the table's families; a missing q counts as 1."""
     filled = [1.0 if pd.isna(value) else float(value) for value in q]
     return [float(p) for p in correct(filled, study.comparison.correction)]
 

@@ -1,7 +1,7 @@
-"""What a design would cost and decide, before a trial is run: simulated from assumed spreads and effects.
+"""Forecast what a design would cost and decide, before any trial is run, from assumed spreads and effects.
 
-Scores are drawn as a study has them: the regularizers of a family share their baseline, so that any two differences
-are correlated by a half. Then the looks are replayed (replay_many.py).
+Scores are simulated as in a study: the regularizers of a family share their baseline, so any two differences have a
+correlation of one half. Then the looks are replayed (replay_many.py).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ REPETITIONS = 2000
 
 @dataclass(frozen=True)
 class Assumed:
-    """A family as it might be, in points.
+    """An assumed family, in points.
 
-    effects: the true difference of each comparison, positive where it is better; sds: of the matched differences,
-    one for all of them or each its own; baselines: the number of the baseline that each comparison has; empty: all have
-    one baseline.
+    effects: the true difference of each comparison, positive if it is better; sds: the sd of the matched differences,
+    one for all comparisons or one for each; baselines: the number of each comparison's baseline; empty if all have the
+    same one.
     """
 
     effects: tuple[float, ...]
@@ -52,11 +52,11 @@ class Assumed:
 
     @property
     def baseline_of(self) -> NDArray[np.intp]:
-        """The baseline of each comparison, numbered from 0 without a gap."""
+        """The baseline of each comparison; baselines are numbered from 0 without gaps."""
         return np.unique(self.baselines or (0,) * len(self.effects), return_inverse=True)[1]
 
     def draw(self, rng: Generator, repetitions: int, seeds: int) -> Array:
-        """Differences [repetitions, comparisons, seeds]; half of a difference's variance is the baseline's."""
+        """Differences [repetitions, comparisons, seeds]; half of each difference's variance comes from the baseline."""
         of = self.baseline_of
         baseline = rng.standard_normal((repetitions, of.max() + 1, seeds))[:, of]
         own = rng.standard_normal((repetitions, len(self.effects), seeds))
@@ -64,7 +64,7 @@ class Assumed:
         return np.asarray(effects + sds * (own - baseline) / np.sqrt(2.0))
 
     def trials(self, many: Many) -> NDArray[np.intp]:
-        """Of every repetition; a baseline has as many seeds as the most of its comparisons."""
+        """The trials of every repetition; a baseline has as many seeds as the longest of its comparisons."""
         of = self.baseline_of
         baselines = sum(many.seeds[:, of == number].max(axis=1) for number in range(of.max() + 1))
         return np.asarray(many.seeds.sum(axis=1) + baselines)
@@ -72,7 +72,7 @@ class Assumed:
 
 @dataclass(frozen=True)
 class Odds:
-    """Of one comparison: its assumed effect and sd, the chance of each verdict, and its mean number of seeds."""
+    """One comparison's assumed effect and sd, its chance of each verdict, and its mean number of seeds."""
 
     effect: float
     sd: float
@@ -88,10 +88,10 @@ class Odds:
 
 @dataclass(frozen=True)
 class Forecast:
-    """Trials of the whole study, baselines included, and what they decide.
+    """The number of trials of a whole study, baselines included, and what they decide.
 
-    least, most: if all stop at the first look, or none before the last; likely: the median of the repetitions, low
-    and high their 10% and 90% quantiles; odds: of every comparison, family by family.
+    least: if all comparisons stop at the first look; most: if none stops before the last; likely, low, high: the
+    median and the 10% and 90% quantiles over the repetitions; odds: those of every comparison, family by family.
     """
 
     least: int
@@ -107,14 +107,14 @@ class Forecast:
 
     @property
     def decided(self) -> float:
-        """How many comparisons are decided on average."""
+        """The mean number of comparisons that are decided."""
         return sum(odds.decided for odds in self.odds)
 
 
 def forecast(
     design: Design, families: Sequence[Assumed], *, repetitions: int = REPETITIONS, seed: int = 0
 ) -> Forecast:
-    """Simulate a study of these families; equal arguments give equal answers."""
+    """Simulate a study of these families; equal arguments give equal results."""
     if not families:
         raise ComparisonError("a forecast needs one family or more")
     rng = np.random.default_rng(seed)

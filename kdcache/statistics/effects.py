@@ -1,4 +1,4 @@
-"""How large a difference is, in units of the spread or of none: Hedges' g and Cliff's delta."""
+"""How large a difference is: in units of the spread (Hedges' g), or without a unit (Cliff's delta)."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from kdcache.statistics.significance import ROUNDING, differences, scores, settl
 def hedges_g_av(x: ArrayLike, y: ArrayLike) -> float | None:
     """Hedges' g_av for matched seeds: J(n-1) * mean(x - y) / sqrt((sd_x^2 + sd_y^2) / 2).
 
-    The unit is the spread over seeds, not the spread of the differences, so that g does not grow with the
-    correlation that the matching brings and stays comparable with unpaired studies (Cumming 2012; Lakens
-    2013, doi 10.3389/fpsyg.2013.00863). `None` without spread or below 3 seeds, where no unbiased version
-    exists.
+    The unit is the spread over seeds, not the spread of the differences. So g does not grow with the correlation of
+    matched seeds, and it is comparable with unpaired studies (Cumming 2012; Lakens 2013, doi
+    10.3389/fpsyg.2013.00863). `None` without spread, and below 3 seeds, where no unbiased version exists.
     """
     first, second = scores(x), scores(y)
     return _hedges(
@@ -50,8 +49,8 @@ def small_sample_factor(df: int) -> float:
 def cliffs_delta(x: ArrayLike, y: ArrayLike) -> float:
     """Cliff's delta, P(X > Y) - P(X < Y) over all pairs of a score of `x` and one of `y`: -1 to 1.
 
-    From ranks alone, so it needs no spread; 1 says that every score of `x` is above every one of `y`. It ignores
-    which seeds are matched (Cliff 1993). Scores that differ by rounding only count as tied.
+    It uses ranks only, so it needs no spread. 1 means that every score of `x` is above every score of `y`. It ignores
+    the matching of seeds (Cliff 1993). Scores that differ only by rounding count as tied.
     """
     first, second = scores(x), scores(y)
     pairs = first[:, None] - second[None, :]

@@ -1,4 +1,4 @@
-"""What the seeds say of one comparison, before any correction: matched seeds, Welch, or no test at all."""
+"""The evidence for one comparison, before any correction: from matched seeds, by Welch's test, or no test at all."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from kdcache.statistics import bca, effects, power, significance
 
 Points: TypeAlias = dict[int, float]  # seed -> score in points
 
-# Scores of which less is better. No task can be judged by one (see `params.Metric`); calibration is compared by them.
+# Scores for which lower is better. No task can be judged by them (see `study.values.Metric`); calibration is.
 LOWER_IS_BETTER = frozenset(("nll", "brier", "ece", "mse"))
 
 
 def gain(metric: str, difference: float) -> float:
-    """A difference of scores so that positive is better."""
+    """A difference of scores, with its sign changed if lower is better, so that positive means better."""
     return -difference if metric in LOWER_IS_BETTER else difference
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials say of one comparison before any correction; `None`: not estimable. Units: points."""
+    """The numbers of one comparison before any correction, in points; `None` if not estimable."""
 
     seeds: int
     paired: bool
@@ -49,7 +49,7 @@ class Evidence:
 
     @property
     def spread(self) -> power.Spread | None:
-        """What decides how much more seeds would show; `None`: not estimable."""
+        """The spread that decides what more seeds would show; `None` if not estimable."""
         if self.paired:
             return None if self.sd_difference is None else power.Spread(self.sd_difference)
         if self.sd is None or self.baseline_sd is None:
@@ -61,7 +61,7 @@ Detectable: TypeAlias = Callable[[float], float | None]  # level -> points
 
 
 def scored(points: Points, name: str, notes: list[str]) -> Points:
-    """The trials that have a score; failed ones (NaN) are named in the notes."""
+    """The trials with a score; failed trials (NaN) are named in the notes."""
     failed = sorted(seed for seed, value in points.items() if math.isnan(value))
     if failed:
         notes.append(f"{name} has no score at seed {_listed(failed)} (left out: read with care)")
@@ -75,10 +75,10 @@ def _listed(seeds: list[int]) -> str:
 def evidence_of(
     mine: Points, base: Points, margin: float | None, confidence: float, notes: list[str]
 ) -> tuple[Evidence, Detectable]:
-    """Compare by matched seeds where there are two or more, else by Welch, else not at all.
+    """Compare by matched seeds if there are two or more, else by Welch's test, else not at all.
 
-    `margin` is for the equivalence tests; without one there are none. `notes` receives every departure from the
-    plain case. A seed that only one side has is left out of a matched comparison: a paired test needs both.
+    `margin` is for the equivalence tests; None leaves them out. Every departure from the plain case is added to
+    `notes`. A seed that only one side has is left out of a matched comparison, since a paired test needs both.
     """
     matched = sorted(mine.keys() & base.keys())
     if len(matched) >= 2:
@@ -151,7 +151,7 @@ def _unpaired(
 def _untestable(
     mine: Points, base: Points, matched: list[int], notes: list[str]
 ) -> tuple[Evidence, Detectable]:
-    """No test exists: fewer than two seeds on a side. What can be said (the means) is said."""
+    """The means only: with fewer than two seeds on a side there is no test."""
     if not mine or not base:
         notes.append("no trials yet" if not mine else "the baseline has no trials yet")
     else:
@@ -174,7 +174,7 @@ def _means(x: list[float], y: list[float]) -> dict[str, float | None]:
 
 
 def mean_sd(values: list[float]) -> tuple[float | None, float | None]:
-    """Mean and sample sd (n - 1); `None` where there are too few values."""
+    """Mean and sample sd (n - 1); each is `None` if there are too few values."""
     return (
         float(np.mean(values)) if values else None,
         float(np.std(values, ddof=1)) if len(values) > 1 else None,

@@ -1,4 +1,4 @@
-"""What the best of n tried settings scores: the expected maximum of n draws from those that were tried."""
+"""The expected score of the best of n settings: the expected maximum of n draws from the settings that were tried."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 
 def expected_best(scores: Sequence[float], lower: bool = False) -> list[float]:
-    """The expected best score of 1, 2, ... N settings, drawn with replacement from the N that were tried.
+    """The expected best score of 1, 2, ... N settings, drawn with replacement from the N tried settings.
 
-    With the scores in rising order s_1 <= ... <= s_N, the best of n draws is s_i or less with probability (i/N)^n. So
-    its expectation is sum_i s_i ((i/N)^n - ((i-1)/N)^n). For n = 1 it is the mean of the scores. The N-th is below the
-    best of them: by chance a draw misses it.
+    Let s_1 <= ... <= s_N be the sorted scores. The best of n draws is s_i or less with probability (i/N)^n, so its
+    expectation is sum_i s_i ((i/N)^n - ((i-1)/N)^n). For n = 1 this is the mean score. For n = N it is below the best
+    score, since N draws can miss the best setting.
 
     Args:
         scores: one a setting, each the mean over its seeds; at least one.

@@ -1,4 +1,4 @@
-"""Several comparisons at once: which ones form a family, and p-values corrected over it."""
+"""Several comparisons at once: which of them form a family, and p-values corrected over a family."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Family: TypeAlias = Literal["student", "task", "study"]
 
 
 def family_key(family: Family, task: str, student: str) -> tuple[str, ...]:
-    """Comparisons with equal keys are corrected together.
+    """The key of a comparison's family: comparisons with equal keys are corrected together.
 
     `student`: the regularizers of one student on one task; `task`: all students of a task; `study`:
     everything.
@@ -25,14 +25,16 @@ def family_key(family: Family, task: str, student: str) -> tuple[str, ...]:
 
 
 def correct(p_values: ArrayLike, method: Correction) -> NDArray[np.float64]:
-    """Corrected p-values, in the order given; a comparison is significant when its corrected p <= alpha.
+    """Corrected p-values, in the given order; a comparison is significant if its corrected p <= alpha.
 
     `holm` (Holm 1979) and `bonferroni` bound the chance of any false rejection in the family, whatever the
     dependence; `fdr_bh` (Benjamini and Hochberg 1995) bounds the expected share of false rejections.
 
-    Raises: ComparisonError: a p-value is NaN or outside 0..1. A comparison that could not be tested still
-        belongs to the declared family: give it p = 1, do not leave it out (that would make its siblings
-        easier).
+    A comparison that could not be tested still belongs to the declared family: give it p = 1. (Leaving it out would
+    make it easier for the others.)
+
+    Raises:
+        ComparisonError: a p-value is NaN or outside 0..1.
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
@@ -45,14 +47,14 @@ def correct(p_values: ArrayLike, method: Correction) -> NDArray[np.float64]:
 
 
 def _holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Step down: the i-th smallest of m times m - i + 1, never below its predecessor."""
+    """Step down: multiply the i-th smallest of m p-values by m - i + 1, but never go below its predecessor."""
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1))
     return _unsort(np.minimum(1.0, stepped), order)
 
 
 def _benjamini_hochberg(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Step up: the i-th smallest of m times m / i, never above its successor."""
+    """Step up: multiply the i-th smallest of m p-values by m / i, but never go above its successor."""
     order = np.argsort(p, kind="stable")
     scaled = p[order] * p.size / np.arange(1, p.size + 1)
     return _unsort(np.minimum(1.0, np.minimum.accumulate(scaled[::-1])[::-1]), order)
@@ -67,7 +69,7 @@ def _unsort(values: NDArray[np.float64], order: NDArray[np.intp]) -> NDArray[np.
 def correct_by_family(
     p_values: Sequence[float | None], keys: Sequence[Hashable], method: Correction
 ) -> list[float | None]:
-    """Corrected p-values family by family; `None` (could not be tested) counts as p = 1 and stays `None`."""
+    """p-values corrected family by family; `None` (could not be tested) counts as p = 1 and stays `None`."""
     result: list[float | None] = [None] * len(p_values)
     for key in dict.fromkeys(keys):
         members = [row for row, other in enumerate(keys) if other == key]
@@ -79,10 +81,9 @@ def correct_by_family(
 
 
 def level(alpha: float, size: int, method: Correction) -> float:
-    """The level at which a comparison rejects whatever its `size - 1` siblings show.
+    """The level at which a comparison rejects, whatever the other `size - 1` comparisons of its family show.
 
-    alpha / size for every correction (the first step of Holm and of Benjamini-Hochberg), alpha for none.
-    What a design can detect is computed here, where the verdict is made, not at the friendlier uncorrected
-    alpha.
+    It is alpha / size for every correction (the first step of Holm and of Benjamini-Hochberg), and alpha for none.
+    Detectable effects are computed at this level, at which verdicts are made, not at the more favourable alpha.
     """
     return alpha if method == "none" else alpha / max(1, size)

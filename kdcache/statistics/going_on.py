@@ -1,4 +1,4 @@
-"""How far a study with looks is, and how many seeds each configuration has to have next."""
+"""How far a study with looks has come, and how many seeds each configuration needs next."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from kdcache.study.schema import SeedCounts
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a study is.
+    """How far a study has come.
 
-    look: the last that was judged, from 1; 0: none. counts: how many seeds each configuration has to have.
+    look: the last look that was judged, from 1, or 0; counts: how many seeds each configuration needs.
     """
 
     look: int
@@ -32,7 +32,7 @@ class Standing:
 
     @property
     def verdicts(self) -> dict[str, int]:
-        """How many comparisons are better, worse and equivalent, those that there are."""
+        """The number of comparisons for each of the verdicts better, worse and equivalent that occurs."""
         found = Counter(outcome.verdict for outcome in self.outcomes)
         return {word: found[word] for word in TOLD if found[word]}
 
@@ -42,7 +42,7 @@ class Standing:
 
 
 def standing(trials: pd.DataFrame, study: Study) -> Standing:
-    """Judge the trials that are there.
+    """Judge the existing trials.
 
     Raises:
         ComparisonError: see `verdicts.compare`.
@@ -57,7 +57,7 @@ def standing(trials: pd.DataFrame, study: Study) -> Standing:
 
 
 def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]]:
-    """The seeds of the next look, for every configuration that an open claim with looks of its own is about."""
+    """The next look's number of seeds for every configuration that an open claim with looks of its own is about."""
     interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
     if (interactions["scope"] == "pooled").any():
         students = [(task, student) for task, *pair in pairs(study) for student in pair]
@@ -77,7 +77,7 @@ def _next_look(
 
 
 def _counts(needed: dict[Name, int], study: Study) -> SeedCounts:
-    """By task, student and method; a baseline has as many seeds as the most of what is compared with it."""
+    """Seeds by task, student and method; a baseline has as many seeds as any configuration compared with it."""
     counts: dict[str, dict[str, dict[str, int]]] = {}
     baseline = study.comparison.baseline
     for task, student, method in study.configurations():

@@ -1,11 +1,11 @@
 """Does a regularizer help more from scratch than when pre-trained? The paper's claim, as a test of its own.
 
-"Significant from scratch, not significant when pre-trained" is no evidence of a difference between the two.
-The difference of the differences is: per seed,
+"Significant from scratch, not significant when pre-trained" is no evidence of a difference between the two. The
+difference of the differences is evidence. For each seed it is
 
     interaction = (regularizer - baseline | scratch) - (regularizer - baseline | pretrained)   in points,
 
-for two students of one architecture (same checkpoint and layers), tested against interaction <= 0.
+for two students of one architecture (same checkpoint and layers). It is tested against interaction <= 0.
 """
 
 from __future__ import annotations
@@ -28,29 +28,30 @@ from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study
 
 ALL = "all"  # the mean over regularizers, or the pool of pairs
-SCALE = 100.0  # points: gains are differences of scores of this size, and so is their rounding noise
+SCALE = 100.0  # points: the size of the scores whose differences are the gains; decides their rounding noise
 Pair = tuple[str, str, str]  # task, scratch student, pretrained student
 
 
 def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """The interaction per pair of students and regularizer, and pooled over the pairs.
 
-    Rows with scope `pair`: one per task, pair and regularizer, plus regularizer `all`, the mean over the
-    study's regularizers per seed; unit: seeds. A seed counts when all four trials have a score. Rows with
-    scope `pooled`: one per regularizer and one for `all`; unit: pairs. Pooling takes each pair's mean as
-    one value (n = pairs), because the seeds of one pair share a task and a checkpoint and are no
-    independent evidence about others; with a single pair there is nothing to pool, and the row says so.
-    Pairs that share one task say something of other students on it and nothing of other tasks: so does the row.
+    Rows with scope `pair`: one per task, pair and regularizer, and one for regularizer `all`, each seed's mean over the
+    study's regularizers; the unit is the seed. A seed counts if all four trials have a score.
+
+    Rows with scope `pooled`: one per regularizer and one for `all`; the unit is the pair. Each pair's mean is one value
+    (n = pairs), because the seeds of one pair share a task and a checkpoint and are no independent evidence about other
+    pairs. With a single pair there is nothing to pool, and the row's note says so. Pairs that share one task are
+    evidence about other students on this task, not about other tasks; the note says that too.
 
     gain_scratch and gain_pretrained are the mean differences from the baseline; ci_low and ci_high a
     two-sided interval at 1 - alpha; p is one-sided (interaction > 0), paired t (exact sign-flip without
-    spread). Corrected over the regularizers by `comparison.family` (pooled rows: together); `all` is one
-    claim of its own. detectable: the interaction that this one-sided test finds with 80% power. verdict:
-    `supported` when p_corrected <= alpha, else `inconclusive`.
+    spread). p is corrected over the regularizers by `comparison.family` (pooled rows: all together); `all` is one
+    claim of its own. detectable: the interaction that this one-sided test finds with 80% power. verdict: `supported` if
+    p_corrected <= alpha, else `inconclusive`.
 
-    With looks, every row is tested at each look that all its trials allow: at a look p is divided by the look's share
-    of alpha before it is corrected, and intervals are repeated ones. A row shows the first look that rejects whatever
-    the rest of its family shows, else the last (`look`, from 1; 0 where not even the first has its trials).
+    With looks, every row is tested at each look for which all its trials are there. At a look, p is divided by the
+    look's share of alpha before it is corrected, and intervals are repeated intervals. A row shows the first look that
+    rejects at the family's strictest level, else the last (`look`, from 1; 0 if even the first look lacks trials).
     """
     cells, design = points_table(trials, study), design_of(study)
     at_looks = [
@@ -67,7 +68,7 @@ def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def _rows(cells: Mapping[Name, Points], study: Study, look: int) -> list[InteractionRow]:
-    """Before any correction."""
+    """The rows before any correction."""
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     rows: list[InteractionRow] = []
     for pair in pairs(study):
@@ -79,7 +80,7 @@ def _rows(cells: Mapping[Name, Points], study: Study, look: int) -> list[Interac
 
 
 def _configurations_of(row: InteractionRow, study: Study) -> Iterator[Name]:
-    """The configurations whose trials a row is about."""
+    """The configurations whose trials a row uses."""
     of_row = pairs(study) if row.scope == "pooled" else [(row.task, row.scratch, row.pretrained)]
     baseline = study.comparison.baseline
     names = study.methods() if row.regularizer == ALL else (row.regularizer, baseline)
@@ -106,7 +107,7 @@ Gains = dict[int, tuple[float, float]]  # seed -> (gain from scratch, gain when 
 
 
 def _by_seed(cells: Mapping[Name, Points], pair: Pair, name: str, study: Study) -> Gains:
-    """The two gains of every seed that has all four scores."""
+    """Both gains of every seed that has all four scores."""
     task, scratch, pretrained = pair
     metric = study.tasks[task].metrics[0]
     four = [cells[task, s, r] for s in (scratch, pretrained) for r in (name, study.comparison.baseline)]
@@ -115,7 +116,7 @@ def _by_seed(cells: Mapping[Name, Points], pair: Pair, name: str, study: Study) 
 
 
 def _mean_gains(of_methods: list[Gains]) -> Gains:
-    """Per seed the mean over regularizers, for seeds that all of them have."""
+    """Each seed's mean over regularizers, for the seeds that all of them have."""
     seeds = sorted(set.intersection(*(set(gains) for gains in of_methods)))
     means = {s: np.mean([gains[s] for gains in of_methods], axis=0) for s in seeds}
     return {s: (float(pair[0]), float(pair[1])) for s, pair in means.items()}
@@ -164,12 +165,12 @@ def _pooled_row(name: str, rows: list[InteractionRow], study: Study, look: int) 
 
 
 def _level(study: Study, look: int) -> float:
-    """What a look has of alpha."""
+    """The part of alpha that a look has."""
     return study.comparison.alpha * design_of(study).shares[look - 1]
 
 
 def _pooled_note(members: list[InteractionRow]) -> str:
-    """What a pool of pairs is about, and what it is not about."""
+    """A note on what a pool of pairs is evidence about, and what it is not."""
     tasks = {row.task for row in members}
     note = f"{len(members)} pairs on {len(tasks)} tasks, each pair's mean as one value"
     if len(tasks) == 1:
@@ -202,7 +203,7 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
 
 
 def _judged(rows: list[InteractionRow], keys: list[tuple[str, ...]], study: Study) -> list[InteractionRow]:
-    """Corrected over the families, with the verdicts."""
+    """The rows with p-values corrected over their families, and verdicts."""
     comparison, shares = study.comparison, design_of(study).shares
     q = [_q(row, shares[(row.look or 1) - 1]) for row in rows]
     corrected = correct_by_family(q, keys, comparison.correction)
@@ -217,7 +218,7 @@ def _judged(rows: list[InteractionRow], keys: list[tuple[str, ...]], study: Stud
 
 
 def _key(row: InteractionRow, study: Study) -> tuple[str, ...]:
-    """Like the comparisons' families, with the pair in the student's place; `all` rows stand alone."""
+    """A row's family: as for comparisons, with the pair in the student's place; `all` rows stand alone."""
     pair = f"{row.scratch}/{row.pretrained}"
     if row.regularizer == ALL:
         return (row.scope, ALL, row.task, pair)
@@ -227,5 +228,5 @@ def _key(row: InteractionRow, study: Study) -> tuple[str, ...]:
 
 
 def _detectable(row: InteractionRow, at: float) -> float | None:
-    """One-sided at level `at` is two-sided at 2 * at (the other tail's power is negligible)."""
+    """The detectable interaction. One-sided at level `at` is two-sided at 2 * at (the other tail has little power)."""
     return power.detectable_difference(row.n, row.sd, 2 * at) if row.sd else None

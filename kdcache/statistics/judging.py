@@ -1,4 +1,4 @@
-"""The verdict on one comparison, from its corrected p-values; and what it would take where there is none."""
+"""The verdict on one comparison, from its corrected p-values; and how many seeds an inconclusive one would need."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ VERDICTS: tuple[Verdict, ...] = ("better", "worse", "equivalent", "inconclusive"
 def verdict(
     difference: float | None, t_p: float | None, tost_p: float | None, alpha: float
 ) -> tuple[Verdict, bool]:
-    """The verdict and whether a significant difference is negligible, from corrected p-values.
+    """The verdict, and whether a significant difference is negligible, from corrected p-values.
 
-    `difference` is a gain: positive is better (see `evidence.gain`).
+    `difference` is a gain: positive means better (see `evidence.gain`).
     """
     within = tost_p is not None and tost_p <= alpha
     if difference is not None and t_p is not None and t_p <= alpha:
@@ -25,7 +25,7 @@ def verdict(
 
 
 def to_settle(evidence: Evidence, margin: float, at: float) -> dict[str, Any]:
-    """How many seeds would settle a comparison either way, at the level `at`; the last columns of `compare`."""
+    """How many seeds would settle a comparison, either way, at level `at`: the `seeds_*` columns of `compare`."""
     spread = evidence.spread
     if spread is None or evidence.difference is None:
         return {}

@@ -1,14 +1,14 @@
 """Looks: the numbers of seeds, declared beforehand, at which comparisons are judged.
 
-Who tests after every few seeds and stops at the first p <= alpha is wrong much more often than alpha. So each look
-owns a share of alpha, and its p-values are divided by it:
+Testing after every few seeds and stopping at the first p <= alpha gives far more false rejections than alpha. So each
+look has a share of alpha, and its p-values are divided by the share:
 
     q = min(1, p / share),   shares that sum to at most 1.
 
-A true null then has P(q <= g at any look) <= sum of share * g <= g, whatever the dependence between the looks: the
-smallest q of all looks is a p-value. What corrects p-values for a family corrects these, and it stays right whenever
-a comparison stops, for any reason. replay.py does the judging; boundaries.py spends the shares exactly, for matched
-seeds, where dividing is a little too strict.
+Under a true null, P(q <= g at any look) <= sum of share * g <= g, whatever the dependence between the looks. So the
+smallest q of all looks is a p-value. Any family correction of p-values applies to q as well, and stays valid if a
+comparison stops at any look, for any reason. replay.py does the judging. boundaries.py spends the shares exactly for
+matched seeds, for which dividing is a little too strict.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from kdcache.study.looks import Correction, Spend, check_declared, shares_of
 
 @dataclass(frozen=True)
 class Design:
-    """What is declared before the trials.
+    """The design that is declared before the trials.
 
-    looks: how many seeds each look has, increasing; shares: of alpha, each look's; alpha, correction: of the family;
-    stop_hopeless: a comparison is given up when its chance to be decided at the last look is below this, 0: never;
-    exact: exact boundaries for matched seeds, instead of dividing by the share.
+    looks: each look's number of seeds, increasing; shares: each look's share of alpha; alpha, correction: the family's
+    level and correction; stop_hopeless: a comparison is given up if the chance that the last look decides it is below
+    this (0: never); exact: exact boundaries for matched seeds, instead of division by the share.
 
     Raises:
-        ComparisonError: a design that would not keep its promise, or that cannot work.
+        ComparisonError: a design that would not keep its error rate, or that cannot work.
     """
 
     looks: tuple[int, ...]
@@ -64,7 +64,7 @@ class Design:
 
     @property
     def fixed(self) -> bool:
-        """One look: a design as it was before there were looks."""
+        """Whether there is only one look."""
         return len(self.looks) == 1
 
     def nominal(self, look: int, at: float, sides: Sides) -> float:
@@ -78,8 +78,8 @@ class Design:
     ) -> NDArray[np.float64]:
         """q: the smallest overall level at which `look` (from 1) rejects with p-values `p`, of any shape.
 
-        sides: 2 for difference tests, 1 for equivalence (its larger one-sided p) and other one-sided tests.
-        exact: False where the p-values are not those of a t-test on all seeds of the look.
+        sides: 2 for difference tests, 1 for equivalence (the larger one-sided p) and other one-sided tests.
+        exact: False if the p-values are not those of a t-test on all seeds of the look.
         """
         p = np.asarray(p, dtype=np.float64)
         if self.exact and exact is not False:
@@ -87,5 +87,5 @@ class Design:
         return np.minimum(1.0, p / self.shares[look - 1])
 
     def strictest(self, size: int) -> float:
-        """The level at which one of a family of `size` is rejected whatever the others show."""
+        """The level at which a comparison in a family of `size` rejects, whatever the others show."""
         return level(self.alpha, size, self.correction)

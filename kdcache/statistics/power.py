@@ -1,8 +1,8 @@
-"""What a number of seeds can show: detectable differences, the margin TOST needs, seeds that would settle it.
+"""What a number of seeds can show: detectable differences, the margin that TOST needs, and the seeds to settle.
 
-All powers are exact for normal differences (the noncentral t and its counterpart for two one-sided tests),
-computed by numerical integration. They take a spread as known; five seeds estimate it poorly (95% range: 0.6 to
-2.9 times), so read what is computed from an observed spread as an order of magnitude.
+All powers are exact for normal differences (the noncentral t and its counterpart for two one-sided tests) and computed
+by numerical integration. They treat the spread as known. Five seeds estimate a spread poorly (95% range: 0.6 to 2.9
+times), so take numbers from an observed spread as an order of magnitude.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from kdcache.statistics.significance import (
 )
 
 POWER = 0.8
-MOST_SEEDS = 1000  # beyond, a number of seeds is no plan
+MOST_SEEDS = 1000  # a larger number of seeds is not computed
 
 
 @dataclass(frozen=True)
 class Spread:
-    """What decides the error of a mean difference of n seeds: sd / sqrt(n) with (n - 1) * share degrees of freedom."""
+    """The spread behind a mean difference of n seeds: its error is sd / sqrt(n), with (n - 1) * share degrees of
+    freedom."""
 
     sd: float
     share: float = 1.0  # degrees of freedom per n - 1: 1 for matched seeds, 1 to 2 for Welch
@@ -40,7 +41,7 @@ class Spread:
 
     @classmethod
     def unpaired(cls, sd_x: float, sd_y: float) -> Spread:
-        """Of two independent samples of n seeds each (Welch-Satterthwaite)."""
+        """The spread for two independent samples of n seeds each (Welch-Satterthwaite)."""
         a, b = sd_x**2, sd_y**2
         return cls(math.sqrt(a + b), (a + b) ** 2 / (a**2 + b**2) if a + b else 1.0, paired=False)
 
@@ -50,15 +51,15 @@ class Spread:
         return df, _exceeded(tail, df)
 
     def floor(self, n: int) -> float:
-        """The smallest two-sided p of the exact test, which decides where there is no spread."""
+        """The smallest two-sided p of the exact test, which is used if there is no spread."""
         return sign_flip_floor(n) if self.paired else label_permutation_floor(n, n)
 
 
 def detectable_difference(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
     """The true difference that a two-sided paired t-test of `n` seeds finds with the given power.
 
-    `sd` is that of the differences. Solves P(|T'| > t_{1-alpha/2, n-1}) = power for the noncentrality
-    delta sqrt(n) / sd of the noncentral t variable T' (Cohen 1988). At n = 5: 1.68 sd.
+    `sd` is the sd of the differences. The answer solves P(|T'| > t_{1-alpha/2, n-1}) = power for the noncentrality
+    delta sqrt(n) / sd of the noncentral t variable T' (Cohen 1988). At n = 5 it is 1.68 sd.
     """
     return _detectable_errors(n - 1, alpha, power) * sd / math.sqrt(n)
 
@@ -96,7 +97,7 @@ def _found(effect: float, bound: Scores) -> Scores:
 def _expected(value: Callable[[Scores], Scores], df: float, turn: float, critical: float) -> float:
     """E[value(S)] for S^2 = chi^2_df / df, where `value` turns within a few 1/critical of turn/critical.
 
-    Gauss-Legendre panels around the turn. Used in place of scipy's noncentral t, which is NaN for the large
+    It uses Gauss-Legendre panels around the turn, instead of scipy's noncentral t, which is NaN for the large
     noncentralities of 2 or 3 seeds, and slower.
     """
     end = math.sqrt(float(special.chdtri(df, 1e-16)) / df)
@@ -114,7 +115,7 @@ def _gauss_legendre() -> tuple[Scores, Scores]:
 
 
 def _density(s: Scores, df: float) -> Scores:
-    """Of S where S^2 = chi^2_df / df: 2 (df/2)^(df/2) / Gamma(df/2) s^(df-1) exp(-df s^2 / 2)."""
+    """The density of S where S^2 = chi^2_df / df: 2 (df/2)^(df/2) / Gamma(df/2) s^(df-1) exp(-df s^2 / 2)."""
     k = df / 2
     log = math.log(2) + k * math.log(k) - math.lgamma(k) + (df - 1) * np.log(s) - k * s**2
     return np.asarray(np.exp(log))
@@ -126,7 +127,7 @@ def _exceeded(tail: float, df: float) -> float:
 
 
 def tost_detectable_margin(n: int, sd: float, alpha: float = 0.05, power: float = POWER) -> float:
-    """The margin that TOST of `n` matched seeds needs for the given power when the true mean is 0.
+    """The margin that TOST of `n` matched seeds needs for the given power if the true mean is 0.
 
     With Z standard normal and S^2 = chi^2_{n-1} / (n-1) independent of it, TOST rejects when
     |Z| < k - t_{1-alpha, n-1} S for k = margin sqrt(n) / sd; so its power is E[max(0, 2 Phi(k - t S) - 1)]
@@ -158,7 +159,7 @@ def _shown(effect: float, margin: float, bound: Scores) -> Scores:
 
 
 def _root(increasing: Callable[[float], float], start: float) -> float:
-    """Where an increasing function crosses zero, searched upwards from 0."""
+    """The zero of an increasing function, searched upwards from 0."""
     high = start
     while increasing(high) < 0:
         high *= 2
@@ -168,9 +169,9 @@ def _root(increasing: Callable[[float], float], start: float) -> float:
 def seeds_to_find(difference: float, spread: Spread, alpha: float, power: float = POWER) -> int | None:
     """The fewest seeds with which a true `difference` is found by the two-sided t-test with the given power.
 
-    The noncentrality is |difference| sqrt(n) / sd, as in `detectable_difference`. Without spread the exact
-    permutation test decides, so the seeds are those whose floor reaches alpha. `None`: the difference is 0, or it
-    takes more than `MOST_SEEDS`.
+    The noncentrality is |difference| sqrt(n) / sd, as in `detectable_difference`. Without spread the exact permutation
+    test is used, so the answer is the number of seeds at which its floor reaches alpha. `None` if the difference is 0,
+    or if it takes more than `MOST_SEEDS`.
     """
     if difference == 0:
         return None
@@ -185,7 +186,8 @@ def seeds_to_equate(
 ) -> int | None:
     """The fewest seeds with which TOST shows |true difference| < margin with the given power.
 
-    At a true value of `difference`, not of 0. `None`: it lies outside the margin, or takes more than `MOST_SEEDS`.
+    The true difference is taken to be `difference`, not 0. `None` if it lies outside the margin, or if it takes more
+    than `MOST_SEEDS`.
     """
     if abs(difference) >= margin:
         return None
@@ -200,7 +202,7 @@ def seeds_to_equate(
 
 
 def _fewest(reached: Callable[[int], bool]) -> int | None:
-    """The smallest number of seeds, 2 or more, from which on a condition holds."""
+    """The smallest number of seeds, 2 or more, at which an increasing condition holds."""
     counts = range(2, MOST_SEEDS + 1)
     found = bisect.bisect_left(counts, True, key=reached)
     return counts[found] if found < len(counts) else None

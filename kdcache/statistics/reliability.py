@@ -16,17 +16,17 @@ from kdcache.results.writing import tabulate
 from kdcache.study import Study
 
 Sureness: TypeAlias = npt.NDArray[Any]  # [3, bins], see `evaluation.bin_sureness`
-ReadSureness: TypeAlias = Callable[[str, str, str], Sureness]  # of task, student, regularizer
+ReadSureness: TypeAlias = Callable[[str, str, str], Sureness]  # from task, student, regularizer
 
 
 def tabulate_reliability(study: Study, read: ReadSureness) -> pd.DataFrame:
-    """One row per configuration, the baseline included, and bin that has rows; classification tasks only.
+    """One row per configuration (baselines included) and non-empty bin; classification tasks only.
 
-    A row is in the bin (low, high] of its largest probability. rows: validation rows in it, all seeds together;
-    confidence: their mean largest probability; accuracy: the share of them that is right; both 0..1.
+    A validation row belongs to the bin (low, high] of its largest probability. rows: the bin's validation rows, all
+    seeds together; confidence: their mean largest probability; accuracy: the share that is right; both 0..1.
 
     Args:
-        read: a configuration's sureness on the validation rows, all seeds together.
+        read: gives a configuration's sureness on the validation rows, all seeds together.
     """
     rows = [
         ReliabilityRow(
@@ -40,7 +40,7 @@ def tabulate_reliability(study: Study, read: ReadSureness) -> pd.DataFrame:
 
 
 def reliability_bins(sureness: Sureness) -> list[dict[str, Any]]:
-    """low, high, rows, confidence and accuracy of every bin that has rows."""
+    """low, high, rows, confidence and accuracy of every non-empty bin."""
     bins = sureness.shape[1]
     return [
         {"low": place / bins, "high": (place + 1) / bins, "rows": int(count)}

@@ -1,9 +1,9 @@
-"""What a family of comparisons showed, look by look: a pure function of the design and the scores.
+"""Judge a family of comparisons look by look: a pure function of the design and the scores.
 
-At each look the comparisons that are still open are judged on its seeds, the same tests as without looks: their p
-become q (see looks.py), Holm over the whole family corrects them, separately for difference and for equivalence.
-Rejected: better, worse or equivalent, and the comparison stops. Where more seeds would hardly decide it, it is given
-up. The rest goes on, and a look is judged once all that go on have its seeds.
+At each look the open comparisons are judged on the look's seeds, with the same tests as without looks. Their p-values
+become q (see looks.py), and q is corrected over the whole family, separately for difference and for equivalence. A
+rejection stops the comparison as better, worse or equivalent. A comparison that more seeds would hardly decide is given
+up. The others go on; the next look is judged once all of them have its seeds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TOLD = ("better", "worse", "equivalent")
 
 @dataclass(frozen=True)
 class Comparison:
-    """A configuration and its baseline: points by seed, NaN for a trial that failed, no entry for one not run yet.
+    """A configuration and its baseline: points by seed, NaN for a failed trial, no entry for a trial not run yet.
 
     margin: in points; metric: decides which direction is a gain (see `evidence.gain`).
     """
@@ -57,10 +57,10 @@ class Outcome:
     """Where one comparison stands.
 
     verdict: better, worse, equivalent, `undecided at the maximum`, `undecided: would need about N seeds` (given up),
-    `not settled yet (look k of L)`, or `inconclusive` where there is one look only; look: the one that it stopped at
-    or waits for; seeds: of that look, so many it has to have; stopped_by: empty while it goes on; needs: the N;
-    negligible: a difference, yet within the margin; gain: the difference, positive where it is better; last: the last
-    look that was judged.
+    `not settled yet (look k of L)`, or `inconclusive` if there is only one look; look: the look at which it stopped or
+    for which it waits; seeds: that look's number of seeds; stopped_by: empty while it goes on; needs: the N above;
+    negligible: significant, but within the margin; gain: the difference, positive if it is better; last: the last look
+    that was judged.
     """
 
     name: Name
@@ -76,28 +76,28 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Replay:
-    """The rows of looks.csv of a family, look by look, and the outcome of each comparison, in the family's order."""
+    """A family's rows of looks.csv, look by look, and each comparison's outcome, in the family's order."""
 
     rows: tuple[LookRow, ...]
     outcomes: tuple[Outcome, ...]
 
     @property
     def goes_on(self) -> tuple[Outcome, ...]:
-        """The outcomes that wait for more trials."""
+        """The outcomes of comparisons that wait for more trials."""
         return tuple(outcome for outcome in self.outcomes if not outcome.stopped_by)
 
 
 def replay(design: Design, family: Sequence[Comparison], seeds: Sequence[int]) -> Replay:
-    """Judge the comparisons of one family at every look that their trials allow.
+    """Judge the comparisons of one family at every look for which their trials are there.
 
-    Scores beyond the look at which a comparison stops change nothing. A design of one look judges what is there,
-    as `verdicts.compare` does; with several, a look waits until every open comparison has all its seeds.
+    Scores after the look at which a comparison stops do not matter. A design with one look judges the trials that are
+    there, as `verdicts.compare` does. With several looks, a look waits until every open comparison has all its seeds.
 
     Args:
-        seeds: in the declared order, as many as the last look or more; look k uses the first looks[k - 1].
+        seeds: in the declared order, at least as many as the last look has; look k uses the first looks[k - 1].
 
     Raises:
-        ComparisonError: fewer seeds than the last look, or one twice; a comparison that is in the family twice.
+        ComparisonError: there are fewer seeds than the last look has, or a seed or a comparison is listed twice.
     """
     _check(design, family, seeds)
     rows: list[LookRow] = []
@@ -130,7 +130,7 @@ def _all_there(comparisons: Iterable[Comparison], seeds: Sequence[int]) -> bool:
 
 
 def seeds_needed(replays: Iterable[Replay], baseline: str) -> dict[Name, int]:
-    """How many seeds each configuration has to have: its look's; a baseline as many as the most of its comparisons."""
+    """How many seeds each configuration needs: its look's number; a baseline needs the most of its comparisons."""
     needed: dict[Name, int] = {}
     for outcome in (outcome for replayed in replays for outcome in replayed.outcomes):
         task, student, _ = outcome.name
@@ -141,7 +141,7 @@ def seeds_needed(replays: Iterable[Replay], baseline: str) -> dict[Name, int]:
 
 @dataclass(frozen=True)
 class _Judging:
-    """What one look says of one comparison before the family is corrected."""
+    """One comparison at one look, before the family is corrected."""
 
     comparison: Comparison
     evidence: Evidence
@@ -153,7 +153,7 @@ class _Judging:
 def _judge(
     design: Design, look: int, going_on: list[Comparison], stopped: list[LookRow], seeds: Sequence[int]
 ) -> list[tuple[LookRow, Outcome]]:
-    """The open comparisons at one look, corrected with those that stopped before, each at the q it stopped with."""
+    """Judge the open comparisons at one look, corrected together with those that stopped earlier, at their last q."""
     size = len(going_on) + len(stopped)
     judging = [_judging(design, look, comparison, seeds, size) for comparison in going_on]
     t_q = [one.t_q for one in judging] + [row.t_q for row in stopped]
@@ -185,7 +185,7 @@ def _scored(points: Points, seeds: Sequence[int]) -> Points:
 
 
 def verdict_evidence(points: Points, baseline: Points, margin: float, confidence: float) -> Evidence:
-    """What `evidence_of` says, without what a verdict does not need: no bootstrap, no permutations, no effect sizes."""
+    """The part of `evidence_of` that a verdict needs: no bootstrap, no permutations, no effect sizes."""
     matched = sorted(points.keys() & baseline.keys())
     if len(matched) >= 2:
         d = significance.differences([points[s] for s in matched], [baseline[s] for s in matched])
@@ -206,11 +206,11 @@ def verdict_evidence(points: Points, baseline: Points, margin: float, confidence
 
 
 def _chance(design: Design, look: int, evidence: Evidence, margin: float, size: int) -> float | None:
-    """The predictive chance that the last look decides, whatever the rest of the family shows.
+    """The predictive probability that the last look decides, whatever the rest of the family shows.
 
-    Given n seeds with mean d and spread s, the mean of N seeds is taken for normal around d with variance
-    s^2 (1/n - 1/N) (a flat prior, s as if known). A difference is found beyond h = t s / sqrt(N), equivalence within
-    margin - t s / sqrt(N), with the last look's quantiles t. `None` at the last look, and without a spread.
+    Given n seeds with mean d and spread s, the mean of N seeds is assumed normal around d with variance s^2 (1/n - 1/N)
+    (a flat prior, s as if known). A difference is found beyond h = t s / sqrt(N), equivalence within margin - t s /
+    sqrt(N), with the last look's quantiles t. `None` at the last look, and without a spread.
     """
     n, last, spread = design.looks[look - 1], design.looks[-1], evidence.spread
     if n == last or evidence.difference is None or spread is None or spread.sd == 0:
@@ -225,13 +225,13 @@ def _chance(design: Design, look: int, evidence: Evidence, margin: float, size: 
     if within > 0:
         chance += special.ndtr((within - evidence.difference) / moves)
         chance -= special.ndtr((-within - evidence.difference) / moves)
-    return min(1.0, float(chance))  # with a margin beyond h the two can overlap
+    return min(1.0, float(chance))  # with a large margin, difference and equivalence can overlap
 
 
 def _told(
     design: Design, look: int, one: _Judging, corrected: tuple[float | None, float | None], size: int
 ) -> tuple[LookRow, Outcome]:
-    """The row of the look, and the outcome."""
+    """A comparison's row of looks.csv, and its outcome."""
     comparison, evidence = one.comparison, one.evidence
     outcome = _outcome(design, look, one, corrected, size)
     t_q_corrected, tost_q_corrected = corrected
@@ -264,7 +264,7 @@ def _gain(one: _Judging) -> float | None:
 
 
 def _sd(evidence: Evidence) -> float | None:
-    """Of the matched differences; without matching that of one x - y, sqrt(sd^2 + baseline_sd^2)."""
+    """The sd of the matched differences; without matching, the sd of one x - y, sqrt(sd^2 + baseline_sd^2)."""
     return evidence.spread.sd if evidence.spread else None
 
 

@@ -1,7 +1,7 @@
 """`replay` on many families at once, as arrays: for simulations and for planning a study.
 
-Differences are [repetitions, comparisons, seeds] of matched seeds, positive where the configuration is better. The
-rules are those of replay.py, for families whose trials are all there; the tests hold both equal, verdict for verdict.
+Differences are [repetitions, comparisons, seeds] of matched seeds, positive if the configuration is better. The rules
+are those of replay.py, for families whose trials are all there; tests check that both give the same verdicts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ OPEN = -1
 
 @dataclass(frozen=True)
 class Many:
-    """Every comparison where it stopped; each array [repetitions, comparisons].
+    """Every comparison at the look at which it stopped; each array is [repetitions, comparisons].
 
-    verdict: BETTER, WORSE, EQUIVALENT, MAXIMUM (undecided there) or HOPELESS; look: from 1; seeds: of that look;
-    difference, low, high: mean and repeated interval there (NaN without spread).
+    verdict: BETTER, WORSE, EQUIVALENT, MAXIMUM (undecided at the last look) or HOPELESS; look: from 1; seeds: that
+    look's number of seeds; difference, low, high: mean and repeated interval at that look (NaN without spread).
     """
 
     verdict: NDArray[np.intp]
@@ -49,7 +49,7 @@ class Many:
 
     @property
     def trials(self) -> NDArray[np.intp]:
-        """Of each family, its baseline included, [repetitions]."""
+        """The number of trials of each family, its baseline's included, [repetitions]."""
         return np.asarray(self.seeds.sum(axis=-1) + self.seeds.max(axis=-1))
 
 
@@ -69,8 +69,8 @@ def replay_many(
 ) -> Many:
     """Judge every family at every look.
 
-    difference, equivalence: whether that test may stop a comparison; with one of them only, its error rate is the
-    highest that it can be.
+    difference, equivalence: whether each test may stop a comparison. With only one of them, the error rate of that test
+    is as high as it can be.
     """
     shape = d.shape[:2]
     verdict, look_of = np.full(shape, OPEN, dtype=np.intp), np.zeros(shape, dtype=np.intp)
@@ -114,7 +114,7 @@ def _sample(d: Array, margin: float) -> _Sample:
     n, mean, sd = d.shape[-1], d.mean(axis=-1), d.std(axis=-1, ddof=1)
     flat = np.ptp(d, axis=-1) <= significance.ROUNDING * np.abs(d).max(axis=-1)
     error = np.where(flat, 1.0, sd) / math.sqrt(n)
-    above = special.stdtr(n - 1, -(mean + margin) / error)  # against a true difference of -margin or less
+    above = special.stdtr(n - 1, -(mean + margin) / error)  # H0: the true difference is -margin or less
     below = special.stdtr(n - 1, (mean - margin) / error)
     t_p, tost_p = 2 * special.stdtr(n - 1, -np.abs(mean) / error), np.maximum(above, below)
     if flat.any():
@@ -124,7 +124,7 @@ def _sample(d: Array, margin: float) -> _Sample:
 
 
 def _each(means: Array, p: Callable[[float], float]) -> Array:
-    """The exact test's p of samples without spread, which have few different means."""
+    """The exact test's p for samples without spread; it is computed once for each of the few different means."""
     values, places = np.unique(means, return_inverse=True)
     return np.array([p(float(value)) for value in values])[places]
 
@@ -141,7 +141,7 @@ def _half(design: Design, look: int, n: int, sample: _Sample) -> Array:
 
 
 def _chance(design: Design, n: int, sample: _Sample, margin: float, size: int) -> Array:
-    """The predictive chance that the last look decides; see replay.py. Without spread 1: never given up."""
+    """The predictive probability that the last look decides; see replay.py. It is 1 without spread: never given up."""
     last, at = design.looks[-1], design.strictest(size)
     level = [design.nominal(len(design.looks), at, sides) / sides for sides in (1, 2)]
     equivalence, difference = (significance.t_quantile(1 - tail, last - 1) for tail in level)

@@ -1,15 +1,15 @@
-"""Comparisons row by row: what the validation rows can show, and how much of an error is theirs.
+"""Comparisons row by row: what the validation rows can show, and how much of the error comes from them.
 
-A validation set is a sample. Seeds say how much training varies on these rows; they say nothing about other rows, and
-small sets (277 rows: one is 0.36 points) vary a lot. With every trial's predictions of the same rows, both can be
-told apart. Shapes everywhere: labels [N]; outputs [S, N], one line a seed, of a configuration (`a`) and of its
-baseline (`b`), the seeds matched.
+A validation set is a sample. Seeds show how much training varies on these rows. They say nothing about other rows, and
+small validation sets vary a lot (with 277 rows, one row is 0.36 points). Since every trial predicts the same rows, the
+two sources of error can be separated. Shapes everywhere: labels [N]; outputs [S, N], one line a seed, of a
+configuration (`a`) and of its baseline (`b`), with matched seeds.
 
 - `mcnemar`: is one model right on rows where the other is wrong more often than the reverse? One seed at a time.
-- `row_test`: the same over all seeds. **The rows of the seeds are the same rows**: S models that all fail on a row
-  are one hard row and no S independent findings, so adding up discordant rows over seeds and testing the sum as
+- `row_test`: the same over all seeds. **All seeds are evaluated on the same rows**: if S models all fail on a row, that
+  is one hard row and not S independent findings. So adding up discordant rows over seeds and testing the sum as
   binomial rejects far too often. Here a row is one unit, whatever the number of seeds.
-- `row_intervals`: a bootstrap over rows, and the seeds' and the rows' shares of the error.
+- `row_intervals`: a bootstrap over rows, and the parts of the error that come from seeds and from rows.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ Metric: TypeAlias = (
     str | Callable[[Outputs, Outputs], float]
 )  # a name of weighted.SCORES, or f(predictions, labels)
 RESAMPLES = 1_999  # bootstrap draws; the sd of a draw is then known to 1.6%
-FLIPS = 99_999  # Monte Carlo draws of `row_test` when there are too many rows to enumerate
+FLIPS = 99_999  # Monte Carlo draws of `row_test` if there are too many rows to enumerate
 EXACT_SUM = 20_000
-NOISE = 1e-9  # points; draws that agree to this have no spread
-BLOCK = 1 << 22  # weights (8 bytes each) that are drawn at a time
+NOISE = 1e-9  # points; draws that differ by less have no spread
+BLOCK = 1 << 22  # weights (8 bytes each) that are drawn at once
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Per seed, [S]: rows that only the configuration has right, that only the baseline has, and the exact p."""
+    """For each seed, [S]: rows that only the configuration has right, rows that only the baseline has, exact p."""
 
     gained: Counts
     lost: Counts
@@ -50,12 +50,12 @@ class McNemar:
 
 @dataclass(frozen=True)
 class RowIntervals:
-    """A difference in points with its error from rows alone, from seeds alone, and from both.
+    """A difference in points, with its error from rows alone, from seeds alone, and from both.
 
-    `low`, `high`: for these models on other rows (percentile bootstrap over rows). `sd_rows`: the standard error that
-    the choice of rows brings, `sd_seeds` the one that the choice of seeds brings, `sd_total` both; `total_low`,
-    `total_high`: for other seeds and other rows. What needs two seeds is `None` with one,
-    and an interval without any spread is `None`: not estimable.
+    `low`, `high`: the interval for these models on other rows (percentile bootstrap over rows). `sd_rows`, `sd_seeds`,
+    `sd_total`: the standard error from the choice of rows, of seeds, and of both. `total_low`, `total_high`: the
+    interval for other seeds and other rows. With one seed, numbers that need two are `None`; an interval without any
+    spread is `None` too (not estimable).
     """
 
     difference: float
@@ -69,12 +69,12 @@ class RowIntervals:
 
 
 def mcnemar(a_right: ArrayLike, b_right: ArrayLike) -> McNemar:
-    """McNemar's exact test, seed by seed: the discordant rows are a fair coin's throws (McNemar 1947).
+    """McNemar's exact test, seed by seed: under the null, each discordant row is a fair coin flip (McNemar 1947).
 
     Args:
         a_right, b_right: booleans [S, N], whether the models are right.
 
-    p is two-sided, min(1, 2 P(Bin(n, 1/2) <= smaller count)); 1 where no row is discordant.
+    p is two-sided, min(1, 2 P(Bin(n, 1/2) <= smaller count)); 1 if no row is discordant.
     """
     a, b = _same_shape(a_right, b_right, bool)
     gained, lost = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
@@ -85,18 +85,18 @@ def mcnemar(a_right: ArrayLike, b_right: ArrayLike) -> McNemar:
 def row_test(a_right: ArrayLike, b_right: ArrayLike, seed: int = 0) -> float:
     """p of the sign-flip test over rows on the mean difference of correctness, for all seeds together.
 
-    Row i has t_i = how many more seeds of `a` than of `b` are right on it, -S..S. If it makes no difference which is
-    which, t_i is as likely as -t_i, and rows are independent; so p is the share of the 2^N sign patterns with a sum as
-    extreme as the observed one. Seeds of one row stay together, which is why they may depend on each other (a cluster
-    permutation test; with one seed it is McNemar's exact test). The models are taken as they are: p speaks of other
-    rows, not of other seeds.
+    t_i is the number of seeds of `a` that are right on row i, minus the number of seeds of `b`, -S..S. If `a` and `b`
+    are interchangeable, t_i is as likely as -t_i, and rows are independent. So p is the share of the 2^N sign patterns
+    with a sum as extreme as the observed one. The seeds of one row stay together, so they may depend on each other (a
+    cluster permutation test; with one seed it is McNemar's exact test). The models are fixed: p is about other rows,
+    not about other seeds.
 
-    Exact, by convolving the binomials of the n_k rows with |t| = k, up to sum k n_k = 20,000; beyond, 99,999 seeded
-    draws and the observed pattern itself (Phipson and Smyth 2010).
+    Exact up to sum k n_k = 20,000, by convolving the binomials of the n_k rows with |t| = k; beyond, by 99,999 seeded
+    draws and the observed pattern (Phipson and Smyth 2010).
     """
     a, b = _same_shape(a_right, b_right, bool)
     totals = a.sum(axis=0, dtype=np.int64) - b.sum(axis=0, dtype=np.int64)
-    rows = np.bincount(np.abs(totals), minlength=1)  # how many have |t| = 0, 1, ...
+    rows = np.bincount(np.abs(totals), minlength=1)  # how many rows have |t| = 0, 1, ...
     reach, observed = int(np.arange(len(rows)) @ rows), abs(int(totals.sum()))
     return (
         _exact_flips(rows, reach, observed)
@@ -106,7 +106,7 @@ def row_test(a_right: ArrayLike, b_right: ArrayLike, seed: int = 0) -> float:
 
 
 def _exact_flips(rows: Counts, reach: int, observed: int) -> float:
-    """sum_k k (2 B_k - n_k) with B_k ~ Bin(n_k, 1/2): the chance that it is as far from 0 as observed."""
+    """The probability that sum_k k (2 B_k - n_k) with B_k ~ Bin(n_k, 1/2) is as far from 0 as observed."""
     chances = np.ones(1)
     for k, n in enumerate(rows[1:], start=1):
         steps = np.zeros(k * n + 1)
@@ -132,35 +132,35 @@ def row_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> RowIntervals:
-    """The mean difference of a metric over seeds, and how much of its error is the seeds' and how much the rows'.
+    """The mean difference of a metric over seeds, and how much of its error comes from seeds and how much from rows.
 
-    Two-way, seed x row. Each draw takes N rows with replacement, the same ones for every seed and for both sides
-    (paired), and scores all seeds on them: M[r, s]. Then, in points:
+    The bootstrap is two-way, seed x row. Each draw takes N rows with replacement, the same rows for every seed and for
+    both sides (paired), and scores all seeds on them: M[r, s]. Then, in points:
 
-    - V_rows: the variance over draws of the mean over seeds. These seeds, other rows.
-    - V_seeds = s^2 / S, with s^2 the variance (n - 1) over seeds of the differences on the rows as they are. Redrawing
-      S seeds gives the same but for a factor (S - 1) / S, far too small at five seeds (0.8), hence the formula.
-    - Both hold the part V_both that belongs to a seed and a row together (luck of one model on one row): the spread
-      over draws that the seeds of a draw do not share. V_total = max(0, V_rows - V_both) + max(0, V_seeds - V_both) +
-      V_both, the variance for other seeds and other rows. (Redrawing seeds and rows at once and taking the variance
-      of that counts V_both three times: Owen 2007, the pigeonhole bootstrap.)
+    - V_rows is the variance over draws of the mean over seeds: these seeds, other rows.
+    - V_seeds = s^2 / S, with s^2 the variance (n - 1) over seeds of the differences on the original rows. (Redrawing S
+      seeds would give this times (S - 1) / S, which is far too small at five seeds: 0.8.)
+    - V_both is the part of either variance that belongs to a seed and a row together (luck of one model on one row):
+      the spread over draws that the seeds of a draw do not share. V_total = max(0, V_rows - V_both) + max(0, V_seeds -
+      V_both) + V_both is the variance for other seeds and other rows. (Redrawing seeds and rows at once would count
+      V_both three times: Owen 2007, the pigeonhole bootstrap.)
 
     The total interval is difference +- t sd_total with Satterthwaite's degrees of freedom, (S - 1) (V_total /
-    V_seeds)^2, because the seeds' share is estimated from few.
+    V_seeds)^2, because V_seeds is estimated from few seeds.
 
     Args:
         metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman) or any function of (predictions, labels),
-            each [N], that gives a fraction and does not depend on the order of the rows; a function is called
-            2 S resamples times.
+            each [N], that returns a fraction and does not depend on the order of the rows; it is called 2 S resamples
+            times.
         labels: [N] classes or real numbers.
         a, b: [S, N] predicted classes, or real numbers for a correlation.
 
     Raises:
-        ComparisonError: shapes that do not fit, values that are not finite, an unknown metric.
+        ComparisonError: the shapes do not fit, a value is not finite, or the metric is unknown.
     """
     first, second = _same_shape(a, b)
     truth = _labels(labels, first)
-    if metric == "accuracy":  # all that counts is which are right: fewer kinds of rows
+    if metric == "accuracy":  # only right or wrong matters, which gives fewer kinds of rows
         first, second, truth = first == truth, second == truth, np.ones_like(truth, dtype=bool)
     observed, draws = _draws(_score(metric), truth, first, second, resamples, seed)
     mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
@@ -191,10 +191,10 @@ def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, flo
 def _draws(
     score: weighted.Score, labels: Outputs, a: Outputs, b: Outputs, resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Differences in points: [S] on the rows as they are, and [R, S] on redrawn rows.
+    """Differences in points: [S] on the original rows, and [R, S] on redrawn rows.
 
-    Rows with the same label and the same outputs of every model are alike: what is drawn is how often each kind
-    occurs, which makes most studies some hundred kinds instead of N rows. Memory is bounded by `BLOCK`.
+    Rows with the same label and the same outputs of every model are one kind. A draw says how often each kind occurs;
+    most studies have a few hundred kinds instead of N rows. Memory is bounded by `BLOCK`.
     """
     kinds, counts = np.unique(np.column_stack([labels, *a, *b]), axis=0, return_counts=True)
     rng, block = np.random.default_rng(seed), max(1, BLOCK // len(kinds))
@@ -207,7 +207,7 @@ def _draws(
 
 
 def _differences(score: weighted.Score, weights: Floats, kinds: Outputs) -> Floats:
-    """Of the columns of `kinds` (label, S outputs of a, S of b), in points: [R, S]."""
+    """Differences in points, [R, S], from the columns of `kinds` (label, S outputs of a, S of b)."""
     scores = np.stack([score(weights, output, kinds[:, 0]) for output in kinds.T[1:]], axis=1)
     seeds = scores.shape[1] // 2
     return np.asarray(100.0 * (scores[:, :seeds] - scores[:, seeds:]))

@@ -1,4 +1,4 @@
-"""Every configuration against its baseline row by row, in the layout of metrics/examples.csv."""
+"""Every configuration against its baseline, row by row, in the layout of metrics/examples.csv."""
 
 from __future__ import annotations
 
@@ -22,25 +22,27 @@ ReadOutputs: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, re
 
 
 def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.RESAMPLES) -> pd.DataFrame:
-    """One row per configuration that is not the baseline, on the validation rows, seeds matched.
+    """One row per configuration (other than baselines), on the validation rows, with matched seeds.
 
-    Columns (see `rowwise` for the methods; a blank number is not defined or could not be estimated):
+    Columns (`rowwise` has the methods; a blank number is not defined or could not be estimated):
 
     - task, student, init, teacher, regularizer, metric (the task's first), baseline
-    - rows: of the validation set; seeds: matched ones; difference: of the metric, points, mean over seeds
-    - gained, lost: rows that only the configuration, only the baseline, has right; mean over seeds
-    - mcnemar_p_min, mcnemar_p_max: of the exact test of each seed, uncorrected; mcnemar_below_alpha: how many seeds
-      have p <= alpha
+    - rows: number of validation rows; seeds: number of matched seeds; difference: in the metric, points, mean over
+      seeds
+    - gained: rows that only the configuration has right; lost: rows that only the baseline has right; means over seeds
+    - mcnemar_p_min, mcnemar_p_max: over seeds, of the exact test, uncorrected; mcnemar_below_alpha: how many seeds have
+      p <= alpha
     - rows_p: the row-level sign-flip test of correctness over all seeds; rows_p_corrected: over the declared family
     - rows_low, rows_high: bootstrap interval of the difference for these models on other rows, at 1 - alpha
     - sd_rows, sd_seeds, sd_total: standard error of the difference, in points, from the choice of rows, of seeds, and
-      both; total_low, total_high: interval for other seeds on other rows
+      of both; total_low, total_high: interval for other seeds on other rows
     - note: every departure from the plain case
 
-    gained to rows_p_corrected are about right and wrong, whatever the metric; a regression has none of them.
+    The columns from gained to rows_p_corrected count right and wrong rows, whatever the metric; they are blank for a
+    regression.
 
     Args:
-        read: a configuration's outputs; at most two are held at a time.
+        read: gives a configuration's outputs; at most two are in memory.
     """
     rows = list(_rows(study, read, resamples))
     keys = [family_key(study.comparison.family, row.task, row.student) for row in rows]

@@ -1,4 +1,4 @@
-"""Two runs of a study side by side: the parameters that differ, and what became of every configuration."""
+"""Compare two runs of a study: the parameters that differ, and every configuration's scores and verdicts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Side:
-    """A configuration in one run; scores in points. verdict: `baseline`, or `absent` when the run lacks it."""
+    """A configuration in one run; scores in points. verdict may also be `baseline`, or `absent` if the run lacks it."""
 
     mean: float | None = None
     sd: float | None = None
@@ -38,9 +38,9 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A configuration in both runs, and the second minus the first in points, matched by seed where it can be.
+    """A configuration in both runs, and the second run minus the first in points, matched by seed if possible.
 
-    same: the very same trials are behind both, by their identities. The interval stands alone, uncorrected.
+    same: both runs have the very same trials, by their identities. The interval is not corrected.
     """
 
     task: str
@@ -57,7 +57,7 @@ class Change:
 
 
 def different_params(a: StudyRun, b: StudyRun) -> list[tuple[str, str, str]]:
-    """(path, value in a, value in b) of every parameter that differs, values as JSON, `absent` where there is none."""
+    """(path, value in a, value in b) of every parameter that differs; values are JSON, or `absent`."""
     one, other = _flat(a.params), _flat(b.params)
     paths = dict.fromkeys([*one, *other])
     values = ((path, one.get(path, ABSENT), other.get(path, ABSENT)) for path in paths)
@@ -65,7 +65,7 @@ def different_params(a: StudyRun, b: StudyRun) -> list[tuple[str, str, str]]:
 
 
 def _flat(params: Any, path: str = "") -> dict[str, str]:
-    """{"distillers.kd.alpha": "0.5"}; a list is one value, and so is an empty group."""
+    """Parameters by path, such as {"distillers.kd.alpha": "0.5"}; a list or an empty group is one value."""
     if not isinstance(params, dict) or not params:
         return {path: json.dumps(params, default=str)}
     found: dict[str, str] = {}
@@ -75,7 +75,7 @@ def _flat(params: Any, path: str = "") -> dict[str, str]:
 
 
 def changes(a: StudyRun, b: StudyRun, confidence: float = 0.95) -> list[Change]:
-    """Every configuration that one of the runs has, in the order of the first."""
+    """Every configuration of either run, in the order of the first run."""
     one, other = _configurations(a), _configurations(b)
     absent = Configuration()
     return [
@@ -113,7 +113,7 @@ def _configurations(run: StudyRun) -> dict[Key, Configuration]:
 
 
 def _points(rows: pd.DataFrame, metric: str) -> Points:
-    """seed -> score in points, failed trials left out."""
+    """seed -> score in points, without failed trials."""
     scores = zip(rows["seed"], rows[metric], strict=True) if metric in rows else ()
     return scored({int(seed): 100 * float(score) for seed, score in scores}, "", [])
 
@@ -128,7 +128,7 @@ def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> 
 
 
 def _note(a: Configuration, b: Configuration) -> str:
-    """What to know of a change; empty when every seed is matched and the metric the same."""
+    """A note on a change; empty if every seed is matched and the metric is the same."""
     if not a.points or not b.points:
         return ""
     if a.metric != b.metric:

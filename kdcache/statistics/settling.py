@@ -1,4 +1,4 @@
-"""The looks of a study: its design, what they have shown so far, and how many seeds every configuration has to have."""
+"""The looks of a study: its design, what the looks have shown so far, and how many looks its trials allow."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from kdcache.statistics.replay import Comparison, Name, Outcome, Replay, replay
 from kdcache.study import Study
 from kdcache.study.looks import shares_of
 
-Cells: TypeAlias = Mapping[Name, Points]  # points by seed, by task, student and regularizer
+Cells: TypeAlias = Mapping[Name, Points]  # (task, student, regularizer) -> seed -> points
 
 
 def design_of(study: Study) -> Design:
-    """What the study declares; without looks one look with all seeds."""
+    """The design that the study declares; without looks, one look with all seeds."""
     comparison = study.comparison
     return Design(
         tuple(study.looks),
@@ -33,14 +33,14 @@ def design_of(study: Study) -> Design:
 
 @dataclass(frozen=True)
 class StudyReplay:
-    """What the looks of every family have shown; families in the order of their first comparison."""
+    """The replay of every family; families are in the order of their first comparison."""
 
     design: Design
     families: Mapping[tuple[str, ...], Replay]
 
     @cached_property
     def outcomes(self) -> dict[Name, Outcome]:
-        """Of every comparison."""
+        """The outcome of every comparison."""
         return {outcome.name: outcome for family in self.families.values() for outcome in family.outcomes}
 
     @property
@@ -54,7 +54,7 @@ class StudyReplay:
 
 
 def replay_study(points: Cells, study: Study) -> StudyReplay:
-    """Judge every family of the study at every look that its trials allow; see `replay`.
+    """Judge every family of the study at every look for which its trials are there; see `replay`.
 
     Raises:
         ComparisonError: see `Design`.
@@ -74,13 +74,13 @@ def replay_study(points: Cells, study: Study) -> StudyReplay:
 
 
 def first_seeds(points: Cells, study: Study, look: int) -> dict[Name, Points]:
-    """The points at the seeds of a look, from 1."""
+    """The points at the seeds of look `look`, from 1."""
     seeds = set(study.seeds[: study.looks[look - 1]])
     return {name: {s: value for s, value in of.items() if s in seeds} for name, of in points.items()}
 
 
 def looks_taken(study: Study, needed: Iterable[Points]) -> int:
-    """How many looks the trials of these configurations allow. One look takes what is there."""
+    """How many looks can be taken with the trials of these configurations; a single look can always be taken."""
     if len(study.looks) == 1:
         return 1
     there = set.intersection(*(set(points) for points in needed))
@@ -89,12 +89,12 @@ def looks_taken(study: Study, needed: Iterable[Points]) -> int:
 
 
 def stops_at(taken: Sequence[float | None], level: float) -> int:
-    """The first look, from 1, at which a hypothesis is rejected at `level`, else the last; 0 where there is none.
+    """The first look, from 1, at which a hypothesis is rejected at `level`, else the last look; 0 if there is none.
 
-    At the strictest level of its family: such a rejection is never taken back by what comes later.
+    `level` is the strictest level of the family: a rejection at that level is never taken back at a later look.
 
     Args:
-        taken: q at the looks that have their trials.
+        taken: q at each look for which the trials are there.
     """
     rejects = (look for look, q in enumerate(taken, 1) if q is not None and q <= level)
     return next(rejects, len(taken))

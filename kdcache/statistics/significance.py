@@ -1,12 +1,12 @@
-"""One comparison at a time: small pure functions on one-dimensional arrays of scores, one score a seed.
+"""Tests of one comparison: small pure functions on one-dimensional arrays of scores, one score a seed.
 
-The letters are the same everywhere: `x` the scores of a configuration, `y` those of its baseline, `d = x -
-y` the differences of matched seeds. Any unit will do (the callers use points). scipy does the work; what is
-ours is what to answer when the textbook formula has none:
+The letters are the same everywhere: `x` are the scores of a configuration, `y` those of its baseline, `d = x - y` the
+differences of matched seeds. Any unit will do (the callers use points). scipy does the work. This module decides what
+to answer if the textbook formula has no answer:
 
-- Differences without spread (`d` constant) have no t statistic, and a computer's answer, p = 0, would be
-  false certainty. The exact sign-flip test answers instead: for n equal non-zero differences it cannot go
-  below 2 / 2^n (one-sided 1 / 2^n). An interval and an effect size are then `None`: not estimable.
+- Differences without spread (`d` constant) have no t statistic, and the computed answer, p = 0, would be false
+  certainty. The exact sign-flip test is used instead: for n equal non-zero differences its p is never below 2 / 2^n
+  (one-sided 1 / 2^n). The interval and the effect size are `None` (not estimable).
 - Fewer than two values, or a value that is not finite, raise `ComparisonError`.
 """
 
@@ -24,17 +24,17 @@ from kdcache.errors import ComparisonError
 
 Scores: TypeAlias = NDArray[np.float64]
 Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
-EXACT = 16  # sign flips are enumerated up to 2^16, and group labels up to as many splits
+EXACT = 16  # up to 2^16 sign patterns, or splits into groups, are enumerated
 RESAMPLES = 99_999  # Monte Carlo draws beyond that; p >= 1 / (RESAMPLES + 1)
-ROUNDING = 1e-12  # differences that agree to this, relative to the scores, are equal
+ROUNDING = 1e-12  # differences that agree to this, relative to the scores, count as equal
 
 
 @dataclass(frozen=True)
 class Difference:
-    """A mean difference, its standard error and its interval (`None`: not estimable without spread)."""
+    """A mean difference, the sd of the differences and the interval (`None` without spread: not estimable)."""
 
     mean: float
-    sd: float | None  # of the differences of matched seeds; None when the seeds are not matched
+    sd: float | None  # of the differences of matched seeds; None if the seeds are not matched
     ci_low: float | None
     ci_high: float | None
 
@@ -52,9 +52,9 @@ def scores(values: ArrayLike) -> Scores:
 def differences(x: ArrayLike, y: ArrayLike) -> Scores:
     """`x - y` for matched seeds, [n], without rounding noise.
 
-    0.85 - 0.80 and 0.90 - 0.85 differ by 1e-16 in floating point. Left alone, that noise would pass for a
-    tiny spread and give an absurdly small p; so differences that agree to `ROUNDING` are made equal. In the same
-    way a mean of the differences that is rounding noise beside the scores is made 0.
+    0.85 - 0.80 and 0.90 - 0.85 differ by 1e-16 in floating point. This noise would count as a tiny spread and give an
+    absurdly small p. So differences that agree to `ROUNDING` are made equal, and a mean difference that is mere
+    rounding noise relative to the scores is made 0.
     """
     first, second = scores(x), scores(y)
     if first.size != second.size:
@@ -68,13 +68,13 @@ def differences(x: ArrayLike, y: ArrayLike) -> Scores:
 
 
 def settled(value: float, *samples: ArrayLike) -> float:
-    """`value`, or exactly 0.0 where it is rounding noise beside the scores that it was computed from."""
+    """`value`, or exactly 0.0 if it is rounding noise relative to the scores it was computed from."""
     largest = max(float(np.abs(sample).max()) for sample in samples)
     return 0.0 if abs(value) <= ROUNDING * largest else float(value)
 
 
 def constant(values: Scores) -> bool:
-    """Whether the values have no spread, but for rounding noise."""
+    """Whether the values have no spread, apart from rounding noise."""
     return bool(np.ptp(values) <= ROUNDING * np.abs(values).max())
 
 
@@ -111,7 +111,7 @@ def welch_error(x: Scores, y: Scores) -> tuple[float, float]:
 
 
 def paired_t(d: ArrayLike, null: float = 0.0, alternative: Alternative = "two-sided") -> float:
-    """p of the t-test that the mean difference is `null`; the sign-flip test's when `d` has no spread."""
+    """p of the t-test that the mean difference is `null`; of the sign-flip test if `d` has no spread."""
     d = scores(d)
     if constant(d):
         return sign_flip(d - null, alternative)
@@ -120,7 +120,7 @@ def paired_t(d: ArrayLike, null: float = 0.0, alternative: Alternative = "two-si
 
 
 def welch_t(x: ArrayLike, y: ArrayLike, null: float = 0.0, alternative: Alternative = "two-sided") -> float:
-    """p of Welch's test that the means differ by `null`; a permutation p when neither sample has spread."""
+    """p of Welch's test that the means differ by `null`; of a permutation test if neither sample has spread."""
     first, second = scores(x), scores(y)
     if constant(first) and constant(second):
         return label_permutation(first - null, second, alternative)
@@ -129,10 +129,10 @@ def welch_t(x: ArrayLike, y: ArrayLike, null: float = 0.0, alternative: Alternat
 
 
 def t_quantile(p: float, df: float) -> float:
-    """What Student's t is below with probability p.
+    """The p-quantile of Student's t.
 
-    Like `_t_tail` from scipy.special: scipy.stats checks and broadcasts its arguments, which takes 50 times as long as
-    the answer, and a study asks for thousands.
+    Like `_t_tail` it uses scipy.special. scipy.stats checks and broadcasts its arguments, which takes 50 times as long
+    as the computation, and a study needs thousands.
     """
     return float(special.stdtrit(df, p))
 
@@ -145,16 +145,16 @@ def _t_tail(t: float, df: float, alternative: Alternative) -> float:
 
 
 def positive(p: Any) -> float:
-    """A p-value is never exactly 0, however far out the statistic."""
+    """A p-value that is never exactly 0, however extreme the statistic."""
     return max(float(p), float(np.finfo(np.float64).tiny))
 
 
 def sign_flip(d: ArrayLike, alternative: Alternative = "two-sided", seed: int = 0) -> float:
     """p of the sign-flip permutation test on the sum of the differences.
 
-    Exact up to n = 16: the share of all 2^n sign patterns whose sum is as extreme as the observed one (so
-    never below `sign_flip_floor`). Beyond, `RESAMPLES` seeded draws and the observed pattern itself, (1 +
-    as extreme) / (1 + draws), Phipson and Smyth 2010.
+    Exact up to n = 16: the share of all 2^n sign patterns whose sum is as extreme as the observed one (so never below
+    `sign_flip_floor`). Beyond, (1 + as extreme) / (1 + draws) over `RESAMPLES` seeded draws and the observed pattern
+    (Phipson and Smyth 2010).
     """
     d = scores(d)
     exact = d.size <= EXACT
@@ -207,9 +207,9 @@ def label_permutation_floor(n: int, m: int) -> float:
 
 
 def tost_paired(d: ArrayLike, margin: float) -> float:
-    """p of equivalence: the larger of the one-sided p's against mean <= -margin and mean >= margin.
+    """p of the equivalence test: the larger of the one-sided p's of H0: mean <= -margin and H0: mean >= margin.
 
-    Two one-sided tests, Schuirmann 1987. Rejecting both shows that |mean| < margin.
+    These are two one-sided tests (Schuirmann 1987). Rejecting both shows that |mean| < margin.
     """
     return max(paired_t(d, -margin, "greater"), paired_t(d, margin, "less"))
 

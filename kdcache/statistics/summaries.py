@@ -1,4 +1,4 @@
-"""metrics/summary.json: what the study claims, with verdicts and the numbers behind them."""
+"""metrics/summary.json: the study's claims, with verdicts and the numbers behind them."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ FORMAT = 1
 
 
 def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | None = None) -> dict[str, Any]:
-    """The content of metrics/summary.json (`comparisons`: what `compare` gave, else it is computed).
+    """The content of metrics/summary.json. `comparisons` is the result of `compare`; without it, it is computed here.
 
-    Layout, format 1; numbers that could not be estimated are null; differences in points:
+    Layout, format 1 (numbers that could not be estimated are null; differences are in points):
 
     - format: 1
-    - study: seeds (list), looks (numbers of seeds; one: all at once), trials {found, expected},
-      tasks {name: {metric, margin}}, students, regularizers (lists of names, the baseline included), comparisons (how
-      many)
+    - study: seeds (list), looks (numbers of seeds; one number if all are judged at once), trials {found, expected},
+      tasks {name: {metric, margin}}, students, regularizers (lists of names, the baseline included), comparisons
+      (number)
     - decided: baseline, alpha, confidence, power, margin {metric: points}, correction, family; with looks also shares
       (of alpha, one a look), boundaries, stop_hopeless, settle
-    - design: what this many seeds can show, in sd of the matched differences: seeds, family_size (the
-      largest), detectable_sd (one test at alpha), detectable_sd_corrected (at the family's strictest
-      level), tost_margin_sd, tost_margin_sd_corrected (margin for which TOST shows no true difference with
-      80% power), sign_flip_floor
-    - verdicts: {pretrained | scratch: {better, worse, equivalent, inconclusive, negligible (of better and
-      worse), comparisons}}, only the inits that the study has
-    - claims: list of {id, question, answer, tested, verdict, sentence, beside, ...numbers}; tested: the claim
-      that the verdict (supported | contradicted | inconclusive) is about; beside: what to know beside the sentence;
-      ids pretrained_within_margin, scratch_some_better, interaction, teacher_needed, each only where it can be asked
+    - design: what this many seeds can show, in sd of the matched differences: seeds, family_size (the largest),
+      detectable_sd (one test at alpha), detectable_sd_corrected (at the family's strictest level), tost_margin_sd,
+      tost_margin_sd_corrected (the margin with which TOST has 80% power if there is no true difference),
+      sign_flip_floor
+    - verdicts: {pretrained | scratch: {better, worse, equivalent, inconclusive, negligible (among better and worse),
+      comparisons}}, only for the inits that the study has
+    - claims: list of {id, question, answer, tested, verdict, sentence, beside, ...numbers}; tested: the claim that the
+      verdict (supported | contradicted | inconclusive) is about; beside: a note beside the sentence; ids
+      pretrained_within_margin, scratch_some_better, interaction, teacher_needed, each only if the study can test it
     - configurations: list of {task, student, init, regularizer, metric, n, mean, sd}, the baselines included
     - interaction: list, the rows of `kdcache.statistics.interactions` (its docstring names the columns)
-    - teacher_needed: list, the rows of `kdcache.statistics.against_teacher_free`, KD against the teacher-free
+    - teacher_needed: list, the rows of `kdcache.statistics.against_teacher_free`: KD against teacher-free methods
     """
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = compare_inits(trials, study)
@@ -77,14 +77,14 @@ def _with_words(claim: dict[str, Any], rows: ClaimRows) -> dict[str, Any]:
 
 
 def headline(summarized: dict[str, Any], compared: pd.DataFrame) -> dict[str, Any]:
-    """metrics/verdicts.json: the study in a few flat values, to be read in a terminal and compared between runs.
+    """metrics/verdicts.json: the study in a few flat values, to read in a terminal and to compare between runs.
 
-    Each claim's verdict under its id, how many comparisons are better, worse, equivalent and inconclusive, and
-    `gain`: per regularizer the mean difference from the baseline over its tasks and students, in points (null
-    when nothing could be estimated).
+    It has each claim's verdict under the claim's id; how many comparisons are better, worse, equivalent and
+    inconclusive; and `gain`: for each regularizer the mean difference from the baseline over its tasks and students, in
+    points (null if nothing could be estimated).
 
     Args:
-        summarized: what `summarize` gave; compared: what `compare` gave.
+        summarized: the result of `summarize`; compared: the result of `compare`.
     """
     gains = compared.groupby("regularizer", sort=False)["difference"].agg(lambda d: d.astype(float).mean())
     return {
@@ -140,7 +140,7 @@ def _of_looks(study: Study) -> dict[str, Any]:
 
 
 def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
-    """What all seeds can show, at the last look; see `summarize`."""
+    """What all seeds together, at the last look, can show; see `summarize`."""
     n, design, last = len(study.seeds), design_of(study), len(study.looks)
     size = int(compared["family_size"].max()) if len(compared) else 1
     two, one = (

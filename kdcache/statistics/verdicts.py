@@ -1,8 +1,8 @@
 """Every configuration against its baseline: better, worse, equivalent or inconclusive.
 
-`compare` gives one row per task x student x regularizer of the study, whether or not its trials are there:
-the grid comes from the study, so that a removed regularizer leaves and a missing one shows. Differences are
-of the task's first metric, in points (100 x fraction), matched by seed.
+`compare` gives one row per task x student x regularizer of the study, whether or not its trials are there. The grid
+comes from the study, so that a removed regularizer disappears and a missing one is seen. Differences are in the task's
+first metric, in points (100 x fraction), matched by seed.
 """
 
 from __future__ import annotations
@@ -32,42 +32,42 @@ from kdcache.statistics.replay import TOLD, Outcome
 from kdcache.statistics.settling import StudyReplay, design_of, first_seeds, replay_study
 from kdcache.study import Study
 
-Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
+Cells: TypeAlias = dict[tuple[str, str, str], Points]  # (task, student, regularizer) -> seed -> points
 KEYS = ("task", "student", "regularizer", "seed")
 
 
 def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per configuration of the study that is not the baseline, in the layout of comparisons.csv.
+    """One row per configuration of the study (other than baselines), in the layout of comparisons.csv.
 
     Columns (a blank number could not be estimated, and `note` says why):
 
     - task, student, family, init, teacher (blank unless its logits are used), regularizer, metric, baseline
-    - seeds: how many of the configuration's the comparison uses; paired: whether they are matched. With looks, those
-      of the look at which it was judged last (`look`, from 1)
-    - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha;
-      with looks the repeated interval, valid at whatever look the comparison stops)
-    - t_p: the test the verdict uses: paired t, or Welch where paired is False, or the exact permutation test
-      where the scores have no spread; t_p_corrected: over the declared family, with
-      looks of t_q, t_p divided by the look's share of alpha
-    - welch_p, permutation_p (exact) and the smallest value that it can have, permutation_floor
+    - seeds: how many of the configuration's seeds the comparison uses; paired: whether they are matched. With looks,
+      these are the seeds of the look at which it was last judged (`look`, from 1)
+    - mean, sd, baseline_mean, baseline_sd: over exactly those seeds; difference, ci_low, ci_high (1 - alpha; with looks
+      the repeated interval, valid at any look at which the comparison stops)
+    - t_p: the test that the verdict uses: paired t; Welch if paired is False; the exact permutation test if the scores
+      have no spread. t_p_corrected: over the declared family; with looks, it is t_q (t_p divided by the look's share of
+      alpha) that is corrected
+    - welch_p; permutation_p (exact), and permutation_floor, the smallest value that it can have
     - hedges_g: g_av for matched seeds, g_s otherwise
-    - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
+    - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, but within the margin)
     - detectable: the true difference that the corrected test finds with 80% power at this spread
-    - sd_difference: of the matched differences; beyond_p: H0 |true difference| <= margin; family_size
+    - sd_difference: of the matched differences; beyond_p: of H0: |true difference| <= margin; family_size
     - bca_low, bca_high: BCa bootstrap interval of the mean difference, at 1 - alpha
     - cliffs_delta: P(higher) - P(lower) over all pairs of a score and a baseline score
-    - of an inconclusive comparison, the fewest seeds with which, at this spread and the family's strictest level,
-      with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
-      be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
-      settled_by: difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
-    - outcome: the verdict with its reason where there is none, see `replay.Outcome`; stopped_by: difference,
-      equivalence, maximum or hopeless; t_q, tost_q: as in looks.csv
+    - for an inconclusive comparison, the fewest seeds that suffice with 80% power, at this spread and the family's
+      strictest level. seeds_difference: to find a true difference as large as the observed one; seeds_equivalence: to
+      show that it lies within the margin (blank if it does not); seeds_to_settle: the smaller of the two; settled_by:
+      difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
+    - outcome: the verdict, or the reason why there is none, see `replay.Outcome`; stopped_by: difference, equivalence,
+      maximum or hopeless; t_q, tost_q: as in looks.csv
 
     Args:
         trials: trials.csv: task, student, regularizer, seed and a column of fractions per metric.
 
     Raises:
-        ComparisonError: no trials at all, a missing column, a trial listed twice, a score outside -1..1.
+        ComparisonError: there are no trials, a column is missing, a trial is listed twice, or a score is outside -1..1.
     """
     points, families = points_table(trials, study), _model_families(trials)
     replayed = replay_study(points, study)
@@ -81,12 +81,12 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def tabulate_looks(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """looks.csv: what every look showed of every comparison that was open at it; a fixed design has one look."""
+    """looks.csv: the result of every look for every comparison that was open then; a fixed design has one look."""
     return tabulate(LookRow, replay_study(points_table(trials, study), study).rows)
 
 
 def _model_families(trials: pd.DataFrame) -> dict[str, str]:
-    """student -> model family (bert, gpt2, ...), as the trials recorded it."""
+    """student -> model family (bert, gpt2, ...), as recorded in the trials."""
     if "family" not in trials.columns:
         return {}
     known = trials.dropna(subset=["family"])
@@ -96,7 +96,7 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
 def points_table(trials: pd.DataFrame, study: Study) -> Cells:
     """(task, student, regularizer) -> {seed: points of the task's first metric}; NaN for a failed trial.
 
-    Only what the study still asks for; see `compare` for the errors.
+    It has only trials that the study still asks for; see `compare` for the errors.
     """
     check_layout(trials, study)
     table = cells(trials, study, lambda row: _points(row, study.tasks[row["task"]].metrics[0]))
@@ -106,7 +106,7 @@ def points_table(trials: pd.DataFrame, study: Study) -> Cells:
 
 
 def cells(trials: pd.DataFrame, study: Study, read: Callable[[Mapping[Hashable, Any]], float]) -> Cells:
-    """What `read` makes of each trial of the study's grid, by configuration and seed."""
+    """The result of `read` for each trial of the study's grid, by configuration and seed."""
     table: Cells = {cell: {} for cell in study.configurations()}
     for row in trials.to_dict("records"):
         cell = (row["task"], row["student"], row["regularizer"])
@@ -116,7 +116,7 @@ def cells(trials: pd.DataFrame, study: Study, read: Callable[[Mapping[Hashable, 
 
 
 def check_layout(trials: pd.DataFrame, study: Study) -> None:
-    """Refuse a table that lacks a column or has a trial twice; see `compare`."""
+    """Refuse a table that lacks a column or lists a trial twice; see `compare`."""
     metrics = {task.metrics[0] for name, task in study.tasks.items() if name in set(trials.get("task", ()))}
     missing = [column for column in (*KEYS, *sorted(metrics)) if column not in trials.columns]
     if missing and len(trials):
@@ -139,7 +139,7 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
 
 @dataclass(frozen=True)
 class _Compared:
-    """A configuration against the baseline before any correction, and how to compute what it could detect."""
+    """A configuration against the baseline before any correction, and a function for its detectable difference."""
 
     evidence: Evidence
     detectable: Detectable
@@ -147,7 +147,7 @@ class _Compared:
 
 
 def _compare_cell(outcome: Outcome, table: Cells, study: Study) -> _Compared:
-    """On the seeds of the look at which the comparison was judged last, or of the one that it waits for."""
+    """Compare on the seeds of the look at which the comparison was last judged, or else of the look it waits for."""
     task, student, regularizer = outcome.name
     baseline, design, notes = study.comparison.baseline, design_of(study), list[str]()
     look = outcome.last.look if outcome.last else outcome.look
@@ -165,9 +165,10 @@ def _compare_cell(outcome: Outcome, table: Cells, study: Study) -> _Compared:
 def _row(
     compared: _Compared, outcome: Outcome, family: str, replayed: StudyReplay, study: Study
 ) -> ComparisonRow:
-    """
+    """A row of the table.
+
     Args:
-        family: of the student's model.
+        family: the student's model family.
     """
     (task, student, regularizer), evidence, design = outcome.name, compared.evidence, replayed.design
     comparison, metric, last = study.comparison, study.tasks[task].metrics[0], outcome.last
@@ -219,7 +220,7 @@ def describe(student: str, regularizer: str, study: Study) -> Described:
 
 
 def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Mean and sd in points, and n, of every configuration, the baseline included, over all its seeds.
+    """Mean and sd in points, and n, of every configuration (baselines included) over all its seeds.
 
     Columns: task, student, init, regularizer, metric, n, mean, sd.
     """

@@ -1,8 +1,8 @@
-"""Scores of predictions whose rows count several times, for all draws of a bootstrap at once.
+"""Scores with weighted rows, for all draws of a bootstrap at once.
 
 A bootstrap draw repeats some rows and drops others: row u counts `weights[r, u]` times in draw r. scikit-learn scores
-one draw at a time; here a matrix of draws is scored by a few matrix products, which the tests hold equal to
-`kdcache.tasks.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers), predictions and labels [U],
+one draw at a time. Here a matrix of draws is scored by a few matrix products; tests check that the result equals
+`kdcache.tasks.scoring` on the repeated rows. Everywhere: weights [R, U] (whole numbers); predictions and labels [U],
 classes 0..K-1 or real numbers; the result is [R], a fraction.
 """
 
@@ -22,7 +22,7 @@ Score: TypeAlias = Callable[[Floats, Outputs, Outputs], Floats]  # weights, pred
 
 
 def repeated(metric: Callable[[Outputs, Outputs], float]) -> Score:
-    """Any `metric(predictions, labels)` of rows, applied to each draw in turn: slow, and always right."""
+    """A score from any `metric(predictions, labels)`, applied to each draw in turn: slow, but always right."""
 
     def score(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
         times = weights.astype(np.int64)
@@ -36,20 +36,20 @@ def accuracy(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
 
 
 def f1(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
-    """Of class 1; 0 when it is neither predicted nor present."""
+    """F1 of class 1; 0 if the class is neither predicted nor present."""
     right, predicted, present = _counts(weights, predictions, labels, np.array([1]))
     return _ratio(2 * right, predicted + present)[:, 0]
 
 
 def macro_f1(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
-    """The mean over the classes that occur in a draw's labels or predictions."""
+    """The mean F1 over the classes that occur in a draw's labels or predictions."""
     right, predicted, present = _counts(weights, predictions, labels)
     occurring = predicted + present > 0
     return np.asarray(_ratio(2 * right, predicted + present).sum(axis=1) / occurring.sum(axis=1))
 
 
 def matthews(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
-    """0 when a draw's predictions or labels are constant (Gorodkin 2004, R_K, for more than two classes)."""
+    """Matthews correlation (for more than two classes R_K, Gorodkin 2004); 0 if predictions or labels are constant."""
     right, predicted, present = _counts(weights, predictions, labels)
     rows = weights.sum(axis=1)
     covariance = right.sum(axis=1) * rows - (predicted * present).sum(axis=1)
@@ -58,8 +58,8 @@ def matthews(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
 
 
 def pearson(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
-    """0 when a draw's predictions or labels are constant."""
-    # about the mean of all rows, so that little is lost to rounding
+    """Pearson's correlation; 0 if a draw's predictions or labels are constant."""
+    # centred on the mean of all rows, so that little is lost to rounding
     x, y = (np.asarray(side, dtype=np.float64) - np.mean(side) for side in (predictions, labels))
     sum_x, sum_y, rows = weights @ x, weights @ y, weights.sum(axis=1)
     xx, yy = (weights @ x**2 - sum_x**2 / rows, weights @ y**2 - sum_y**2 / rows)
@@ -68,7 +68,7 @@ def pearson(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
 
 
 def spearman(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
-    """Pearson's correlation of the ranks within each draw, ties sharing the mean of theirs; 0 without variation."""
+    """Pearson's correlation of the ranks within each draw; ties get their mean rank; 0 without variation."""
     middle = (weights.sum(axis=1, keepdims=True) + 1) / 2
     x, y = (_ranks(weights, side) - middle for side in (predictions, labels))
     xy, xx, yy = (np.einsum("ru,ru,ru->r", weights, *pair) for pair in ((x, y), (x, x), (y, y)))
@@ -88,7 +88,7 @@ SCORES: dict[str, Score] = {
 def _counts(
     weights: Floats, predictions: Outputs, labels: Outputs, classes: Outputs | None = None
 ) -> tuple[Floats, Floats, Floats]:
-    """Per draw and class [R, K], the rows rightly predicted as it, predicted as it, and of it."""
+    """For each draw and class, [R, K]: rows rightly predicted as the class, predicted as it, and labelled as it."""
     known = np.union1d(predictions, labels) if classes is None else classes
     predicted, present = (side[:, None] == known for side in (predictions, labels))
     right, guessed, there = (
@@ -102,7 +102,7 @@ def _correlation(xy: Floats, xx: Floats, yy: Floats) -> Floats:
 
 
 def _ranks(weights: Floats, values: Outputs) -> Floats:
-    """Of every row in each draw, [R, U]: those below, and the middle of those that are equal."""
+    """The rank of every row in each draw, [R, U]: the number of rows below, plus the middle of the equal ones."""
     order = np.argsort(values, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0])
     equal = np.add.reduceat(weights[:, order], starts, axis=1)
@@ -113,5 +113,5 @@ def _ranks(weights: Floats, values: Outputs) -> Floats:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    """0 where there is nothing to divide by."""
+    """above / below; 0 where below is 0."""
     return np.divide(above, below, out=np.zeros_like(above), where=below > 0)

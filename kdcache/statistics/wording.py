@@ -1,4 +1,4 @@
-"""How numbers and verdicts are put into words, the same in the page, the README and the figures."""
+"""Numbers and verdicts in words; the page, the README and the figures all use these."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdcache.study import Regularizer, Schedule, Study
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
-# A verdict is never told by colour alone: it has its word and its sign.
+# A verdict is never shown by colour alone: it also has a word and a sign.
 SIGNS = {"better": "▲", "worse": "▼", "equivalent": "≈", "inconclusive": "?"}
 SIGNS |= {"supported": "✓", "contradicted": "✕"}
 METRIC_NAMES = {
@@ -29,12 +29,12 @@ def metric(name: str) -> str:
 
 
 def missing(value: float | None) -> bool:
-    """Whether a table holds no number there."""
+    """Whether a table's cell holds no number."""
     return value is None or math.isnan(value)
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    """A fixed number of decimals, a true minus sign, a dash when there is no number; never "-0.0"."""
+    """A number with fixed decimals and a true minus sign, never "-0.0"; a dash if there is no number."""
     if value is None or math.isnan(value):
         return NONE
     if math.isinf(value):
@@ -49,26 +49,26 @@ def signed(value: float | None, digits: int = 2) -> str:
 
 
 def mean_sd(mean: float | None, sd: float | None, digits: int = 1) -> str:
-    """ "79.8 ± 0.6"; the mean alone when one seed leaves no standard deviation."""
+    """Such as "79.8 ± 0.6"; the mean alone if there is no standard deviation (one seed)."""
     return number(mean, digits) if missing(sd) else f"{number(mean, digits)} ± {number(sd, digits)}"
 
 
 def interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """ "[−0.10, 0.85]", or words when one seed leaves no interval."""
+    """Such as "[−0.10, 0.85]"; words if there is no interval (one seed)."""
     return (
         "no interval" if missing(low) else f"[{number(low, digits)},\N{NO-BREAK SPACE}{number(high, digits)}]"
     )
 
 
 def p_value(value: float | None) -> str:
-    """Three decimals, "< 0.001" below that: more would pretend to a precision few seeds do not give."""
+    """Three decimals, or "< 0.001": few seeds do not give more precision."""
     if value is None or math.isnan(value):
         return NONE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def exact_p_value(value: float | None) -> str:
-    """Four decimals, for counts over counts."""
+    """Four decimals, for exact p-values, which are ratios of counts."""
     return number(value, 4)
 
 
@@ -85,7 +85,7 @@ def whole_number(value: float | None) -> str:
 
 
 def configuration(task: str, student: str) -> str:
-    """How a student on a task is called: "digits: vit-tiny"."""
+    """The name of a student on a task: "digits: vit-tiny"."""
     return f"{task}: {student}"
 
 
@@ -106,29 +106,29 @@ def megabytes(value: float | None) -> str:
 
 
 def points(value: float, digits: int = 1) -> str:
-    """ "1 point", "0.5 points": whole numbers without decimals."""
+    """Such as "1 point" or "0.5 points"; whole numbers have no decimals."""
     text = number(value, 0) if value == int(value) else number(value, digits)
     return f"{text} point" if value == 1 else f"{text} points"
 
 
 def margins(values: Iterable[float]) -> str:
-    """Declared margins, each once: "1 point", "0.5 points and 1 point"."""
+    """Declared margins, each listed once: "1 point", "0.5 points and 1 point"."""
     return listing(points(value) for value in sorted({value for value in values if not missing(value)}))
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
-    """ "1 seed", "5 seeds"; `plural` when it is not the noun with an s."""
+    """Such as "1 seed" or "5 seeds"; give `plural` if it is not the noun with an s."""
     return f"{n:,} {noun}" if n == 1 else f"{n:,} {plural or noun + 's'}"
 
 
 def listing(items: Iterable[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Such as "a", "a and b" or "a, b and c"."""
     names = list(items)
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}" if names else "none"
 
 
 def verdict_words(verdict: str, negligible: bool) -> str:
-    """The verdict; a significant difference inside the margin is also called negligible."""
+    """The verdict, with "negligible" if a significant difference lies within the margin."""
     return f"{verdict}, negligible" if negligible else verdict
 
 
@@ -136,7 +136,7 @@ def outcome_words(verdict: str, negligible: bool, outcome: str) -> str:
     """The verdict, or why there is none: "undecided at the maximum", "not settled yet (look 2 of 4)".
 
     Args:
-        outcome: as comparisons.csv has it; empty in older files.
+        outcome: from comparisons.csv; empty in older files.
     """
     return outcome if verdict == "inconclusive" and outcome else verdict_words(verdict, negligible)
 
@@ -163,7 +163,7 @@ def recipe(method: Regularizer) -> str:
 
 
 def recipe_of(study: Study, name: str) -> str:
-    """A method of a study in a few words; what is tuned has no value of its own: "teacher logits, tuned α, τ"."""
+    """A method of a study in a few words; tuned values are only named: "teacher logits, tuned α, τ"."""
     method = study.method(name)
     values = study.tuning.values(name) if study.tuning else {}
     if not values:
@@ -177,5 +177,5 @@ def recipe_of(study: Study, name: str) -> str:
 
 
 def _over_time(value: float | Schedule[float]) -> str:
-    """ "0.5", or "1 to 0" for what changes while training."""
+    """Such as "0.5", or "1 to 0" for a value that changes during training."""
     return f"{value.start:g} to {value.end:g}" if isinstance(value, Schedule) else f"{value:g}"

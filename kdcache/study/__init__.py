@@ -1,17 +1,17 @@
-"""What is asked: params.yaml as typed, checked objects.
+"""What a study asks for: params.yaml as typed, checked objects.
 
 `load_study` reads the whole file and reports every mistake at once, each with its path in the file
 (`students.bert-tiny.teacher: ...`), before anything runs. Nothing here touches data, models or a network.
 
-    names.py     what may be a name
+    names.py     which names are allowed
     values.py    metrics, files, seeds, schedules; the base of all parameter objects
     task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
-    schema.py    a whole study; seeds.py how its seeds are written
-    looks.py     after how many seeds it is judged; settled.py settle.json, how many seeds each configuration has
+    schema.py    a whole study; seeds.py the ways to write its seeds
+    looks.py     after how many seeds a study is judged; settled.py settle.json, how many seeds each configuration has
     tuning.py    which values each method may try; tuned.py tuned.json, the values that were chosen
-    beside.py    how settle.json and tuned.json are read
+    beside.py    reads settle.json and tuned.json
     loading.py   from the file to a study
-    mistakes.py  mistakes between entries; wording.py an entry's own in words
+    mistakes.py  mistakes between entries; wording.py the words for mistakes within one entry
 """
 
 from kdcache.study.loading import load_study

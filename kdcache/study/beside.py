@@ -1,4 +1,4 @@
-"""Files that stages write beside params.yaml, and that say with it what the trials are."""
+"""Files that stages write beside params.yaml (settle.json, tuned.json); together they say which trials a study has."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ Content = TypeVar("Content", bound=BaseModel)
 
 
 def read_beside(path: Path, content: type[Content], command: str) -> Content:
-    """The file's content; the defaults where there is no file.
+    """The file's content; the defaults if there is no file.
 
     Args:
-        command: what writes the file anew, for the message.
+        command: the command that writes the file anew, for the message.
 
     Raises:
-        KdcacheError: the file is not what the command writes.
+        KdcacheError: the file's content is not as the command writes it.
     """
     if not path.exists():
         return content()

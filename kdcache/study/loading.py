@@ -22,23 +22,24 @@ from kdcache.study.values import Params
 from kdcache.study.wording import describe_mistake
 from kdcache.system.params_file import read_params
 
-# The keys of an entry that mistakes between entries depend on.
+# The keys of an entry that the checks between entries look at.
 LINKS = {
     *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
     *("metrics", "baseline", "margin"),
 }
-MOST_MISTAKES = 1000  # that are put into words
+MOST_MISTAKES = 1000  # mistakes that are put into words
 P = TypeVar("P", bound=Params)
 
 
 def load_study(path: str | Path = "params.yaml") -> Study:
     """Read and check a study file.
 
-    A study with looks has the seeds that the settle.json beside it says, one with tuning what tuned.json says.
+    settle.json beside the file decides how many seeds the configurations of a study with looks have; tuned.json decides
+    the values that tuning chose.
 
     Raises:
-        KdcacheError: settle.json is not what `kdcache settle` writes, or tuned.json not what stage `tune` does.
-        ParamsError: the file is missing, is no YAML mapping, is larger than any study, or has mistakes: all are
+        KdcacheError: settle.json is not as `kdcache settle` writes it, or tuned.json not as stage `tune` writes it.
+        ParamsError: the file is missing, is not a YAML mapping, is larger than any study, or has mistakes: all are
             listed, one a line, each with its path in the file.
     """
     path = Path(path)
@@ -66,7 +67,7 @@ def _own_mistakes(error: ValidationError) -> Iterator[str]:
 
 
 def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
-    """Keys that have a default here, but that dvc.yaml refers to by name."""
+    """Missing keys that have a default here, but must be in the file because dvc.yaml refers to them."""
     for group in ("teachers", "distillers"):
         if group not in content:
             yield f"{group}: missing; dvc.yaml reads it, so write `{group}: {{}}` for none"
@@ -76,12 +77,12 @@ def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _names(content: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The names in each group, those of faulty entries too."""
+    """The names in each group, including those of faulty entries."""
     return {group: [str(name) for name in _entries(content, group)] for group in GROUPS}
 
 
 def _sound_part(content: Mapping[str, Any]) -> Study:
-    """The study without what is wrong in single entries, to look for mistakes between entries none the less."""
+    """The study without its faulty entries, so that mistakes between the other entries are found too."""
     parts: dict[str, dict[str, Params]] = {}
     for group, kind in GROUPS.items():
         checked = {str(name): _sound(kind, entry) for name, entry in _entries(content, group).items()}
@@ -104,7 +105,7 @@ def _faultless(kind: type[P], entry: object) -> P | None:
 
 
 def _sound(kind: type[P], entry: object) -> P | None:
-    """The entry, without its own mistakes when other entries do not look at those keys; else None."""
+    """The entry without its faulty keys, if checks between entries do not look at those keys; else None."""
     try:
         return kind.model_validate(entry)
     except ValidationError as error:

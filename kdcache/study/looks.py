@@ -1,6 +1,6 @@
-"""Looks as they are declared: after how many seeds comparisons are judged, and each look's share of alpha.
+"""Looks as params.yaml declares them: after how many seeds comparisons are judged, and each look's share of alpha.
 
-Why a look owns a share of alpha, and what is done with it: `kdcache.statistics.looks`.
+`kdcache.statistics.looks` says why a look has a share of alpha, and how it is used.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from kdcache.errors import ComparisonError
 Spend: TypeAlias = Literal["linear", "late"] | Sequence[float]
 Correction: TypeAlias = Literal["holm", "bonferroni", "fdr_bh", "none"]
 
-LAST = 0.65  # of alpha, which `late` leaves for the last look
-MOST_SPLIT = 5  # looks: with more, dividing loses too much against exact boundaries
+LAST = 0.65  # the share of alpha that `late` keeps for the last look
+MOST_SPLIT = 5  # looks; with more, splitting alpha loses too much power compared with exact boundaries
 ROUNDING = 1e-9
 
 
 def shares_of(spend: Spend, looks: Sequence[int]) -> tuple[float, ...]:
     """Each look's share of alpha.
 
-    linear: its new seeds over all seeds. late: 0.65 for the last look; the others have the rest in proportion to
-    their seeds (5, 10, 20, 40: 0.05, 0.10, 0.20, 0.65). Or the shares themselves.
+    `linear`: the look's new seeds divided by all seeds. `late`: 0.65 for the last look; the others share the rest in
+    proportion to their seeds (5, 10, 20, 40: 0.05, 0.10, 0.20, 0.65). A list gives the shares themselves.
 
     Raises:
-        ComparisonError: the looks do not increase, or there is no such way to spend.
+        ComparisonError: the looks do not increase, or `spend` is none of these.
     """
     check_looks(looks)
     if spend == "linear":
@@ -44,9 +44,10 @@ def shares_of(spend: Spend, looks: Sequence[int]) -> tuple[float, ...]:
 def check_declared(
     looks: Sequence[int], shares: Sequence[float], correction: Correction, exact: bool
 ) -> None:
-    """
+    """Refuse a design with looks that would not keep its error rate, or that cannot work.
+
     Raises:
-        ComparisonError: a design that would not keep its promise, or that cannot work.
+        ComparisonError: says what is wrong and what to declare instead.
     """
     check_looks(looks)
     _check_shares(shares, looks)
@@ -64,10 +65,10 @@ def check_declared(
 
 
 def check_looks(looks: Sequence[int]) -> None:
-    """A single look may be a single seed, at which nothing can be tested.
+    """Refuse looks that do not increase. A single look may have a single seed, although nothing can be tested then.
 
     Raises:
-        ComparisonError: there are none, they do not increase, or the first of several has less than two seeds.
+        ComparisonError: there are no looks, they do not increase, or the first of several has fewer than two seeds.
     """
     if not looks or looks[0] < min(2, len(looks)):
         raise ComparisonError(f"looks must be numbers of seeds, the first 2 or more, found {list(looks)}")
@@ -87,7 +88,7 @@ def _check_shares(shares: Sequence[float], looks: Sequence[int]) -> None:
 
 
 def check_steps(looks: Sequence[int]) -> None:
-    """With a single new seed, the statistic of the new seeds is -1 or 1 and has no density."""
+    """Refuse looks with a single new seed for exact boundaries: its statistic is -1 or 1 and has no density."""
     if any(after - before < 2 for before, after in pairwise(looks)):
         raise ComparisonError(
             f"exact boundaries need two or more new seeds at each look, found {list(looks)}"

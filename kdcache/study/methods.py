@@ -13,14 +13,15 @@ from kdcache.study.values import AnnealedPositive, AnnealedShare, Params
 
 
 class Regularizer(Params):
-    """A soft-label source with `alpha` and `temperature`; every one is a variant of one formula.
+    """A soft-label source with `alpha` and `temperature`; every regularizer is a variant of one formula.
 
     See `kdcache.training.regularizers` for the formula and the source of each variant. `function` names your own
-    loss; beside it only `soft_labels` (teacher or self) and `teacher` have a meaning: which cached logits it is given.
+    loss. Beside `function`, only `soft_labels` (teacher or self) and `teacher` have a meaning: they say which cached
+    logits the loss is given.
     """
 
     soft_labels: Literal["uniform", "uniform_others", "designed", "teacher", "self"] | None = None
-    teacher: Teachers | None = None  # in place of each student's own; as for a student, a list is an ensemble
+    teacher: Teachers | None = None  # instead of each student's own teacher; a list is an ensemble
     alpha: AnnealedShare = 0.0
     temperature: AnnealedPositive = 1.0
     correct: float | None = Field(default=None, gt=0, lt=1)
@@ -28,7 +29,7 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
-    unlabelled: Literal["ignore", "use"] = "ignore"  # the task's rows without labels, beside the train rows
+    unlabelled: Literal["ignore", "use"] = "ignore"  # whether rows without labels are learned from too
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     @property
@@ -37,15 +38,15 @@ class Regularizer(Params):
 
     @property
     def own_teachers(self) -> tuple[str, ...]:
-        """The names of the teachers that it names itself."""
+        """The names in the regularizer's own key `teacher`."""
         return teacher_names(self.teacher)
 
     def teachers_of(self, student: Student) -> tuple[str, ...]:
-        """The names of the teachers whose logits a student learns from by it: its own, or else the student's."""
+        """The names of the teachers that a student learns from: the regularizer's own, or else the student's."""
         return (self.own_teachers or student.teachers) if self.soft_labels == "teacher" else ()
 
     def teacher_name(self, student: Student) -> str | None:
-        """Those teachers in tables: "big", "big+small" for an ensemble, None where no teacher's logits are used."""
+        """`teachers_of` as tables show it: "big", or "big+small" for an ensemble; None if no teacher is used."""
         return "+".join(self.teachers_of(student)) or None
 
     def _mistakes(self) -> Iterator[str]:

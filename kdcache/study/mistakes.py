@@ -1,4 +1,4 @@
-"""Mistakes that no single entry of params.yaml shows: a teacher that is missing, a metric that a task cannot have."""
+"""Mistakes between entries of params.yaml, such as an unknown teacher, or a missing margin for a task's metric."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kdcache.study.tuning import ALL, MOST_POINTS, RECIPE, Tuning, applied
 from kdcache.study.values import REGRESSION_METRICS
 from kdcache.system.quoting import listed, quoted
 
-CACHED = ("teacher", "self")  # soft labels that are logits
+CACHED = ("teacher", "self")  # soft labels that come from cached logits
 MOST_STAGES = 100_000
 
 
 @dataclass(frozen=True)
 class Entries:
-    """The entries of a study file, as far as they can be told.
+    """The entries of a study file that may have mistakes.
 
     Args:
-        sound: those without mistakes of their own, or with mistakes that are in nobody's way.
-        names: of all entries, by group.
+        sound: the entries without mistakes of their own, or whose mistakes do not affect other entries.
+        names: the names of all entries, by group.
     """
 
     sound: Study
@@ -35,7 +35,7 @@ class Entries:
 
 
 def mistakes_between(entries: Entries) -> Iterator[str]:
-    """A line for each mistake, with its path in the file."""
+    """One line for each mistake, with its path in the file."""
     yield from _unknown_tasks(entries)
     yield from _unusable_teachers(entries)
     yield from _unknown_seeds_to_keep(entries)
@@ -78,7 +78,7 @@ def _unusable_teachers(entries: Entries) -> Iterator[str]:
 
 
 def _unknown_seeds_to_keep(entries: Entries) -> Iterator[str]:
-    seeds = entries.sound.seeds  # none where they have mistakes of their own
+    seeds = entries.sound.seeds  # empty if the key itself has mistakes
     for name, student in entries.sound.students.items() if seeds else ():
         if isinstance(student.keep, tuple):
             for seed in sorted(set(student.keep) - set(seeds)):
@@ -86,7 +86,7 @@ def _unknown_seeds_to_keep(entries: Entries) -> Iterator[str]:
 
 
 def _unusable_of(entries: Entries, key: str, teachers: Iterable[str], tasks: Set[str]) -> Iterator[str]:
-    """Teachers that there are not, or that are not for all of these tasks."""
+    """Mistakes about teachers that do not exist, or that are not declared for all of these tasks."""
     known, sound = entries.names["teachers"], entries.sound.teachers
     for teacher in teachers:
         if teacher not in known:
@@ -137,7 +137,7 @@ def _tasks_without_unlabelled_rows(entries: Entries) -> Iterator[str]:
     study = entries.sound
     users = [f"distillers.{name}" for name, method in study.distillers.items() if method.unlabelled == "use"]
     for name, task in study.tasks.items():
-        read = isinstance(getattr(task, "source", None), Source)  # or else the task has mistakes of its own
+        read = isinstance(getattr(task, "source", None), Source)  # otherwise the task itself has mistakes
         if users and read and not task.has_unlabelled:
             yield (
                 f"tasks.{name}: has no unlabelled rows for {listed(users)}; give it `unlabelled: rest` beside "
@@ -146,7 +146,7 @@ def _tasks_without_unlabelled_rows(entries: Entries) -> Iterator[str]:
 
 
 def _unusable_baseline(entries: Entries) -> Iterator[str]:
-    comparison: Comparison | None = entries.sound.comparison  # None where it has mistakes of its own
+    comparison: Comparison | None = entries.sound.comparison  # None if `comparison` itself has mistakes
     known = entries.names["regularizers"]
     if comparison is None:
         return
@@ -209,7 +209,7 @@ def _unusable_space_of_teachers(entries: Entries, tuning: Tuning) -> Iterator[st
 
 
 def _unusable_space(tuning: Tuning, group: str, name: str, method: Regularizer) -> Iterator[str]:
-    """What of a method's space it cannot take, and whether there is enough of it for the budget."""
+    """Mistakes in a method's space: values that the method cannot take, and fewer settings than the budget."""
     key, values = f"tuning.space.{name}", tuning.values(name)
     for own, tried in values.items():
         for value in tried if own not in RECIPE else ():
@@ -232,7 +232,7 @@ def _unusable_space(tuning: Tuning, group: str, name: str, method: Regularizer) 
 
 
 def _stages_of_one_name(names: Mapping[str, list[str]]) -> Iterator[str]:
-    """DVC joins a stage's names with '-' and silently drops the second of two that read the same."""
+    """Names that DVC would join (with '-') to the same stage name; it silently drops the second such stage."""
     for last in ("teachers", "regularizers", "distillers"):
         groups = ["tasks", last] if last == "teachers" else ["tasks", "students", last]
         stages: dict[str, tuple[str, ...]] = {}

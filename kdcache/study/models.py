@@ -11,13 +11,13 @@ from kdcache.study.values import Keep, Params, Seed, Text
 
 
 class Model(Params):
-    """A model and how it is fine-tuned; what teachers and students share."""
+    """A model and how it is fine-tuned: the keys that teachers and students share."""
 
     checkpoint: Text
     revision: Text | None = None
     init: Literal["pretrained", "scratch"] = "pretrained"
     layers: int | None = Field(default=None, ge=1)
-    tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)  # the tasks it is for; default: all
+    tasks: tuple[Name, ...] | None = Field(default=None, min_length=1)  # tasks it is for; default: all
 
     learning_rate: float = Field(gt=0)
     epochs: int = Field(ge=1)
@@ -29,7 +29,7 @@ class Model(Params):
 
 
 class Teacher(Model):
-    """A model fine-tuned once per task whose logits are cached."""
+    """A model that is fine-tuned once per task, and whose logits are cached."""
 
     seed: Seed = 0
 
@@ -37,8 +37,8 @@ class Teacher(Model):
 class Student(Model):
     """A model trained once per task, regularizer and seed."""
 
-    teacher: Teachers | None = None  # one, or a list: an ensemble, whose logits are the mean of its members'
-    keep: Keep = "none"  # the seeds whose trained models are kept; changes no trial's numbers
+    teacher: Teachers | None = None  # a name, or a list for an ensemble (the mean of its members' logits)
+    keep: Keep = "none"  # the seeds whose trained models are kept; does not change a trial's numbers
 
     @property
     def teachers(self) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ from pydantic import BeforeValidator
 from kdcache.system.names import LONGEST_NAME, NAME
 from kdcache.system.quoting import quoted
 
-# Texts that a reader of params.yaml (YAML 1.1 or 1.2) or of metrics/*.csv (pandas, R) takes for something else. Quotes
-# do not help: `dvc exp run -S` writes the file again with no more of them than YAML 1.2 needs, and a CSV has none.
+# Texts that some readers of params.yaml (YAML 1.1 or 1.2) or of metrics/*.csv (pandas, R) take for something else.
+# Quotes do not help: `dvc exp run -S` rewrites the file with only the quotes that YAML 1.2 needs, and a CSV has none.
 MISREAD = {
     "true or false": re.compile("true|false|yes|no|on|off|y|n", re.IGNORECASE),
     "a missing value": re.compile("null|none|nil|na|nan", re.IGNORECASE),

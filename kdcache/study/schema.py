@@ -19,20 +19,20 @@ from kdcache.study.values import Metric, Params, Seed, Share
 from kdcache.system.quoting import quoted
 
 SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
-Choices: TypeAlias = Mapping[tuple[str, str, str], Setting]  # of a task, student and method
-TeacherChoices: TypeAlias = Mapping[tuple[str, str], Setting]  # of a task and teacher
+Choices: TypeAlias = Mapping[tuple[str, str, str], Setting]  # chosen setting by (task, student, method)
+TeacherChoices: TypeAlias = Mapping[tuple[str, str], Setting]  # chosen setting by (task, teacher)
 
 
 class Comparison(Params):
-    """What was decided before the data: baseline, level, margins, correction and its family."""
+    """The decisions made before the data are seen: baseline, level, margins, correction and its family."""
 
     baseline: Name = "base"
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    # in points: accuracy 1.0 is one percentage point
+    # in points: 1.0 for accuracy is one percentage point
     margin: dict[Metric, Annotated[float, Field(gt=0, le=100)]]
     correction: Literal["holm", "bonferroni", "fdr_bh", "none"] = "holm"
     family: Literal["student", "task", "study"] = "student"
-    # numbers of seeds at which a study is judged, see kdcache.statistics.looks; without: once, with all of them
+    # numbers of seeds after which a study is judged, see kdcache.statistics.looks; None: once, with all seeds
     looks: list[Annotated[int, Field(ge=2, le=MOST_SEEDS)]] | None = Field(default=None, min_length=1)
     spend: Literal["linear", "late"] | list[Share] = "linear"
     boundaries: Literal["split", "exact"] = "split"
@@ -87,14 +87,14 @@ class Study(Params):
 
     @property
     def looks(self) -> list[int]:
-        """After how many seeds comparisons are judged: as declared, or once, with all seeds."""
+        """After how many seeds comparisons are judged: the declared looks, or one look with all seeds."""
         return self.comparison.looks or [len(self.seeds)]
 
     def with_settled(self, counts: SeedCounts, declared: Sequence[Mapping[str, Any]] = ()) -> Self:
-        """The study, its configurations with as many seeds as settle.json says; see `seeds_of`.
+        """The study with settle.json's number of seeds for each configuration; see `seeds_of`.
 
         Args:
-            declared: by what the study was judged so far, the first declaration first.
+            declared: the declarations that the study was judged by so far, oldest first.
         """
         study = self.model_copy()
         study._counts, study._declared = counts, declared
@@ -107,7 +107,7 @@ class Study(Params):
         return study
 
     def is_chosen(self, task: str, student: str, regularizer: str) -> bool:
-        """Whether tuning has chosen for a configuration; true where nothing is tuned."""
+        """Whether tuning has chosen a configuration's setting; true if the study is not tuned."""
         return self.tuning is None or (task, student, regularizer) in self._chosen
 
     def is_teacher_chosen(self, task: str, name: str) -> bool:
@@ -120,24 +120,25 @@ class Study(Params):
         return applied(self.teachers[name], self._chosen_teachers.get((task, name), {}))
 
     def as_tuned(self, task: str, student: str, regularizer: str) -> tuple[Student, Regularizer]:
-        """The student and the method of a configuration, with the values that were chosen for it, if any were."""
+        """The student and the method of a configuration, with the chosen values if there are any."""
         setting = self._chosen.get((task, student, regularizer), {})
         return applied(self.students[student], setting), applied(self.method(regularizer), setting)
 
     @property
     def declarations(self) -> list[Mapping[str, Any]]:
-        """By what the study was judged so far, and last what it declares now: what has to be decided before the trials.
+        """The declarations that the study was judged by so far, and its present one last. A declaration is the part of
+        params.yaml that has to be decided before the trials.
 
-        More than one: it was changed after trials had been judged, and error rates hold for none of them.
+        More than one means that it was changed after trials had been judged; error rates then hold for none of them.
         """
         now = {"seeds": in_short(self.seeds), **self.comparison.model_dump(mode="json")}
         return [one for one in self._declared if one != now] + [now]
 
     def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:
-        """The seeds that a configuration has now: all of them, or with looks the first few.
+        """The seeds that a configuration has now: all of them, or in a study with looks the first few.
 
-        How many, settle.json says; where it does not, as many as the first look has. A baseline has as many as any
-        method of its student, since each is compared with it seed by seed.
+        settle.json says how many; without it, the first look's number. A baseline has as many seeds as any method of
+        its student, since each method is compared with it seed by seed.
         """
         if self.comparison.looks is None:
             return self.seeds
@@ -146,7 +147,7 @@ class Study(Params):
         return self.seeds[: max(of_student.get(name, self.looks[0]) for name in names)]
 
     def all_trials(self) -> Iterator[tuple[str, str, str, int]]:
-        """(task, student, regularizer, seed) of every trial that is asked for now, in the order of the file."""
+        """(task, student, regularizer, seed) of every trial that the study asks for now, in the order of the file."""
         for configuration in self.configurations():
             for seed in self.seeds_of(*configuration):
                 yield (*configuration, seed)
@@ -164,7 +165,7 @@ class Study(Params):
         return {**self.regularizers, **self.distillers}
 
     def configurations(self) -> Iterator[tuple[str, str, str]]:
-        """(task, student, regularizer) for the whole grid, without the pairs that `tasks:` excludes."""
+        """(task, student, regularizer) of the whole grid, without pairs of task and student that `tasks:` excludes."""
         for task in self.tasks:
             for student, params in self.students.items():
                 if self.applies(params, task):
@@ -172,7 +173,7 @@ class Study(Params):
                         yield task, student, method
 
     def taught(self) -> Iterator[tuple[str, str]]:
-        """(task, teacher) for every teacher that is declared for the task."""
+        """(task, teacher) for every task and every teacher declared for it."""
         for task in self.tasks:
             for teacher, params in self.teachers.items():
                 if self.applies(params, task):

@@ -1,4 +1,4 @@
-"""Seeds as params.yaml writes them: a list, a number of seeds, or the first one and their number."""
+"""The ways to write seeds in params.yaml: a list, a number of seeds, or the first seed and their number."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ MOST_SEEDS = 10_000
 
 
 def listed(seeds: object) -> object:
-    """The seeds that a short form stands for; anything else as it is.
+    """The list of seeds that a short form stands for; anything else is returned unchanged.
 
-    40 is 0 to 39, and {first: 100, count: 40} is 100 to 139. DVC writes the seeds of every stage into dvc.lock, and a
-    list of 40 is a fifth of that file, which DVC reads and writes for each stage.
+    40 means 0 to 39, and {first: 100, count: 40} means 100 to 139. Short forms keep dvc.lock small: DVC writes the
+    seeds of every stage into it (a list of 40 is a fifth of the file), and reads and writes the file for each stage.
 
     Raises:
-        ValueError: it looks like a short form, and is none.
+        ValueError: the value looks like a short form, but is not one.
     """
     if isinstance(seeds, dict):
         first, count = (

@@ -1,7 +1,7 @@
-"""settle.json: how many seeds each configuration of a study with looks has, and what was declared when it was judged.
+"""settle.json: how many seeds each configuration of a study with looks has, and the declarations it was judged by.
 
-`kdcache settle` writes it, beside params.yaml; it belongs into Git, like dvc.lock. It says only which trials were worth
-running: a verdict never depends on it, since `compare` judges the looks again from the trials.
+`kdcache settle` writes it beside params.yaml; like dvc.lock, it belongs in Git. It only says which trials were worth
+running. No verdict depends on it, since `compare` judges all looks again from the trials.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 class Settled(BaseModel):
     """The content of settle.json.
 
-    declared: `Study.declarations` when it was judged last.
-    seeds: how many each configuration has.
+    declared: `Study.declarations` when the study was last judged.
+    seeds: how many seeds each configuration has.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -34,20 +34,21 @@ class Settled(BaseModel):
 
 
 def settled_beside(params: Path) -> Path:
-    """Where a study file's settle.json lies."""
+    """The path of the settle.json that belongs to a study file."""
     return params.with_name(SETTLED)
 
 
 def read_settled(path: Path) -> Settled:
-    """
+    """The content of settle.json; empty if there is no file.
+
     Raises:
-        KdcacheError: the file is not what `write_settled` writes. There need not be one.
+        KdcacheError: the file is not as `write_settled` writes it.
     """
     return read_beside(path, Settled, "kdcache settle")
 
 
 def write_settled(path: Path, study: Study, counts: SeedCounts) -> None:
-    """Every configuration of the study in its order, and by what it has been judged."""
+    """Write the number of seeds of every configuration, in the study's order, and the study's declarations."""
     seeds: dict[str, dict[str, dict[str, int]]] = {}
     for task, student, method in study.configurations():
         seeds.setdefault(task, {}).setdefault(student, {})[method] = counts[task][student][method]
@@ -55,6 +56,6 @@ def write_settled(path: Path, study: Study, counts: SeedCounts) -> None:
 
 
 def ensure_settled(path: Path) -> None:
-    """An empty file where there is none: DVC wants to find what stages depend on."""
+    """Write an empty file if there is none: DVC needs the file, because stages depend on it."""
     if not path.exists():
         write_json(path, Settled().model_dump())

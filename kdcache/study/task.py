@@ -19,7 +19,7 @@ from kdcache.study.values import (
 )
 from kdcache.system.quoting import listed, quoted
 
-# YAML reads the name of a class that is a number as this number.
+# A class name such as 3 is read by YAML as a number.
 ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
@@ -35,7 +35,7 @@ class Source(Params):
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
+        """train, validation, then further splits in the file's order; those but `unlabelled` are evaluated as well."""
         named = {**(self.files or {}), **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
 
@@ -52,10 +52,10 @@ class Source(Params):
 
 
 class Augment(Params):
-    """Random views of the train images: crop and flip, `views` of each row; epoch e trains on view e mod `views`."""
+    """Random crops and flips of the train images: `views` views of each row; epoch e trains on view e mod `views`."""
 
-    crop: int = Field(default=0, ge=0)  # pixels of the prepared image that it may shift each way
-    flip: float = Field(default=0.0, ge=0, le=1)  # probability of mirroring left and right
+    crop: int = Field(default=0, ge=0)  # pixels by which the prepared image may shift in each direction
+    flip: float = Field(default=0.0, ge=0, le=1)  # probability of a left-right flip
     views: int = Field(default=4, ge=1)
     seed: Seed = 0
 
@@ -65,30 +65,30 @@ class Augment(Params):
 
 
 class Task(Params):
-    """A labelled data set with train and validation splits, its columns and its metric."""
+    """A labelled data set with train and validation splits, its columns and its metrics."""
 
     source: Source
     text: list[Text] | None = Field(default=None, min_length=1, max_length=2)
     image: Text | None = None
     label: Text = "label"
     metrics: list[Metric] = Field(min_length=1)
-    positive: ClassName | None = None  # of two classes the one that f1 is of; default: the second
+    positive: ClassName | None = None  # the positive class of f1, with two classes; default: the second
     max_length: int | None = Field(default=None, ge=4)
-    train_size: int | None = Field(default=None, ge=1)  # only so many train rows, stratified; default: all
-    sample_seed: Seed = 0  # which rows train_size draws
-    unlabelled: Literal["rest"] | None = None  # the train rows that it does not draw, without their labels
+    train_size: int | None = Field(default=None, ge=1)  # so many train rows, stratified; default: all
+    sample_seed: Seed = 0  # decides which rows train_size draws
+    unlabelled: Literal["rest"] | None = None  # use the train rows outside train_size as rows without labels
     label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
-    noise_seed: Seed = 0  # which rows label_noise draws, and their wrong labels
+    noise_seed: Seed = 0  # decides which labels label_noise replaces, and by what
     augment: Augment | None = None
 
     @property
     def has_unlabelled(self) -> bool:
-        """Whether there are rows without labels: a split of that name, or the rest of train."""
+        """Whether there are rows without labels: a split `unlabelled`, or the rest of train."""
         return self.unlabelled is not None or UNLABELLED in self.source.split_names
 
     @property
     def regression(self) -> bool:
-        """True for a real-valued label (STS-B): K = 1 output, scored by correlation."""
+        """True if the label is a real number (STS-B): K = 1 output, scored by correlation."""
         return self.metrics[0] in REGRESSION_METRICS
 
     @property

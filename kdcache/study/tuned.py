@@ -1,8 +1,8 @@
 """tuned.json: the values that stage `tune` chose for configurations and teachers, and the study that it chose for.
 
-It lies beside params.yaml and belongs into Git, like settle.json: with params.yaml it says what the trials are. A
-choice counts for the study that it was made for. Once params.yaml asks for anything that could change it, there is no
-choice until `tune` has run again.
+The file lies beside params.yaml and belongs in Git, like settle.json: both decide which trials there are. A choice
+holds only for the study it was made for. After any change of params.yaml that could affect the choices, there are no
+choices until `tune` has run again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kdcache.study.tuning import Setting
 from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
-# What a choice depends on; of the comparison only the baseline, which Self-KD learns from.
+# The keys that a choice depends on; of `comparison` only the baseline, whose logits Self-KD learns from.
 TUNED_ON = {"tasks", "teachers", "students", "regularizers", "distillers", "tuning"}
 
 
@@ -30,7 +30,7 @@ N = TypeVar("N", tuple[str, str], tuple[str, str, str])
 class Tuned(BaseModel):
     """The content of tuned.json.
 
-    study: a hash of what params.yaml said when it was chosen; empty where nothing is tuned.
+    study: a hash of the parts of params.yaml that the choices depend on; empty if the study is not tuned.
     chosen: the values by task, student, method and key.
     teachers: the values by task, teacher and key; empty where no teacher is tuned.
     """
@@ -43,12 +43,12 @@ class Tuned(BaseModel):
 
 
 def tuned_beside(params: Path) -> Path:
-    """Where a study file's tuned.json lies."""
+    """The path of the tuned.json that belongs to a study file."""
     return params.with_name(TUNED)
 
 
 def asked_for(study: Study) -> str:
-    """A hash of all in params.yaml that a choice depends on."""
+    """A hash of everything in params.yaml that a choice depends on."""
     without_keep = {"students": {"__all__": {"keep"}}}  # which trained models are kept changes no choice
     asked = study.model_dump(mode="json", include=TUNED_ON, exclude=without_keep)
     return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
@@ -58,7 +58,7 @@ def with_chosen(study: Study, path: Path) -> Study:
     """The study with what was chosen for it as it is now; as declared where tuned.json is absent, or of another study.
 
     Raises:
-        KdcacheError: the file is not what `write_tuned` writes.
+        KdcacheError: the file is not as `write_tuned` writes it.
     """
     tuned = read_beside(path, Tuned, "dvc repro tune")
     if tuned.study != asked_for(study):
@@ -87,5 +87,5 @@ def write_tuned(path: Path, study: Study, choices: Choices, teachers: TeacherCho
 
 
 def write_untuned(path: Path) -> None:
-    """The file of a study that tunes nothing: DVC wants to find what stages depend on."""
+    """Write an empty tuned.json for a study without tuning: DVC needs the file, because stages depend on it."""
     write_json(path, Tuned().model_dump())

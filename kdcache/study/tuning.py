@@ -1,4 +1,4 @@
-"""Tuning as params.yaml declares it: which values each method may try, and the same budget for all."""
+"""Tuning as params.yaml declares it: the values that each method may try, and one budget for all methods."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kdcache.study.names import Name
 from kdcache.study.values import Metric, Params, Positive, Seed, Share
 from kdcache.system.quoting import listed
 
-Setting: TypeAlias = Mapping[str, float]  # values by their key: {"learning_rate": 0.001, "alpha": 0.5}
-Values: TypeAlias = Mapping[str, list[float]]  # that may be tried, by their key
+Setting: TypeAlias = Mapping[str, float]  # one value for each key: {"learning_rate": 0.001, "alpha": 0.5}
+Values: TypeAlias = Mapping[str, list[float]]  # for each key, the values that may be tried
 
-# What a method's setting may say of the student's recipe; the other keys of a space are the method's own.
+# The keys of a space that belong to the student's recipe; the other keys are the method's own.
 RECIPE = ("learning_rate", "epochs", "batch_size", "weight_decay", "warmup", "max_grad_norm")
-ALL = "all"  # the space that every method has
+ALL = "all"  # the name of the space that all methods share
 MOST_SETTINGS = 1000
-MOST_POINTS = 100_000  # of one method's space
+MOST_POINTS = 100_000  # settings in one method's space
 FEW = Field(min_length=1, max_length=100)
 P = TypeVar("P", bound=Params)
 
@@ -37,7 +37,7 @@ class RecipeSpace(Params):
 
     @property
     def values(self) -> Values:
-        """The lists that are given, in the order of the keys above."""
+        """The lists that params.yaml gives, in the order of the fields above."""
         return {key: values for key in type(self).model_fields if (values := getattr(self, key)) is not None}
 
     def _mistakes(self) -> Iterator[str]:
@@ -57,13 +57,13 @@ class Space(RecipeSpace):
 
 
 class Tuning(Params):
-    """How every method is tuned before the study's trials: on rows held out of train, with the same budget for all."""
+    """How every method is tuned before the study's trials: on rows held out of train, with the same budget."""
 
-    hold_out: float = Field(default=0.2, gt=0, lt=1)  # of train, stratified: settings are scored on it
-    seeds: list[Seed] = Field(min_length=1)  # of each setting; apart from the study's
-    budget: int = Field(ge=1, le=MOST_SETTINGS)  # settings that each method tries
-    sampler: Literal["qmc", "tpe"] = "qmc"  # which settings, where a space has more than the budget
-    seed: Seed = 0  # which rows are held out, and what the sampler draws
+    hold_out: float = Field(default=0.2, gt=0, lt=1)  # stratified part of train on which settings are scored
+    seeds: list[Seed] = Field(min_length=1)  # the seeds of each setting; none may be a seed of the study
+    budget: int = Field(ge=1, le=MOST_SETTINGS)  # how many settings each method tries
+    sampler: Literal["qmc", "tpe"] = "qmc"  # chooses the settings if a space has more than the budget
+    seed: Seed = 0  # decides which rows are held out, and what the sampler draws
     metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
     space: dict[Name, Space] = Field(min_length=1)
     teachers: RecipeSpace | None = None  # what every teacher may try, by nll; without: they are as declared
@@ -83,12 +83,12 @@ class Tuning(Params):
         return self.model_copy(update={"metric": "nll", "space": space, "teachers": None})
 
     def values(self, method: str) -> dict[str, list[float]]:
-        """What a method may try: what every method may, and its own lists in addition or instead."""
+        """The values that a method may try: those of `all`, with the method's own lists added or in their place."""
         spaces = [self.space[name].values for name in (ALL, method) if name in self.space]
         return {key: list(values) for space in spaces for key, values in space.items()}
 
     def points(self, method: str) -> int:
-        """How many settings a method's space has."""
+        """The number of settings in a method's space."""
         return prod(map(len, self.values(method).values()))
 
     def _mistakes(self) -> Iterator[str]:
@@ -100,16 +100,16 @@ class Tuning(Params):
 
 
 def grid(values: Values) -> Iterator[dict[str, float]]:
-    """Every setting of a space, the last key's values changing first."""
+    """Every setting of a space; the last key varies fastest."""
     for combination in product(*values.values()):
         yield dict(zip(values, combination, strict=True))
 
 
 def applied(params: P, setting: Setting) -> P:
-    """Parameters with the setting's values in place of their own.
+    """A copy of the parameters with the setting's values.
 
     Raises:
-        ValidationError: a value does not go with the others.
+        ValidationError: a value does not fit the other values.
     """
     given = params.model_dump(exclude_unset=True)
     known = {key: value for key, value in setting.items() if key in type(params).model_fields}
@@ -117,5 +117,5 @@ def applied(params: P, setting: Setting) -> P:
 
 
 def in_words(setting: Setting) -> str:
-    """A setting in a line: "learning_rate 0.001, epochs 4"; "as declared" where nothing was varied."""
+    """A setting in one line: "learning_rate 0.001, epochs 4"; "as declared" if no value was varied."""
     return ", ".join(f"{key} {value:g}" for key, value in setting.items()) or "as declared"

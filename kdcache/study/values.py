@@ -1,4 +1,4 @@
-"""Metrics, files, seeds and schedules: the values of params.yaml; and `Params`, the base of all its objects."""
+"""The values in params.yaml (metrics, files, seeds, schedules), and `Params`, the base of all its objects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from kdcache.system.quoting import quoted
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
 REGRESSION_METRICS = ("pearson", "spearman")
-UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
+UNLABELLED = "unlabelled"  # the split without labels: its logits are cached and learned from, never scored
 
 
 def _check_files(value: object) -> object:
@@ -31,7 +31,7 @@ def _check_files(value: object) -> object:
 
 
 def _check_keep(value: object) -> object:
-    """One sentence for a mistake: pydantic would have one for each of the ways to read the key."""
+    """Check `keep` here, so that a mistake gives one sentence; pydantic would give one for each allowed type."""
     if isinstance(value, str) and value in ("none", "all"):
         return value
     seeds = value if isinstance(value, list | tuple) and value else [None]
@@ -58,7 +58,7 @@ class Params(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_booleans(cls, value: object) -> object:
-        """No key is a switch, and pydantic would read `alpha: true` as 1.0."""
+        """Refuse booleans: no key is a switch, and pydantic would read `alpha: true` as 1.0."""
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) for item in items):
             raise ValueError("true and false are no values here")
@@ -72,7 +72,7 @@ class Params(BaseModel):
         return self
 
     def _mistakes(self) -> Iterator[str]:
-        """What is wrong between the keys of one object; every key is right by itself."""
+        """Mistakes between the keys of one object, where every key by itself is right."""
         return iter(())
 
 
@@ -90,7 +90,7 @@ class Schedule(Params, Generic[N]):
             yield f"start and end are the same; write the number {self.start:g}"
 
 
-# The tags keep pydantic from reporting a faulty number as a faulty schedule too; no path shows them.
+# The tags keep pydantic from reporting a faulty number as a faulty schedule too; they are left out of paths.
 NUMBER, SCHEDULE = "[number]", "[schedule]"
 NUMBER_OR_SCHEDULE = Discriminator(lambda value: SCHEDULE if isinstance(value, dict | Schedule) else NUMBER)
 AnnealedShare = Annotated[

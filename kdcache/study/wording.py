@@ -1,4 +1,4 @@
-"""The mistakes of params.yaml in words: pydantic's errors, a sentence each."""
+"""Mistakes in params.yaml in words: each of pydantic's errors becomes a sentence."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kdcache.study.tuning import Space, Tuning
 from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
-UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
+UNSEEN = {"[key]", NUMBER, SCHEDULE}  # parts of pydantic's paths that are not in the file
 SCALAR = str | int | float | bool | None
 
 
 def describe_mistake(error: Any) -> str:
-    """One of a ValidationError's `errors()` as `path.in.the.file: what is wrong`."""
+    """One item of a ValidationError's `errors()` as `path.in.the.file: what is wrong`."""
     path = tuple(str(part) for part in error["loc"] if part not in UNSEEN)
     return f"{'.'.join(map(shown, path)) or '(top level)'}: {_wording(error, path)}"
 
@@ -53,7 +53,7 @@ def _unknown_key(path: tuple[str, ...]) -> str:
 
 
 def _model_at(path: tuple[str, ...]) -> type[Params]:
-    """The model whose keys stand at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
+    """The class of the object at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not path:
         return Study
     if path[-1] in ("source", "augment"):

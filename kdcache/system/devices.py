@@ -1,4 +1,4 @@
-"""Devices: their names, their memory, what they compute in. Imports torch only where a GPU or a CPU is asked for."""
+"""Devices: their names, peak memory, and bfloat16 support. torch is imported only inside functions that need it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def reset_peak_memory(device: torch.device) -> None:
+    """Start a GPU's count of peak memory anew; a CPU has none to reset."""
     if device.type == "cuda":
         import torch
 
@@ -32,7 +33,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak MiB: allocated on the GPU since the run began, or the process's resident set on a CPU."""
+    """Peak memory in MiB: allocated on the GPU since `reset_peak_memory`, or on a CPU the process's resident set."""
     if device.type == "cuda":
         import torch
 
@@ -51,7 +52,7 @@ def device_name(device: torch.device) -> str:
 
 
 def machine(threads: int) -> str:
-    """The kind of CPU and how many threads were used of it."""
+    """The CPU's model and the number of threads, as in "Intel(R) Xeon(R), 2 thread(s)"."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

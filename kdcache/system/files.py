@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from kdcache.errors import KdcacheError
 
 TEMPORARY_SUFFIX = ".tmp"
-MOST_JSON = 16 << 20  # bytes
+MOST_JSON = 16 << 20  # bytes that a JSON file may have
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space and run again",
     errno.EDQUOT: "the disk quota is used up; free some space and run again",
@@ -72,7 +72,7 @@ def remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Delete a folder, if it is there. Its name goes first: nobody takes what a killed process left for a whole one."""
+    """Delete a folder, if it is there. It is renamed first, so a half-deleted folder is never taken for a whole one."""
     aside = folder.with_name(f".{folder.name}.old{TEMPORARY_SUFFIX}")
     shutil.rmtree(aside, ignore_errors=True)
     try:
@@ -135,10 +135,10 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
     """Read a JSON file.
 
     Args:
-        most: bytes; a larger file is refused before it is read, for its objects take 20 times their text's memory.
+        most: the largest size in bytes. A larger file is refused unread: parsed JSON takes 20 times its text's memory.
 
     Raises:
-        KdcacheError: the file is missing, no regular file, too large, cannot be read, or is not valid JSON in UTF-8.
+        KdcacheError: the file is missing, not a regular file, too large, unreadable, or not valid JSON in UTF-8.
     """
     try:
         return json.loads(read_regular(path, most).decode("utf-8"), parse_constant=_refuse_constant)
@@ -153,10 +153,10 @@ def read_json(path: Path, most: int = MOST_JSON) -> Any:
 def open_regular(path: Path) -> BinaryIO:
     """Open a regular file, or a link to one, to read its bytes.
 
-    A named pipe would block and a device such as /dev/zero never ends, so neither is opened.
+    Named pipes and devices are not opened: a pipe would block, and a device such as /dev/zero never ends.
 
     Raises:
-        KdcacheError: it is no regular file.
+        KdcacheError: the path is not a regular file.
         OSError: it cannot be opened.
     """
     without_waiting = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -171,10 +171,10 @@ def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file.
 
     Args:
-        most: how many there may be.
+        most: the largest size in bytes.
 
     Raises:
-        KdcacheError: it is no regular file, or larger.
+        KdcacheError: it is not a regular file, or is larger than `most`.
         OSError: it cannot be read.
     """
     with open_regular(path) as file:
@@ -186,10 +186,10 @@ def read_regular(path: Path, most: int) -> bytes:
 
 
 def user_path(path: str | Path) -> Path:
-    """A path as a person writes it: `~` stands for the home folder.
+    """The path that a person wrote, with `~` or `~user` replaced by the home folder.
 
     Raises:
-        KdcacheError: nobody has that home folder.
+        KdcacheError: there is no such home folder.
     """
     try:
         return Path(path).expanduser()

@@ -1,8 +1,8 @@
 """Locks on folders. Each is released when its process ends, even by SIGKILL.
 
-An output folder of a stage has a lock file beside it (`exclusive`); a logit cache's folder is locked itself
-(`FolderLock`), so that no lock file stays in it. Where many processes wait for their turn (places of an engine, the
-store) `filelock` does what is needed.
+`exclusive` locks a stage's output folder by a lock file beside it. `FolderLock` locks the folder of a logit cache
+itself, so that no lock file stays in the cache. Where many processes wait for their turn (an engine's places, the
+store), `filelock` is used directly.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ except ImportError:  # Windows: its folders cannot be locked
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock on an output folder, which lies beside it.
+    """Hold the lock on an output folder; the lock file lies beside the folder.
 
-    Of the processes of one `accelerate launch` only the main one, which writes, takes it.
+    Under `accelerate launch` only the main process takes the lock, since only it writes.
 
     Raises:
         TrialError: another process holds it, e.g. a stage that outlived a killed `dvc repro`.
@@ -53,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 class FolderLock:
     """The lock on a folder itself. Systems whose folders cannot be locked (Windows) get none.
 
-    A child that is forked meanwhile does not keep it: it would outlive a killed parent.
+    A forked child does not inherit the lock; otherwise the lock would outlive a killed parent.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,11 +1,11 @@
-"""What a name in params.yaml may be: it becomes a folder, a part of a DVC stage, and a key on the command line."""
+"""Which names params.yaml may have: each becomes a folder, a part of a DVC stage's name, and a command-line key."""
 
 from __future__ import annotations
 
 import re
 
 LONGEST_NAME = (
-    100  # a folder of a data set, a model and a method has to be a path; a stage has all three in its name
+    100  # characters: a trial's path and its stage's name each hold three names (task, model, method)
 )
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
 SETTLED = "settle.json"  # beside params.yaml: how many seeds each configuration of a study with looks has

@@ -1,11 +1,11 @@
 """params.yaml as plain objects: YAML 1.2, as DVC reads it, and within limits.
 
-DVC makes stages out of the file and `dvc exp run -S` writes it, both with ruamel.yaml; so it is read with ruamel.yaml
-here. A file that comes from elsewhere must not cost more than it is worth: only a regular file is opened, and its size,
-its depth and the number of its values, each alias counted as all that it stands for, are limited before anything is
-built of it. What no study needs and readers of YAML understand differently (tags, dates) is refused.
+DVC reads the file and `dvc exp run -S` writes it, both with ruamel.yaml; so ruamel.yaml reads it here. The file may
+come from strangers: only a regular file is opened, and its size, its depth and the number of its values are limited
+before anything is built from it. (An alias counts as everything it stands for.) Tags and dates are refused: no study
+needs them, and YAML readers understand them differently.
 
-This is imported by stages that have nothing to do: nothing heavy belongs here.
+Stages that have nothing to do import this module, so it must not import anything heavy.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ from kdcache.system.quoting import quoted, shown
 
 MOST_BYTES = 2**20
 MOST_VALUES = 20_000  # each takes 0.06 ms to read; DVC reads them several times
-CHARACTERS = 100  # of a text count as one more value
-DEEPEST = 20  # mappings and lists in one another; a study needs 6
+CHARACTERS = 100  # so many characters of a text count as one more value
+DEEPEST = 20  # levels of nested mappings and lists; a study needs 6
 LONGEST_NUMBER = 40  # characters
 TAG = "tag:yaml.org,2002:"
 PLAIN = ("null", "bool", "int", "float", "str")
 
 
 def read_params(path: str | Path) -> Mapping[str, Any]:
-    """What a study file says, unchecked: mappings, lists, texts, numbers, booleans and None. Not to be changed.
+    """A study file's content, unchecked: mappings, lists, texts, numbers, booleans and None. Do not change it: it is
+    cached.
 
     Raises:
-        ParamsError: there is no such file, it is no regular one, or it is not a YAML mapping within the limits.
+        ParamsError: the file is missing, not a regular file, or not a YAML mapping within the limits.
     """
     path = Path(path)
     return parse_params(_text(path), path)
 
 
 def parse_params(text: str, path: str | Path) -> Mapping[str, Any]:
-    """The same for a text; `path` is for the message."""
+    """As `read_params`, from the file's text; `path` is named in error messages."""
     path = Path(path)
     try:
         content = _content(text)
@@ -113,7 +114,7 @@ def _first_line(text: str) -> str:
 
 
 class _Refused(MarkedYAMLError):
-    """YAML, but nothing for a study file."""
+    """Valid YAML that a study file may not have."""
 
 
 class _Reader:
@@ -122,8 +123,8 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._yaml = YAML(typ="safe", pure=True)  # what DVC uses; pure: its C parser has other messages
         self._events: Iterator[Any] = self._yaml.parse(text)
-        self._anchored: dict[str, tuple[Any, int]] = {}  # a value and its size
-        self._size = 0  # of all that was read: the number of values, aliases written out
+        self._anchored: dict[str, tuple[Any, int]] = {}  # an anchor's value and its number of values
+        self._size = 0  # number of values read so far, aliases written out
 
     def content(self) -> Any:
         """The one document; None for an empty file."""
@@ -204,7 +205,7 @@ class _Reader:
         return key
 
     def _merged(self, event: NodeEvent, depth: int) -> dict[Any, Any]:
-        """What `<<` brings: each key from the first mapping that has it."""
+        """The keys that `<<` merges in, each from the first mapping that has it."""
         value = self._value(event, depth + 1)
         mappings = value if isinstance(value, list) else [value]
         if not all(isinstance(mapping, dict) for mapping in mappings):
@@ -212,7 +213,7 @@ class _Reader:
         return {key: item for mapping in reversed(mappings) for key, item in mapping.items()}
 
     def _kind(self, event: Any) -> str:
-        """What a value in plain letters is to YAML 1.2: "str", "int", "timestamp", ..."""
+        """The type that YAML 1.2 gives an unquoted value: "str", "int", "timestamp", ..."""
         if not isinstance(event, ScalarEvent) or event.tag is not None or not event.implicit[0]:
             return "str"
         return str(self._yaml.resolver.resolve(ScalarNode, event.value, event.implicit)).removeprefix(TAG)

@@ -25,7 +25,7 @@ def count() -> int:
 
 
 def rank() -> int:
-    """Which of them this process is, from 0; the main one is 0."""
+    """This process's number among them, from 0; the main process is 0."""
     return int(os.environ.get("RANK", "0")) if count() > 1 else 0
 
 
@@ -35,11 +35,11 @@ def is_main() -> bool:
 
 
 def from_main(decide: Callable[[], T]) -> T:
-    """What `decide` returns in the main process, in every process; only the main one calls it.
+    """Call `decide` in the main process only, and return its result in every process.
 
-    Deciding can delete files (`trials.reconcile`), and every process has to train the same trials in the same order:
-    so one looks, and the others wait for what it found. When it fails there, its error is raised there, and the others
-    end quietly.
+    Deciding can delete files (`keeping.missing_trials`), and every process has to train the same trials in the same
+    order. So one process decides, and the others wait for its result. If `decide` fails, the main process raises its
+    error and the others end quietly.
 
     Raises:
         KdcacheError: Accelerate does not connect the processes: each would train alone, and write.
@@ -71,7 +71,7 @@ def gathered(values: list[T]) -> list[T]:
 
 
 def wait() -> None:
-    """Go on when all processes have come here."""
+    """Wait until every process has called this."""
     if count() > 1:
         _connect().wait_for_everyone()
 
@@ -91,5 +91,5 @@ def _connect() -> PartialState:
             f"WORLD_SIZE is {count()}, but Accelerate connects {state.num_processes} processes; start them with "
             "`accelerate launch` (on CPUs: `torchrun`, with ACCELERATE_USE_CPU=true), or unset WORLD_SIZE"
         )
-    atexit.register(state.destroy_process_group)  # else one that ends first can take the others down
+    atexit.register(state.destroy_process_group)  # else the first process to end can take the others down
     return state

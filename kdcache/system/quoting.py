@@ -1,4 +1,4 @@
-"""Values and names in messages: cut, since what they quote may be of any size, and never a terminal's commands."""
+"""Values and names as messages quote them: cut to a length, and without control characters for the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST = 10  # names in a row
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it; what is long or nested is cut."""
+    """A value as Python writes it, cut if it is long or deeply nested."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
@@ -18,7 +18,7 @@ def quoted(value: object) -> str:
 
 
 def shown(name: object) -> str:
-    """A name as it is, or in quotes where something of it would not be seen; what is long is cut."""
+    """A name as it is; in quotes if it has invisible characters, and cut if it is long."""
     if not isinstance(name, str):
         return quoted(name)
     cut = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

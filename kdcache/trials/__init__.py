@@ -1,1 +1,1 @@
-"""What is kept: teachers, their caches, and trials; their identities, and what is still valid."""
+"""Teachers, their caches, and trials: their identities, which results are still valid, and running what is missing."""

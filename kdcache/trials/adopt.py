@@ -1,8 +1,8 @@
-"""Prove that a refactoring changed no result, and give finished results the identity of the code as it is now.
+"""Prove that a refactoring changed no result, and give finished results the identity of the present code.
 
-A sample of the finished teachers, caches and trials is run again in a temporary folder. Only when every loss and every
-logit comes out the same, bit for bit, are all results stamped with the new identity. Nothing but the code may differ:
-other data, weights, parameters or library versions are refused.
+A sample of the finished teachers, caches and trials is run again in a temporary folder. All results are stamped with
+the new identity only if every loss and every logit of the sample is the same, bit for bit. Nothing but the code may
+differ: other data, weights, parameters or library versions are refused.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ P = TypeVar("P", TeacherPlan, TrialPlan)
 
 @dataclass(frozen=True)
 class Adoption:
-    """What `adopt` did: how many trainings were run again, and what has a new identity."""
+    """What `adopt` did: how many trainings it ran again, and how many results got a new identity."""
 
     checked: int
     teachers: int
@@ -47,7 +47,7 @@ class Adoption:
 
 @dataclass(frozen=True)
 class _Finished:
-    """What is there of a study and was made by other code."""
+    """A study's finished results that were made by other code."""
 
     teachers: list[TeacherPlan]
     caches: list[CachePlan]
@@ -61,17 +61,17 @@ class _Finished:
 def adopt(
     study: Study, layout: Layout, run: RunAll, sample: int = 8, seed: int = 0, store: Store | None = None
 ) -> Adoption:
-    """Stamp a study's finished results with the identity of the code as it is now, if it computes the same.
+    """Stamp a study's finished results with the identity of the present code, if that code computes the same values.
 
     Args:
         run: runs trials, as `kdcache.engine.run_trials` does.
-        sample: how many trials are run again at least; of every task, model family and method there is one among
-            them, and a teacher of every task and family, with its logits.
-        seed: which trials are drawn.
-        store: gets the trials under their new identities.
+        sample: the smallest number of trials that are run again. Every task, model family and method is among them;
+            beside them, a teacher of every task and family is run again, with its logits.
+        seed: decides which trials are drawn.
+        store: the trials are put there under their new identities.
 
     Raises:
-        TrialError: something but the code differs, or a value does (the first one is named); nothing is stamped.
+        TrialError: something other than the code differs, or a value does (the first is named); nothing is stamped.
     """
     with ExitStack() as held:
         for folder in _output_folders(study, layout):
@@ -98,14 +98,14 @@ def _output_folders(study: Study, layout: Layout) -> Iterable[Path]:
         yield layout.configuration(*configuration)
 
 
-# ---- what is there ----
+# ---- the finished results ----
 
 
 def _by_other_code(planner: Planner) -> _Finished:
-    """The finished results whose identity differs in the code.
+    """The finished results whose identity differs only in the code.
 
     Raises:
-        TrialError: one differs in anything else.
+        TrialError: a result differs in anything else.
     """
     study, layout = planner.study, planner.layout
     teachers, caches = [], []
@@ -178,7 +178,7 @@ def _trial_kinds(plan: TrialPlan) -> set[tuple[str, str]]:
 def _sample(
     plans: Sequence[P], kinds: Callable[[P], set[tuple[str, str]]], least: int, drawn: random.Random
 ) -> list[P]:
-    """Plans in random order until every kind is among them, and then as many more as are asked for."""
+    """Plans in random order until every kind is among them, then more plans up to `least`."""
     order = drawn.sample(list(plans), len(plans))
     seen: set[tuple[str, str]] = set()
     chosen: list[P] = []
@@ -191,7 +191,7 @@ def _sample(
 
 
 def _stamp(finished: _Finished, checked: int, store: Store | None) -> None:
-    """Each result gets its new identity in one step; who is interrupted runs `adopt` again."""
+    """Give each result its new identity, each in one atomic step; after an interruption, run `adopt` again."""
     for teacher in finished.teachers:
         stamp_teacher(teacher, checked, finished.trainings)
     for cache in finished.caches:

@@ -1,4 +1,4 @@
-"""Train a finished trial again for its model, which has to give the kept logits, bit for bit."""
+"""Train a finished trial again to get its model, which must give the kept logits, bit for bit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep_student(plan: TrialPlan) -> None:
     """Train a finished trial again, only to keep its model; nothing else of the trial is touched.
 
     Raises:
-        TrialError: it comes out differently; its model is then not kept.
+        TrialError: the model gives other logits; it is then not kept.
     """
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 
@@ -42,13 +42,13 @@ def keep_student(plan: TrialPlan) -> None:
 
 
 def trained_again(plan: TrialPlan, folder: Path, run: RunAll, otherwise: str) -> Path:
-    """A trial's model, trained in another folder.
+    """Train a trial again in another folder, and return its model's folder.
 
     Args:
-        otherwise: what becomes of a model that has other logits, for the message.
+        otherwise: what happens to a model that gives other logits, for the message.
 
     Raises:
-        TrialError: names the first row and class whose logit is another, and what could be the reason.
+        TrialError: a logit differs; names the first row and class, and possible reasons.
     """
     with_train = "train" in LogitCache(plan.folder / LOGITS).splits
     again = replace(plan, folder=folder, keep_train_logits=with_train, keep_model=True)

@@ -1,7 +1,7 @@
-"""Pairs of a task and a model that the study excludes (`tasks:` of a model): their stages only leave a note.
+"""Pairs of a task and a model that the study excludes (by a model's `tasks:`): their stages only leave a note.
 
-DVC has a stage for every pair. So this is looked at first, before anything that takes time to import: the file as it
-is, unchecked, says enough. (Stage prepare, which every other one waits for, checks it.)
+DVC has a stage for every pair. So this is checked first, before any slow import, and on the unchecked params.yaml.
+(Stage prepare, which all other stages wait for, checks the file.)
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 
 def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path("params.yaml")) -> bool:
-    """Whether the study excludes a model from a task; if so, its output folder has a note in the end, and nothing else.
+    """Whether the study excludes a model from a task; if so, the output folder then holds a note and nothing else.
 
     Args:
-        folder: the stage's output.
+        folder: the stage's output folder.
         group: "teachers" or "students".
 
     Raises:
-        TrialError: another process is writing there.
+        TrialError: another process is writing to the folder.
     """
     if task in _tasks_of(group, name, params, task):
         return False
@@ -38,7 +38,7 @@ def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path
 
 
 def mark_inapplicable(folder: Path, reason: str) -> None:
-    """Leave a note in an output folder that the study excludes, and nothing else."""
+    """Replace the content of an excluded pair's output folder by a note."""
     if folder.exists():
         shutil.rmtree(folder)
     log.info("%s: not applicable: %s", folder, reason)
@@ -46,7 +46,7 @@ def mark_inapplicable(folder: Path, reason: str) -> None:
 
 
 def _tasks_of(group: str, name: str, params: Path, task: str) -> list[Any]:
-    """The tasks that a model lists. What is not as it should be excludes nothing: the stage says what is wrong."""
+    """The tasks that a model lists. A faulty entry excludes nothing, so that the stage reports what is wrong."""
     try:
         study = read_params(params)
         known, tasks = study["tasks"], study[group][name]["tasks"]

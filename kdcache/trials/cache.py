@@ -28,9 +28,9 @@ Write = Callable[..., LogitCache]
 
 
 def cache_logits(plan: CachePlan) -> None:
-    """Write the logits of a fine-tuned teacher, in the caches that the plan names.
+    """Write a fine-tuned teacher's logits, in the caches that the plan names.
 
-    A cache that is there, whole and of the same fingerprints, stays as it is.
+    A whole cache with the right fingerprints stays as it is.
     """
     inputs = Inputs(PreparedTask(plan.task_folder), find_checkpoint(plan.model))
     model = build_model(inputs.checkpoint, inputs.card, plan.model.seed, inputs.preprocessor)
@@ -59,7 +59,7 @@ def cache_logits(plan: CachePlan) -> None:
 
 
 def _clear(plan: CachePlan) -> None:
-    """Remove what is no longer asked for, and the manifests of caches that have to be written again."""
+    """Remove caches that are no longer asked for, and the manifests of caches that have to be written again."""
     remove(plan.folder / INAPPLICABLE)
     for place in BESIDE:
         if place not in plan.caches and (plan.folder / place).exists():
@@ -72,12 +72,12 @@ def _clear(plan: CachePlan) -> None:
 
 
 def _write_rows(write: Write, inputs: Inputs, splits: Sequence[str], pad: int) -> None:
-    """The rows as they are; those with labels are scored."""
+    """Write the logits of rows that are not augmented; splits with labels are scored."""
     rows = {split: inputs.rows(split) for split in splits}
     batches = {split: Batcher(data, pad, PartialState().device) for split, data in rows.items()}
     write(
         batches,
-        collate=lambda batch: batch,  # a Batcher gives whole batches
+        collate=lambda batch: batch,  # a Batcher gives whole batches already
         row_hashes={split: data.row_hashes for split, data in rows.items()},
         lengths={split: data.lengths for split, data in batches.items()},
         score=None
@@ -87,9 +87,9 @@ def _write_rows(write: Write, inputs: Inputs, splits: Sequence[str], pad: int) -
 
 
 def _write_views(write: Write, inputs: Inputs, split: str) -> None:
-    """The rows of an augmented task in each of their views."""
+    """Write the logits of an augmented task's rows, in each of their views."""
     augment = inputs.card.augment
-    assert augment is not None  # or there are no views
+    assert augment is not None  # otherwise there are no views
     images = Images(inputs.task, split, inputs.preprocessor)
     write(
         {split: images},

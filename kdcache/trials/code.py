@@ -1,12 +1,13 @@
-"""The part of an identity that stands for the code: what the modules that compute values say.
+"""The part of an identity that stands for the code: a hash of all modules that compute values.
 
-The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
-kept by hand. A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a
-definition is in, and the order of definitions do not count. A changed number, operator, default, name or text does.
+For a logit cache all code in the packages `INFERENCE` counts, for a trained model all code in `TRAINING`; no list of
+files is kept by hand. Most refactorings do not change the hash: comments, docstrings, formatting, imports, the file or
+folder of a definition, and the order of definitions do not count. A changed number, operator, default, name or text
+does.
 
-How: every definition at the top of every module is written down by itself, without docstrings and imports. A name that
-was imported stands for what it is: `F.kl_div` and `torch.nn.functional.kl_div` are the same, and a name imported from
-kdcache is that name, wherever its module is. The hash is over the set of what was written down.
+Method: each top-level definition of each module is written down separately, without docstrings and imports. An
+imported name is replaced by its full name: `F.kl_div` and `torch.nn.functional.kl_div` are the same. A name imported
+from kdcache is replaced by the bare name, whatever its module. The hash covers the set of definitions.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def of_packages(names: Sequence[str]) -> str:
-    """What every module of the packages (and of the packages inside them) computes.
+    """A hash of the code of every module in the packages, and in the packages inside them.
 
     Raises:
         KdcacheError: a package or a module's source cannot be found or read.
@@ -40,7 +41,7 @@ def of_packages(names: Sequence[str]) -> str:
 
 
 def of_module(name: str) -> str:
-    """What one module computes; it is looked up on sys.path, and neither it nor its packages are imported.
+    """A hash of one module's code. The module is found on sys.path; neither it nor its packages are imported.
 
     Raises:
         KdcacheError: the module or its source cannot be found or read.
@@ -60,7 +61,7 @@ def _of_files(files: Iterator[Path] | list[Path]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def definitions(source: bytes) -> frozenset[str]:
-    """A digest of each definition and statement at the top of a module; kept, because every identity asks for it."""
+    """A digest of each top-level definition and statement of a module; cached, because every identity needs it."""
     tree = ast.parse(source)
     tree = _Canonical(_imported(tree)).visit(tree)
     texts = (json.dumps(_plain(statement), sort_keys=True) for statement in tree.body)
@@ -68,7 +69,7 @@ def definitions(source: bytes) -> frozenset[str]:
 
 
 def _imported(tree: ast.Module) -> dict[str, str]:
-    """What each imported name of a module stands for: `torch.nn.functional`, or a bare name of ours."""
+    """The full name of each imported name of a module: `torch.nn.functional`, or a bare name of kdcache's own."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,7 +84,7 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 class _Canonical(ast.NodeTransformer):
-    """Leaves out what computes nothing, and writes imported names as what they stand for."""
+    """Leaves out everything that computes nothing, and replaces imported names by their full names."""
 
     def __init__(self, imported: dict[str, str]) -> None:
         self._imported = imported
@@ -103,7 +104,7 @@ class _Canonical(ast.NodeTransformer):
         return None
 
     def visit_If(self, node: ast.If) -> ast.AST | None:
-        """`if TYPE_CHECKING:` only has imports."""
+        """Leave out `if TYPE_CHECKING:`, which only has imports."""
         kept = self.generic_visit(node)
         return kept if isinstance(kept, ast.If) and (kept.body or kept.orelse) else None
 
@@ -116,7 +117,7 @@ class _Canonical(ast.NodeTransformer):
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as JSON: kinds and values, without places; the same for every version of Python."""
+    """A syntax tree as JSON: node types and values, without line numbers; the same in every version of Python."""
     if isinstance(node, ast.Constant):
         return ["Constant", type(node.value).__name__, repr(node.value)]
     if isinstance(node, ast.AST):
@@ -146,7 +147,7 @@ def _source(module: str) -> Path:
 
 
 def _found_spec(name: str) -> ModuleSpec | None:
-    """Like importlib.util.find_spec, but without importing the packages above the module."""
+    """As importlib.util.find_spec, but without importing the packages above the module."""
     path: list[str] | None = None
     spec: ModuleSpec | None = None
     parts = name.split(".")

@@ -1,7 +1,7 @@
-"""A training's identity: the hash of all that decides its numbers, kept beside what it is the hash of.
+"""A training's identity: a hash of all parts that decide its numbers, kept together with these parts.
 
-Its parts: the data, what the model starts from, how it is given the rows, its recipe, the method, the soft labels, the
-seed and the code. A result says what they were, so it shows what differs when an identity is no longer asked for.
+The parts are: the data, what the model starts from, how it reads rows, its recipe, the method, the soft labels, the
+seed and the code. Each result lists its parts, so a message can say what differs when an identity has changed.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from kdcache.study import Model, Regularizer, Task
 from kdcache.tasks.card import TaskCard
 from kdcache.trials import code
 
-# Parameters that name things, or say what is kept, without changing a trial's numbers: what names stand for (the
-# checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
+# Parameters that do not change a trial's numbers: names, and what is kept. The things named (a checkpoint's weights, a
+# teacher's logits) are in the identity by their fingerprints.
 NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher", "keep"}
 
 Parts = dict[str, Any]
 
 
 def common_parts(card: TaskCard, checkpoint: Checkpoint, model: Model, function: str | None = None) -> Parts:
-    """The parts that all trainings of a model on a task share; hashing weights and code takes a while.
+    """The parts that all trainings of a model on a task share. Slow: it hashes weights and code.
 
     Args:
-        function: a method's own loss, whose code counts too.
+        function: the method's own loss function, whose code counts too.
     """
     return {
         "data": card.fingerprint,
@@ -48,22 +48,22 @@ def training_parts(common: Mapping[str, Any], method: Regularizer, seed: int, *s
 
     Args:
         common: see `common_parts`.
-        soft_labels: for distillers, the contents of the caches that are learned from, in order; see `content_of`.
+        soft_labels: for distillers, the contents of the caches to learn from, in order; see `content_of`.
     """
     own = {"method": method.model_dump(exclude=NAMES_ONLY), "soft_labels": list(soft_labels), "seed": seed}
     return {**common, **own}
 
 
 def identity_of(parts: Mapping[str, Any]) -> str:
-    """The identity that such parts give."""
+    """The identity: a hash of the parts."""
     return fingerprint.of_json(parts)
 
 
 def content_of(folder: Path) -> str:
-    """What a logit cache says, whoever computed it and however: rows, logits, label names, views.
+    """A hash of a logit cache's content (rows, logits, label names, views), whatever model or code computed it.
 
-    Soft labels count by their content: when a teacher or a baseline's trial comes out the same by other code, what
-    learned from it stays valid.
+    Soft labels count by their content. If other code gives the same logits for a teacher or a baseline's trial, the
+    trials that learned from them stay valid.
 
     Raises:
         CacheError: there is no such cache, or a shard's footer is damaged.
@@ -86,23 +86,23 @@ def content_of(folder: Path) -> str:
 
 
 def _contents(cache: LogitCache, split: str) -> list[str]:
-    """The checksum of each shard's rows and logits; the manifest protects the shards that have it in their footers."""
+    """The checksum of each shard's rows and logits, from the footers, which the manifest's checksums protect."""
     return [shard_content(cache.path / shard.file) for shard in cache.manifest.splits[split].shards]
 
 
 def learned_from(folders: Sequence[Path], method: Regularizer) -> list[Path]:
-    """The logit caches whose contents count: the folders', and of unlabelled rows if the method uses them."""
+    """The logit caches whose contents count: the folders', and those of unlabelled rows if the method uses them."""
     beside = [folder / UNLABELLED for folder in folders] if method.unlabelled == "use" else []
     return [*folders, *beside]
 
 
 def caches_beside(task: Task) -> list[str]:
-    """The further caches that a teacher's folder of logits has, by what params.yaml says of the task."""
+    """The places of the further caches in a teacher's folder of logits, according to the task in params.yaml."""
     return [*[VIEWS] * (task.augment is not None), *[UNLABELLED] * task.has_unlabelled]
 
 
 def teacher_caches(card: TaskCard, checkpoint: Checkpoint, weights: str) -> dict[str, Fingerprints]:
-    """The caches that a teacher's folder of logits has, by their place in it, and what each is computed from.
+    """The caches in a teacher's folder of logits: for each place, the fingerprints of what it is computed from.
 
     The arguments are those of `logit_fingerprints`.
     """
@@ -120,7 +120,7 @@ def logit_fingerprints(card: TaskCard, checkpoint: Checkpoint, weights: str) -> 
 
     Args:
         checkpoint: decides the preprocessing.
-        weights: stands for the trained weights: their fingerprint, or the identity of the trial that trained them.
+        weights: identifies the trained weights: their fingerprint, or the identity of the trial that trained them.
     """
     return Fingerprints(
         data=card.fingerprint,
@@ -131,7 +131,7 @@ def logit_fingerprints(card: TaskCard, checkpoint: Checkpoint, weights: str) -> 
 
 
 def _preprocessing(card: TaskCard, checkpoint: Checkpoint) -> str:
-    """How a model is given the rows; with `augment` in every view, so that it stands for the views too."""
+    """Fingerprint of how a model reads rows; it includes `augment`, so that it covers the views too."""
     plain = checkpoint.preprocessing_fingerprint(card.max_length)
     if card.augment is None:
         return plain

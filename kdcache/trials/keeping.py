@@ -1,4 +1,4 @@
-"""Which finished teachers, caches and trials stay, and why the others have to be made again."""
+"""Which finished teachers, caches and trials stay, and why others have to be made again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CHANGED = "its identity changed: other data, parameters, weights or code"
 
 
 def why_teach(folder: Path, identity: str) -> str | None:
-    """Why a teacher has to be trained, or None when the folder holds that very teacher, whole."""
+    """Why a teacher has to be trained; None if the folder holds this very teacher, whole."""
     if not (folder / TEACHER).exists():
         return "there is none yet"
     try:
@@ -37,7 +37,7 @@ def why_teach(folder: Path, identity: str) -> str | None:
 
 
 def why_cache(plan: CachePlan) -> str | None:
-    """Why a teacher's logits have to be computed, or None when the folder holds them, whole and checked."""
+    """Why a teacher's logits have to be computed; None if the folder holds them, whole and checked."""
     if not plan.folder.exists():
         return "there are none yet"
     left = [place for place in BESIDE if place not in plan.caches and (plan.folder / place).exists()]
@@ -56,13 +56,13 @@ def why_cache(plan: CachePlan) -> str | None:
 def missing_trials(
     configuration: Path, plans: Sequence[TrialPlan], store: Store | None = None
 ) -> list[TrialPlan]:
-    """Bring a configuration's folder up to date as far as that needs no training; the plans that are left to run.
+    """Bring a configuration's folder up to date as far as possible without training; returns the plans left to run.
 
-    A finished trial stays exactly when its seed is planned, its identity is the planned one and its logits are whole.
-    Everything else (other seeds, other identities, interrupted or damaged trials) leaves the folder, so no stale
-    result survives. What is then missing is taken from the store where it has it.
+    A finished trial stays exactly if its seed is planned, its identity is the planned one and its logits are whole.
+    Everything else (other seeds, other identities, interrupted or damaged trials) is removed, so no stale result
+    survives. Missing trials are then taken from the store if it has them.
 
-    A trial that stays may lack the model that is to be kept (`keep` in params.yaml): its plan is among those to run.
+    If a trial stays but lacks the model that `keep` in params.yaml asks for, its plan is returned too.
     """
     by_seed = {plan.seed: plan for plan in plans}
     kept = _clear(configuration, by_seed, store)
@@ -77,7 +77,7 @@ def missing_trials(
 
 
 def _lacks_model(plan: TrialPlan) -> bool:
-    """Whether a finished trial's model is to be kept and is not there; one that is no longer asked for goes."""
+    """Whether a finished trial lacks a model that is to be kept. A model that is no longer asked for is removed."""
     reason = why_no_model(plan) if plan.keep_model else "no longer asked for"
     if reason is None:
         return False
@@ -90,7 +90,7 @@ def _lacks_model(plan: TrialPlan) -> bool:
 
 
 def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store | None) -> set[int]:
-    """Remove what is not asked for; the seeds that are there."""
+    """Remove what is not asked for; returns the seeds whose trials are there."""
     configuration.mkdir(parents=True, exist_ok=True)
     kept = set()
     for folder in sorted(configuration.iterdir()):
@@ -108,7 +108,7 @@ def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store |
 
 
 def why_stale(folder: Path, plan: TrialPlan | None) -> str | None:
-    """Why a folder must go, or None when it holds the finished trial that is planned."""
+    """Why a folder must be removed; None if it holds the planned trial, finished."""
     if plan is None:
         return "no longer asked for"
     try:
@@ -132,7 +132,7 @@ def _why_no_logits(folder: Path, plan: TrialPlan) -> str | None:
 
 
 def _take(store: Store, plan: TrialPlan) -> bool:
-    """Whether the store had the trial; it is looked at like any other before it stays."""
+    """Take a trial from the store; whether it had the trial. The trial is checked like any other before it stays."""
     if not store.take("trials", plan.identity, plan.folder):
         return False
     reason = why_stale(plan.folder, plan)
@@ -143,7 +143,7 @@ def _take(store: Store, plan: TrialPlan) -> bool:
 
 
 def _put_aside(store: Store, folder: Path) -> None:
-    """Keep a whole finished trial that is no longer asked for: it may be again."""
+    """Put a whole finished trial that is no longer asked for into the store: it may be asked for again."""
     try:
         result = read_result(folder) if folder.is_dir() else None
         if result is not None:

@@ -1,4 +1,4 @@
-"""Where the pipeline keeps things: the one place that knows the folders of a project (dvc.yaml names the same)."""
+"""The folders of a project: the only module that knows them (dvc.yaml names the same folders)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Layout:
 
     @property
     def tuning(self) -> Path:
-        """All that tuning makes: see `kdcache.engine.tuning.places`."""
+        """Everything that tuning makes; see `kdcache.engine.tuning.places`."""
         return self.root / "data" / "tuning"
 
     @property

@@ -1,6 +1,6 @@
-"""What a stage has to make: nothing, where it is there already or the store has it.
+"""What a stage still has to make: nothing if its output is there already, or in the store.
 
-Each function brings a stage's output folder up to date as far as that needs no computing, and returns what is left.
+Each function brings a stage's output folder up to date as far as possible without computing, and returns the rest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def teacher_to_train(
 def cache_to_write(
     study: Study, layout: Layout, task: str, teacher: str, store: Store | None = None
 ) -> CachePlan | None:
-    """The teacher's logits, when they have to be computed."""
+    """The plan of the teacher's logits if they have to be computed, else None."""
     folder = layout.cache(task, teacher)
     plan = Planner(study, layout).cache(task, teacher)
     reason = why_cache(plan)
@@ -61,7 +61,8 @@ def cache_to_write(
 
 
 def cache_identity(plan: CachePlan) -> str:
-    """What a folder of logits is stored under: all that its caches are computed from, and its teacher's record."""
+    """The identity of a folder of logits in the store: a hash of all that its caches are computed from, and of its
+    teacher's record."""
     teacher = fingerprint.of_file(plan.teacher_folder / TEACHER)
     caches = {place: prints.model_dump() for place, prints in plan.caches.items()}
     return fingerprint.of_json({"caches": caches, "teacher": teacher})
@@ -70,10 +71,10 @@ def cache_identity(plan: CachePlan) -> str:
 def trials_to_run(
     study: Study, layout: Layout, task: str, student: str, regularizer: str, store: Store | None = None
 ) -> list[TrialPlan]:
-    """The trials of a configuration that have to be run, or run again for the models that are to be kept.
+    """The trials of a configuration that have to be run, or run again for a model that is to be kept.
 
     Raises:
-        TrialError: the study is tuned, and nothing has been chosen for the configuration yet.
+        TrialError: the study is tuned, and no setting has been chosen for the configuration yet.
     """
     if not study.is_chosen(task, student, regularizer):
         raise _not_tuned(f"{task} / {student} / {regularizer}")
@@ -88,14 +89,14 @@ def _not_tuned(what: str) -> TrialError:
 
 
 def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:
-    """Refuse a change of params.yaml, of the data or of the code while a stage ran: DVC records what it is at the end.
+    """Refuse if params.yaml, the data or the code changed while a stage ran: DVC would record their new state for it.
 
     Args:
-        plans: what the stage has run.
+        plans: the plans that the stage has run.
 
     Raises:
-        TrialError: it would have another identity now, or its model is to be kept and was not, or the reverse. What was
-            run is kept, under the identity that it has.
+        TrialError: a plan would have another identity now, or `keep` now says something else about its model. The
+            results are kept, under the identity that they were run with.
     """
     planner = Planner(load_study(), layout)
     for plan in plans:
@@ -118,5 +119,5 @@ def _planned_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> TrialPlan |
 
 
 def _keeps_model(plan: TrialPlan | TeacherPlan) -> bool:
-    """A teacher is its model."""
+    """Whether the plan keeps a model; a teacher always does."""
     return isinstance(plan, TeacherPlan) or plan.keep_model

@@ -1,4 +1,4 @@
-"""README.md of a kept student: what it is, how good it is, where it comes from, how it is used."""
+"""README.md of a kept student: what it is, its scores, where it comes from, and how to use it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kdcache.trials.result import TrialResult
 
 
 def model_card(result: TrialResult, task: PreparedTask, scores: Mapping[str, float], folder: Path) -> str:
-    """The card, in Markdown with the metadata that the Hugging Face hub reads.
+    """The card, in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-        scores: of the trial, fractions 0..1; see `trial_scores`.
-        folder: the saved model.
+        scores: the trial's, as fractions 0..1; see `trial_scores`.
+        folder: the saved model's folder.
     """
     pipeline = f"{task.card.modality}-classification"
     kdcache = installed(["kdcache"]).get("kdcache", "unknown")
@@ -66,7 +66,7 @@ def _labels(names: list[str]) -> list[str]:
 
 
 def _example(pipeline: str, task: PreparedTask, folder: Path) -> str:
-    """How the model is asked, so that it is given what it was given here."""
+    """Code that uses the model with the same inputs as in training."""
     start = "from transformers import pipeline"
     if task.card.modality == "image":
         if read_json(folder / "config.json").get("num_channels", 3) == 3:
@@ -85,10 +85,10 @@ def _example(pipeline: str, task: PreparedTask, folder: Path) -> str:
 
 
 def _between(settings: Mapping[str, Any]) -> str:
-    """What a second text begins with, where the tokenizer puts nothing between two (GPT-2's); see `encode_texts`."""
+    """The separator before a second text, if the tokenizer puts none between two texts (GPT-2); see `encode_texts`."""
     return "" if settings.get("sep_token") else _token(settings.get("eos_token"))
 
 
 def _token(value: Any) -> str:
-    """A special token as a tokenizer's settings have it: a text, or an object with one."""
+    """A special token from a tokenizer's settings, where it is a text, or an object that holds one."""
     return str(value.get("content", "") if isinstance(value, dict) else value or "")

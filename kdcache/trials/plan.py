@@ -1,4 +1,4 @@
-"""What a study asks for: its teachers, their caches and its trials, each with its identity and what running it takes.
+"""A study's plans: its teachers, their caches and its trials, each with its identity and all that running it needs.
 
 Nothing here imports torch, so that a stage with nothing to do ends at once.
 """
@@ -43,12 +43,12 @@ class TrialPlan:
     regularizer: str
     method: Regularizer
     seed: int
-    soft_labels: tuple[Path, ...]  # logit caches that are learned from, their mean when several
+    soft_labels: tuple[Path, ...]  # logit caches to learn from; several are averaged
     keep_train_logits: bool
     evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
-    keep_views: bool = False  # beside the train logits, those of every augmented view
-    parts: Parts = field(default_factory=dict)  # of the identity
-    keep_model: bool = False  # the trained model; no part of the identity
+    keep_views: bool = False  # beside the train logits, keep those of every augmented view
+    parts: Parts = field(default_factory=dict)  # the parts of the identity
+    keep_model: bool = False  # keep the trained model; not part of the identity
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -86,9 +86,9 @@ class CachePlan:
     task: str
     task_folder: Path
     teacher: str
-    model: Teacher  # as it is after training: a checkpoint of its own
+    model: Teacher  # the teacher after training: its checkpoint is the trained model
     teacher_folder: Path
-    caches: dict[str, Fingerprints]  # by their place in the folder, see `teacher_caches`
+    caches: dict[str, Fingerprints]  # by place in the folder, see `teacher_caches`
 
     @property
     def name(self) -> str:
@@ -96,7 +96,7 @@ class CachePlan:
 
 
 class Planner:
-    """The plans of a study; tasks, checkpoints and code are read and hashed once."""
+    """Makes the plans of a study; tasks, checkpoints and code are read and hashed once."""
 
     def __init__(self, study: Study, layout: Layout) -> None:
         self.study, self.layout = study, layout
@@ -106,15 +106,16 @@ class Planner:
         self._contents: dict[Path, str] = {}
 
     def of(self, study: Study, layout: Layout) -> Planner:
-        """A planner of the same tasks and models with other values, or in other folders; it shares what was read."""
+        """A planner for the same tasks and models with other values or folders; it shares what was already read."""
         planner = copy(self)
         planner.study, planner.layout = study, layout
         return planner
 
     def teacher(self, task: str, name: str) -> TeacherPlan:
-        """
+        """A teacher's plan.
+
         Raises:
-            KdcacheError: the task is not prepared, or the checkpoint cannot be had.
+            KdcacheError: the task is not prepared, or the checkpoint cannot be found.
         """
         model = self.study.teacher(task, name)
         parts = training_parts(self._common_parts(task, model), Regularizer(), model.seed)
@@ -130,9 +131,10 @@ class Planner:
         )
 
     def cache(self, task: str, name: str) -> CachePlan:
-        """
+        """The plan of a teacher's logits.
+
         Raises:
-            KdcacheError: the task is not prepared, or the teacher not finished.
+            KdcacheError: the task is not prepared, or the teacher is not finished.
         """
         taught = self.layout.teacher(task, name)
         trained = trained_teacher(self.study.teacher(task, name), taught)
@@ -145,7 +147,7 @@ class Planner:
         """A plan for each seed that the configuration has now.
 
         Raises:
-            KdcacheError: the task is not prepared, the checkpoint cannot be had, or there are no logits to learn from.
+            KdcacheError: the task is not prepared, the checkpoint cannot be found, or logits to learn from are missing.
         """
         return [
             self.trial(task, student, regularizer, seed)
@@ -153,12 +155,12 @@ class Planner:
         ]
 
     def all_trials(self) -> Iterator[TrialPlan]:
-        """Of every configuration, in the order of params.yaml."""
+        """The plans of all trials of every configuration, in the order of params.yaml."""
         for configuration in self.study.configurations():
             yield from self.trials(*configuration)
 
     def trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
-        """The plan of one seed, as `trials` has it; a Self-KD trial needs that seed's baseline alone."""
+        """The plan of one seed, as in `trials`; a Self-KD trial needs only that seed's baseline to be finished."""
         model, method = self.study.as_tuned(task, student, regularizer)
         soft_labels = self._soft_labels(task, student, regularizer, seed)
         contents = [self._content(folder) for folder in learned_from(soft_labels, method)]
@@ -185,7 +187,7 @@ class Planner:
         )
 
     def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
-        """What a distiller learns from: its teachers' logits, or (Self-KD) those of the seed's baseline trial."""
+        """The caches that a distiller learns from: its teachers', or (Self-KD) that of the seed's baseline trial."""
         method = self.study.method(regularizer)
         if method.soft_labels == "self":
             return (self.layout.trial(task, student, self.study.comparison.baseline, seed) / LOGITS,)
@@ -210,17 +212,17 @@ class Planner:
         return self._tasks[task]
 
     def _checkpoint(self, model: Model) -> Checkpoint:
-        start = (model.checkpoint, model.revision, model.init, model.layers)  # whatever its recipe
+        start = (model.checkpoint, model.revision, model.init, model.layers)  # the recipe does not matter
         if start not in self._checkpoints:
             self._checkpoints[start] = find_checkpoint(model)
         return self._checkpoints[start]
 
 
 def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed: int) -> TrialPlan:
-    """A trial of plain fine-tuning outside of a study.
+    """The plan of a plain fine-tuning trial outside any study.
 
     Args:
-        name: the student's, for messages.
+        name: the student's name, for messages.
     """
     card = PreparedTask(task_folder).card
     common = common_parts(card, find_checkpoint(model), model)
@@ -244,7 +246,7 @@ def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed
 
 
 def trained_teacher(teacher: Teacher, folder: Path) -> Teacher:
-    """The teacher as it is after training: a checkpoint of its own.
+    """The teacher after training: its checkpoint is the folder of the trained model.
 
     Raises:
         TrialError: the folder holds no finished teacher.

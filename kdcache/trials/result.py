@@ -1,6 +1,6 @@
-"""result.json: what a trial was and what came out; cost.json beside it: what it took.
+"""result.json: what was run in a trial, and its result; cost.json beside it: time and memory.
 
-A result holds nothing that differs when the same trial runs again on such a machine: no time, no memory, no path.
+A result holds nothing that differs if the same trial runs again on the same kind of machine: no time, memory or path.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ OPTIONAL = ("parts", "adopted", "metrics", "seconds", "peak_memory_mb")
 
 
 class Adopted(BaseModel):
-    """The code of a result was refactored, and proved to compute the same: see `kdcache.trials.adopt`.
+    """Says that a result's code was refactored and proved to compute the same; see `kdcache.trials.adopt`.
 
     `from` and `to` are the code's fingerprints; `checked` of `of` finished trainings were run again and compared.
     """
@@ -32,10 +32,11 @@ class Adopted(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """`result.json`: what was run and what came out. The scores follow from the logits beside it.
+    """The content of result.json: what was run, and its losses. The scores follow from the logits beside it.
 
-    `commit` is what a hub checkpoint's revision stood for, `start` the content that the trial began with, `parts` what
-    `identity` is the hash of. Results of kdcache 0.1 have no parts, but their scores (fractions, 0..1) and cost.
+    `commit` is the commit that a hub checkpoint's revision stood for, `start` a fingerprint of what the model started
+    from, and `parts` what `identity` is the hash of. Results of kdcache 0.1 have no parts; they have scores (`metrics`,
+    fractions 0..1) and cost instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +68,7 @@ class TrialResult(BaseModel):
 
 
 class TrialCost(BaseModel):
-    """`cost.json`: wall-clock seconds of training, peak MiB, and the device."""
+    """The content of cost.json: wall-clock seconds of training, peak memory in MiB, and the device."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -77,10 +78,10 @@ class TrialCost(BaseModel):
 
 
 def read_result(folder: Path) -> TrialResult | None:
-    """The result in a trial's folder; None when the trial is not finished.
+    """The result in a trial's folder; None if the trial is not finished.
 
     Raises:
-        TrialError: result.json is there but is no result of this version.
+        TrialError: result.json exists but is not a result of this version.
     """
     path = folder / RESULT
     if not path.exists():
@@ -97,10 +98,10 @@ def read_result(folder: Path) -> TrialResult | None:
 
 
 def finished_result(folder: Path) -> TrialResult:
-    """The result of a trial that is known to be finished.
+    """The result of a trial that must be finished.
 
     Raises:
-        TrialError: it is not.
+        TrialError: the trial is not finished.
     """
     result = read_result(folder)
     if result is None:
@@ -111,13 +112,13 @@ def finished_result(folder: Path) -> TrialResult:
 
 
 def write_result(folder: Path, result: TrialResult) -> None:
-    """Write result.json, atomically; from here on the trial is finished."""
+    """Write result.json, atomically; this makes the trial finished."""
     absent = {name for name in OPTIONAL if getattr(result, name) is None}
     write_json(folder / RESULT, result.model_dump(exclude=absent, by_alias=True))
 
 
 def read_cost(folder: Path) -> TrialCost | None:
-    """What a trial or a teacher took; None when that is not known here: DVC does not keep it."""
+    """What a trial or a teacher took; None if cost.json is not here, since DVC does not keep it."""
     try:
         return TrialCost.model_validate(read_json(folder / COST))
     except (KdcacheError, ValidationError):

@@ -1,4 +1,4 @@
-"""Run one trial of a student: train it, keep its logits, and write its result last."""
+"""Run one trial: train the student, write its logits, and write its result last."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ Logits = npt.NDArray[np.float32]
 
 
 def run_trial(plan: TrialPlan) -> None:
-    """Train, predict and save one trial, with its model where that is kept; its result.json is written last.
+    """Train, predict and save one trial, with its model if that is to be kept; result.json is written last.
 
     Raises:
-        KdcacheError: the task was prepared anew, the logits to learn from are of other rows, or training failed.
+        KdcacheError: the task was prepared anew meanwhile, the logits to learn from are of other rows, or training
+            failed.
     """
     inputs = open_inputs(plan.task_folder, plan.model, plan.data)
     trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
@@ -97,7 +98,7 @@ def _prediction_cost(seconds: float, rows: int, run: str) -> Cost:
 def _write_logits(
     plan: TrialPlan, inputs: Inputs, logits: Mapping[str, Logits], views: Logits | None, cost: Cost
 ) -> None:
-    """The trial's own cache [N, K], and of an augmented task's baseline that of its views [N, V, K]."""
+    """Write the trial's own cache [N, K], and for a baseline on an augmented task the cache of its views [N, V, K]."""
     folder, card = plan.folder / LOGITS, inputs.card
     prints = logit_fingerprints(card, inputs.checkpoint, weights=plan.identity)
     if views is not None and card.augment is not None:

@@ -1,4 +1,4 @@
-"""Run finished trainings again, and compare bit for bit what comes out with what was kept."""
+"""Run finished trainings again, and compare the new results with the kept ones bit for bit."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ RunAll = Callable[[Sequence[TrialPlan]], None]
 def check_same(
     teachers: Sequence[TeacherPlan], caches: Sequence[CachePlan], trials: Sequence[TrialPlan], run: RunAll
 ) -> None:
-    """Run these again in a temporary folder, and compare every loss, weight and logit with those that are kept.
+    """Run these plans again in a temporary folder, and compare every loss, weight and logit with the kept ones.
 
     Raises:
-        TrialError: a value is another; the first one is named.
+        TrialError: a value differs; the first one is named.
     """
     with tempfile.TemporaryDirectory(prefix="kdcache-adopt-") as name:
         folder = Path(name)
@@ -84,9 +84,10 @@ def _at(values: Sequence[float], epoch: int) -> str:
 
 
 def check_logits(name: str, kept: Path, now: Path) -> None:
-    """
+    """Compare the logits of two caches.
+
     Raises:
-        TrialError: names the first row and class whose logit is another.
+        TrialError: a logit differs; names the first row and class.
     """
     difference = first_difference(kept, now)
     if difference is not None:
@@ -94,7 +95,7 @@ def check_logits(name: str, kept: Path, now: Path) -> None:
 
 
 def first_difference(kept: Path, now: Path) -> str | None:
-    """The first row and class whose logit is another in a second cache, in words; None when every bit is the same."""
+    """The first difference between the logits of two caches, in words; None if every bit is the same."""
     before, after = LogitCache(kept), LogitCache(now)
     if before.splits != after.splits:
         return f"kept are logits of {before.splits}, now there are those of {after.splits}"

@@ -1,4 +1,4 @@
-"""Saved models, a teacher's and a kept student's: whether their files are as they were saved."""
+"""Saved models (teachers and kept students): whether their files are as they were saved."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from kdcache.trials.plan import TrialPlan
 
 
 def teacher_files(folder: Path) -> str:
-    """Fingerprint of a saved teacher's files: all but teacher.json and what it cost."""
+    """Fingerprint of a saved teacher's files, without teacher.json and cost.json."""
     return model_files(folder, TEACHER)
 
 
 def model_files(folder: Path, record: str) -> str:
-    """Fingerprint of a saved model's files: all but its record and what it cost."""
+    """Fingerprint of a saved model's files, without its record and cost.json."""
     names = [path.name for path in folder.iterdir() if path.name not in (record, COST)]
     return fingerprint.of_files(folder, [name for name in names if not name.startswith(".")])
 
 
 def why_no_model(plan: TrialPlan) -> str | None:
-    """Why a finished trial's trained model is not to be had, or None when its folder holds that very model, whole."""
+    """Why a finished trial's trained model is not available; None if the folder holds this very model, whole."""
     folder = plan.folder / MODEL
     if not folder.exists():
         return "it was not kept"

@@ -16,8 +16,8 @@ from kdcache.trials.result import TrialResult
 from kdcache.trials.saved_models import model_files
 from kdcache.trials.scores import trial_scores
 
-# What `kdcache.modelling.encoding` does with an image, in the words of transformers (`resample` 2 is bilinear). This
-# processor does nothing else, whatever the model; that of a model's own family may cut images.
+# What `kdcache.modelling.encoding` does with an image, as settings of transformers (`resample` 2 is bilinear). This
+# processor does nothing else, for any model; the processor of a model's own family may crop images.
 IMAGES = {
     "image_processor_type": "ViTImageProcessor",
     "do_resize": True,
@@ -42,16 +42,16 @@ def save_checkpoint(model: Any, inputs: Inputs, folder: Path) -> None:
 
 
 def forget_old_head(config: Any) -> None:
-    """Of an old head a checkpoint's config may say what pipelines of transformers apply in place of a softmax."""
+    """Remove the settings of an old head from a config: they can replace the softmax in transformers' pipelines."""
     vars(config).pop("function_to_apply", None)
 
 
 def save_student(model: Any, inputs: Inputs, trial: Path, folder: Path, result: TrialResult) -> None:
-    """Save a trial's trained model: a checkpoint, its card and student.json. `folder` is there whole, or not at all.
+    """Save a trial's trained model: a checkpoint, its card and student.json. `folder` appears whole, or not at all.
 
     Args:
-        trial: the folder with the trial's logits, which its scores follow from.
-        folder: for the model; one that is there is replaced.
+        trial: the folder with the trial's logits, from which its scores are computed.
+        folder: the model's folder; an existing one is replaced.
 
     Raises:
         ModelError: the files cannot be written.
@@ -71,7 +71,7 @@ def save_student(model: Any, inputs: Inputs, trial: Path, folder: Path, result: 
 
 
 def _say_how_rows_are_read(inputs: Inputs, folder: Path) -> None:
-    """A pipeline is to give the model what the trial gave it: texts that are cut as long, images of the same pixels."""
+    """Write settings with which a pipeline gives the model the trial's inputs: texts as long, and the same pixels."""
     if inputs.card.modality == "image":
         path, size = folder / "preprocessor_config.json", inputs.preprocessor.size
         write_json(path, {**read_json(path), **IMAGES, "size": {"height": size, "width": size}})

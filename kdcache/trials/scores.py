@@ -1,4 +1,4 @@
-"""Scores follow from logits: they are computed from what a trial or a cache keeps, never stored beside it."""
+"""Scores, computed from the logits that a trial or a cache keeps; they are never stored beside the logits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdcache.trials.layout import LOGITS
 def score_logits(
     logits: npt.NDArray[np.float32], labels: npt.NDArray[Any], card: TaskCard
 ) -> dict[str, float]:
-    """Every score that the task can have, from logits [N, K] and labels [N]; fractions, 0..1."""
+    """Every score that the task can have, from logits [N, K] and labels [N], as fractions 0..1."""
     names = scoring.applicable_metrics(card.classes, card.regression)
     return scoring.score(logits, labels, names, card.regression, card.positive_class)
 
@@ -26,7 +26,7 @@ def score_logits(
 def trial_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
     """A finished trial's scores on every evaluated split, from its logits; every row is checked.
 
-    Those on validation have their own names, those on a further split `<metric>_<split>`.
+    Scores on validation are named by their metric, those on a further split `<metric>_<split>`.
 
     Raises:
         CacheError: the logits are missing, damaged, or of other rows.
@@ -41,5 +41,5 @@ def trial_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
 
 
 def named(metric: str, split: str) -> str:
-    """A score's name in tables: that on validation has the metric's own."""
+    """A score's name in tables: on validation the metric's name, on a further split `<metric>_<split>`."""
     return metric if split == "validation" else f"{metric}_{split}"

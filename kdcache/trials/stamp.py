@@ -1,4 +1,4 @@
-"""Give finished results the identity of the code as it is now."""
+"""Give finished results the identity of the present code."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def stamp_teacher(plan: TeacherPlan, checked: int, of: int) -> None:
     """Give a finished teacher its planned identity; the weights stay as they are.
 
     Args:
-        checked, of: how many trainings of how many were run again and compared.
+        checked, of: how many trainings were run again and compared, out of how many.
     """
     kept = read_json(plan.folder / TEACHER)
     adopted = _adopted(kept["parts"], plan.parts, checked, of).model_dump(by_alias=True)
@@ -69,7 +69,7 @@ def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
 
 
 def _write_model(plan: TrialPlan, before: str, new: Path) -> None:
-    """A kept model, whose card and record name the trial's identity."""
+    """Copy a kept model; its card and record name the trial's identity, so they are written anew."""
     copy_folder(plan.folder / MODEL, new)
     card = (new / CARD).read_text(encoding="utf-8").replace(before, plan.identity)
     write_atomically(new / CARD, card.encode())
@@ -78,7 +78,7 @@ def _write_model(plan: TrialPlan, before: str, new: Path) -> None:
 
 
 def _swap(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write a folder anew beside the old one, then put it in its place."""
+    """Write a new folder beside the old one, then replace the old one by it."""
     new, old = folder.with_name(f".{folder.name}.new.tmp"), folder.with_name(f".{folder.name}.old.tmp")
     for left in (new, old):
         shutil.rmtree(left, ignore_errors=True)

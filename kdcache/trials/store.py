@@ -1,14 +1,14 @@
-"""What was computed once is not computed again: finished trials, teachers and caches by their identity.
+"""The store: finished trials, teachers and caches by identity, so that nothing is computed twice.
 
-The store lies in `.kdcache/` of the project, beside .dvc and outside Git, and is shared by `dvc exp` in temporary
-copies of the project. An entry is a copy of a finished folder with the checksum of each of its files. It is put there
-in one step when the folder is finished, and looked at whole before it is taken; what is damaged is never taken.
+The store lies in the project's folder `.kdcache/`, beside .dvc and outside Git; `dvc exp` in temporary copies of the
+project shares it. An entry is a copy of a finished folder with the checksum of each file. It is added in one step when
+the folder is finished, and checked in full before it is taken; a damaged entry is never taken.
 
     .kdcache/store/<kind>/<identity>/seal.json   the files of `content`, their sizes and checksums
     .kdcache/store/<kind>/<identity>/content/
 
-A student's trained model (`keep` in params.yaml) is not among them. One model takes the room of hundreds of trials,
-which would soon have to go for it; and a model can be had again from its trial, a trial from nothing.
+A student's trained model (`keep` in params.yaml) is not stored. It takes the space of hundreds of trials, which would
+soon be removed to make room for it. And a lost model can be trained again and checked against its trial's logits.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from kdcache.trials.layout import MODEL, RESULT
 
 log = logging.getLogger(__name__)
 
-FOLDER = "KDCACHE_STORE"  # another place; "off": no store
-SIZE = "KDCACHE_STORE_GB"  # at most so much is kept
+FOLDER = "KDCACHE_STORE"  # variable: another folder, or "off" for no store
+SIZE = "KDCACHE_STORE_GB"  # variable: the largest size of the store
 DEFAULT_GB = 20.0
 SEAL, CONTENT, TOTAL = "seal.json", "content", "total.json"
 Kind = Literal["trials", "teachers", "caches"]
@@ -41,7 +41,7 @@ KINDS: tuple[Kind, ...] = ("trials", "teachers", "caches")
 
 @dataclass(frozen=True)
 class Entry:
-    """What the store has: its kind, identity, bytes and when it was last put or taken (seconds since the epoch)."""
+    """An entry of the store; `used` is when it was last put or taken, in seconds since 1970."""
 
     kind: str
     identity: str
@@ -51,18 +51,18 @@ class Entry:
 
 
 class Store:
-    """The store in a folder, which is made when something is put into it.
+    """A store in a folder, which is created when the first entry is put into it.
 
     Args:
         folder: default: `.kdcache/store` of the project that the current folder is in.
-        limit: bytes that are kept at most; the longest unused entries go first.
+        limit: the largest size in bytes; entries that were unused for longest are removed first.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def put(self, kind: Kind, identity: str, folder: Path) -> None:
-        """Keep a copy of a finished folder; an entry that is there already stays.
+        """Store a copy of a finished folder; an existing entry stays as it is.
 
         Raises:
             KdcacheError: the copy cannot be written. The folder itself is not touched.
@@ -87,7 +87,7 @@ class Store:
         self._count(size)
 
     def take(self, kind: Kind, identity: str, folder: Path) -> bool:
-        """Copy an entry to `folder`, in one step; False when there is none, or none that is whole.
+        """Copy an entry to `folder`, in one step; False if there is no entry, or it is damaged.
 
         Raises:
             KdcacheError: the copy cannot be written.
@@ -122,14 +122,15 @@ class Store:
         return True
 
     def entries(self) -> list[Entry]:
-        """All entries, the longest unused first."""
+        """All entries, those unused for longest first."""
         return sorted(self._entries(), key=lambda entry: entry.used)
 
     def free(self, limit: int | None = None) -> list[Entry]:
-        """Remove the longest unused entries until at most `limit` bytes are left (default: the store's own limit).
+        """Remove entries, those unused for longest first, until at most `limit` bytes are left (default: the store's
+        own limit).
 
         Returns:
-            What was removed.
+            The removed entries.
         """
         limit = self.limit if limit is None else limit
         entries = self.entries()
@@ -157,7 +158,7 @@ class Store:
                 yield Entry(kind, seal.parent.name, size, used, seal.parent)
 
     def _count(self, size: int) -> None:
-        """Add to the number of bytes that are kept, and free what is over. Counting all entries each time is slow."""
+        """Add to the recorded number of bytes, and free what exceeds the limit. (Counting all entries is slow.)"""
         with FileLock(self.folder / f".{TOTAL}.lock"):
             try:
                 total = int(read_json(self.folder / TOTAL)["bytes"]) + size
@@ -175,12 +176,12 @@ class Store:
 
 
 def project_store() -> Store | None:
-    """The store of the project that the current folder is in; None when KDCACHE_STORE is `off`.
+    """The store of the project that the current folder is in; None if KDCACHE_STORE is `off`.
 
-    DVC runs experiments in copies of the project under `.dvc/tmp/`: they share the project's own.
+    DVC runs experiments in copies of the project under `.dvc/tmp/`; these share the project's store.
 
     Raises:
-        TrialError: KDCACHE_STORE_GB is no number above 0.
+        TrialError: KDCACHE_STORE_GB is not a number above 0.
     """
     place = os.environ.get(FOLDER)
     if place == "off":
@@ -206,7 +207,7 @@ def _limit() -> int:
 
 
 def run_and_store(plan: Any) -> None:
-    """Run a `TrialPlan`, or if its trial is finished get its model, and keep the trial in the project's store."""
+    """Run a `TrialPlan` and put the trial into the project's store; if the trial is finished, only make its model."""
     from kdcache.trials.again import keep_student
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 

@@ -1,4 +1,4 @@
-"""Hand out a finished trial's trained student: the very model that was scored, or none."""
+"""Hand out a finished trial's trained student: exactly the model that was scored, or an error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdcache.trials.scores import trial_scores
 
 @dataclass(frozen=True)
 class HandedOut:
-    """Whose model `hand_out` gave, its trial's scores (fractions, 0..1), and whether it was trained again for it."""
+    """The trial whose model `hand_out` gave, its scores (fractions 0..1), and whether it was trained again for that."""
 
     task: str
     student: str
@@ -44,17 +44,17 @@ def hand_out(
     out: Path,
     run: RunAll,
 ) -> HandedOut:
-    """Write the trained model of a finished trial to a folder: a copy of the kept one, or trained again.
+    """Write the trained model of a finished trial to a folder: a copy of the kept model, or the model trained again.
 
     Args:
-        method: a regularizer or distiller.
-        seed: default: the configuration's first.
-        out: a folder that is not there, or empty. It is there whole in the end, or as it was.
+        method: the regularizer's or distiller's name.
+        seed: default: the configuration's first seed.
+        out: a new or empty folder. It ends up whole, or as it was.
         run: runs trials, as `kdcache.engine.run_trials` does.
 
     Raises:
-        TrialError: there is no such trial in the study; it is not finished, or not as the study now says; or it was
-            trained again and a logit is another.
+        TrialError: the study has no such trial; the trial is not finished, or not as the study now says; or it was
+            trained again and a logit differs.
         KdcacheError: `out` has files, or cannot be written.
     """
     _check_empty(out)
@@ -82,10 +82,10 @@ def _check_empty(out: Path) -> None:
 def _planned(
     study: Study, layout: Layout, task: str, student: str, method: str, seed: int | None
 ) -> TrialPlan:
-    """The plan of a trial that is finished, whole and as the study says.
+    """The plan of a trial that must be finished, whole and as the study says.
 
     Raises:
-        TrialError: it is not, or the study asks for no such trial.
+        TrialError: the trial is not, or the study asks for no such trial.
     """
     _check_known(study, task, student, method)
     seeds = study.seeds_of(task, student, method)
@@ -119,7 +119,7 @@ def _check_known(study: Study, task: str, student: str, method: str) -> None:
 
 
 def _copied(plan: TrialPlan, folder: Path) -> Path:
-    """A copy of a trial's kept model, in another folder."""
+    """Copy a trial's kept model to another folder."""
     copy_folder(plan.folder / MODEL, folder / MODEL)
     reason = why_no_model(replace(plan, folder=folder))
     if reason is not None:

@@ -65,7 +65,7 @@ def _scores(trained: Any, inputs: Inputs, model: Teacher) -> dict[str, float]:
 
 
 def _save(model: Any, inputs: Inputs, folder: Path, result: Mapping[str, Any], run: Training) -> None:
-    """teacher.json is removed first and written last, so its presence means that the folder is complete."""
+    """Save the model. teacher.json is removed first and written last, so its presence means a complete folder."""
     remove(folder / TEACHER)
     if folder.exists():
         shutil.rmtree(folder)

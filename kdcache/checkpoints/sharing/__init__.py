@@ -1,4 +1,4 @@
-"""Caches to and from the Hugging Face hub: `kdcache push` and `kdcache pull`. See docs/sharing.md."""
+"""Upload caches to the Hugging Face hub and download them: `kdcache push`, `kdcache pull`. See docs/sharing.md."""
 
 from kdcache.checkpoints.sharing.pull import pull
 from kdcache.checkpoints.sharing.push import push

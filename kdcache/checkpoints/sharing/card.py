@@ -1,4 +1,4 @@
-"""A shared cache's data set card: README.md, made of its manifest alone."""
+"""A shared cache's data set card: README.md, made from the cache's manifest alone."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kdcache.logits.tokens.cache import TokenCache
 
 CARD = "README.md"
 TAGS = ("knowledge-distillation", "logits", "kdcache")
-MOST_NAMES, MOST_LETTERS = 20, 60  # of label names that are shown, and of a text
+MOST_NAMES, MOST_LETTERS = 20, 60  # label names that are shown, and characters of a text
 VERIFYING = (
     "`kdcache pull` compares every checksum and reads every value before the cache is in its place. With `--expect` it "
     "takes no other weights and no other rows. Later, `kdcache verify FOLDER` checks the same."
 )
 AGAINST = " With `--against TEACHER --task FOLDER` it also runs the teacher again on some rows."
-SAFE = re.compile(r"[A-Za-z0-9._:-]+")  # on a command line
+SAFE = re.compile(r"[A-Za-z0-9._:-]+")  # texts that need no quotes on a command line
 CALLED = {
     "weights": "the teacher's weights",
     "data": "the rows",
@@ -28,7 +28,7 @@ CALLED = {
 
 
 def card_of(cache: LogitCache | TokenCache, address: Address, licence: str) -> str:
-    """The card of a cache: what it is, whose logits, how many, how to read and how to verify it."""
+    """The card of a cache: what it is, whose logits it holds, how many, and how to read and verify it."""
     kind = "Token" if isinstance(cache, TokenCache) else "Logit"
     parts = [
         _front_matter(licence),
@@ -106,7 +106,7 @@ def _fingerprints(cache: LogitCache | TokenCache) -> Iterable[tuple[str, str]]:
 
 
 def _scores(cache: LogitCache | TokenCache) -> list[str]:
-    """The teacher's own scores, where the manifest has some."""
+    """The teacher's own scores, if the manifest has any."""
     rows = [
         (split, _plain(metric), f"{value:.4f}")
         for split, scores in cache.manifest.scores.items()
@@ -147,6 +147,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _plain(text: str) -> str:
-    """A text of the manifest that cannot steer Markdown: cut, of one line, without its signs."""
+    """A text of the manifest, made safe for Markdown: cut, on one line, without special characters."""
     cut = text if len(text) <= MOST_LETTERS + 4 else f"{text[:MOST_LETTERS]}..."
     return "".join(char if char.isprintable() and char not in "|`<>[]\\" else " " for char in cut)

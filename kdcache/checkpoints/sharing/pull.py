@@ -1,4 +1,4 @@
-"""`kdcache pull`: a cache from the hub into a folder that is there whole and verified, or not at all."""
+"""`kdcache pull`: download a cache from the hub; its folder appears whole and verified, or not at all."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def pull(source: str, folder: str | Path, expect: Mapping[str, str] | None = Non
 
     Args:
         source: `hf://datasets/OWNER/NAME[/FOLDER][@REVISION]`.
-        folder: where the cache is to be. One that holds this cache already stays as it is.
+        folder: the destination. If it holds this cache already, it stays as it is.
         expect: fingerprints that the cache must have, by name: `identity`, `data`, `weights`, `preprocessing`, `code`.
 
     Returns:
-        `path`, `address`, `commit`, `downloaded` (False: it was there already), `identity`, `rows` by split, `shards`,
-        `bytes` and `fingerprints`.
+        `path`, `address`, `commit`, `downloaded` (False if the folder held the cache already), `identity`, `rows` by
+        split, `shards`, `bytes` and `fingerprints`.
 
     Raises:
-        CacheError: there is no cache, or one that is incomplete, damaged or not the one expected; the folder holds
-            something else; or the hub refuses. The folder is then as before.
+        CacheError: the address has no cache, or one that is incomplete, damaged or not the one expected; the folder
+            holds something else; or the hub refuses. The folder is then as before.
     """
     address, place = parse(source), user_path(folder)
     api = connect()
@@ -91,7 +91,11 @@ def _holds_something(place: Path) -> bool:
 
 
 def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
-    """What is in the folder, if it is this cache."""
+    """Verify a folder that must hold this very cache.
+
+    Raises:
+        CacheError: it holds something else, or this cache is not whole.
+    """
     try:
         there = read_manifest(place)
     except CacheError as error:
@@ -112,7 +116,7 @@ def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
 
 
 def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
-    """Download, verify, move."""
+    """Download the cache, verify it, and move it to its place."""
     missing = remote.lacks(shards_of(manifest))
     if missing:
         raise CacheError(
@@ -136,10 +140,10 @@ def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
 
 @contextmanager
 def _beside(final: Path) -> Iterator[Path]:
-    """The folder of an unfinished download, beside its destination: kept for the next pull unless all went well.
+    """A work folder beside the destination. After a failure it stays, so that the next pull continues there.
 
     Raises:
-        CacheError: another process downloads there.
+        CacheError: another process is downloading there.
     """
     work = final.parent / f".{final.name}.pull"
     lock = FolderLock(work)
@@ -156,7 +160,7 @@ def _beside(final: Path) -> Iterator[Path]:
 
 
 def _download(remote: Remote, manifest: Sealed, work: Path) -> Path:
-    """The folder of the cache's files at the commit, and nothing else; what an earlier pull brought stays.
+    """Download the cache's files at the commit and return their folder; files of an earlier pull are kept.
 
     Raises:
         CacheError: not all of them came.
@@ -186,9 +190,9 @@ def _download(remote: Remote, manifest: Sealed, work: Path) -> Path:
 
 
 def _keep_only(folder: Path, kept: set[Path]) -> None:
-    """Remove what is no file of the cache: the hub client's notes, and files of an earlier commit."""
+    """Remove all but the cache's files: the hub client's notes, and files of an earlier commit."""
     with os_errors(folder):
-        for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder comes before it
+        for path in sorted(folder.rglob("*"), reverse=True):  # a folder's content comes before the folder
             if path.is_dir() and not path.is_symlink():
                 if not any(path.iterdir()):
                     path.rmdir()

@@ -1,4 +1,4 @@
-"""`kdcache push`: a verified cache and its data set card, to the hub in one commit."""
+"""`kdcache push`: upload a verified cache and its data set card to the hub in one commit."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def push(
 
     Args:
         folder: the cache's folder.
-        target: `hf://datasets/OWNER/NAME[/FOLDER][@BRANCH]`; the repository is made where it is not there.
+        target: `hf://datasets/OWNER/NAME[/FOLDER][@BRANCH]`; the repository is created if it does not exist.
         licence: an id that the hub knows, such as `cc-by-4.0`, or `other`.
-        private: make the repository a private one; one that is there and public is refused.
-        message: of the commit.
-        replace: put the cache and its card in the place of what is there.
+        private: create a private repository; an existing public one is refused.
+        message: the commit's message.
+        replace: overwrite what is at the target with the cache and its card.
 
     Returns:
-        `path`, `address`, `commit`, `uploaded` (False: the same cache was there), `rows`, `bytes`, and `card`: whether
-        the card was written (one that is there stays, unless `replace`).
+        `path`, `address`, `commit`, `uploaded` (False if the same cache was there already), `rows`, `bytes`, and
+        `card`: whether the card was written (an existing card stays, unless `replace`).
 
     Raises:
-        CacheError: the cache is damaged or incomplete, another one is there, or the hub refuses.
+        CacheError: the cache is damaged or incomplete, another cache is at the target, or the hub refuses.
     """
     address, path = _writable(target), user_path(folder)
     licence = _checked(licence)
@@ -108,9 +108,9 @@ def _require_login(address: Address) -> None:
 
 
 def _validate(api: HfApi, card: str) -> None:
-    """Ask the hub whether it takes the card, before anything is made there.
+    """Ask the hub whether it accepts the card, before anything is created there.
 
-    Older versions of `DatasetCard.validate` ask huggingface.co, whatever HF_ENDPOINT says.
+    `DatasetCard.validate` is not used: older versions ignore HF_ENDPOINT and ask huggingface.co.
     """
     from huggingface_hub import get_session, hf_raise_for_status
 
@@ -122,7 +122,7 @@ def _validate(api: HfApi, card: str) -> None:
 
 
 def _repository(api: HfApi, address: Address, private: bool) -> Remote:
-    """What is there; a repository that is not there is made."""
+    """What is at the address; a missing repository is created."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -141,10 +141,10 @@ def _repository(api: HfApi, address: Address, private: bool) -> Remote:
 
 
 def _is_there(remote: Remote, manifest: Sealed) -> bool:
-    """Whether this very cache is there, whole.
+    """Whether the whole of this very cache is at the address.
 
     Raises:
-        CacheError: another one is, or what is there cannot be read.
+        CacheError: another cache is there, or its manifest cannot be read.
     """
     there = remote.manifest
     if there is None:
@@ -158,16 +158,16 @@ def _is_there(remote: Remote, manifest: Sealed) -> bool:
 
 
 def _own_files(path: Path, manifest: Sealed) -> list[str]:
-    """The cache's files, and nothing else of its folder."""
+    """The cache's files, without anything else in its folder."""
     cost = [COST] if read_cost(path) is not None else []
     return [MANIFEST, *cost, *(shard.file for shard in shards_of(manifest))]
 
 
 def _replaced(remote: Remote, files: Collection[str], replace: bool) -> list[str]:
-    """The files of an earlier cache that the new one does not have.
+    """The files of an earlier cache that the new cache lacks and that are to be deleted.
 
     Raises:
-        CacheError: files of these names are there, and are no cache's.
+        CacheError: there are files of the same names that belong to no cache.
     """
     try:
         there = remote.manifest
@@ -185,7 +185,7 @@ def _replaced(remote: Remote, files: Collection[str], replace: bool) -> list[str
 
 
 def _upload(api: HfApi, remote: Remote, files: dict[str, Path | bytes], gone: list[str], message: str) -> str:
-    """One commit, on what was looked at: refused where somebody was faster. Returns it.
+    """Upload in one commit on top of the commit that was looked at, and return it; refused if the branch has moved.
 
     `upload_folder` is not used: with Xet it makes several commits of a large folder.
     """

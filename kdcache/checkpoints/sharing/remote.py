@@ -56,7 +56,7 @@ def parse(text: str) -> Address:
     """Read `hf://datasets/OWNER/NAME[/FOLDER][@REVISION]`; without a revision it is `main`.
 
     Raises:
-        CacheError: it is something else.
+        CacheError: the text is no such address.
     """
     found = ADDRESS.fullmatch(text)
     if found is None or (found["revision"] and found["last"]):
@@ -69,7 +69,7 @@ def connect() -> HfApi:
     """The hub's client, with huggingface_hub's own login.
 
     Raises:
-        CacheError: the environment says that the hub is not to be asked.
+        CacheError: HF_HUB_OFFLINE or KDCACHE_MIRROR is set, so the hub must not be asked.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
@@ -86,10 +86,10 @@ def connect() -> HfApi:
 
 @contextmanager
 def asking(address: Address, otherwise: str) -> Iterator[None]:
-    """Errors of the hub's client as one line for people.
+    """Turn errors of the hub's client into a CacheError of one line.
 
     Args:
-        otherwise: what to say of an error that says nothing of the hub.
+        otherwise: what to say about an error that has nothing to do with the hub.
     """
     try:
         yield
@@ -102,7 +102,7 @@ def asking(address: Address, otherwise: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file's size in bytes, and its sha256 where the hub knows it (of large files)."""
+    """A file's size in bytes, and its sha256 if the hub knows it (of large files)."""
 
     size: int
     sha256: str | None
@@ -119,10 +119,10 @@ class Remote:
 
     @cached_property
     def manifest(self) -> Sealed | None:
-        """The manifest that is there; None: there is none.
+        """The cache's manifest; None if there is none.
 
         Raises:
-            CacheError: it is no manifest, damaged, of a newer format, or cannot be had.
+            CacheError: the file is not a manifest, damaged, of a newer format, or cannot be downloaded.
         """
         if MANIFEST not in self.files:
             return None
@@ -152,7 +152,7 @@ class Remote:
             )
 
     def lacks(self, shards: list[ShardInfo]) -> list[str]:
-        """Which of these shards are not there, or not as the manifest says."""
+        """Which of these shards are missing, or differ from the manifest."""
         return [shard.file for shard in shards if not self._has(shard)]
 
     def _has(self, shard: ShardInfo) -> bool:
@@ -161,7 +161,7 @@ class Remote:
 
 
 def look(api: HfApi, address: Address) -> Remote:
-    """What is at an address now; the hub's client raises what it raises."""
+    """What is at an address now. Errors of the hub's client pass through."""
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
@@ -188,7 +188,7 @@ def shards_of(manifest: Sealed) -> list[ShardInfo]:
 
 
 def difference(there: Sealed, expected: Sealed, names: tuple[str, str]) -> str:
-    """How two caches differ, for a message: their fingerprints where those do.
+    """How two caches differ, for a message: the fingerprints that differ, if any.
 
     Args:
         names: what each is called, such as ("there", "here").

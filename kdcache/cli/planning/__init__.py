@@ -1,1 +1,1 @@
-"""What a study takes, before it runs: its stages, steps, hours and bytes."""
+"""Estimate what a study takes before it runs: stages, steps, hours and bytes."""

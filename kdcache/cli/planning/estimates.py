@@ -1,7 +1,7 @@
-"""What a planned study takes: stages, optimizer steps, hours, disk. The hours come from measured speeds.
+"""Estimate what a planned study takes: stages, optimizer steps, hours, disk.
 
-`kdcache.cli.planning.timing` measures how fast a model is on this machine; without it, finished runs say how fast they
-were.
+The hours come from measured speeds: from `kdcache.cli.planning.timing`, which times models on this machine, or else
+from finished runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PARTS = ("total", "left")
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds for an optimizer step and for predicting a row, on which device, and the model's weights."""
+    """Seconds for an optimizer step and for predicting a row, the device, and the model's number of parameters."""
 
     step: float
     row: float
@@ -34,7 +34,7 @@ class Speed:
 
 
 def measured(job: Job) -> Speed | None:
-    """How fast the job's finished runs were; None without any."""
+    """The speed of the job's finished runs; None if there are none."""
     finished_runs = [
         (run.finished, run.logits)
         for run in job.runs
@@ -54,19 +54,20 @@ def measured(job: Job) -> Speed | None:
 
 
 def _measured(plan: Plan) -> dict[tuple[str, str, str], Speed | None]:
-    """How fast each job was; a model in tuning is as fast as in the study."""
+    """Each job's measured speed; a model in tuning has the speed it has in the study."""
     own = {key(job): measured(job) for job in plan.jobs if job.kind in ("teacher", "student")}
     alike = {key(job): (job.kind.removeprefix("tuned "), job.task, job.model) for job in plan.jobs}
     return {name: own.get(of) for name, of in alike.items()}
 
 
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
-    """The plan as one JSON-like object; what is unknown is None.
+    """The plan as one JSON-like object; unknown values are None.
 
-    `steps_each` of a job lists the different numbers of steps of its runs: more where a method uses unlabelled rows.
+    `steps_each` of a job lists the different numbers of steps of its runs. (A method that uses unlabelled rows has
+    more.)
 
     Args:
-        speeds: how fast each job is, by (kind, task, model); default: what its finished runs show.
+        speeds: each job's speed, by (kind, task, model); default: the speed of its finished runs.
     """
     known = speeds if speeds is not None else _measured(plan)
     jobs = [_described(job, known.get(key(job)), plan.sizes[job.task]) for job in plan.jobs]
@@ -87,12 +88,12 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
 
 
 def cost_of(trials: int, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds and bytes of logits of a study that ends after fewer trials than it may have, all else included.
+    """Seconds and bytes of logits of a study that ends after `trials` trials; teachers and the rest are included.
 
-    A trial counts as much as all of them do on average.
+    Each trial counts as an average trial.
 
     Args:
-        described: of all that the study may have, from `describe`; what is unknown there is None here.
+        described: the result of `describe` for all trials that the study may have; unknown values stay None.
     """
     share = trials / described["trials"]["total"]
     costs: dict[str, Any] = {"trials": trials}
@@ -113,7 +114,7 @@ def key(job: Job) -> tuple[str, str, str]:
 
 
 def _stages(study: Study) -> dict[str, int]:
-    """How many stages DVC sees. Pairs that `tasks:` excludes count as well: their stages only leave a note."""
+    """The number of DVC's stages, including those of pairs that `tasks:` excludes, which only leave a note."""
     tasks, taught = len(study.tasks), len(study.tasks) * len(study.teachers)
     pairs = tasks * len(study.students)
     counts = {
@@ -132,7 +133,7 @@ def _stages(study: Study) -> dict[str, int]:
 
 
 def _tuning(plan: Plan) -> dict[str, Any]:
-    """The settings of each method, the trials of all of them and the teachers they learn from, where any are tuned."""
+    """The settings of each method, their trials, and the teachers they learn from, if the study is tuned."""
     tuning = plan.study.tuning
     if tuning is None:
         return {}
@@ -177,7 +178,7 @@ def _described(job: Job, speed: Speed | None, size: Size | None) -> dict[str, An
 
 
 def _distinct(steps: Iterable[int | None]) -> list[int] | None:
-    """In ascending order; None when one is unknown."""
+    """The different numbers in ascending order; None if one is unknown."""
     counts = set(steps)
     return None if None in counts else sorted(count for count in counts if count is not None)
 
@@ -192,7 +193,7 @@ def _seconds(job: Job, runs: tuple[Run, ...], speed: Speed | None) -> float | No
 
 
 def _sum(values: Iterable[Any]) -> Any:
-    """Their sum; None when one is unknown."""
+    """The sum; None if a value is unknown."""
     terms = list(values)
     return None if any(term is None for term in terms) else sum(terms)
 
@@ -202,7 +203,7 @@ def _sum_known(values: Iterable[Any]) -> Any:
 
 
 def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None]) -> dict[str, int | None]:
-    """Of the weights of teachers, and of students whose models are kept."""
+    """The bytes of the teachers' weights, and of the weights of kept students."""
     weights: dict[str, list[int | None]] = {"teacher": [], "student": []}
     for job in plan.jobs:
         speed, models = speeds.get(key(job)), _kept_models(job, plan.study)
@@ -213,7 +214,7 @@ def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None
 
 
 def _kept_models(job: Job, study: Study) -> int:
-    """How many trained models there will be: a teacher's one, of a student's trials those that are kept."""
+    """How many trained models will be kept: one for a teacher, and for a student as many as `keep` says."""
     if job.kind == "tuned student":
         return 0
     if not isinstance(job.params, Student):
@@ -223,7 +224,7 @@ def _kept_models(job: Job, study: Study) -> int:
 
 
 def _logit_bytes(job: Job, size: Size | None) -> int | None:
-    """At most: before Parquet compresses them."""
+    """The bytes of logits before Parquet compresses them, an upper bound."""
     kept = _sum(run.kept for run in job.runs)
     if kept is None or size is None or size.classes is None:
         return None

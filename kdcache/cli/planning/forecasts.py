@@ -1,4 +1,4 @@
-"""What a study with looks will probably take and decide: simulated from spreads and effects, given or seen."""
+"""Forecast what a study with looks will take and decide, by simulation from given or observed spreads and effects."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from kdcache.study import Study
 
 Family: TypeAlias = list[
     tuple[tuple[str, str, str], float]
-]  # (task, student, method) of each, and its margin
+]  # (task, student, method) of each comparison, and its margin
 
 
 def describe_design(
     study: Study, comparisons: Path, sd: float | None, effects: Sequence[float] | None
 ) -> dict[str, Any]:
-    """The looks, the least and the most trials, and a forecast for each assumption.
+    """The looks, the smallest and largest number of trials, and a forecast for each assumption.
 
     Args:
-        comparisons: comparisons.csv of this study; its spreads and differences are assumed where none are given.
-        sd: of the paired differences, in points.
+        comparisons: comparisons.csv of this study; its spreads and differences are assumed if `sd` is not given.
+        sd: the sd of the paired differences, in points.
         effects: true differences in points, each assumed for all comparisons; default: 0, half a margin and a margin.
 
     Raises:
@@ -60,7 +60,7 @@ def _given(study: Study, sd: float, effects: Sequence[float] | None) -> Iterator
 
 
 def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
-    """As the study's own results have it: an overstatement, since observed differences lie further from 0."""
+    """A forecast from the study's own results; too optimistic, since observed differences lie further from 0."""
     if not comparisons.exists():
         return
     table = read_table(comparisons.read_text(encoding="utf-8"), comparisons, ComparisonRow)
@@ -77,7 +77,7 @@ def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
 
 
 def _margin_and_baselines(members: Family) -> tuple[float, tuple[int, ...]]:
-    """The smallest margin of a family, and which of its baselines each comparison has: that of its task and student."""
+    """The smallest margin of a family, and the number of each comparison's baseline (one for each task and student)."""
     students = [name[:2] for name, _ in members]
     known = list(dict.fromkeys(students))
     return min(margin for _, margin in members), tuple(map(known.index, students))

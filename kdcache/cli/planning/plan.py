@@ -1,6 +1,6 @@
-"""What a study has to run, and what of it is there already. `estimates` says what it takes.
+"""What a study has to run, and how much of that is there already. `estimates` says how long it takes.
 
-Only files are looked at: nothing is downloaded, and torch is not imported.
+This only looks at files: it downloads nothing and does not import torch.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdcache.trials.result import TrialResult, read_cost, read_result
 
 @dataclass(frozen=True)
 class Plan:
-    """A study's jobs, the sizes of its tasks (None: unknown), and what could not be found out, in words."""
+    """A study's jobs, the sizes of its tasks (None if unknown), and notes on what is unknown."""
 
     study: Study
     sizes: Mapping[str, Size | None]
@@ -38,14 +38,14 @@ class Plan:
 
 
 def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None) -> Plan:
-    """Count what the study has to run, and look up what is there.
+    """Count what the study has to run, and look up which results exist.
 
     Args:
         data: the folder that holds `tasks/`, `teachers/`, `logits/`, `trials/` and `tuning/`; it need not exist.
         rows: sizes of tasks that are not prepared.
 
     Raises:
-        KdcacheError: `rows` names no task of the study, or one that is prepared.
+        KdcacheError: `rows` names an unknown task, or one that is prepared already.
     """
     cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
     _check_rows(study, rows or {}, cards)
@@ -63,7 +63,7 @@ def _models(study: Study) -> list[Model]:
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a prepared task; None where it is not prepared, or not as the study now says.
+    """The card of a prepared task; None if the task is not prepared, or not as the study now says.
 
     Raises:
         TaskError: the card is damaged.
@@ -119,7 +119,7 @@ def _notes(
 
 @dataclass(frozen=True)
 class _Lookup:
-    """Looks up what is there of one task."""
+    """Looks up the existing results of one task."""
 
     study: Study
     data: Path
@@ -137,14 +137,14 @@ class _Lookup:
                 yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
 
     def notes(self) -> Iterator[str]:
-        """Finished teachers whose logits of the unlabelled rows are not there: they are computed without training."""
+        """Notes on finished teachers that lack logits of the unlabelled rows; these need no training."""
         if self.study.tasks[self.task].has_unlabelled:
             for name, run in self._taught.items():
                 if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
                     yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:
-        """Optimizer steps of a run: every epoch has each row once, the unlabelled ones too if the method uses them."""
+        """Optimizer steps of a run: every epoch has each row once, and unlabelled rows too if the method uses them."""
         more = self._unlabelled if method.unlabelled == "use" else 0
         if self.size is None or more is None:
             return None
@@ -152,25 +152,25 @@ class _Lookup:
 
     @property
     def views(self) -> int:
-        """Augmented views of each train row, 0 without `augment`."""
+        """The number of augmented views of each train row; 0 without `augment`."""
         augment = self.study.tasks[self.task].augment
         return 0 if augment is None else augment.views
 
     @property
     def _parts(self) -> tuple[str, ...]:
-        """The caches of labelled rows in a folder of logits."""
+        """The places of the caches of labelled rows in a folder of logits."""
         return (PLAIN, VIEWS) if self.views else (PLAIN,)
 
     @property
     def _unlabelled(self) -> int | None:
-        """Rows without labels, None if unknown."""
+        """The number of rows without labels; None if unknown."""
         if not self.study.tasks[self.task].has_unlabelled:
             return 0
         return None if self.size is None else self.size.unlabelled
 
     @property
     def _train_logits(self) -> int:
-        """Logits of train rows that a teacher, or a baseline's trial, keeps: as they are, and in each view."""
+        """How many rows of train logits a teacher, or a baseline's trial, keeps: not augmented, and in each view."""
         return 0 if self.size is None else self.size.train * (1 + self.views)
 
     @cached_property
@@ -182,7 +182,7 @@ class _Lookup:
         }
 
     def _teacher(self, name: str, teacher: Teacher) -> Run:
-        """A teacher is done when its logits of the labelled rows are there: it is not trained again for others."""
+        """A teacher's run. It is done if its logits of the labelled rows exist: other logits need no new training."""
         folder = self.data / "logits" / self.task / name
         record = _record(folder) if _whole(folder, self._parts) else None
         record = record and {
@@ -199,7 +199,7 @@ class _Lookup:
         return Run(state, steps, kept + self.size.evaluated, kept, record, folder)  # scored once, then cached
 
     def _trials(self, name: str, student: Student) -> list[Run]:
-        """Every method's and seed's run, the baseline's first: Self-KD learns from it."""
+        """The runs of all methods and seeds, the baseline's first, since Self-KD learns from it."""
         baseline = self.study.comparison.baseline
         seeds = {method: self.study.seeds_of(self.task, name, method) for method in self.study.methods()}
         own = {seed: self._trial(name, student, baseline, seed) for seed in seeds.pop(baseline)}
@@ -245,9 +245,9 @@ class _Lookup:
         return [self._taught[name] for name in method.teachers_of(student)]
 
     def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
-        """The identity of a training; None when the task or the checkpoint is not there.
+        """The identity of a training; None if the task or the checkpoint is not here.
 
-        A folder in place of a hub id gives the same identity, and nothing is downloaded.
+        A local folder gives the same identity as the hub id that it stands for; nothing is downloaded.
         """
         checkpoint = self.local[model]
         if self.card is None or checkpoint is None:
@@ -263,14 +263,14 @@ def _state(identity: str, expected: str | None) -> State:
 
 
 def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Steps, device and, where they are known, seconds: in cost.json, or in the record itself (kdcache 0.1)."""
+    """Steps, device and, if known, seconds: from cost.json, or from the record itself (kdcache 0.1)."""
     cost = read_cost(folder)
     seconds = cost.seconds if cost else record.get("seconds")
     return {"steps": record.get("steps"), "device": record.get("device"), "seconds": seconds}
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """What a cache's folder says of its teacher; None when there is nothing that a stage would keep."""
+    """The teacher's record in a cache's folder; None if there is nothing that a stage would keep."""
     try:
         record = read_json(folder / TEACHER)
     except KdcacheError:
@@ -279,7 +279,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
-    """A trial's result; None when there is none that a stage would keep."""
+    """A trial's result; None if there is none that a stage would keep."""
     try:
         result = read_result(folder)
     except KdcacheError:
@@ -288,7 +288,7 @@ def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
 
 
 def _whole(folder: Path, parts: Sequence[str]) -> bool:
-    """Whether the caches of a folder of logits are there."""
+    """Whether all caches of a folder of logits exist."""
     try:
         for part in parts:
             LogitCache(folder / part).verify("quick")

@@ -1,4 +1,4 @@
-"""What a plan is made of: sizes of tasks, runs, and the jobs that they are counted by."""
+"""The parts of a plan: sizes of tasks, runs, and jobs, which group runs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Literal, get_args
 
 from kdcache.study import Model
 
-# done: there, and what the study asks for. unkept: the same, but its model, which is to be kept, is not there: it is
-# trained once more. stale: there, but of other data, parameters, weights or code, so it runs again.
-# unchecked: there, but the task is not prepared or the checkpoint not on this machine. missing: not there.
+# done: the result exists, as the study asks for it. unkept: so too, but the model to keep is missing, so it is trained
+# once more. stale: it exists, but with other data, parameters, weights or code, so it runs again. unchecked: it exists,
+# but the task is not prepared or the checkpoint not on this machine. missing: it does not exist.
 State = Literal["done", "unkept", "stale", "unchecked", "missing"]
 STATES: tuple[State, ...] = get_args(State)
 Kind = Literal[
     "teacher", "student", "tuned teacher", "tuned student"
-]  # tuned: in tuning, before the study's own
+]  # "tuned ..." are the runs of tuning, before the study's own
 
 
 @dataclass(frozen=True)
 class Size:
-    """Rows of a task: of train, and of the splits that models are scored on together; K outputs, None if unknown.
+    """A task's numbers: train rows, rows of all evaluated splits together, and outputs K (None if unknown).
 
-    `unlabelled` is how many rows have no labels, None if unknown. It is not read for a task without such rows.
+    `unlabelled` is the number of rows without labels, None if unknown; it is ignored for a task without such rows.
     """
 
     train: int
@@ -34,13 +34,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, its steps, how many rows it then predicts, and of how many it keeps the logits."""
+    """One fine-tuning: its state, its steps, how many rows it then predicts, and how many rows' logits it keeps."""
 
     state: State
     steps: int | None  # optimizer steps; None when the task's rows are unknown
     predicted: int | None
     kept: int | None
-    finished: Mapping[str, Any] | None  # its steps, seconds and device, when it is there
+    finished: Mapping[str, Any] | None  # its steps, seconds and device, if it is finished
     logits: Path
 
 
@@ -56,5 +56,5 @@ class Job:
 
     @property
     def left(self) -> tuple[Run, ...]:
-        """The runs that are still to do, as far as is known."""
+        """The runs that are still to do, as far as known."""
         return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))

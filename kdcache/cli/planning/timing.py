@@ -1,7 +1,7 @@
-"""How fast a model trains and predicts on this machine: a few optimizer steps on rows of a task's typical length.
+"""Time how fast a model trains and predicts on this machine: a few optimizer steps on rows of typical length.
 
-The rows are made up, since only their number and lengths decide the time. The architecture is the checkpoint's and its
-weights are random, so of a hub checkpoint only the configuration and the tokenizer are fetched.
+The rows are made up, since only their number and lengths decide the time. The model has the checkpoint's architecture
+and random weights, so only the configuration and the tokenizer of a hub checkpoint are fetched.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ from kdcache.training.loop import fine_tune
 from kdcache.training.regularizers import make_loss
 
 log = logging.getLogger(__name__)
-STEPS = 5  # that are timed, after one to warm up
-CLASSES = 2  # of a task that is not prepared; hardly matters for the time
+STEPS = 5  # timed steps, after one to warm up
+CLASSES = 2  # assumed for a task that is not prepared; hardly matters for the time
 
 
 def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed], list[str]]:
     """Time every distinct model of the plan on each of its tasks.
 
     Args:
-        data: the folder that holds `tasks/`. Where a task is not prepared as the study says, every text counts as
-            max_length long.
+        data: the folder that holds `tasks/`. If a task is not prepared as the study says, every text is assumed to
+            have max_length tokens.
 
     Returns:
         The speeds by job, and a note for each model that could not be timed, with the reason.
@@ -61,7 +61,7 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
 
 
 def _architecture(model: Model) -> Model:
-    """The part of a model's params that decides its speed: not its start, learning rate or epochs."""
+    """The part of a model's params that decides its speed (without start, learning rate and epochs)."""
     keep = {"checkpoint", "revision", "layers", "batch_size", "precision"}
     return Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
 
@@ -98,7 +98,7 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
 
     Args:
         model: `init: scratch`, so that no weights are needed.
-        folder: the prepared task; None: texts of max_length tokens.
+        folder: the prepared task; None for texts of max_length tokens.
 
     Raises:
         KdcacheError: the checkpoint cannot be found or fetched, or does not fit the task.
@@ -126,7 +126,7 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
 def _lengths(
     preprocessor: Preprocessor, card: TaskCard, folder: Path | None, count: int
 ) -> npt.NDArray[np.int64]:
-    """Tokens in each of `count` rows: those of train rows drawn at random, or max_length for each; 0 for images."""
+    """The number of tokens in each of `count` rows: of random train rows, or else max_length; 0 for images."""
     if card.modality == "image" or folder is None:
         return np.full(count, card.max_length or 0, dtype=np.int64)
     table = PreparedTask(folder).rows("train")

@@ -18,9 +18,9 @@ from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
 
 
 def tuning_jobs(study: Study, data: Path, sizes: Mapping[str, Size | None]) -> Iterator[Job]:
-    """Of each task that is tuned on its teachers, then its students with all their settings and seeds.
+    """For each tuned task, its teachers, then its students with all their settings and seeds.
 
-    What is there counts as unchecked: whether it still is what is asked for, stage `tune` finds out.
+    Existing results count as unchecked: only stage `tune` finds out whether they are still valid.
 
     Args:
         data: the project's data folder.
@@ -43,7 +43,7 @@ class _Lookup:
 
     @property
     def held(self) -> int | None:
-        """Rows that are held out."""
+        """The number of held-out rows."""
         return None if self.size is None else round(self.tuning.hold_out * self.size.train)
 
     def teachers(self) -> Iterator[Job]:
@@ -100,7 +100,7 @@ class _Lookup:
         return Run(state, self._steps(model, how), rows, rows, None, folder / LOGITS)
 
     def _rows(self) -> int | None:
-        """Rows whose logits a teacher or a baseline's trial keeps, views and unlabelled rows not counted."""
+        """How many rows' logits a teacher or a baseline's trial keeps, without views and unlabelled rows."""
         return None if self.size is None else self.size.train
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:

@@ -1,7 +1,7 @@
-"""Hold rows out of train: a task of its own, made of a prepared task's train rows alone.
+"""Hold rows out of train: make a new task from a prepared task's train rows alone.
 
-Tuning chooses on it. The held-out rows are its validation split; the prepared task's own validation, and any further
-split that is evaluated, is not opened. Rows without labels stay as they are.
+Tuning uses this task. The held-out rows are its validation split. The prepared task's own validation and further
+evaluated splits are never opened. Rows without labels are taken over.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ TRAIN, VALIDATION = "train", "validation"
 
 
 def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> TaskCard:
-    """Write the task of which `fraction` of the train rows are validation, the others train.
+    """Write a task with `fraction` of the train rows as validation, and the others as train.
 
-    The rows are drawn stratified by class (a regression's at random). They keep their hashes and their order, and get
-    new ids 0..n-1. Nothing is written where the folder has this task already.
+    The held-out rows are drawn stratified by class (for a regression, at random). All rows keep their hashes and their
+    order, and get new ids 0..n-1. Nothing is written if the folder has this task already.
 
     Args:
-        fraction: of train, above 0 and below 1.
-        seed: which rows are held out; the same on every machine.
+        fraction: the held-out part of train, above 0 and below 1.
+        seed: decides which rows are held out; the same rows on every machine.
 
     Raises:
         TaskError: there are too few train rows, or the task's files are damaged.
@@ -58,10 +58,10 @@ def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> Ta
 
 
 def held_out_rows(labels: npt.NDArray[Any], fraction: float, seed: int, regression: bool) -> Indices:
-    """The positions in train, ascending, of the rows that are held out.
+    """The positions in train of the held-out rows, ascending.
 
     Args:
-        labels: [N] of train.
+        labels: train's labels [N].
     """
     strata = np.zeros(len(labels)) if regression else labels
     return stratified(strata, round(fraction * len(labels)), seed)
@@ -82,7 +82,7 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
         "source": source,
         "dropped": {},
         "shared_rows": len(np.intersect1d(*hashes.values())),
-        "label_noise": None,  # how many wrong labels came to which side is not known here
+        "label_noise": None,  # it is not known here how many wrong labels each side got
         "fingerprint": rows_fingerprint(card.modality, card.regression, names, hashes),
     }
     return card.model_copy(update=changes)
@@ -96,7 +96,7 @@ def _is_there(folder: Path, card: TaskCard) -> bool:
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:
-    """card.json is removed first and written last, as of any prepared task."""
+    """Write the task. As with any prepared task, card.json is removed first and written last."""
     files.remove(folder / CARD)
     source = task.folder / f"{TRAIN}.parquet"
     for split, at in rows.items():

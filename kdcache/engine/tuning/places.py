@@ -1,4 +1,4 @@
-"""Where the trials of tuning lie: in data/tuning, apart from the study's, each setting in a folder of its own."""
+"""The folders of tuning's trials: in data/tuning, separate from the study's, each setting in its own folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STUDENT_TRIALS, TEACHER_TRIALS = "trials", "teacher-trials"
 
 @dataclass(frozen=True)
 class TuningLayout(Layout):
-    """The folders of tuning; those of a task that is held out, its teachers and their logits are as of any project.
+    """The folders of tuning. Tasks, teachers and their logits lie in them as in any project's folders.
 
     Args:
         settings: the setting at which each configuration is looked at.
@@ -43,5 +43,5 @@ class TuningLayout(Layout):
 
 
 def folder_of(setting: Setting) -> str:
-    """A setting's folder: the same whatever else is tried, so that a changed space runs only what is new."""
+    """A setting's folder; its name depends on nothing else, so that a changed space runs only the new settings."""
     return f"setting-{fingerprint.of_json(dict(sorted(setting.items())))[:16]}"

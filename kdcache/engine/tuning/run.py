@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Tuned:
-    """What was tried of a configuration, in order, and which of it is chosen (its place in `tried`).
+    """The settings tried for a configuration, in order, and the chosen one's index in `tried`.
 
     Args:
-        teacher: it is a teacher, which is in the place of the student in `configuration`.
-        metric: by which it is chosen.
+        metric: the score that chose it.
+        teacher: whether it is a teacher. Its name then stands in place of the student's.
     """
 
     configuration: Configuration
@@ -54,7 +54,7 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
 
     They are returned in the study's order, the teachers first.
 
-    Of the prepared tasks only train is read. What is finished stays, so a run that was killed goes on where it was.
+    Only the train split of the prepared tasks is read. Finished trials stay, so a killed run continues where it was.
 
     Raises:
         KdcacheError: a task is not prepared or has too few rows, a trial failed, or params.yaml was changed meanwhile.
@@ -105,7 +105,7 @@ def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
 
 
 def _baseline_first(study: Study) -> Iterator[Configuration]:
-    """Self-KD learns from the baseline's trials at the setting that is chosen for it."""
+    """All configurations, the baseline's first: Self-KD learns from its trials at its chosen setting."""
     yield from sorted(study.configurations(), key=lambda name: name[2] != study.comparison.baseline)
 
 
@@ -130,7 +130,7 @@ def _tune_one(trying: Trying, name: Configuration) -> Tuned:
 
 
 def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: Store | None) -> None:
-    """Remove what is no longer asked for; trials stay in the store."""
+    """Remove results that are no longer asked for; their trials stay in the store."""
     asked = {layout.task(task) for task in study.tasks}
     for task, teacher in needed_teachers(study):
         asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}

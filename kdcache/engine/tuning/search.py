@@ -1,7 +1,7 @@
-"""Which settings are tried: all of a small space, or of a larger one what Optuna draws, and none twice.
+"""Which settings are tried: all of a small space, or those that Optuna draws from a larger one; none twice.
 
-The same space, budget, seed and scores give the same settings. So nothing of a search is kept: one that was stopped
-begins again, and finds its trials finished.
+The same space, budget, seed and scores give the same settings. So a search saves no state: after an interruption it
+starts again and finds its trials finished.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import numpy as np
 
 from kdcache.study.tuning import Setting, Tuning, Values, grid
 
-Scores: TypeAlias = Sequence[float]  # of a setting, one for each seed
+Scores: TypeAlias = Sequence[float]  # a setting's scores, one for each seed
 Try: TypeAlias = Callable[[Sequence[Setting]], Sequence[Scores]]
-DIGITS = 12  # means that agree in so many decimals are the same: sums of equal scores differ by rounding
+DIGITS = 12  # means that agree in so many decimals count as equal: sums of equal scores differ by rounding
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Tried:
 
 
 def search(tuning: Tuning, method: str, attempt: Try) -> list[Tried]:
-    """Try as many settings of a method as the budget says, each once, in the order in which they are returned.
+    """Try as many settings of a method as the budget allows, each once; returns them in the order of trying.
 
     Args:
-        attempt: the scores of settings; of those that it is given together it may run several at once.
+        attempt: gives the scores of settings; it may run the settings of one call at the same time.
     """
     known = known_settings(tuning, method)
     if known is not None:
@@ -47,7 +47,7 @@ def search(tuning: Tuning, method: str, attempt: Try) -> list[Tried]:
 
 
 def known_settings(tuning: Tuning, method: str) -> list[Setting] | None:
-    """The settings that a method will try, where no score decides which; None for TPE."""
+    """The settings that a method will try, if they do not depend on scores; None for TPE."""
     if tuning.points(method) <= tuning.budget:
         return list(grid(tuning.values(method)))
     if tuning.sampler == "tpe":
@@ -56,14 +56,14 @@ def known_settings(tuning: Tuning, method: str) -> list[Setting] | None:
 
 
 def best(tried: Sequence[Tried], lower: bool) -> int:
-    """The place of the setting with the best mean; of several that are as good the first one."""
+    """The index of the setting with the best mean; among equals, the first."""
     means = [-one.mean if lower else one.mean for one in tried]
     return means.index(max(means))
 
 
 def _one_by_one(tuning: Tuning, method: str, attempt: Try) -> Iterator[Tried]:
-    """What Optuna proposes, each after the scores of those before. In place of a repetition a new setting is drawn."""
-    from optuna.trial import TrialState, create_trial  # takes half a second: not before there is a search
+    """Optuna's proposals, each made after the scores of the earlier ones; a new setting replaces a repeated one."""
+    from optuna.trial import TrialState, create_trial  # takes half a second, so only if there is a search
 
     axes = {key: sorted(values) for key, values in tuning.values(method).items()}
     study, unused = _optuna_study(tuning), _shuffled(axes, tuning.seed)
@@ -103,14 +103,14 @@ def _optuna_study(tuning: Tuning) -> Any:
 
 
 def _distributions(axes: Values) -> dict[str, Any]:
-    """Places in the sorted lists: what lies side by side there is alike, which a sampler can use."""
+    """Optuna's distributions over indices into the sorted lists: neighbours are similar, which a sampler can use."""
     from optuna.distributions import IntDistribution
 
     return {key: IntDistribution(0, len(values) - 1) for key, values in axes.items()}
 
 
 def _shuffled(axes: Values, seed: int) -> Iterator[tuple[int, ...]]:
-    """Every place of a space once, in random order."""
+    """Every point of a space once, as indices, in random order."""
     sizes = [len(values) for values in axes.values()]
     for flat in np.random.default_rng(seed).permutation(int(np.prod(sizes))):
         yield tuple(int(at) for at in np.unravel_index(flat, sizes))

@@ -1,4 +1,4 @@
-"""Try settings of one configuration: run their trials, those that are missing, and score them on the held-out rows."""
+"""Try settings of one configuration: run their missing trials, and score them on the held-out rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Trying:
         self._tasks: dict[str, PreparedTask] = {}
 
     def scores(self, configuration: Configuration, settings: Sequence[Setting]) -> list[list[float]]:
-        """The scores of each setting, one a seed; all their missing trials are run together.
+        """The scores of each setting, one for each seed; the missing trials of all settings are run together.
 
         Raises:
             TrialError: trials failed, or the task has no such score.
@@ -74,26 +74,30 @@ class Trying:
         return scores[metric]
 
     def metric(self, task: str) -> str:
-        """By which score a task's settings are judged."""
+        """The metric by which a task's settings are judged."""
         return metric_of(self.study, task)
 
 
 def metric_of(study: Study, task: str) -> str:
-    """By which score a task's settings are judged: the declared one, or the task's first."""
+    """The metric by which a task's settings are judged: the declared one, or else the task's first."""
     return declared(study).metric or study.tasks[task].metrics[0]
 
 
 def declared(study: Study) -> Tuning:
-    """The tuning of a study that has one."""
+    """The study's tuning.
+
+    Raises:
+        TrialError: the study has none.
+    """
     if study.tuning is None:
         raise TrialError("params.yaml: has no `tuning`, so there is nothing to tune")
     return study.tuning
 
 
 def study_of(study: Study) -> Study:
-    """The study of tuning: the same configurations with tuning's seeds, all of them at once and at declared values.
+    """The study of tuning: the same configurations with tuning's seeds, without looks, and at their declared values.
 
-    No trained model of it is kept, whatever the study's own `keep` says.
+    It keeps no trained models, even if the study does.
     """
     comparison = study.comparison.model_copy(update={"looks": None})
     students = {name: model.model_copy(update={"keep": "none"}) for name, model in study.students.items()}

@@ -18,7 +18,7 @@ LOSSES = (
     "designed_token_loss",
     "kd_token_loss",
     "smoothed_token_loss",
-)  # need torch, so they are imported when asked for
+)  # these need torch, so each is imported when it is first used
 __all__ = [
     "RS",
     "Estimator",

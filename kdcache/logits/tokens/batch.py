@@ -1,4 +1,4 @@
-"""A batch of a token cache, for a training loop: the tokens, and at each position the teacher's target as entries."""
+"""A batch of a token cache, for a training loop: the tokens, and the teacher's target at each position, as entries."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """n sequences of at most L tokens, and the targets at their P = n (L - 1) positions; tensors on one device."""
+    """n sequences of at most L tokens and the targets at their P = n (L - 1) positions, as tensors on one device."""
 
-    ids: npt.NDArray[np.int64]  # [n], in the cache
+    ids: npt.NDArray[np.int64]  # [n], the cache's row ids
     tokens: Tensor  # int64 [n, L], padded with zeros
     attention_mask: Tensor  # int64 [n, L]
     loss: Tensor  # bool [n, L - 1]: whether the next token is to be predicted
-    position: Tensor  # int64 [E], of each entry its position, from 0 to P - 1, rising
-    token: Tensor  # int64 [E]
-    weight: Tensor  # float32 [E]: at a position they sum to one, but for a top-k cache
-    entropy: Tensor  # float32 [n, L - 1]: of the teacher
-    label_logprob: Tensor  # float32 [n, L - 1]: the teacher's, of the true next token
-    full: Tensor | None  # float32 [n, L - 1, V] log-probabilities of a full cache, which has no entries here
+    position: Tensor  # int64 [E]: each entry's position, from 0 to P - 1, ascending
+    token: Tensor  # int64 [E]: each entry's token
+    weight: Tensor  # float32 [E]: each entry's weight; those of a position sum to one, except with top-k
+    entropy: Tensor  # float32 [n, L - 1]: the teacher's entropy
+    label_logprob: Tensor  # float32 [n, L - 1]: the teacher's log-probability of the true next token
+    full: Tensor | None  # float32 [n, L - 1, V]: log-probabilities from a full cache, which has no entries
     estimator: Estimator
     vocabulary: int
     temperature: float
@@ -63,13 +63,13 @@ class TokenBatch:
 
 
 def batch_of(rows: TokenRows, header: TokenHeader, epoch: int = 0, length: int | None = None) -> TokenBatch:
-    """The rows as a batch, with the draw of an epoch: draw `epoch` modulo their number.
+    """The rows as a batch, with draw `epoch` modulo the number of draws.
 
     Args:
-        length: pad to so many tokens; default: the longest row's.
+        length: pad to this many tokens; default: the length of the longest row.
 
     Raises:
-        CacheError: a row is longer.
+        CacheError: a row is longer than `length`.
     """
     import torch
 
@@ -101,7 +101,7 @@ def batch_of(rows: TokenRows, header: TokenHeader, epoch: int = 0, length: int |
 
 
 def _places(lengths: npt.NDArray[np.int64], longest: int) -> npt.NDArray[np.int64]:
-    """Of each position of the rows, its number among the n (longest - 1) of the batch."""
+    """For each position of the rows, its number among the batch's n (longest - 1) positions."""
     counts = lengths - 1
     first = np.repeat(np.arange(len(lengths)) * (longest - 1) - (np.cumsum(counts) - counts), counts)
     return np.asarray(first + np.arange(int(counts.sum())))
@@ -110,7 +110,7 @@ def _places(lengths: npt.NDArray[np.int64], longest: int) -> npt.NDArray[np.int6
 def _entries(
     rows: TokenRows, header: TokenHeader, epoch: int, places: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(position, token, weight) of all entries of a draw; weights of a position sum to one, but for top-k."""
+    """(position, token, weight) of all entries of a draw; a position's weights sum to one, except with top-k."""
     if rows.shape.full:
         none = np.zeros(0, np.int64)
         return none, none, np.zeros(0, np.float32)
@@ -119,7 +119,7 @@ def _entries(
     owner = np.repeat(np.arange(len(heads)), heads)
     mass = np.bincount(owner, kept, len(heads))
     if header.how.sums_to_one:
-        alone = (tails == 0) | (mass >= 1)  # float16's rounding: the head is all there is
+        alone = (tails == 0) | (mass >= 1)  # the head is everything (1 or more by float16's rounding)
         kept /= np.where(alone, mass, 1.0)[owner]
         mass = np.where(alone, 1.0, mass)
     else:
@@ -135,7 +135,7 @@ def _entries(
 def _of_draw(
     ids: npt.NDArray[np.int64], tails: npt.NDArray[np.int64], draws: int, chosen: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(ids, whose position) of one draw among all draws' tail ids."""
+    """(tail ids, the position of each) of one draw, out of the tail ids of all draws."""
     owner = np.repeat(np.arange(len(tails)), tails)
     if draws == 1:
         return ids, owner

@@ -30,8 +30,8 @@ class TokenCache:
         expect: the fingerprints that the distributions must come from; None accepts any.
 
     Raises:
-        CacheError: the cache is incomplete, damaged, of another format, or not the one expected; the same error comes
-            from the methods, when a damaged shard is met later.
+        CacheError: the cache is incomplete, damaged, of another format, or not the one expected. The methods raise the
+            same error when they meet a damaged shard later.
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
@@ -51,7 +51,7 @@ class TokenCache:
 
     @property
     def manifest(self) -> TokenManifest:
-        """What manifest.json says."""
+        """The content of manifest.json."""
         return self._disk.manifest
 
     @property
@@ -66,7 +66,7 @@ class TokenCache:
 
     @property
     def cost(self) -> Cost | None:
-        """What computing the cache took; None where that is not known."""
+        """What computing the cache took; None if that is not known."""
         return read_cost(self.path) or self.manifest.cost
 
     def split(self, name: str) -> TokenRows:
@@ -78,15 +78,15 @@ class TokenCache:
         return self._disk.groups(split)
 
     def read_group(self, group: Group) -> TokenRows:
-        """One row group, in the order of writing; nothing more of the split is held in memory."""
+        """The rows of one row group, in the order of writing; no other rows of the split are in memory."""
         return self._disk.read_group(group)
 
     def batch(self, ids: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
-        """The sequences with these ids and their targets; the split is read into memory the first time.
+        """The sequences with these ids and their targets. The first call reads the split into memory.
 
         Args:
             ids: integers [n], in any order, repeats allowed.
-            epoch: which draw: `epoch` modulo the cache's draws.
+            epoch: selects draw `epoch` modulo the cache's draws.
 
         Raises:
             CacheError: an id is not in the cache.
@@ -107,19 +107,19 @@ class TokenCache:
         return batch_of(loaded.rows.part(places), self.manifest, epoch)
 
     def match(self, rows: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
-        """The targets of your own batch, found by its tokens: no order and no id can be wrong.
+        """The targets of your own batch, found by its tokens, so that no wrong order or id can matter.
 
         Args:
-            rows: a collated batch (`input_ids` [n, L], and `attention_mask`, `labels`, ... where there are), or a list
+            rows: a collated batch (`input_ids` [n, L], and `attention_mask`, `labels`, ... if it has them), or a list
                 of rows; see `inputs.read_sequences`.
-            epoch: which draw: `epoch` modulo the cache's draws.
+            epoch: selects draw `epoch` modulo the cache's draws.
 
         Returns:
             A batch of n rows in their order, padded to the same L.
 
         Raises:
-            CacheError: a sequence is not in the cache as it stands: a distribution belongs to a prefix, so one that was
-                packed, cut or tokenised in another way is another sequence.
+            CacheError: a sequence is not in the cache. A distribution belongs to a prefix, so the same text packed, cut
+                or tokenised in another way is another sequence.
         """
         sequences = read_sequences(f"{self.path}: split {split!r}", rows)
         loaded, wanted = self._load(split), sequences.hashes
@@ -144,7 +144,7 @@ class TokenCache:
         """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
 
         Raises:
-            CacheError: when a batch comes whose sequences are not in the cache; names its number.
+            CacheError: at the first batch with a sequence that is not in the cache; the message has its number.
         """
         for number, batch in enumerate(batches):
             try:
@@ -164,7 +164,7 @@ class TokenCache:
         )  # fmt: skip
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, whatever was looked at before; in bounded memory.
+        """Look for damage, even in files that were checked before; in bounded memory.
 
         Args:
             level: "quick" reads every shard's footer; "full" also recomputes all checksums, reads every value, and
@@ -207,7 +207,7 @@ class TokenCache:
 
 
 class TokenStream(LogitStream[TokenRows]):
-    """A stream whose batches are `TokenBatch`es; epoch e has draw e modulo the cache's draws."""
+    """A stream whose batches are `TokenBatch`es; epoch e gives draw e modulo the cache's draws."""
 
     def __iter__(self) -> Iterator[TokenBatch]:  # type: ignore[override]
         epoch, header = self._epoch, self.cache.manifest
@@ -215,20 +215,20 @@ class TokenStream(LogitStream[TokenRows]):
 
 
 class _Loaded:
-    """A split in memory, and what makes asking it fast."""
+    """A split in memory, with what makes look-ups fast."""
 
     def __init__(self, rows: TokenRows) -> None:
         self.rows = rows
 
     @cached_property
     def by_hash(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        """(row hashes sorted, their places); among equal hashes the lowest id first."""
+        """(sorted row hashes, the places of their rows); among equal hashes, the lowest id comes first."""
         order = np.argsort(self.rows.row_hashes, kind="stable")
         return self.rows.row_hashes[order], order
 
 
 class _Counts:
-    """What `info` says of all positions."""
+    """Sums over all positions, for `info`."""
 
     def __init__(self) -> None:
         self.tokens = self.positions = self.heads = self.tails = 0

@@ -1,7 +1,7 @@
-"""Estimators: what of a distribution over a vocabulary is stored at a position.
+"""Estimators: which part of a distribution over a vocabulary is stored at a position.
 
-Each position has a head, tokens whose log-probabilities are stored, and a tail, tokens that share the rest of the
-probability equally. `sampling.py` finds them.
+Each position has a head, tokens that are stored with their log-probabilities, and a tail, tokens that share the
+remaining probability equally. `sampling.py` selects them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SYSTEMATIC, MULTINOMIAL = "systematic-v1", "multinomial-v1"
 
 @dataclass(frozen=True)
 class Estimator:
-    """Base of the estimators: what they have in common."""
+    """Base of the estimators."""
 
     kind: ClassVar[str]
     sampler: ClassVar[str | None] = None
@@ -32,7 +32,7 @@ class Estimator:
 
     @property
     def sampled(self) -> bool:
-        """Whether the target is a random one, whose mean is the distribution."""
+        """Whether the target is random, with the distribution as its mean."""
         return self.sampler is not None
 
     def most(self, vocabulary: int) -> int:
@@ -40,7 +40,7 @@ class Estimator:
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """What the manifest says of it."""
+        """The estimator's kind and values, as the manifest has them."""
         sampler = {} if self.sampler is None else {"sampler": self.sampler}
         return {"kind": self.kind, **asdict(self), **sampler}
 
@@ -61,15 +61,17 @@ class _Drawn(Estimator):
 class Threshold(_Drawn):
     """Keep every token of probability eps or more; sample the others without replacement, at one common weight.
 
-    Unbiased, and every draw sums to one. Of T, the tail's probability, max(1, floor(T / eps)) tokens are drawn by
-    systematic sampling: a token's chance is proportional to its probability, and the weight is T over their number.
-    That heavy tokens stay as they are and the others share one value is what the optimal unbiased sparsification does,
-    for the squared distance and for KL alike (Barnes et al., "Efficient Unbiased Sparsification", arXiv 2402.14925).
+    Unbiased, and every draw sums to one. From the tail, which has the probability T, max(1, floor(T / eps)) tokens are
+    drawn by systematic sampling: a token's chance is proportional to its probability, and each drawn token gets the
+    weight T divided by their number. The optimal unbiased sparsification, for the squared distance as for KL, has the
+    same form: heavy tokens keep their value and the others share one value (Barnes et al., "Efficient Unbiased
+    Sparsification", arXiv 2402.14925).
 
     Args:
         eps: the threshold, in (0, 1/2]; about 1/eps entries are stored at a position of high entropy.
-        draws: V tails instead of one; together they are a sample of threshold eps / V. Read another one each epoch.
-        seed: of the draws.
+        draws: the number of independent tails; each epoch reads another one. V tails together are a sample of
+            threshold eps / V.
+        seed: the seed of the draws.
 
     Raises:
         CacheError: a value is out of its range.
@@ -92,12 +94,12 @@ class Threshold(_Drawn):
 
 @dataclass(frozen=True)
 class RS(_Drawn):
-    """Random sampling KD: n tokens drawn with replacement, each at weight 1/n (Anshumann et al., ACL 2025,
-    arXiv 2503.16870, whose name for it this is; here as a yardstick). Unbiased, and sums to one.
+    """Random sampling KD: n tokens drawn with replacement, each with weight 1/n (Anshumann et al., ACL 2025, arXiv
+    2503.16870, who named it; here for comparison). Unbiased, and sums to one.
 
     Args:
-        n: tokens drawn; fewer are different.
-        draws: V samples of n instead of one. seed: of the draws.
+        n: the number of tokens drawn, repeats included.
+        draws: the number of independent samples of n tokens. seed: the seed of the draws.
 
     Raises:
         CacheError: a value is out of its range.
@@ -119,12 +121,12 @@ class RS(_Drawn):
 
 @dataclass(frozen=True)
 class TopK(Estimator):
-    """The k most probable tokens, and of the others their number and their probability together.
+    """The k most probable tokens; of the other tokens, only their total probability is known.
 
-    Biased: what the others are is lost. `kd_token_loss` puts their probability in one bucket, or renormalises.
+    Biased, since the other tokens are lost. `kd_token_loss` puts their probability in one bucket, or renormalises.
 
     Args:
-        k: how many; all, where the vocabulary has fewer.
+        k: how many tokens; all of them, if the vocabulary has fewer.
 
     Raises:
         CacheError: k is out of its range.
@@ -143,7 +145,7 @@ class TopK(Estimator):
 
 @dataclass(frozen=True)
 class Full(Estimator):
-    """Every token's log-probability: for small vocabularies, and to compare with."""
+    """Every token's log-probability: for small vocabularies, and for comparison."""
 
     kind: ClassVar[str] = "full"
 
@@ -155,10 +157,10 @@ KINDS: dict[str, type[Estimator]] = {one.kind: one for one in (Threshold, RS, To
 
 
 def estimator_of(facts: dict[str, Any]) -> Estimator:
-    """The estimator that a manifest's `facts` are of.
+    """The estimator that a manifest's `facts` describe.
 
     Raises:
-        CacheError: there is no such estimator, or it has no such values.
+        CacheError: there is no such estimator, or it cannot have these values.
     """
     values = {name: value for name, value in facts.items() if name not in ("kind", "sampler")}
     kind = KINDS.get(str(facts.get("kind")))

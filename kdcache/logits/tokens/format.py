@@ -1,6 +1,7 @@
 """The token cache's format, version 2: a row is a packed sequence, with a sparse distribution at every position.
 
-What it shares with version 1 (shards, manifest, checksums) is in the room above. docs/token-caches.md tells people.
+The parts shared with version 1 (shards, manifest, checksums) are in the folder above. docs/token-caches.md describes
+the format.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from kdcache.logits.tokens.estimators import Estimator, Full, estimator_of
 from kdcache.logits.tokens.rows import Ragged, Shape, TokenRows
 
 FORMAT_VERSION = 2
-GROUP_POSITIONS = 65536  # of a row group: some MiB
-GROUP_VALUES = 4 << 20  # of a full cache's row group
+GROUP_POSITIONS = 65536  # positions of a row group: a few MiB
+GROUP_VALUES = 4 << 20  # values of a full cache's row group
 SPLIT_BYTES = (
     "head_ids",
     "tail_ids",
@@ -37,15 +38,15 @@ Numbers = str | int | float
 
 
 class Vocabulary(Record):
-    """What the token ids are of."""
+    """The vocabulary of the token ids."""
 
-    size: int = Field(ge=1, lt=2**31)  # V: what the distributions are over
-    tokenizer: str | None = None  # a fingerprint of the tokenizer, if it is known
-    outputs: int = Field(ge=1)  # of the teacher: those from V on were cut off before the softmax
+    size: int = Field(ge=1, lt=2**31)  # V: the distributions are over this many tokens
+    tokenizer: str | None = None  # the tokenizer's fingerprint, if known
+    outputs: int = Field(ge=1)  # the teacher's outputs; those from V on were cut off before the softmax
 
 
 class TokenHeader(Layout):
-    """What is fixed before the first row is written, and the same for every shard."""
+    """The part of the manifest that is fixed before the first row is written; it is the same for every shard."""
 
     VERSION: ClassVar[int] = FORMAT_VERSION
     format_version: Literal[2] = 2
@@ -73,7 +74,7 @@ class TokenHeader(Layout):
 
     @property
     def shape(self) -> Shape:
-        """What decides which columns fit each other."""
+        """The values that decide which lengths of columns fit together."""
         how = self.how
         return Shape(self.vocabulary.size, how.draws, isinstance(how, Full))
 
@@ -179,7 +180,7 @@ class TokenManifest(Sealed, TokenHeader):
 
 
 def _group_rows(rows: TokenRows) -> int:
-    """Rows of a row group, by what its rows have on average."""
+    """The number of rows of a row group, from the rows' average size."""
     count = max(len(rows), 1)
     positions = max(int(rows.columns["tokens"].lengths.sum()) // count, 1)
     values = max(int(rows.columns["head_logprobs"].lengths.sum()) // count, 1) if rows.shape.full else 1

@@ -1,4 +1,4 @@
-"""Token caches from what other tools computed: top-k log-probabilities, as vLLM and DistillKit give them."""
+"""Make token caches from the output of other tools: top-k log-probabilities, as vLLM and DistillKit give them."""
 
 from __future__ import annotations
 
@@ -44,16 +44,17 @@ def import_topk(
             with one as `.logprob` or ["logprob"]; or `topk_ids` and `topk_logprobs` [L - 1, k] (or [L, k], whose last
             position predicts nothing), about the next token, as in a row of DistillKit's Parquet once its codec has
             decoded it.
-        k: how many are kept; positions with fewer are refused. (vLLM adds the actual token: it is used for the label.)
+        k: how many tokens are kept; a position with fewer is refused. (vLLM adds the actual token, which is used for
+            `label_logprob`.)
         vocabulary: V.
-        fingerprints: what the log-probabilities come from, which nobody can compute here.
+        fingerprints: what the log-probabilities come from; they cannot be computed here.
 
     Returns:
-        The cache. Its entropy is that of the k tokens and one bucket of all others; where the true token is not among
-        the given ones, `label_logprob` is that of the whole bucket, an upper bound.
+        The cache. Its entropy is that of the k tokens and one bucket of all others. If the true token is not among the
+        given tokens, its `label_logprob` is the whole bucket's, an upper bound.
 
     Raises:
-        CacheError: says which row and position, what was expected and what was found.
+        CacheError: names the row and position, what was expected and what was found.
     """
     folder = user_path(path)
     how = TopK(k)
@@ -102,7 +103,7 @@ def _row(where: str, number: int, row: Mapping[str, Any], header: TokenHeader, k
 
 
 def _given(where: str, row: Mapping[str, Any], length: int) -> Sequence[Entries]:
-    """What is given at each of the L - 1 positions, about the next token."""
+    """The given log-probabilities of the next token at each of the L - 1 positions."""
     if row.get("prompt_logprobs") is not None:
         items = list(row["prompt_logprobs"])
         if len(items) != length or items[0] is not None:

@@ -1,4 +1,4 @@
-"""`write_token_logits`: run a causal language model over sequences once, and keep what an estimator says."""
+"""`write_token_logits`: run a causal language model over sequences once, and store what an estimator selects."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROWS_PER_SHARD = 256
-SHARD_VALUES = 1 << 26  # of a full cache's shard
+SHARD_VALUES = 1 << 26  # values of a full cache's shard
 PIECE = {
     True: 1 << 18,
     False: 1 << 26,
-}  # values that are worked on at once: on a CPU what its cache holds, on a GPU more
+}  # values processed at once: on a CPU, what its cache holds; on a GPU, more
 LOWEST = float(np.finfo(np.float16).min)  # stands for log 0
 
 
@@ -51,31 +51,32 @@ def write_token_logits(
     device: Any = None,
     overwrite: bool = False,
 ) -> TokenCache:
-    """Write what an estimator keeps of a causal language model's distributions, and open the cache.
+    """Write what an estimator selects from a causal language model's distributions, and open the cache.
 
     A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under
-    `accelerate launch` or `torchrun` the processes share the shards out.
+    `accelerate launch` or `torchrun` the processes divide the shards among themselves.
 
     Args:
         teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L] (and
-            `attention_mask`, where rows were padded; `position_ids`, where they have several documents) and returns
-            logits [b, L, V], or an object with `.logits`: position j is about token j + 1.
+            `attention_mask`, if rows were padded; `position_ids`, if rows have several documents) and returns logits
+            [b, L, V], or an object with `.logits`; those at position j predict token j + 1.
         sequences: rows (a list, a data set) with `input_ids`, see `inputs.read_sequences`; or a mapping from split
-            names to such rows. Without names they are the split "train".
-        estimator: what is kept; default: `Threshold(1/64, draws=1, seed=0)`.
-        temperature: the distributions are softmax(logits / temperature). Only a full cache serves others later.
-        batch_size: rows that the teacher gets at once; it decides no draw.
-        vocabulary: V, if the teacher has more outputs than its tokenizer has tokens: those are cut off.
-        tokenizer: of transformers, or any JSON value that stands for one; the manifest has its fingerprint.
-        fingerprints: what the distributions come from; default, for a module: the sequences' hashes, its weights, the
+            names to such rows. Rows without a split become the split "train".
+        estimator: selects what is stored; default: `Threshold(1/64, draws=1, seed=0)`.
+        temperature: the distributions are softmax(logits / temperature). Only a full cache serves other temperatures
+            later.
+        batch_size: rows that the teacher gets at once; it does not affect the draws.
+        vocabulary: V, if the teacher has more outputs than its tokenizer has tokens; the outputs from V on are cut off.
+        tokenizer: a tokenizer of transformers, or any JSON value that stands for one; the manifest has its fingerprint.
+        fingerprints: what the distributions come from. Default, for a module: the sequences' hashes, its weights, the
             options above, and its class.
-        run: what this run is, for the manifest's cost.
-        rows_per_shard: what an interruption loses at most, and what processes share out; default 256.
-        device: where the batches go, and a module; default: where it is.
+        run: a name for this run, for cost.json.
+        rows_per_shard: the rows that an interruption loses at most; processes divide the work by shards. Default 256.
+        device: where batches and a module go; default: the device the module is on.
         overwrite: replace a complete cache of other fingerprints.
 
     Raises:
-        CacheError: rows, logits or options cannot be used, the cache is another's, or the disk refuses.
+        CacheError: rows, logits or options cannot be used, the folder holds another cache, or writing fails.
     """
     folder, how = user_path(path), estimator or Threshold()
     splits = read_splits(str(folder), sequences)
@@ -138,7 +139,7 @@ def _fingerprints(path: Path, teacher: Any, hashes: Mapping[str, Any], tokenizer
 
 @dataclass(frozen=True)
 class TokenJob(Job[TokenRows]):
-    """A cache of a sparse distribution for each token of the data."""
+    """Writes a token cache: a sparse distribution for each token of the data."""
 
     layout: TokenHeader
     splits: Mapping[str, Sequences]
@@ -165,13 +166,13 @@ class TokenJob(Job[TokenRows]):
 
 @dataclass(frozen=True)
 class Kept:
-    """What is stored of a batch's distributions: at the positions whose next token is to be predicted."""
+    """Selects what is stored of a batch's distributions, at the p positions whose next token is to be predicted."""
 
     layout: TokenHeader
     ids: npt.NDArray[np.int64]
     sequences: Sequences
-    row: npt.NDArray[np.int64]  # [p], of each such position its row in the batch
-    position: npt.NDArray[np.int64]  # [p]
+    row: npt.NDArray[np.int64]  # [p], each such position's row in the batch
+    position: npt.NDArray[np.int64]  # [p], each one's place in its row
 
     def of(self, logits: Tensor, labels: npt.NDArray[np.int64]) -> TokenRows:
         """The rows of the batch, from the logits [b, L, outputs] and the true next tokens [p]."""
@@ -197,7 +198,7 @@ class Kept:
         )
         drawn = draw(self.layout.how, logprobs, self.ids[row], position)
         label = logprobs.gather(1, torch.from_numpy(labels).to(logprobs.device)[:, None])[:, 0]
-        entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(1)  # p log p is 0 where p is
+        entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(1)  # p log p is 0 where p is 0
         if not bool(entropy.isfinite().all()):
             bad = int(entropy.isfinite().int().argmin())
             raise CacheError(
@@ -212,7 +213,7 @@ class Kept:
         places = (np.cumsum(lengths - 1) - (lengths - 1))[self.row] + self.position
 
         def spread(values: npt.NDArray[Any]) -> Ragged:
-            """At every position of the batch, zeros where nothing is stored."""
+            """The values spread over every position of the batch, with zeros where nothing is stored."""
             whole = np.zeros(int((lengths - 1).sum()), values.dtype)
             whole[places] = values
             return Ragged(whole, lengths - 1)
@@ -250,13 +251,13 @@ def _all(parts: Sequence[Drawn]) -> Drawn:
 
 
 def half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Values with the 11 bits of a float16, which is what is stored; as float32, which more readers know."""
+    """Values rounded to the 11 bits of a float16, but as float32, which more readers of Parquet know."""
     return np.asarray(values.clip(LOWEST, -LOWEST).astype(np.float16).astype(np.float32))
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """The model, from sequences to logits."""
+    """Runs the model: from sequences to logits."""
 
     path: Path
     model: Callable[..., Any]
@@ -265,7 +266,7 @@ class Teacher:
     batch_size: int
 
     def outputs(self, splits: Mapping[str, Sequences]) -> int:
-        """How many logits the model gives at a position, by its first row."""
+        """How many logits the model gives at a position, found by running it on the first row."""
         if self.batch_size < 1:
             raise CacheError(f"{self.path}: batch_size must be 1 or more, found {self.batch_size}")
         for rows in splits.values():
@@ -296,7 +297,7 @@ class Teacher:
 
 
 def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """A batch as a model of transformers takes it: padded on the right, documents apart by their positions."""
+    """A batch as a transformers model takes it: padded on the right; positions begin anew with each document."""
     lengths = sequences.tokens.lengths
     longest = max(int(lengths.max()), length or 0)
     inputs = {"input_ids": padded(sequences.tokens.rows(), longest)}

@@ -1,4 +1,4 @@
-"""Sequences on their way in: rows with `input_ids`, checked, and as columns of the cache."""
+"""Read sequences: rows with `input_ids`, checked, and turned into columns of the cache."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Sequences:
     """The sequences of a split."""
 
     tokens: Ragged
-    starts: Ragged  # where documents begin, rising from 0
-    loss: Ragged  # whether a token is to be predicted, a bool a token; never the first
+    starts: Ragged  # where documents begin, ascending from 0
+    loss: Ragged  # one bool a token: whether it is to be predicted; never the first token
 
     def __len__(self) -> int:
         return len(self.tokens.lengths)
@@ -37,7 +37,7 @@ class Sequences:
         """Refuse tokens that are not in the vocabulary.
 
         Raises:
-            CacheError: names the first.
+            CacheError: names the first such token.
         """
         wrong = np.flatnonzero(self.tokens.values >= vocabulary)
         if len(wrong):
@@ -49,15 +49,15 @@ class Sequences:
 
     @property
     def hashes(self) -> npt.NDArray[np.uint64]:
-        """Of each sequence, uint64 [n]."""
+        """The sequences' hashes, uint64 [n]."""
         return row_hashes(self.tokens, self.starts, self.loss)
 
 
 def read_splits(where: str, sequences: Any) -> dict[str, Sequences]:
-    """Sequences by split; those without one are `train`.
+    """Sequences by split; rows without a split are `train`.
 
     Raises:
-        CacheError: a row, or a split's name, is not usable; the message begins with `where`.
+        CacheError: a row or a split's name is not usable; the message begins with `where`.
     """
     whole = isinstance(sequences, Mapping) and "input_ids" not in sequences
     splits = dict(sequences) if whole else {"train": sequences}
@@ -71,13 +71,13 @@ def read_sequences(where: str, rows: Any) -> Sequences:
     """Sequences from rows, or from a batch.
 
     Args:
-        where: how a message begins.
-        rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch):
-            `input_ids`; and, where there are, `attention_mask` (0 for padding, on the right), `labels` (-100 for what
-            is not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
+        where: the beginning of messages.
+        rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch), with
+            `input_ids`; optionally `attention_mask` (0 for padding, on the right), `labels` (-100 for a token that is
+            not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
 
     Raises:
-        CacheError: says which row, what was expected and what was found.
+        CacheError: names the row, what was expected and what was found.
     """
     if isinstance(rows, Mapping):
         count = len(rows.get("input_ids", ()))
@@ -162,7 +162,7 @@ def _loss(where: str, row: Mapping[str, Any], tokens: Ints) -> npt.NDArray[np.bo
 
 
 def padded(rows: Sequence[npt.NDArray[Any]], length: int, dtype: Any = np.int64) -> npt.NDArray[Any]:
-    """Rows side by side [n, length], with zeros behind the shorter ones."""
+    """Rows of unequal length as one array [n, length], padded with zeros on the right."""
     table = np.zeros((len(rows), length), dtype)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row

@@ -1,8 +1,8 @@
-"""Losses at every token against a token cache; of the size of the student's logits they make their gradient alone.
+"""Losses at every token against a token cache. The gradient is the only new tensor as large as the student's logits.
 
-With z the student's logits at a position, lse = logsumexp z and q = softmax z, every loss but the full cache's is made
-of lse, of z at the stored entries and at the true token, and of the sum of z. `_Read` takes those from the logits, some
-positions at a time, and gives all their gradients back in one tensor.
+Let z be the student's logits at a position, lse = logsumexp z and q = softmax z. Every loss except a full cache's needs
+only lse, z at the stored entries and at the true token, and the sum of z. `_Read` computes these, some positions at a
+time, and returns all their gradients in one tensor.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kdcache.logits.tokens.estimators import Full, TopK
 if TYPE_CHECKING:
     from torch import Tensor
 
-PIECE = 1 << 22  # logits that are worked on at once
+PIECE = 1 << 22  # logits that are processed at once
 Tail = Literal["bucket", "renormalise"]
 Divergence = Literal["kl", "reverse_kl"]
 Reduction = Literal["mean", "none"]
@@ -39,24 +39,24 @@ def kd_token_loss(
 ) -> Tensor:
     """Knowledge distillation from cached distributions: (1 - alpha) CE + alpha tau^2 KL(teacher || student).
 
-    With t the cache's target (entries i with weights t_i that sum to one) and H the teacher's entropy:
+    Let t be the cache's target (entries i with weights t_i that sum to one) and H the teacher's entropy:
 
-    - sampled (`Threshold`, `RS`): lse - sum_i t_i z_i - H; its mean over draws, and its gradient's, is the full KL's.
+    - sampled (`Threshold`, `RS`): lse - sum_i t_i z_i - H. The mean over draws is the full KL; so for the gradient.
     - top-k, `bucket`: sum_K p log(p / q) + T log(T / (1 - sum_K q)), with T the probability of all other tokens.
-    - top-k, `renormalise`: lse - sum_K (p_i / P) z_i with P = sum_K p, less its least value. Biased: warns.
+    - top-k, `renormalise`: lse - sum_K (p_i / P) z_i with P = sum_K p, minus its minimum. Biased: warns.
     - full: sum_v p (log p - log q).
 
     Args:
-        logits: the student's [n, L, V], or [n, L - 1, V] without the last position; V as the cache's, or more (padded
-            outputs, which are left out).
-        alpha: the share of the distillation, from 0 to 1.
-        temperature: tau; default: the cache's. Another one needs a full cache.
-        tail: what a top-k cache's missing probability becomes.
+        logits: the student's [n, L, V], or [n, L - 1, V] without the last position. V is the cache's, or more (padded
+            outputs, which are ignored).
+        alpha: the weight of the distillation term, from 0 to 1.
+        temperature: tau; default: the cache's. Another temperature needs a full cache.
+        tail: what is done with the probability of the tokens that a top-k cache lacks.
         divergence: `reverse_kl`, KL(student || teacher), needs a full cache.
         reduction: "mean" over the positions that have a token to predict, or "none": [n, L - 1], zeros elsewhere.
 
     Raises:
-        CacheError: the logits do not fit the batch; or the cache does not hold what the loss needs, and why.
+        CacheError: the logits do not fit the batch; or the cache lacks what the loss needs (the message says what).
     """
     student = _Student.of(logits, batch)
     tau = batch.temperature if temperature is None else float(temperature)
@@ -78,7 +78,7 @@ def smoothed_token_loss(
 
     Args:
         logits, reduction: as of `kd_token_loss`.
-        alpha: the share of the uniform distribution over all V tokens.
+        alpha: the weight of the uniform distribution over all V tokens.
     """
     lse, _, label, total = _Student.of(logits, batch).read(batch, entries=False)
     return _reduced(lse - (1 - alpha) * label - alpha * total / batch.vocabulary, batch, reduction)
@@ -95,8 +95,8 @@ def designed_token_loss(
 ) -> Tensor:
     """TF-reg, in closed form: (1 - alpha) CE + alpha tau^2 KL(p_tau || softmax(z / tau)), without a teacher.
 
-    p has `correct` on the true token and the rest spread evenly; p_tau is p^(1 / tau), normalised. As it also has two
-    values, the KL takes z only at the true token, in the sum of z, and in logsumexp(z / tau).
+    p has `correct` on the true token and the rest spread evenly; p_tau is p^(1 / tau), normalised. Since p_tau has only
+    two values, the KL needs only z at the true token, the sum of z, and logsumexp(z / tau).
 
     Args:
         logits, reduction: as of `kd_token_loss`.
@@ -114,14 +114,14 @@ def designed_token_loss(
 
 
 def token_log_likelihood(logits: Tensor, batch: TokenBatch) -> Tensor:
-    """The student's log-probability of each next token, [P] in nats, with a gradient."""
+    """The student's log-probability of each next token, [P] in nats, differentiable."""
     lse, _, label, _ = _Student.of(logits, batch).read(batch, entries=False)
     return label - lse
 
 
 @dataclass(frozen=True)
 class _Student:
-    """The student's logits, as they are: no copy of them."""
+    """The student's logits, without a copy."""
 
     rows: Tensor  # [n L, V or more], a view
     at: Tensor  # int64 [P], the row of each position that has a next token
@@ -144,7 +144,7 @@ class _Student:
         return cls(logits.reshape(-1, logits.shape[2]), rows, batch.vocabulary)
 
     def softened(self, tau: float) -> _Student:
-        """The logits over a temperature."""
+        """The logits divided by a temperature."""
         return self if tau == 1 else _Student(self.rows / tau, self.at, self.vocabulary)
 
     def read(self, batch: TokenBatch, entries: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -189,14 +189,14 @@ def _is_bucket(batch: TokenBatch, tail: str) -> bool:
 
 
 def _sums(values: Tensor, batch: TokenBatch) -> Tensor:
-    """Of each position the sum over its entries, [P]."""
+    """Each position's sum over its entries, [P]."""
     return torch.zeros(batch.loss.numel(), dtype=values.dtype, device=values.device).index_add(
         0, batch.position, values
     )
 
 
 def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
-    """KL of targets that sum to one, or are made to; less the teacher's entropy, or the renormalised target's."""
+    """KL of targets that sum to one, or are renormalised: cross-entropy minus the teacher's (or target's) entropy."""
     weight = batch.weight
     if isinstance(batch.estimator, TopK):
         weight = weight / _sums(weight, batch)[batch.position]
@@ -207,7 +207,7 @@ def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
-    """KL over the k tokens and one bucket of all others; the floor is on the student's side alone."""
+    """KL over the k tokens and one bucket of all others; only the student's bucket has a floor."""
     log_q = entries - lse[batch.position]
     rest = (1 - _sums(batch.weight, batch)).clamp_min(0)
     student = torch.log1p(-_sums(log_q.exp(), batch).clamp_max(1 - 1e-6))
@@ -238,7 +238,7 @@ def _dense_kl(rows: Tensor, at: Tensor, logprobs: Tensor, power: float, divergen
 
 
 class _Read(torch.autograd.Function):
-    """What the losses need of logits; backward makes one gradient of their size, and nothing else so large."""
+    """Computes what the losses need from logits. Backward makes one gradient of their size, and nothing else as big."""
 
     @staticmethod
     def forward(

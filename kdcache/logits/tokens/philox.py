@@ -1,7 +1,7 @@
-"""Random numbers by address: a function of a seed, a row, a position and a draw, and of nothing else.
+"""Random numbers that are a function of a seed, a row, a position and a draw, and of nothing else.
 
 Philox4x32 with 10 rounds, the counter-based generator of Random123 (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3"): no state, so neither batches nor processes nor an interrupted run change what comes out.
+1, 2, 3"). It has no state, so batches, processes and interruptions do not change the numbers.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 Words = npt.NDArray[np.uint32]
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-WEYL = (0x9E3779B9, 0xBB67AE85)  # what the key grows by from round to round
+WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round
 ROUNDS = 10
-BLOCKS = 1 << 20  # of two numbers each, at most, for one draw at one position
+BLOCKS = 1 << 20  # at most so many blocks, of two numbers each, for one draw at one position
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 
@@ -44,7 +44,7 @@ def uniforms(
     Args:
         seed: 0 to 2^63 - 1.
         rows: row ids [n], 0 or more. positions: in their rows, [n], below 2^32.
-        draw: below 2^12; draws have independent numbers.
+        draw: below 2^12; different draws get independent numbers.
         count: how many numbers at each position, at most 2^21.
 
     Returns:
@@ -59,6 +59,6 @@ def uniforms(
 
 
 def _double(high: Words, low: Words) -> npt.NDArray[np.float64]:
-    """27 bits of one word and 26 of the other."""
+    """A number in [0, 1) from 27 bits of one word and 26 of the other."""
     bits = (high >> np.uint32(5)).astype(np.float64) * 2.0**26 + (low >> np.uint32(6))
     return np.asarray(bits * 2.0**-53)

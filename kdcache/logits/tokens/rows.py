@@ -1,4 +1,4 @@
-"""Token rows: packed sequences with what is stored at each of their positions, in arrays of unequal rows."""
+"""Token rows: packed sequences and what is stored at each of their positions, in ragged arrays."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy.typing as npt
 from kdcache.hashing.digests import digest_of, short, with_lengths
 from kdcache.logits.rows import Rows
 
-PER_POSITION = ("heads", "tails", "label_logprob", "entropy")  # L - 1 values of a row of L tokens
+PER_POSITION = ("heads", "tails", "label_logprob", "entropy")  # L - 1 values each, in a row of L tokens
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of unequal length, one after the other."""
+    """Rows of unequal length, stored one after the other."""
 
     values: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]  # [n]
@@ -38,7 +38,7 @@ class Ragged:
         return np.split(self.values, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 
     def sums(self) -> npt.NDArray[np.int64]:
-        """The sum of each row's values, which are counts."""
+        """The sum of each row's values."""
         total = np.concatenate([[0], np.cumsum(self.values, dtype=np.int64)])
         return np.asarray(total[self.starts + self.lengths] - total[self.starts])
 
@@ -53,7 +53,7 @@ class Ragged:
 
     @classmethod
     def joined(cls, parts: Sequence[Ragged]) -> Ragged:
-        """The rows of several pieces, at least one."""
+        """The rows of one or more pieces."""
         return cls(
             np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts])
         )
@@ -61,7 +61,7 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Shape:
-    """What decides which columns fit each other."""
+    """The values that decide which lengths of columns fit together."""
 
     vocabulary: int
     draws: int
@@ -70,7 +70,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class TokenRows(Rows):
-    """Some sequences, column by column as they are stored (see `format.py`): ids are gaps within each run."""
+    """Sequences as they are stored, column by column (see `format.py`); token ids are stored as gaps (`to_gaps`)."""
 
     shape: Shape
     columns: Mapping[str, Ragged]
@@ -89,7 +89,7 @@ class TokenRows(Rows):
         )
 
     def misfit(self) -> str | None:
-        """Which columns' lengths do not fit each other; None: all do."""
+        """Which columns have lengths that do not fit the others; None if all fit."""
         column, tokens = self.columns, self.columns["tokens"].lengths
         heads = column["heads"].sums()
         wanted = {name: np.maximum(tokens - 1, 0) for name in PER_POSITION}
@@ -127,19 +127,19 @@ class TokenRows(Rows):
         return f"has other tokens in row id {self.ids[wrong[0]]} than its hash says" if len(wrong) else None
 
     def head_ids(self) -> npt.NDArray[np.int64]:
-        """The head's token ids, one position after the other; not of a full cache."""
+        """The heads' token ids, one position after the other; a full cache has none."""
         if self.shape.full:
             return np.zeros(0, np.int64)
         return from_gaps(self.columns["head_ids"].values, self.columns["heads"].values)
 
     def tail_ids(self) -> npt.NDArray[np.int64]:
-        """The tails' token ids, draw after draw within a position."""
+        """The tails' token ids, one position after the other; within a position, one draw after the other."""
         runs = np.repeat(self.columns["tails"].values, self.shape.draws)
         return from_gaps(self.columns["tail_ids"].values, runs)
 
 
 def to_gaps(ids: npt.NDArray[np.int64], runs: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Each run's first id, then the differences; `runs` are their lengths. Rising ids give gaps of 0 or more."""
+    """Each run's first id, then the differences; `runs` has the runs' lengths. Ascending ids give gaps of 0 or more."""
     gaps = np.diff(ids, prepend=0)
     first = _first_places(runs)
     gaps[first] = ids[first]
@@ -147,7 +147,7 @@ def to_gaps(ids: npt.NDArray[np.int64], runs: npt.NDArray[Any]) -> npt.NDArray[n
 
 
 def from_gaps(gaps: npt.NDArray[Any], runs: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """The ids that `to_gaps` made gaps of."""
+    """The ids from their gaps: the inverse of `to_gaps`."""
     total = np.cumsum(gaps, dtype=np.int64)
     first, lengths = _first_places(runs), runs[runs > 0].astype(np.int64)
     return np.asarray(total - np.repeat(total[first] - gaps[first], lengths))
@@ -161,8 +161,8 @@ def _first_places(runs: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def row_hashes(tokens: Ragged, starts: Ragged, loss: Ragged) -> npt.NDArray[np.uint64]:
     """The hashes uint64 [n] of sequences.
 
-    Each is the first 8 bytes, little-endian, of the 16-byte BLAKE2b over three parts, each after its length (8 bytes):
-    the token ids and the document starts (uint32, little-endian) and the loss mask (a byte a token).
+    Each is the first 8 bytes, little-endian, of the 16-byte BLAKE2b over three parts, each preceded by its length (8
+    bytes): the token ids and the document starts (uint32, little-endian), and the loss mask (one byte a token).
     """
     rows = zip(_as(tokens, "<u4"), _as(starts, "<u4"), _as(loss, "u1"), strict=True)
     return np.array([short(digest_of(with_lengths(parts))) for parts in rows], np.uint64)

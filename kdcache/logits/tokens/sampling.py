@@ -1,6 +1,6 @@
-"""Draw what an estimator stores, at many positions at once, on the device where the log-probabilities are.
+"""Select the entries that an estimator stores, at many positions at once, on the log-probabilities' device.
 
-Probabilities are rounded to multiples of 2^-30 and added up as integers, so that sums have no order: the same
+Probabilities are rounded to multiples of 2^-30 and added as integers, so that sums do not depend on the order: the same
 log-probabilities give the same entries in any batch, on any device.
 """
 
@@ -20,26 +20,27 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 ONE = 1 << 30  # the integer that stands for probability one; a sum of 64 tail tokens fits 32 bits
-BLOCK = 64  # tokens that are added up at once: a draw looks for its block first
+BLOCK = 64  # tokens whose sum is kept: a draw first finds its block, then its token
 
 
 @dataclass(frozen=True)
 class Drawn:
     """The entries of n positions, one position after the other."""
 
-    heads: Ints  # [n], entries stored with their log-probability
-    tails: Ints  # [n], sampled entries of each draw
-    head_ids: Ints  # [sum of heads], rising within a position; empty of `Full`, which has all
+    heads: Ints  # [n], the number of entries stored with their log-probability
+    tails: Ints  # [n], the number of sampled entries in each draw
+    head_ids: Ints  # [sum of heads], ascending within a position; empty with `Full`, which stores all tokens
     head_logprobs: npt.NDArray[np.float32]  # [sum of heads], natural
-    tail_ids: Ints  # [sum of draws x tails]: draw after draw within a position, each rising
+    tail_ids: Ints  # [sum of draws x tails]: within a position one draw after the other, each ascending
 
 
 def draw(estimator: Estimator, logprobs: Any, rows: npt.ArrayLike, positions: npt.ArrayLike) -> Drawn:
-    """The entries that an estimator stores of some distributions.
+    """The entries that an estimator stores for some distributions.
 
     Args:
         logprobs: natural log-probabilities [n, V], float32, a tensor on any device or an array; -inf is fine.
-        rows, positions: integers [n], whose distributions these are: with the seed they decide the draws.
+        rows, positions: integers [n], the row id and position of each distribution; with the seed they decide the
+            draws.
     """
     import torch
 
@@ -93,7 +94,7 @@ def _top(logprobs: Tensor, k: int) -> Drawn:
 
 
 def _at_least(probabilities: Tensor, eps: float) -> tuple[Tensor, Ints]:
-    """Flat places of the tokens of probability eps or more, in order, and their number in each row."""
+    """The flat places of all tokens with probability eps or more, in order, and their number in each row."""
     import torch
 
     chosen = probabilities >= eps
@@ -106,16 +107,16 @@ def _at_least(probabilities: Tensor, eps: float) -> tuple[Tensor, Ints]:
 
 
 def _ragged(counts: Ints) -> tuple[Ints, Ints]:
-    """(which row, which of its items) of all items, where row i has `counts[i]` of them."""
+    """(row, number within the row) of all items, where row i has `counts[i]` items."""
     row = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
     return row, np.arange(len(row)) - first[row]
 
 
 class _Masses:
-    """Probabilities [n, V] as integers, without the heads, summed up so that a token can be found by its mass.
+    """Probabilities [n, V] as integers, without the heads, with cumulative sums to look up a token by its mass.
 
-    The given tensor is used up.
+    The given tensor is overwritten.
     """
 
     def __init__(self, probabilities: Tensor, heads: Tensor | None) -> None:
@@ -133,19 +134,19 @@ class _Masses:
         self.totals: Ints = _array(self.ends[:, -1])
 
     def tokens_at(self, rows: Ints, points: npt.NDArray[np.float64]) -> Ints:
-        """The tokens [m] on which these points of the rows' cumulated mass lie; each from 0 to the row's total."""
+        """The tokens [m] at these points of the rows' cumulative mass; each point lies from 0 to its row's total."""
         import torch
 
         whole = np.minimum(points.astype(np.int64), self.totals[rows] - 1)
         row, point = (torch.from_numpy(part).to(self.ends.device) for part in (rows, whole))
         block = self._blocks(row, point)
         within = _cumulated(self.values[row, block], torch.int32)
-        rest = point - self.ends[row, block] + within[:, -1]  # from the block's beginning
+        rest = point - self.ends[row, block] + within[:, -1]  # the point, counted from the block's beginning
         token = block * BLOCK + (within <= rest[:, None]).sum(1)
         return _array(token)
 
     def _blocks(self, row: Tensor, point: Tensor) -> Tensor:
-        """The first block of each row that ends behind the point: a search in one rising line of all rows' blocks."""
+        """The first block of each row that ends after the point: one search in one ascending array of all blocks."""
         import torch
 
         n, blocks = self.ends.shape
@@ -156,7 +157,7 @@ class _Masses:
 
 
 def _cumulated(values: Tensor, dtype: Any) -> Tensor:
-    """Sums along the last dimension."""
+    """Cumulative sums along the last dimension."""
     import torch
 
     if not values.is_cpu:

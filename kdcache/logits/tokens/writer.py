@@ -1,4 +1,4 @@
-"""Write a token cache row by row, from distributions that somebody else computed."""
+"""Write a token cache row by row, from distributions that were computed elsewhere."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TokenWriter(RowWriter[TokenManifest, TokenRows]):
         """Append rows to a split; full shards go to disk at once.
 
         Raises:
-            CacheError: the split's name is not usable, an id was written before, or the disk refuses.
+            CacheError: the split's name is not usable, an id was written before, or writing fails.
         """
         self._require_open()
         self._require_split_name(split)
@@ -26,7 +26,7 @@ class TokenWriter(RowWriter[TokenManifest, TokenRows]):
 
 
 class _TokenBuffer(Buffer[TokenRows]):
-    """A shard's rows in pieces."""
+    """A shard's rows, in the pieces in which they came."""
 
     def __init__(self, header: TokenHeader) -> None:
         super().__init__(header.rows_per_shard)

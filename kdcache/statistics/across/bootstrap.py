@@ -1,8 +1,8 @@
 """Interquartile mean and probability of improvement with stratified bootstrap intervals (Agarwal et al. 2021).
 
-As their library, rliable, defines them: the estimates over all runs and tasks, the intervals by percentiles of
-resamples in which every task's seeds are drawn anew and the tasks stay. The intervals therefore speak of other
-seeds on these tasks, not of other tasks; with few seeds that of the interquartile mean is too narrow.
+Both are defined as in their library, rliable. Estimates use all runs and tasks. Intervals are percentiles of resamples
+in which every task's seeds are redrawn and the tasks stay. So the intervals are about other seeds on these tasks, not
+about other tasks. With few seeds the interval of the interquartile mean is too narrow.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """An estimate with its interval; `None`: the resamples have no spread (one seed, or all agree)."""
+    """An estimate with its interval, whose ends are `None` if the resamples have no spread (one seed, or all agree)."""
 
     value: float
     ci_low: float | None
@@ -35,7 +35,7 @@ def interquartile_mean(tasks: Sequence[ArrayLike], confidence: float = 0.95, see
     """Mean of the middle half of all scores, runs and tasks together.
 
     Args:
-        tasks: per task its scores, [seeds]; all tasks on one scale, or the extreme tasks are what is trimmed.
+        tasks: each task's scores, [seeds]. All tasks need one scale; otherwise the extreme tasks are trimmed.
     """
     blocks = sorted((_sorted(block) for block in tasks), key=lambda block: block.tolist())
     value = float(stats.trim_mean(np.concatenate(blocks), TRIM))
@@ -50,8 +50,8 @@ def probability_of_improvement(
 ) -> Estimate:
     """P(x > y) + P(x = y) / 2 for a random run of each method on one task, averaged over tasks.
 
-    The Mann-Whitney statistic U / (n m) of each task. Runs are not matched, in the estimate or in the
-    resamples, which draw x and y independently.
+    For each task this is the Mann-Whitney statistic U / (n m). Runs are not matched: resamples draw x and y
+    independently.
 
     Args:
         tasks: per task the scores of the method, [n], and of the baseline, [m].
@@ -70,7 +70,7 @@ def probability_of_improvement(
 
 
 def _shares(n: int, rng: np.random.Generator) -> Floats:
-    """How often each of n runs is in a resample of n, as shares; [REPEATS, n]."""
+    """The share of each of n runs in resamples of n runs; [REPEATS, n]."""
     return np.asarray(rng.multinomial(n, np.full(n, 1 / n), size=REPEATS) / n)
 
 

@@ -1,7 +1,7 @@
 """Almost stochastic order (ASO): does one method's score distribution lie above another's, nearly everywhere?
 
-On request only, not part of `compare`: it ignores the matching of seeds, and with few of them its bootstrap
-is too sure of itself (five scores against five, all apart, give exactly 0).
+Used on request only, not by `compare`: it ignores the matching of seeds, and with few seeds its bootstrap is
+overconfident (five scores that all lie above five others give exactly 0).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def almost_stochastic_order(
 ) -> float:
     """Upper confidence bound eps_min in 0..1 of the violation of "x is stochastically larger than y".
 
-    0: no violation; 0.5 or more: the order is not shown; below 0.5 (better: below 0.2) x is almost
-    stochastically larger. eps_min = eps(x, y) + z_{1 - alpha / comparisons} sd*(eps), with sd* over
-    bootstrap resamples of both (del Barrio, Cuesta-Albertos and Matran 2018; Dror, Shlomov and Reichart
-    2019). `comparisons` is how many such bounds are read together (Bonferroni).
+    0: no violation; below 0.5 (better: below 0.2): x is almost stochastically larger; 0.5 or more: the order is not
+    shown. eps_min = eps(x, y) + z_{1 - alpha / comparisons} sd*(eps), with sd* over bootstrap resamples of both (del
+    Barrio, Cuesta-Albertos and Matran 2018; Dror, Shlomov and Reichart 2019). `comparisons` is the number of such
+    bounds that are read together (Bonferroni).
 
     Raises:
         ComparisonError: fewer than two scores on a side, or one that is not finite; a level out of range.
@@ -49,7 +49,7 @@ def almost_stochastic_order(
 def violation_ratio(x: ArrayLike, y: ArrayLike) -> float:
     """eps(x, y): the share of the squared 2-Wasserstein distance where y's quantile exceeds x's.
 
-    Exact for the step-shaped quantile functions of samples; 0.5 where the two are equal.
+    Exact for samples, whose quantile functions are steps; 0.5 if x and y are equal.
     """
     return float(_violations(_scores(x)[None], _scores(y)[None])[0])
 

@@ -1,7 +1,7 @@
-"""Whose scores are followed over the tasks: one student's, or all students' of one init.
+"""The groups whose scores are compared over tasks: one student, or all students of one init.
 
-A group's score on a task at a seed is a student's points, or the mean over the init's students: several
-students of a task are not several tasks, so they become one value first.
+A group's score on a task at a seed is the student's points, or the mean over the init's students. Several students on
+one task are not several tasks, so they are first averaged to one value.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INITS = ("pretrained", "scratch")
 
 @dataclass(frozen=True)
 class Group:
-    """scores: task -> method -> {seed: points}, for every task the group is declared for; finite only."""
+    """A group's finite scores, task -> method -> {seed: points}, for every task the group is declared for."""
 
     scope: Scope
     name: str
@@ -32,7 +32,7 @@ class Group:
     scores: Mapping[str, Mapping[str, Points]]
 
     def differences(self, method: str, baseline: str) -> dict[str, list[float]]:
-        """task -> differences of matched seeds, in points; only tasks that have any."""
+        """task -> differences of matched seeds, in points; without tasks that have none."""
         result = {}
         for task, scores in self.scores.items():
             x, y = scores[method], scores[baseline]
@@ -41,7 +41,7 @@ class Group:
         return result
 
     def common(self) -> dict[str, dict[str, list[float]]]:
-        """task -> method -> points at the seeds that all methods have; only tasks that have any."""
+        """task -> method -> points at the seeds that all methods have; without tasks that have none."""
         result = {}
         for task, scores in self.scores.items():
             seeds = sorted(set.intersection(*(set(points) for points in scores.values())))
@@ -61,7 +61,7 @@ class Group:
 
 
 def groups(trials: pd.DataFrame, study: Study) -> Iterator[Group]:
-    """Every student; then each init that has two or more students (with one, it is that student)."""
+    """Every student as a group; then every init with two or more students (with one, it would be the same group)."""
     cells = points_table(trials, study)
     for name, student in study.students.items():
         yield Group("student", name, student.init, _scores(cells, study, [name]))
@@ -81,7 +81,7 @@ def _scores(cells: Cells, study: Study, students: list[str]) -> dict[str, dict[s
 
 
 def _mean(members: list[Points]) -> Points:
-    """Per seed the mean over students, where all have a score: or the mean would change with who has one."""
+    """Each seed's mean over students, if all of them have a score; else the mean would depend on which have one."""
     finite = [{seed: value for seed, value in points.items() if np.isfinite(value)} for points in members]
     seeds = sorted(set.intersection(*(set(points) for points in finite)))
     return {seed: float(np.mean([points[seed] for points in finite])) for seed in seeds}

@@ -2,9 +2,9 @@
 
     points = intercept + effect[regularizer] + task + seed within task + noise
 
-with task and seed-within-task as normal random effects, fitted by restricted maximum likelihood (statsmodels).
-Every regularizer has the same effect on every task here, so the model speaks of these tasks, as the stratified
-permutation test does. Its p-values are normal, not t: a little too small with few trials.
+Task and seed-within-task are normal random effects; the fit is by restricted maximum likelihood (statsmodels). The
+model assumes that a regularizer has the same effect on every task. So it is about these tasks, like the stratified
+permutation test. Its p-values use the normal distribution instead of t: they are a little too small with few trials.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Effect:
 def mixed_model(
     scores: pd.DataFrame, methods: Sequence[str], baseline: str, confidence: float = 0.95
 ) -> tuple[dict[str, Effect], str]:
-    """The effects of `methods` other than `baseline`, and a note: why there are none, or empty.
+    """The effects of `methods` other than `baseline`, and a note that is empty, or says why there are no effects.
 
     Args:
         scores: columns task, seed, regularizer, points; one row a trial, finite, in any balance.
 
-    No effects, and the reason in the note, where the model cannot be fitted: fewer than two tasks, no two
-    seeds on any task, scores without spread, an optimizer that does not converge.
+    The model cannot be fitted with fewer than two tasks, without two seeds on any task, if the scores have no spread,
+    or if the optimizer does not converge.
     """
     found = [name for name in methods if name != baseline and (scores["regularizer"] == name).any()]
     reason = _unfit(scores, found, baseline)
@@ -57,7 +57,7 @@ def mixed_model(
 
 
 def _unfit(scores: pd.DataFrame, found: list[str], baseline: str) -> str:
-    """Why the model cannot be fitted; empty where it can be tried."""
+    """Why the model cannot be fitted; empty if it can be tried."""
     if not found or not (scores["regularizer"] == baseline).any():
         return "no trials to compare"
     if scores["task"].nunique() < 2:
@@ -72,15 +72,15 @@ def _unfit(scores: pd.DataFrame, found: list[str], baseline: str) -> str:
 
 def _fit(data: pd.DataFrame) -> tuple[np.ndarray, np.ndarray] | None:
     """Fixed effects and their standard errors, the intercept first; `None` without a usable optimum."""
-    from statsmodels.regression.mixed_linear_model import MixedLM  # two seconds: only where it is needed
+    from statsmodels.regression.mixed_linear_model import MixedLM  # takes two seconds, so only if needed
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what they warn of is checked below
+        warnings.simplefilter("ignore")  # the problems they warn of are checked below
         model = MixedLM.from_formula(
             "points ~ C(regularizer)", data, groups="task", re_formula="1", vc_formula={"seed": "0 + C(seed)"}
         )
         try:
-            # without gradients: these get a variance to 0, where the default's line search gives up
+            # methods without gradients: they can reach a variance of 0, where the default's line search gives up
             result = model.fit(reml=True, method=["powell", "nm"])
         except (np.linalg.LinAlgError, ValueError):
             return None

@@ -16,14 +16,14 @@ CHUNK = 2_000_000  # random signs held at once
 def stratified_permutation(tasks: Sequence[ArrayLike], seed: int = 0) -> float | None:
     """Two-sided p for the mean over tasks of the mean paired difference; `None` below two differences.
 
-    If a method does nothing on any of these tasks, the sign of each matched seed's difference is a coin, so
-    every pattern of flips within the tasks is equally likely; no scores are exchanged between tasks, and
-    every task has the same weight however many seeds it has. All patterns up to 16 differences (exact), else
-    `tests.RESAMPLES` seeded ones and the observed pattern itself, (1 + as extreme) / (1 + draws) (Phipson and
+    If a method has no effect on any of these tasks, the sign of each matched seed's difference is a coin flip, so every
+    pattern of signs within the tasks is equally likely. No scores are exchanged between tasks, and all tasks have the
+    same weight, whatever their numbers of seeds. Up to 16 differences all patterns are counted (exact). Beyond, p is
+    (1 + as extreme) / (1 + draws) over `significance.RESAMPLES` seeded draws and the observed pattern (Phipson and
     Smyth 2010).
 
     Args:
-        tasks: per task the differences of matched seeds, [seeds]; the numbers of seeds may differ.
+        tasks: each task's differences of matched seeds, [seeds]; the numbers of seeds may differ.
     """
     blocks = [np.asarray(block, dtype=np.float64) for block in tasks]
     if any(block.ndim != 1 or not block.size or not np.isfinite(block).all() for block in blocks):
@@ -39,10 +39,10 @@ def flips(d: NDArray[np.float64], seed: int = 0) -> float:
 
 
 def _sampled(d: NDArray[np.float64], seed: int) -> float:
-    """As `tests.sign_flip` beyond its enumeration, in chunks: tasks x seeds can be thousands.
+    """The sampled part of `significance.sign_flip`, but in chunks, since tasks x seeds can be thousands.
 
-    The signs are drawn for the sorted absolute differences (the same null distribution), so that neither the
-    order of the differences nor their sign moves the draws.
+    The signs are drawn for the sorted absolute differences (the null distribution is the same), so that the order and
+    the signs of the differences do not change the draws.
     """
     size = np.sort(np.abs(d))
     observed = abs(float(d.sum())) - significance.ROUNDING * float(size.sum())

@@ -1,8 +1,8 @@
-"""Ranks of several methods over several tasks: is there any difference, and how do they rank?
+"""Ranks of several methods over several tasks: is there any difference between methods, and how do they rank?
 
-The critical difference is for the ranking as a whole (the diagram of Demsar 2006). It is not used to compare
-two methods: whether two mean ranks differ by more than it depends on which other methods are in the pool
-(Benavoli, Corani and Mangili 2016), so each comparison with the baseline has its own signed-rank test.
+The critical difference is for the ranking as a whole (the diagram of Demsar 2006). It is not used to compare two
+methods, because whether their mean ranks differ by more than the critical difference depends on the other methods in
+the ranking (Benavoli, Corani and Mangili 2016). So each comparison with the baseline has its own signed-rank test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy import stats
 
 from kdcache.errors import ComparisonError
 
-DECIMALS = 9  # of a point: means that agree to this are tied, whatever the rounding of their computation
+DECIMALS = 9  # of a point: means that agree to so many decimals are tied, so that rounding does not matter
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Friedman:
 
 
 def scores_matrix(means: ArrayLike) -> NDArray[np.float64]:
-    """Task means as [tasks, methods], rounded so that equal means are ties; finite, or ComparisonError."""
+    """Task means as [tasks, methods], rounded so that equal means are ties; ComparisonError if one is not finite."""
     matrix = np.asarray(means, dtype=np.float64)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise ComparisonError(f"expected finite task means [tasks, methods], found shape {matrix.shape}")
@@ -37,15 +37,15 @@ def scores_matrix(means: ArrayLike) -> NDArray[np.float64]:
 
 
 def mean_ranks(means: ArrayLike) -> NDArray[np.float64]:
-    """Each method's rank (1: the highest mean; ties share), averaged over tasks; [tasks, k] -> [k]."""
+    """Each method's rank averaged over tasks, [tasks, k] -> [k]; rank 1 is the highest mean, ties share their rank."""
     return np.asarray(stats.rankdata(-scores_matrix(means), axis=1).mean(axis=0))
 
 
 def friedman(means: ArrayLike) -> Friedman | None:
     """Friedman's test that no method ranks higher than another on [tasks, k] means, corrected for ties.
 
-    `None` with fewer than two tasks or three methods, where it is not defined, or when the methods tie on
-    every task. The chi-squared p-value is approximate, and rough below about ten tasks (Demsar 2006).
+    `None` if the test is not defined: fewer than two tasks or three methods, or ties on every task. The chi-squared
+    p-value is approximate, and rough below about ten tasks (Demsar 2006).
     """
     matrix = scores_matrix(means)
     if matrix.shape[0] < 2 or matrix.shape[1] < 3 or not np.ptp(matrix, axis=1).any():

@@ -1,7 +1,7 @@
 """Signed ranks of the tasks' mean differences: Wilcoxon's test and its Bayesian counterpart.
 
-Both take one value a task (`d`: the mean difference from the baseline, positive is better), so a task with
-many seeds counts no more than another. With few tasks they can say little: see `tests.sign_flip_floor`.
+Both take one value a task (`d`: the mean difference from the baseline, positive is better), so a task with many seeds
+counts no more than another. With few tasks they can show little: see `significance.sign_flip_floor`.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from kdcache.statistics.across.permutation import flips
 from kdcache.statistics.across.ranks import DECIMALS
 
 DRAWS = 50_000
-PRIOR = 0.5  # weight of the pseudo-task without a difference, against 1 for each task
+PRIOR = 0.5  # weight of a pseudo-task with difference 0; each real task has weight 1
 
 
 def wilcoxon(d: ArrayLike) -> float | None:
     """Two-sided p of Wilcoxon's signed-rank test over tasks; `None` below two tasks.
 
-    Ties share their ranks; zeros are ranked and then carry no sign (Pratt 1959). p is the share of sign
-    patterns with a rank sum as extreme: all 2^n of them up to 16 tasks (so exact, ties or not, and never
-    below 2 / 2^n), 99,999 seeded ones beyond.
+    Ties share their ranks; zeros are ranked but have no sign (Pratt 1959). p is the share of sign patterns with a rank
+    sum as extreme as the observed one: of all 2^n patterns up to 16 tasks (exact, even with ties, and never below 2 /
+    2^n), of 99,999 seeded patterns beyond.
     """
     d = _tasks(d)
     if d.size < 2:
@@ -47,9 +47,9 @@ def bayesian_signed_rank(d: ArrayLike, rope: float, seed: int = 0) -> RopeProbab
     """The Bayesian signed-rank test with a region of practical equivalence (ROPE); `None` below two tasks.
 
     A Dirichlet process with prior strength `PRIOR` at a difference of zero (Benavoli et al. 2014, 2017). One
-    draw of weights w ~ Dirichlet(0.5, 1, ..., 1) over (0, d) gives theta_better = sum_ij w_i w_j [d_i + d_j >
-    2 rope], theta_worse likewise below -2 rope, theta_within the rest; a sum on the edge counts half to each
-    side. A region's probability is the share of `DRAWS` seeded draws in which its theta is the largest.
+    draw of weights w ~ Dirichlet(0.5, 1, ..., 1) over (0, d) gives theta_better = sum_ij w_i w_j [d_i + d_j > 2 rope],
+    theta_worse likewise with < -2 rope, and theta_within as the rest; a sum on the edge counts half for each side. A
+    region's probability is the share of `DRAWS` seeded draws in which its theta is the largest.
 
     Args:
         d: the tasks' mean differences, in the unit of `rope`.
@@ -84,6 +84,6 @@ def _theta(weights: NDArray[np.float64], share: NDArray[np.float64]) -> NDArray[
 
 
 def _winners(theta: NDArray[np.float64]) -> list[float]:
-    """How often each column is the largest; equal ones (to rounding) share the draw."""
+    """The share of draws in which each column is the largest; columns that tie (to rounding) share the draw."""
     largest = theta >= theta.max(axis=1, keepdims=True) - significance.ROUNDING
     return [float(share) for share in (largest / largest.sum(axis=1, keepdims=True)).mean(axis=0)]

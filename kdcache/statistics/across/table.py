@@ -1,4 +1,4 @@
-"""metrics/across.csv: what each regularizer does over several tasks, beside what it does on each of them."""
+"""metrics/across.csv: what each regularizer does over several tasks together."""
 
 from __future__ import annotations
 
@@ -22,28 +22,29 @@ from kdcache.statistics.families import correct_by_family
 from kdcache.study import Study
 
 ONE_TASK = "one task: nothing across tasks"
-BAYES_TASKS = 5  # below, a posterior over so few observed differences is sure of whatever they show
+BAYES_TASKS = 5  # with fewer tasks the posterior is overconfident, whatever the few differences show
 
 
 def compare_across_tasks(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per group and regularizer, the baseline included, in the layout of across.csv.
 
-    A group is a student over its tasks (scope `student`) or all students of an init, averaged within each
-    task and seed (scope `init`). Columns, in points where not said otherwise; blank where there is nothing to
-    estimate, always with one task, and `note` says why:
+    A group is a student over its tasks (scope `student`) or all students of an init, averaged within each task and seed
+    (scope `init`). Columns are in points unless said otherwise. A number is blank if there is nothing to estimate
+    (always with one task), and `note` says why:
 
-    - scope, group, init, regularizer, metric; tasks: with matched seeds; trials: how many matched seeds
+    - scope, group, init, regularizer, metric; tasks: number of tasks with matched seeds; trials: number of matched
+      seeds
     - difference: mean over tasks of the mean paired difference from the baseline; ci_low, ci_high: its t
       interval over tasks, 1 - alpha
-    - wilcoxon_p over the tasks' mean differences, wilcoxon_floor the smallest value it can have
-    - permutation_p: sign flips within tasks, permutation_floor; the corrected p-values: over the regularizers
-      of a group, or of all groups of the scope where `comparison.family` is wider than a student
-    - mixed_*: the mixed model's effect, interval and p, a cross-check and not corrected
-    - improvement: probability that a random run beats one of the baseline, 0..1, with bootstrap interval
-    - bayes_worse, bayes_within, bayes_better: posterior probabilities, the ROPE being the margin; blank
-      below `BAYES_TASKS` tasks
-    - over the tasks and seeds that all methods have: ranked_tasks, mean_rank, iqm with bootstrap interval;
-      friedman_p and critical_difference, the same on all rows of a group
+    - wilcoxon_p: over the tasks' mean differences; wilcoxon_floor: the smallest value that it can have
+    - permutation_p: sign flips within tasks; permutation_floor: its smallest value; *_p_corrected: over the
+      regularizers of a group, or of all groups of the scope if `comparison.family` is wider than a student
+    - mixed_*: the mixed model's effect, interval and p, as a cross-check, so not corrected
+    - improvement: probability that a random run beats one of the baseline, 0..1, with its bootstrap interval
+    - bayes_worse, bayes_within, bayes_better: posterior probabilities, with the margin as ROPE; blank below
+      `BAYES_TASKS` tasks
+    - over the tasks and seeds that all methods have: ranked_tasks, mean_rank, iqm with its bootstrap interval;
+      friedman_p and critical_difference, which are the same on all rows of a group
 
     Raises:
         ComparisonError: as `kdcache.statistics.compare`.
@@ -136,7 +137,7 @@ def _metrics_note(group: Group, study: Study) -> str:
 def _compare_method(
     group: Group, method: str, d: dict[str, list[float]], study: Study, notes: list[str]
 ) -> dict[str, Any]:
-    """What the differences from the baseline say, for two or more tasks."""
+    """The columns that come from the differences from the baseline; they need two or more tasks."""
     if len(d) < 2:
         notes.append(f"matched seeds on {len(d)} of {len(group.scores)} tasks: two are needed")
         return {}
@@ -171,7 +172,7 @@ def _improvement(group: Group, method: str, tasks: list[str], study: Study) -> d
 
 
 def _bayes(means: dict[str, float], study: Study) -> dict[str, Any]:
-    """In units of each task's margin, so that tasks with different margins share one ROPE of 1."""
+    """The Bayesian columns. Differences are divided by their task's margin, so that all tasks share one ROPE of 1."""
     margins = {task: study.comparison.margin[study.tasks[task].metrics[0]] for task in means}
     scaled = [mean / margins[task] for task, mean in means.items()]
     posterior = bayesian_signed_rank(scaled, 1.0) if len(scaled) >= BAYES_TASKS else None
@@ -185,7 +186,7 @@ def _bayes(means: dict[str, float], study: Study) -> dict[str, Any]:
 
 
 def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """What all rows of the group share, and each method's rank and interquartile mean."""
+    """The columns that all rows of the group share, and each method's rank and interquartile mean."""
     common, methods = group.common(), list(study.methods())
     if len(common) < 2 or len(methods) < 2:
         return {"ranked_tasks": len(common)}, {}
