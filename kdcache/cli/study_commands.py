@@ -18,12 +18,20 @@ from kdcache.errors import KdcacheError
 @app.command()
 def check(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
+    files: Annotated[
+        bool, typer.Option("--files/--no-files", help="Look at what it names: data, checkpoints, functions.")
+    ] = True,
     as_json: Json = False,
 ) -> None:
-    """Check a study file: all its mistakes at once, before anything runs."""
+    """Check a study file and what it names: all mistakes at once, before anything runs. No network is asked."""
+    from kdcache.cli.named import find_mistakes
+    from kdcache.errors import ParamsError
     from kdcache.study import load_study
 
     study = load_study(params)
+    mistakes, unseen = find_mistakes(study) if files else ([], [])
+    if mistakes:
+        raise ParamsError(params, mistakes)
     configurations = len(list(study.configurations()))
     counts = {
         "path": str(params),
@@ -34,6 +42,7 @@ def check(
         "seeds": len(study.seeds),
         "looks": study.looks,
         "trials": configurations * len(study.seeds),
+        "not_looked_at": unseen,
     }
     if study.tuning is not None:
         counts["tuning_trials"] = configurations * study.tuning.budget * len(study.tuning.seeds)
@@ -48,7 +57,10 @@ def check(
             f"; tuned before with {study.tuning.budget} settings of every method x {len(study.tuning.seeds)} seeds "
             "= {tuning_trials} trials"
         )
-    print_json(counts) if as_json else typer.echo(text.format(**counts))
+    text = text.format(**counts)
+    if unseen:
+        text += f"\nnot looked at, since only the hub has it: {', '.join(unseen)}"
+    print_json(counts) if as_json else typer.echo(text)
 
 
 @app.command()
@@ -67,15 +79,25 @@ def init(
         list[str] | None, typer.Option(metavar="COLUMN", help="The texts' column; twice for pairs.")
     ] = None,
     label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The classes' column.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Your own images: a folder with train/ and validation/, a folder for each class in both."
+        ),
+    ] = None,
 ) -> None:
     """Write a project that runs: params.yaml, dvc.yaml, stages, and small models that need no network."""
-    from kdcache.repro.init import Data, start_project
+    from kdcache.repro.init import start_project
+    from kdcache.repro.own_data import Images, Texts
 
     given = [bool(text), bool(label)]
     if any(given) != (data is not None) or any(given) != all(given):
         raise KdcacheError("init: --data TRAIN VALIDATION, --text COLUMN and --label COLUMN go together")
-    files = None if data is None else Data(*data, text=text or [], label=label or "")
-    typer.echo("\n".join(start_project(folder, template, files)))
+    if data is not None and images is not None:
+        raise KdcacheError("init: give --data or --images, not both")
+    texts = None if data is None else Texts(*data, text=text or [], label=label or "")
+    own = texts if images is None else Images(images)
+    typer.echo("\n".join(start_project(folder, template, own)))
 
 
 @app.command()

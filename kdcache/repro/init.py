@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import io
-import math
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock, template
+from kdcache.repro.own_data import Images, Texts, own_study
 from kdcache.study import load_study
 from kdcache.study.settled import ensure_settled
-from kdcache.system.names import NAME, SETTLED
+from kdcache.system.names import SETTLED
 
 Template: TypeAlias = Literal["default", "text", "images", "paper"]
 OURS = ("params.yaml", SETTLED, "dvc.yaml", "stages", code_lock.LOCK.name)
-LONGEST, STEP = 128, 8  # tokens: the limit of the embedded models; max_length is a multiple of STEP
-SAMPLE = 2000  # texts whose tokens are counted to choose max_length
-# An empty line goes before each part of the study, unless there is a comment.
+# An empty line goes before each part of the study, unless a comment stands there.
 SECTION = re.compile(r"(?m)^((?!#).+)\n+(?=(?:tasks|teachers|students|regularizers|distillers|comparison):)")
 STARTS = {
     "default": "Does a regularizer help a small student, pre-trained or not, on text and on images?",
@@ -46,26 +40,11 @@ COMMENTS = {
 KEEP = "`keep: [0]` in a student keeps the trained model of seed 0, for `kdcache student`; or all, or none"
 
 
-@dataclass(frozen=True)
-class Data:
-    """Two files with labelled texts: CSV, Parquet or JSON lines.
+def start_project(folder: Path, kind: Template = "default", data: Texts | Images | None = None) -> list[str]:
+    """Write a project, and make it a Git and a DVC repository where it is none.
 
     Args:
-        text: the column with the texts, or two columns with pairs of them.
-        label: the column with the classes.
-    """
-
-    train: Path
-    validation: Path
-    text: Sequence[str]
-    label: str
-
-
-def start_project(folder: Path, kind: Template = "default", data: Data | None = None) -> list[str]:
-    """Write a project, and make it a Git and DVC repository unless it is one.
-
-    Args:
-        data: used as the task instead of the template's; the models are those of `text`.
+        data: in place of the template's task, with the models of `text` or `images`.
 
     Returns:
         What to do next, one line for each step.
@@ -93,73 +72,9 @@ def _study(kind: Template) -> Any:
     return _commented(study, STARTS[kind])
 
 
-def _study_of(folder: Path, data: Data) -> Any:
-    """The text template with the task of these files, and a max_length that fits its texts."""
-    study = template.only(template.default_study(), "text")
-    name = folder.resolve().name
-    name = name if NAME.fullmatch(name) else "mine"
-    files = {split: f"data/{getattr(data, split).name}" for split in ("train", "validation")}
-    if len(set(files.values())) == 1:
-        raise KdcacheError(f"{data.train} and {data.validation} have the same name; rename one of them")
-    described, longest = _look_at(data)
-    study["tasks"] = {
-        name: {
-            "source": {"files": files},
-            "text": _in_a_line(data.text),
-            "label": data.label,
-            "metrics": _in_a_line(["accuracy", "macro_f1"]),
-            "max_length": longest,
-        }
-    }
-    for group in ("teachers", "students"):
-        for model in study[group].values():
-            model.pop("tasks", None)
-    return _commented(study, f"Does a regularizer help a small student here? {described}.")
-
-
-def _in_a_line(values: Sequence[str]) -> CommentedSeq:
-    """A list that YAML writes on one line, in brackets."""
-    line = CommentedSeq(values)
-    line.fa.set_flow_style()
-    return line
-
-
-def _look_at(data: Data) -> tuple[str, int]:
-    """The data in words, and `max_length`: the number of tokens that 99 of 100 train texts do not exceed.
-
-    Raises:
-        KdcacheError: a file or column is missing or unreadable, or the label does not look like classes.
-    """
-    from tokenizers import Tokenizer
-
-    from kdcache.study import Task
-    from kdcache.tasks.sources import load_source
-
-    files = {"train": str(data.train), "validation": str(data.validation)}
-    fields = {
-        "source": {"files": files},
-        "text": list(data.text),
-        "label": data.label,
-        "metrics": ["accuracy"],
-    }
-    loaded = load_source(Task.model_validate({**fields, "max_length": LONGEST})).splits
-    classes = set(loaded["train"].label.unique().to_pylist()) - {None}
-    rows = len(loaded["train"].label)
-    if not 2 <= len(classes) <= max(2, rows // 2):
-        raise KdcacheError(
-            f"{data.train}: the column {data.label!r} has {len(classes)} different labels in {rows} rows; expected a "
-            "few classes (a regression is written by hand, docs/adding-a-task.md)"
-        )
-    tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
-    tokenizer.no_truncation()
-    first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
-    columns = [[text or "" for text in first.column(name).to_pylist()] for name in data.text]
-    counts = [
-        len(one.ids)
-        for one in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
-    ]
-    longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
-    return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest
+def _study_of(folder: Path, data: Texts | Images) -> Any:
+    study, described = own_study(folder, data)
+    return _commented(study, f"Does a regularizer help a small student here? {described}")
 
 
 def _commented(study: Any, start: str) -> Any:
@@ -174,7 +89,7 @@ def _commented(study: Any, start: str) -> Any:
     return study
 
 
-def _write_files(folder: Path, study: Any, data: Data | None) -> None:
+def _write_files(folder: Path, study: Any, data: Texts | Images | None) -> None:
     source = template.root()
     shutil.copytree(source / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     models = folder / "data" / "models"
@@ -182,9 +97,8 @@ def _write_files(folder: Path, study: Any, data: Data | None) -> None:
     (models / ".gitkeep").touch()  # dvc.yaml names the folder, even where all models are the hub's
     for name in template.checkpoints(study):
         shutil.copytree(source / "data/models" / name, models / name, dirs_exist_ok=True)
-    for path in () if data is None else (data.train, data.validation):
-        if (folder / "data" / path.name).resolve() != path.resolve():
-            shutil.copyfile(path, folder / "data" / path.name)
+    if data is not None:
+        data.put_into(folder)
     (folder / "dvc.yaml").write_text(template.pipeline(), encoding="utf-8")
     ensure_settled(folder / SETTLED)
     code_lock.write(folder)

@@ -12,6 +12,7 @@ from kdcache.study.values import (
     REGRESSION_METRICS,
     UNLABELLED,
     Files,
+    Folder,
     Metric,
     Params,
     Seed,
@@ -19,36 +20,46 @@ from kdcache.study.values import (
 )
 from kdcache.system.quoting import listed, quoted
 
-# A class name such as 3 is read by YAML as a number.
+SOURCES = ("builtin", "files", "folder", "saved", "hub")
+# YAML reads the name of a class that is a number as this number.
 ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
 
 
 class Source(Params):
-    """Where a task's rows come from: exactly one of `builtin`, `files` and `hub`."""
+    """Where a task's rows come from: exactly one of `builtin`, `files`, `folder`, `saved` and `hub`."""
 
     builtin: Literal["bbc_headlines", "digits"] | None = None
     files: dict[Name, Files] | None = None
+    folder: Folder | None = (
+        None  # images: <split>/<class>/<image> in it; or split -> a folder with the classes
+    )
+    saved: Text | None = None  # a DatasetDict that save_to_disk wrote
     hub: Text | None = None
     name: str | None = None  # the hub data set's configuration, e.g. `rte` of nyu-mll/glue
     revision: str | None = None
-    splits: dict[Name, Text] | None = None  # the hub's names of train, validation and further splits
+    splits: dict[Name, Text] | None = None  # the names that train, validation and further splits have there
 
     @property
     def split_names(self) -> tuple[str, ...]:
-        """train, validation, then further splits in the file's order; those but `unlabelled` are evaluated as well."""
-        named = {**(self.files or {}), **(self.splits or {})}
+        """train, validation, and the further ones in the file's order; all but `unlabelled` are evaluated like it."""
+        folders = self.folder if isinstance(self.folder, dict) else {}
+        named = {**(self.files or {}), **folders, **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
 
     def _mistakes(self) -> Iterator[str]:
-        given = [key for key in ("builtin", "files", "hub") if getattr(self, key) is not None]
+        given = [key for key in SOURCES if getattr(self, key) is not None]
         if len(given) != 1:
-            yield f"give exactly one of builtin, files, hub; found {listed(given)}"
-        if self.files is not None and not {"train", "validation"} <= set(self.files):
-            yield f"files needs the keys train and validation, found {listed(self.files)}"
+            yield f"give exactly one of {', '.join(SOURCES)}; found {listed(given)}"
+        for key in ("files", "folder"):
+            splits = getattr(self, key)
+            if isinstance(splits, dict) and not {"train", "validation"} <= set(splits):
+                yield f"{key} needs the keys train and validation, found {listed(splits)}"
         if self.hub is not None and self.revision is None:
             yield "a hub source needs a pinned revision (a commit hash, or `main` to accept changes)"
-        if given and self.hub is None and (self.name or self.revision or self.splits):
-            yield "name, revision and splits belong to a hub source"
+        if given and self.hub is None and (self.name or self.revision):
+            yield "name and revision belong to a hub source"
+        if given and self.hub is None and self.saved is None and self.splits:
+            yield "splits belongs to a hub or a saved source"
 
 
 class Augment(Params):
@@ -102,6 +113,8 @@ class Task(Params):
             yield "a text task needs max_length (tokens)"
         elif self.image is not None and self.max_length is not None:
             yield "max_length belongs to a text task"
+        if self.source.folder is not None:
+            yield from self._folder_mistakes()
         if self.label in [*(self.text or []), self.image]:
             yield f"the label column {quoted(self.label)} is also an input column"
         if self.text is not None and len(set(self.text)) != len(self.text):
@@ -124,3 +137,9 @@ class Task(Params):
             yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
         if self.unlabelled and UNLABELLED in self.source.split_names:
             yield "the source has a split named unlabelled already; leave out unlabelled: rest"
+
+    def _folder_mistakes(self) -> Iterator[str]:
+        if self.text is not None or self.image not in (None, "image") or self.label != "label":
+            yield "a folder has the columns image and label; write `image: image`, and leave out text and label"
+        if self.regression:
+            yield "a folder has classes, but the metrics are those of a regression"

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from kdcache.study.names import Name
 from kdcache.system.quoting import quoted
 
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
@@ -48,6 +49,13 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
 Keep = Annotated[Literal["none", "all"] | tuple[Seed, ...], BeforeValidator(_check_keep)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+# The tags keep pydantic from reporting a mistake once for each way to read the key; no path shows them.
+FOLDER, FOLDERS = "[folder]", "[folders]"
+Folder = Annotated[
+    Annotated[Text, Tag(FOLDER)] | Annotated[dict[Name, Text], Tag(FOLDERS)],
+    Discriminator(lambda value: FOLDERS if isinstance(value, dict) else FOLDER),
+]
 
 
 class Params(BaseModel):

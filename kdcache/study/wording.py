@@ -8,10 +8,10 @@ from typing import Any
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.tuning import Space, Tuning
-from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
+from kdcache.study.values import FOLDER, FOLDERS, NUMBER, SCHEDULE, Params, Schedule
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
-UNSEEN = {"[key]", NUMBER, SCHEDULE}  # parts of pydantic's paths that are not in the file
+UNSEEN = {"[key]", FOLDER, FOLDERS, NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 SCALAR = str | int | float | bool | None
 
 

@@ -18,6 +18,7 @@ from kdcache.tasks.image_decoding import Pixels as Pixels
 from kdcache.tasks.image_decoding import decode
 
 HALF_FLOAT = 1 / 16  # of a level: by so much may k/255 be off that was kept as a 16-bit float
+LARGEST = 1 << 29  # bytes of a file; twice what the largest image takes that is read (`MAX_PIXELS`)
 
 
 class ImageReader:
@@ -66,7 +67,9 @@ def to_pixels(value: Any) -> Pixels:
         ValueError: says what is wrong with it.
     """
     if isinstance(value, dict) and "bytes" in value:
-        value = value["bytes"] if value["bytes"] is not None else _bytes_of_path(value.get("path"))
+        if value["bytes"] is None and value.get("path") is not None:
+            return _of_file(value["path"])
+        value = value["bytes"]
     if value is None:
         raise ValueError("the image is missing; remove this row")
     if isinstance(value, bytes):
@@ -78,15 +81,20 @@ def to_pixels(value: Any) -> Pixels:
     )
 
 
-def _bytes_of_path(path: str | None) -> bytes | None:
-    if path is None:
-        return None
+def _of_file(path: str) -> Pixels:
     try:
         if not Path(path).is_file() and Path(path).exists():
             raise OSError(f"{path} is no regular file")  # a pipe would block, a device may never end
-        return Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
         raise ValueError(f"holds only a path, which cannot be read: {error}; embed the bytes") from None
+    if len(content) > LARGEST:
+        raise ValueError(f"{path}: has more than {LARGEST:,} bytes; make it smaller")
+    try:
+        return decode(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _from_numbers(value: list[Any]) -> Pixels:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,26 +54,57 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
     name = name or folder.name
     files.remove(folder / CARD)
     try:
-        loaded = load_source(spec)
-        names = _agreed_names(loaded)
-        columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
-        labels = read_labels(columns, names, spec.regression)
-        positive = _positive(spec, labels.names)
-        labels, noise = _noisy(spec, labels)
-        readers = {
-            split: _write_split(spec, folder, split, rows, labels.values.get(split))
-            for split, rows in loaded.splits.items()
-        }
+        with _reading_rows():
+            loaded, labels, positive = _open(spec)
+            labels, noise = _noisy(spec, labels)
+            readers = {
+                split: _write_split(spec, folder, split, rows, labels.values.get(split))
+                for split, rows in loaded.splits.items()
+            }
     except TaskError as error:
         raise TaskError(f"task {name!r}: {error}") from error
-    except pa.ArrowException as error:  # what no check foresees, such as a batch of texts over 2 GiB
-        raise TaskError(f"task {name!r}: its rows cannot be read: {str(error)[:300]}") from error
     card = _card(spec, folder, name, loaded, labels, readers)
     card = card.model_copy(update={"label_noise": noise, "positive": positive})
     files.write_json(folder / CARD, card.model_dump(mode="json"))
     _log_prepared(card, folder)
     _log_classes(card, spec)
     return card
+
+
+def check_source(spec: Task, most_images: int = 1000) -> None:
+    """Look at a task's source as `prepare_task` does, and write nothing; of a split's images the first are decoded.
+
+    Raises:
+        TaskError: what `prepare_task` would raise, but for what is wrong with an image that is not decoded.
+    """
+    with _reading_rows():
+        loaded, labels, _ = _open(spec)
+        for split, rows in loaded.splits.items():
+            given = labels.values.get(split)
+            reader = _reader(spec, split)
+            digests: list[Digests] = []
+            for _ in _prepared(rows, reader, given, _schema(spec, given is not None), digests):
+                if spec.image and sum(map(len, digests)) >= most_images:
+                    break
+            else:
+                reader.finish()
+                _refuse_clashes(split, digests)
+
+
+def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
+    """The splits, their labels as they are in the source, and the class that f1 is of."""
+    loaded = load_source(spec)
+    columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
+    labels = read_labels(columns, _agreed_names(loaded), spec.regression)
+    return loaded, labels, _positive(spec, labels.names)
+
+
+@contextmanager
+def _reading_rows() -> Iterator[None]:
+    try:
+        yield
+    except pa.ArrowException as error:  # what no check foresees, such as a batch of texts over 2 GiB
+        raise TaskError(f"its rows cannot be read: {str(error)[:300]}") from error
 
 
 def _agreed_names(loaded: Loaded) -> list[str] | None:
@@ -113,7 +145,7 @@ def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
 def _write_split(
     spec: Task, folder: Path, split: str, rows: Rows, labels: npt.NDArray[Any] | None
 ) -> TextReader | ImageReader:
-    reader = TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
+    reader = _reader(spec, split)
     schema = _schema(spec, labelled=labels is not None)
 
     digests: list[Digests] = []
@@ -127,6 +159,10 @@ def _write_split(
 
     files.write_atomically(folder / f"{split}.parquet", write)
     return reader
+
+
+def _reader(spec: Task, split: str) -> TextReader | ImageReader:
+    return TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
 
 
 def _features(spec: Task) -> list[str]:

@@ -103,6 +103,22 @@ def rows_of_table(origin: str, table: pa.Table, columns: Columns, names: list[st
     return Rows(plain(table.column(columns.label)), names, batches)
 
 
+def rows_of_dataset(origin: str, data: Any, columns: Columns) -> Rows:
+    """The rows of a `datasets.Dataset`; features are read batch by batch.
+
+    Raises:
+        TaskError: a column is missing, or there are no rows.
+    """
+    check_columns(origin, data.column_names, columns)
+    if len(data) == 0:
+        raise TaskError(f"{origin}: there are no rows")
+    batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
+    if columns.label is None:
+        return Rows(no_labels(len(data)), None, batches)
+    label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
+    return Rows(plain(label), declared_names(origin, data.features.arrow_schema, columns.label), batches)
+
+
 def _slices(table: pa.Table) -> Iterator[pa.Table]:
     for start in range(0, table.num_rows, BATCH):
         yield table.slice(start, BATCH)

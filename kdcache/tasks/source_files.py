@@ -1,4 +1,4 @@
-"""Rows from files: Parquet, CSV, JSON Lines."""
+"""Rows from files: Parquet, CSV, JSON Lines. Their images may be files of their own, named in a column."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from kdcache.errors import KdcacheError, TaskError
 from kdcache.hashing import fingerprint
 from kdcache.study import Task
 from kdcache.tasks.columns import shown_all
+from kdcache.tasks.image_files import named_images
 from kdcache.tasks.labels import among_integers
 from kdcache.tasks.rows import Columns, Loaded, Rows, columns_of, rows_of_table
 from kdcache.tasks.source_csv import read_csv
@@ -60,9 +61,11 @@ def open_file(split: str, path: Path, columns: Columns) -> Rows:
     origin = f"{split}: {path}"
     _check_file(origin, path)
     if path.suffix == ".parquet":
-        return open_parquet(origin, path, columns)
-    read = read_csv if path.suffix == ".csv" else read_json_lines
-    return rows_of_table(origin, read(origin, path, columns), columns)
+        rows = open_parquet(origin, path, columns)
+    else:
+        read = read_csv if path.suffix == ".csv" else read_json_lines
+        rows = rows_of_table(origin, read(origin, path, columns), columns)
+    return rows if columns.image is None else named_images(origin, rows, columns.image, path.parent)
 
 
 def _check_file(origin: str, path: Path) -> None:

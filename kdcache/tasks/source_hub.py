@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,7 @@ from kdcache.checkpoints import hub
 from kdcache.checkpoints.mirror import mirrored
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.study import Source, Task
-from kdcache.tasks.columns import plain
-from kdcache.tasks.rows import (
-    BATCH,
-    Columns,
-    Loaded,
-    Rows,
-    check_columns,
-    columns_of,
-    declared_names,
-    no_labels,
-)
+from kdcache.tasks.rows import Columns, Loaded, Rows, columns_of, rows_of_dataset
 from kdcache.tasks.source_files import file_digest, open_file
 
 
@@ -81,14 +70,7 @@ def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -
         data = datasets.load_dataset(source.hub, source.name, revision=commit, split=split)
     origin = f"{_hub_name(source)}, split {split!r}"
     data = _of_commit(origin, data, commit, split, source)
-    check_columns(origin, data.column_names, columns)
-    if len(data) == 0:
-        raise TaskError(f"{origin}: there are no rows")
-    batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
-    if columns.label is None:
-        return Rows(no_labels(len(data)), None, batches)
-    label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
-    return Rows(plain(label), declared_names(origin, data.features.arrow_schema, columns.label), batches)
+    return rows_of_dataset(origin, data, columns)
 
 
 def _of_commit(origin: str, data: Any, commit: str, split: str, source: Source) -> Any:

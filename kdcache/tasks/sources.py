@@ -1,4 +1,4 @@
-"""Where a task's rows come from: built-in data, files (Parquet, CSV, JSON Lines), a hub data set.
+"""Where a task's rows come from: built-in data, files, folders of images, a saved DatasetDict, a hub data set.
 
 `load_source` opens all splits and checks that the columns are there. Labels are read at once, because class
 names depend on all of them; texts and images come in batches, so that images never lie decoded in memory.
@@ -18,7 +18,9 @@ from kdcache.tasks import subsets
 from kdcache.tasks.builtin import load_builtin
 from kdcache.tasks.rows import Loaded, Rows, columns_of, no_labels, rows_of_table
 from kdcache.tasks.source_files import load_files
+from kdcache.tasks.source_folder import load_folder
 from kdcache.tasks.source_hub import load_hub, load_mirror, mirror_folder
+from kdcache.tasks.source_saved import load_saved
 
 
 def load_source(task: Task) -> Loaded:
@@ -37,6 +39,10 @@ def _load_whole(task: Task) -> Loaded:
         return _load_builtin(task, source.builtin)
     if source.files is not None:
         return load_files(task, source.files)
+    if source.folder is not None:
+        return load_folder(task, source.folder)
+    if source.saved is not None:
+        return load_saved(task, source.saved)
     folder = mirror_folder(source)
     return load_hub(task) if folder is None else load_mirror(task, folder)
 

@@ -113,7 +113,7 @@ def test_half_of_one_s_own_data_is_refused(tmp_path, capsys):
 def test_check(tmp_path, capsys):
     params = tmp_path / "params.yaml"
     params.write_text(STUDY)
-    code, out, err = run(capsys, "check", params)
+    code, out, err = run(capsys, "check", params, "--no-files")
     assert (code, err) == (0, "")
     assert "1 tasks, 0 teachers, 1 students, 2 configurations x 2 seeds = 4 trials" in out
 
@@ -129,8 +129,9 @@ def test_check_for_scripts(tmp_path, capsys):
         "seeds": 2,
         "trials": 4,
         "looks": [2],
+        "not_looked_at": [],
     }
-    assert run_json(capsys, "check", params) == {"path": str(params), **counts}
+    assert run_json(capsys, "check", params, "--no-files") == {"path": str(params), **counts}
 
 
 def test_check_prints_all_mistakes(tmp_path, capsys):

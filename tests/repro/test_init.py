@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import json
 import re
 import shutil
 import subprocess
@@ -10,11 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from ruamel.yaml import YAML
 
+from kdcache.cli.named import find_mistakes
 from kdcache.errors import KdcacheError, TaskError
-from kdcache.repro import code_lock, init, template
+from kdcache.repro import code_lock, init, own_data, template
 from kdcache.study import load_study
 from kdcache.study.settled import read_settled
 
@@ -90,7 +95,7 @@ def test_every_template_is_a_study_without_mistakes(
 
 
 def test_a_task_of_one_s_own(tmp_path: Path) -> None:
-    data = init.Data(*put_rows(tmp_path / "from"), text=["text"], label="mood")
+    data = own_data.Texts(*put_rows(tmp_path / "from"), text=["text"], label="mood")
     said = init.start_project(tmp_path / "reviews", data=data)
     study = load_study(tmp_path / "reviews/params.yaml")
     assert list(study.tasks) == ["reviews"]
@@ -116,9 +121,9 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
 def test_a_column_that_is_not_there_is_named_and_nothing_is_written(tmp_path: Path) -> None:
     files = put_rows(tmp_path / "from")
     with pytest.raises(TaskError, match="txt"):
-        init.start_project(tmp_path / "p", data=init.Data(*files, text=["txt"], label="mood"))
+        init.start_project(tmp_path / "p", data=own_data.Texts(*files, text=["txt"], label="mood"))
     with pytest.raises(KdcacheError, match="1 different labels in 40 rows"):
-        init.start_project(tmp_path / "p", data=init.Data(*files, text=["text"], label="other"))
+        init.start_project(tmp_path / "p", data=own_data.Texts(*files, text=["text"], label="other"))
     assert not (tmp_path / "p").exists()
 
 
@@ -180,3 +185,57 @@ def test_the_wheel_has_what_a_project_starts_from(tmp_path: Path) -> None:
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
     assert {path.name for path in (tmp_path / "lib").iterdir()} == {"kdcache"}
     assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 12e6
+
+
+def put_images(folder: Path, side: int, colour: bool) -> Path:
+    """Two classes in train and validation, two images of each."""
+    for split in ("train", "validation"):
+        for number, name in enumerate(("dark", "light")):
+            (folder / split / name).mkdir(parents=True)
+            for row in range(2):
+                pixels = np.full((side, side, 3) if colour else (side, side), 200 * number + row, np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{row}.png")
+    return folder
+
+
+@pytest.mark.parametrize(("side", "colour", "size", "channels"), [(12, False, 8, 1), (20, True, 32, 3)])
+def test_images_of_one_s_own(tmp_path: Path, side: int, colour: bool, size: int, channels: int) -> None:
+    folder = put_images(tmp_path / "photos", side, colour)
+    (folder / "train" / "dark" / "._0.png").write_bytes(b"litter")
+    said = init.start_project(tmp_path / "shades", data=own_data.Images(folder))
+    study = load_study(tmp_path / "shades/params.yaml")
+    assert study.tasks["shades"].source.folder == folder.as_posix()
+    assert (study.tasks["shades"].image, list(study.students)) == ("image", ["vit-tiny-scratch"])
+    text = (tmp_path / "shades/params.yaml").read_text()
+    assert f"4 and 4 images, 2 classes, {side} pixels at most, {'in colour' if colour else 'grey'}." in text
+    assert any("kdcache student shades vit-tiny-scratch kd --out DIR" in line for line in said)
+    models = tmp_path / "shades/data/models"
+    vit = json.loads((models / "vit-tiny/config.json").read_text())
+    assert (vit["image_size"], vit["patch_size"], vit["num_channels"]) == (size, size // 4, channels)
+    for name, pixels in (("vit-tiny", size), ("resnet-tiny", 2 * size)):
+        settings = json.loads((models / name / "preprocessor_config.json").read_text())
+        assert settings["size"] == {"height": pixels, "width": pixels}
+        assert len(settings["image_mean"]) == len(settings["image_std"]) == channels
+        assert json.loads((models / name / "config.json").read_text())["num_channels"] == channels
+    assert find_mistakes_in(tmp_path / "shades") == []
+
+
+def find_mistakes_in(project: Path) -> list[str]:
+    with contextlib.chdir(project):
+        return find_mistakes(load_study("params.yaml"))[0]
+
+
+def test_images_within_the_project_count_from_it(tmp_path: Path) -> None:
+    folder = put_images(tmp_path / "shades" / "photos", 4, colour=False)
+    init.start_project(tmp_path / "shades", data=own_data.Images(folder))
+    assert load_study(tmp_path / "shades/params.yaml").tasks["shades"].source.folder == "photos"
+
+
+def test_images_that_are_not_so_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    folder = put_images(tmp_path / "photos", 4, colour=False)
+    (folder / "train" / "dark" / "1.png").write_bytes(b"damaged")
+    with pytest.raises(TaskError, match=r"dark/1\.png: cannot be decoded"):
+        init.start_project(tmp_path / "p", data=own_data.Images(folder))
+    with pytest.raises(TaskError, match="has no folder 'train'; the folders in it: dark, light"):
+        init.start_project(tmp_path / "p", data=own_data.Images(folder / "train"))
+    assert not (tmp_path / "p").exists()

@@ -1,0 +1,131 @@
+"""What a study file names: data, checkpoints and functions, looked at before anything runs.
+
+Nothing is downloaded, and torch is imported only where a method has a function of the user's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from kdcache.checkpoints.checkpoint import Checkpoint, read_settings
+from kdcache.checkpoints.find import find_checkpoint, find_local
+from kdcache.checkpoints.fingerprints import TOKENIZER_FILES
+from kdcache.checkpoints.mirror import MIRROR
+from kdcache.errors import KdcacheError, ModelError
+from kdcache.study import Study, Task
+from kdcache.study.methods import Regularizer
+from kdcache.study.models import Model
+from kdcache.tasks.prepare import check_source
+
+DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")  # a config.json has one of them, or none
+SETTINGS = {
+    "added_tokens.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "preprocessor_config.json",
+}
+VOCABULARIES = sorted({*TOKENIZER_FILES} - SETTINGS)
+
+
+def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
+    """What a study names, looked at.
+
+    Returns:
+        What will fail, each with its path in params.yaml; and what only a network could tell.
+    """
+    mistakes: list[str] = []
+    unseen: list[str] = []
+    for key, look in _looks(study):
+        try:
+            found = look()
+        except KdcacheError as error:
+            mistakes.append(f"{key}: {error}")
+            continue
+        if not found:
+            unseen.append(key)
+    return mistakes, unseen
+
+
+def _looks(study: Study) -> Iterator[tuple[str, Callable[[], bool]]]:
+    """A path in params.yaml, and how to look at what it names: false says that only the hub has it."""
+    for name, task in study.tasks.items():
+        yield f"tasks.{name}", partial(_look_at_rows, task)
+    for group, models in (("teachers", study.teachers), ("students", study.students)):
+        for name, model in models.items():
+            tasks = [task for key, task in study.tasks.items() if study.applies(model, key)]
+            yield f"{group}.{name}.checkpoint", partial(_look_at_checkpoint, model, tasks)
+    for group, methods in (("regularizers", study.regularizers), ("distillers", study.distillers)):
+        for name, method in methods.items():
+            if method.function is not None:
+                yield f"{group}.{name}.function", partial(_look_at_function, method)
+
+
+def _look_at_rows(task: Task) -> bool:
+    if task.source.hub is not None and not os.environ.get(MIRROR):
+        return False
+    check_source(task)
+    return True
+
+
+def _look_at_checkpoint(model: Model, tasks: Sequence[Task]) -> bool:
+    checkpoint = _on_this_machine(model)
+    if checkpoint is None:
+        return False
+    _check_layers(model, checkpoint)
+    for kind in {task.modality for task in tasks}:
+        _check_reads(checkpoint, kind)
+    return True
+
+
+def _on_this_machine(model: Model) -> Checkpoint | None:
+    """The checkpoint, if it can be had without a network.
+
+    Raises:
+        ModelError: it cannot be had with one either.
+    """
+    asks_nothing = Path(model.checkpoint).is_dir() or model.revision is None or os.environ.get(MIRROR)
+    return find_checkpoint(model) if asks_nothing else find_local(model)
+
+
+def _check_layers(model: Model, checkpoint: Checkpoint) -> None:
+    depth = next((checkpoint.config[key] for key in DEPTHS if key in checkpoint.config), None)
+    if model.layers is not None and isinstance(depth, int) and model.layers > depth:
+        raise ModelError(
+            f"{checkpoint.folder}: layers: {model.layers} asked for, but the checkpoint has {depth}"
+        )
+
+
+def _check_reads(checkpoint: Checkpoint, kind: str) -> None:
+    """Whether it has what turns texts or images into its input; what is in those files the first stage checks."""
+    folder = checkpoint.folder
+    if kind == "text":
+        if not any((folder / name).is_file() for name in VOCABULARIES) and not any(folder.glob("*.model")):
+            raise ModelError(
+                f"{folder}: no tokenizer (tokenizer.json, vocab.txt, ...) for texts; put it beside config.json, or say "
+                "which tasks the model is for (`tasks: [...]`)"
+            )
+        return
+    settings = read_settings(folder / "preprocessor_config.json")
+    if not (checkpoint.config.get("image_size") or settings.get("size") or settings.get("crop_size")):
+        raise ModelError(
+            f"{folder}: no image size (`size` in preprocessor_config.json or `image_size` in config.json); give it "
+            "one, or say which tasks the model is for (`tasks: [...]`)"
+        )
+
+
+def _look_at_function(method: Regularizer) -> bool:
+    """Import it as a stage does: from the working directory, or as it is installed."""
+    from kdcache.training.regularizers import make_loss  # imports torch
+
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        make_loss(method, classes=2)
+    except KdcacheError as error:
+        raise KdcacheError(str(error).removeprefix("function: ")) from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    return True

@@ -1,0 +1,198 @@
+"""A task of one's own data for `kdcache init`: two files of texts, or folders of images; and models of their size."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml.comments import CommentedSeq
+
+from kdcache.errors import KdcacheError
+from kdcache.repro import template
+from kdcache.study import Task
+from kdcache.system.names import NAME
+from kdcache.tasks.images import to_pixels
+from kdcache.tasks.prepare import check_source
+from kdcache.tasks.sources import load_source
+
+LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
+SAMPLE = 2000  # texts whose tokens are counted
+LOOKED_AT = 500  # images whose size and colours are looked at
+SMALL, LARGE = 8, 32  # pixels that the student's images have; the teacher's have twice as many
+SPLITS = ("train", "validation")
+SMALL_MODELS = (
+    "The models are small and start from scratch. For photos, name pre-trained ones (docs/adding-a-model.md)."
+)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Two files with labelled texts: CSV, Parquet or JSON lines.
+
+    Args:
+        text: the column with the texts, or two columns with pairs of them.
+        label: the column with the classes.
+    """
+
+    train: Path
+    validation: Path
+    text: Sequence[str]
+    label: str
+
+    modality = "text"
+
+    def task(self, project: Path) -> tuple[dict[str, Any], str]:
+        """The task in params.yaml, as long as its texts need; and the data in words.
+
+        Raises:
+            KdcacheError: a file or column is missing or unreadable, or the label is no class.
+        """
+        files = {split: f"data/{getattr(self, split).name}" for split in SPLITS}
+        if len(set(files.values())) == 1:
+            raise KdcacheError(f"{self.train} and {self.validation} have the same name; rename one of them")
+        described, longest = _look_at(self)
+        task = {
+            "source": {"files": files},
+            "text": _in_a_line(self.text),
+            "label": self.label,
+            "metrics": _in_a_line(["accuracy", "macro_f1"]),
+            "max_length": longest,
+        }
+        return task, f"{described}."
+
+    def put_into(self, project: Path) -> None:
+        """Copy the files to data/."""
+        for path in (self.train, self.validation):
+            if (project / "data" / path.name).resolve() != path.resolve():
+                shutil.copyfile(path, project / "data" / path.name)
+
+
+@dataclass(frozen=True)
+class Images:
+    """A folder of images: train/ and validation/, a folder for each class in both. It stays where it is."""
+
+    folder: Path
+
+    modality = "image"
+
+    def task(self, project: Path) -> tuple[dict[str, Any], str]:
+        """The task in params.yaml, and the data in words.
+
+        Raises:
+            KdcacheError: the folder is not so, or holds what is no image.
+        """
+        check_source(self._task)
+        train, validation = (load_source(self._task).splits[split].label for split in SPLITS)
+        described = f"{len(train):,} and {len(validation):,} images, {len(train.unique())} classes"
+        largest, channels = self._extent
+        task = {
+            "source": {"folder": self._seen_from(project)},
+            "image": "image",
+            "metrics": _in_a_line(["accuracy", "macro_f1"]),
+        }
+        return (
+            task,
+            f"{described}, {largest} pixels at most, {'grey' if channels == 1 else 'in colour'}.\n{SMALL_MODELS}",
+        )
+
+    @property
+    def _task(self) -> Task:
+        given = {"source": {"folder": str(self.folder)}, "image": "image", "metrics": ["accuracy"]}
+        return Task.model_validate(given)
+
+    def _seen_from(self, project: Path) -> str:
+        """As params.yaml names it: counted from the project, where it lies inside."""
+        folder, project = self.folder.resolve(), project.resolve()
+        return (folder.relative_to(project) if folder.is_relative_to(project) else folder).as_posix()
+
+    def put_into(self, project: Path) -> None:
+        """Give the models, which have no weights yet, the size and the channels of these images."""
+        largest, channels = self._extent
+        size = SMALL if largest <= 2 * SMALL else LARGE
+        models = project / "data" / "models"
+        student = {"image_size": size, "patch_size": size // 4, "num_channels": channels}
+        _change(models / "vit-tiny" / "config.json", student)
+        _change(models / "resnet-tiny" / "config.json", {"num_channels": channels})
+        for name, side in (("vit-tiny", size), ("resnet-tiny", 2 * size)):
+            half = [0.5] * channels
+            settings = {"size": {"height": side, "width": side}, "image_mean": half, "image_std": half}
+            _change(models / name / "preprocessor_config.json", settings)
+            text = f"# {name}\n\nAn architecture without weights, for {side} x {side} images of {channels} channels.\n"
+            (models / name / "README.md").write_text(text, encoding="utf-8")
+
+    @cached_property
+    def _extent(self) -> tuple[int, int]:
+        """The longest side of some train images, and their channels: 3 where one has colours."""
+        batches = load_source(self._task).splits["train"].batches()
+        images = [image for batch in batches for image in batch.column("image").to_pylist()]
+        try:
+            pixels = [to_pixels(image) for image in images[:: math.ceil(len(images) / LOOKED_AT)]]
+        except ValueError as error:
+            raise KdcacheError(str(error)) from None
+        return max(max(one.shape[:2]) for one in pixels), max(3 if one.ndim == 3 else 1 for one in pixels)
+
+
+def own_study(project: Path, data: Texts | Images) -> tuple[Any, str]:
+    """The template of that kind with the task of these data, and the data in words.
+
+    Raises:
+        KdcacheError: the data are not as described.
+    """
+    study = template.only(template.default_study(), data.modality)
+    name = project.resolve().name
+    task, described = data.task(project)
+    study["tasks"] = {name if NAME.fullmatch(name) else "mine": task}
+    for group in ("teachers", "students"):
+        for model in study[group].values():
+            model.pop("tasks", None)
+    return study, described
+
+
+def _change(path: Path, changes: dict[str, Any]) -> None:
+    """Set keys of a JSON file."""
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}, indent=2) + "\n")
+
+
+def _in_a_line(values: Sequence[str]) -> CommentedSeq:
+    """A list as YAML has it in brackets."""
+    line = CommentedSeq(values)
+    line.fa.set_flow_style()
+    return line
+
+
+def _look_at(data: Texts) -> tuple[str, int]:
+    """The data in words, and `max_length`: tokens that 99 of 100 train texts have at most."""
+    from tokenizers import Tokenizer
+
+    files = {"train": str(data.train), "validation": str(data.validation)}
+    fields = {
+        "source": {"files": files},
+        "text": list(data.text),
+        "label": data.label,
+        "metrics": ["accuracy"],
+    }
+    loaded = load_source(Task.model_validate({**fields, "max_length": LONGEST})).splits
+    classes = set(loaded["train"].label.unique().to_pylist()) - {None}
+    rows = len(loaded["train"].label)
+    if not 2 <= len(classes) <= max(2, rows // 2):
+        raise KdcacheError(
+            f"{data.train}: the column {data.label!r} has {len(classes)} different labels in {rows} rows; expected a "
+            "few classes (a regression is written by hand, docs/adding-a-task.md)"
+        )
+    tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
+    tokenizer.no_truncation()
+    first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
+    columns = [[text or "" for text in first.column(name).to_pylist()] for name in data.text]
+    counts = [
+        len(one.ids)
+        for one in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
+    ]
+    longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
+    return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest

@@ -1,0 +1,109 @@
+"""Images that are files of their own: in folders, or named in a column of CSV, JSON Lines or Parquet.
+
+All are looked at before any is decoded, so that one that is missing is known at once.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from kdcache.errors import TaskError
+from kdcache.tasks.columns import is_text, shown
+from kdcache.tasks.images import LARGEST
+from kdcache.tasks.rows import BATCH, Batches, Rows
+
+LONGEST = 300  # characters of an odd path in a message
+TOGETHER = 1 << 24  # bytes of files in one batch: as PNG they may be ten times as many
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as Hugging Face has it
+
+
+class ImageFile(NamedTuple):
+    """An image's file, and its size in bytes."""
+
+    path: str
+    size: int
+
+
+def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
+    """Rows whose image column has paths, which count from `folder`; other rows as they are.
+
+    Raises:
+        TaskError: a path is missing, or is that of no image file; says of which row.
+    """
+    first = next(rows.batches(), None)
+    if first is None or not _has_paths(first.schema.field(column).type):
+        return rows
+    files: list[ImageFile] = []
+    for batch in rows.batches():
+        for value in batch.column(column).to_pylist():
+            name = value.get("path") if isinstance(value, dict) else value
+            path, where = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
+            if not name:
+                raise TaskError(f"{where}: the image is missing; remove this row")
+            if "://" in name:
+                raise TaskError(f"{where}: {shown(name)} is an address; download the image and name its file")
+            files.append(image_file(where, path, f" ({shown(name)} counts from {folder})"))
+    return Rows(rows.label, rows.names, image_batches(column, files))
+
+
+def _has_paths(kind: pa.DataType) -> bool:
+    """Texts, or objects with nothing but a path; a struct of bytes and path is read as it is."""
+    if pa.types.is_struct(kind):
+        return [field.name for field in kind] == ["path"] and is_text(kind.field("path").type)
+    return is_text(kind)
+
+
+def image_file(where: str, path: Path, note: str = "") -> ImageFile:
+    """The path and the bytes of a file that may be an image; it is not opened.
+
+    Raises:
+        TaskError: there is no such file, or it cannot be an image: a pipe, empty, larger than any image.
+    """
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        link = "leads to a file that does not exist" if path.is_symlink() else "the file does not exist"
+        raise TaskError(f"{where}: {shown_path(path)}: {link}{note}") from None
+    except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise TaskError(f"{where}: {shown_path(path)}: cannot be read: {reason}") from None
+    if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise TaskError(f"{where}: {shown_path(path)}: is {kind}; expected an image file")
+    if status.st_size == 0:
+        raise TaskError(f"{where}: {shown_path(path)}: the file is empty; remove or replace it")
+    if status.st_size > LARGEST:
+        raise TaskError(
+            f"{where}: {shown_path(path)}: has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller"
+        )
+    return ImageFile(str(path), status.st_size)
+
+
+def shown_path(path: Path) -> str:
+    """A path in a message: whole, and in quotes where something of it would not be seen."""
+    text = str(path)
+    return text if text.isprintable() and text == text.strip() else repr(text[:LONGEST])
+
+
+def image_batches(column: str, files: Sequence[ImageFile]) -> Batches:
+    """The files in batches, a column of structs with their paths; few at a time where they are large."""
+    return partial(_batches, column, files)
+
+
+def _batches(column: str, files: Sequence[ImageFile]) -> Iterator[pa.Table]:
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for file in files:
+        batch.append({"bytes": None, "path": file.path})
+        size += file.size
+        if size >= TOGETHER or len(batch) == BATCH:
+            yield pa.table({column: pa.array(batch, IMAGE)})
+            batch, size = [], 0
+    if batch:
+        yield pa.table({column: pa.array(batch, IMAGE)})
