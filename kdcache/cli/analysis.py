@@ -113,8 +113,8 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
         raise CacheError(
             f"{cache.path}: is of another task than {task}: expected the labels {expected}, found {names}"
         )
-    wanted = None if columns is None else ["id", "row_hash", *columns]
-    table, (ids, hashes) = PreparedTask(task).rows(split, wanted), _ids_and_hashes(cache, split)
+    read_columns = None if columns is None else ["id", "row_hash", *columns]
+    table, (ids, hashes) = PreparedTask(task).rows(split, read_columns), _ids_and_hashes(cache, split)
     if len(ids) and ids[-1] >= table.num_rows:
         raise CacheError(
             f"{cache.path}: split {split!r} has row id {ids[-1]}, but {task} has {table.num_rows} rows there; "

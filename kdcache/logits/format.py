@@ -128,8 +128,8 @@ def schema(row_values: int, dtype: Dtype = "float32") -> pa.Schema:
 
 def rows_per_group(row_values: int, dtype: Dtype = "float32", least: int = 1024) -> int:
     """Rows of a row group: the power of two whose logits come to about 4 MiB, within [least, 65536]."""
-    wanted = GROUP_BYTES // (row_values * np.dtype(dtype).itemsize)
-    return int(min(max(1 << max(wanted.bit_length() - 1, 0), least), 65536))
+    rows = GROUP_BYTES // (row_values * np.dtype(dtype).itemsize)
+    return int(min(max(1 << max(rows.bit_length() - 1, 0), least), 65536))
 
 
 def encode_shard(

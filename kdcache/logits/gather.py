@@ -86,25 +86,25 @@ class Gather:
             CacheError: a hash is not in the cache.
         """
         loaded = self._load_once(split)
-        wanted = self._integers("row hashes", row_hashes).astype(np.uint64)
+        asked = self._integers("row hashes", row_hashes).astype(np.uint64)
         hashes, ids = loaded.by_hash
-        positions = np.searchsorted(hashes, wanted)  # the first of equals, which has the lowest id
-        missing = np.ones(len(wanted), dtype=bool)
+        positions = np.searchsorted(hashes, asked)  # the first of equals, which has the lowest id
+        missing = np.ones(len(asked), dtype=bool)
         inside = positions < len(hashes)
-        missing[inside] = hashes[positions[inside]] != wanted[inside]
+        missing[inside] = hashes[positions[inside]] != asked[inside]
         if missing.any():
             first = int(np.argmax(missing))
             named = "" if hints is None else f", its id {hints[first]}"
             raise CacheError(
-                f"{self.path}: split {split!r} has no row with the hash {int(wanted[first]):016x} (position "
-                f"{first}{named}) and {int(missing.sum()) - 1} more of the {len(wanted)} asked rows; "
+                f"{self.path}: split {split!r} has no row with the hash {int(asked[first]):016x} (position "
+                f"{first}{named}) and {int(missing.sum()) - 1} more of the {len(asked)} asked rows; "
                 "the content differs from what was cached: check the columns, or cache the logits of this data"
             )
         by_content = ids[positions]
         return (
             by_content
             if hints is None
-            else self._preferring(loaded, self._integers("ids", hints), wanted, by_content)
+            else self._preferring(loaded, self._integers("ids", hints), asked, by_content)
         )
 
     def _preferring(

@@ -259,8 +259,8 @@ def _joined_batch(joiner: Joiner, batch: Any) -> Any:
 
 
 def _batch_hashes(joiner: Joiner, batch: Mapping[Any, Any]) -> Uint64:
-    wanted = [*content_columns(batch, joiner.columns, joiner.label), *listed(joiner.label)]
-    missing = [name for name in wanted if name not in batch]
+    needed = [*content_columns(batch, joiner.columns, joiner.label), *listed(joiner.label)]
+    missing = [name for name in needed if name not in batch]
     if missing:
         raise CacheError(
             f"no {missing} in the batch, which has {list(batch)}; the columns that are hashed must be in it"

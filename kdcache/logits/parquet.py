@@ -84,9 +84,9 @@ def open_shard(
     expected_schema = header.arrow_schema()
     if not found_schema.equals(expected_schema):
         columns = ", ".join(f"{field.name} {field.type}" for field in found_schema)
-        wanted = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
+        expected_columns = ", ".join(f"{field.name} {field.type}" for field in expected_schema)
         raise CacheError(
-            f"{path}: expected the columns {wanted}; found {columns:.300}; cache the logits again"
+            f"{path}: expected the columns {expected_columns}; found {columns:.300}; cache the logits again"
         )
     if found_rows != rows:
         raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")

@@ -122,8 +122,8 @@ def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Hea
     row_hashes = _checked_hashes(where, row_hashes)
     logits = _as_array(where, "logits", logits)
     if logits.shape[1:] != header.row_shape:
-        wanted = ", ".join(map(str, header.row_shape))
-        raise CacheError(f"{where}: expected logits [n, {wanted}], found the shape {list(logits.shape)}")
+        row_shape = ", ".join(map(str, header.row_shape))
+        raise CacheError(f"{where}: expected logits [n, {row_shape}], found the shape {list(logits.shape)}")
     if not len(ids) == len(row_hashes) == len(logits):
         raise CacheError(
             f"{where}: {len(ids)} ids, {len(row_hashes)} row hashes and {len(logits)} rows of logits "

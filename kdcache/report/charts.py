@@ -73,8 +73,8 @@ class Panel:
 def panels(metrics: Metrics, confidence: float) -> list[Panel]:
     """The figure's panels, in the order of comparisons.csv."""
     rows = _with_architecture(metrics)
-    told = zip(rows["verdict"], rows["negligible"], rows["outcome"], strict=True)
-    rows["verdict_words"] = [wording.outcome_words(*one) for one in told]
+    verdicts = zip(rows["verdict"], rows["negligible"], rows["outcome"], strict=True)
+    rows["verdict_words"] = [wording.outcome_words(*one) for one in verdicts]
     domains = {str(task): _domain(group) for task, group in rows.groupby("task", sort=False)}
     groups = rows.groupby(["task", "checkpoint", "layers"], sort=False, dropna=False)
     return [_panel(str(key[0]), group, domains[str(key[0])], confidence) for key, group in groups]

@@ -73,23 +73,23 @@ def _listed(seeds: list[int]) -> str:
 
 
 def evidence_of(
-    mine: Points, base: Points, margin: float | None, confidence: float, notes: list[str]
+    points: Points, base: Points, margin: float | None, confidence: float, notes: list[str]
 ) -> tuple[Evidence, Detectable]:
     """Compare by matched seeds if there are two or more, else by Welch's test, else not at all.
 
     `margin` is for the equivalence tests; None leaves them out. Every departure from the plain case is added to
     `notes`. A seed that only one side has is left out of a matched comparison, since a paired test needs both.
     """
-    matched = sorted(mine.keys() & base.keys())
+    matched = sorted(points.keys() & base.keys())
     if len(matched) >= 2:
-        if len(matched) < max(len(mine), len(base)):
-            notes.append(f"paired on {len(matched)} matched seeds of {len(mine)} against {len(base)}")
-        return _paired([mine[s] for s in matched], [base[s] for s in matched], margin, confidence, notes)
-    if len(mine) >= 2 and len(base) >= 2:
+        if len(matched) < max(len(points), len(base)):
+            notes.append(f"paired on {len(matched)} matched seeds of {len(points)} against {len(base)}")
+        return _paired([points[s] for s in matched], [base[s] for s in matched], margin, confidence, notes)
+    if len(points) >= 2 and len(base) >= 2:
         found = "1 matched seed" if matched else "no matched seeds"
-        notes.append(f"{found}: Welch on {len(mine)} against {len(base)}")
-        return _unpaired(list(mine.values()), list(base.values()), margin, confidence, notes)
-    return _untestable(mine, base, matched, notes)
+        notes.append(f"{found}: Welch on {len(points)} against {len(base)}")
+        return _unpaired(list(points.values()), list(base.values()), margin, confidence, notes)
+    return _untestable(points, base, matched, notes)
 
 
 def _paired(
@@ -149,14 +149,14 @@ def _unpaired(
 
 
 def _untestable(
-    mine: Points, base: Points, matched: list[int], notes: list[str]
+    points: Points, base: Points, matched: list[int], notes: list[str]
 ) -> tuple[Evidence, Detectable]:
     """The means only: with fewer than two seeds on a side there is no test."""
-    if not mine or not base:
-        notes.append("no trials yet" if not mine else "the baseline has no trials yet")
+    if not points or not base:
+        notes.append("no trials yet" if not points else "the baseline has no trials yet")
     else:
-        notes.append(f"{len(mine)} seed against {len(base)}: a test needs two or more")
-    x = [mine[s] for s in matched] or list(mine.values())
+        notes.append(f"{len(points)} seed against {len(base)}: a test needs two or more")
+    x = [points[s] for s in matched] or list(points.values())
     y = [base[s] for s in matched] or list(base.values())
     difference = significance.settled(float(np.mean(x) - np.mean(y)), x, y) if x and y else None
     evidence = Evidence(seeds=len(x), paired=bool(matched), difference=difference, **_means(x, y))

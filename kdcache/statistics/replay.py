@@ -161,7 +161,7 @@ def _judge(
     t_corrected = correct_by_family(t_q, [0] * size, design.correction)
     tost_corrected = correct_by_family(tost_q, [0] * size, design.correction)
     return [
-        _told(design, look, one, corrected, size)
+        _row_and_outcome(design, look, one, corrected, size)
         for one, corrected in zip(judging, zip(t_corrected, tost_corrected, strict=True), strict=False)
     ]
 
@@ -228,7 +228,7 @@ def _chance(design: Design, look: int, evidence: Evidence, margin: float, size: 
     return min(1.0, float(chance))  # with a large margin, difference and equivalence can overlap
 
 
-def _told(
+def _row_and_outcome(
     design: Design, look: int, one: _Judging, corrected: tuple[float | None, float | None], size: int
 ) -> tuple[LookRow, Outcome]:
     """A comparison's row of looks.csv, and its outcome."""

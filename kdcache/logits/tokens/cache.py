@@ -122,20 +122,20 @@ class TokenCache:
                 or tokenised in another way is another sequence.
         """
         sequences = read_sequences(f"{self.path}: split {split!r}", rows)
-        loaded, wanted = self._load(split), sequences.hashes
+        loaded, asked = self._load(split), sequences.hashes
         known, order = loaded.by_hash
-        places = np.searchsorted(known, wanted).clip(max=max(len(known) - 1, 0))
-        there = known[places] == wanted if len(known) else np.zeros(len(wanted), bool)
+        places = np.searchsorted(known, asked).clip(max=max(len(known) - 1, 0))
+        there = known[places] == asked if len(known) else np.zeros(len(asked), bool)
         if not there.all():
             first = int(np.argmin(there))
             tokens = sequences.tokens.rows()[first][:8].tolist()
             raise CacheError(
                 f"{self.path}: split {split!r} has no sequence like row {first} ({tokens} ...) and "
-                f"{int((~there).sum()) - 1} more of {len(wanted)}: a teacher's distribution belongs to its prefix, so "
+                f"{int((~there).sum()) - 1} more of {len(asked)}: a teacher's distribution belongs to its prefix, so "
                 "sequences must be packed, cut, masked and tokenised as they were cached; cache these, or join those "
                 "that were"
             )
-        length = len(rows["input_ids"][0]) if isinstance(rows, Mapping) and len(wanted) else None
+        length = len(rows["input_ids"][0]) if isinstance(rows, Mapping) and len(asked) else None
         return batch_of(loaded.rows.part(order[places]), self.manifest, epoch, length)
 
     def join(

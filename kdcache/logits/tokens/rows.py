@@ -92,15 +92,15 @@ class TokenRows(Rows):
         """Which columns have lengths that do not fit the others; None if all fit."""
         column, tokens = self.columns, self.columns["tokens"].lengths
         heads = column["heads"].sums()
-        wanted = {name: np.maximum(tokens - 1, 0) for name in PER_POSITION}
-        wanted |= {
+        expected = {name: np.maximum(tokens - 1, 0) for name in PER_POSITION}
+        expected |= {
             "loss": tokens,
             "head_logprobs": heads,
             "head_ids": 0 * heads if self.shape.full else heads,
         }
-        wanted["tail_ids"] = self.shape.draws * column["tails"].sums()
+        expected["tail_ids"] = self.shape.draws * column["tails"].sums()
         wrong = [
-            name for name, lengths in wanted.items() if not np.array_equal(column[name].lengths, lengths)
+            name for name, lengths in expected.items() if not np.array_equal(column[name].lengths, lengths)
         ]
         return f"the lengths of {', '.join(wrong)} do not fit the other columns" if wrong else None
 
