@@ -11,13 +11,14 @@ from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import TeacherRow
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 ROUNDING = 1e-4  # points; the files have six digits
 
 
 @dataclass(frozen=True)
 class Collapsed:
-    """A configuration some of whose seeds learned nothing; scores in points."""
+    """A configuration some of whose seeds learned nothing; scores in the metric's unit."""
 
     task: str
     student: str
@@ -33,7 +34,7 @@ class Collapsed:
         plural = "seed" if len(self.seeds) == 1 else "seeds"
         return (
             f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.of} learned "
-            f"nothing: {wording.metric(self.metric)} at or below {wording.number(self.majority)}, what one answer for "
+            f"nothing: {wording.metric(self.metric)} {_no_better(self.metric)} {wording.score(self.majority, unit_of(self.metric))}, what one answer for "
             "every row has."
         )
 
@@ -51,28 +52,38 @@ def make_section(metrics: Metrics, study: Study) -> CollapsedSection | None:
 
 def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     """The configurations with such seeds, in the order of trials.csv."""
-    least = majorities(metrics)
+    least = majorities(metrics, study)
     found = []
     for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
         task, student, method = map(str, name)
         if task not in least or task not in study.tasks:
             continue
         metric = study.tasks[task].metrics[0]
-        seeds = trials["seed"][100 * trials[metric] <= least[task] + ROUNDING]
+        unit = unit_of(metric)
+        seeds = trials["seed"][unit.worth(trials[metric]) <= unit.shown(least[task]) + ROUNDING]
         if len(seeds):
             of = len(trials)
             found.append(Collapsed(task, student, method, [int(s) for s in seeds], of, least[task], metric))
     return found
 
 
-def majorities(metrics: Metrics) -> Mapping[str, float]:
-    """By task, the score in points of one answer for every row, in the task's first metric.
+def majorities(metrics: Metrics, study: Study) -> Mapping[str, float]:
+    """By task, the score of one answer for every row, in the task's first metric.
 
     Those of older metrics are known for tasks with a teacher alone.
     """
     facts = metrics.provenance.get("tasks", {})
-    known = {name: 100 * of["majority"] for name, of in facts.items() if of.get("majority") is not None}
+    sizes = {name: unit_of(task.metrics[0]).size for name, task in study.tasks.items()}
+    known = {
+        name: sizes.get(name, 100.0) * of["majority"]
+        for name, of in facts.items()
+        if of.get("majority") is not None
+    }
     taught = {
         row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None
     }
     return {**taught, **known}
+
+
+def _no_better(metric: str) -> str:
+    return "at or below" if unit_of(metric).sign > 0 else "at or above"

@@ -34,6 +34,7 @@ from kdcache.report.sections import Section
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 # What a page shows at once; more is a click away, so that a study of 1,200 trials still opens at once.
 OPEN = {"panels_open": 6, "tables_open": 3, "rows_open": 40}
@@ -65,7 +66,8 @@ def write_figure(
 ) -> None:
     """Write the main figure; nothing when the study compares nothing."""
     if panels:
-        margin = wording.margins(metrics.comparisons["margin"])
+        unit = unit_of(str(metrics.comparisons["metric"].iloc[0]))
+        margin = wording.margins(metrics.comparisons["margin"], unit)
         charts.write_static(charts.static_figure(panels, margin), svg, png)
 
 
@@ -115,7 +117,8 @@ def _terms(metrics: Metrics, study: Study) -> dict[str, str]:
     return {
         "baseline": study.comparison.baseline,
         "confidence": declared.confidence(study),
-        "margin": wording.margins(metrics.comparisons["margin"]),
+        "margin": wording.margins(metrics.comparisons["margin"], study.unit),
+        "unit": study.unit.many,
         "together": declared.FAMILIES[study.comparison.family],
         "correction": declared.CORRECTIONS[study.comparison.correction],
     }

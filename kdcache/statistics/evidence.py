@@ -11,20 +11,13 @@ import numpy as np
 
 from kdcache.statistics import bca, effects, power, significance
 
-Points: TypeAlias = dict[int, float]  # seed -> score in points
-
-# Scores of which less is better. No task can be judged by one (see `params.Metric`); calibration is compared by them.
-LOWER_IS_BETTER = frozenset(("nll", "brier", "ece", "mse"))
-
-
-def gain(metric: str, difference: float) -> float:
-    """A difference of scores so that positive is better."""
-    return -difference if metric in LOWER_IS_BETTER else difference
+# seed -> score in the metric's unit, turned so that more is better (`Unit.worth`): points, or an nll of 5.1 as -5.1
+Points: TypeAlias = dict[int, float]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials say of one comparison before any correction; `None`: not estimable. Units: points."""
+    """What the trials say of one comparison before any correction; `None`: not estimable. In a metric's unit; more is better."""
 
     seeds: int
     paired: bool
@@ -57,7 +50,7 @@ class Evidence:
         return power.Spread.unpaired(self.sd, self.baseline_sd)
 
 
-Detectable: TypeAlias = Callable[[float], float | None]  # level -> points
+Detectable: TypeAlias = Callable[[float], float | None]  # level -> a difference in the metric's unit
 
 
 def scored(points: Points, name: str, notes: list[str]) -> Points:

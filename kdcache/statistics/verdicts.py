@@ -2,7 +2,8 @@
 
 `compare` gives one row per task x student x regularizer of the study, whether or not its trials are there:
 the grid comes from the study, so that a removed regularizer leaves and a missing one shows. Differences are
-of the task's first metric, in points (100 x fraction), matched by seed.
+of the task's first metric, in its unit (`kdcache.study.metrics`: points, which are 100 x a fraction; nats; bits),
+matched by seed, and positive where the configuration is better: of a loss, that is where it has less.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from kdcache.errors import ComparisonError
 from kdcache.results.schema import ComparisonRow, LookRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics.evidence import (
-    LOWER_IS_BETTER,
     Detectable,
     Evidence,
     Points,
@@ -31,6 +31,7 @@ from kdcache.statistics.judging import to_settle
 from kdcache.statistics.replay import TOLD, Outcome
 from kdcache.statistics.settling import StudyReplay, design_of, first_seeds, replay_study
 from kdcache.study import Study
+from kdcache.study.metrics import POINTS, Unit, unit_of
 
 Cells: TypeAlias = dict[tuple[str, str, str], Points]  # by task, student and regularizer
 KEYS = ("task", "student", "regularizer", "seed")
@@ -45,17 +46,18 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     - seeds: how many of the configuration's the comparison uses; paired: whether they are matched. With looks, those
       of the look at which it was judged last (`look`, from 1)
     - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha;
-      with looks the repeated interval, valid at whatever look the comparison stops)
+      with looks the repeated interval, valid at whatever look the comparison stops): mean - baseline_mean, or of a
+      score of which less is better the reverse, so that a gain is positive
     - t_p: the test the verdict uses: paired t, or Welch where paired is False, or the exact permutation test
       where the scores have no spread; t_p_corrected: over the declared family, with
       looks of t_q, t_p divided by the look's share of alpha
     - welch_p, permutation_p (exact) and the smallest value that it can have, permutation_floor
     - hedges_g: g_av for matched seeds, g_s otherwise
-    - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
+    - margin (in the metric's unit), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
     - detectable: the true difference that the corrected test finds with 80% power at this spread
     - sd_difference: of the matched differences; beyond_p: H0 |true difference| <= margin; family_size
     - bca_low, bca_high: BCa bootstrap interval of the mean difference, at 1 - alpha
-    - cliffs_delta: P(higher) - P(lower) over all pairs of a score and a baseline score
+    - cliffs_delta: P(better) - P(worse) over all pairs of a score and a baseline score
     - of an inconclusive comparison, the fewest seeds with which, at this spread and the family's strictest level,
       with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
       be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
@@ -94,7 +96,9 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
 
 
 def points_table(trials: pd.DataFrame, study: Study) -> Cells:
-    """(task, student, regularizer) -> {seed: points of the task's first metric}; NaN for a failed trial.
+    """(task, student, regularizer) -> {seed: the task's first metric}; NaN for a failed trial.
+
+    In the metric's unit, and more is better: an nll of 5.1 nats is -5.1 here (`Unit.worth`).
 
     Only what the study still asks for; see `compare` for the errors.
     """
@@ -131,10 +135,11 @@ def check_layout(trials: pd.DataFrame, study: Study) -> None:
 def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     value = row[metric]
     fraction = math.nan if value is None or pd.isna(value) else float(value)
-    if abs(fraction) > 1 and metric not in LOWER_IS_BETTER:
+    unit = unit_of(metric)
+    if abs(fraction) > 1 and unit is POINTS:
         where = ", ".join(f"{key} {row[key]}" for key in KEYS)
         raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({where})")
-    return 100.0 * fraction
+    return unit.worth(fraction)
 
 
 @dataclass(frozen=True)
@@ -182,7 +187,7 @@ def _row(
         regularizer=regularizer,
         metric=metric,
         baseline=comparison.baseline,
-        **asdict(evidence),
+        **as_shown(evidence, unit_of(metric)),
         margin=margin,
         verdict=outcome.verdict if decided else "inconclusive",
         negligible=outcome.negligible,
@@ -194,6 +199,13 @@ def _row(
         stopped_by=outcome.stopped_by,
         **(_of_look(last) if last else {}),
     )
+
+
+def as_shown(evidence: Evidence, unit: Unit) -> dict[str, Any]:
+    """The evidence as columns: means are scores as people know them, differences stay gains."""
+    means = {name: getattr(evidence, name) for name in ("mean", "baseline_mean")}
+    shown = {name: None if value is None else unit.shown(value) for name, value in means.items()}
+    return {**asdict(evidence), **shown}
 
 
 def _of_look(row: LookRow) -> dict[str, Any]:
@@ -219,7 +231,7 @@ def describe(student: str, regularizer: str, study: Study) -> Described:
 
 
 def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Mean and sd in points, and n, of every configuration, the baseline included, over all its seeds.
+    """Mean and sd in the metric's unit, and n, of every configuration, the baseline included, over all its seeds.
 
     Columns: task, student, init, regularizer, metric, n, mean, sd.
     """
@@ -227,15 +239,16 @@ def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     for (task, student, regularizer), points in points_table(trials, study).items():
         values = list(scored(points, regularizer, []).values())
         mean, sd = mean_sd(values)
+        metric = study.tasks[task].metrics[0]
         rows.append(
             {
                 "task": task,
                 "student": student,
                 "init": study.students[student].init,
                 "regularizer": regularizer,
-                "metric": study.tasks[task].metrics[0],
+                "metric": metric,
                 "n": len(values),
-                "mean": mean,
+                "mean": None if mean is None else unit_of(metric).shown(mean),
                 "sd": sd,
             }
         )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 from math import prod
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import Field
 
 from kdcache.study.names import Name
-from kdcache.study.values import Metric, Params, Positive, Seed, Share
+from kdcache.study.metrics import LOWER_IS_BETTER, Metric
+from kdcache.study.values import Params, Positive, Seed, Share
 from kdcache.system.quoting import listed
 
 Setting: TypeAlias = Mapping[str, float]  # values by their key: {"learning_rate": 0.001, "alpha": 0.5}
@@ -59,12 +60,17 @@ class Tuning(Params):
     budget: int = Field(ge=1, le=MOST_SETTINGS)  # settings that each method tries
     sampler: Literal["qmc", "tpe"] = "qmc"  # which settings, where a space has more than the budget
     seed: Seed = 0  # which rows are held out, and what the sampler draws
-    metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
+    metric: Metric | None = None  # by which the best is chosen; default: each task's first
     space: dict[Name, Space] = Field(min_length=1)
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric == "nll"
+        """Whether less of the declared metric is better; `with_metric` declares a task's first."""
+        return self.metric in LOWER_IS_BETTER
+
+    def with_metric(self, metric: str) -> Self:
+        """The same tuning, by that metric."""
+        return self.model_copy(update={"metric": metric})
 
     def values(self, method: str) -> dict[str, list[float]]:
         """What a method may try: what every method may, and its own lists in addition or instead."""

@@ -1,4 +1,4 @@
-"""Metrics, files, seeds and schedules: the values of params.yaml; and `Params`, the base of all its objects."""
+"""Files, seeds and schedules: the values of params.yaml; and `Params`, the base of all its objects."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from pydantic import (
 
 from kdcache.system.quoting import quoted
 
-CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
-REGRESSION_METRICS = ("pearson", "spearman")
 UNLABELLED = "unlabelled"  # the split whose rows have no labels: cached, learned from, never scored
 
 
@@ -41,7 +39,6 @@ def _check_keep(value: object) -> object:
     return value
 
 
-Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Text = Annotated[str, Field(min_length=1)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take

@@ -1,7 +1,7 @@
 """The part of an identity that stands for the code: what the modules that compute values say.
 
 The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
-kept by hand. A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a
+kept by hand. What is in rooms named in `TOKENS` counts for language models alone, and so does the token cache's code. A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a
 definition is in, and the order of definitions do not count. A changed number, operator, default, name or text does.
 
 How: every definition at the top of every module is written down by itself, without docstrings and imports. A name that
@@ -26,17 +26,35 @@ from kdcache.hashing.fingerprint import of_json
 
 INFERENCE = ("kdcache.modelling", "kdcache.logits.predicting")
 TRAINING = (*INFERENCE, "kdcache.training")
+# What only language models use: rooms inside those above that count for nothing else, and the token cache's own code.
+TOKENS = ("kdcache.modelling.tokens", "kdcache.training.tokens")
+TOKEN_CACHE = "kdcache.logits.tokens"
 OURS = "kdcache"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def of_packages(names: Sequence[str]) -> str:
+def of_training(tokens: bool) -> str:
+    """What trains a model: on labelled rows, or on every token of documents."""
+    return of_packages([*TRAINING, TOKEN_CACHE]) if tokens else of_packages(TRAINING, without=TOKENS)
+
+
+def of_inference(tokens: bool) -> str:
+    """What gives a trained model's logits of labelled rows, or its distributions at every token of documents."""
+    return of_packages([*INFERENCE, TOKEN_CACHE]) if tokens else of_packages(INFERENCE, without=TOKENS)
+
+
+def of_packages(names: Sequence[str], without: Sequence[str] = ()) -> str:
     """What every module of the packages (and of the packages inside them) computes.
+
+    Args:
+        without: packages inside them that do not count.
 
     Raises:
         KdcacheError: a package or a module's source cannot be found or read.
     """
-    return _of_files(file for name in names for file in sorted(_folder(name).rglob("*.py")))
+    left_out = [_folder(name) for name in without]
+    files = (file for name in names for file in sorted(_folder(name).rglob("*.py")))
+    return _of_files(file for file in files if not any(folder in file.parents for folder in left_out))
 
 
 def of_module(name: str) -> str:

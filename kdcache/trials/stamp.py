@@ -57,7 +57,7 @@ def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
     result = finished_result(plan.folder)
     for place in [PLAIN, *[VIEWS] * plan.keep_views]:
         kept = LogitCache(plan.folder / LOGITS / place).manifest.fingerprints
-        changes = {"weights": plan.identity, "code": code.of_packages(code.INFERENCE)}
+        changes = {"weights": plan.identity, "code": code.of_inference(tokens=False)}
         restamped(plan.folder / LOGITS / place, new / LOGITS / place, kept.model_copy(update=changes))
     if (plan.folder / COST).is_file():
         shutil.copy2(plan.folder / COST, new / COST)

@@ -94,7 +94,7 @@ def _baseline_first(study: Study) -> Iterator[Configuration]:
 
 
 def _tune_one(trying: Trying, name: Configuration) -> Tuned:
-    tuning = declared(trying.study)
+    tuning = declared(trying.study).with_metric(trying.metric(name[0]))
     tried = search(tuning, name[2], partial(trying.scores, name))
     tuned = Tuned(name, tried, best(tried, tuning.lower_is_better))
     trying.chosen[name] = tuned.setting
