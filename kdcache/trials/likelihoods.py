@@ -146,3 +146,17 @@ def _check_values(ids: npt.NDArray[np.int64], documents: Documents) -> None:
 def _checksum(ids: npt.NDArray[np.int64], documents: Documents) -> str:
     parts = [part for column in documents.columns.values() for part in (column.values, column.lengths)]
     return content_checksum(ids, documents.row_hashes, *parts)
+
+
+def document_difference(split: str, kept: Documents, now: Documents) -> str | None:
+    """The first document whose likelihoods are others, in words; None when every bit is the same."""
+    if not np.array_equal(kept.row_hashes, now.row_hashes) or not np.array_equal(kept.tokens, now.tokens):
+        return f"the likelihoods of {split} are of other documents or tokens now"
+    for name, column in kept.columns.items():
+        different = np.flatnonzero(column.values != now.columns[name].values)
+        if len(different):
+            at = different[0]
+            row = int(np.searchsorted(column.starts, at, "right")) - 1
+            was, became = column.values[at], now.columns[name].values[at]
+            return f"{split}, document {row}, token {at - column.starts[row]}: {name} was {was}, it is now {became}"
+    return None
