@@ -17,9 +17,9 @@ from kdcache.cli import printing
 from kdcache.errors import ComparisonError
 from kdcache.results.reading import read_table
 from kdcache.results.schema import ComparisonRow, TrialRow
-from kdcache.study.metrics import Unit, unit_of
 from kdcache.statistics import wording
 from kdcache.statistics.runs import Change, Side, StudyRun, changes, different_params
+from kdcache.study.metrics import Unit, unit_of
 from kdcache.system.params_file import parse_params
 
 Read = Callable[[Path], str]
@@ -127,7 +127,8 @@ def print_compared(a: StudyRun, b: StudyRun) -> None:
         table.add_row(*map(printing.cell, _row(change)))
     printing.show(table)
     printing.show(
-        "Scores in the metric's unit (points, nats, bits), mean ± sd over seeds. b - a is how much better b is, matched by seed; its interval stands alone, uncorrected."
+        "Scores in the metric's unit (points, nats, bits), mean ± sd over seeds. b - a is how much better b is, matched "
+        "by seed; its interval stands alone, uncorrected."
     )
 
 

@@ -32,10 +32,10 @@ class Collapsed:
     def sentence(self) -> str:
         name = wording.configuration(self.task, self.student)
         plural = "seed" if len(self.seeds) == 1 else "seeds"
+        metric, majority = wording.metric(self.metric), wording.score(self.majority, unit_of(self.metric))
         return (
             f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.of} learned "
-            f"nothing: {wording.metric(self.metric)} {_no_better(self.metric)} {wording.score(self.majority, unit_of(self.metric))}, what one answer for "
-            "every row has."
+            f"nothing: {metric} {_no_better(self.metric)} {majority}, what one answer for every row has."
         )
 
 

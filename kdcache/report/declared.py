@@ -45,7 +45,8 @@ def make_section(study: Study) -> DeclaredSection:
     """Everything that was decided beforehand, and what kdcache fixes for every study."""
     comparison = study.comparison
     margins = (
-        f"± {wording.amount(size, unit_of(name))} of {wording.metric(name)}" for name, size in comparison.margin.items()
+        f"± {wording.amount(size, unit_of(name))} of {wording.metric(name)}"
+        for name, size in comparison.margin.items()
     )
     return DeclaredSection(
         [

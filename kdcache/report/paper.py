@@ -138,7 +138,10 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
         ]
         for row in across.lines(metrics)
     ]
-    caption = f"Over tasks, each alike: difference from {study.comparison.baseline} in {study.unit.many}, its interval over tasks."
+    caption = (
+        f"Over tasks, each alike: difference from {study.comparison.baseline} in {study.unit.many}, its interval over "
+        "tasks."
+    )
     return [_plain(caption, heads, rows, left={"", "regularizer"})] if rows else []
 
 

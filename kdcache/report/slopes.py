@@ -60,7 +60,10 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     unit = unit_of(rows[0]["metric"])
     return [
         {"regularizer": row["regularizer"], "start": start, "gain": row[gain], "verdict": row["verdict"]}
-        | {"said": f"{wording.gain(row[gain], unit)} {unit.many}", "more": wording.gain(row["interaction"], unit)}
+        | {
+            "said": f"{wording.gain(row[gain], unit)} {unit.many}",
+            "more": wording.gain(row["interaction"], unit),
+        }
         | {"interval": wording.gains(row["ci_low"], row["ci_high"], unit)}
         for row in rows
         for start, gain in STARTS.items()

@@ -87,7 +87,8 @@ def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
         how = "not better" if row.gap <= 0 else f"only {wording.size(row.gap, unit)} {unit.many} better"
         yield (
             f"{name} is {how} than its student {row.student} by plain fine-tuning "
-            f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}): it has little to teach."
+            f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}): it has little "
+            "to teach."
         )
     if row.entropy is not None and row.entropy < NEARLY_HARD * math.log(row.classes):
         yield (
@@ -120,7 +121,5 @@ def _no_better(score: float | None, row: TeacherRow, margin: float) -> bool:
 
 
 def _at_chance(name: str, score: float | None, row: TeacherRow) -> str:
-    return (
-        f"{name} is at chance: {wording.score(score, unit_of(row.metric))} in {wording.metric(row.metric)}, where one answer for every "
-        f"row has {wording.score(row.majority, unit_of(row.metric))}."
-    )
+    shown, majority = (wording.score(value, unit_of(row.metric)) for value in (score, row.majority))
+    return f"{name} is at chance: {shown} in {wording.metric(row.metric)}, where one answer for every row has {majority}."

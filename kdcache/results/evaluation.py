@@ -1,4 +1,4 @@
-"""What the logits and likelihoods that trials keep say of the evaluated rows: scores, outputs row by row, and how sure they are.
+"""What trials keep says of the evaluated rows: scores, outputs row by row, and how sure they are.
 
 Scores are never stored beside logits, for they follow from them: a new metric trains nothing, and an edited score is
 noticed.

@@ -76,7 +76,7 @@ def _check_starts(results: list[TrialResult]) -> None:
 def trials_table(
     study: Study, results: Iterable[TrialResult], scores: Callable[[TrialResult], Mapping[str, float]]
 ) -> pd.DataFrame:
-    """metrics/trials.csv: one row per trial, each metric (a fraction 0..1, nats, bits) in its own column, then the identity.
+    """metrics/trials.csv: one row per trial, each metric (a fraction, nats, bits) a column, then the identity.
 
     Args:
         results: those of `read_trials`.

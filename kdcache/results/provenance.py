@@ -27,7 +27,8 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - trials: how many; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} that compared them, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
-      row, in the task's first metric, null for language modelling}}, and unlabelled: the fingerprint of the unlabelled rows, if any
+      row, in the task's first metric, null for language modelling}}, and unlabelled: the fingerprint of the unlabelled
+      rows, if any
     - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
     - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where

@@ -34,9 +34,10 @@ def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFra
 
     train, validation: the teacher's score in `metric`, the task's first, in its unit (points, nats, bits); train by the
     labels that it was trained on. majority: on validation, the score of always answering train's commonest class (a
-    regression: its mean). classes: K, or the tokens of a language model's vocabulary. entropy (nats, 0 to ln K) and confidence (the largest probability): means over train at
-    temperature 1; blank for a regression. student: of those that the teacher can teach, the best without it, by plain
-    fine-tuning. student_score: its mean over seeds. gap: how much better the teacher is on validation.
+    regression: its mean). classes: K, or the tokens of a language model's vocabulary. entropy (nats, 0 to ln K) and
+    confidence (the largest probability): means over train at temperature 1; blank for a regression, confidence also
+    for a language model. student: of those that the teacher can teach, the best without it, by plain fine-tuning.
+    student_score: its mean over seeds. gap: how much better the teacher is on validation.
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
@@ -80,7 +81,9 @@ def _taught_on(task: PreparedTask, folder: Path, metric: Metric) -> tuple[float,
     return (*scores, facts)
 
 
-def _distributions(task: PreparedTask, cache: TokenCache, metric: Metric) -> tuple[float, float, dict[str, Any]]:
+def _distributions(
+    task: PreparedTask, cache: TokenCache, metric: Metric
+) -> tuple[float, float, dict[str, Any]]:
     """Of a token cache, which keeps the true token's log-probability and the entropy, rounded to 11 bits."""
     scores, entropy = [], 0.0
     for split in (TRAIN, VALIDATION):
@@ -100,7 +103,7 @@ def _distributions(task: PreparedTask, cache: TokenCache, metric: Metric) -> tup
 
 @dataclass(frozen=True)
 class _Split:
-    """What a teacher says of a split's rows: outputs [N], labels [N], mean entropy, confidence and nll (classes only)."""
+    """What a teacher says of a split's rows: outputs [N], labels [N], and of classes mean nll, entropy, confidence."""
 
     outputs: npt.NDArray[Any]
     labels: npt.NDArray[Any]

@@ -70,8 +70,7 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_q"], study)
     better = sum(
-        p <= alpha and difference > 0
-        for p, difference in zip(corrected, rows["difference"], strict=True)
+        p <= alpha and difference > 0 for p, difference in zip(corrected, rows["difference"], strict=True)
     )
     no_gain = (rows["verdict"] == "worse") | (rows["tost_p_corrected"].astype(float) <= alpha)
     return {

@@ -17,7 +17,7 @@ Points: TypeAlias = dict[int, float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials say of one comparison before any correction; `None`: not estimable. In a metric's unit; more is better."""
+    """What the trials say of one comparison before any correction, see `Points`; `None`: not estimable."""
 
     seeds: int
     paired: bool

@@ -150,9 +150,9 @@ def row_intervals(
     V_seeds)^2, because the seeds' share is estimated from few.
 
     Args:
-        metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman, nll, bits_per_byte) or any function of (predictions, labels),
-            each [N], that gives a fraction and does not depend on the order of the rows; a function is called
-            2 S resamples times.
+        metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman, nll, bits_per_byte) or any function of
+            (predictions, labels), each [N], that gives a fraction and does not depend on the order of the rows; a
+            function is called 2 S resamples times.
         labels: [N] classes or real numbers.
         a, b: [S, N] predicted classes, real numbers for a correlation, or each row's sum of losses for a mean loss,
             whose labels are then what it is divided by.

@@ -28,7 +28,8 @@ def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.R
     Columns (see `rowwise` for the methods; a blank number is not defined or could not be estimated):
 
     - task, student, init, teacher, regularizer, metric (the task's first), baseline
-    - rows: of the validation set (documents of language modelling); seeds: matched ones; difference: of the metric, in its unit and positive where better, mean over seeds
+    - rows: of the validation set (documents of language modelling); seeds: matched ones; difference: of the metric, in
+      its unit and positive where better, mean over seeds
     - gained, lost: rows that only the configuration, only the baseline, has right; mean over seeds
     - mcnemar_p_min, mcnemar_p_max: of the exact test of each seed, uncorrected; mcnemar_below_alpha: how many seeds
       have p <= alpha

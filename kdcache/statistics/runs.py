@@ -29,7 +29,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Side:
-    """A configuration in one run; scores in the metric's unit. verdict: `baseline`, or `absent` when the run lacks it."""
+    """A configuration in one run, in the metric's unit. verdict: `baseline`, or `absent` when the run lacks it."""
 
     mean: float | None = None
     sd: float | None = None

@@ -179,7 +179,11 @@ def recipe(method: Regularizer) -> str:
     parts += [f"β\N{NO-BREAK SPACE}{method.beta:g}"] if method.beta is not None else []
     parts += [method.divergence.replace("_", " ")] if method.divergence != "kl" else []
     parts += ["released variant"] if method.variant == "released" else []
-    parts += [f"tail {method.tail}d" if method.tail == "renormalise" else f"tail in one {method.tail}"] if method.tail else []
+    parts += (
+        [f"tail {method.tail}d" if method.tail == "renormalise" else f"tail in one {method.tail}"]
+        if method.tail
+        else []
+    )
     parts += ["unlabelled rows too"] if method.unlabelled == "use" else []
     return ", ".join(parts)
 

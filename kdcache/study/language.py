@@ -82,7 +82,7 @@ def _unlearnable(study: Study, tasks: set[str], method: Regularizer) -> str | No
                 if why:
                     return f"{where}: {why}"
             if len(method.teachers_of(student)) > 1:
-                return f"students.{name} has several teachers, and sparse distributions have no common tokens to average"
+                return f"students.{name} has several teachers; sparse distributions have no common tokens to average"
     return None
 
 

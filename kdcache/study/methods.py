@@ -28,7 +28,9 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
-    tail: Literal["bucket", "renormalise"] | None = None  # of a top-k token cache: what the missing probability becomes
+    tail: Literal["bucket", "renormalise"] | None = (
+        None  # of a top-k token cache: what the missing probability becomes
+    )
     unlabelled: Literal["ignore", "use"] = "ignore"  # the task's rows without labels, beside the train rows
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 

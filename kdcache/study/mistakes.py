@@ -177,8 +177,8 @@ def _several_units(entries: Entries) -> Iterator[str]:
     other = next((name for name, unit in units.items() if first and unit != units[first]), None)
     if first and other:
         yield (
-            f"tasks.{other}.metrics: judged in {units[other].many}, but task {quoted(first)} in {units[first].many}; the "
-            "first metrics of one study are of one unit, so write two studies"
+            f"tasks.{other}.metrics: judged in {units[other].many}, but task {quoted(first)} in {units[first].many}; "
+            "the first metrics of one study are of one unit, so write two studies"
         )
 
 

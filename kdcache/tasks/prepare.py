@@ -56,9 +56,7 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         loaded = load_source(spec)
         names = _agreed_names(loaded)
         columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
-        labels = (
-            Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
-        )
+        labels = Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
         positive = _positive(spec, labels.names)
         labels, noise = _noisy(spec, labels)
         readers = {

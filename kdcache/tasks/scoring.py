@@ -155,7 +155,9 @@ def score_tokens(
     """
     losses, sure = np.asarray(nll, dtype=np.float64), np.asarray(confidence, dtype=np.float64)
     if losses.shape != sure.shape or losses.ndim != 1 or not losses.size or size < 1:
-        raise ScoringError(f"expected values of tokens [T] and their bytes, found {list(losses.shape)} and {size}")
+        raise ScoringError(
+            f"expected values of tokens [T] and their bytes, found {list(losses.shape)} and {size}"
+        )
     _refuse_non_finite(losses, "nll")
     return {
         "nll": float(losses.mean()),

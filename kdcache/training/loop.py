@@ -73,9 +73,7 @@ def fine_tune(
     return run(lambda accelerator: Loop(accelerator, model, split, loss, params, soft_logits), params, seed)
 
 
-def run(
-    make: Callable[[Accelerator], Loop], params: Model, seed: int
-) -> tuple[torch.nn.Module, Training]:
+def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
     """Run a loop for all epochs; what `fine_tune` returns and raises.
 
     Args:

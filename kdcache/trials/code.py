@@ -1,8 +1,10 @@
 """The part of an identity that stands for the code: what the modules that compute values say.
 
 The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
-kept by hand. What is in rooms named in `TOKENS` counts for language models alone, and so does the token cache's code. A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a
-definition is in, and the order of definitions do not count. A changed number, operator, default, name or text does.
+kept by hand. What is in the rooms of `TOKENS` counts for language models alone, and so does the token cache's code.
+
+A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a definition is in,
+and the order of definitions do not count. A changed number, operator, default, name or text does.
 
 How: every definition at the top of every module is written down by itself, without docstrings and imports. A name that
 was imported stands for what it is: `F.kl_div` and `torch.nn.functional.kl_div` are the same, and a name imported from

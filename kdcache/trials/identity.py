@@ -57,7 +57,11 @@ def training_parts(common: Mapping[str, Any], method: Regularizer, seed: int, *s
         common: see `common_parts`.
         soft_labels: for distillers, the contents of the caches that are learned from, in order; see `content_of`.
     """
-    own = {"method": method.model_dump(exclude=NAMES_ONLY | left_out(method)), "soft_labels": list(soft_labels), "seed": seed}
+    own = {
+        "method": method.model_dump(exclude=NAMES_ONLY | left_out(method)),
+        "soft_labels": list(soft_labels),
+        "seed": seed,
+    }
     return {**common, **own}
 
 

@@ -49,7 +49,9 @@ class TrialPlan:
     keep_views: bool = False  # beside the train logits, those of every augmented view
     parts: Parts = field(default_factory=dict)  # of the identity
     keep_model: bool = False  # the trained model; no part of the identity
-    language_modelling: bool = False  # its rows are documents: likelihoods are kept, and distributions are learned
+    language_modelling: bool = (
+        False  # its rows are documents: likelihoods are kept, and distributions are learned
+    )
 
     @property
     def splits(self) -> tuple[str, ...]:

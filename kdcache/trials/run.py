@@ -82,7 +82,10 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
-        params={"student": plan.model.model_dump(exclude={"keep", "cache"}), "regularizer": plan.method.model_dump(exclude=left_out(plan.method))},
+        params={
+            "student": plan.model.model_dump(exclude={"keep", "cache"}),
+            "regularizer": plan.method.model_dump(exclude=left_out(plan.method)),
+        },
         steps=run.steps,
         losses=run.losses,
         device=run.device,

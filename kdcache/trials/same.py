@@ -141,7 +141,9 @@ def _token_difference(before: TokenCache, after: TokenCache) -> str | None:
             return f"the distributions of {split} are of other sequences now"
         for name, column in a.columns.items():
             other = b.columns[name]
-            same = np.array_equal(column.lengths, other.lengths) and np.array_equal(column.values, other.values)
+            same = np.array_equal(column.lengths, other.lengths) and np.array_equal(
+                column.values, other.values
+            )
             if not same:
                 return f"{split}: {name} of the distributions is not what it was"
     return None

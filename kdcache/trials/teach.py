@@ -33,7 +33,9 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
     model = plan.model
-    inputs, trained, run, scores = teach_on_documents(plan) if plan.language_modelling else _teach_on_rows(plan)
+    inputs, trained, run, scores = (
+        teach_on_documents(plan) if plan.language_modelling else _teach_on_rows(plan)
+    )
     result = {
         "identity": plan.identity,
         "parts": plan.parts,

@@ -60,7 +60,8 @@ WRONG = [
      "serves the temperature that it was made at, 1: another one needs every token's probability"),
     (kd(divergence="reverse_kl"), "distillers.kd: task 'bbc' is language modelling: teachers.big.cache: reverse KL "
      "needs the teacher's log-probability of every token that the student may give"),
-    (kd(divergence="mse"), "distillers.kd: task 'bbc' is language modelling: divergence: mse needs the teacher's logits"),
+    (kd(divergence="mse"),
+     "distillers.kd: task 'bbc' is language modelling: divergence: mse needs the teacher's logits"),
     (kd(tail="bucket"), "distillers.kd: task 'bbc' is language modelling: teachers.big.cache: tail is what becomes of "
      "the probability that a top-k cache lacks; a threshold cache lacks none"),
     ({"distillers": {"mine": {"soft_labels": "teacher", "function": "a:b"}}},
@@ -100,8 +101,12 @@ def test_classification_has_no_token_cache_and_trains_its_head(tmp_path: Path) -
     assert only_mistake(tmp_path, {"teachers.big.epochs": 0}) == (
         "teachers.big.epochs: 0 is for language modelling; the head for task 'news' has to be trained"
     )
-    assert only_mistake(tmp_path, {"distillers.kd.tail": "bucket"}).startswith("distillers.kd.tail: is about token")
-    assert only_mistake(tmp_path, {"students.small.epochs": 0}).startswith("students.small.epochs: Input should")
+    assert only_mistake(tmp_path, {"distillers.kd.tail": "bucket"}).startswith(
+        "distillers.kd.tail: is about token"
+    )
+    assert only_mistake(tmp_path, {"students.small.epochs": 0}).startswith(
+        "students.small.epochs: Input should"
+    )
 
 
 def test_articles_have_no_labels(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -70,7 +71,8 @@ def test_edited_values_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     write_documents(path, documents())
     table = pq.read_table(path)
-    better = table.set_column(2, table.schema.field(2), [[[0.1, 0.1], [0.1], [0.1] * 4]])
-    pq.write_table(better.cast(table.schema).replace_schema_metadata(table.schema.metadata), path)
+    better = {**table.to_pydict(), "nll": [[0.1, 0.1], [0.1], [0.1] * 4]}
+    edited = pa.table(better, schema=table.schema)  # with the footer's metadata
+    pq.write_table(edited, path)
     with pytest.raises(CacheError, match="damaged"):
         read_documents(path)

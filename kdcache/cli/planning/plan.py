@@ -111,7 +111,8 @@ def _notes(
             fix = f"dvc repro prepare@{task}, or --rows"
             yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
         elif study.tasks[task].language_modelling:
-            yield f"task {task}: how many packed sequences its documents are, each model's tokenizer says: steps are unknown"
+            why = "how many packed sequences its documents are, each model's tokenizer says"
+            yield f"task {task}: {why}, so its steps are unknown"
         elif size.unlabelled is None and study.tasks[task].has_unlabelled:
             yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
     absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}

@@ -91,9 +91,7 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
 
 def _is_there(folder: Path, card: TaskCard) -> bool:
     whole = all((folder / f"{split}.parquet").is_file() for split in card.rows)
-    return (
-        whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
-    )
+    return whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:

@@ -75,7 +75,9 @@ def _of_batch(network: Any, sequences: Sequences, vocabulary: int, device: torch
         logits = network(**inputs_of(sequences, device)).logits[:, :-1].reshape(len(loss) * (length - 1), -1)
         pieces = [
             _of_positions(logits[where, :vocabulary].float(), label)
-            for where, label in zip(*(torch.split(one, max(PIECE // vocabulary, 1)) for one in (at, labels)), strict=True)
+            for where, label in zip(
+                *(torch.split(one, max(PIECE // vocabulary, 1)) for one in (at, labels)), strict=True
+            )
         ]
     return Likelihoods.joined(pieces)
 

@@ -37,7 +37,9 @@ class Packed:
         """The sequences as rows of a data set, for `kdcache.write_token_logits`."""
         columns = (self.sequences.tokens, self.sequences.starts, self.sequences.loss)
         names = ("input_ids", "document_starts", "loss_mask")
-        return [dict(zip(names, row, strict=True)) for row in zip(*(one.rows() for one in columns), strict=True)]
+        return [
+            dict(zip(names, row, strict=True)) for row in zip(*(one.rows() for one in columns), strict=True)
+        ]
 
 
 def pack(documents: Sequence[npt.NDArray[np.integer]], end: int, length: int) -> Packed:
@@ -54,8 +56,12 @@ def pack(documents: Sequence[npt.NDArray[np.integer]], end: int, length: int) ->
         end: the token between documents.
         length: L, 2 or more; one sequence is shorter where there are fewer tokens than that.
     """
-    stream = np.concatenate([*(part for tokens in documents for part in ([end], tokens)), [end]]).astype(np.int64)
-    begins = np.cumsum([0, *(len(tokens) + 1 for tokens in documents)])  # of each document its `end` before it
+    stream = np.concatenate([*(part for tokens in documents for part in ([end], tokens)), [end]]).astype(
+        np.int64
+    )
+    begins = np.cumsum(
+        [0, *(len(tokens) + 1 for tokens in documents)]
+    )  # of each document its `end` before it
     length = min(length, len(stream))
     first = np.arange(0, len(stream) - 1, length - 1)
     first[-1] = len(stream) - length

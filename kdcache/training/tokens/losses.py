@@ -2,12 +2,12 @@
 
     loss = (1 - alpha) * CE + alpha * tau^2 * D(p_tau || softmax(z / tau)),  the mean over the tokens to predict
 
-| params                  | loss of a token                                              | computed in                  |
-| ----------------------- | ------------------------------------------------------------ | ---------------------------- |
-| {}                      | lse - z_y                                                    | `smoothed_token_loss`, alpha 0 |
-| uniform                 | (1 - alpha)(lse - z_y) + alpha (lse - mean z)                | `smoothed_token_loss`        |
-| designed                | in z_y, the sum of z and lse(z / tau)                        | `designed_token_loss`        |
-| teacher, self           | against the entries of a token cache                         | `kd_token_loss`              |
+| params        | loss of a token                               | computed in                    |
+| ------------- | --------------------------------------------- | ------------------------------ |
+| {}            | lse - z_y                                     | `smoothed_token_loss`, alpha 0 |
+| uniform       | (1 - alpha)(lse - z_y) + alpha (lse - mean z) | `smoothed_token_loss`          |
+| designed      | in z_y, the sum of z and lse(z / tau)         | `designed_token_loss`          |
+| teacher, self | against the entries of a token cache          | `kd_token_loss`                |
 
 Label smoothing is cross-entropy against the smoothed labels here: KL and a constant, alpha log V.
 """

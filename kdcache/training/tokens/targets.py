@@ -71,7 +71,7 @@ def cached_targets(folder: Path, packed: Packed, vocabulary: int, data: str) -> 
     size = cache.manifest.vocabulary.size
     if size != vocabulary or not np.array_equal(rows.row_hashes, hashes):
         raise CacheError(
-            f"{cache.path}: its sequences are others ({len(rows)} over {size} tokens) than the student's ({len(hashes)} "
-            f"over {vocabulary}): a teacher and its students need the same tokenizer and max_length"
+            f"{cache.path}: its sequences are others ({len(rows)} over {size} tokens) than the student's "
+            f"({len(hashes)} over {vocabulary}): a teacher and its students need the same tokenizer and max_length"
         )
     return lambda rows, epoch: cache.batch(rows, epoch=epoch)

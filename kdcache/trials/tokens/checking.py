@@ -10,8 +10,8 @@ from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator
 from kdcache.study.estimates import TokenEstimate
 from kdcache.trials.layout import LIKELIHOODS, LOGITS
-from kdcache.trials.plan import TrialPlan
 from kdcache.trials.likelihoods import path_of, read_documents
+from kdcache.trials.plan import TrialPlan
 
 
 def estimator_of(estimate: TokenEstimate) -> Estimator:

@@ -16,10 +16,10 @@ from kdcache.training.loop import Training
 from kdcache.training.tokens.learning import learn_tokens
 from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.layout import LOGITS, RESULT
+from kdcache.trials.likelihoods import Documents, path_of, write_documents
 from kdcache.trials.plan import TeacherPlan, TrialPlan
 from kdcache.trials.scores import named, score_documents
 from kdcache.trials.tokens.caching import write_distributions
-from kdcache.trials.likelihoods import Documents, path_of, write_documents
 
 
 def run_on_documents(plan: TrialPlan) -> tuple[DocumentInputs, Any, Training]:

@@ -54,7 +54,9 @@ def test_every_token_is_predicted_once_and_belongs_to_its_document(
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), min_size=1, max_size=4), st.integers(2, 7))
+@given(
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=9), min_size=1, max_size=4), st.integers(2, 7)
+)
 def test_rows_are_the_very_sequences(documents: list[list[int]], length: int) -> None:
     found = packed(documents, length)
     again = read_sequences("rows", found.rows)

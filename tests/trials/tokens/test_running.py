@@ -62,9 +62,7 @@ def test_a_teacher_of_no_epochs_is_its_checkpoint(finished: Path) -> None:
     taught = Layout(finished).teacher("docs", "raw")
     record = read_json(taught / TEACHER)
     assert (record["steps"], record["losses"]) == (0, [])
-    kept, given = (
-        fingerprints.of_weights(folder) for folder in (taught, finished / "gpt2")
-    )
+    kept, given = (fingerprints.of_weights(folder) for folder in (taught, finished / "gpt2"))
     weights = [torch_weights(folder) for folder in (taught, finished / "gpt2")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
     assert kept != given  # only for `use_cache` in its config
@@ -98,7 +96,8 @@ def test_scores_follow_from_the_likelihoods(finished: Path) -> None:
 
 def test_students_learn_and_distillation_changes_what_they_learn(finished: Path) -> None:
     losses = {
-        method: finished_result(trial(finished, "tiny", method)).losses for method in ("base", "kd", "self_kd")
+        method: finished_result(trial(finished, "tiny", method)).losses
+        for method in ("base", "kd", "self_kd")
     }
     assert losses["base"][1] < losses["base"][0]
     assert len({tuple(of_one) for of_one in losses.values()}) == 3
@@ -115,7 +114,9 @@ def test_a_baseline_keeps_its_own_distributions_only_where_self_kd_learns_from_t
     assert trials_to_run(study, Layout(project), "docs", "tiny", "base") == []  # what is there stays
 
 
-def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(finished: Path, project: Path) -> None:
+def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(
+    finished: Path, project: Path
+) -> None:
     teachers = {"big": {**_teacher(finished), "cache": {"estimator": "topk", "k": 5}}}
     study = changed(finished, project, teachers=teachers)
     assert run_project(project, study) == [
@@ -124,7 +125,9 @@ def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(finishe
 
 
 def test_another_estimator_of_a_students_own_makes_its_baseline_anew(finished: Path, project: Path) -> None:
-    model = write_project(finished).students["tiny"].model_dump(exclude={"keep", "tasks", "revision", "layers"})
+    model = (
+        write_project(finished).students["tiny"].model_dump(exclude={"keep", "tasks", "revision", "layers"})
+    )
     students = {"tiny": {**model, "cache": {"estimator": "rs", "n": 20}}}
     study = changed(finished, project, students=students)
     assert run_project(project, study) == [
