@@ -127,8 +127,8 @@ def print_compared(a: StudyRun, b: StudyRun) -> None:
         table.add_row(*map(printing.cell, _row(change)))
     printing.show(table)
     printing.show(
-        "Scores in the metric's unit (points, nats, bits), mean ± sd over seeds. b - a is how much better b is, matched "
-        "by seed; its interval stands alone, uncorrected."
+        "Scores in the metric's unit (points, nats, bits), mean ± sd over seeds. b - a is how much better b is, "
+        "matched by seed; its interval stands alone, uncorrected."
     )
 
 

@@ -122,4 +122,5 @@ def _no_better(score: float | None, row: TeacherRow, margin: float) -> bool:
 
 def _at_chance(name: str, score: float | None, row: TeacherRow) -> str:
     shown, majority = (wording.score(value, unit_of(row.metric)) for value in (score, row.majority))
-    return f"{name} is at chance: {shown} in {wording.metric(row.metric)}, where one answer for every row has {majority}."
+    metric = wording.metric(row.metric)
+    return f"{name} is at chance: {shown} in {metric}, where one answer for every row has {majority}."

@@ -31,7 +31,7 @@ TWICE = "text is in train twice"
 
 @dataclass(frozen=True)
 class Builtin:
-    """Per split a table with `text` or `image` and, but for documents, `label`; how many train rows are left out, why."""
+    """Per split a table with `text` or `image` and (not of documents) `label`; train rows left out, and why."""
 
     tables: dict[str, pa.Table]
     label_names: list[str]

@@ -123,7 +123,7 @@ def test_a_loss_can_judge_a_classification(tmp_path: Path) -> None:
 
 def test_one_study_has_one_unit(tmp_path: Path) -> None:
     changes = {"tasks.news.metrics": ["nll"], "comparison.margin": {"nll": 0.02, "accuracy": 1.0}}
-    assert mistakes_in(tmp_path, changes) == [
+    assert mistakes_in(tmp_path, changed(changes)) == [
         "tasks.digits.metrics: judged in points, but task 'news' in nats; the first metrics of one study are of one "
         "unit, so write two studies"
     ]
