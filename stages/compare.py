@@ -25,6 +25,7 @@ from kdcache.statistics import (
 )
 from kdcache.statistics.learned import without_unlearned
 from kdcache.study import Study, load_study
+from kdcache.study.metrics import unit_of
 from kdcache.trials.layout import Layout
 from stages import stage_errors
 
@@ -60,7 +61,11 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
     evaluation = Evaluation(study, data, results)
     examples = compare_examples(study, evaluation.outputs)  # the pass over all logits, so it comes first
     trials = trials_table(study, results, evaluation.scores)
-    majorities = {task: 100 * facts["majority"] for task, facts in made["tasks"].items()}
+    majorities = {
+        task: unit_of(study.tasks[task].metrics[0]).size * facts["majority"]
+        for task, facts in made["tasks"].items()
+        if facts["majority"] is not None
+    }
     comparisons = without_unlearned(compare(trials, study), trials, study, majorities)
     looks = tabulate_looks(trials, study)
     claims = summarize(trials, study, comparisons)

@@ -19,6 +19,7 @@ from kdcache.results.reading import read_table
 from kdcache.results.schema import ComparisonRow, TrialRow
 from kdcache.statistics import wording
 from kdcache.statistics.runs import Change, Side, StudyRun, changes, different_params
+from kdcache.study.metrics import Unit, unit_of
 from kdcache.system.params_file import parse_params
 
 Read = Callable[[Path], str]
@@ -126,18 +127,22 @@ def print_compared(a: StudyRun, b: StudyRun) -> None:
         table.add_row(*map(printing.cell, _row(change)))
     printing.show(table)
     printing.show(
-        "Scores in points, mean ± sd over seeds. b - a is matched by seed; its interval stands alone, uncorrected."
+        "Scores in the metric's unit (points, nats, bits), mean ± sd over seeds. b - a is how much better b is, "
+        "matched by seed; its interval stands alone, uncorrected."
     )
 
 
 def _row(change: Change) -> list[str]:
-    names = [change.task, change.student, change.regularizer, _score(change.a), _score(change.b)]
+    unit = unit_of(change.metric)
+    names = [
+        change.task, change.student, change.regularizer, _score(change.a, unit), _score(change.b, unit)
+    ]  # fmt: skip
     if change.same:
         return [*names, "", "", change.a.verdict, change.b.verdict, "same trials"]
-    interval = "" if change.ci_low is None else wording.interval(change.ci_low, change.ci_high)
-    moved = "" if change.change is None else wording.signed(change.change)
+    interval = "" if change.ci_low is None else wording.gains(change.ci_low, change.ci_high, unit)
+    moved = "" if change.change is None else wording.gain(change.change, unit)
     return [*names, moved, interval, change.a.verdict, change.b.verdict, change.note]
 
 
-def _score(side: Side) -> str:
-    return "" if not side.seeds else wording.mean_sd(side.mean, side.sd)
+def _score(side: Side, unit: Unit) -> str:
+    return "" if not side.seeds else wording.score(side.mean, unit, side.sd)

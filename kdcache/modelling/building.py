@@ -43,10 +43,10 @@ def build_model(
         if card.modality == "image"
         else transformers.AutoModelForSequenceClassification
     )
-    with _loading(folder, card):
+    with loading(folder, card):
         torch.manual_seed(seed)
         network = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
-        _check_length(network, card, folder)
+        check_length(network, card, folder)
         if checkpoint.init == "pretrained":
             network = _load_pretrained(auto, folder, config, drawn=network.state_dict(), keep_head=keep_head)
     return network  # type: ignore[no-any-return]
@@ -67,7 +67,7 @@ def _fit_config(config: Any, checkpoint: Checkpoint, card: TaskCard, preprocesso
         config.use_cache = False  # keys and values of earlier tokens: only generation needs them
         _set_padding(config, preprocessor.tokenizer)
     if checkpoint.layers is not None:
-        _keep_layers(config, checkpoint.layers, checkpoint.folder)
+        keep_layers(config, checkpoint.layers, checkpoint.folder)
 
 
 def _set_padding(config: Any, tokenizer: Any) -> None:
@@ -81,7 +81,7 @@ def _set_padding(config: Any, tokenizer: Any) -> None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def _keep_layers(config: Any, layers: int, folder: Path) -> None:
+def keep_layers(config: Any, layers: int, folder: Path) -> None:
     depth = getattr(config, "num_hidden_layers", None)
     if depth is None or hasattr(config, "depths") or config.is_encoder_decoder:
         raise ModelError(
@@ -94,7 +94,7 @@ def _keep_layers(config: Any, layers: int, folder: Path) -> None:
         config.layer_types = config.layer_types[:layers]
 
 
-def _check_length(network: Any, card: TaskCard, folder: Path) -> None:
+def check_length(network: Any, card: TaskCard, folder: Path) -> None:
     positions = _positions(network)
     if card.max_length is not None and positions is not None and card.max_length > positions:
         raise ModelError(
@@ -146,7 +146,7 @@ def _in_encoder(key: str, network: Any) -> bool:
 
 
 @contextmanager
-def _loading(folder: Path, card: TaskCard) -> Iterator[None]:
+def loading(folder: Path, card: TaskCard) -> Iterator[None]:
     """Whatever transformers raises becomes a ModelError; what it prints is left out.
 
     Its report of weights that are not in the checkpoint would alarm without need: a new head is never there, and

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_checkpoint
-from kdcache.errors import TaskError
 from kdcache.modelling.augmentation import encode_views
 from kdcache.modelling.encoding import EncodedSplit, encode_split
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
@@ -58,8 +57,5 @@ def open_inputs(task_folder: Path, model: Model, data: str) -> Inputs:
         TaskError: the task was prepared anew meanwhile, from other data.
     """
     task = PreparedTask(task_folder)
-    if task.card.fingerprint != data:
-        raise TaskError(
-            f"{task_folder}: was prepared anew: expected data {data}, found {task.card.fingerprint}; run again"
-        )
+    task.check(data)
     return Inputs(task, find_checkpoint(model))

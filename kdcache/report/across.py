@@ -14,6 +14,7 @@ from kdcache.report.sections import Drawn, draw
 from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import AcrossRow
 from kdcache.statistics import wording
+from kdcache.study.metrics import unit_of
 
 STEP = 24  # pixels for a method's line
 
@@ -69,10 +70,10 @@ def _line(row: AcrossRow) -> AcrossLine:
         group=_group(row.scope, row.group),
         regularizer=row.regularizer,
         tasks=wording.number(row.tasks, 0),
-        difference=wording.signed(row.difference),
+        difference=wording.gain(row.difference, unit_of(row.metric)),
         interval=wording.NONE
         if wording.missing(row.difference)
-        else wording.interval(row.ci_low, row.ci_high),
+        else wording.gains(row.ci_low, row.ci_high, unit_of(row.metric)),
         permutation=wording.p_value(row.permutation_p_corrected),
         wilcoxon=wording.p_value(row.wilcoxon_p_corrected),
         improvement=_percent(row.improvement),

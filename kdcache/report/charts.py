@@ -19,6 +19,7 @@ from altair.utils.schemapi import debug_mode
 
 from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
+from kdcache.study.metrics import Unit, unit_of
 
 INITS = ("pretrained", "scratch")
 
@@ -64,6 +65,10 @@ class Panel:
     rows: pd.DataFrame
     domain: tuple[float, float]
     alt: str
+
+    @property
+    def unit(self) -> Unit:
+        return unit_of(str(self.rows["metric"].iloc[0]))
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -117,8 +122,9 @@ def _in_words(title: str, rows: pd.DataFrame, confidence: float) -> str:
 
 
 def _row_in_words(row: Any) -> str:
-    ends = wording.interval(row.ci_low, row.ci_high)
-    gain = f"{wording.signed(row.difference)} points, {ends}, {row.verdict_words}"
+    unit = unit_of(row.metric)
+    ends = wording.gains(row.ci_low, row.ci_high, unit)
+    gain = f"{wording.gain(row.difference, unit)} {unit.many}, {ends}, {row.verdict_words}"
     return f"{row.regularizer} on {row.student} ({row.init}) {gain}"
 
 
@@ -162,10 +168,11 @@ def _height(panel: Panel) -> int:
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     kept = ["student", "init", "regularizer", "difference", "ci_low", "ci_high", "verdict", "verdict_words"]
     shown = rows[kept].astype(object).where(rows[kept].notna(), None)
+    unit = unit_of(str(rows["metric"].iloc[0]))
     shown["sign"] = [wording.SIGNS.get(verdict, "") for verdict in rows["verdict"]]
-    shown["gain"] = [f"{wording.signed(value)} points" for value in rows["difference"]]
+    shown["gain"] = [f"{wording.gain(value, unit)} {unit.many}" for value in rows["difference"]]
     shown["interval"] = [
-        wording.interval(*ends) for ends in zip(rows["ci_low"], rows["ci_high"], strict=True)
+        wording.gains(*ends, unit) for ends in zip(rows["ci_low"], rows["ci_high"], strict=True)
     ]
     shown["seeds"] = [int(seeds) for seeds in rows["seeds"]]
     return [{str(key): value for key, value in record.items()} for record in shown.to_dict("records")]
@@ -175,7 +182,12 @@ def _x(field: str, panel: Panel) -> alt.X:
     scale = alt.Scale(domain=list(panel.domain), nice=False)
     sign = "datum.value > 0 ? '+' + datum.label : datum.label"
     axis = alt.Axis(labelExpr=sign, tickCount=6, grid=False, labelOverlap=True)
-    return alt.X(f"{field}:Q", title="points gained over the baseline", scale=scale, axis=axis)
+    return alt.X(f"{field}:Q", title=over_baseline(panel.unit), scale=scale, axis=axis)
+
+
+def over_baseline(unit: Unit) -> str:
+    """An axis of differences: "points gained over the baseline", "nats better than the baseline"."""
+    return f"{unit.gained} {'over' if unit.sign > 0 else 'than'} the baseline"
 
 
 def _colours() -> alt.Scale:

@@ -12,11 +12,12 @@ from kdcache.results.schema import TeacherRow
 from kdcache.statistics import wording
 from kdcache.statistics.learned import unlearned_seeds
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 
 @dataclass(frozen=True)
 class Collapsed:
-    """A configuration in which some seeds learned nothing; scores in points."""
+    """A configuration in which some seeds learned nothing; scores in the metric's unit."""
 
     task: str
     student: str
@@ -30,10 +31,10 @@ class Collapsed:
     def sentence(self) -> str:
         name = wording.configuration(self.task, self.student)
         plural = "seed" if len(self.seeds) == 1 else "seeds"
+        metric, majority = wording.metric(self.metric), wording.score(self.majority, unit_of(self.metric))
         return (
             f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.of} learned "
-            f"nothing: {wording.metric(self.metric)} at or below {wording.number(self.majority)}, what one answer for "
-            "every row has."
+            f"nothing: {metric} {_no_better(self.metric)} {majority}, what one answer for every row has."
         )
 
 
@@ -50,7 +51,7 @@ def make_section(metrics: Metrics, study: Study) -> CollapsedSection | None:
 
 def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     """The configurations with such seeds, in the order of trials.csv."""
-    least = majorities(metrics)
+    least = majorities(metrics, study)
     found = []
     for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
         task, student, method = map(str, name)
@@ -63,14 +64,23 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     return found
 
 
-def majorities(metrics: Metrics) -> Mapping[str, float]:
-    """For each task, the score in points of the same answer for every row, in the task's first metric.
+def majorities(metrics: Metrics, study: Study) -> Mapping[str, float]:
+    """For each task, the score of the same answer for every row, in the task's first metric and its unit.
 
     In older metrics files it is known only for tasks with a teacher.
     """
     facts = metrics.provenance.get("tasks", {})
-    known = {name: 100 * of["majority"] for name, of in facts.items() if of.get("majority") is not None}
+    sizes = {name: unit_of(task.metrics[0]).size for name, task in study.tasks.items()}
+    known = {
+        name: sizes.get(name, 100.0) * of["majority"]
+        for name, of in facts.items()
+        if of.get("majority") is not None
+    }
     taught = {
         row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None
     }
     return {**taught, **known}
+
+
+def _no_better(metric: str) -> str:
+    return "at or below" if unit_of(metric).sign > 0 else "at or above"

@@ -10,10 +10,11 @@ import pandas as pd
 
 from kdcache.report.charts import INITS
 from kdcache.report.sections import WithoutCharts
-from kdcache.report.tables import CLASS_OF_VERDICT, NAMES, NUMBERS, sort_key
+from kdcache.report.tables import CLASS_OF_VERDICT, IN_UNIT, NAMES, NUMBERS, sort_key
 from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import ComparisonRow
 from kdcache.statistics import wording
+from kdcache.study.metrics import unit_of
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,17 @@ def comparison_lines(comparisons: pd.DataFrame) -> tuple[list[str], list[Compari
     return list(shown), [_comparison(row, list(shown.values())) for row in rows]
 
 
-def _comparison(row: ComparisonRow, shown: list[tuple[str, Callable[[float | None], str]]]) -> ComparisonLine:
+def _comparison(row: ComparisonRow, shown: list[tuple[str, Callable[..., str]]]) -> ComparisonLine:
     names = [str(getattr(row, name)) for name in NAMES]
     verdict = row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive"
     words = wording.outcome_words(row.verdict, row.negligible, row.outcome)
     values = [
-        SortableNumber(write(getattr(row, column)), sort_key(getattr(row, column))) for column, write in shown
+        SortableNumber(_written(getattr(row, column), write, row.metric), sort_key(getattr(row, column)))
+        for column, write in shown
     ]
     searched = " ".join([*names, row.init, words]).lower()
     return ComparisonLine(names, values, verdict, words, row.init, searched)
+
+
+def _written(value: float | None, write: Callable[..., str], metric: str) -> str:
+    return write(value, unit_of(metric)) if write in IN_UNIT else write(value)

@@ -11,6 +11,7 @@ from kdcache.results.reading import Metrics
 from kdcache.statistics import power, wording
 from kdcache.statistics.settling import design_of
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 CORRECTIONS = {
     "holm": "Holm",
@@ -44,7 +45,8 @@ def make_section(study: Study) -> DeclaredSection:
     """Everything that was decided beforehand, and what kdcache fixes for every study."""
     comparison = study.comparison
     margins = (
-        f"± {wording.points(size)} of {wording.metric(name)}" for name, size in comparison.margin.items()
+        f"± {wording.amount(size, unit_of(name))} of {wording.metric(name)}"
+        for name, size in comparison.margin.items()
     )
     return DeclaredSection(
         [

@@ -11,6 +11,7 @@ from kdcache.report.claims import claim_rows
 from kdcache.report.sections import Drawn, draw
 from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
+from kdcache.study.metrics import unit_of
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,14 @@ def interaction_lines(metrics: Metrics) -> list[InteractionLine]:
 def _interaction(row: dict[str, Any], metrics: Metrics) -> InteractionLine:
     pair = f"{wording.configuration(row['task'], row['scratch'])} against {row['pretrained']}"
     all_of_them = f"{claim_rows(metrics).pool(row['n'])}, each pair’s mean as one value"
+    unit = unit_of(row["metric"])
     return InteractionLine(
         group=pair if row["scope"] == "pair" else all_of_them,
         regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],
-        scratch=wording.signed(row["gain_scratch"]),
-        pretrained=wording.signed(row["gain_pretrained"]),
-        difference=wording.signed(row["interaction"]),
-        interval=wording.interval(row["ci_low"], row["ci_high"]),
+        scratch=wording.gain(row["gain_scratch"], unit),
+        pretrained=wording.gain(row["gain_pretrained"], unit),
+        difference=wording.gain(row["interaction"], unit),
+        interval=wording.gains(row["ci_low"], row["ci_high"], unit),
         p=wording.p_value(row["p_corrected"]),
         n=f"{row['n']} {row['unit']}",
         verdict=row["verdict"],

@@ -16,6 +16,7 @@ from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import ComparisonRow, LookRow
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import Unit, unit_of
 
 HEIGHT = 200  # pixels
 
@@ -67,32 +68,37 @@ def _changes(metrics: Metrics) -> Iterator[str]:
 
 def diagrams(metrics: Metrics) -> list[Drawing]:
     """A chart per task and student."""
-    margins = {(row.task, row.student): row.margin for row in rows_of(ComparisonRow, metrics.comparisons)}
+    compared = list(rows_of(ComparisonRow, metrics.comparisons))
+    margins = {(row.task, row.student): row.margin for row in compared}
+    units = {row.task: unit_of(row.metric) for row in compared}
     by_student: dict[tuple[str, str], list[LookRow]] = {}
     for row in rows_of(LookRow, metrics.looks):
         by_student.setdefault((row.task, row.student), []).append(row)
-    return [_diagram(wording.configuration(*key), rows, margins[key]) for key, rows in by_student.items()]
+    return [
+        _diagram(wording.configuration(*key), rows, margins[key], units[key[0]])
+        for key, rows in by_student.items()
+    ]
 
 
-def _diagram(title: str, rows: list[LookRow], margin: float) -> Drawing:
-    said = "; ".join(_in_words(row) for row in rows)
-    spec = specification(_chart(rows, margin), HEIGHT)
+def _diagram(title: str, rows: list[LookRow], margin: float, unit: Unit) -> Drawing:
+    said = "; ".join(_in_words(row, unit) for row in rows)
+    spec = specification(_chart(rows, margin, unit), HEIGHT)
     return Drawing(title, spec, f"{title}. Difference and repeated interval at each look: {said}.")
 
 
-def _in_words(row: LookRow) -> str:
-    ends = wording.interval(row.ci_low, row.ci_high)
+def _in_words(row: LookRow, unit: Unit) -> str:
+    ends = wording.gains(row.ci_low, row.ci_high, unit)
     seeds = wording.count(row.seeds, "seed")
-    return f"{row.regularizer} after {seeds} {wording.signed(row.difference)} {ends}, {row.outcome}"
+    return f"{row.regularizer} after {seeds} {wording.gain(row.difference, unit)} {ends}, {row.outcome}"
 
 
-def _chart(rows: list[LookRow], margin: float) -> alt.LayerChart:
+def _chart(rows: list[LookRow], margin: float, unit: Unit) -> alt.LayerChart:
     methods = list(dict.fromkeys(row.regularizer for row in rows))
     colours, shapes = method_scales(methods, first=1)
     legend = alt.Legend(orient="top", title=None, columns=2, symbolOpacity=1)
     band = alt.Chart(alt.InlineData(values=[{"low": -margin, "high": margin}]))
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0.0}]))
-    base = alt.Chart(alt.InlineData(values=[_record(row) for row in rows])).encode(
+    base = alt.Chart(alt.InlineData(values=[_record(row, unit) for row in rows])).encode(
         x=alt.X("seeds:O", title="seeds", sort=None, axis=alt.Axis(labelAngle=0, grid=False)),
         xOffset=alt.XOffset("regularizer:N", sort=methods),
         color=alt.Color("regularizer:N", scale=colours, legend=legend, sort=methods),
@@ -101,33 +107,33 @@ def _chart(rows: list[LookRow], margin: float) -> alt.LayerChart:
         alt.Tooltip(f"{name}:N") for name in ("regularizer", "seeds", "difference", "interval", "outcome")
     ]
     points = base.mark_point(filled=True, size=60, opacity=1).encode(
-        y=_y("gain"),
+        y=_y("gain", unit),
         shape=alt.Shape("regularizer:N", scale=shapes, legend=legend, sort=methods),
         tooltip=tooltip,
     )
     intervals = base.transform_filter("isValid(datum.low)").mark_rule(strokeWidth=2, aria=False)
     return alt.LayerChart(
         layer=[
-            band.mark_rect(style="margin", aria=False).encode(y=_y("low"), y2="high:Q"),
-            zero.mark_rule(style="zero", aria=False).encode(y=_y("zero")),
-            intervals.encode(y=_y("low"), y2="high:Q"),
+            band.mark_rect(style="margin", aria=False).encode(y=_y("low", unit), y2="high:Q"),
+            zero.mark_rule(style="zero", aria=False).encode(y=_y("zero", unit)),
+            intervals.encode(y=_y("low", unit), y2="high:Q"),
             points,
         ]
     )
 
 
-def _y(field: str) -> alt.Y:
-    return alt.Y(f"{field}:Q", title="points gained", axis=alt.Axis(grid=False), scale=alt.Scale(zero=False))
+def _y(field: str, unit: Unit) -> alt.Y:
+    return alt.Y(f"{field}:Q", title=unit.gained, axis=alt.Axis(grid=False), scale=alt.Scale(zero=False))
 
 
-def _record(row: LookRow) -> dict[str, Any]:
+def _record(row: LookRow, unit: Unit) -> dict[str, Any]:
     return {
         "regularizer": row.regularizer,
         "seeds": row.seeds,
         "gain": row.difference,
         "low": row.ci_low,
         "high": row.ci_high,
-        "difference": f"{wording.signed(row.difference)} points",
-        "interval": wording.interval(row.ci_low, row.ci_high),
+        "difference": f"{wording.gain(row.difference, unit)} {unit.many}",
+        "interval": wording.gains(row.ci_low, row.ci_high, unit),
         "outcome": row.outcome,
     }

@@ -34,6 +34,7 @@ from kdcache.report.sections import Section
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 # How much a page shows unfolded; the rest is a click away, so that a study of 1,200 trials still opens quickly.
 OPEN = {"panels_open": 6, "tables_open": 3, "rows_open": 40}
@@ -65,7 +66,8 @@ def write_figure(
 ) -> None:
     """Write the main figure, unless the study compares nothing."""
     if panels:
-        margin = wording.margins(metrics.comparisons["margin"])
+        unit = unit_of(str(metrics.comparisons["metric"].iloc[0]))
+        margin = wording.margins(metrics.comparisons["margin"], unit)
         charts.write_static(charts.static_figure(panels, margin), svg, png)
 
 
@@ -115,7 +117,9 @@ def _terms(metrics: Metrics, study: Study) -> dict[str, str]:
     return {
         "baseline": study.comparison.baseline,
         "confidence": declared.confidence(study),
-        "margin": wording.margins(metrics.comparisons["margin"]),
+        "margin": wording.margins(metrics.comparisons["margin"], study.unit),
+        "unit": study.unit.many,
+        "gained": f"{study.unit.gained.capitalize()} {'over' if study.unit.sign > 0 else 'than'}",
         "together": declared.FAMILIES[study.comparison.family],
         "correction": declared.CORRECTIONS[study.comparison.correction],
     }

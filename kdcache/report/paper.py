@@ -90,7 +90,7 @@ def legend(study: Study) -> str:
     if len(study.looks) > 1:
         seeds, repeated = "the seeds of the look that decided", "repeated "
     return (
-        f"Mean ± standard deviation over {seeds} in points; difference from {comparison.baseline}, "
+        f"Mean ± standard deviation over {seeds} in {study.unit.many}; difference from {comparison.baseline}, "
         f"paired by seed, with its {repeated}{100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
         f"{CORRECTIONS[comparison.correction]}, over {FAMILIES[comparison.family]})."
     )
@@ -101,7 +101,7 @@ def comparison_grids(metrics: Metrics, study: Study) -> list[Grid]:
     headings, rows = comparisons.comparison_lines(metrics.comparisons)
     shown = [headings.index(name) for name in NUMBERS if name in headings]
     heads = ["task", "student", "regularizer", *(headings[place] for place in shown), "verdict"]
-    caption = f"Every configuration against {study.comparison.baseline}; scores and differences in points."
+    caption = f"Every configuration against {study.comparison.baseline}; scores and differences in {study.unit.many}."
     cells = [[*row.names, *(row.numbers[place].text for place in shown), row.verdict_words] for row in rows]
     return [_plain(caption, heads, cells, left={"task", "student", "regularizer", "verdict"})]
 
@@ -138,7 +138,10 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
         ]
         for row in across.lines(metrics)
     ]
-    caption = f"Over tasks, each alike: difference from {study.comparison.baseline} in points, its interval over tasks."
+    caption = (
+        f"Over tasks, each alike: difference from {study.comparison.baseline} in {study.unit.many}, its interval over "
+        "tasks."
+    )
     return [_plain(caption, heads, rows, left={"", "regularizer"})] if rows else []
 
 

@@ -9,11 +9,12 @@ from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import ExampleRow
 from kdcache.statistics import wording
+from kdcache.study.metrics import POINTS, unit_of
 
 
 @dataclass(frozen=True)
 class ExampleLine:
-    """A comparison's two sources of error, separately and together, in points; rows gained and lost."""
+    """A comparison's two sources of error, apart and together, in the metric's unit; rows gained and lost."""
 
     group: str
     regularizer: str
@@ -46,14 +47,15 @@ def lines(metrics: Metrics) -> list[ExampleLine]:
 
 
 def _line(row: ExampleRow) -> ExampleLine:
+    unit = unit_of(row.metric)
     return ExampleLine(
         group=wording.configuration(row.task, row.student),
         regularizer=row.regularizer,
-        difference=wording.signed(row.difference),
-        sd_seeds=wording.number(row.sd_seeds, 2),
-        sd_rows=wording.number(row.sd_rows, 2),
-        sd_total=wording.number(row.sd_total, 2),
-        interval=wording.interval(row.total_low, row.total_high),
+        difference=wording.gain(row.difference, unit),
+        sd_seeds=wording.size(row.sd_seeds, unit),
+        sd_rows=wording.size(row.sd_rows, unit),
+        sd_total=wording.size(row.sd_total, unit),
+        interval=wording.gains(row.total_low, row.total_high, unit),
         gained=wording.number(row.gained, 1),
         lost=wording.number(row.lost, 1),
         p=wording.p_value(row.rows_p_corrected),
@@ -66,6 +68,7 @@ def sentence(metrics: Metrics) -> str:
     known = metrics.examples.dropna(subset=["sd_seeds", "sd_rows"])
     if known.empty:
         return ""
+    unit = unit_of(str(known["metric"].iloc[0])) if "metric" in known else POINTS
     seeds, rows = known["sd_seeds"].astype(float), known["sd_rows"].astype(float)
     sizes = sorted({int(n) for n in known["rows"]})
     span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
@@ -73,7 +76,7 @@ def sentence(metrics: Metrics) -> str:
     return (
         "Two things could have come out otherwise: the seeds (heads, scratch weights, data order) and the choice of "
         f"the {span} validation rows. Typically other seeds would move a difference by "
-        f"{wording.number(seeds.median(), 2)} points and other rows by {wording.number(rows.median(), 2)} "
+        f"{wording.size(seeds.median(), unit)} {unit.many} and other rows by {wording.size(rows.median(), unit)} "
         f"(medians of the standard errors); the rows matter more in {larger} of {len(known)}. "
         "The verdicts above are about seeds, on these rows; the last interval is about both."
     )

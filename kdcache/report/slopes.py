@@ -10,9 +10,10 @@ from typing import Any
 
 import altair as alt
 
-from kdcache.report.charts import Drawing, method_scales, specification
+from kdcache.report.charts import Drawing, method_scales, over_baseline, specification
 from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
+from kdcache.study.metrics import unit_of
 
 HEIGHT = 240  # pixels
 STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}
@@ -42,22 +43,28 @@ def _domain(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing:
+    unit = unit_of(rows[0]["metric"])
     title = f"{rows[0]['task']}: {rows[0]['pretrained']} and {rows[0]['scratch']}"
     spec = specification(_chart(rows, domain), HEIGHT)
     said = "; ".join(f"{row['regularizer']} {_change(row)}, {row['verdict']}" for row in rows)
-    return Drawing(title, spec, f"{title}. Points gained pretrained, and from scratch: {said}.")
+    return Drawing(title, spec, f"{title}. {unit.gained.capitalize()} pretrained, and from scratch: {said}.")
 
 
 def _change(row: dict[str, Any]) -> str:
-    pretrained, scratch = (wording.signed(row[gain]) for gain in STARTS.values())
-    return f"{pretrained} and {scratch}, {wording.signed(row['interaction'])} more from scratch"
+    unit = unit_of(row["metric"])
+    pretrained, scratch = (wording.gain(row[gain], unit) for gain in STARTS.values())
+    return f"{pretrained} and {scratch}, {wording.gain(row['interaction'], unit)} more from scratch"
 
 
 def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    unit = unit_of(rows[0]["metric"])
     return [
         {"regularizer": row["regularizer"], "start": start, "gain": row[gain], "verdict": row["verdict"]}
-        | {"said": f"{wording.signed(row[gain])} points", "more": wording.signed(row["interaction"])}
-        | {"interval": wording.interval(row["ci_low"], row["ci_high"])}
+        | {
+            "said": f"{wording.gain(row[gain], unit)} {unit.many}",
+            "more": wording.gain(row["interaction"], unit),
+        }
+        | {"interval": wording.gains(row["ci_low"], row["ci_high"], unit)}
         for row in rows
         for start, gain in STARTS.items()
     ]
@@ -69,7 +76,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     sign = "datum.value > 0 ? '+' + datum.label : datum.label"
     y = alt.Y(
         "gain:Q",
-        title="points gained over the baseline",
+        title=over_baseline(unit_of(rows[0]["metric"])),
         scale=alt.Scale(domain=list(domain), nice=False),
         axis=alt.Axis(grid=False, tickCount=6, labelExpr=sign),
     )

@@ -14,6 +14,7 @@ from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import ComparisonRow
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 COLUMNS_AT_ONCE = 6  # students side by side; more are put into another table
 CLASS_OF_VERDICT = frozenset(wording.SIGNS)
@@ -150,20 +151,21 @@ def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
 
 
 def _baseline_cell(row: ComparisonRow) -> Cell:
-    score = wording.mean_sd(row.baseline_mean, row.baseline_sd)
+    score = wording.score(row.baseline_mean, unit_of(row.metric), row.baseline_sd)
     return Cell(score, verdict="baseline", words="baseline", key=sort_key(row.baseline_mean))
 
 
 def _cell(row: ComparisonRow | None, study: Study) -> Cell | None:
     if row is None:
         return None
+    unit = unit_of(row.metric)
     words = wording.outcome_words(row.verdict, row.negligible, row.outcome)
     if len(study.looks) > 1:
         words += f", at {wording.count(row.seeds, 'seed')}"
     return Cell(
-        score=wording.mean_sd(row.mean, row.sd),
-        difference=wording.signed(row.difference),
-        interval=wording.interval(row.ci_low, row.ci_high),
+        score=wording.score(row.mean, unit, row.sd),
+        difference=wording.gain(row.difference, unit),
+        interval=wording.gains(row.ci_low, row.ci_high, unit),
         verdict=row.verdict if row.verdict in CLASS_OF_VERDICT else "inconclusive",
         words=words,
         sign=wording.SIGNS.get(row.verdict, ""),
@@ -178,10 +180,10 @@ def open_questions(comparisons: pd.DataFrame, confidence: float) -> list[OpenQue
         OpenQuestion(
             group=wording.configuration(row.task, row.student),
             regularizer=row.regularizer,
-            difference=wording.signed(row.difference),
-            interval=wording.interval(row.ci_low, row.ci_high),
-            margin=f"± {wording.points(row.margin)}",
-            detectable=wording.number(row.detectable, 2),
+            difference=wording.gain(row.difference, unit_of(row.metric)),
+            interval=wording.gains(row.ci_low, row.ci_high, unit_of(row.metric)),
+            margin=f"± {wording.amount(row.margin, unit_of(row.metric))}",
+            detectable=wording.size(row.detectable, unit_of(row.metric)),
             seeds=wording.number(row.seeds, 0),
             settle=_settle(row),
             why=_why(row, confidence),
@@ -226,16 +228,17 @@ def sort_key(value: float | None) -> str:
 KINDS = ("teacher", "cache", "views", "unlabelled", "trial")  # of cost.csv
 NAMES = ("task", "student", "regularizer")
 
-# heading: its column in comparisons.csv, and its format; the difference is written with its interval
-NUMBERS: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "score": ("mean", wording.one_decimal),
-    "baseline": ("baseline_mean", wording.one_decimal),
-    "difference": ("difference", wording.signed),
-    "from": ("ci_low", wording.two_decimals),
-    "to": ("ci_high", wording.two_decimals),
+IN_UNIT = (wording.score, wording.gain, wording.size)  # are told a unit; the others below are not
+# heading: the column of comparisons.csv and how it is written; the interval is written with the difference
+NUMBERS: dict[str, tuple[str, Callable[..., str]]] = {
+    "score": ("mean", wording.score),
+    "baseline": ("baseline_mean", wording.score),
+    "difference": ("difference", wording.gain),
+    "from": ("ci_low", wording.size),
+    "to": ("ci_high", wording.size),
     "corrected p": ("t_p_corrected", wording.p_value),
     "corrected TOST p": ("tost_p_corrected", wording.p_value),
-    "detectable": ("detectable", wording.two_decimals),
+    "detectable": ("detectable", wording.size),
     "seeds": ("seeds", wording.whole_number),
     "seeds to settle": ("seeds_to_settle", wording.whole_number),
     "paired t p": ("t_p", wording.p_value),

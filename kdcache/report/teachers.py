@@ -12,6 +12,7 @@ from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import TeacherRow
 from kdcache.statistics import wording
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 # Labels are nearly hard if their mean entropy is below this share of ln K, the entropy of uniform labels.
 NEARLY_HARD = 0.05
@@ -19,7 +20,7 @@ NEARLY_HARD = 0.05
 
 @dataclass(frozen=True)
 class TeacherLine:
-    """A teacher on a task, in words; scores and the gap in points, the entropy in nats."""
+    """A teacher on a task, in words; scores and the gap in the metric's unit, the entropy in nats."""
 
     task: str
     teacher: str
@@ -48,20 +49,20 @@ def make_section(metrics: Metrics, study: Study) -> TeachersSection | None:
 
 
 def _line(row: TeacherRow) -> TeacherLine:
-    known = row.entropy is not None
+    known, unit = row.entropy is not None, unit_of(row.metric)
     return TeacherLine(
         task=row.task,
         teacher=row.teacher,
         metric=wording.metric(row.metric),
-        train=wording.number(row.train),
-        validation=wording.number(row.validation),
-        majority=wording.number(row.majority),
+        train=wording.score(row.train, unit),
+        validation=wording.score(row.validation, unit),
+        majority=wording.score(row.majority, unit),
         entropy=wording.number(row.entropy, 2),
         most=f"of {wording.number(math.log(row.classes), 2)}" if known else "",
         confidence=wording.number(row.confidence, 3),
         student=row.student or wording.NONE,
-        student_score=wording.number(row.student_score),
-        gap=wording.signed(row.gap),
+        student_score=wording.score(row.student_score, unit),
+        gap=wording.gain(row.gap, unit),
     )
 
 
@@ -79,14 +80,15 @@ def warnings(metrics: Metrics, study: Study) -> list[str]:
 
 
 def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
-    name = f"{row.teacher} on {row.task}"
-    if _no_better(row.validation, row.majority, margin):
+    name, unit = f"{row.teacher} on {row.task}", unit_of(row.metric)
+    if _no_better(row.validation, row, margin):
         yield _at_chance(name, row.validation, row)
     if row.gap is not None and row.gap <= margin:
-        how = "not better" if row.gap <= 0 else f"only {wording.number(row.gap, 2)} points better"
+        how = "not better" if row.gap <= 0 else f"only {wording.size(row.gap, unit)} {unit.many} better"
         yield (
             f"{name} is {how} than its student {row.student} by plain fine-tuning "
-            f"({wording.number(row.validation)} against {wording.number(row.student_score)}): it has little to teach."
+            f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}): it has little "
+            "to teach."
         )
     if row.entropy is not None and row.entropy < NEARLY_HARD * math.log(row.classes):
         yield (
@@ -100,22 +102,25 @@ def _students_at_chance(metrics: Metrics, study: Study, rows: Sequence[TeacherRo
     trials, baseline = metrics.trials, study.comparison.baseline
     for row in {row.task: row for row in rows}.values():
         base = trials[(trials["task"] == row.task) & (trials["regularizer"] == baseline)]
-        for student, score in (100 * base.groupby("student", sort=False)[row.metric].mean()).items():
-            if _no_better(float(score), row.majority, _margin(study, row)):
+        scores = unit_of(row.metric).size * base.groupby("student", sort=False)[row.metric].mean()
+        for student, score in scores.items():
+            if _no_better(float(score), row, _margin(study, row)):
                 yield _at_chance(f"{student} on {row.task}, by plain fine-tuning,", float(score), row)
 
 
 def _margin(study: Study, row: TeacherRow) -> float:
-    """The margin in points; 0 for a metric without one."""
+    """In the metric's unit; 0 for a metric without one."""
     return next((size for metric, size in study.comparison.margin.items() if metric == row.metric), 0.0)
 
 
-def _no_better(score: float | None, majority: float | None, margin: float) -> bool:
-    return score is not None and majority is not None and score <= majority + margin
+def _no_better(score: float | None, row: TeacherRow, margin: float) -> bool:
+    """Whether a score is no better than one answer for every row, by no more than the margin."""
+    if score is None or row.majority is None:
+        return False
+    return unit_of(row.metric).sign * (score - row.majority) <= margin
 
 
 def _at_chance(name: str, score: float | None, row: TeacherRow) -> str:
-    return (
-        f"{name} is at chance: {wording.number(score)} in {wording.metric(row.metric)}, where one answer for every "
-        f"row has {wording.number(row.majority)}."
-    )
+    shown, majority = (wording.score(value, unit_of(row.metric)) for value in (score, row.majority))
+    metric = wording.metric(row.metric)
+    return f"{name} is at chance: {shown} in {metric}, where one answer for every row has {majority}."

@@ -16,6 +16,7 @@ from kdcache.results.schema import TuningRow
 from kdcache.statistics import wording
 from kdcache.statistics.expected_best import expected_best
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 from kdcache.study.tuning import Tuning
 
 HEIGHT = 220  # pixels
@@ -28,7 +29,7 @@ MOST = {"alpha": 1}
 class Configuration:
     """The settings of one configuration, in the order of trying; each score is a mean over seeds.
 
-    Scores are in points, except nll, which is in nats.
+    Scores are in the metric's unit.
     """
 
     task: str
@@ -42,7 +43,7 @@ class Configuration:
 
     @property
     def lower(self) -> bool:
-        return self.metric == "nll"
+        return unit_of(self.metric).sign < 0
 
     @property
     def best(self) -> float:
@@ -113,7 +114,7 @@ def _configuration(name: tuple[str, str, str, bool], rows: list[TuningRow]) -> C
     settings: dict[int, list[TuningRow]] = {}
     for row in rows:
         settings.setdefault(row.setting, []).append(row)
-    scale = 1.0 if rows[0].metric == "nll" else 100.0
+    scale = unit_of(rows[0].metric).size
     scores = [scale * fmean(row.score for row in of if row.score is not None) for of in settings.values()]
     chosen = next(place for place, of in enumerate(settings.values()) if of[0].chosen)
     return Configuration(*name, rows[0].metric, scores, [of[0].values for of in settings.values()], chosen)
@@ -152,7 +153,7 @@ def _line(one: Configuration, study: Study, steps: list[int]) -> TuningLine:
 
 
 def _margin(study: Study, metric: str) -> float:
-    """The margin in points; 0 if none is declared."""
+    """The margin in the metric's unit; 0 if none is declared."""
     return next((size for name, size in study.comparison.margin.items() if name == metric), 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Evaluate the logits that trials keep: scores, outputs row by row, and how sure the students are.
+"""What trials keep says of the evaluated rows: scores, outputs row by row, and how sure they are.
 
 Scores are computed from logits and never stored beside them. So a new metric needs no training, and an edited score is
 noticed.
@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
@@ -22,10 +22,11 @@ from kdcache.results.gather import ResultsError
 from kdcache.study import Study
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepared import PreparedTask
-from kdcache.tasks.scoring import ECE_BINS
+from kdcache.tasks.scoring import ECE_BINS, score_tokens
 from kdcache.trials.layout import LOGITS, trial_folder
+from kdcache.trials.likelihoods import path_of, read_documents
 from kdcache.trials.result import TrialResult
-from kdcache.trials.scores import named, score_logits
+from kdcache.trials.scores import bytes_of, named, score_logits
 
 VALIDATION = "validation"
 Configuration: TypeAlias = tuple[str, str, str]  # task, student, regularizer
@@ -36,8 +37,9 @@ Array: TypeAlias = npt.NDArray[Any]
 class Outputs:
     """The outputs of one configuration's trials for each validation row.
 
-    labels [N] and outputs [S, N], one line a seed: classes (the largest logit), or real numbers for a regression. With
-    two classes, 1 is the positive class of f1.
+    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression. Of two classes, 1 is
+    the one that f1 is of. Where a task is judged by a loss (nll, bits_per_byte), a row's output is the sum of its
+    losses, and its label what that is divided by: 1, or a document's tokens or bytes.
     """
 
     seeds: tuple[int, ...]
@@ -47,10 +49,22 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Task:
-    """A prepared task's card, and the row hashes [N] and labels [N] of each evaluated split."""
+    """A prepared task's card, and of each evaluated split the row hashes [N] and labels [N].
+
+    The label of a document is its size in bytes.
+    """
 
     card: TaskCard
     rows: Mapping[str, tuple[npt.NDArray[np.uint64], Array]]
+
+
+@dataclass(frozen=True)
+class _Read:
+    """Of one trial: of each validation row the output and what it is held against, and the sureness of all."""
+
+    outputs: Array
+    labels: Array
+    sureness: Array | None
 
 
 class Evaluation:
@@ -78,22 +92,17 @@ class Evaluation:
 
     def outputs(self, task: str, student: str, regularizer: str) -> Outputs:
         """The outputs of one configuration's trials for every validation row, in the order of the prepared task."""
-        opened, outputs = self._open(task), []
-        seeds = self._study.seeds_of(task, student, regularizer)
-        labels = opened.rows[VALIDATION][1]
-        sureness = np.zeros((3, ECE_BINS))
+        opened, configuration = self._open(task), (task, student, regularizer)
+        seeds = self._study.seeds_of(*configuration)
+        read = self._read_documents if opened.card.language_modelling else self._read_rows
+        stacked, sureness = [], np.zeros((3, ECE_BINS))
         for seed in seeds:
-            logits = self._read(opened, (task, student, regularizer), seed)
-            outputs.append(
-                logits[:, 0].astype(np.float64) if opened.card.regression else logits.argmax(axis=1)
-            )
-            if not opened.card.regression:
-                sureness += bin_sureness(logits, labels)
-        self._sureness[task, student, regularizer] = sureness
-        stacked = np.stack(outputs)
-        if opened.card.classes == 2 and opened.card.positive_class == 0:
-            labels, stacked = 1 - labels, 1 - stacked
-        return Outputs(tuple(seeds), labels, stacked)
+            found = read(opened, configuration, seed)
+            stacked.append(found.outputs)
+            if found.sureness is not None:
+                sureness += found.sureness
+        self._sureness[configuration] = sureness
+        return Outputs(tuple(seeds), found.labels, np.stack(stacked))
 
     def scores(self, result: TrialResult) -> dict[str, float]:
         """A trial's scores: on validation by the metric's name, on a further split by `<metric>_<split>`."""
@@ -112,13 +121,29 @@ class Evaluation:
         if task not in self._tasks:
             prepared, rows = PreparedTask(self._root / "tasks" / task), {}
             for split in prepared.card.evaluated:
-                table = prepared.rows(split, ["row_hash", "label"])
-                rows[split] = table["row_hash"].to_numpy(), table["label"].to_numpy()
+                hashes = prepared.rows(split, ["row_hash"])["row_hash"].to_numpy()
+                rows[split] = hashes, _labels(prepared, split)
             self._tasks[task] = _Task(prepared.card, rows)
         return self._tasks[task]
 
-    def _read(self, task: _Task, configuration: Configuration, seed: int) -> Array:
-        """A trial's logits on validation [N, K]; keeps its scores on every evaluated split."""
+    def _read_documents(self, task: _Task, configuration: Configuration, seed: int) -> _Read:
+        """What a language model's trial says of the validation documents; its scores on every split are kept."""
+        folder, scores = trial_folder(self._root.joinpath("trials", *configuration), seed), {}
+        for split, (hashes, sizes) in task.rows.items():
+            documents = read_documents(path_of(folder, split), hashes)
+            tokens = documents.nll.values, documents.confidence.values, documents.right.values
+            for metric, value in score_tokens(*tokens, int(sizes.sum())).items():
+                scores[named(metric, split)] = value
+            if split == VALIDATION:
+                kept = documents
+        self._scores[*configuration, seed] = scores
+        sureness = bins_of(kept.confidence.values.astype(np.float64), kept.right.values)
+        if task.card.metrics[0] == "nll":
+            return _Read(kept.sums, kept.tokens, sureness)
+        return _Read(kept.sums / math.log(2), task.rows[VALIDATION][1], sureness)
+
+    def _read_rows(self, task: _Task, configuration: Configuration, seed: int) -> _Read:
+        """What a trial's logits say of the validation rows; its scores on every evaluated split are kept."""
         folder = trial_folder(self._root.joinpath("trials", *configuration), seed)
         cache, scores = LogitCache(folder / LOGITS), {}
         logits = {split: _read_split(cache, split, hashes) for split, (hashes, _) in task.rows.items()}
@@ -127,7 +152,28 @@ class Evaluation:
                 scores[named(metric, split)] = value
         _compare_scores(folder, self._recorded.get((*configuration, seed), {}), scores)
         self._scores[*configuration, seed] = scores
-        return logits[VALIDATION]
+        return _outputs(task.card, logits[VALIDATION], task.rows[VALIDATION][1])
+
+
+def _labels(task: PreparedTask, split: str) -> Array:
+    return (
+        bytes_of(task, split)
+        if task.card.language_modelling
+        else task.rows(split, ["label"])["label"].to_numpy()
+    )
+
+
+def _outputs(card: TaskCard, logits: Array, labels: Array) -> _Read:
+    if card.regression:
+        return _Read(logits[:, 0].astype(np.float64), labels, None)
+    sureness = bin_sureness(logits, labels)
+    if card.metrics[0] == "nll":
+        losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+        return _Read(losses, np.ones(len(labels)), sureness)
+    classes = logits.argmax(axis=1)
+    if card.classes == 2 and card.positive_class == 0:
+        return _Read(1 - classes, 1 - labels, sureness)
+    return _Read(classes, labels, sureness)
 
 
 def _configuration(result: TrialResult) -> Configuration:
@@ -173,7 +219,11 @@ def bin_sureness(logits: Array, labels: Array, bins: int = ECE_BINS) -> npt.NDAr
         logits: [n, K]; labels: [n] classes.
     """
     sure = softmax(np.asarray(logits, dtype=np.float64), axis=1).max(axis=1)
-    right = logits.argmax(axis=1) == labels
+    return bins_of(sure, logits.argmax(axis=1) == labels, bins)
+
+
+def bins_of(sure: Array, right: Array, bins: int = ECE_BINS) -> npt.NDArray[np.float64]:
+    """`bin_sureness` of rows, or tokens, whose largest probability, and whether it is the label's, are known."""
     index = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
-    weights = (np.ones(len(labels)), sure, right)
+    weights = (np.ones(len(sure)), sure, right)
     return np.stack([np.bincount(index, weights=one, minlength=bins) for one in weights])

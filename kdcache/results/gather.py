@@ -16,6 +16,7 @@ import pandas as pd
 
 from kdcache.errors import KdcacheError
 from kdcache.logits import Cost, LogitCache
+from kdcache.logits.opening import open_cache
 from kdcache.results.schema import CostRow, CurveRow, TrialRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Study
@@ -75,7 +76,7 @@ def _check_starts(results: list[TrialResult]) -> None:
 def trials_table(
     study: Study, results: Iterable[TrialResult], scores: Callable[[TrialResult], Mapping[str, float]]
 ) -> pd.DataFrame:
-    """metrics/trials.csv: one row per trial, each metric a fraction 0..1 in its own column, then the identity.
+    """metrics/trials.csv: one row per trial, each metric (a fraction, nats, bits) a column, then the identity.
 
     Args:
         results: the results of `read_trials`.
@@ -130,7 +131,7 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[CostRow]:
         folder = root / "logits" / task / teacher
         taught = read_cost(root / "teachers" / task / teacher)
         yield _once("teacher", task, teacher, _figures(taught, read_json(folder / TEACHER)))
-        yield _once("cache", task, teacher, _figures(LogitCache(folder).cost))
+        yield _once("cache", task, teacher, _figures(open_cache(folder).cost))
         for part in caches_beside(study.tasks[task]):
             yield _once(part, task, teacher, _figures(LogitCache(folder / part).cost))
 

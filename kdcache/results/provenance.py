@@ -10,6 +10,7 @@ from platform import python_version
 from typing import Any
 
 from kdcache.logits import LogitCache
+from kdcache.logits.opening import open_cache
 from kdcache.results.teachers import always_the_same
 from kdcache.study import UNLABELLED, Study
 from kdcache.tasks.prepared import PreparedTask
@@ -26,9 +27,10 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - trials: number; versions: {library: [versions that trials ran with]}; devices: {"device, precision": trials}
     - statistics: {library: version} used for the comparison, this package and Python included
     - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
-      row, a fraction in the task's first metric}}, and unlabelled: the fingerprint of the unlabelled rows, if any
-    - adopted: if trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
-    - declared: if looks, margins or levels were changed after trials had been judged: all declarations, oldest first
+      row, in the task's first metric, null for language modelling}}, and unlabelled: the fingerprint of the unlabelled
+      rows, if any
+    - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
     - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
       there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
 
@@ -71,7 +73,7 @@ def _task_facts(study: Study, root: Path, task: str) -> dict[str, Any]:
 
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
-    cache = LogitCache(folder)
+    cache = open_cache(folder)
     beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
     prints = cache.manifest.fingerprints.model_dump()
     return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,15 @@ from scipy.special import log_softmax
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
 from kdcache.logits.scan import by_id
+from kdcache.logits.tokens.cache import TokenCache
 from kdcache.results.schema import TeacherRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Metric, Study
+from kdcache.study.metrics import unit_of
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.tasks.scoring import score_outputs
+from kdcache.trials.scores import bytes_of
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -28,11 +32,12 @@ TRAIN, VALIDATION = "train", "validation"
 def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFrame:
     """metrics/teachers.csv: one row per task and teacher, in the order of the study.
 
-    metric: the task's first. train, validation: the teacher's score in points; train uses the labels that the teacher
-    was trained on. majority: the score on validation of always answering train's commonest class (a regression: its
-    mean). classes: K. entropy (nats, 0 to ln K) and confidence (the largest probability): means over train at
-    temperature 1; blank for a regression. student: the best plainly fine-tuned student among those that the teacher can
-    teach. student_score: its mean over seeds. gap: `validation` minus `student_score`, in points.
+    train, validation: the teacher's score in `metric`, the task's first, in its unit (points, nats, bits); train by the
+    labels that it was trained on. majority: on validation, the score of always answering train's commonest class (a
+    regression: its mean). classes: K, or the tokens of a language model's vocabulary. entropy (nats, 0 to ln K) and
+    confidence (the largest probability): means over train at temperature 1; blank for a regression, confidence also
+    for a language model. student: of those that the teacher can teach, the best without it, by plain fine-tuning.
+    student_score: its mean over seeds. gap: how much better the teacher is on validation.
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
@@ -47,43 +52,76 @@ def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFra
 
 def _row(study: Study, root: Path, trials: pd.DataFrame, task: str, teacher: str) -> TeacherRow:
     prepared, metric = PreparedTask(root / "tasks" / task), study.tasks[task].metrics[0]
-    cache = LogitCache(root / "logits" / task / teacher)
-    train, validation = (_read(cache, prepared, split) for split in (TRAIN, VALIDATION))
-    score = validation.score(metric, prepared.card)
+    train, validation, facts = _taught_on(prepared, root / "logits" / task / teacher, metric)
     student, student_score = _best_student(study, trials, task, teacher, metric)
+    majority, unit = always_the_same(prepared, metric), unit_of(metric)
+    gap = None if student_score is None else unit.worth(validation) - unit.worth(student_score)
     return TeacherRow(
         task=task,
         teacher=teacher,
         metric=metric,
-        classes=prepared.card.classes,
-        train=100 * train.score(metric, prepared.card),
-        validation=100 * score,
-        majority=100 * always_the_same(prepared, metric),
-        entropy=train.entropy,
-        confidence=train.confidence,
+        train=unit.size * train,
+        validation=unit.size * validation,
+        majority=None if majority is None else unit.size * majority,
         student=student,
-        student_score=None if student_score is None else 100 * student_score,
-        gap=None if student_score is None else 100 * (score - student_score),
+        student_score=None if student_score is None else unit.size * student_score,
+        gap=gap,
+        **facts,
     )
+
+
+def _taught_on(task: PreparedTask, folder: Path, metric: Metric) -> tuple[float, float, dict[str, Any]]:
+    """The scores on train and validation; and classes, entropy and confidence on train."""
+    if task.card.language_modelling:
+        return _distributions(task, TokenCache(folder), metric)
+    cache = LogitCache(folder)
+    train, validation = (_read(cache, task, split) for split in (TRAIN, VALIDATION))
+    scores = (split.score(metric, task.card) for split in (train, validation))
+    facts = {"classes": task.card.classes, "entropy": train.entropy, "confidence": train.confidence}
+    return (*scores, facts)
+
+
+def _distributions(
+    task: PreparedTask, cache: TokenCache, metric: Metric
+) -> tuple[float, float, dict[str, Any]]:
+    """Of a token cache, which keeps the true token's log-probability and the entropy, rounded to 11 bits."""
+    scores, entropy = [], 0.0
+    for split in (TRAIN, VALIDATION):
+        nll, count = 0.0, 0
+        for group in cache.groups(split):
+            column = cache.read_group(group).columns
+            nll -= float(column["label_logprob"].values.sum(dtype=np.float64))
+            count += int(column["loss"].values.sum())
+            entropy += float(column["entropy"].values.sum(dtype=np.float64)) * (split == TRAIN)
+        size = int(bytes_of(task, split).sum()) if metric == "bits_per_byte" else 0
+        scores.append(nll / math.log(2) / size if size else nll / count)
+        if split == TRAIN:
+            entropy_of_train = entropy / count
+    facts = {"classes": cache.manifest.vocabulary.size, "entropy": entropy_of_train, "confidence": None}
+    return scores[0], scores[1], facts
 
 
 @dataclass(frozen=True)
 class _Split:
-    """A teacher's outputs [N] on a split, the labels [N], and its mean entropy and confidence (None: a regression)."""
+    """What a teacher says of a split's rows: outputs [N], labels [N], and of classes mean nll, entropy, confidence."""
 
     outputs: npt.NDArray[Any]
     labels: npt.NDArray[Any]
+    nll: float | None
     entropy: float | None
     confidence: float | None
 
     def score(self, metric: Metric, card: TaskCard) -> float:
+        if metric == "nll" and self.nll is not None:
+            return self.nll
         return score_outputs(self.outputs, self.labels, metric, card.positive_class)
 
 
 def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
     """Read a split's logits row group by row group; only each row's output is kept, not its logits."""
     rows = task.rows(split, ["row_hash", "label"])
-    hashes, done, outputs, entropy, confidence = rows["row_hash"].to_numpy(), 0, [], 0.0, 0.0
+    hashes, labels = rows["row_hash"].to_numpy(), rows["label"].to_numpy()
+    done, outputs, entropy, confidence, nll = 0, [], 0.0, 0.0, 0.0
     for part in by_id(cache, split):
         expected = np.arange(done, done + len(part.ids))
         if (part.ids != expected).any() or (part.row_hashes != hashes[done : done + len(part.ids)]).any():
@@ -98,18 +136,26 @@ def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
         outputs.append(logs.argmax(axis=1))
         entropy -= float((np.exp(logs) * logs).sum())
         confidence += float(np.exp(logs.max(axis=1)).sum())
+        nll -= float(logs[np.arange(len(logs)), labels[expected]].sum())
     if done != len(hashes) or not done:
         raise CacheError(
             f"{cache.path}: split {split!r} has {done} rows, {task.folder} has {len(hashes)}; run `dvc repro`"
         )
-    means = (None, None) if task.card.regression else (entropy / done, confidence / done)
-    return _Split(np.concatenate(outputs), rows["label"].to_numpy(), *means)
+    means = (None,) * 3 if task.card.regression else (nll / done, entropy / done, confidence / done)
+    return _Split(np.concatenate(outputs), labels, *means)
 
 
-def always_the_same(task: PreparedTask, metric: Metric) -> float:
-    """The score on validation of the same answer for every row: train's commonest class, or its mean."""
+def always_the_same(task: PreparedTask, metric: Metric) -> float | None:
+    """The score on validation of one answer for every row: train's commonest class, or its mean.
+
+    Of nll that of train's shares of the classes; of language modelling there is none.
+    """
     card = task.card
+    if card.language_modelling:
+        return None
     train, labels = (task.rows(split, ["label"])["label"].to_numpy() for split in (TRAIN, VALIDATION))
+    if metric == "nll":
+        return float(-np.log(np.bincount(train, minlength=card.classes) / len(train))[labels].mean())
     answer = train.mean() if card.regression else np.bincount(train).argmax()
     return score_outputs(np.full(len(labels), answer), labels, metric, card.positive_class)
 
@@ -124,7 +170,7 @@ def _best_student(
     }
     if not means:
         return "", None
-    best = max(means, key=lambda name: means[name])
+    best = max(means, key=lambda name: unit_of(metric).worth(means[name]))
     return best, means[best]
 
 

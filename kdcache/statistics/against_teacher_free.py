@@ -3,7 +3,7 @@
 "KD beats plain fine-tuning and label smoothing does not" is no evidence that KD beats label smoothing. So the two are
 compared directly, seed by seed, on each task and student, and once over all tasks and students:
 
-    advantage = KD - teacher-free regularizer   in points.
+    advantage = KD - teacher-free regularizer   in the metric's unit.
 
 A method is teacher-free if it is not the baseline and its soft labels come from no teacher: label smoothing, TF-reg, a
 loss of your own, and also Self-KD, whose teacher is the student itself.
@@ -26,8 +26,9 @@ from kdcache.statistics.families import correct_by_family, level
 from kdcache.statistics.judging import verdict
 from kdcache.statistics.replay import Name
 from kdcache.statistics.settling import Cells, design_of, first_seeds, looks_taken, stops_at
-from kdcache.statistics.verdicts import points_table
+from kdcache.statistics.verdicts import as_shown, points_table
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
 ALL = "all"
 Pair = tuple[str, str]  # task, student
@@ -136,13 +137,14 @@ def _row(
         family_size: the number of comparisons that were corrected together.
     """
     alpha, correction, evidence = study.comparison.alpha, study.comparison.correction, judged.evidence
+    shown = as_shown(evidence, unit_of(str(judged.contest.names["metric"])))
     word, negligible = verdict(evidence.difference, t_p, tost_p, alpha)
     return TeacherNeededRow(
         **judged.contest.names,
         seeds=evidence.seeds,
         paired=evidence.paired,
-        mean=evidence.mean,
-        against_mean=evidence.baseline_mean,
+        mean=shown["mean"],
+        against_mean=shown["baseline_mean"],
         difference=evidence.difference,
         ci_low=evidence.ci_low,
         ci_high=evidence.ci_high,

@@ -16,18 +16,18 @@ import pandas as pd
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import CalibrationRow
 from kdcache.results.writing import tabulate
-from kdcache.statistics.evidence import Evidence, evidence_of, gain, scored
+from kdcache.statistics.evidence import Evidence, evidence_of, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.judging import verdict
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe
-from kdcache.study import Study
+from kdcache.study import Study, Task
 
 METRICS = ("nll", "brier", "ece")
 SHARED = {field.name for field in fields(CalibrationRow)} & {field.name for field in fields(Evidence)}
 
 
 def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """One row per configuration (other than baselines) and calibration score; classification tasks only.
+    """One row per configuration that is not the baseline and calibration score; not for a regression.
 
     The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_p_corrected:
     over the declared family, separately for each score. direction: `better` (lower) or `worse` if t_p_corrected <=
@@ -48,8 +48,8 @@ def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
 
 
 def _directed(row: CalibrationRow, corrected_p: float | None, alpha: float) -> CalibrationRow:
-    """The row with its corrected p-value and the direction that follows from it."""
-    change = None if row.difference is None else gain(row.metric, row.difference)
+    """The row with its corrected p-value, and the direction that it allows to say."""
+    change = None if row.difference is None else -row.difference  # less is better
     word, _ = verdict(change, corrected_p, None, alpha)
     return replace(row, t_p_corrected=corrected_p, direction="unclear" if word == "inconclusive" else word)
 
@@ -64,7 +64,7 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
 
     table, baseline = cells(trials, study, read), study.comparison.baseline
     for task, student, regularizer in table:
-        if regularizer != baseline and not study.tasks[task].regression:
+        if regularizer != baseline and _has(study.tasks[task], metric):
             yield CalibrationRow(
                 task=task,
                 student=student,
@@ -75,6 +75,11 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
                 direction="",
                 **_compare_cell(table, (task, student, regularizer), study),
             )
+
+
+def _has(task: Task, metric: str) -> bool:
+    """Whether a task's trials have such a score: a language model's Brier score is not computed."""
+    return not (task.regression or (task.language_modelling and metric == "brier"))
 
 
 def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:

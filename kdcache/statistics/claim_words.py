@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdcache.statistics import wording
 from kdcache.statistics.judging import VERDICTS
+from kdcache.study.metrics import POINTS, Unit, unit_of
 
 NONE_GOES_ON = (
     "No comparison with the baseline goes on, so nobody gets more seeds; with “settle: claims” they would."
@@ -112,14 +113,15 @@ def _counted(rows: pd.DataFrame) -> str:
     known = rows["difference"].dropna()
     if known.empty:
         return ""
-    span = f"{wording.signed(known.min())} to {wording.signed(known.max())} points"
+    unit = _unit(rows)
+    span = f"{wording.gain(known.min(), unit)} to {wording.gain(known.max(), unit)} {unit.many}"
     return f"{wording.count(len(rows), 'difference')} from the baseline, {span}: {said}."
 
 
 def _pretrained(claim: Numbers, all_rows: ClaimRows) -> Words:
     rows = all_rows.of_init("pretrained")
     within, beyond, open_ = (int(claim[key]) for key in ("within_margin", "beyond_margin", "undecided"))
-    margins = wording.margins(rows["margin"])
+    margins = wording.margins(rows["margin"], _unit(rows))
     shown = f"{_share(within, len(rows))} shown to lie within {margins} of plain fine-tuning"
     others = [f"{n} {what}" for n, what in ((beyond, "beyond it"), (open_, "undecided")) if n]
     text = ", ".join([shown, *others])
@@ -166,10 +168,11 @@ def _share(n: int, total: int) -> str:
 def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
     if claim["interaction"] is None:
         return "No seed has all the trials that this comparison needs.", ""
+    unit = _unit(rows.comparisons)
     text = (
-        f"Averaged over regularizers, {wording.signed(claim['gain_scratch'])} points from scratch and "
-        f"{wording.signed(claim['gain_pretrained'])} pretrained: a difference of "
-        f"{wording.signed(claim['interaction'])} {wording.interval(claim['ci_low'], claim['ci_high'])}."
+        f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.many} from scratch and "
+        f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of "
+        f"{wording.gain(claim['interaction'], unit)} {wording.gains(claim['ci_low'], claim['ci_high'], unit)}."
     )
     test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
     return text, f"From {_units(claim, rows)}, {test}. {_one_by_one(claim, rows)}".strip()
@@ -199,11 +202,19 @@ def _extremes(rows: pd.DataFrame) -> str:
     known = rows["difference"].dropna()
     if known.empty:
         return ""
-    return f"Differences run from {wording.signed(known.min())} to {wording.signed(known.max())} points."
+    unit = _unit(rows)
+    ends = (wording.gain(end, unit) for end in (known.min(), known.max()))
+    return f"Differences run from {' to '.join(ends)} {unit.many}."
+
+
+def _unit(rows: pd.DataFrame) -> Unit:
+    """In which the comparisons of a study are judged."""
+    return unit_of(str(rows["metric"].iloc[0])) if len(rows) else POINTS
 
 
 def _named(row: Any) -> str:
-    gain = f"{wording.signed(row.difference)} {wording.interval(row.ci_low, row.ci_high)}"
+    unit = unit_of(row.metric)
+    gain = f"{wording.gain(row.difference, unit)} {wording.gains(row.ci_low, row.ci_high, unit)}"
     return f"{row.regularizer} with {row.student} on {row.task}, {gain}"
 
 
@@ -223,9 +234,10 @@ def _limits(rows: pd.DataFrame) -> str:
     limits = rows.loc[rows["verdict"] == "inconclusive", "detectable"].dropna()
     if limits.empty:
         return ""
-    low, high = wording.number(limits.min(), 1), wording.number(limits.max(), 1)
+    unit = _unit(rows)
+    low, high = wording.score(limits.min(), unit), wording.score(limits.max(), unit)
     span = low if low == high else f"{low} to {high}"
-    return f"An inconclusive one would have shown a true difference of {span} points (80% power)."
+    return f"An inconclusive one would have shown a true difference of {span} {unit.many} (80% power)."
 
 
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
@@ -245,7 +257,9 @@ def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
 def _advantage(row: Numbers) -> str:
     if row["difference"] is None:
         return f"{row['regularizer']} cannot be compared: no seed has all its trials"
-    gain = f"{wording.signed(row['difference'])} points {wording.interval(row['ci_low'], row['ci_high'])}"
+    unit = unit_of(row["metric"])
+    ends = wording.gains(row["ci_low"], row["ci_high"], unit)
+    gain = f"{wording.gain(row['difference'], unit)} {unit.many} {ends}"
     return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from kdcache.results.writing import as_written
 from kdcache.statistics.against_teacher_free import methods
-from kdcache.statistics.evidence import gain
 from kdcache.statistics.families import correct
 from kdcache.statistics.interactions import ALL
 from kdcache.statistics.judging import VERDICTS
@@ -71,8 +70,7 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_q"], study)
     better = sum(
-        p <= alpha and gain(metric, difference) > 0
-        for p, metric, difference in zip(corrected, rows["metric"], rows["difference"], strict=True)
+        p <= alpha and difference > 0 for p, difference in zip(corrected, rows["difference"], strict=True)
     )
     no_gain = (rows["verdict"] == "worse") | (rows["tost_p_corrected"].astype(float) <= alpha)
     return {

@@ -11,20 +11,13 @@ import numpy as np
 
 from kdcache.statistics import bca, effects, power, significance
 
-Points: TypeAlias = dict[int, float]  # seed -> score in points
-
-# Scores for which lower is better. No task can be judged by them (see `study.values.Metric`); calibration is.
-LOWER_IS_BETTER = frozenset(("nll", "brier", "ece", "mse"))
-
-
-def gain(metric: str, difference: float) -> float:
-    """A difference of scores, with its sign changed if lower is better, so that positive means better."""
-    return -difference if metric in LOWER_IS_BETTER else difference
+# seed -> score in the metric's unit, turned so that more is better (`Unit.worth`): points, or an nll of 5.1 as -5.1
+Points: TypeAlias = dict[int, float]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers of one comparison before any correction, in points; `None` if not estimable."""
+    """What the trials say of one comparison before any correction, see `Points`; `None`: not estimable."""
 
     seeds: int
     paired: bool
@@ -57,7 +50,7 @@ class Evidence:
         return power.Spread.unpaired(self.sd, self.baseline_sd)
 
 
-Detectable: TypeAlias = Callable[[float], float | None]  # level -> points
+Detectable: TypeAlias = Callable[[float], float | None]  # level -> a difference in the metric's unit
 
 
 def scored(points: Points, name: str, notes: list[str]) -> Points:

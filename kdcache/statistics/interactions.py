@@ -3,7 +3,7 @@
 "Significant from scratch, not significant when pre-trained" is no evidence of a difference between the two. The
 difference of the differences is evidence. For each seed it is
 
-    interaction = (regularizer - baseline | scratch) - (regularizer - baseline | pretrained)   in points,
+    interaction = (regularizer - baseline | scratch) - (regularizer - baseline | pretrained)   in the metric's unit,
 
 for two students of one architecture (same checkpoint and layers). It is tested against interaction <= 0.
 """
@@ -20,7 +20,7 @@ import pandas as pd
 from kdcache.results.schema import InteractionRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics import power, significance
-from kdcache.statistics.evidence import Points, gain
+from kdcache.statistics.evidence import Points
 from kdcache.statistics.families import correct_by_family, family_key, level
 from kdcache.statistics.replay import Name
 from kdcache.statistics.settling import design_of, first_seeds, looks_taken, stops_at
@@ -109,10 +109,9 @@ Gains = dict[int, tuple[float, float]]  # seed -> (gain from scratch, gain when 
 def _by_seed(cells: Mapping[Name, Points], pair: Pair, name: str, study: Study) -> Gains:
     """Both gains of every seed that has all four scores."""
     task, scratch, pretrained = pair
-    metric = study.tasks[task].metrics[0]
     four = [cells[task, s, r] for s in (scratch, pretrained) for r in (name, study.comparison.baseline)]
     seeds = sorted(set.intersection(*({s for s, v in points.items() if np.isfinite(v)} for points in four)))
-    return {s: (gain(metric, four[0][s] - four[1][s]), gain(metric, four[2][s] - four[3][s])) for s in seeds}
+    return {s: (four[0][s] - four[1][s], four[2][s] - four[3][s]) for s in seeds}
 
 
 def _mean_gains(of_methods: list[Gains]) -> Gains:
@@ -178,7 +177,7 @@ def _pooled_note(members: list[InteractionRow]) -> str:
     if len(members) == 1:
         note = "one pair: nothing to pool, see its own row"
     several = len({row.metric for row in members}) > 1
-    return f"{note}; points of different metrics" if several else note
+    return f"{note}; differences in different metrics" if several else note
 
 
 def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ def verdict(
 ) -> tuple[Verdict, bool]:
     """The verdict, and whether a significant difference is negligible, from corrected p-values.
 
-    `difference` is a gain: positive means better (see `evidence.gain`).
+    `difference` is a gain: positive is better.
     """
     within = tost_p is not None and tost_p <= alpha
     if difference is not None and t_p is not None and t_p <= alpha:

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 import pandas as pd
 
 from kdcache.study import Study
+from kdcache.study.metrics import unit_of
 
-ROUNDING = 1e-4  # points; the files have six digits
+ROUNDING = 1e-4  # the tolerance of comparisons, since the files have six digits
 NOTHING_LEARNED = "nothing learned"  # the outcome of a comparison
 
 
@@ -21,9 +22,12 @@ def unlearned_seeds(trials: pd.DataFrame, metric: str, majority: float) -> list[
 
     Args:
         trials: rows of trials.csv of one configuration.
-        majority: the score in points of one answer for every row.
+        majority: the score of one answer for every row, in the metric's unit.
     """
-    return [int(seed) for seed in trials["seed"][100 * trials[metric] <= majority + ROUNDING]]
+    unit = unit_of(metric)
+    return [
+        int(seed) for seed in trials["seed"][unit.worth(trials[metric]) <= unit.shown(majority) + ROUNDING]
+    ]
 
 
 def without_unlearned(
@@ -34,7 +38,7 @@ def without_unlearned(
     The verdict is then `inconclusive`, the outcome `nothing learned`, and the note says why.
 
     Args:
-        majorities: by task, the score in points of one answer for every row, in the task's first metric.
+        majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
     of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
     baseline, found = study.comparison.baseline, comparisons.copy()
@@ -44,7 +48,7 @@ def without_unlearned(
         if task in majorities and not any(
             _learned(side, str(row["metric"]), majorities[task]) for side in sides
         ):
-            said = f"no seed of either scores more than one answer for every row, {majorities[task]:.1f}"
+            said = f"no seed of either does better than one answer for every row, {majorities[task]:.4g}"
             note = "; ".join(filter(None, [str(row["note"]), said]))
             found.loc[place, ["verdict", "outcome", "note"]] = ["inconclusive", NOTHING_LEARNED, note]
     return found

@@ -19,7 +19,7 @@ from kdcache.errors import ComparisonError
 from kdcache.results.schema import LookRow
 from kdcache.statistics import power, significance
 from kdcache.statistics.boundaries import Sides
-from kdcache.statistics.evidence import Evidence, Points, gain, mean_sd
+from kdcache.statistics.evidence import Evidence, Points, mean_sd
 from kdcache.statistics.families import correct_by_family
 from kdcache.statistics.judging import to_settle, verdict
 from kdcache.statistics.looks import Design
@@ -36,7 +36,7 @@ TOLD = ("better", "worse", "equivalent")
 class Comparison:
     """A configuration and its baseline: points by seed, NaN for a failed trial, no entry for a trial not run yet.
 
-    margin: in points; metric: decides which direction is a gain (see `evidence.gain`).
+    margin: in the metric's unit.
     """
 
     task: str
@@ -255,12 +255,7 @@ def _row_and_outcome(
         ci_low=evidence.ci_low,
         ci_high=evidence.ci_high,
     )
-    return row, replace(outcome, gain=_gain(one), last=row)
-
-
-def _gain(one: _Judging) -> float | None:
-    difference = one.evidence.difference
-    return None if difference is None else gain(one.comparison.metric, difference)
+    return row, replace(outcome, gain=evidence.difference, last=row)
 
 
 def _sd(evidence: Evidence) -> float | None:
@@ -272,7 +267,7 @@ def _outcome(
     design: Design, look: int, one: _Judging, corrected: tuple[float | None, float | None], size: int
 ) -> Outcome:
     comparison, evidence, at = one.comparison, one.evidence, design.looks[look - 1]
-    word, negligible = verdict(_gain(one), *corrected, design.alpha)
+    word, negligible = verdict(evidence.difference, *corrected, design.alpha)
     if word in TOLD:
         by: StoppedBy = "equivalence" if word == "equivalent" else "difference"
         return Outcome(comparison.name, word, look, at, by, negligible)

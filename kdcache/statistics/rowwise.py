@@ -27,6 +27,7 @@ from kdcache.errors import ComparisonError
 from kdcache.statistics import weighted
 from kdcache.statistics.significance import positive, settled, t_quantile
 from kdcache.statistics.weighted import Floats, Outputs
+from kdcache.study.metrics import POINTS, unit_of
 
 Counts: TypeAlias = NDArray[np.int64]
 Metric: TypeAlias = (
@@ -35,8 +36,8 @@ Metric: TypeAlias = (
 RESAMPLES = 1_999  # bootstrap draws; the sd of a draw is then known to 1.6%
 FLIPS = 99_999  # Monte Carlo draws of `row_test` if there are too many rows to enumerate
 EXACT_SUM = 20_000
-NOISE = 1e-9  # points; draws that differ by less have no spread
-BLOCK = 1 << 22  # weights (8 bytes each) that are drawn at once
+NOISE = 1e-9  # of a unit; draws that agree to this have no spread
+BLOCK = 1 << 22  # weights (8 bytes each) that are drawn at a time
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class McNemar:
 
 @dataclass(frozen=True)
 class RowIntervals:
-    """A difference in points, with its error from rows alone, from seeds alone, and from both.
+    """A difference in the metric's unit with its error from rows alone, from seeds alone, and from both.
 
     `low`, `high`: the interval for these models on other rows (percentile bootstrap over rows). `sd_rows`, `sd_seeds`,
     `sd_total`: the standard error from the choice of rows, of seeds, and of both. `total_low`, `total_high`: the
@@ -134,8 +135,8 @@ def row_intervals(
 ) -> RowIntervals:
     """The mean difference of a metric over seeds, and how much of its error comes from seeds and how much from rows.
 
-    The bootstrap is two-way, seed x row. Each draw takes N rows with replacement, the same rows for every seed and for
-    both sides (paired), and scores all seeds on them: M[r, s]. Then, in points:
+    Two-way, seed x row. Each draw takes N rows with replacement, the same ones for every seed and for both sides
+    (paired), and scores all seeds on them: M[r, s]. Then, in the metric's unit, more being better:
 
     - V_rows is the variance over draws of the mean over seeds: these seeds, other rows.
     - V_seeds = s^2 / S, with s^2 the variance (n - 1) over seeds of the differences on the original rows. (Redrawing S
@@ -149,11 +150,12 @@ def row_intervals(
     V_seeds)^2, because V_seeds is estimated from few seeds.
 
     Args:
-        metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman) or any function of (predictions, labels),
-            each [N], that returns a fraction and does not depend on the order of the rows; it is called 2 S resamples
-            times.
+        metric: a name (accuracy, f1, macro_f1, matthews, pearson, spearman, nll, bits_per_byte) or any function of
+            (predictions, labels), each [N], that gives a fraction and does not depend on the order of the rows; a
+            function is called 2 S resamples times.
         labels: [N] classes or real numbers.
-        a, b: [S, N] predicted classes, or real numbers for a correlation.
+        a, b: [S, N] predicted classes, real numbers for a correlation, or each row's sum of losses for a mean loss,
+            whose labels are then what it is divided by.
 
     Raises:
         ComparisonError: the shapes do not fit, a value is not finite, or the metric is unknown.
@@ -163,6 +165,8 @@ def row_intervals(
     if metric == "accuracy":  # only right or wrong matters, which gives fewer kinds of rows
         first, second, truth = first == truth, second == truth, np.ones_like(truth, dtype=bool)
     observed, draws = _draws(_score(metric), truth, first, second, resamples, seed)
+    unit = unit_of(metric) if isinstance(metric, str) else POINTS
+    observed, draws = unit.worth(observed), unit.worth(draws)
     mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
     rows = float(of_rows.var(ddof=1)) if np.ptp(of_rows) > NOISE else 0.0
     low, high = np.quantile(of_rows, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
@@ -191,7 +195,7 @@ def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, flo
 def _draws(
     score: weighted.Score, labels: Outputs, a: Outputs, b: Outputs, resamples: int, seed: int
 ) -> tuple[Floats, Floats]:
-    """Differences in points: [S] on the original rows, and [R, S] on redrawn rows.
+    """Differences of the score: [S] on the rows as they are, and [R, S] on redrawn rows.
 
     Rows with the same label and the same outputs of every model are one kind. A draw says how often each kind occurs;
     most studies have a few hundred kinds instead of N rows. Memory is bounded by `BLOCK`.
@@ -207,10 +211,10 @@ def _draws(
 
 
 def _differences(score: weighted.Score, weights: Floats, kinds: Outputs) -> Floats:
-    """Differences in points, [R, S], from the columns of `kinds` (label, S outputs of a, S of b)."""
+    """Of the columns of `kinds` (label, S outputs of a, S of b): [R, S]."""
     scores = np.stack([score(weights, output, kinds[:, 0]) for output in kinds.T[1:]], axis=1)
     seeds = scores.shape[1] // 2
-    return np.asarray(100.0 * (scores[:, :seeds] - scores[:, seeds:]))
+    return np.asarray(scores[:, :seeds] - scores[:, seeds:])
 
 
 def _score(metric: Metric) -> weighted.Score:

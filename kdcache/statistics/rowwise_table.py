@@ -17,6 +17,7 @@ from kdcache.statistics import rowwise
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.verdicts import describe
 from kdcache.study import Study
+from kdcache.study.metrics import LOSSES
 
 ReadOutputs: TypeAlias = Callable[[str, str, str], Outputs]  # task, student, regularizer
 
@@ -27,19 +28,19 @@ def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.R
     Columns (`rowwise` has the methods; a blank number is not defined or could not be estimated):
 
     - task, student, init, teacher, regularizer, metric (the task's first), baseline
-    - rows: number of validation rows; seeds: number of matched seeds; difference: in the metric, points, mean over
-      seeds
-    - gained: rows that only the configuration has right; lost: rows that only the baseline has right; means over seeds
-    - mcnemar_p_min, mcnemar_p_max: over seeds, of the exact test, uncorrected; mcnemar_below_alpha: how many seeds have
-      p <= alpha
+    - rows: of the validation set (documents of language modelling); seeds: matched ones; difference: of the metric, in
+      its unit and positive where better, mean over seeds
+    - gained, lost: rows that only the configuration, only the baseline, has right; mean over seeds
+    - mcnemar_p_min, mcnemar_p_max: of the exact test of each seed, uncorrected; mcnemar_below_alpha: how many seeds
+      have p <= alpha
     - rows_p: the row-level sign-flip test of correctness over all seeds; rows_p_corrected: over the declared family
     - rows_low, rows_high: bootstrap interval of the difference for these models on other rows, at 1 - alpha
-    - sd_rows, sd_seeds, sd_total: standard error of the difference, in points, from the choice of rows, of seeds, and
-      of both; total_low, total_high: interval for other seeds on other rows
+    - sd_rows, sd_seeds, sd_total: standard error of the difference, from the choice of rows, of seeds, and
+      both; total_low, total_high: interval for other seeds on other rows
     - note: every departure from the plain case
 
-    The columns from gained to rows_p_corrected count right and wrong rows, whatever the metric; they are blank for a
-    regression.
+    gained to rows_p_corrected are about right and wrong, whatever the metric; a regression has none of them, nor has a
+    task that is judged by a loss.
 
     Args:
         read: gives a configuration's outputs; at most two are in memory.
@@ -84,7 +85,9 @@ def _compare_outputs(
     alpha, metric = study.comparison.alpha, study.tasks[task].metrics[0]
     intervals = asdict(rowwise.row_intervals(metric, base.labels, a, b, 1 - alpha, resamples))
     intervals["rows_low"], intervals["rows_high"] = intervals.pop("low"), intervals.pop("high")
-    is_right = None if study.tasks[task].regression else (a == base.labels, b == base.labels)
+    is_right = None
+    if not study.tasks[task].regression and metric not in LOSSES:
+        is_right = a == base.labels, b == base.labels
     return {
         "seeds": len(matched),
         "note": _note(len(matched), intervals["sd_total"]),

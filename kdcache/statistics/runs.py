@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from kdcache.statistics.evidence import Points, evidence_of, mean_sd, scored
+from kdcache.study.metrics import unit_of
 
 KEYS = ("task", "student", "regularizer")
 ABSENT = "absent"
@@ -28,7 +29,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Side:
-    """A configuration in one run; scores in points. verdict may also be `baseline`, or `absent` if the run lacks it."""
+    """A configuration in one run, in the metric's unit. verdict: `baseline`, or `absent` when the run lacks it."""
 
     mean: float | None = None
     sd: float | None = None
@@ -38,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A configuration in both runs, and the second run minus the first in points, matched by seed if possible.
+    """A configuration in both runs, and how much better the second is, matched by seed where it can be.
 
     same: both runs have the very same trials, by their identities. The interval is not corrected.
     """
@@ -86,7 +87,7 @@ def changes(a: StudyRun, b: StudyRun, confidence: float = 0.95) -> list[Change]:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The trials of a configuration in one run: seed -> score in points, and seed -> identity."""
+    """The trials of a configuration in one run: seed -> score (see `evidence.Points`), and seed -> identity."""
 
     metric: str = ""
     verdict: str = ABSENT
@@ -95,7 +96,9 @@ class Configuration:
 
     @property
     def side(self) -> Side:
-        return Side(*mean_sd(list(self.points.values())), len(self.points), self.verdict)
+        mean, sd = mean_sd(list(self.points.values()))
+        shown = None if mean is None else unit_of(self.metric).shown(mean)
+        return Side(shown, sd, len(self.points), self.verdict)
 
 
 def _configurations(run: StudyRun) -> dict[Key, Configuration]:
@@ -113,9 +116,10 @@ def _configurations(run: StudyRun) -> dict[Key, Configuration]:
 
 
 def _points(rows: pd.DataFrame, metric: str) -> Points:
-    """seed -> score in points, without failed trials."""
+    """seed -> score, see `evidence.Points`; failed trials left out."""
+    unit = unit_of(metric)
     scores = zip(rows["seed"], rows[metric], strict=True) if metric in rows else ()
-    return scored({int(seed): 100 * float(score) for seed, score in scores}, "", [])
+    return scored({int(seed): unit.worth(float(score)) for seed, score in scores}, "", [])
 
 
 def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> Change:

@@ -1,8 +1,9 @@
 """Every configuration against its baseline: better, worse, equivalent or inconclusive.
 
-`compare` gives one row per task x student x regularizer of the study, whether or not its trials are there. The grid
-comes from the study, so that a removed regularizer disappears and a missing one is seen. Differences are in the task's
-first metric, in points (100 x fraction), matched by seed.
+`compare` gives one row per task x student x regularizer of the study, whether or not its trials are there:
+the grid comes from the study, so that a removed regularizer leaves and a missing one shows. Differences are
+of the task's first metric, in its unit (`kdcache.study.metrics`: points, which are 100 x a fraction; nats; bits),
+matched by seed, and positive where the configuration is better: of a loss, that is where it has less.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from kdcache.errors import ComparisonError
 from kdcache.results.schema import ComparisonRow, LookRow
 from kdcache.results.writing import tabulate
 from kdcache.statistics.evidence import (
-    LOWER_IS_BETTER,
     Detectable,
     Evidence,
     Points,
@@ -31,6 +31,7 @@ from kdcache.statistics.judging import to_settle
 from kdcache.statistics.replay import TOLD, Outcome
 from kdcache.statistics.settling import StudyReplay, design_of, first_seeds, replay_study
 from kdcache.study import Study
+from kdcache.study.metrics import POINTS, Unit, unit_of
 
 Cells: TypeAlias = dict[tuple[str, str, str], Points]  # (task, student, regularizer) -> seed -> points
 KEYS = ("task", "student", "regularizer", "seed")
@@ -42,26 +43,27 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     Columns (a blank number could not be estimated, and `note` says why):
 
     - task, student, family, init, teacher (blank unless its logits are used), regularizer, metric, baseline
-    - seeds: how many of the configuration's seeds the comparison uses; paired: whether they are matched. With looks,
-      these are the seeds of the look at which it was last judged (`look`, from 1)
-    - mean, sd, baseline_mean, baseline_sd: over exactly those seeds; difference, ci_low, ci_high (1 - alpha; with looks
-      the repeated interval, valid at any look at which the comparison stops)
-    - t_p: the test that the verdict uses: paired t; Welch if paired is False; the exact permutation test if the scores
-      have no spread. t_p_corrected: over the declared family; with looks, it is t_q (t_p divided by the look's share of
-      alpha) that is corrected
-    - welch_p; permutation_p (exact), and permutation_floor, the smallest value that it can have
+    - seeds: how many of the configuration's the comparison uses; paired: whether they are matched. With looks, those
+      of the look at which it was judged last (`look`, from 1)
+    - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha;
+      with looks the repeated interval, valid at whatever look the comparison stops): mean - baseline_mean, or of a
+      score of which less is better the reverse, so that a gain is positive
+    - t_p: the test the verdict uses: paired t, or Welch where paired is False, or the exact permutation test
+      where the scores have no spread; t_p_corrected: over the declared family, with
+      looks of t_q, t_p divided by the look's share of alpha
+    - welch_p, permutation_p (exact) and the smallest value that it can have, permutation_floor
     - hedges_g: g_av for matched seeds, g_s otherwise
-    - margin (points), tost_p, tost_p_corrected, verdict, negligible (significant, but within the margin)
+    - margin (in the metric's unit), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
     - detectable: the true difference that the corrected test finds with 80% power at this spread
     - sd_difference: of the matched differences; beyond_p: of H0: |true difference| <= margin; family_size
     - bca_low, bca_high: BCa bootstrap interval of the mean difference, at 1 - alpha
-    - cliffs_delta: P(higher) - P(lower) over all pairs of a score and a baseline score
-    - for an inconclusive comparison, the fewest seeds that suffice with 80% power, at this spread and the family's
-      strictest level. seeds_difference: to find a true difference as large as the observed one; seeds_equivalence: to
-      show that it lies within the margin (blank if it does not); seeds_to_settle: the smaller of the two; settled_by:
-      difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
-    - outcome: the verdict, or the reason why there is none, see `replay.Outcome`; stopped_by: difference, equivalence,
-      maximum or hopeless; t_q, tost_q: as in looks.csv
+    - cliffs_delta: P(better) - P(worse) over all pairs of a score and a baseline score
+    - of an inconclusive comparison, the fewest seeds with which, at this spread and the family's strictest level,
+      with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
+      be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
+      settled_by: difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
+    - outcome: the verdict with its reason where there is none, see `replay.Outcome`; stopped_by: difference,
+      equivalence, maximum or hopeless; t_q, tost_q: as in looks.csv
 
     Args:
         trials: trials.csv: task, student, regularizer, seed and a column of fractions per metric.
@@ -94,7 +96,9 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
 
 
 def points_table(trials: pd.DataFrame, study: Study) -> Cells:
-    """(task, student, regularizer) -> {seed: points of the task's first metric}; NaN for a failed trial.
+    """(task, student, regularizer) -> {seed: the task's first metric}; NaN for a failed trial.
+
+    In the metric's unit, and more is better: an nll of 5.1 nats is -5.1 here (`Unit.worth`).
 
     It has only trials that the study still asks for; see `compare` for the errors.
     """
@@ -131,10 +135,11 @@ def check_layout(trials: pd.DataFrame, study: Study) -> None:
 def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     value = row[metric]
     fraction = math.nan if value is None or pd.isna(value) else float(value)
-    if abs(fraction) > 1 and metric not in LOWER_IS_BETTER:
+    unit = unit_of(metric)
+    if abs(fraction) > 1 and unit is POINTS:
         where = ", ".join(f"{key} {row[key]}" for key in KEYS)
         raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({where})")
-    return 100.0 * fraction
+    return unit.worth(fraction)
 
 
 @dataclass(frozen=True)
@@ -183,7 +188,7 @@ def _row(
         regularizer=regularizer,
         metric=metric,
         baseline=comparison.baseline,
-        **asdict(evidence),
+        **as_shown(evidence, unit_of(metric)),
         margin=margin,
         verdict=outcome.verdict if decided else "inconclusive",
         negligible=outcome.negligible,
@@ -195,6 +200,13 @@ def _row(
         stopped_by=outcome.stopped_by,
         **(_of_look(last) if last else {}),
     )
+
+
+def as_shown(evidence: Evidence, unit: Unit) -> dict[str, Any]:
+    """The evidence as columns: means are scores as people know them, differences stay gains."""
+    means = {name: getattr(evidence, name) for name in ("mean", "baseline_mean")}
+    shown = {name: None if value is None else unit.shown(value) for name, value in means.items()}
+    return {**asdict(evidence), **shown}
 
 
 def _of_look(row: LookRow) -> dict[str, Any]:
@@ -220,7 +232,7 @@ def describe(student: str, regularizer: str, study: Study) -> Described:
 
 
 def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
-    """Mean and sd in points, and n, of every configuration (baselines included) over all its seeds.
+    """Mean and sd in the metric's unit, and n, of every configuration, the baseline included, over all its seeds.
 
     Columns: task, student, init, regularizer, metric, n, mean, sd.
     """
@@ -228,15 +240,16 @@ def tabulate_scores(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     for (task, student, regularizer), points in points_table(trials, study).items():
         values = list(scored(points, regularizer, []).values())
         mean, sd = mean_sd(values)
+        metric = study.tasks[task].metrics[0]
         rows.append(
             {
                 "task": task,
                 "student": student,
                 "init": study.students[student].init,
                 "regularizer": regularizer,
-                "metric": study.tasks[task].metrics[0],
+                "metric": metric,
                 "n": len(values),
-                "mean": mean,
+                "mean": None if mean is None else unit_of(metric).shown(mean),
                 "sd": sd,
             }
         )

@@ -75,6 +75,11 @@ def spearman(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
     return _correlation(xy, xx, yy)
 
 
+def loss(weights: Floats, losses: Outputs, counts: Outputs) -> Floats:
+    """The mean loss: of rows that each have a sum of losses, and what it is divided by (their tokens, bytes, or 1)."""
+    return np.asarray((weights @ losses) / (weights @ counts))
+
+
 SCORES: dict[str, Score] = {
     "accuracy": accuracy,
     "f1": f1,
@@ -82,6 +87,8 @@ SCORES: dict[str, Score] = {
     "matthews": matthews,
     "pearson": pearson,
     "spearman": spearman,
+    "nll": loss,
+    "bits_per_byte": loss,
 }
 
 

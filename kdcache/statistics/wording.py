@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 
 from kdcache.study import Regularizer, Schedule, Study
+from kdcache.study.metrics import POINTS, Unit
 
 MINUS = "\N{MINUS SIGN}"
 NONE = "–"
@@ -20,6 +21,7 @@ METRIC_NAMES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
     "nll": "NLL",
+    "bits_per_byte": "bits per byte",
 }
 
 
@@ -105,15 +107,34 @@ def megabytes(value: float | None) -> str:
     return f"{number(value, 0)} MB" if value < 2048 else f"{number(value / 1024)} GB"
 
 
-def points(value: float, digits: int = 1) -> str:
-    """Such as "1 point" or "0.5 points"; whole numbers have no decimals."""
-    text = number(value, 0) if value == int(value) else number(value, digits)
-    return f"{text} point" if value == 1 else f"{text} points"
+def score(mean: float | None, unit: Unit, sd: float | None = None) -> str:
+    """A score in its unit, with its standard deviation where there is one: "79.8 ± 0.6", "5.124 ± 0.003"."""
+    return mean_sd(mean, sd, unit.digits)
 
 
-def margins(values: Iterable[float]) -> str:
-    """Declared margins, each listed once: "1 point", "0.5 points and 1 point"."""
-    return listing(points(value) for value in sorted({value for value in values if not missing(value)}))
+def gain(value: float | None, unit: Unit) -> str:
+    """A difference in its unit, with its sign: "+0.64", "+0.0123"."""
+    return signed(value, unit.digits + 1)
+
+
+def gains(low: float | None, high: float | None, unit: Unit) -> str:
+    """The interval of a difference in its unit."""
+    return interval(low, high, unit.digits + 1)
+
+
+def size(value: float | None, unit: Unit) -> str:
+    """The size of a difference in its unit, without a sign."""
+    return number(value, unit.digits + 1)
+
+
+def amount(value: float, unit: Unit = POINTS) -> str:
+    """ "1 point", "0.5 points", "0.01 nats": what was declared, as it was."""
+    return f"{value:g} {unit.one if value == 1 else unit.many}"
+
+
+def margins(values: Iterable[float], unit: Unit = POINTS) -> str:
+    """Declared margins, each once: "1 point", "0.5 points and 1 point"."""
+    return listing(amount(value, unit) for value in sorted({value for value in values if not missing(value)}))
 
 
 def count(n: int, noun: str, plural: str = "") -> str:
@@ -158,6 +179,11 @@ def recipe(method: Regularizer) -> str:
     parts += [f"β\N{NO-BREAK SPACE}{method.beta:g}"] if method.beta is not None else []
     parts += [method.divergence.replace("_", " ")] if method.divergence != "kl" else []
     parts += ["released variant"] if method.variant == "released" else []
+    parts += (
+        [f"tail {method.tail}d" if method.tail == "renormalise" else f"tail in one {method.tail}"]
+        if method.tail
+        else []
+    )
     parts += ["unlabelled rows too"] if method.unlabelled == "use" else []
     return ", ".join(parts)
 

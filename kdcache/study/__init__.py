@@ -4,7 +4,8 @@
 (`students.bert-tiny.teacher: ...`), before anything runs. Nothing here touches data, models or a network.
 
     names.py     which names are allowed
-    values.py    metrics, files, seeds, schedules; the base of all parameter objects
+    metrics.py   metrics, and how each is judged
+    values.py    files, seeds, schedules; the base of all parameter objects
     task.py      tasks; models.py teachers and students; methods.py regularizers and distillers
     schema.py    a whole study; seeds.py the ways to write its seeds
     looks.py     after how many seeds a study is judged; settled.py settle.json, how many seeds each configuration has
@@ -16,21 +17,16 @@
 
 from kdcache.study.loading import load_study
 from kdcache.study.methods import Regularizer
+from kdcache.study.metrics import CLASSIFICATION_METRICS, LANGUAGE_METRICS, REGRESSION_METRICS, Metric
 from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Augment, Source, Task
-from kdcache.study.values import (
-    CLASSIFICATION_METRICS,
-    REGRESSION_METRICS,
-    UNLABELLED,
-    Metric,
-    Params,
-    Schedule,
-)
+from kdcache.study.values import UNLABELLED, Params, Schedule
 from kdcache.system.names import NAME
 
 __all__ = [
     "CLASSIFICATION_METRICS",
+    "LANGUAGE_METRICS",
     "NAME",
     "REGRESSION_METRICS",
     "UNLABELLED",

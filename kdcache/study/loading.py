@@ -25,7 +25,7 @@ from kdcache.system.params_file import read_params
 # The keys of an entry that the checks between entries look at.
 LINKS = {
     *("teacher", "tasks", "soft_labels", "divergence", "function", "unlabelled"),
-    *("metrics", "baseline", "margin"),
+    *("metrics", "baseline", "margin", "kind", "epochs", "cache", "temperature", "tail", "variant", "init"),
 }
 MOST_MISTAKES = 1000  # mistakes that are put into words
 P = TypeVar("P", bound=Params)

@@ -29,7 +29,10 @@ class Regularizer(Params):
     beta: float | None = Field(default=None, ge=0)
     variant: Literal["paper", "released"] = "paper"
     multiplier: float = Field(default=1.0, gt=0)
-    unlabelled: Literal["ignore", "use"] = "ignore"  # whether rows without labels are learned from too
+    tail: Literal["bucket", "renormalise"] | None = (
+        None  # of a top-k token cache: what the missing probability becomes
+    )
+    unlabelled: Literal["ignore", "use"] = "ignore"  # the task's rows without labels, beside the train rows
     function: str | None = Field(default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
 
     @property
@@ -77,6 +80,7 @@ class Regularizer(Params):
     def _formula_mistakes(self) -> Iterator[str]:
         yield from self._soft_label_mistakes()
         yield from self._divergence_mistakes()
+        yield from self._tail_mistakes()
         yield from self._unlabelled_use_mistakes()
 
     def _soft_label_mistakes(self) -> Iterator[str]:
@@ -111,6 +115,10 @@ class Regularizer(Params):
             yield "divergence: reverse_kl is infinite where soft labels are 0, as with uniform_others"
         if self.divergence != "kl" and self.variant == "released":
             yield "variant: released is defined with divergence: kl only"
+
+    def _tail_mistakes(self) -> Iterator[str]:
+        if self.tail is not None and self.soft_labels not in ("teacher", "self"):
+            yield "tail is about a cached top-k distribution, so it needs soft_labels: teacher or self"
 
     def _unlabelled_use_mistakes(self) -> Iterator[str]:
         if self.unlabelled == "ignore":

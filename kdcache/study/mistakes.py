@@ -9,12 +9,13 @@ from math import prod
 
 from pydantic import ValidationError
 
+from kdcache.study.language import language_mistakes
 from kdcache.study.methods import Regularizer
+from kdcache.study.metrics import CLASSIFICATION_METRICS, LANGUAGE_METRICS, REGRESSION_METRICS, unit_of
 from kdcache.study.models import Model
 from kdcache.study.schema import Comparison, Study
-from kdcache.study.task import Source
+from kdcache.study.task import Source, Task
 from kdcache.study.tuning import ALL, MOST_POINTS, RECIPE, Tuning, applied
-from kdcache.study.values import REGRESSION_METRICS
 from kdcache.system.quoting import listed, quoted
 
 CACHED = ("teacher", "self")  # soft labels that come from cached logits
@@ -41,9 +42,11 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     yield from _unknown_seeds_to_keep(entries)
     yield from _methods_in_the_wrong_group(entries)
     yield from _methods_that_need_classes(entries)
+    yield from language_mistakes(entries.sound)
     yield from _tasks_without_unlabelled_rows(entries)
     yield from _unusable_baseline(entries)
     yield from _missing_margins(entries)
+    yield from _several_units(entries)
     yield from _unusable_tuning(entries)
     yield from _stages_of_one_name(entries.names)
 
@@ -167,6 +170,18 @@ def _missing_margins(entries: Entries) -> Iterator[str]:
             yield f"comparison.margin: no margin for {metric}, the first metric of task {quoted(name)}"
 
 
+def _several_units(entries: Entries) -> Iterator[str]:
+    """What a study says over all of its tasks, it says in one unit."""
+    units = {name: unit_of(task.metrics[0]) for name, task in entries.sound.tasks.items()}
+    first = next(iter(units), None)
+    other = next((name for name, unit in units.items() if first and unit != units[first]), None)
+    if first and other:
+        yield (
+            f"tasks.{other}.metrics: judged in {units[other].many}, but task {quoted(first)} in {units[first].many}; "
+            "the first metrics of one study are of one unit, so write two studies"
+        )
+
+
 def _unusable_tuning(entries: Entries) -> Iterator[str]:
     study, tuning = entries.sound, entries.sound.tuning
     if tuning is None:
@@ -181,13 +196,19 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
     if ALL in names:
         yield f"tuning.space: {ALL} stands for every method, so no method can have this name; rename it"
     for name, task in study.tasks.items():
-        if tuning.metric is not None and (tuning.metric in REGRESSION_METRICS) != task.regression:
+        if tuning.metric is not None and not _has_score(task, tuning.metric):
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
     yield from _unusable_space_of_teachers(entries, tuning)
     groups = {"regularizers": study.regularizers, "distillers": study.distillers}
     for group, methods in groups.items():
         for name, method in methods.items():
             yield from _unusable_space(tuning, group, name, method)
+
+
+def _has_score(task: Task, metric: str) -> bool:
+    if task.language_modelling:
+        return metric in LANGUAGE_METRICS
+    return metric in (REGRESSION_METRICS if task.regression else CLASSIFICATION_METRICS)
 
 
 def _unusable_space_of_teachers(entries: Entries, tuning: Tuning) -> Iterator[str]:

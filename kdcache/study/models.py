@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from kdcache.study.estimates import TokenEstimate
 from kdcache.study.names import Name, Teachers, teacher_names
 from kdcache.study.values import Keep, Params, Seed, Text
 
@@ -26,11 +27,20 @@ class Model(Params):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    cache: TokenEstimate | None = (
+        None  # of language modelling: what is stored of its distributions; see `estimate`
+    )
+
+    @property
+    def estimate(self) -> TokenEstimate:
+        """What is stored of a language model's distributions at each token: as declared, or the default."""
+        return self.cache or TokenEstimate()
 
 
 class Teacher(Model):
     """A model that is fine-tuned once per task, and whose logits are cached."""
 
+    epochs: int = Field(ge=0)  # 0: as its checkpoint is, for language modelling alone
     seed: Seed = 0
 
 

@@ -10,12 +10,13 @@ from pydantic import Field, PrivateAttr, field_validator
 from kdcache.errors import ComparisonError
 from kdcache.study.looks import check_declared, shares_of
 from kdcache.study.methods import Regularizer
+from kdcache.study.metrics import Metric, Unit, unit_of
 from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.names import Name
 from kdcache.study.seeds import MOST_SEEDS, in_short, listed
 from kdcache.study.task import Task
 from kdcache.study.tuning import Setting, Tuning, applied
-from kdcache.study.values import Metric, Params, Seed, Share
+from kdcache.study.values import Params, Seed, Share
 from kdcache.system.quoting import quoted
 
 SeedCounts: TypeAlias = Mapping[str, Mapping[str, Mapping[str, int]]]  # by task, student and method
@@ -28,7 +29,7 @@ class Comparison(Params):
 
     baseline: Name = "base"
     alpha: float = Field(default=0.05, gt=0, lt=0.5)
-    # in points: 1.0 for accuracy is one percentage point
+    # in the metric's unit (see kdcache.study.metrics): accuracy 1.0 is one percentage point, nll 0.01 is 0.01 nats
     margin: dict[Metric, Annotated[float, Field(gt=0, le=100)]]
     correction: Literal["holm", "bonferroni", "fdr_bh", "none"] = "holm"
     family: Literal["student", "task", "study"] = "student"
@@ -151,6 +152,11 @@ class Study(Params):
         for configuration in self.configurations():
             for seed in self.seeds_of(*configuration):
                 yield (*configuration, seed)
+
+    @property
+    def unit(self) -> Unit:
+        """In which differences are judged: the same for all tasks."""
+        return unit_of(next(iter(self.tasks.values())).metrics[0])
 
     def applies(self, model: Model, task: str) -> bool:
         """Whether the model is declared for the task (`tasks:` of a teacher or student; default all)."""

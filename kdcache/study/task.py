@@ -7,17 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
+from kdcache.study.metrics import CLASSIFICATION_METRICS, LANGUAGE_METRICS, REGRESSION_METRICS, Metric
 from kdcache.study.names import Name
-from kdcache.study.values import (
-    REGRESSION_METRICS,
-    UNLABELLED,
-    Files,
-    Folder,
-    Metric,
-    Params,
-    Seed,
-    Text,
-)
+from kdcache.study.values import UNLABELLED, Files, Folder, Params, Seed, Text
 from kdcache.system.quoting import listed, quoted
 
 SOURCES = ("builtin", "files", "folder", "saved", "hub")
@@ -28,7 +20,7 @@ ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(val
 class Source(Params):
     """Where a task's rows come from: exactly one of `builtin`, `files`, `folder`, `saved` and `hub`."""
 
-    builtin: Literal["bbc_headlines", "digits"] | None = None
+    builtin: Literal["bbc_headlines", "bbc_articles", "digits"] | None = None
     files: dict[Name, Files] | None = None
     folder: Folder | None = (
         None  # images: <split>/<class>/<image> in it; or split -> a folder with the classes
@@ -75,9 +67,17 @@ class Augment(Params):
             yield "give crop (pixels, such as 4), flip (a probability, such as 0.5), or both"
 
 
-class Task(Params):
-    """A labelled data set with train and validation splits, its columns and its metrics."""
+# What belongs to rows with labels, and has no meaning for a text of which every token is predicted.
+LABELLED_ONLY = ("image", "label", "positive", "unlabelled", "label_noise", "noise_seed", "augment")
 
+
+class Task(Params):
+    """A data set with train and validation splits, its columns and its metric.
+
+    Its rows have labels; those of `kind: language_modelling` are documents, whose every token is to be predicted.
+    """
+
+    kind: Literal["labelled", "language_modelling"] = "labelled"
     source: Source
     text: list[Text] | None = Field(default=None, min_length=1, max_length=2)
     image: Text | None = None
@@ -103,10 +103,38 @@ class Task(Params):
         return self.metrics[0] in REGRESSION_METRICS
 
     @property
+    def language_modelling(self) -> bool:
+        """True where every token of a document is predicted from those before it."""
+        return self.kind == "language_modelling"
+
+    @property
     def modality(self) -> Literal["text", "image"]:
         return "text" if self.text is not None else "image"
 
     def _mistakes(self) -> Iterator[str]:
+        if len(set(self.metrics)) != len(self.metrics):
+            yield f"a metric is listed twice: {listed(self.metrics)}"
+        if self.train_size is None and "sample_seed" in self.model_fields_set:
+            yield "sample_seed says which rows train_size draws; without it, it has no effect"
+        yield from self._language_mistakes() if self.language_modelling else self._labelled_mistakes()
+
+    def _language_mistakes(self) -> Iterator[str]:
+        useless = [key for key in LABELLED_ONLY if key in self.model_fields_set]
+        if useless:
+            yield f"{listed(useless)}: for rows with labels; language modelling predicts the text itself"
+        if self.text is None or len(self.text) != 1:
+            yield "language modelling needs text, one column of documents"
+        if self.max_length is None:
+            yield "language modelling needs max_length, the tokens of a packed sequence"
+        if UNLABELLED in self.source.split_names:
+            yield "the split unlabelled is for rows with labels beside it; language modelling has none"
+        wrong = [metric for metric in self.metrics if metric not in LANGUAGE_METRICS]
+        if wrong:
+            yield f"metrics of language modelling are {listed(LANGUAGE_METRICS)}, found {listed(wrong)}"
+
+    def _labelled_mistakes(self) -> Iterator[str]:
+        if self.source.builtin == "bbc_articles":
+            yield "bbc_articles are documents without labels: write kind: language_modelling"
         if (self.text is None) == (self.image is None):
             yield "give exactly one of text (one or two columns) and image (one column)"
         elif self.text is not None and self.max_length is None:
@@ -121,18 +149,17 @@ class Task(Params):
             yield f"text names the column {quoted(self.text[0])} twice; a pair has two different columns"
         if self.positive is not None and self.regression:
             yield "positive names the class that f1 is of; a regression has no classes"
-        if len({metric in REGRESSION_METRICS for metric in self.metrics}) > 1:
+        known = REGRESSION_METRICS if self.regression else CLASSIFICATION_METRICS
+        if not set(self.metrics) & set(known) or "bits_per_byte" in self.metrics:
+            yield f"metrics: {listed(self.metrics)} is for kind: language_modelling"
+        elif not set(self.metrics) <= set(known):
             yield "metrics mixes classification and regression"
-        if len(set(self.metrics)) != len(self.metrics):
-            yield f"a metric is listed twice: {listed(self.metrics)}"
         if self.augment is not None and self.image is None:
             yield "augment (crop, flip) is for an image task"
         if self.label_noise and self.regression:
             yield "label_noise replaces a class by another; a regression has none"
         if self.label_noise == 0 and "noise_seed" in self.model_fields_set:
             yield "noise_seed says which labels label_noise makes wrong; without it, it has no effect"
-        if self.train_size is None and "sample_seed" in self.model_fields_set:
-            yield "sample_seed says which rows train_size draws; without it, it has no effect"
         if self.unlabelled and self.train_size is None:
             yield "unlabelled: rest is the train rows that train_size does not draw; without it, there are none"
         if self.unlabelled and UNLABELLED in self.source.split_names:

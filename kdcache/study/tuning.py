@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import product
 from math import prod
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, Literal, Self, TypeAlias, TypeVar
 
 from pydantic import Field
 
+from kdcache.study.metrics import LOWER_IS_BETTER, Metric
 from kdcache.study.names import Name
-from kdcache.study.values import Metric, Params, Positive, Seed, Share
+from kdcache.study.values import Params, Positive, Seed, Share
 from kdcache.system.quoting import listed
 
 Setting: TypeAlias = Mapping[str, float]  # one value for each key: {"learning_rate": 0.001, "alpha": 0.5}
@@ -64,13 +65,18 @@ class Tuning(Params):
     budget: int = Field(ge=1, le=MOST_SETTINGS)  # how many settings each method tries
     sampler: Literal["qmc", "tpe"] = "qmc"  # chooses the settings if a space has more than the budget
     seed: Seed = 0  # decides which rows are held out, and what the sampler draws
-    metric: Metric | Literal["nll"] | None = None  # by which the best is chosen; default: each task's first
+    metric: Metric | None = None  # by which the best is chosen; default: each task's first
     space: dict[Name, Space] = Field(min_length=1)
     teachers: RecipeSpace | None = None  # what every teacher may try, by nll; without: they are as declared
 
     @property
     def lower_is_better(self) -> bool:
-        return self.metric == "nll"
+        """Whether less of the declared metric is better; `with_metric` declares a task's first."""
+        return self.metric in LOWER_IS_BETTER
+
+    def with_metric(self, metric: str) -> Self:
+        """The same tuning, by that metric."""
+        return self.model_copy(update={"metric": metric})
 
     def of_teachers(self, baseline: str) -> Tuning | None:
         """How teachers are tuned: as a model whose only method is plain fine-tuning, by nll; None where they are not.
@@ -79,7 +85,7 @@ class Tuning(Params):
         """
         if self.teachers is None:
             return None
-        space = {baseline: Space(**self.teachers.values)}
+        space = {baseline: Space.model_validate(self.teachers.values)}
         return self.model_copy(update={"metric": "nll", "space": space, "teachers": None})
 
     def values(self, method: str) -> dict[str, list[float]]:

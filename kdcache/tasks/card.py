@@ -51,11 +51,13 @@ class TaskCard(BaseModel):
     where there are two; on cards of kdcache 0.1, which lack it, the second. `fingerprint` covers the row
     hashes of every labelled split in order, the label names, the modality and whether it is a regression; not paths,
     metrics, max_length or augment, nor the unlabelled rows: what does not learn from them does not depend on them.
+    Rows of `kind: language_modelling` are documents, which have no labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
+    kind: Literal["labelled", "language_modelling"] = "labelled"
     modality: Literal["text", "image"]
     regression: bool
     label_names: list[str]
@@ -86,8 +88,18 @@ class TaskCard(BaseModel):
         return 1 if self.positive is None else self.label_names.index(self.positive)
 
     @property
+    def language_modelling(self) -> bool:
+        """Whether the rows are documents, whose every token is predicted."""
+        return self.kind == "language_modelling"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What card.json says; a card of labelled rows is written as it was before there was another kind."""
+        return self.model_dump(mode="json", exclude=None if self.language_modelling else {"kind"})
+
+    @property
     def classes(self) -> int:
-        """K, the number of outputs: the number of classes, or 1 for a regression."""
+        """K, the number of outputs: the number of classes, or 1 for a regression; 0 for documents."""
         return 1 if self.regression else len(self.label_names)
 
     @property
@@ -98,7 +110,11 @@ class TaskCard(BaseModel):
 
 
 def rows_fingerprint(
-    modality: str, regression: bool, names: list[str], hashes: Mapping[str, npt.NDArray[np.uint64]]
+    modality: str,
+    regression: bool,
+    names: list[str],
+    hashes: Mapping[str, npt.NDArray[np.uint64]],
+    kind: str = "labelled",
 ) -> str:
     """A task's fingerprint.
 
@@ -109,7 +125,7 @@ def rows_fingerprint(
         split: hashlib.sha256(column.astype("<u8").tobytes()).hexdigest() for split, column in hashes.items()
     }
     content = {"modality": modality, "regression": regression, "label_names": names, "rows": rows}
-    return fingerprint.of_json(content)
+    return fingerprint.of_json(content if kind == "labelled" else {**content, "kind": kind})
 
 
 def read_card(folder: Path) -> TaskCard:

@@ -4,7 +4,7 @@ A prepared task is a folder with `train.parquet`, `validation.parquet`, a file f
 evaluated like validation, but for `unlabelled`) and, written last, `card.json`. The columns: `id` int64 (the row's
 position, 0..n-1), `row_hash` uint64 (its content and label, see `kdcache.hashing.rows.row_hash`), `text` [and
 `text_pair`] string or `image` binary (PNG), and `label` int64 (class index) or float64 (regression), which `unlabelled`
-has not.
+and the documents of language modelling have not.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
         raise TaskError(f"task {name!r}: {error}") from error
     card = _card(spec, folder, name, loaded, labels, readers)
     card = card.model_copy(update={"label_noise": noise, "positive": positive})
-    files.write_json(folder / CARD, card.model_dump(mode="json"))
+    files.write_json(folder / CARD, card.content)
     _log_prepared(card, folder)
     _log_classes(card, spec)
     return card
@@ -95,7 +95,8 @@ def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
     """The splits, their labels as they are in the source, and the class that f1 is of."""
     loaded = load_source(spec)
     columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
-    labels = read_labels(columns, _agreed_names(loaded), spec.regression)
+    names = _agreed_names(loaded)
+    labels = Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
     return loaded, labels, _positive(spec, labels.names)
 
 
@@ -222,10 +223,11 @@ def _card(
     readers: dict[str, TextReader | ImageReader],
 ) -> TaskCard:
     hashes = {split: _row_hashes(folder, split) for split in loaded.splits}
-    labelled = {split: hashes[split] for split in labels.values}
+    labelled = {split: column for split, column in hashes.items() if split != UNLABELLED}
     seen = np.concatenate([column for split, column in labelled.items() if split != "train"])
     return TaskCard(
         name=name,
+        kind=spec.kind,
         modality=spec.modality,
         regression=spec.regression,
         label_names=labels.names,
@@ -277,12 +279,14 @@ def _row_hashes(folder: Path, split: str) -> npt.NDArray[np.uint64]:
 
 
 def _fingerprint(spec: Task, names: list[str], hashes: dict[str, npt.NDArray[np.uint64]]) -> str:
-    return rows_fingerprint(spec.modality, spec.regression, names, hashes)
+    return rows_fingerprint(spec.modality, spec.regression, names, hashes, spec.kind)
 
 
 def _log_prepared(card: TaskCard, folder: Path) -> None:
     counts = ", ".join(f"{split} {count:,}" for split, count in card.rows.items())
     kind = "regression" if card.regression else f"{card.classes} classes: {shown_all(card.label_names)}"
+    if card.language_modelling:
+        kind = "documents"
     log.info("task %s: %s rows (%s) in %s", card.name, counts, kind, folder)
     if card.shared_rows:
         evaluated = " or ".join(card.evaluated)

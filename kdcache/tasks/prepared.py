@@ -23,6 +23,19 @@ class PreparedTask:
         self.folder = Path(folder)
         self.card: TaskCard = read_card(self.folder)
 
+    def check(self, data: str) -> None:
+        """
+        Args:
+            data: the fingerprint of the data that are expected.
+
+        Raises:
+            TaskError: the task was prepared anew meanwhile, from other data.
+        """
+        if self.card.fingerprint != data:
+            raise TaskError(
+                f"{self.folder}: was prepared anew: expected data {data}, found {self.card.fingerprint}; run again"
+            )
+
     def rows(self, split: str, columns: list[str] | None = None) -> pa.Table:
         """One split, in id order.
 

@@ -23,7 +23,7 @@ Batches = Callable[[], Iterator[pa.Table]]
 class Rows:
     """A split, or one file of it: its labels, the class names it declares, and its features in batches.
 
-    The labels of the split `unlabelled` are nulls: a label column is not read.
+    The labels of the split `unlabelled`, and of documents, are nulls: a label column is not read.
     """
 
     label: pa.ChunkedArray
@@ -68,7 +68,8 @@ def no_labels(rows: int) -> pa.ChunkedArray:
 
 def columns_of(task: Task, split: str) -> Columns:
     """The columns that a task reads of a split."""
-    return Columns(task.text or [], task.image, None if split == UNLABELLED else task.label, task.regression)
+    unlabelled = split == UNLABELLED or task.language_modelling
+    return Columns(task.text or [], task.image, None if unlabelled else task.label, task.regression)
 
 
 def check_columns(origin: str, present: list[str], columns: Columns) -> None:

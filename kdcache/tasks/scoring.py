@@ -7,6 +7,7 @@ documented value or is an error.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,7 +19,7 @@ from scipy.special import log_softmax, softmax
 from scipy.stats import pearsonr, spearmanr
 
 from kdcache.errors import KdcacheError
-from kdcache.study import REGRESSION_METRICS, Metric
+from kdcache.study import CLASSIFICATION_METRICS, REGRESSION_METRICS, Metric
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
@@ -77,7 +78,8 @@ def check_metrics(metrics: Sequence[Metric], classes: int, regression: bool = Fa
     Raises:
         ScoringError: naming the metrics and what they need.
     """
-    wrong = [metric for metric in metrics if (metric in REGRESSION_METRICS) != regression]
+    known = REGRESSION_METRICS if regression else CLASSIFICATION_METRICS
+    wrong = [metric for metric in metrics if metric not in known]
     if wrong:
         kind = "a regression" if regression else "a classification"
         raise ScoringError(f"metrics: {', '.join(wrong)} is not defined for {kind}")
@@ -139,6 +141,31 @@ def _counts(predictions: Labels, labels: Labels) -> Labels:
     return np.stack([np.bincount(side, minlength=classes) for side in sides])
 
 
+def score_tokens(
+    nll: npt.ArrayLike, confidence: npt.ArrayLike, right: npt.ArrayLike, size: int
+) -> dict[str, float]:
+    """The scores of a language model on documents: nll in nats a token, bits_per_byte, and ece of its first choice.
+
+    bits_per_byte is the whole of the nll, the ends of the documents too, over the bytes of the texts; unlike nll it can
+    be compared between tokenizers.
+
+    Args:
+        nll: [T] of each predicted token; confidence: [T] the largest probability; right: [T] whether it is the token's.
+        size: bytes of the documents' texts.
+    """
+    losses, sure = np.asarray(nll, dtype=np.float64), np.asarray(confidence, dtype=np.float64)
+    if losses.shape != sure.shape or losses.ndim != 1 or not losses.size or size < 1:
+        raise ScoringError(
+            f"expected values of tokens [T] and their bytes, found {list(losses.shape)} and {size}"
+        )
+    _refuse_non_finite(losses, "nll")
+    return {
+        "nll": float(losses.mean()),
+        "bits_per_byte": float(losses.sum() / math.log(2) / size),
+        "ece": calibration_error(sure, np.asarray(right, dtype=np.bool_)),
+    }
+
+
 def nll(logits: Floats, labels: Labels) -> float:
     """-log softmax(logits)[label], mean over the rows: cross-entropy in nats."""
     return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
@@ -182,7 +209,7 @@ def _score_classes(
         **_CLASS_METRICS,
         "f1": partial(f1, positive=positive),
     }
-    scores = {metric: functions[metric](predictions, labels) for metric in metrics}
+    scores = {metric: functions[metric](predictions, labels) for metric in metrics if metric in functions}
     return scores | {"nll": nll(logits, labels), "brier": brier(logits, labels), "ece": ece(logits, labels)}
 
 

@@ -70,11 +70,20 @@ def fine_tune(
     Raises:
         TrialError: the loss became infinite or NaN.
     """
+    return run(lambda accelerator: Loop(accelerator, model, split, loss, params, soft_logits), params, seed)
+
+
+def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
+    """Run a loop for all epochs; what `fine_tune` returns and raises.
+
+    Args:
+        make: the loop, on the processes and the device that are handed to it.
+    """
     accelerator = _accelerator()
     device = accelerator.device
     reset_peak_memory(device)
     start = time.perf_counter()
-    loop = _Loop(accelerator, model, split, loss, params, soft_logits)
+    loop = make(accelerator)
     torch.manual_seed(seed + accelerator.process_index)  # dropout: the same for every regularizer
     loop.network.train()
     epochs = tqdm(range(params.epochs), desc="epochs", disable=not sys.stderr.isatty(), leave=False)
@@ -96,7 +105,7 @@ def _accelerator() -> Accelerator:
     return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
 
 
-class _Loop:
+class Loop:
     """One run of the loop: the model with its optimizer and schedule, and the rows on the device."""
 
     def __init__(
@@ -109,11 +118,16 @@ class _Loop:
         soft_logits: npt.NDArray[np.float32] | None,
     ) -> None:
         device = accelerator.device
-        self.accelerator, self.loss, self.params = accelerator, loss, params
+        self.loss = loss
         self.batches = Batcher(split, pad_token(model), device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.soft_logits = device_rows(_by_view(soft_logits), device)
-        self.steps = params.epochs * -(-len(split) // params.batch_size)
+        self._start(accelerator, model, params, len(split))
+
+    def _start(self, accelerator: Accelerator, model: torch.nn.Module, params: Model, rows: int) -> None:
+        """The model with its optimizer and schedule, for so many rows an epoch."""
+        self.accelerator, self.params = accelerator, params
+        self.steps = params.epochs * -(-rows // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)
         self.network, self.optimizer = accelerator.prepare(model, optimizer)
@@ -148,17 +162,21 @@ class _Loop:
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
         """What a device does in a step. No value is read here: that would wait for a GPU."""
-        labelled = int((batch.rows < len(self.labels)).sum())
-        labels = self.labels[batch.index[:labelled]]
-        soft_logits = self.soft_logits[self.batches.view][batch] if self.soft_logits else None
-        with autocast(self.params.precision, self.accelerator.device):
-            logits = self.network(**self.batches(batch)).logits
-        loss = self.loss(logits.float(), labels, soft_logits, progress) * weight
+        loss = self.loss_of(batch, progress) * weight
         self.accelerator.backward(loss)
         self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.detach()
+
+    def loss_of(self, batch: Batch, progress: float) -> Tensor:
+        """The mean loss of this process's rows of a batch."""
+        labelled = int((batch.rows < len(self.labels)).sum())
+        labels = self.labels[batch.index[:labelled]]
+        soft_logits = self.soft_logits[self.batches.view][batch] if self.soft_logits else None
+        with autocast(self.params.precision, self.accelerator.device):
+            logits = self.network(**self.batches(batch)).logits
+        return self.loss(logits.float(), labels, soft_logits, progress)
 
 
 def _by_view(soft_logits: npt.NDArray[np.float32] | None) -> list[Tensor]:

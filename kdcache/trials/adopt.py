@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from kdcache.errors import TrialError
-from kdcache.logits import LogitCache
+from kdcache.logits.opening import read_manifest
 from kdcache.study import Study
 from kdcache.system.files import read_json
 from kdcache.system.locks import exclusive
@@ -150,7 +150,7 @@ def _differs_in_code(name: str, kept: Mapping[str, Any], planned: Parts, folder:
 def _cached_by_other_code(plan: CachePlan) -> bool:
     different = False
     for place, prints in plan.caches.items():
-        kept = LogitCache(plan.folder / place).manifest.fingerprints
+        kept = read_manifest(plan.folder / place).fingerprints
         others = {name for name, value in prints.model_dump().items() if getattr(kept, name) != value}
         if others - {"code"}:
             raise TrialError(

@@ -8,14 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdcache.errors import TrialError
-from kdcache.logits import LogitCache
-from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.logits.opening import read_manifest
 from kdcache.system import processes
 from kdcache.system.files import remove_folder, sync_folder
 from kdcache.trials.layout import LOGITS, MODEL
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import finished_result
-from kdcache.trials.same import RunAll, first_difference
+from kdcache.trials.same import RunAll, kept_places, trial_difference
 from kdcache.trials.saved_models import why_no_model
 
 
@@ -50,18 +49,17 @@ def trained_again(plan: TrialPlan, folder: Path, run: RunAll, otherwise: str) ->
     Raises:
         TrialError: a logit differs; names the first row and class, and possible reasons.
     """
-    with_train = "train" in LogitCache(plan.folder / LOGITS).splits
+    with_train = "train" in (read_manifest(plan.folder / LOGITS).splits if kept_places(plan) else {})
     again = replace(plan, folder=folder, keep_train_logits=with_train, keep_model=True)
     if processes.is_main():
         shutil.rmtree(folder, ignore_errors=True)
     run([again])
-    for place in [PLAIN, *[VIEWS] * plan.keep_views] if processes.is_main() else []:
-        difference = first_difference(plan.folder / LOGITS / place, folder / LOGITS / place)
-        if difference is not None:
-            raise TrialError(
-                f"{plan.name}: trained again it is another model: {difference}; {otherwise}, since it is not the one "
-                f"that was scored. {_why_different(plan, again)}"
-            )
+    difference = trial_difference(plan, folder) if processes.is_main() else None
+    if difference is not None:
+        raise TrialError(
+            f"{plan.name}: trained again it is another model: {difference}; {otherwise}, since it is not the one "
+            f"that was scored. {_why_different(plan, again)}"
+        )
     return folder / MODEL
 
 

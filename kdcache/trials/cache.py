@@ -18,11 +18,15 @@ from kdcache.modelling.batches import Batcher, pad_token
 from kdcache.modelling.building import build_model
 from kdcache.modelling.inputs import Inputs
 from kdcache.modelling.predicting import logits_of
+from kdcache.modelling.tokens.building import build_causal_model
+from kdcache.modelling.tokens.inputs import DocumentInputs
 from kdcache.system.files import read_json, remove, write_json
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import INAPPLICABLE, TEACHER
 from kdcache.trials.plan import CachePlan
 from kdcache.trials.scores import score_logits
+from kdcache.trials.tokens.caching import write_distributions
+from kdcache.trials.tokens.checking import check_distributions
 
 Write = Callable[..., LogitCache]
 
@@ -32,6 +36,9 @@ def cache_logits(plan: CachePlan) -> None:
 
     A whole cache with the right fingerprints stays as it is.
     """
+    if plan.language_modelling:
+        _cache_distributions(plan)
+        return
     inputs = Inputs(PreparedTask(plan.task_folder), find_checkpoint(plan.model))
     model = build_model(inputs.checkpoint, inputs.card, plan.model.seed, inputs.preprocessor)
     if PartialState().is_main_process:
@@ -58,6 +65,19 @@ def cache_logits(plan: CachePlan) -> None:
             _write_rows(write, inputs, (UNLABELLED,), pad)
 
 
+def _cache_distributions(plan: CachePlan) -> None:
+    """A language model's distributions at every token of train and of the evaluated splits."""
+    inputs = DocumentInputs(PreparedTask(plan.task_folder), find_checkpoint(plan.model))
+    model = build_causal_model(inputs.checkpoint, inputs.card, plan.model.seed)
+    if PartialState().is_main_process:
+        _clear(plan)
+        write_json(plan.folder / TEACHER, read_json(plan.teacher_folder / TEACHER))
+    for place, prints in plan.caches.items():
+        splits = ("train", *inputs.card.evaluated)
+        run = f"teacher {plan.teacher}"
+        write_distributions(model, inputs, splits, plan.model, plan.folder / place, prints, run)
+
+
 def _clear(plan: CachePlan) -> None:
     """Remove caches that are no longer asked for, and the manifests of caches that have to be written again."""
     remove(plan.folder / INAPPLICABLE)
@@ -66,7 +86,10 @@ def _clear(plan: CachePlan) -> None:
             shutil.rmtree(plan.folder / place)
     for place, prints in plan.caches.items():
         try:
-            LogitCache(plan.folder / place, prints).verify("full")
+            if plan.language_modelling:
+                check_distributions(plan.folder / place, plan.model.estimate, prints)
+            else:
+                LogitCache(plan.folder / place, prints).verify("full")
         except CacheError:
             remove(plan.folder / place / MANIFEST)
 

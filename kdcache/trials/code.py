@@ -1,9 +1,10 @@
 """The part of an identity that stands for the code: a hash of all modules that compute values.
 
-For a logit cache all code in the packages `INFERENCE` counts, for a trained model all code in `TRAINING`; no list of
-files is kept by hand. Most refactorings do not change the hash: comments, docstrings, formatting, imports, the file or
-folder of a definition, and the order of definitions do not count. A changed number, operator, default, name or text
-does.
+The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
+kept by hand. What is in the rooms of `TOKENS` counts for language models alone, and so does the token cache's code.
+
+A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a definition is in,
+and the order of definitions do not count. A changed number, operator, default, name or text does.
 
 Method: each top-level definition of each module is written down separately, without docstrings and imports. An
 imported name is replaced by its full name: `F.kl_div` and `torch.nn.functional.kl_div` are the same. A name imported
@@ -27,17 +28,35 @@ from kdcache.hashing.fingerprint import of_json
 
 INFERENCE = ("kdcache.modelling", "kdcache.logits.predicting")
 TRAINING = (*INFERENCE, "kdcache.training")
+# What only language models use: rooms inside those above that count for nothing else, and the token cache's own code.
+TOKENS = ("kdcache.modelling.tokens", "kdcache.training.tokens")
+TOKEN_CACHE = "kdcache.logits.tokens"
 OURS = "kdcache"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def of_packages(names: Sequence[str]) -> str:
-    """A hash of the code of every module in the packages, and in the packages inside them.
+def of_training(tokens: bool) -> str:
+    """What trains a model: on labelled rows, or on every token of documents."""
+    return of_packages([*TRAINING, TOKEN_CACHE]) if tokens else of_packages(TRAINING, without=TOKENS)
+
+
+def of_inference(tokens: bool) -> str:
+    """What gives a trained model's logits of labelled rows, or its distributions at every token of documents."""
+    return of_packages([*INFERENCE, TOKEN_CACHE]) if tokens else of_packages(INFERENCE, without=TOKENS)
+
+
+def of_packages(names: Sequence[str], without: Sequence[str] = ()) -> str:
+    """What every module of the packages (and of the packages inside them) computes.
+
+    Args:
+        without: packages inside them that do not count.
 
     Raises:
         KdcacheError: a package or a module's source cannot be found or read.
     """
-    return _of_files(file for name in names for file in sorted(_folder(name).rglob("*.py")))
+    left_out = [_folder(name) for name in without]
+    files = (file for name in names for file in sorted(_folder(name).rglob("*.py")))
+    return _of_files(file for file in files if not any(folder in file.parents for folder in left_out))
 
 
 def of_module(name: str) -> str:

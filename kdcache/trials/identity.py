@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits import Fingerprints, LogitCache
+from kdcache.logits.format import Manifest
+from kdcache.logits.opening import open_cache
 from kdcache.logits.parquet import shard_content
 from kdcache.logits.places import PLAIN, UNLABELLED, VIEWS
 from kdcache.study import Model, Regularizer, Task
 from kdcache.tasks.card import TaskCard
 from kdcache.trials import code
 
-# Parameters that do not change a trial's numbers: names, and what is kept. The things named (a checkpoint's weights, a
-# teacher's logits) are in the identity by their fingerprints.
-NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher", "keep"}
+if TYPE_CHECKING:
+    from kdcache.logits.tokens import TokenCache
+
+# Parameters that name things, or say what is kept, without changing a trial's numbers: what names stand for (the
+# checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
+NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher", "keep", "cache"}
+# Keys that there were not always: they count where they are given, so that identities without them stay what they are.
+LATER = {"tail"}
 
 Parts = dict[str, Any]
 
@@ -38,7 +45,7 @@ def common_parts(card: TaskCard, checkpoint: Checkpoint, model: Model, function:
         "weights": checkpoint.weights_fingerprint,
         "preprocessing": _preprocessing(card, checkpoint),
         "recipe": model.model_dump(exclude=NAMES_ONLY | {"seed"}),
-        "code": code.of_packages(code.TRAINING),
+        "code": code.of_training(card.language_modelling),
         "function": code.of_module(function.split(":")[0]) if function else None,
     }
 
@@ -50,8 +57,17 @@ def training_parts(common: Mapping[str, Any], method: Regularizer, seed: int, *s
         common: see `common_parts`.
         soft_labels: for distillers, the contents of the caches to learn from, in order; see `content_of`.
     """
-    own = {"method": method.model_dump(exclude=NAMES_ONLY), "soft_labels": list(soft_labels), "seed": seed}
+    own = {
+        "method": method.model_dump(exclude=NAMES_ONLY | left_out(method)),
+        "soft_labels": list(soft_labels),
+        "seed": seed,
+    }
     return {**common, **own}
+
+
+def left_out(method: Regularizer) -> set[str]:
+    """The keys of a method that are not said where they are not given."""
+    return {key for key in LATER if getattr(method, key) is None}
 
 
 def identity_of(parts: Mapping[str, Any]) -> str:
@@ -69,13 +85,10 @@ def content_of(folder: Path) -> str:
         CacheError: there is no such cache, or a shard's footer is damaged.
     """
     try:
-        cache = LogitCache(folder)
-        manifest = cache.manifest
+        cache = open_cache(folder)
         content = {
-            "data": manifest.fingerprints.data,
-            "label_names": manifest.label_names,
-            "dtype": manifest.dtype,
-            "augmentation": manifest.augmentation and manifest.augmentation.model_dump(),
+            "data": cache.manifest.fingerprints.data,
+            **_labels(cache),
             "splits": {split: _contents(cache, split) for split in cache.splits},
         }
     except CacheError as error:
@@ -85,8 +98,20 @@ def content_of(folder: Path) -> str:
     return fingerprint.of_json(content)
 
 
-def _contents(cache: LogitCache, split: str) -> list[str]:
-    """The checksum of each shard's rows and logits, from the footers, which the manifest's checksums protect."""
+def _labels(cache: LogitCache | TokenCache) -> dict[str, Any]:
+    """What its soft labels are."""
+    manifest = cache.manifest
+    if isinstance(manifest, Manifest):
+        return {
+            "label_names": manifest.label_names,
+            "dtype": manifest.dtype,
+            "augmentation": manifest.augmentation and manifest.augmentation.model_dump(),
+        }
+    return manifest.own_metadata()
+
+
+def _contents(cache: LogitCache | TokenCache, split: str) -> list[str]:
+    """The checksum of each shard's rows and logits; the manifest protects the shards that have it in their footers."""
     return [shard_content(cache.path / shard.file) for shard in cache.manifest.splits[split].shards]
 
 
@@ -126,7 +151,7 @@ def logit_fingerprints(card: TaskCard, checkpoint: Checkpoint, weights: str) -> 
         data=card.fingerprint,
         weights=weights,
         preprocessing=_preprocessing(card, checkpoint),
-        code=code.of_packages(code.INFERENCE),
+        code=code.of_inference(card.language_modelling),
     )
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from kdcache.errors import CacheError, KdcacheError, TrialError
 from kdcache.logits import LogitCache
 from kdcache.logits.places import BESIDE, VIEWS
 from kdcache.system.files import read_json, remove, remove_folder
-from kdcache.trials.layout import LOGITS, MODEL, SEED_FOLDER, TEACHER
+from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, SEED_FOLDER, TEACHER
 from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.saved_models import teacher_files, why_no_model
 from kdcache.trials.store import Store
+from kdcache.trials.tokens.checking import check_all, check_distributions, check_trial
 
 log = logging.getLogger(__name__)
 CHANGED = "its identity changed: other data, parameters, weights or code"
@@ -45,7 +47,10 @@ def why_cache(plan: CachePlan) -> str | None:
         return f"{', '.join(left)} is no longer asked for"
     try:
         for place, prints in plan.caches.items():
-            LogitCache(plan.folder / place, prints).verify("full")
+            if plan.language_modelling:
+                check_distributions(plan.folder / place, plan.model.estimate, prints)
+            else:
+                LogitCache(plan.folder / place, prints).verify("full")
         if read_json(plan.folder / TEACHER) != read_json(plan.teacher_folder / TEACHER):
             return "the teacher was trained again"
     except KdcacheError as error:
@@ -117,6 +122,8 @@ def why_stale(folder: Path, plan: TrialPlan | None) -> str | None:
             return "interrupted before it was finished"
         if result.identity != plan.identity:
             return CHANGED
+        if plan.language_modelling:
+            return _why_no_likelihoods(folder, plan)
         return _why_no_logits(folder / LOGITS, plan)
     except (TrialError, CacheError) as error:
         return str(error)
@@ -129,6 +136,11 @@ def _why_no_logits(folder: Path, plan: TrialPlan) -> str | None:
         LogitCache(folder / VIEWS).verify("full")
     lacking = [split for split in plan.splits if split not in cache.splits]
     return f"has no logits of {', '.join(lacking)}, which Self-KD now asks for" if lacking else None
+
+
+def _why_no_likelihoods(folder: Path, plan: TrialPlan) -> str | None:
+    check_trial(replace(plan, folder=folder))
+    return None
 
 
 def _take(store: Store, plan: TrialPlan) -> bool:
@@ -147,7 +159,10 @@ def _put_aside(store: Store, folder: Path) -> None:
     try:
         result = read_result(folder) if folder.is_dir() else None
         if result is not None:
-            LogitCache(folder / LOGITS).verify("full")
+            if (folder / LIKELIHOODS).is_dir():
+                check_all(folder)
+            else:
+                LogitCache(folder / LOGITS).verify("full")
             store.put("trials", result.identity, folder)
     except KdcacheError:
         return  # damaged: of no use to anybody

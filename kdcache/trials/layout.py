@@ -10,6 +10,7 @@ RESULT = "result.json"  # of a finished trial
 TEACHER = "teacher.json"  # of a finished teacher; also beside its logits
 COST = "cost.json"  # of either: time and memory, which are no part of a result
 LOGITS = "logits"  # a trial's own logit cache
+LIKELIHOODS = "likelihoods"  # of a language model's trial: of every token of the evaluated splits
 MODEL = "model"  # a trial's trained model, where it is kept
 STUDENT, CARD = "student.json", "README.md"  # of a kept model: its record, and its card
 INAPPLICABLE = "not-applicable.json"

@@ -20,7 +20,7 @@ def model_card(result: TrialResult, task: PreparedTask, scores: Mapping[str, flo
         scores: the trial's, as fractions 0..1; see `trial_scores`.
         folder: the saved model's folder.
     """
-    pipeline = f"{task.card.modality}-classification"
+    pipeline = "text-generation" if task.card.language_modelling else f"{task.card.modality}-classification"
     kdcache = installed(["kdcache"]).get("kdcache", "unknown")
     facts = {
         "task": result.task,
@@ -34,11 +34,12 @@ def model_card(result: TrialResult, task: PreparedTask, scores: Mapping[str, flo
         "trained with": f"kdcache {kdcache}, " + ", ".join(" ".join(one) for one in result.versions.items()),
         "computed in": f"{result.precision} on {result.device}",
     }
+    rows = "documents" if task.card.language_modelling else "rows"
     blocks = [
         f"---\nlibrary_name: transformers\npipeline_tag: {pipeline}\ntags: [kdcache]\n---",
         f"# {result.student}, {result.regularizer}, on {result.task}",
         f"A {result.family} model, fine-tuned in a study with kdcache.",
-        "## Scores\n\nOn the rows of validation, as in the study's metrics/trials.csv"
+        f"## Scores\n\nOn the {rows} of validation, as in the study's metrics/trials.csv"
         + (" (a score's ending names a further split)." if len(task.card.evaluated) > 1 else "."),
         _table(("metric", "score"), {name: f"{value:.6g}" for name, value in scores.items()}),
         "## Use",
@@ -77,6 +78,8 @@ def _example(pipeline: str, task: PreparedTask, folder: Path) -> str:
             "# its images are grey: a pipeline makes every picture RGB, but leaves an array [height, width, 1]\n"
             'classify(np.asarray(Image.open("image.png").convert("L"))[..., None])'
         )
+    if task.card.language_modelling:
+        return f'{start}\n\ncontinue_text = pipeline("{pipeline}", "FOLDER")\ncontinue_text("The government said")'
     row = '"a text"'
     if "text_pair" in task.rows("validation").column_names:
         row = f'{{"text": "one text", "text_pair": "{_between(read_json(folder / "tokenizer_config.json"))}another"}}'

@@ -49,6 +49,7 @@ class TrialPlan:
     keep_views: bool = False  # beside the train logits, keep those of every augmented view
     parts: Parts = field(default_factory=dict)  # the parts of the identity
     keep_model: bool = False  # keep the trained model; not part of the identity
+    language_modelling: bool = False  # the rows are documents: keep likelihoods, and learn from distributions
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -72,6 +73,7 @@ class TeacherPlan:
     teacher: str
     model: Teacher
     parts: Parts = field(default_factory=dict)
+    language_modelling: bool = False
 
     @property
     def name(self) -> str:
@@ -89,6 +91,7 @@ class CachePlan:
     model: Teacher  # the teacher after training: its checkpoint is the trained model
     teacher_folder: Path
     caches: dict[str, Fingerprints]  # by place in the folder, see `teacher_caches`
+    language_modelling: bool = False
 
     @property
     def name(self) -> str:
@@ -128,6 +131,7 @@ class Planner:
             teacher=name,
             model=model,
             parts=parts,
+            language_modelling=self._task(task).card.language_modelling,
         )
 
     def cache(self, task: str, name: str) -> CachePlan:
@@ -139,9 +143,10 @@ class Planner:
         taught = self.layout.teacher(task, name)
         trained = trained_teacher(self.study.teacher(task, name), taught)
         checkpoint = find_checkpoint(trained)
-        caches = teacher_caches(self._task(task).card, checkpoint, checkpoint.weights)
-        folder = self.layout.cache(task, name)
-        return CachePlan(folder, task, self.layout.task(task), name, trained, taught, caches)
+        card = self._task(task).card
+        caches = teacher_caches(card, checkpoint, checkpoint.weights)
+        place = self.layout.cache(task, name), task, self.layout.task(task)
+        return CachePlan(*place, name, trained, taught, caches, card.language_modelling)
 
     def trials(self, task: str, student: str, regularizer: str) -> list[TrialPlan]:
         """A plan for each seed that the configuration has now.
@@ -179,12 +184,18 @@ class Planner:
             method=method,
             seed=seed,
             soft_labels=soft_labels,
-            keep_train_logits=is_baseline,
+            keep_train_logits=is_baseline and (self._is_learned_from or not card.language_modelling),
             evaluated=card.evaluated,
             keep_views=is_baseline and card.augment is not None,
             parts=parts,
             keep_model=model.keeps(seed),
+            language_modelling=card.language_modelling,
         )
+
+    @property
+    def _is_learned_from(self) -> bool:
+        """Whether Self-KD learns from the baselines' own outputs."""
+        return any(method.soft_labels == "self" for method in self.study.methods().values())
 
     def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
         """The caches that a distiller learns from: its teachers', or (Self-KD) that of the seed's baseline trial."""

@@ -1,4 +1,4 @@
-"""Run one trial: train the student, write its logits, and write its result last."""
+"""Run one trial of a student: train it, keep its logits or likelihoods, and write its result last."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from kdcache.system.files import remove
 from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
-from kdcache.trials.identity import logit_fingerprints
+from kdcache.trials.identity import left_out, logit_fingerprints
 from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
 from kdcache.trials.saving import save_student
+from kdcache.trials.tokens.running import run_on_documents
 
 Logits = npt.NDArray[np.float32]
 
@@ -36,22 +37,29 @@ def run_trial(plan: TrialPlan) -> None:
         KdcacheError: the task was prepared anew meanwhile, the logits to learn from are of other rows, or training
             failed.
     """
+    inputs, trained, run = run_on_documents(plan) if plan.language_modelling else _run_on_rows(plan)
+    if not PartialState().is_main_process:
+        return
+    write_cost(plan.folder, training_cost(run))
+    result = _result(plan, inputs, run)
+    if plan.keep_model:
+        save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
+    write_result(plan.folder, result)
+
+
+def _run_on_rows(plan: TrialPlan) -> tuple[Inputs, Any, Training]:
+    """Train one trial on labelled rows and keep its logits."""
     inputs = open_inputs(plan.task_folder, plan.model, plan.data)
     trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
     start = time.perf_counter()
     how = plan.model.batch_size, plan.model.precision
     logits = {split: predict(trained, inputs.rows(split), *how) for split in plan.splits}
     views = predict_views(trained, inputs.training_rows(), *how) if plan.keep_views else None
-    if not PartialState().is_main_process:
-        return
-    remove(plan.folder / RESULT)
-    cost = _prediction_cost(time.perf_counter() - start, sum(map(len, logits.values())), plan.name)
-    _write_logits(plan, inputs, logits, views, cost)
-    write_cost(plan.folder, training_cost(run))
-    result = _result(plan, inputs, run)
-    if plan.keep_model:
-        save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
-    write_result(plan.folder, result)
+    if PartialState().is_main_process:
+        remove(plan.folder / RESULT)
+        cost = _prediction_cost(time.perf_counter() - start, sum(map(len, logits.values())), plan.name)
+        _write_logits(plan, inputs, logits, views, cost)
+    return inputs, trained, run
 
 
 def training_cost(run: Training) -> TrialCost:
@@ -75,7 +83,10 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
-        params={"student": plan.model.model_dump(exclude={"keep"}), "regularizer": plan.method.model_dump()},
+        params={
+            "student": plan.model.model_dump(exclude={"keep", "cache"}),
+            "regularizer": plan.method.model_dump(exclude=left_out(plan.method)),
+        },
         steps=run.steps,
         losses=run.losses,
         device=run.device,

@@ -13,9 +13,12 @@ import numpy as np
 from kdcache.checkpoints.fingerprints import of_weights
 from kdcache.errors import TrialError
 from kdcache.logits import LogitCache
+from kdcache.logits.manifests import kind_of
 from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.logits.tokens.cache import TokenCache
 from kdcache.system.files import read_json
 from kdcache.trials.layout import LOGITS, TEACHER
+from kdcache.trials.likelihoods import document_difference, path_of, read_documents
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
 from kdcache.trials.result import finished_result
 
@@ -43,8 +46,7 @@ def check_same(
         run(again)
         for plan, other in zip(trials, again, strict=True):
             check_losses(plan.name, finished_result(plan.folder).losses, finished_result(other.folder).losses)
-            for place in [PLAIN, *[VIEWS] * plan.keep_views]:
-                check_logits(plan.name, plan.folder / LOGITS / place, other.folder / LOGITS / place)
+            _check(plan.name, trial_difference(plan, other.folder))
 
 
 def _check_teachers(folder: Path, teachers: Sequence[TeacherPlan], caches: Sequence[CachePlan]) -> None:
@@ -63,7 +65,7 @@ def _check_teachers(folder: Path, teachers: Sequence[TeacherPlan], caches: Seque
         other = replace(cache, folder=folder / f"cache-{place}")
         cache_logits(other)
         for part in cache.caches:
-            check_logits(cache.name, cache.folder / part, other.folder / part)
+            _check(cache.name, first_difference(cache.folder / part, other.folder / part))
 
 
 def check_losses(name: str, kept: Sequence[float], now: Sequence[float]) -> None:
@@ -83,19 +85,36 @@ def _at(values: Sequence[float], epoch: int) -> str:
     return repr(values[epoch - 1]) if epoch <= len(values) else "not there"
 
 
-def check_logits(name: str, kept: Path, now: Path) -> None:
-    """Compare the logits of two caches.
+def kept_places(plan: TrialPlan) -> list[str]:
+    """The caches that a finished trial keeps in its folder of logits; a language model's only where it is learned."""
+    if plan.language_modelling and not (plan.folder / LOGITS).exists():
+        return []
+    return [PLAIN, *[VIEWS] * plan.keep_views]
 
-    Raises:
-        TrialError: a logit differs; names the first row and class.
+
+def trial_difference(plan: TrialPlan, again: Path) -> str | None:
+    """What of a trial comes out otherwise in another folder, in words; None when every bit is the same."""
+    pairs = [(plan.folder / LOGITS / place, again / LOGITS / place) for place in kept_places(plan)]
+    differences = [first_difference(*pair) for pair in pairs]
+    for split in plan.evaluated if plan.language_modelling else ():
+        both = (read_documents(path_of(folder, split)) for folder in (plan.folder, again))
+        differences.append(document_difference(split, *both))
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _check(name: str, difference: str | None) -> None:
     """
-    difference = first_difference(kept, now)
+    Raises:
+        TrialError: names the first row whose logit, distribution or likelihood is another.
+    """
     if difference is not None:
         raise TrialError(f"{name}: the code computes something else: {difference}; nothing is stamped")
 
 
 def first_difference(kept: Path, now: Path) -> str | None:
-    """The first difference between the logits of two caches, in words; None if every bit is the same."""
+    """The first row whose logit is another in a second cache, in words; None when every bit is the same."""
+    if kind_of(kept) == "tokens":
+        return _token_difference(TokenCache(kept), TokenCache(now))
     before, after = LogitCache(kept), LogitCache(now)
     if before.splits != after.splits:
         return f"kept are logits of {before.splits}, now there are those of {after.splits}"
@@ -110,4 +129,21 @@ def first_difference(kept: Path, now: Path) -> str | None:
                 f"{split}, row id {a.ids[at[0]]}, logit {list(at[1:])} was {a.logits[at]}, it is now "
                 f"{b.logits[at]}"
             )
+    return None
+
+
+def _token_difference(before: TokenCache, after: TokenCache) -> str | None:
+    if before.splits != after.splits:
+        return f"kept are distributions of {before.splits}, now there are those of {after.splits}"
+    for split in before.splits:
+        a, b = before.split(split), after.split(split)
+        if not np.array_equal(a.ids, b.ids) or not np.array_equal(a.row_hashes, b.row_hashes):
+            return f"the distributions of {split} are of other sequences now"
+        for name, column in a.columns.items():
+            other = b.columns[name]
+            same = np.array_equal(column.lengths, other.lengths) and np.array_equal(
+                column.values, other.values
+            )
+            if not same:
+                return f"{split}: {name} of the distributions is not what it was"
     return None

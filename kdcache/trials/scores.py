@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 
 from kdcache.logits import LogitCache
 from kdcache.tasks import scoring
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import LOGITS
+from kdcache.trials.likelihoods import Documents, path_of, read_documents
 
 
 def score_logits(
@@ -23,14 +25,41 @@ def score_logits(
     return scoring.score(logits, labels, names, card.regression, card.positive_class)
 
 
+def score_documents(documents: Documents, task: PreparedTask, split: str) -> dict[str, float]:
+    """Every score of a language model on a split: nll, bits_per_byte and ece; see `scoring.score_tokens`."""
+    size = int(bytes_of(task, split).sum())
+    tokens = documents.nll.values, documents.confidence.values, documents.right.values
+    return scoring.score_tokens(*tokens, size)
+
+
+def bytes_of(task: PreparedTask, split: str) -> npt.NDArray[np.int64]:
+    """How many bytes each document of a split has, in UTF-8."""
+    texts = task.rows(split, ["text"])["text"]
+    return np.asarray(pc.binary_length(texts).to_numpy(), dtype=np.int64)
+
+
 def trial_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
-    """A finished trial's scores on every evaluated split, from its logits; every row is checked.
+    """A finished trial's scores on every evaluated split, from its logits or likelihoods; every row is checked.
 
     Scores on validation are named by their metric, those on a further split `<metric>_<split>`.
 
     Raises:
-        CacheError: the logits are missing, damaged, or of other rows.
+        CacheError: what the trial keeps is missing, damaged, or of other rows.
     """
+    return _document_scores(trial, task) if task.card.language_modelling else _row_scores(trial, task)
+
+
+def _document_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
+    scores = {}
+    for split in task.card.evaluated:
+        hashes = task.rows(split, ["row_hash"])["row_hash"].to_numpy()
+        documents = read_documents(path_of(trial, split), hashes)
+        for metric, value in score_documents(documents, task, split).items():
+            scores[named(metric, split)] = value
+    return scores
+
+
+def _row_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
     cache, scores = LogitCache(trial / LOGITS), {}
     for split in task.card.evaluated:
         rows = task.rows(split, ["id", "row_hash", "label"])

@@ -8,15 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from kdcache.logits import LogitCache
-from kdcache.logits.places import PLAIN, VIEWS
+from kdcache.logits.opening import read_manifest
 from kdcache.logits.restamp import restamped
 from kdcache.system.files import copy_folder, read_json, write_atomically, write_json
 from kdcache.trials import code
 from kdcache.trials.identity import Parts
-from kdcache.trials.layout import CARD, COST, LOGITS, MODEL, STUDENT, TEACHER
+from kdcache.trials.layout import CARD, COST, LIKELIHOODS, LOGITS, MODEL, STUDENT, TEACHER
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
 from kdcache.trials.result import Adopted, finished_result, write_result
+from kdcache.trials.same import kept_places
 from kdcache.trials.saved_models import model_files, why_no_model
 
 
@@ -55,9 +55,11 @@ def _write_cache(plan: CachePlan, new: Path) -> None:
 
 def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
     result = finished_result(plan.folder)
-    for place in [PLAIN, *[VIEWS] * plan.keep_views]:
-        kept = LogitCache(plan.folder / LOGITS / place).manifest.fingerprints
-        changes = {"weights": plan.identity, "code": code.of_packages(code.INFERENCE)}
+    if plan.language_modelling:
+        copy_folder(plan.folder / LIKELIHOODS, new / LIKELIHOODS)
+    for place in kept_places(plan):
+        kept = read_manifest(plan.folder / LOGITS / place).fingerprints
+        changes = {"weights": plan.identity, "code": code.of_inference(plan.language_modelling)}
         restamped(plan.folder / LOGITS / place, new / LOGITS / place, kept.model_copy(update=changes))
     if (plan.folder / COST).is_file():
         shutil.copy2(plan.folder / COST, new / COST)

@@ -23,6 +23,7 @@ from kdcache.trials.run import training_cost
 from kdcache.trials.saved_models import teacher_files
 from kdcache.trials.saving import save_checkpoint
 from kdcache.trials.scores import named, score_logits
+from kdcache.trials.tokens.running import teach_on_documents
 
 
 def teach(plan: TeacherPlan) -> dict[str, Any]:
@@ -32,8 +33,9 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
     model = plan.model
-    inputs = open_inputs(plan.task_folder, model, plan.data)
-    trained, run = learn(inputs, model, Regularizer(), model.seed)
+    inputs, trained, run, scores = (
+        teach_on_documents(plan) if plan.language_modelling else _teach_on_rows(plan)
+    )
     result = {
         "identity": plan.identity,
         "parts": plan.parts,
@@ -41,8 +43,8 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
         "teacher": plan.teacher,
         "family": inputs.checkpoint.family,
         "commit": inputs.checkpoint.commit,
-        "params": model.model_dump(),
-        "metrics": _scores(trained, inputs, model),
+        "params": model.model_dump(exclude={"cache"}),
+        "metrics": scores,
         "steps": run.steps,
         "losses": run.losses,
         "device": run.device,
@@ -52,6 +54,12 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)
     return result
+
+
+def _teach_on_rows(plan: TeacherPlan) -> tuple[Inputs, Any, Training, dict[str, float]]:
+    inputs = open_inputs(plan.task_folder, plan.model, plan.data)
+    trained, run = learn(inputs, plan.model, Regularizer(), plan.model.seed)
+    return inputs, trained, run, _scores(trained, inputs, plan.model)
 
 
 def _scores(trained: Any, inputs: Inputs, model: Teacher) -> dict[str, float]:

@@ -27,7 +27,7 @@ def test_equivalent_is_taken_back_where_nobody_learned() -> None:
     assert list(after["verdict"]) == ["inconclusive", "better"]
     assert after["outcome"]["smooth"] == "nothing learned"
     assert after["note"]["smooth"].endswith(
-        "no seed of either scores more than one answer for every row, 47.3"
+        "no seed of either does better than one answer for every row, 47.3"
     )
     same = [column for column in before.columns if column not in ("verdict", "outcome", "note")]
     assert after[same].equals(before[same])

@@ -17,7 +17,7 @@ ONE = [
     ({"tasks.news.source": {"builtin": "digits", "hub": "a/b", "revision": "x"}},
      "tasks.news.source: give exactly one of builtin, files, folder, saved, hub; found builtin, hub"),
     ({"tasks.news.source": {"builtin": "imagenet"}},
-     "tasks.news.source.builtin: Input should be 'bbc_headlines' or 'digits', found 'imagenet'"),
+     "tasks.news.source.builtin: Input should be 'bbc_headlines', 'bbc_articles' or 'digits', found 'imagenet'"),
     ({"tasks.news.source": {"hub": "nyu-mll/glue", "name": "rte"}},
      "tasks.news.source: a hub source needs a pinned"),
     ({"tasks.news.source": {"builtin": "digits", "revision": "x"}},

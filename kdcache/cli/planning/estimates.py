@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from kdcache.cli.planning.plan import Plan
 from kdcache.cli.planning.runs import STATES, Job, Run, Size
-from kdcache.logits import LogitCache
+from kdcache.logits.opening import open_cache
 from kdcache.study import Student, Study
 
 ROW_BYTES = 16  # id and row hash of a cached row
@@ -41,10 +41,11 @@ def measured(job: Job) -> Speed | None:
         if run.state in ("done", "unkept", "unchecked")
         and run.finished
         and run.finished["seconds"] is not None
+        and run.finished["steps"]  # none, where a teacher stays as its checkpoint is
     ]
     if not finished_runs:
         return None
-    costs = [LogitCache(logits).cost for _, logits in finished_runs]
+    costs = [open_cache(logits).cost if logits.exists() else None for _, logits in finished_runs]
     return Speed(
         step=fmean(finished["seconds"] / finished["steps"] for finished, _ in finished_runs),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),

@@ -17,13 +17,13 @@ from kdcache.checkpoints.find import find_local
 from kdcache.cli.planning.runs import Job, Run, Size, State
 from kdcache.cli.planning.tuning import tuning_jobs
 from kdcache.errors import CacheError, KdcacheError, TaskError
-from kdcache.logits import LogitCache
+from kdcache.logits.opening import open_cache
 from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.system.files import read_json
 from kdcache.tasks.card import CARD, TaskCard, read_card
 from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
-from kdcache.trials.layout import LOGITS, MODEL, TEACHER, trial_folder
+from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_cost, read_result
 
 
@@ -76,6 +76,7 @@ def _outdated(card: TaskCard, task: Task) -> bool:
     noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
     drawn = rest or any("train_size" in reason for reason in card.dropped)
     values = {
+        "kind": card.kind,
         "has_unlabelled": card.unlabelled is not None,
         "unlabelled": "rest" if rest else None,
         "max_length": card.max_length,
@@ -109,6 +110,9 @@ def _notes(
         if size is None:
             fix = f"dvc repro prepare@{task}, or --rows"
             yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
+        elif study.tasks[task].language_modelling:
+            why = "how many packed sequences its documents are, each model's tokenizer says"
+            yield f"task {task}: {why}, so its steps are unknown"
         elif size.unlabelled is None and study.tasks[task].has_unlabelled:
             yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
     absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
@@ -146,9 +150,14 @@ class _Lookup:
     def _steps(self, model: Model, method: Regularizer) -> int | None:
         """Optimizer steps of a run: every epoch has each row once, and unlabelled rows too if the method uses them."""
         more = self._unlabelled if method.unlabelled == "use" else 0
-        if self.size is None or more is None:
+        if self.size is None or more is None or self._documents:
             return None
         return model.epochs * math.ceil((self.size.train + more) / model.batch_size)
+
+    @property
+    def _documents(self) -> bool:
+        """Whether the rows are documents, of which not logits but likelihoods are kept."""
+        return self.study.tasks[self.task].language_modelling
 
     @property
     def views(self) -> int:
@@ -193,7 +202,7 @@ class _Lookup:
         if record is not None:
             state = _state(record["identity"], self._identity(teacher, Regularizer(), teacher.seed))
         steps, more = self._steps(teacher, Regularizer()), self._unlabelled
-        if self.size is None or more is None:
+        if self.size is None or more is None or self._documents:
             return Run(state, steps, None, None, record, folder)
         kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
         return Run(state, steps, kept + self.size.evaluated, kept, record, folder)  # scored once, then cached
@@ -212,7 +221,7 @@ class _Lookup:
     def _trial(self, name: str, student: Student, method: str, seed: int, own: Run | None = None) -> Run:
         folder = trial_folder(self.data / "trials" / self.task / name / method, seed)
         student, how = self.study.as_tuned(self.task, name, method)
-        result = _result(folder, self._parts if own is None else (PLAIN,))
+        result = _result(folder, self._parts if own is None else (PLAIN,), self._documents)
         state: State = "missing"
         if result is not None:
             state = self._trial_state(result, student, how, seed, own)
@@ -220,7 +229,7 @@ class _Lookup:
             state = "unkept"
         finished = _finished(folder, result.model_dump()) if result else None
         kept = None
-        if self.size is not None:
+        if self.size is not None and not self._documents:
             kept = self.size.evaluated + (self._train_logits if own is None else 0)
         return Run(state, self._steps(student, how), kept, kept, finished, folder / LOGITS)
 
@@ -278,20 +287,21 @@ def _record(folder: Path) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "identity" in record else None
 
 
-def _result(folder: Path, parts: Sequence[str]) -> TrialResult | None:
+def _result(folder: Path, parts: Sequence[str], documents: bool) -> TrialResult | None:
     """A trial's result; None if there is none that a stage would keep."""
     try:
         result = read_result(folder)
     except KdcacheError:
         return None
-    return result if result is not None and _whole(folder / LOGITS, parts) else None
+    there = (folder / LIKELIHOODS).is_dir() if documents else _whole(folder / LOGITS, parts)
+    return result if result is not None and there else None
 
 
 def _whole(folder: Path, parts: Sequence[str]) -> bool:
     """Whether all caches of a folder of logits exist."""
     try:
         for part in parts:
-            LogitCache(folder / part).verify("quick")
+            open_cache(folder / part).verify("quick")
     except CacheError:
         return False
     return True

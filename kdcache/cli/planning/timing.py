@@ -67,6 +67,10 @@ def _architecture(model: Model) -> Model:
 
 
 def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
+    if task.language_modelling:
+        return (
+            f"not timed: {job.task} is language modelling, and how many sequences it has its tokenizer says"
+        )
     folder = data / "tasks" / job.task
     prepared = prepared_card(task, folder)
     card = prepared or _stand_in(job.task, task, size)

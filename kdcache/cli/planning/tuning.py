@@ -101,10 +101,14 @@ class _Lookup:
 
     def _rows(self) -> int | None:
         """How many rows' logits a teacher or a baseline's trial keeps, without views and unlabelled rows."""
-        return None if self.size is None else self.size.train
+        return None if self.size is None or self._documents else self.size.train
+
+    @property
+    def _documents(self) -> bool:
+        return self.study.tasks[self.task].language_modelling
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:
-        if self.size is None or self.held is None:
+        if self.size is None or self.held is None or self._documents:
             return None
         more = self.size.unlabelled if method.unlabelled == "use" else 0
         if more is None:

@@ -42,8 +42,9 @@ def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> Ta
     Raises:
         TaskError: there are too few train rows, or the task's files are damaged.
     """
-    train = task.rows(TRAIN, ["row_hash", "label"])
-    held = held_out_rows(train["label"].to_numpy(), fraction, seed, task.card.regression)
+    train = task.rows(TRAIN, ["row_hash", *(["label"] if task.card.classes else [])])
+    labels = train["label"].to_numpy() if task.card.classes else np.zeros(train.num_rows)
+    held = held_out_rows(labels, fraction, seed, task.card.regression)
     rest = np.setdiff1d(np.arange(train.num_rows), held)
     if not len(held) or not len(rest):
         raise TaskError(
@@ -69,7 +70,7 @@ def held_out_rows(labels: npt.NDArray[Any], fraction: float, seed: int, regressi
 
 def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dict[str, Any]) -> TaskCard:
     hashes = {split: train["row_hash"].to_numpy()[at] for split, at in rows.items()}
-    labels = {split: train["label"].to_numpy()[at] for split, at in rows.items()}
+    labels = {split: train["label"].to_numpy()[at] for split, at in rows.items() if card.classes}
     names, counts = card.label_names, {split: len(at) for split, at in rows.items()}
     if UNLABELLED in card.rows:
         counts[UNLABELLED] = card.rows[UNLABELLED]
@@ -82,17 +83,15 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
         "source": source,
         "dropped": {},
         "shared_rows": len(np.intersect1d(*hashes.values())),
-        "label_noise": None,  # it is not known here how many wrong labels each side got
-        "fingerprint": rows_fingerprint(card.modality, card.regression, names, hashes),
+        "label_noise": None,  # how many wrong labels came to which side is not known here
+        "fingerprint": rows_fingerprint(card.modality, card.regression, names, hashes, card.kind),
     }
     return card.model_copy(update=changes)
 
 
 def _is_there(folder: Path, card: TaskCard) -> bool:
     whole = all((folder / f"{split}.parquet").is_file() for split in card.rows)
-    return (
-        whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.model_dump(mode="json")
-    )
+    return whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:
@@ -104,7 +103,7 @@ def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: Tas
     if UNLABELLED in card.rows:
         copied = task.folder / f"{UNLABELLED}.parquet"
         files.write_atomically(folder / copied.name, partial(shutil.copyfile, copied))
-    files.write_json(folder / CARD, card.model_dump(mode="json"))
+    files.write_json(folder / CARD, card.content)
 
 
 def _write_rows(source: Path, rows: Indices, path: Path) -> None:

@@ -118,7 +118,7 @@ def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> l
 
 
 def _tune_one(trying: Trying, name: Configuration) -> Tuned:
-    tuning = declared(trying.study)
+    tuning = declared(trying.study).with_metric(trying.metric(name[0]))
     tried = search(tuning, name[2], partial(trying.scores, name))
     metric = trying.metric(name[0])
     tuned = Tuned(name, tried, best(tried, tuning.lower_is_better), metric)

@@ -1,0 +1,59 @@
+"""Whether what a language model's trial or teacher keeps is whole, and what is asked for now. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdcache.errors import CacheError
+from kdcache.logits import Fingerprints
+from kdcache.logits.tokens.cache import TokenCache
+from kdcache.logits.tokens.estimators import KINDS, Estimator
+from kdcache.study.estimates import TokenEstimate
+from kdcache.trials.layout import LIKELIHOODS, LOGITS
+from kdcache.trials.likelihoods import path_of, read_documents
+from kdcache.trials.plan import TrialPlan
+
+
+def estimator_of(estimate: TokenEstimate) -> Estimator:
+    """The estimator that params.yaml declares."""
+    return KINDS[estimate.estimator](**estimate.values)
+
+
+def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerprints | None = None) -> None:
+    """Look for damage in a token cache, and for another estimator than the one that is declared.
+
+    Raises:
+        CacheError: it is damaged, of other fingerprints, or holds something else.
+    """
+    cache = TokenCache(folder, expect)
+    cache.verify("full")
+    kept, wanted = cache.manifest.estimator, estimator_of(estimate).facts()
+    if kept != wanted or cache.manifest.temperature != estimate.temperature:
+        raise CacheError(
+            f"{folder}: stored is {kept} at temperature {cache.manifest.temperature:g}, declared {wanted} at "
+            f"{estimate.temperature:g}"
+        )
+
+
+def check_all(folder: Path) -> None:
+    """Look for damage in all that a finished trial keeps, whatever it is asked for now.
+
+    Raises:
+        CacheError: something is damaged.
+    """
+    for path in (folder / LIKELIHOODS).iterdir():
+        read_documents(path)
+    if (folder / LOGITS).exists():
+        TokenCache(folder / LOGITS).verify("full")
+
+
+def check_trial(plan: TrialPlan) -> None:
+    """Look for damage in what a finished trial keeps: its likelihoods, and its own distributions if they are learned.
+
+    Raises:
+        CacheError: something is missing or damaged.
+    """
+    for split in plan.evaluated:
+        read_documents(path_of(plan.folder, split))
+    if plan.keep_train_logits:
+        check_distributions(plan.folder / LOGITS, plan.model.estimate)

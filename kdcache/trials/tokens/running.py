@@ -1,0 +1,60 @@
+"""Run one trial of a language model, or make a teacher of one: train it, and keep what it says of every token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+
+from kdcache.logits.tokens.rows import Ragged
+from kdcache.modelling.tokens.inputs import DocumentInputs, open_documents
+from kdcache.modelling.tokens.likelihoods import token_likelihoods
+from kdcache.study import Model, Regularizer
+from kdcache.system.files import remove
+from kdcache.training.loop import Training
+from kdcache.training.tokens.learning import learn_tokens
+from kdcache.trials.identity import logit_fingerprints
+from kdcache.trials.layout import LOGITS, RESULT
+from kdcache.trials.likelihoods import Documents, path_of, write_documents
+from kdcache.trials.plan import TeacherPlan, TrialPlan
+from kdcache.trials.scores import named, score_documents
+from kdcache.trials.tokens.caching import write_distributions
+
+
+def run_on_documents(plan: TrialPlan) -> tuple[DocumentInputs, Any, Training]:
+    """Train one trial and keep its likelihoods; of a baseline that Self-KD learns from its own distributions too."""
+    inputs = open_documents(plan.task_folder, plan.model, plan.data)
+    trained, run = learn_tokens(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
+    found = {split: documents_of(trained, inputs, split, plan.model) for split in plan.evaluated}
+    if PartialState().is_main_process:
+        remove(plan.folder / RESULT)
+    if plan.keep_train_logits:
+        prints = logit_fingerprints(inputs.card, inputs.checkpoint, weights=plan.identity)
+        write_distributions(trained, inputs, ["train"], plan.model, plan.folder / LOGITS, prints, plan.name)
+    if PartialState().is_main_process:
+        for split, documents in found.items():
+            write_documents(path_of(plan.folder, split), documents)
+    return inputs, trained, run
+
+
+def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model) -> Documents:
+    """What a trained model says of a split's documents."""
+    packed = inputs.packed(split)
+    found = token_likelihoods(network, packed, inputs.vocabulary, model.batch_size)
+    lengths = np.bincount(packed.document, minlength=packed.documents)
+    hashes = inputs.task.rows(split, ["row_hash"])["row_hash"].to_numpy()
+    columns = (found.nll, found.confidence, found.right)
+    return Documents(hashes, *(Ragged(column, lengths) for column in columns))
+
+
+def teach_on_documents(plan: TeacherPlan) -> tuple[DocumentInputs, Any, Training, dict[str, float]]:
+    """Fine-tune a teacher, for no epoch at all if so declared; with its scores."""
+    inputs = open_documents(plan.task_folder, plan.model, plan.data)
+    trained, run = learn_tokens(inputs, plan.model, Regularizer(), plan.model.seed)
+    scores = {}
+    for split in inputs.card.evaluated:
+        documents = documents_of(trained, inputs, split, plan.model)
+        for metric, value in score_documents(documents, inputs.task, split).items():
+            scores[named(metric, split)] = value
+    return inputs, trained, run, scores

@@ -1,0 +1,184 @@
+"""A study of language modelling from its documents to its trials, and what of it stays."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdcache.checkpoints import fingerprints
+from kdcache.errors import CacheError
+from kdcache.logits.tokens import TokenCache
+from kdcache.study import Study
+from kdcache.system.files import read_json
+from kdcache.tasks.prepared import PreparedTask
+from kdcache.trials.adopt import adopt
+from kdcache.trials.layout import LOGITS, TEACHER, Layout
+from kdcache.trials.likelihoods import path_of, read_documents
+from kdcache.trials.missing import trials_to_run
+from kdcache.trials.plan import Planner
+from kdcache.trials.result import finished_result
+from kdcache.trials.run import run_trial
+from kdcache.trials.same import check_same
+from kdcache.trials.scores import trial_scores
+from tests.language import run_project, write_project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("language")
+    run_project(root, write_project(root))
+    return root
+
+
+@pytest.fixture
+def project(finished: Path, tmp_path: Path) -> Path:
+    """A copy, for what changes it; its documents and its checkpoint stay where they are."""
+    shutil.copytree(finished / "data", tmp_path / "data")
+    shutil.copy(finished / "params.yaml", tmp_path / "params.yaml")
+    return tmp_path
+
+
+def changed(finished: Path, project: Path, **changes: Any) -> Study:
+    study = write_project(finished, **changes)
+    shutil.move(finished / "params.yaml", project / "params.yaml")
+    write_project(finished)
+    return study
+
+
+def trial(root: Path, student: str, method: str, seed: int = 0) -> Path:
+    return Layout(root).trial("docs", student, method, seed)
+
+
+def test_nothing_runs_twice(finished: Path, project: Path) -> None:
+    assert run_project(project, write_project(finished)) == []
+
+
+def test_a_teacher_of_no_epochs_is_its_checkpoint(finished: Path) -> None:
+    taught = Layout(finished).teacher("docs", "raw")
+    record = read_json(taught / TEACHER)
+    assert (record["steps"], record["losses"]) == (0, [])
+    kept, given = (fingerprints.of_weights(folder) for folder in (taught, finished / "gpt2"))
+    weights = [torch_weights(folder) for folder in (taught, finished / "gpt2")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    assert kept != given  # only for `use_cache` in its config
+
+
+def torch_weights(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_teacher_that_learned_is_better_and_its_cache_says_how_good_it_is(finished: Path) -> None:
+    layout = Layout(finished)
+    nll = {}
+    for name in ("big", "raw"):
+        rows = TokenCache(layout.cache("docs", name)).split("validation").columns
+        nll[name] = -rows["label_logprob"].values.sum() / rows["loss"].values.sum()
+        scored = read_json(layout.teacher("docs", name) / TEACHER)["metrics"]["nll"]
+        assert nll[name] == pytest.approx(scored, rel=1e-3)  # 11 bits a token
+    assert nll["big"] < nll["raw"] - 0.5
+
+
+def test_scores_follow_from_the_likelihoods(finished: Path) -> None:
+    task, folder = PreparedTask(Layout(finished).task("docs")), trial(finished, "tiny", "kd")
+    scores, documents = trial_scores(folder, task), read_documents(path_of(folder, "validation"))
+    size = sum(len(text.encode()) for text in task.rows("validation")["text"].to_pylist())
+    assert scores["nll"] == pytest.approx(documents.nll.values.mean(), rel=1e-6)
+    assert scores["bits_per_byte"] == pytest.approx(documents.nll.values.sum() / np.log(2) / size, rel=1e-6)
+    assert set(scores) == {"nll", "bits_per_byte", "ece"}
+
+
+def test_students_learn_and_distillation_changes_what_they_learn(finished: Path) -> None:
+    losses = {
+        method: finished_result(trial(finished, "tiny", method)).losses
+        for method in ("base", "kd", "self_kd")
+    }
+    assert losses["base"][1] < losses["base"][0]
+    assert len({tuple(of_one) for of_one in losses.values()}) == 3
+
+
+def test_a_baseline_keeps_its_own_distributions_only_where_self_kd_learns_from_them(
+    finished: Path, project: Path
+) -> None:
+    assert TokenCache(trial(finished, "tiny", "base") / LOGITS).splits == ["train"]
+    assert not (trial(finished, "tiny", "kd") / LOGITS).exists()
+    study = changed(finished, project, distillers={"kd": {"soft_labels": "teacher", "alpha": 0.9}})
+    plans = Planner(study, Layout(project)).trials("docs", "tiny", "base")
+    assert [plan.keep_train_logits for plan in plans] == [False, False]
+    assert trials_to_run(study, Layout(project), "docs", "tiny", "base") == []  # what is there stays
+
+
+def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(
+    finished: Path, project: Path
+) -> None:
+    teachers = {"big": {**_teacher(finished), "cache": {"estimator": "topk", "k": 5}}}
+    study = changed(finished, project, teachers=teachers)
+    assert run_project(project, study) == [
+        "cache big", *(f"{student}/kd/{seed}" for student in ("tiny", "tiny-scratch") for seed in (0, 1)),
+    ]  # fmt: skip
+
+
+def test_another_estimator_of_a_students_own_makes_its_baseline_anew(finished: Path, project: Path) -> None:
+    model = (
+        write_project(finished).students["tiny"].model_dump(exclude={"keep", "tasks", "revision", "layers"})
+    )
+    students = {"tiny": {**model, "cache": {"estimator": "rs", "n": 20}}}
+    study = changed(finished, project, students=students)
+    assert run_project(project, study) == [
+        f"tiny/{method}/{seed}" for method in ("base", "self_kd") for seed in (0, 1)
+    ]
+
+
+def test_damaged_likelihoods_are_made_again(finished: Path, project: Path) -> None:
+    path = path_of(trial(project, "tiny", "label_smoothing", 1), "validation")
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(CacheError, match="damaged"):
+        trial_scores(path.parent.parent, PreparedTask(Layout(project).task("docs")))
+    assert run_project(project, write_project(finished)) == ["tiny/label_smoothing/1"]
+
+
+def test_run_again_every_bit_is_the_same(finished: Path, project: Path) -> None:
+    study, layout = write_project(finished), Layout(project)
+    planner = Planner(study, layout)
+    trials = [planner.trial("docs", "tiny", method, 0) for method in ("base", "kd")]
+    check_same(
+        [planner.teacher("docs", "big")], [planner.cache("docs", "big")], trials,
+        lambda plans: [run_trial(plan) for plan in plans] and None,
+    )  # fmt: skip
+
+
+def test_finished_results_are_stamped_when_only_the_code_is_another(
+    finished: Path, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdcache.trials import code
+
+    inner = code.of_packages
+    monkeypatch.setattr(code, "of_packages", lambda *names, **more: f"refactored {inner(*names, **more)}")
+    study = write_project(finished)
+    done = adopt(study, Layout(project), lambda plans: [run_trial(plan) for plan in plans] and None, sample=0)
+    assert (done.teachers, done.caches, done.trials) == (2, 2, 16)
+    assert run_project(project, study) == []
+
+
+def test_a_student_with_another_tokenizer_cannot_learn_from_a_teacher(finished: Path, project: Path) -> None:
+    longer = {**write_project(finished).tasks["docs"].model_dump(exclude_unset=True), "max_length": 12}
+    study = changed(finished, project, tasks={"docs": longer})
+    planner = Planner(study, Layout(finished))
+    plan = planner.trial("docs", "tiny", "kd", 0)  # the cache is of sequences of 16 tokens
+    from dataclasses import replace
+
+    from kdcache.tasks.prepare import prepare_task
+
+    prepare_task(study.tasks["docs"], project / "shorter", "docs")
+    with pytest.raises(CacheError, match="need the same tokenizer and max_length"):
+        run_trial(replace(plan, folder=project / "trial", task_folder=project / "shorter"))
+
+
+def _teacher(root: Path) -> dict[str, Any]:
+    return write_project(root).teachers["big"].model_dump(exclude={"tasks", "revision", "layers"})
