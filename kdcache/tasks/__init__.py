@@ -1,1 +1,1 @@
-"""A row's way in: sources, columns, labels, texts, images, and the prepared task that they become."""
+"""Prepare tasks: read rows from a source, check labels, texts and images, and write the prepared task."""

@@ -1,4 +1,4 @@
-"""card.json: what a prepared task is."""
+"""card.json: the description of a prepared task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of a split on their way in: labels at once, features in batches."""
+"""Rows of a split as a source gives them: labels at once, features in batches."""
 
 from __future__ import annotations
 

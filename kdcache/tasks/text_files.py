@@ -1,4 +1,4 @@
-"""Files of text in UTF-8; and what a file is that is no such thing."""
+"""Open text files in UTF-8; for other files, say what they seem to be."""
 
 from __future__ import annotations
 
