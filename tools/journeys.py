@@ -178,7 +178,7 @@ def _run(command: list[str], block: Block, here: Path, environment: Mapping[str,
 
 
 def _merge(params: Path, block: Block) -> None:
-    """Write a block's keys into params.yaml, those inside others too."""
+    """Write a block's keys into params.yaml, those inside others too; a key with nothing behind it goes."""
     if not params.is_file():
         raise Failed(f"{block.origin}: {params} is not there, so no keys can be written into it")
     yaml = YAML()
@@ -190,7 +190,9 @@ def _merge(params: Path, block: Block) -> None:
 
 def _put(content: Any, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
-        if isinstance(value, Mapping) and isinstance(content.get(key), Mapping):
+        if value is None:
+            content.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(content.get(key), Mapping):
             _put(content[key], value)
         else:
             content[key] = value

@@ -97,10 +97,8 @@ class Images:
             "image": "image",
             "metrics": _in_a_line(["accuracy", "macro_f1"]),
         }
-        return (
-            task,
-            f"{described}, {largest} pixels at most, {'grey' if channels == 1 else 'in colour'}.\n{SMALL_MODELS}",
-        )
+        seen = f"{largest} pixels at most, {'grey' if channels == 1 else 'in colour'}"
+        return task, f"{described}, {seen}.\n{SMALL_MODELS}"
 
     @property
     def _task(self) -> Task:

@@ -110,6 +110,17 @@ def test_half_of_one_s_own_data_is_refused(tmp_path, capsys):
     assert not (tmp_path / "p").exists()
 
 
+def test_texts_and_images_of_one_s_own_are_two_projects(tmp_path, capsys):
+    texts = ("--data", "a.csv", "b.csv", "--text", "text", "--label", "label")
+    code, out, err = run(capsys, "init", tmp_path / "p", *texts, "--images", tmp_path)
+    assert (code, out) == (1, "")
+    assert "give --data or --images, not both" in err
+    code, out, err = run(capsys, "init", tmp_path / "p", "--images", tmp_path / "none")
+    assert (code, out) == (1, "")
+    assert "none: the folder does not exist" in err
+    assert not (tmp_path / "p").exists()
+
+
 def test_check(tmp_path, capsys):
     params = tmp_path / "params.yaml"
     params.write_text(STUDY)

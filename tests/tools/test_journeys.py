@@ -118,8 +118,8 @@ def test_the_first_command_that_fails_ends_a_journey(tmp_path: Path) -> None:
 
 
 def test_yaml_takes_the_place_of_keys_and_leaves_the_others(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("a: {b: 1, c: 2}  # why\nd: [1, 2]\n")
-    run_journey(journey(("yaml", "a: {b: 3}\nd: [4]\ne: 5")), tmp_path, {})
+    (tmp_path / "params.yaml").write_text("a: {b: 1, c: 2, f: 6}  # why\nd: [1, 2]\n")
+    run_journey(journey(("yaml", "a: {b: 3, f: }\nd: [4]\ne: 5")), tmp_path, {})
     content = (tmp_path / "params.yaml").read_text()
     assert YAML(typ="safe").load(content) == {"a": {"b": 3, "c": 2}, "d": [4], "e": 5}
     assert "# why" in content
