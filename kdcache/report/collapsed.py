@@ -60,7 +60,7 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
             continue
         metric = study.tasks[task].metrics[0]
         unit = unit_of(metric)
-        seeds = trials["seed"][unit.worth(trials[metric]) <= unit.shown(least[task]) + ROUNDING]
+        seeds = trials["seed"][unit.worth(1.0) * trials[metric] <= unit.shown(least[task]) + ROUNDING]
         if len(seeds):
             of = len(trials)
             found.append(Collapsed(task, student, method, [int(s) for s in seeds], of, least[task], metric))
