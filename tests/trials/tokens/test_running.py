@@ -22,7 +22,7 @@ from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.adopt import adopt
 from kdcache.trials.layout import LOGITS, MODEL, TEACHER, Layout
 from kdcache.trials.likelihoods import document_difference, path_of, read_documents
-from kdcache.trials.missing import trials_to_run
+from kdcache.trials.missing import cache_identity, trials_to_run
 from kdcache.trials.plan import Planner
 from kdcache.trials.result import finished_result
 from kdcache.trials.run import run_trial
@@ -125,6 +125,12 @@ def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(
     assert run_project(project, study) == [
         "cache big", *(f"{student}/kd/{seed}" for student in ("tiny", "tiny-scratch") for seed in (0, 1)),
     ]  # fmt: skip
+
+
+def test_what_is_stored_of_a_teacher_is_part_of_a_caches_place_in_the_store(finished: Path) -> None:
+    plan = Planner(write_project(finished), Layout(finished)).cache("docs", "big")
+    other = replace(plan, model=plan.model.model_copy(update={"cache": None}))
+    assert cache_identity(plan) != cache_identity(other)
 
 
 def test_another_estimator_of_a_students_own_makes_its_baseline_anew(finished: Path, project: Path) -> None:
