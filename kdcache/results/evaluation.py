@@ -49,12 +49,13 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Task:
-    """A prepared task's card, and of each evaluated split the row hashes [N] and labels [N].
+    """A prepared task's card, what it is judged by, and of each evaluated split the row hashes [N] and labels [N].
 
     The label of a document is its size in bytes.
     """
 
     card: TaskCard
+    metric: str
     rows: Mapping[str, tuple[npt.NDArray[np.uint64], Array]]
 
 
@@ -123,7 +124,7 @@ class Evaluation:
             for split in prepared.card.evaluated:
                 hashes = prepared.rows(split, ["row_hash"])["row_hash"].to_numpy()
                 rows[split] = hashes, _labels(prepared, split)
-            self._tasks[task] = _Task(prepared.card, rows)
+            self._tasks[task] = _Task(prepared.card, self._study.tasks[task].metrics[0], rows)
         return self._tasks[task]
 
     def _read_documents(self, task: _Task, configuration: Configuration, seed: int) -> _Read:
@@ -138,7 +139,7 @@ class Evaluation:
                 kept = documents
         self._scores[*configuration, seed] = scores
         sureness = bins_of(kept.confidence.values.astype(np.float64), kept.right.values)
-        if task.card.metrics[0] == "nll":
+        if task.metric == "nll":
             return _Read(kept.sums, kept.tokens, sureness)
         return _Read(kept.sums / math.log(2), task.rows[VALIDATION][1], sureness)
 
@@ -152,7 +153,7 @@ class Evaluation:
                 scores[named(metric, split)] = value
         _compare_scores(folder, self._recorded.get((*configuration, seed), {}), scores)
         self._scores[*configuration, seed] = scores
-        return _outputs(task.card, logits[VALIDATION], task.rows[VALIDATION][1])
+        return _outputs(task, logits[VALIDATION])
 
 
 def _labels(task: PreparedTask, split: str) -> Array:
@@ -163,11 +164,13 @@ def _labels(task: PreparedTask, split: str) -> Array:
     )
 
 
-def _outputs(card: TaskCard, logits: Array, labels: Array) -> _Read:
+def _outputs(task: _Task, logits: Array) -> _Read:
+    """What logits say of the validation rows, by what the task is judged by."""
+    card, labels = task.card, task.rows[VALIDATION][1]
     if card.regression:
         return _Read(logits[:, 0].astype(np.float64), labels, None)
     sureness = bin_sureness(logits, labels)
-    if card.metrics[0] == "nll":
+    if task.metric == "nll":
         losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
         return _Read(losses, np.ones(len(labels)), sureness)
     classes = logits.argmax(axis=1)

@@ -26,7 +26,8 @@ def unlearned_seeds(trials: pd.DataFrame, metric: str, majority: float) -> list[
     """
     unit = unit_of(metric)
     return [
-        int(seed) for seed in trials["seed"][unit.worth(trials[metric]) <= unit.shown(majority) + ROUNDING]
+        int(seed)
+        for seed in trials["seed"][unit.worth(1.0) * trials[metric] <= unit.shown(majority) + ROUNDING]
     ]
 
 

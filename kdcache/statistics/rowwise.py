@@ -165,8 +165,8 @@ def row_intervals(
     if metric == "accuracy":  # only right or wrong matters, which gives fewer kinds of rows
         first, second, truth = first == truth, second == truth, np.ones_like(truth, dtype=bool)
     observed, draws = _draws(_score(metric), truth, first, second, resamples, seed)
-    unit = unit_of(metric) if isinstance(metric, str) else POINTS
-    observed, draws = unit.worth(observed), unit.worth(draws)
+    scale = (unit_of(metric) if isinstance(metric, str) else POINTS).worth(1.0)
+    observed, draws = scale * observed, scale * draws
     mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
     rows = float(of_rows.var(ddof=1)) if np.ptp(of_rows) > NOISE else 0.0
     low, high = np.quantile(of_rows, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()

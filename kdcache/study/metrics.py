@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 Metric: TypeAlias = Literal[
     "accuracy", "f1", "macro_f1", "matthews", "pearson", "spearman", "nll", "bits_per_byte"
@@ -11,7 +11,6 @@ Metric: TypeAlias = Literal[
 CLASSIFICATION_METRICS = ("accuracy", "f1", "macro_f1", "matthews", "nll")
 REGRESSION_METRICS = ("pearson", "spearman")
 LANGUAGE_METRICS = ("nll", "bits_per_byte")
-N = TypeVar("N", bound=Any)  # a number, or an array of them
 LOSSES = ("nll", "bits_per_byte")  # means over rows, or over the tokens of documents; less is better
 LOWER_IS_BETTER = frozenset((*LOSSES, "brier", "ece", "mse"))
 
@@ -38,7 +37,7 @@ class Unit:
         """What a difference is, for an axis: "points gained", "nats better"."""
         return f"{self.many} gained" if self.sign > 0 else f"{self.many} better"
 
-    def worth(self, value: N) -> N:
+    def worth(self, value: float) -> float:
         """A metric's value in this unit, turned so that more is better: differences of it are gains."""
         return self.sign * self.size * value
 

@@ -61,11 +61,14 @@ def cache_to_write(
 
 
 def cache_identity(plan: CachePlan) -> str:
-    """The identity of a folder of logits in the store: a hash of all that its caches are computed from, and of its
-    teacher's record."""
+    """The identity of a folder of logits in the store.
+
+    It is a hash of all that its caches are computed from, of what is kept, and of its teacher's record.
+    """
     teacher = fingerprint.of_file(plan.teacher_folder / TEACHER)
     caches = {place: prints.model_dump() for place, prints in plan.caches.items()}
-    return fingerprint.of_json({"caches": caches, "teacher": teacher})
+    stored = {"estimate": plan.model.estimate.model_dump()} if plan.language_modelling else {}
+    return fingerprint.of_json({"caches": caches, "teacher": teacher, **stored})
 
 
 def trials_to_run(

@@ -78,3 +78,8 @@ def _say_how_rows_are_read(inputs: Inputs, folder: Path) -> None:
     else:
         path = folder / "tokenizer_config.json"
         write_json(path, {**read_json(path), "model_max_length": inputs.card.max_length})
+    if (
+        inputs.card.language_modelling
+    ):  # it was trained without keys and values of earlier tokens; generation needs them
+        path = folder / "config.json"
+        write_json(path, {**read_json(path), "use_cache": True})

@@ -49,6 +49,17 @@ def test_outputs_of_a_regression_are_its_numbers(tmp_path: Path) -> None:
     assert evaluate(tmp_path, only_one((0,))).outputs(*ONE).outputs.tolist() == [[0.25, 3.0]]
 
 
+def test_judged_by_nll_a_row_has_its_loss(tmp_path: Path) -> None:
+    put_task(tmp_path)
+    put_logits(tmp_path, 0, LOGITS)
+    task = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["nll", "accuracy"]}
+    outputs = evaluate(tmp_path, only_one((0,), tasks={"one": task, "two": task})).outputs(*ONE)
+    # two classes whose logits are 1 apart: log(1 + exp(-1)) where the label has the larger one, else 1 more
+    right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))
+    np.testing.assert_allclose(outputs.outputs, [[right, right, wrong, right]], rtol=1e-6)
+    assert outputs.labels.tolist() == [1, 1, 1, 1]  # what each is divided by
+
+
 def test_where_f1_is_of_the_first_class_classes_are_exchanged(tmp_path: Path) -> None:
     put_task(tmp_path)
     card = tmp_path / "tasks/one/card.json"

@@ -77,16 +77,15 @@ def test_what_has_no_calibration_has_no_rows() -> None:
 
 
 def test_a_verdict_on_a_score_of_which_less_is_better() -> None:
-    # no params.yaml can ask for it, see params.Metric; a caller of the library could
     study = make_study(methods=METHODS, students={"tiny": ("t", "pretrained"), "raw": ("t", "scratch")})
     task = study.tasks["news"].model_copy(update={"metrics": ["nll"]})
-    comparison = study.comparison.model_copy(update={"margin": {"nll": 1.0}})
+    comparison = study.comparison.model_copy(update={"margin": {"nll": 0.01}})
     study = study.model_copy(update={"tasks": {"news": task}, "comparison": comparison})
     table = pd.concat([trials(), trials().assign(student="raw", nll=lambda t: t["nll"] + 0.01 * t["seed"])])
     table.loc[(table["student"] == "raw") & (table["regularizer"] == "down"), "nll"] -= 1.0
     frame = compare(table, study)
     assert frame["verdict"].tolist() == ["worse", "better"] * 2
     gains = compare_inits(table, study).set_index(["scope", "regularizer"])
-    assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(100.0)  # 1 nat less is 100 points more
+    assert gains.loc[("pair", "down"), "interaction"] == pytest.approx(1.0)  # nats less
     claims = {claim["id"]: claim for claim in summarize(table, study, frame)["claims"]}
     assert claims["scratch_some_better"]["better"] == 1

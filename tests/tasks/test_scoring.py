@@ -243,3 +243,24 @@ def test_metrics_that_do_not_fit_the_task() -> None:
 def test_applicable_metrics_are_those_that_are_not_refused(classes: int, regression: bool) -> None:
     check_metrics(applicable_metrics(classes, regression), classes, regression)
     assert ("f1" in applicable_metrics(classes, regression)) == (classes == 2)
+
+
+def test_tokens_by_hand() -> None:
+    # two tokens of probability 1/2 and 1/4, of texts of 2 bytes: 1 + 2 bits; sure by 0.5 and right, by 0.7 and wrong
+    found = scoring.score_tokens([math.log(2), math.log(4)], [0.5, 0.7], [True, False], 2)
+    assert found == pytest.approx({"nll": 1.5 * math.log(2), "bits_per_byte": 1.5, "ece": (0.5 + 0.7) / 2})
+
+
+def test_tokens_without_a_loss_or_bytes_are_refused() -> None:
+    for nll, size in (([], 2), ([1.0], 0), ([math.nan], 2)):
+        with pytest.raises(scoring.ScoringError):
+            scoring.score_tokens(nll, [0.5] * len(nll), [True] * len(nll), size)
+
+
+def test_nll_may_be_asked_for_and_bits_per_byte_only_of_texts() -> None:
+    logits, labels = np.array([[0.0, 1.0], [0.0, 0.0]]), np.array([1, 0])
+    assert scoring.score(logits, labels, ["nll", "accuracy"])["nll"] == pytest.approx(
+        (math.log1p(math.exp(-1)) + math.log(2)) / 2
+    )
+    with pytest.raises(scoring.ScoringError, match="bits_per_byte is not defined for a classification"):
+        scoring.score(logits, labels, ["bits_per_byte"])

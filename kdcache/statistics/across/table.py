@@ -29,8 +29,8 @@ def compare_across_tasks(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per group and regularizer, the baseline included, in the layout of across.csv.
 
     A group is a student over its tasks (scope `student`) or all students of an init, averaged within each task and seed
-    (scope `init`). Columns are in points unless said otherwise. A number is blank if there is nothing to estimate
-    (always with one task), and `note` says why:
+    (scope `init`). Columns are in the metric's unit unless said otherwise; differences are gains, iqm is a score. A
+    number is blank if there is nothing to estimate (always with one task), and `note` says why:
 
     - scope, group, init, regularizer, metric; tasks: number of tasks with matched seeds; trials: number of matched
       seeds
@@ -200,10 +200,12 @@ def _ranking(group: Group, study: Study) -> tuple[dict[str, Any], dict[str, dict
     own = {}
     for method, rank in zip(methods, mean_ranks(means), strict=True):
         iqm = interquartile_mean([scores[method] for scores in common.values()], 1 - study.comparison.alpha)
+        ends = sorted(study.unit.shown(end) for end in (iqm.ci_low, iqm.ci_high) if end is not None)
+        low, high = ends or (None, None)
         own[method] = {
             "mean_rank": float(rank),
-            "iqm": iqm.value,
-            "iqm_ci_low": iqm.ci_low,
-            "iqm_ci_high": iqm.ci_high,
+            "iqm": study.unit.shown(iqm.value),
+            "iqm_ci_low": low,
+            "iqm_ci_high": high,
         }
     return shared, own

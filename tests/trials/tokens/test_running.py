@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from kdcache.checkpoints import fingerprints
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import TokenCache
 from kdcache.study import Study
 from kdcache.system.files import read_json
+from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.adopt import adopt
-from kdcache.trials.layout import LOGITS, TEACHER, Layout
-from kdcache.trials.likelihoods import path_of, read_documents
-from kdcache.trials.missing import trials_to_run
+from kdcache.trials.layout import LOGITS, MODEL, TEACHER, Layout
+from kdcache.trials.likelihoods import document_difference, path_of, read_documents
+from kdcache.trials.missing import cache_identity, trials_to_run
 from kdcache.trials.plan import Planner
 from kdcache.trials.result import finished_result
 from kdcache.trials.run import run_trial
@@ -124,6 +127,12 @@ def test_another_estimator_makes_the_cache_anew_and_what_learned_from_it(
     ]  # fmt: skip
 
 
+def test_what_is_stored_of_a_teacher_is_part_of_a_caches_place_in_the_store(finished: Path) -> None:
+    plan = Planner(write_project(finished), Layout(finished)).cache("docs", "big")
+    other = replace(plan, model=plan.model.model_copy(update={"cache": None}))
+    assert cache_identity(plan) != cache_identity(other)
+
+
 def test_another_estimator_of_a_students_own_makes_its_baseline_anew(finished: Path, project: Path) -> None:
     model = (
         write_project(finished).students["tiny"].model_dump(exclude={"keep", "tasks", "revision", "layers"})
@@ -153,6 +162,24 @@ def test_run_again_every_bit_is_the_same(finished: Path, project: Path) -> None:
     )  # fmt: skip
 
 
+def test_a_kept_student_is_the_model_that_was_scored_and_writes_texts(finished: Path, tmp_path: Path) -> None:
+    plan = Planner(write_project(finished), Layout(finished)).trial("docs", "tiny", "kd", 0)
+    run_trial(replace(plan, folder=tmp_path / "trial", keep_model=True))
+    folder = tmp_path / "trial" / MODEL
+    kept, scored = (read_documents(path_of(of, "validation")) for of in (tmp_path / "trial", plan.folder))
+    assert document_difference("validation", scored, kept) is None
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    text = PreparedTask(plan.task_folder).rows("validation")["text"][0].as_py()
+    tokens = [0, *tokenizer(text)["input_ids"]][:16]
+    with torch.no_grad():
+        logs = model(torch.tensor([tokens])).logits[0].log_softmax(1)
+    nll = [-float(logs[at, token]) for at, token in enumerate(tokens[1:])]
+    np.testing.assert_allclose(kept.nll.rows()[0][: len(nll)], nll, rtol=1e-4)
+    assert 'pipeline("text-generation", "FOLDER")' in (folder / "README.md").read_text()
+    assert len(model.generate(torch.tensor([tokens[:3]]), max_new_tokens=4, pad_token_id=0)[0]) <= 7
+
+
 def test_finished_results_are_stamped_when_only_the_code_is_another(
     finished: Path, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,10 +198,6 @@ def test_a_student_with_another_tokenizer_cannot_learn_from_a_teacher(finished: 
     study = changed(finished, project, tasks={"docs": longer})
     planner = Planner(study, Layout(finished))
     plan = planner.trial("docs", "tiny", "kd", 0)  # the cache is of sequences of 16 tokens
-    from dataclasses import replace
-
-    from kdcache.tasks.prepare import prepare_task
-
     prepare_task(study.tasks["docs"], project / "shorter", "docs")
     with pytest.raises(CacheError, match="need the same tokenizer and max_length"):
         run_trial(replace(plan, folder=project / "trial", task_folder=project / "shorter"))
