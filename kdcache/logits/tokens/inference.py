@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # of a full cache's shard
 PIECE = {
-    True: 1 << 18,
+    True: 1 << 19,
     False: 1 << 26,
 }  # values that are worked on at once: on a CPU what its cache holds, on a GPU more
 LOWEST = float(np.finfo(np.float16).min)  # stands for log 0

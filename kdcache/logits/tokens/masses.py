@@ -7,6 +7,8 @@ looked into. So every sum has one order: the same probabilities give the same to
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,9 +30,12 @@ class Masses:
     def __init__(self, probabilities: Tensor) -> None:
         import torch
 
-        self.values = probabilities
-        self.blocks = -(-probabilities.shape[1] // SIZE)
-        sums = (_block_sums(probabilities, self.blocks).double() * ONE).round_().to(torch.int64)
+        n, vocabulary = probabilities.shape
+        if vocabulary % SIZE:
+            probabilities = torch.nn.functional.pad(probabilities, (0, -vocabulary % SIZE))
+        self.values = probabilities.view(n, SIZE, -1)
+        self.blocks = self.values.shape[2]
+        sums = (_block_sums(self.values).double() * ONE).round_().to(torch.int64)
         self.ends = torch.from_numpy(np.cumsum(sums.numpy(), axis=1)) if sums.is_cpu else sums.cumsum(1)
         self.totals: Ints = array(self.ends[:, -1])
 
@@ -52,29 +57,42 @@ class Masses:
         height = 2 * ONE  # more than any row's total
         line = (self.ends + torch.arange(n, device=row.device)[:, None] * height).reshape(-1)
         flat = torch.searchsorted(line, point + row * height, right=True)
-        end = self.ends.reshape(-1)[flat]
+        end = _take(self.ends.reshape(-1), flat)
         block = flat - row * blocks
-        start = self.ends.reshape(-1)[(flat - 1).clamp_min(0)] * (block > 0)
+        start = _take(self.ends.reshape(-1), (flat - 1).clamp_min(0)) * (block > 0)
         return block, (point - start + 0.5) / (end - start)
 
     def _within(self, row: Tensor, block: Tensor) -> Tensor:
         """The blocks' cumulated probabilities, float64 [SIZE, m]."""
-        import torch
-
-        width = self.values.shape[1]
-        token = block + self.blocks * torch.arange(SIZE, device=row.device)[:, None]
-        inside = token < width
-        found = self.values.reshape(-1)[(row * width + token).clamp_max(self.values.numel() - 1)]
-        ends = torch.where(inside, found, 0).double()
-        for k in range(1, SIZE):
-            ends[k] += ends[k - 1]
-        return ends
+        flat, places = self.values.reshape(-1), row * (SIZE * self.blocks) + block
+        parts = [_take(flat[k * self.blocks :], places) for k in range(SIZE)]
+        return _cumulated(parts)
 
 
-def _block_sums(probabilities: Tensor, blocks: int) -> Tensor:
-    """The probabilities of the blocks, float32 [n, blocks]."""
-    sums = probabilities[:, :blocks].clone()
-    for start in range(blocks, probabilities.shape[1], blocks):
-        part = probabilities[:, start : start + blocks]
-        sums[:, : part.shape[1]] += part
+def _block_sums(values: Tensor) -> Tensor:
+    """Sums float32 [n, blocks] of [n, SIZE, blocks], added up from the first to the last."""
+    import torch
+
+    if values.is_cpu:
+        return torch.from_numpy(values.numpy().sum(axis=1))
+    sums = values[:, 0].clone()
+    for k in range(1, SIZE):
+        sums += values[:, k]
     return sums
+
+
+def _take(values: Tensor, places: Tensor) -> Tensor:
+    import torch
+
+    if values.is_cpu:  # NumPy is several times faster here
+        return torch.from_numpy(values.numpy().take(places.numpy()))
+    return values[places]
+
+
+def _cumulated(parts: Sequence[Tensor]) -> Tensor:
+    """Sums float64 [SIZE, m] of the parts [m] so far, added up from the first to the last."""
+    import torch
+
+    if parts[0].is_cpu:
+        return torch.from_numpy(np.cumsum([part.numpy() for part in parts], axis=0, dtype=np.float64))
+    return torch.stack(list(itertools.accumulate(part.double() for part in parts)))
