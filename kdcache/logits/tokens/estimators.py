@@ -14,7 +14,8 @@ from kdcache.errors import CacheError
 
 MOST_DRAWS = 1 << 12
 MOST_ENTRIES = 1 << 16  # of one draw at one position
-SYSTEMATIC, MULTINOMIAL = "systematic-v1", "multinomial-v1"
+SYSTEMATIC, MULTINOMIAL = "systematic-v2", "multinomial-v2"
+EARLIER = {SYSTEMATIC: ("systematic-v1",), MULTINOMIAL: ("multinomial-v1",)}  # read, and no longer drawn
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def estimator_of(facts: dict[str, Any]) -> Estimator:
     """
     values = {name: value for name, value in facts.items() if name not in ("kind", "sampler")}
     kind = KINDS.get(str(facts.get("kind")))
-    if kind is None or facts.get("sampler") != kind.sampler:
+    if kind is None or facts.get("sampler") not in (kind.sampler, *EARLIER.get(kind.sampler or "", ())):
         raise CacheError(f"expected an estimator of {', '.join(KINDS)}, found {facts!r:.200}")
     try:
         return kind(**values)

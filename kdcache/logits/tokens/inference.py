@@ -16,11 +16,12 @@ from kdcache.logits.jobs import Job, Place, evaluating, write_cache
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.shards import checked_header
 from kdcache.logits.tokens.cache import TokenCache
+from kdcache.logits.tokens.distributions import Distributions, array
 from kdcache.logits.tokens.estimators import Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
 from kdcache.logits.tokens.rows import Ragged, TokenRows, to_gaps
-from kdcache.logits.tokens.sampling import Drawn, draw
+from kdcache.logits.tokens.sampling import Drawn, Numbers, draw_with, random_numbers
 from kdcache.system.files import user_path
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
 PIECE = {
-    True: 1 << 18,
+    True: 1 << 19,
     False: 1 << 26,
 }  # values processed at once: on a CPU, what its cache holds; on a GPU, more
 LOWEST = float(np.finfo(np.float16).min)  # stands for log 0
@@ -176,36 +177,36 @@ class Kept:
 
     def of(self, logits: Tensor, labels: npt.NDArray[np.int64]) -> TokenRows:
         """The rows of the batch, from the logits [b, L, outputs] and the true next tokens [p]."""
-        size = self.layout.vocabulary.size
+        import torch
+
+        numbers = random_numbers(self.layout.how, self.ids[self.row], self.position)
+        places = torch.from_numpy(self.row * logits.shape[1] + self.position).to(logits.device)
+        flat, size = logits.flatten(0, 1), self.layout.vocabulary.size
         step = max(PIECE[logits.is_cpu] // size, 1)
-        pieces = [
-            self._piece(logits, labels[start : start + step], slice(start, start + step))
-            for start in range(0, len(self.row), step)
-        ]
+        pieces = []
+        for start in range(0, len(places), step):
+            at = slice(start, start + step)
+            chosen = flat.index_select(0, places[at])[:, :size].float()
+            pieces.append(self._piece(chosen, labels[at], numbers[at], start))
         return self.assembled(pieces)
 
     def _piece(
-        self, logits: Tensor, labels: npt.NDArray[np.int64], at: slice
+        self, logits: Tensor, labels: npt.NDArray[np.int64], numbers: Numbers, start: int
     ) -> tuple[Drawn, npt.NDArray[Any], npt.NDArray[Any]]:
         import torch
 
-        row, position = self.row[at], self.position[at]
-        chosen = logits[
-            torch.from_numpy(row), torch.from_numpy(position), : self.layout.vocabulary.size
-        ].float()
-        logprobs = (chosen if self.layout.temperature == 1 else chosen / self.layout.temperature).log_softmax(
-            1
-        )
-        drawn = draw(self.layout.how, logprobs, self.ids[row], position)
-        label = logprobs.gather(1, torch.from_numpy(labels).to(logprobs.device)[:, None])[:, 0]
-        entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(1)  # p log p is 0 where p is 0
+        given = Distributions(logits if self.layout.temperature == 1 else logits / self.layout.temperature)
+        entropy = given.entropies()
         if not bool(entropy.isfinite().all()):
-            bad = int(entropy.isfinite().int().argmin())
+            bad = start + int(entropy.isfinite().int().argmin())
             raise CacheError(
-                f"row id {self.ids[row[bad]]}, position {position[bad]}: the teacher's logits are not all finite; "
-                "check the model and its precision"
+                f"row id {self.ids[self.row[bad]]}, position {self.position[bad]}: the teacher's logits are not all "
+                "finite; check the model and its precision"
             )
-        return drawn, half(label.cpu().numpy()), half(entropy.clamp_min(0).cpu().numpy())
+        every = torch.arange(len(labels), device=logits.device)
+        label = given.logprobs_at(every, torch.from_numpy(labels).to(logits.device))
+        drawn = draw_with(self.layout.how, given, numbers)
+        return drawn, half(array(label)), half(array(entropy.clamp_min(0)))
 
     def assembled(self, pieces: Sequence[tuple[Drawn, npt.NDArray[Any], npt.NDArray[Any]]]) -> TokenRows:
         drawn = _all([piece[0] for piece in pieces])
