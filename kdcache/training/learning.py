@@ -20,18 +20,25 @@ from kdcache.study import Model, Regularizer
 from kdcache.tasks.card import TaskCard
 from kdcache.training.loop import Training, fine_tune
 from kdcache.training.regularizers import make_loss
+from kdcache.training.watching import NOBODY, Watch
 
 Logits = npt.NDArray[np.float32]
 
 
 def learn(
-    inputs: Inputs, model: Model, method: Regularizer, seed: int, soft_labels: Sequence[Path] = ()
+    inputs: Inputs,
+    model: Model,
+    method: Regularizer,
+    seed: int,
+    soft_labels: Sequence[Path] = (),
+    watch: Watch = NOBODY,
 ) -> tuple[torch.nn.Module, Training]:
     """Train a model on a task by a method; everything random is drawn from the seed.
 
     Args:
         inputs: the task as the model takes it.
         soft_labels: folders of logits to learn from, see `kdcache.logits.places`; their mean when there are several.
+        watch: looks on, and may have a state to go on from; see `fine_tune`.
 
     Raises:
         KdcacheError: the logits are of other rows, the model does not fit the task, or the loss became infinite or NaN.
@@ -39,7 +46,7 @@ def learn(
     rows, soft_logits = learned_rows(inputs, method, soft_labels)
     network = build_model(inputs.checkpoint, inputs.card, seed, inputs.preprocessor)
     loss = make_loss(method, inputs.card.classes, inputs.card.regression)
-    return fine_tune(network, rows, loss, model, seed, soft_logits)
+    return fine_tune(network, rows, loss, model, seed, soft_logits, watch)
 
 
 def learned_rows(

@@ -25,6 +25,7 @@ from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
 from kdcache.trials.saving import save_student
+from kdcache.trials.watching import TrainingWatch, watched
 
 Logits = npt.NDArray[np.float32]
 
@@ -35,8 +36,13 @@ def run_trial(plan: TrialPlan) -> None:
     Raises:
         KdcacheError: the task was prepared anew, the logits to learn from are of other rows, or training failed.
     """
+    with watched(plan.name, plan.identity) as watch:
+        _run(plan, watch)
+
+
+def _run(plan: TrialPlan, watch: TrainingWatch) -> None:
     inputs = open_inputs(plan.task_folder, plan.model, plan.data)
-    trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
+    trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels, watch)
     start = time.perf_counter()
     how = plan.model.batch_size, plan.model.precision
     logits = {split: predict(trained, inputs.rows(split), *how) for split in plan.splits}

@@ -23,6 +23,7 @@ from kdcache.trials.run import training_cost
 from kdcache.trials.saved_models import teacher_files
 from kdcache.trials.saving import save_checkpoint
 from kdcache.trials.scores import named, score_logits
+from kdcache.trials.watching import TrainingWatch, watched
 
 
 def teach(plan: TeacherPlan) -> dict[str, Any]:
@@ -31,9 +32,14 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
     Returns:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
+    with watched(plan.name, plan.identity) as watch:
+        return _teach(plan, watch)
+
+
+def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     model = plan.model
     inputs = open_inputs(plan.task_folder, model, plan.data)
-    trained, run = learn(inputs, model, Regularizer(), model.seed)
+    trained, run = learn(inputs, model, Regularizer(), model.seed, watch=watch)
     result = {
         "identity": plan.identity,
         "parts": plan.parts,
