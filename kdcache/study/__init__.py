@@ -16,7 +16,7 @@
 
 from kdcache.study.loading import load_study
 from kdcache.study.methods import Regularizer
-from kdcache.study.models import Model, Student, Teacher
+from kdcache.study.models import Lora, Model, Student, Teacher
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Augment, Source, Task
 from kdcache.study.values import (
@@ -36,6 +36,7 @@ __all__ = [
     "UNLABELLED",
     "Augment",
     "Comparison",
+    "Lora",
     "Metric",
     "Model",
     "Params",

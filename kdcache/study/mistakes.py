@@ -42,6 +42,7 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     yield from _methods_in_the_wrong_group(entries)
     yield from _methods_that_need_classes(entries)
     yield from _tasks_without_unlabelled_rows(entries)
+    yield from _unusable_class_weights(entries)
     yield from _unusable_baseline(entries)
     yield from _missing_margins(entries)
     yield from _unusable_tuning(entries)
@@ -145,6 +146,24 @@ def _tasks_without_unlabelled_rows(entries: Entries) -> Iterator[str]:
             )
 
 
+def _unusable_class_weights(entries: Entries) -> Iterator[str]:
+    study = entries.sound
+    own = [name for name, method in {**study.regularizers, **study.distillers}.items() if method.function]
+    groups: dict[str, Mapping[str, Model]] = {"teachers": study.teachers, "students": study.students}
+    for group, models in groups.items():
+        for name, model in models.items():
+            if model.class_weights is None:
+                continue
+            key = f"{group}.{name}.class_weights"
+            tasks = _tasks_of(entries, model)
+            if regressions := [
+                task for task in study.tasks if task in tasks and study.tasks[task].regression
+            ]:
+                yield f"{key}: task {quoted(regressions[0])} is a regression and has no classes"
+            if own and group == "students":
+                yield f"{key}: has no effect on {quoted(own[0])}, whose function has to weigh the classes itself"
+
+
 def _unusable_baseline(entries: Entries) -> Iterator[str]:
     comparison: Comparison | None = entries.sound.comparison  # None where it has mistakes of its own
     known = entries.names["regularizers"]
@@ -183,6 +202,11 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
     for name, task in study.tasks.items():
         if tuning.metric is not None and (tuning.metric in REGRESSION_METRICS) != task.regression:
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
+    sizes = [size for name in names for size in tuning.values(name).get("batch_size", [])]
+    for name, student in study.students.items():
+        if sizes and min(sizes) < student.accumulate:
+            parts = f"students.{name}.accumulate: {student.accumulate}"
+            yield f"tuning.space: batch_size {min(sizes):g} cannot be computed in as many parts as {parts}"
     groups = {"regularizers": study.regularizers, "distillers": study.distillers}
     for group, methods in groups.items():
         for name, method in methods.items():

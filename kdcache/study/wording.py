@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from kdcache.study.models import Lora
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.tuning import Space, Tuning
@@ -12,6 +13,7 @@ from kdcache.study.values import NUMBER, SCHEDULE, Params, Schedule
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
 UNSEEN = {"[key]", NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
+INNER: dict[str, type[Params]] = {"source": Source, "augment": Augment, "lora": Lora}
 SCALAR = str | int | float | bool | None
 
 
@@ -56,8 +58,8 @@ def _model_at(path: tuple[str, ...]) -> type[Params]:
     """The model whose keys stand at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not path:
         return Study
-    if path[-1] in ("source", "augment"):
-        return Source if path[-1] == "source" else Augment
+    if path[-1] in INNER:
+        return INNER[path[-1]]
     if len(path) == 3 and path[-1] in ("alpha", "temperature"):
         return Schedule
     if path[0] == "tuning":

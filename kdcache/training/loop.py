@@ -179,7 +179,23 @@ class _Loop:
         return loss
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
-        """What a device does in a step. No value is read here: that would wait for a GPU."""
+        """What a device does in a step. No value is read here: that would wait for a GPU.
+
+        With `accumulate` the gradients of a batch's parts add up to those of the batch; processes exchange them once.
+        """
+        *earlier, last = batch.parts(self.params.accumulate)
+        losses = []
+        for part in earlier:
+            with self.accelerator.no_sync(self.network):
+                losses.append(self._backward(part, weight * (len(part) / len(batch)), progress))
+        losses.append(self._backward(last, weight * (len(last) / len(batch)), progress))
+        self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _backward(self, batch: Batch, weight: float, progress: float) -> Tensor:
+        """The gradients of a batch's loss, times its weight, are added to what is there; that loss."""
         labelled = int((batch.rows < len(self.labels)).sum())
         labels = self.labels[batch.index[:labelled]]
         soft_logits = self.soft_logits[self.batches.view][batch] if self.soft_logits else None
@@ -187,9 +203,6 @@ class _Loop:
             logits = self.network(**self.batches(batch)).logits
         loss = self.loss(logits.float(), labels, soft_logits, progress) * weight
         self.accelerator.backward(loss)
-        self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         return loss.detach()
 
 

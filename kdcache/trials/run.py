@@ -17,13 +17,12 @@ from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict, predict_views
 from kdcache.system.devices import device_name, peak_memory_mb
 from kdcache.system.files import remove
-from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
-from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
+from kdcache.trials.result import TrialCost, TrialResult, learned_with, write_cost, write_result
 from kdcache.trials.saving import save_student
 from kdcache.trials.watching import TrainingWatch, watched
 
@@ -85,7 +84,7 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         losses=run.losses,
         device=run.device,
         precision=run.precision,
-        versions=installed(),
+        versions=learned_with(plan.model),
     )
 
 

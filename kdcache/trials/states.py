@@ -27,7 +27,7 @@ from kdcache.system import processes
 from kdcache.system.devices import device_name, machine
 from kdcache.system.files import write_atomically
 from kdcache.system.locks import FolderLock
-from kdcache.system.versions import installed
+from kdcache.system.versions import ADAPTERS, LEARNING, installed
 from kdcache.training.state import State
 from kdcache.trials.layout import own_folder
 
@@ -130,7 +130,7 @@ class KeptState:
         run = {
             "device": device_name(device),
             "processes": processes.count(),
-            "versions": installed(),
+            "versions": installed((*LEARNING, ADAPTERS)),
         }
         return {"identity": self.identity, **run, **cpu}
 

@@ -13,12 +13,11 @@ from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict
 from kdcache.study import Regularizer, Teacher
 from kdcache.system.files import remove, write_json
-from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.layout import TEACHER
 from kdcache.trials.plan import TeacherPlan
-from kdcache.trials.result import write_cost
+from kdcache.trials.result import learned_with, write_cost
 from kdcache.trials.run import training_cost
 from kdcache.trials.saved_models import teacher_files
 from kdcache.trials.saving import save_checkpoint
@@ -53,7 +52,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
         "losses": run.losses,
         "device": run.device,
         "precision": run.precision,
-        "versions": installed(),
+        "versions": learned_with(model),
     }
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)

@@ -18,19 +18,17 @@ from typing import Any
 import pytest
 import torch
 
-from kdcache.study import Regularizer, Student, Task, Teacher
-from kdcache.tasks.prepare import prepare_task
+from kdcache.study import Regularizer, Student, Teacher
 from kdcache.trials.run import run_trial
 from kdcache.trials.states import EVERY, FILE
 from kdcache.trials.watching import TrainingWatch
 from tests import tiny_models as tiny
-from tests.doing import teach, trial_plan
+from tests.doing import prepare_words, teach, trial_plan
 from tests.launching import LAUNCH, VARIABLES
 
 KILLS = 20
 # Imported once, by the process that all others are forked from.
 PRELOADED = ["kdcache.trials.run", "kdcache.trials.teach", "transformers.models.bert.modeling_bert", __name__]
-WORDS = ["cat", "dog", "red", "blue", "sea", "sky", "tree", "bird", "mat", "noon"]
 RECIPE: dict[str, Any] = {"learning_rate": 0.003, "epochs": 8, "batch_size": 4, "precision": "float32"}
 
 
@@ -38,13 +36,7 @@ RECIPE: dict[str, Any] = {"learning_rate": 0.003, "epochs": 8, "batch_size": 4, 
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A task of 40 rows and a BERT with dropout: 80 steps."""
     root = tmp_path_factory.mktemp("project")
-    draw = random.Random(0)
-    for split in ("train", "validation"):
-        rows = [f"{' '.join(draw.sample(WORDS, 4))},{'no' if index % 2 else 'yes'}" for index in range(40)]
-        (root / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
-    files = {split: str(root / f"{split}.csv") for split in ("train", "validation")}
-    task = {"source": {"files": files}, "text": ["text"], "metrics": ["accuracy"], "max_length": 16}
-    prepare_task(Task.model_validate(task), root / "task", "task")
+    prepare_words(root)
     tiny.save_checkpoint(root / "bert", "bert")
     return root
 
