@@ -24,6 +24,7 @@ from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import TrialCost, TrialResult, learned_with, write_cost, write_result
 from kdcache.trials.saving import save_student
+from kdcache.trials.scores import trial_scores
 from kdcache.trials.watching import TrainingWatch, watched
 
 Logits = npt.NDArray[np.float32]
@@ -35,7 +36,7 @@ def run_trial(plan: TrialPlan) -> None:
     Raises:
         KdcacheError: the task was prepared anew, the logits to learn from are of other rows, or training failed.
     """
-    with watched(plan.name, plan.identity) as watch:
+    with watched(plan.name, plan.identity, _params(plan)) as watch:
         _run(plan, watch)
 
 
@@ -56,6 +57,7 @@ def _run(plan: TrialPlan, watch: TrainingWatch) -> None:
     if plan.keep_model:
         save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
     write_result(plan.folder, result)
+    watch.scores(lambda: trial_scores(plan.folder, inputs.task))
 
 
 def training_cost(run: Training) -> TrialCost:
@@ -79,13 +81,17 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
-        params={"student": plan.model.model_dump(exclude={"keep"}), "regularizer": plan.method.model_dump()},
+        params=_params(plan),
         steps=run.steps,
         losses=run.losses,
         device=run.device,
         precision=run.precision,
         versions=learned_with(plan.model),
     )
+
+
+def _params(plan: TrialPlan) -> dict[str, Any]:
+    return {"student": plan.model.model_dump(exclude={"keep"}), "regularizer": plan.method.model_dump()}
 
 
 def _prediction_cost(seconds: float, rows: int, run: str) -> Cost:

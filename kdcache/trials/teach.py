@@ -31,7 +31,7 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
     Returns:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
-    with watched(plan.name, plan.identity) as watch:
+    with watched(plan.name, plan.identity, {"teacher": plan.model.model_dump()}) as watch:
         return _teach(plan, watch)
 
 
@@ -56,6 +56,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     }
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)
+        watch.scores(lambda: result["metrics"])
     return result
 
 

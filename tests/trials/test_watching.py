@@ -30,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_line_for_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO), watched("digits / vit / base / seed 0", "one") as watch:
+    with caplog.at_level(logging.INFO), watched("digits / vit / base / seed 0", "one", {}) as watch:
         watch.begins(steps=80, done=0)
         watch.epoch(DONE)
     assert caplog.messages == ["digits / vit / base / seed 0: epoch 3/8: loss 0.1235, 2.0 s, 250 rows/s"]
@@ -42,7 +42,7 @@ def test_a_line_for_each_epoch(caplog: pytest.LogCaptureFixture) -> None:
 def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     for stream, expected in ((Terminal(), True), (io.StringIO(), False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with watched("rte / teacher big", "one") as watch:
+        with watched("rte / teacher big", "one", {}) as watch:
             watch.begins(steps=80, done=40)
             watch.step()
         assert ("rte / teacher big:  50%" in stream.getvalue()) == expected
@@ -51,5 +51,5 @@ def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wrong_setting_is_an_error_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(EVERY, "often")
-    with pytest.raises(Exception, match="KDCACHE_STATE_MINUTES"), watched("a", "one"):
+    with pytest.raises(Exception, match="KDCACHE_STATE_MINUTES"), watched("a", "one", {}):
         raise AssertionError
