@@ -123,7 +123,8 @@ class Run:
         if found != expected:
             name = next(name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name))
             raise TrialError(
-                f"the kept state is of another model: {name} has shape {found.get(name)}, expected {expected.get(name)}"
+                f"the kept state is of another model: {name} has shape {found.get(name)}, expected "
+                f"{expected.get(name)}; delete it to train from the start"
             )
 
     def _put_back_optimizer(self, state: State) -> None:

@@ -25,7 +25,7 @@ from kdcache.errors import KdcacheError, TrialError
 from kdcache.hashing import fingerprint
 from kdcache.system import processes
 from kdcache.system.devices import device_name, machine
-from kdcache.system.files import write_atomically
+from kdcache.system.files import TEMPORARY_SUFFIX, write_atomically
 from kdcache.system.locks import FolderLock
 from kdcache.system.versions import ADAPTERS, LEARNING, installed
 from kdcache.training.state import State
@@ -96,8 +96,11 @@ class KeptState:
     def _hold(self) -> bool:
         """Whether this process alone writes here: the same training may run elsewhere, in a copy of the project."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._held = self._held or self._lock.acquire()
+            if not self._held:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._held = self._lock.acquire()
+                for part in self.folder.glob(f".*{TEMPORARY_SUFFIX}") if self._held else ():
+                    part.unlink()  # of a state that was being written when its process was killed
         except OSError as error:
             log.warning("%s: the state of the training is not kept: %s", self.folder, error.strerror or error)
         return self._held

@@ -11,9 +11,10 @@ import torch
 
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import TrialError
+from kdcache.modelling.adapting import merged, to_be_trained
 from kdcache.modelling.building import build_model
 from kdcache.modelling.preprocessors import load_preprocessor
-from kdcache.study import Regularizer, Student
+from kdcache.study import Lora, Regularizer, Student
 from kdcache.training.loop import Training, fine_tune
 from kdcache.training.regularizers import make_loss
 from kdcache.training.state import State
@@ -80,6 +81,31 @@ def test_from_every_step_it_ends_with_the_same_bits(tmp_path: Path, family: str)
         assert same_weights(again, whole), done
         assert other.losses == run.losses
         assert other.steps == run.steps
+
+
+def test_adapters_in_parts_with_checkpointed_gradients(tmp_path: Path) -> None:
+    """Of a model with adapters these and the head are kept, nothing else."""
+    pytest.importorskip("peft")
+    lora = Lora(rank=2, alpha=4, dropout=0.3, targets=("query",))
+    params = student(
+        tiny.save_checkpoint(tmp_path, "bert"), lora=lora, accumulate=2, gradient_checkpointing=True
+    )
+    checkpoint = find_checkpoint(params)
+
+    def adapted(watch: Watch) -> Any:
+        model = build_model(checkpoint, card(), 0, load_preprocessor(checkpoint, card()))
+        with to_be_trained(model, params, 0) as trainee:
+            loss = make_loss(Regularizer(), 3)
+            trainee, run = fine_tune(trainee, random_split(LENGTHS), loss, params, 0, None, watch)
+        return merged(trainee), run.losses
+
+    keeper = Keeper()
+    whole, losses = adapted(keeper)
+    again, others = adapted(Keeper(keeper.states[3]))
+    assert same_weights(again, whole)
+    assert others == losses
+    kept = {name for name in keeper.states[0].tensors if name.startswith("model.") and "_ids" not in name}
+    assert len(kept) == 2 * 3 + 2  # two of each layer, and the head's
 
 
 def test_interrupted_twice(tmp_path: Path) -> None:

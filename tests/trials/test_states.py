@@ -70,6 +70,16 @@ def test_the_later_state_replaces_the_earlier() -> None:
     assert [path.name for path in keeper.folder.iterdir()] == [FILE]
 
 
+def test_what_a_killed_writer_left_is_cleared() -> None:
+    """It may have gigabytes."""
+    file = write()
+    (file.parent / ".state.safetensors.0a1b2c.tmp").write_bytes(b"half")
+    keeper = kept()
+    assert keeper.read() is not None
+    assert [path.name for path in file.parent.iterdir()] == [FILE]
+    keeper.release()
+
+
 def test_no_folder_is_made_before_a_state_is_kept(project: Path) -> None:
     keeper = kept(how_often=5)
     assert keeper.read() is None
