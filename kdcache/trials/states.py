@@ -106,7 +106,7 @@ class KeptState:
         return self._held
 
     def _usable(self) -> bool:
-        """Whether there is a state, whole, of this training, run as it is now. Any other goes."""
+        """Whether there is a state, whole, of this training, run as it is now. Any other stays until it is replaced."""
         _clear_unused(self.folder.parent)
         if not (self.folder / FILE).is_file() or not self._hold():
             return False
@@ -115,8 +115,11 @@ class KeptState:
         except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
             reason = f"it is damaged ({error})"
         if reason is not None:
-            log.warning("%s: the state of an interrupted training is not used: %s", self.folder, reason)
-            (self.folder / FILE).unlink()
+            log.warning(
+                "%s: the state of an interrupted training is not used, the training begins again: %s",
+                self.folder,
+                reason,
+            )
         return reason is None
 
     def _why_not(self, state: State) -> str | None:

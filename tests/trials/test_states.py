@@ -132,20 +132,21 @@ def test_a_state_in_another_ones_place_is_not_taken(caplog: pytest.LogCaptureFix
     file.rename(moved)
     assert kept("other").read() is None
     assert "identity was one, is other" in caplog.text
-    assert not moved.exists()
 
 
 def test_a_state_of_another_number_of_threads_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
     """The last bits may depend on it."""
     before = torch.get_num_threads()
-    file = write()
+    write()
     try:
         torch.set_num_threads(before + 1)
-        assert kept().read() is None
+        keeper = kept()
+        assert keeper.read() is None
+        keeper.release()
     finally:
         torch.set_num_threads(before)
     assert f"{before} thread(s), is " in caplog.text
-    assert not file.exists()
+    assert kept().read() is not None  # whoever runs it again as it was finds it
 
 
 @pytest.mark.parametrize("place", [0, 100, -1])
@@ -157,7 +158,6 @@ def test_a_changed_byte_is_seen(place: int, caplog: pytest.LogCaptureFixture) ->
     file.write_bytes(content)
     assert kept().read() is None
     assert "is damaged" in caplog.text or "was" in caplog.text
-    assert not file.exists()
 
 
 @pytest.mark.parametrize("size", [0, 4, 200])
@@ -165,7 +165,6 @@ def test_part_of_a_file_is_no_state(size: int) -> None:
     file = write()
     file.write_bytes(file.read_bytes()[:size])
     assert kept().read() is None
-    assert not file.exists()
 
 
 def hold(pipe: Connection, folder: Path) -> None:
