@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +28,7 @@ def to_be_trained(network: Any, params: Model, seed: int) -> Iterator[Any]:
         _checkpoint_gradients(network)
     yield network if params.lora is None else _adapted(network, params.lora, seed)
     if params.gradient_checkpointing:
-        network.gradient_checkpointing_disable()
+        _checkpointing(network, "disable")()
 
 
 def merged(network: Any) -> Any:
@@ -66,4 +66,10 @@ def _checkpoint_gradients(network: Any) -> None:
         raise ModelError(
             f"gradient_checkpointing: transformers has none for model_type {network.config.model_type!r}"
         )
-    network.gradient_checkpointing_enable({"use_reentrant": False})
+    _checkpointing(network, "enable")({"use_reentrant": False})
+
+
+def _checkpointing(network: Any, what: str) -> Callable[..., None]:
+    """transformers has begun to call it activation checkpointing."""
+    names = (f"activation_checkpointing_{what}", f"gradient_checkpointing_{what}")
+    return next(getattr(network, name) for name in names if hasattr(network, name))  # type: ignore[no-any-return]
