@@ -25,7 +25,7 @@ from kdcache.errors import KdcacheError
 from kdcache.modelling.batches import Batch, Batcher, Rows
 from kdcache.modelling.encoding import EncodedSplit
 from kdcache.training import loop
-from kdcache.training.loop import _Loop
+from kdcache.training.loop import Loop
 
 MULTIPLE = 8  # tokens that batches are padded to a multiple of: fewer shapes to record
 Update = Callable[[], Tensor]
@@ -46,7 +46,7 @@ class Bucketed(Batcher):
         return min(-(-super().longest(rows) // MULTIPLE) * MULTIPLE, int(self.lengths.max()))
 
 
-class GraphedLoop(_Loop):
+class GraphedLoop(Loop):
     """The loop, which takes the first step of each shape as ever, records the second, and replays it from then on."""
 
     def __init__(

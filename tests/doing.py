@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.logits import Fingerprints
-from kdcache.study import Model, Regularizer, Student, Teacher
+from kdcache.study import Model, Regularizer, Student, Task, Teacher
 from kdcache.tasks.card import TaskCard
+from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials import cache as caching
 from kdcache.trials import teach as teaching
@@ -18,6 +20,20 @@ from kdcache.trials.keeping import missing_trials, why_cache
 from kdcache.trials.layout import trial_folder
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan, trained_teacher
 from kdcache.trials.store import Store
+
+WORDS = ["cat", "dog", "red", "blue", "sea", "sky", "tree", "bird", "mat", "noon"]
+
+
+def prepare_words(root: Path) -> Path:
+    """A prepared task of 40 rows of four words, every second one of the class `no`: `root/task`."""
+    draw = random.Random(0)
+    for split in ("train", "validation"):
+        rows = [f"{' '.join(draw.sample(WORDS, 4))},{'no' if index % 2 else 'yes'}" for index in range(40)]
+        (root / f"{split}.csv").write_text("\n".join(["text,label", *rows]))
+    files = {split: str(root / f"{split}.csv") for split in ("train", "validation")}
+    task = {"source": {"files": files}, "text": ["text"], "metrics": ["accuracy"], "max_length": 16}
+    prepare_task(Task.model_validate(task), root / "task", "task")
+    return root / "task"
 
 
 def teach(name: str, task_folder: Path, teacher: Teacher, folder: Path, identity: str) -> dict[str, Any]:

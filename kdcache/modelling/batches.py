@@ -44,6 +44,14 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def parts(self, count: int) -> list[Batch]:
+        """The rows, in order, in at most `count` parts; all are of one size, but the last may be smaller."""
+        size = -(-len(self) // count)
+        return [
+            Batch(self.rows[start : start + size], self.index[start : start + size])
+            for start in range(0, len(self), size)
+        ]
+
 
 def sent(batches: Sequence[Rows], device: torch.device) -> list[Batch]:
     """Batches on a device, all in one copy: a copy for each batch would wait for the device each time."""

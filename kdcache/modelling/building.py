@@ -127,7 +127,7 @@ def _load_pretrained(
         output_loading_info=True,
     )
     lacking = {*report["missing_keys"], *(item[0] for item in report["mismatched_keys"])}
-    encoder = sorted(key for key in lacking if _in_encoder(key, network) and ".pooler." not in key)
+    encoder = sorted(key for key in lacking if in_encoder(key, network) and ".pooler." not in key)
     if encoder:
         more = f" and {len(encoder) - 3} more" if len(encoder) > 3 else ""
         raise ModelError(
@@ -135,12 +135,12 @@ def _load_pretrained(
             "its config.json and its *.safetensors do not belong together"
         )
     for key, value in network.state_dict().items():
-        if key in lacking or not (keep_head or _in_encoder(key, network)):
+        if key in lacking or not (keep_head or in_encoder(key, network)):
             value.copy_(drawn[key])
     return network
 
 
-def _in_encoder(key: str, network: Any) -> bool:
+def in_encoder(key: str, network: Any) -> bool:
     """Whether a weight belongs to the pre-trained model, not to the head that a task adds on top."""
     return key.startswith(f"{network.base_model_prefix}.")
 

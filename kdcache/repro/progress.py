@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 # What kdcache.engine logs: how many trials a stage has to run, and each that is done.
 TO_RUN, DONE = re.compile(r"(\d+) trials to run\b"), re.compile(r"\[(\d+)/(\d+)\] ")
+EPOCH = re.compile(r": epoch (\d+/\d+): loss ")  # what a training logs, see kdcache.trials.watching
 RAN = "Running stage "  # what DVC prints before a stage's command
 TAIL = 20  # lines of a failed stage's log
 
@@ -91,7 +92,7 @@ class Display:
             completed=self._ended + self.trials.done,
             total=self._stages + self.trials.total,
             left=self._left(),
-            running=", ".join(running),
+            running=", ".join(_with_epoch(stage, log) for stage, log in running.items()),
         )
 
     def end(self, name: str, stages: Sequence[str], log: Path, ok: bool, seconds: float) -> None:
@@ -126,6 +127,12 @@ class Display:
         if not (done and left):
             return ""
         return f", about {duration((time.monotonic() - self._begin) / done * left)} left"
+
+
+def _with_epoch(stage: str, log: Path) -> str:
+    """A running stage, and how many epochs of its training are over where its log says so."""
+    epochs = [found[1] for line in _lines(log) if (found := EPOCH.search(line))]
+    return f"{stage} (epochs {epochs[-1]})" if epochs else stage
 
 
 def duration(seconds: float) -> str:

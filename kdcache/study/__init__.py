@@ -18,7 +18,7 @@
 from kdcache.study.loading import load_study
 from kdcache.study.methods import Regularizer
 from kdcache.study.metrics import CLASSIFICATION_METRICS, LANGUAGE_METRICS, REGRESSION_METRICS, Metric
-from kdcache.study.models import Model, Student, Teacher
+from kdcache.study.models import Lora, Model, Student, Teacher
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Augment, Source, Task
 from kdcache.study.values import UNLABELLED, Params, Schedule
@@ -32,6 +32,7 @@ __all__ = [
     "UNLABELLED",
     "Augment",
     "Comparison",
+    "Lora",
     "Metric",
     "Model",
     "Params",

@@ -44,6 +44,7 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     yield from _methods_that_need_classes(entries)
     yield from language_mistakes(entries.sound)
     yield from _tasks_without_unlabelled_rows(entries)
+    yield from _unusable_class_weights(entries)
     yield from _unusable_baseline(entries)
     yield from _missing_margins(entries)
     yield from _several_units(entries)
@@ -148,6 +149,25 @@ def _tasks_without_unlabelled_rows(entries: Entries) -> Iterator[str]:
             )
 
 
+def _unusable_class_weights(entries: Entries) -> Iterator[str]:
+    study = entries.sound
+    own = [name for name, method in {**study.regularizers, **study.distillers}.items() if method.function]
+    groups: dict[str, Mapping[str, Model]] = {"teachers": study.teachers, "students": study.students}
+    for group, models in groups.items():
+        for name, model in models.items():
+            if model.class_weights is None:
+                continue
+            key = f"{group}.{name}.class_weights"
+            tasks = _tasks_of(entries, model)
+            for task in (name for name in study.tasks if name in tasks):
+                if study.tasks[task].regression or study.tasks[task].language_modelling:
+                    kind = "a regression" if study.tasks[task].regression else "language modelling"
+                    yield f"{key}: task {quoted(task)} is {kind} and has no classes"
+                    break
+            if own and group == "students":
+                yield f"{key}: has no effect on {quoted(own[0])}, whose function has to weigh the classes itself"
+
+
 def _unusable_baseline(entries: Entries) -> Iterator[str]:
     comparison: Comparison | None = entries.sound.comparison  # None if `comparison` itself has mistakes
     known = entries.names["regularizers"]
@@ -199,6 +219,11 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
         if tuning.metric is not None and not _has_score(task, tuning.metric):
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
     yield from _unusable_space_of_teachers(entries, tuning)
+    sizes = [size for name in names for size in tuning.values(name).get("batch_size", [])]
+    for name, student in study.students.items():
+        if sizes and min(sizes) < student.accumulate:
+            parts = f"students.{name}.accumulate: {student.accumulate}"
+            yield f"tuning.space: batch_size {min(sizes):g} cannot be computed in as many parts as {parts}"
     groups = {"regularizers": study.regularizers, "distillers": study.distillers}
     for group, methods in groups.items():
         for name, method in methods.items():

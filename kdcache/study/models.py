@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from kdcache.study.estimates import TokenEstimate
 from kdcache.study.names import Name, Teachers, teacher_names
-from kdcache.study.values import Keep, Params, Seed, Text
+from kdcache.study.values import ClassWeights, Keep, Params, Seed, Text
+
+# Keys that are dumped, and so are part of an identity, only where they are given.
+LEFT_OUT = ("cache", "lora", "accumulate", "gradient_checkpointing", "class_weights")
+
+
+class Lora(Params):
+    """Adapters of low rank: they and the head are trained, and merged into the model's weights at the end."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)  # an adapter counts alpha / rank times
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    targets: tuple[Text, ...] | None = Field(
+        default=None, min_length=1
+    )  # layers by name; default: peft's own
 
 
 class Model(Params):
@@ -27,14 +42,33 @@ class Model(Params):
     warmup: float = Field(default=0.1, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    cache: TokenEstimate | None = (
-        None  # of language modelling: what is stored of its distributions; see `estimate`
-    )
+    # Of language modelling: what is stored of its distributions; see `estimate`.
+    cache: TokenEstimate | None = None
+    lora: Lora | None = None
+    accumulate: int = Field(default=1, ge=1)  # a batch is computed in so many parts, with less memory
+    gradient_checkpointing: bool = Field(default=False, strict=True)  # less memory, more time
+    class_weights: ClassWeights | None = None  # of the labels' part of the loss
 
     @property
     def estimate(self) -> TokenEstimate:
         """What is stored of a language model's distributions at each token: as declared, or the default."""
         return self.cache or TokenEstimate()
+
+    @model_serializer(mode="wrap")
+    def _as_given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is as if it were not there: identities do not change when kdcache learns a key."""
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in whole(self).items()
+            if key not in LEFT_OUT or getattr(self, key) != fields[key].default
+        }
+
+    def _mistakes(self) -> Iterator[str]:
+        if self.lora is not None and self.init == "scratch":
+            yield "lora adapts pretrained weights; with init: scratch there are none"
+        if self.accumulate > self.batch_size:
+            yield f"accumulate: {self.accumulate} parts of a batch of {self.batch_size} rows"
 
 
 class Teacher(Model):

@@ -12,6 +12,7 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -40,10 +41,23 @@ def _check_keep(value: object) -> object:
     return value
 
 
+def _check_class_weights(value: object) -> object:
+    """One sentence for a mistake, as above."""
+    if value is None or value == "balanced":
+        return value
+    weights = value if isinstance(value, list | tuple) and value else [0]
+    if not all(type(weight) in (int, float) and 0 < weight < float("inf") for weight in weights):
+        raise ValueError(
+            f"expected balanced or a list of numbers above 0, one for each class, found {quoted(value)}"
+        )
+    return value
+
+
 Text = Annotated[str, Field(min_length=1)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
 Keep = Annotated[Literal["none", "all"] | tuple[Seed, ...], BeforeValidator(_check_keep)]
+ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...], BeforeValidator(_check_class_weights)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 
@@ -62,8 +76,10 @@ class Params(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_booleans(cls, value: object) -> object:
-        """Refuse booleans: no key is a switch, and pydantic would read `alpha: true` as 1.0."""
+    def _no_booleans(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse booleans except as switches: pydantic would read `alpha: true` as 1.0."""
+        if cls.model_fields[info.field_name or ""].annotation is bool:
+            return value
         items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [value]
         if any(isinstance(item, bool) for item in items):
             raise ValueError("true and false are no values here")

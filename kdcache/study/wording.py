@@ -6,6 +6,7 @@ import difflib
 from typing import Any
 
 from kdcache.study.estimates import TokenEstimate
+from kdcache.study.models import Lora
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
 from kdcache.study.tuning import Space, Tuning
@@ -13,6 +14,7 @@ from kdcache.study.values import FOLDER, FOLDERS, NUMBER, SCHEDULE, Params, Sche
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
 UNSEEN = {"[key]", FOLDER, FOLDERS, NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
+INNER: dict[str, type[Params]] = {"source": Source, "augment": Augment, "lora": Lora}
 SCALAR = str | int | float | bool | None
 
 
@@ -59,8 +61,8 @@ def _model_at(path: tuple[str, ...]) -> type[Params]:
         return Study
     if len(path) == 3 and path[-1] == "cache":
         return TokenEstimate
-    if path[-1] in ("source", "augment"):
-        return Source if path[-1] == "source" else Augment
+    if path[-1] in INNER:
+        return INNER[path[-1]]
     if len(path) == 3 and path[-1] in ("alpha", "temperature"):
         return Schedule
     if path[0] == "tuning":

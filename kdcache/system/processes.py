@@ -6,6 +6,7 @@ Without a launcher there is one process, and nothing here imports torch.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -91,5 +92,13 @@ def _connect() -> PartialState:
             f"WORLD_SIZE is {count()}, but Accelerate connects {state.num_processes} processes; start them with "
             "`accelerate launch` (on CPUs: `torchrun`, with ACCELERATE_USE_CPU=true), or unset WORLD_SIZE"
         )
-    atexit.register(state.destroy_process_group)  # else the first process to end can take the others down
+    _leave_in_the_end()
     return state
+
+
+@functools.cache
+def _leave_in_the_end() -> None:
+    """Once, however often the processes talk: else one that ends first can take the others down."""
+    from accelerate import PartialState
+
+    atexit.register(lambda: PartialState().destroy_process_group())

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 LEARNING = ("torch", "transformers", "accelerate", "numpy")  # what a trained model depends on
+ADAPTERS = "peft"  # one with `lora` on this too
 
 
 def installed(names: Iterable[str] = LEARNING) -> dict[str, str]:

@@ -14,6 +14,15 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels)
 
 
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """-w[label] log softmax(logits)[label], mean over the batch, from a weight for each class, [K].
+
+    torch's `cross_entropy(weight=)` divides by the sum of the batch's weights instead: the parts of a batch would not
+    add up to the batch.
+    """
+    return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
+
+
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p || q) = sum_k p_k (log p_k - log q_k), mean over the batch; p_k may be 0 (log p_k = -inf)."""
     return F.kl_div(log_q, log_p.exp(), reduction="batchmean")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import torch
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache
 from kdcache.logits.places import PLAIN, UNLABELLED, VIEWS
+from kdcache.modelling.adapting import merged, to_be_trained
 from kdcache.modelling.augmentation import recorded
 from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedSplit
@@ -20,26 +22,53 @@ from kdcache.study import Model, Regularizer
 from kdcache.tasks.card import TaskCard
 from kdcache.training.loop import Training, fine_tune
 from kdcache.training.regularizers import make_loss
+from kdcache.training.watching import NOBODY, Watch
 
 Logits = npt.NDArray[np.float32]
 
 
 def learn(
-    inputs: Inputs, model: Model, method: Regularizer, seed: int, soft_labels: Sequence[Path] = ()
+    inputs: Inputs,
+    model: Model,
+    method: Regularizer,
+    seed: int,
+    soft_labels: Sequence[Path] = (),
+    watch: Watch = NOBODY,
 ) -> tuple[torch.nn.Module, Training]:
     """Train a model on a task by a method; everything random is drawn from the seed.
 
     Args:
         inputs: the task as the model takes it.
         soft_labels: folders of logits to learn from, see `kdcache.logits.places`; their mean when there are several.
+        watch: looks on, and may have a state to go on from; see `fine_tune`.
 
     Raises:
         KdcacheError: the logits are of other rows, the model does not fit the task, or the loss became infinite or NaN.
     """
     rows, soft_logits = learned_rows(inputs, method, soft_labels)
-    network = build_model(inputs.checkpoint, inputs.card, seed, inputs.preprocessor)
-    loss = make_loss(method, inputs.card.classes, inputs.card.regression)
-    return fine_tune(network, rows, loss, model, seed, soft_logits)
+    card = inputs.card
+    network = build_model(inputs.checkpoint, card, seed, inputs.preprocessor)
+    weights = class_weights(model, rows.labels, card.classes)
+    loss = make_loss(method, card.classes, card.regression, weights)
+    with to_be_trained(network, model, seed) as trainee:
+        trainee, run = fine_tune(trainee, rows, loss, model, seed, soft_logits, watch)
+    return merged(trainee), run
+
+
+def class_weights(model: Model, labels: npt.NDArray[Any], classes: int) -> list[float] | None:
+    """The weight of each class: as given, or `balanced`, so that all classes count alike: N / (K * rows of the class).
+
+    Balanced weights are 1 in the mean over the rows.
+
+    Args:
+        labels: [N] of the rows that are trained on.
+    """
+    if model.class_weights is None:
+        return None
+    if model.class_weights != "balanced":
+        return list(model.class_weights)
+    counts = np.bincount(labels.astype(np.int64), minlength=classes)
+    return [len(labels) / (classes * max(1, int(count))) for count in counts]
 
 
 def learned_rows(

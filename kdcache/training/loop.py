@@ -6,9 +6,7 @@ read once an epoch. The last epoch's weights are the result: validation data are
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -22,7 +20,6 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
 from kdcache.errors import TrialError
 from kdcache.modelling.batches import Batch, Batcher, Rows, device_rows, epoch_batches, pad_token, sent
@@ -30,8 +27,9 @@ from kdcache.modelling.encoding import EncodedSplit
 from kdcache.modelling.predicting import autocast, in_bfloat16
 from kdcache.study import Model
 from kdcache.system.devices import device_name, peak_memory_mb, reset_peak_memory
+from kdcache.training.state import Progress, Run
+from kdcache.training.watching import NOBODY, Epoch, Watch
 
-log = logging.getLogger(__name__)
 TrainingLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 
@@ -57,6 +55,7 @@ def fine_tune(
     params: Model,
     seed: int,
     soft_logits: npt.NDArray[np.float32] | None = None,
+    watch: Watch = NOBODY,
 ) -> tuple[torch.nn.Module, Training]:
     """Train the model on the split and return it with the run's figures.
 
@@ -66,11 +65,17 @@ def fine_tune(
         loss: the mean over a batch, from logits [B, K], labels [B], soft logits [B, K] and the progress of training,
             0 at the first step and 1 at the last. Rows without a label come last in a batch: labels are then fewer.
         soft_logits: [N, K] cached raw logits in the split's row order, for distillers; [N, V, K] of a split with views.
+        watch: looks on. It may have the state of such a training that was interrupted; this one then goes on from
+            there, and gives the same bits as if it had never been.
 
     Raises:
-        TrialError: the loss became infinite or NaN.
+        TrialError: the loss became infinite or NaN, or the watch's state is of another model.
     """
-    return run(lambda accelerator: Loop(accelerator, model, split, loss, params, soft_logits), params, seed)
+
+    def make(accelerator: Accelerator) -> Loop:
+        return Loop(accelerator, model, split, loss, params, soft_logits, watch)
+
+    return run(make, params, seed)
 
 
 def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
@@ -82,21 +87,17 @@ def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[
     accelerator = _accelerator()
     device = accelerator.device
     reset_peak_memory(device)
-    start = time.perf_counter()
     loop = make(accelerator)
     torch.manual_seed(seed + accelerator.process_index)  # dropout: the same for every regularizer
     loop.network.train()
-    epochs = tqdm(range(params.epochs), desc="epochs", disable=not sys.stderr.isatty(), leave=False)
     with _attention(device):
-        losses = [loop.epoch(seed, epoch) for epoch in epochs]
+        losses = loop.run(seed)
     trained = accelerator.unwrap_model(loop.network)
     if device.type != "cpu":
         accelerator.free_memory()
-    seconds = time.perf_counter() - start
+    seconds, memory = loop.cost()
     precision = "bfloat16" if in_bfloat16(params.precision, device) else "float32"
-    return trained, Training(
-        loop.steps, losses, seconds, peak_memory_mb(device), device_name(device), precision
-    )
+    return trained, Training(loop.steps, losses, seconds, memory, device_name(device), precision)
 
 
 def _accelerator() -> Accelerator:
@@ -106,7 +107,7 @@ def _accelerator() -> Accelerator:
 
 
 class Loop:
-    """One run of the loop: the model with its optimizer and schedule, and the rows on the device."""
+    """One run of the loop: the model with its optimizer and schedule, the rows on the device, and how far it is."""
 
     def __init__(
         self,
@@ -116,38 +117,75 @@ class Loop:
         loss: TrainingLoss,
         params: Model,
         soft_logits: npt.NDArray[np.float32] | None,
+        watch: Watch = NOBODY,
     ) -> None:
         device = accelerator.device
         self.loss = loss
         self.batches = Batcher(split, pad_token(model), device)
         self.labels = torch.from_numpy(split.labels).to(device)
         self.soft_logits = device_rows(_by_view(soft_logits), device)
-        self._start(accelerator, model, params, len(split))
+        self._start(accelerator, model, params, len(split), watch)
 
-    def _start(self, accelerator: Accelerator, model: torch.nn.Module, params: Model, rows: int) -> None:
+    def _start(
+        self, accelerator: Accelerator, model: torch.nn.Module, params: Model, rows: int, watch: Watch
+    ) -> None:
         """The model with its optimizer and schedule, for so many rows an epoch."""
-        self.accelerator, self.params = accelerator, params
+        self.begin = time.perf_counter()
+        self.accelerator, self.params, self.watch = accelerator, params, watch
         self.steps = params.epochs * -(-rows // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)
         self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        self.progress = Progress(torch.zeros((), device=accelerator.device))
+        self.state = Run(accelerator, self.network, self.optimizer, self.schedule, self.progress)
 
-    def epoch(self, seed: int, epoch: int) -> float:
-        """Every row once; the mean loss over the rows, of all processes together."""
+    def run(self, seed: int) -> list[float]:
+        """Every epoch that is left; the mean loss of each, the earlier ones' too."""
+        if (state := self.watch.state()) is not None:
+            self.state.go_on_from(state)
+        self.watch.begins(self.steps, self.schedule.last_epoch)
+        while self.progress.epoch < self.params.epochs:
+            self.epoch(seed)
+        return self.progress.losses
+
+    def epoch(self, seed: int) -> None:
+        """Every row once, except those of batches that are done already."""
+        begin, progress = time.perf_counter(), self.progress
+        epoch = progress.epoch
         self.batches.view = epoch % self.batches.views
-        total = torch.zeros((), device=self.accelerator.device)
-        whole = epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch)
+        whole = epoch_batches(self.batches.lengths, self.params.batch_size, seed, epoch)[progress.batch :]
         shares = [_share(rows, self.accelerator) for rows in whole]
         batches = sent([self._labelled_first(mine) for mine, _ in shares], self.accelerator.device)
         for rows, batch, (_, weight) in zip(whole, batches, shares, strict=True):
-            total += self.step(batch, weight) * len(rows)
-        mean = float(self.accelerator.reduce(total, "mean")) / len(self.batches)
+            progress.total += self.step(batch, weight) * len(rows)
+            progress.batch += 1
+            self._look()
+        mean = self._mean_loss()
+        progress.end_epoch(mean)
+        seconds = time.perf_counter() - begin
+        self.watch.epoch(Epoch(epoch + 1, self.params.epochs, mean, sum(map(len, whole)), seconds))
+
+    def _look(self) -> None:
+        self.watch.step()
+        if self.watch.wants_state() and self.state.can_be_kept:
+            self.watch.keep(self.state.state(*self.cost()))
+
+    def _mean_loss(self) -> float:
+        """Over the rows of the epoch, of all processes together."""
+        total = self.accelerator.reduce(self.progress.total, "mean")
+        mean = float(total) / len(self.batches)
         if not math.isfinite(mean):
             raise TrialError(
-                f"the training loss is {mean} in epoch {epoch + 1}; lower learning_rate, or alpha of the regularizer"
+                f"the training loss is {mean} in epoch {self.progress.epoch + 1}; lower learning_rate, or alpha of the "
+                "regularizer"
             )
-        log.debug("epoch %d: loss %.4f", epoch + 1, mean)
         return mean
+
+    def cost(self) -> tuple[float, float]:
+        """Wall-clock seconds and peak MiB so far, those of interrupted processes too."""
+        seconds = time.perf_counter() - self.begin
+        memory = peak_memory_mb(self.accelerator.device)
+        return self.progress.seconds + seconds, max(self.progress.peak_memory_mb, memory)
 
     def _labelled_first(self, rows: Rows) -> Rows:
         """The rows that have no label last, as the loss wants them."""
@@ -161,12 +199,25 @@ class Loop:
         return loss
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
-        """What a device does in a step. No value is read here: that would wait for a GPU."""
-        loss = self.loss_of(batch, progress) * weight
-        self.accelerator.backward(loss)
+        """What a device does in a step. No value is read here: that would wait for a GPU.
+
+        With `accumulate` the gradients of a batch's parts add up to those of the batch; processes exchange them once.
+        """
+        *earlier, last = batch.parts(self.params.accumulate)
+        losses = []
+        for part in earlier:
+            with self.accelerator.no_sync(self.network):
+                losses.append(self._backward(part, weight * (len(part) / len(batch)), progress))
+        losses.append(self._backward(last, weight * (len(last) / len(batch)), progress))
         self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _backward(self, batch: Batch, weight: float, progress: float) -> Tensor:
+        """The gradients of a batch's loss, times its weight, are added to what is there; that loss."""
+        loss = self.loss_of(batch, progress) * weight
+        self.accelerator.backward(loss)
         return loss.detach()
 
     def loss_of(self, batch: Batch, progress: float) -> Tensor:

@@ -36,7 +36,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
 import torch
@@ -53,6 +53,7 @@ from kdcache.training.divergences import (
     released_tf_reg,
     reverse_kl,
     squared_error,
+    weighted_cross_entropy,
 )
 from kdcache.training.soft_labels import (
     designed_soft_labels,
@@ -78,6 +79,7 @@ class Loss(Protocol):
 # The same with all four arguments given, and a user's own loss, which has three.
 Term = Callable[[Tensor, Tensor, Tensor | None, float | None], Tensor]
 Own = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+Hard = Callable[[Tensor, Tensor], Tensor]  # of logits and labels alone
 CACHED = "cached logits"
 
 
@@ -90,13 +92,19 @@ def needs_logits(params: Regularizer) -> bool:
     return params.soft_labels in ("teacher", "self")
 
 
-def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Loss:
+def make_loss(
+    params: Regularizer,
+    classes: int,
+    regression: bool = False,
+    class_weights: Sequence[float] | None = None,
+) -> Loss:
     """The loss of a regularizer or distiller.
 
     Args:
         params: the regularizer as written in params.yaml.
         classes: K, the number of the student's outputs (1 for a regression).
         regression: labels are real numbers; CE becomes the mean squared error.
+        class_weights: one for each class: each row's CE counts as often as its class says. D is not weighed.
 
     Returns:
         A function of logits [B, K], labels [B] (int64 classes, or floats for a regression), the raw cached logits
@@ -105,11 +113,16 @@ def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Lo
         `unlabelled: use` labels may be [L] with L < B: the last B - L rows have none.
 
     Raises:
-        RegularizerError: the regularizer is not defined for such a task, or `function` cannot be imported.
+        RegularizerError: the regularizer is not defined for such a task, the weights do not fit it, or `function`
+            cannot be imported.
             The returned function raises it when shapes do not fit, or cached logits or the progress are missing.
     """
     _check_task(params, classes, regression)
-    compute, partly = _choose(params, regression), params.unlabelled == "use"
+    hard: Callable[[Tensor, Tensor], Tensor] = squared_error if regression else cross_entropy
+    if class_weights is not None:
+        _check_weights(params, classes, regression, class_weights)
+        hard = _weighted(class_weights)
+    compute, partly = _choose(params, hard), params.unlabelled == "use"
 
     def loss(
         logits: Tensor, labels: Tensor, soft_logits: Tensor | None = None, progress: float | None = None
@@ -122,10 +135,9 @@ def make_loss(params: Regularizer, classes: int, regression: bool = False) -> Lo
     return loss
 
 
-def _choose(params: Regularizer, regression: bool) -> Term:
+def _choose(params: Regularizer, hard: Hard) -> Term:
     if params.function is not None:
         return _checked(_load_function(params.function), params.function, needs_logits(params))
-    hard = squared_error if regression else cross_entropy
     if params.is_base:
         return lambda logits, labels, *_: hard(logits, labels)
     soft = _soft_term(params)
@@ -137,6 +149,18 @@ def _choose(params: Regularizer, regression: bool) -> Term:
         return (1 - alpha) * hard(logits, labels) + alpha * term
 
     return _on_labelled(mixed, soft) if params.unlabelled == "use" else mixed
+
+
+def _weighted(class_weights: Sequence[float]) -> Hard:
+    weights = torch.tensor(class_weights)
+    there: dict[torch.device, Tensor] = {}  # sent once
+
+    def hard(logits: Tensor, labels: Tensor) -> Tensor:
+        if logits.device not in there:
+            there[logits.device] = weights.to(logits.device)
+        return weighted_cross_entropy(logits, labels, there[logits.device])
+
+    return hard
 
 
 def _on_labelled(labelled: Term, unlabelled: Term) -> Term:
@@ -267,6 +291,18 @@ def _check_task(params: Regularizer, classes: int, regression: bool) -> None:
             )
     elif classes < 2:
         raise RegularizerError(f"a classification needs at least 2 classes, found {classes}")
+
+
+def _check_weights(
+    params: Regularizer, classes: int, regression: bool, class_weights: Sequence[float]
+) -> None:
+    if regression or params.function is not None:
+        what = "a regression has no classes" if regression else "a function of your own weighs them itself"
+        raise RegularizerError(f"class_weights have no effect: {what}")
+    if len(class_weights) != classes:
+        raise RegularizerError(
+            f"class_weights: expected one for each of {classes} classes, found {len(class_weights)}"
+        )
 
 
 def _check_batch(

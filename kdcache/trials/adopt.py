@@ -20,7 +20,7 @@ from kdcache.logits.opening import read_manifest
 from kdcache.study import Study
 from kdcache.system.files import read_json
 from kdcache.system.locks import exclusive
-from kdcache.system.versions import installed
+from kdcache.system.versions import LEARNING, installed
 from kdcache.trials.identity import Parts
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
@@ -139,10 +139,11 @@ def _differs_in_code(name: str, kept: Mapping[str, Any], planned: Parts, folder:
         raise TrialError(
             f"{folder}: more than the code of {name} differs ({facts}); `dvc repro` runs it again"
         )
-    if different and kept.get("versions") != installed():
+    versions = kept.get("versions") or {}
+    now = installed({*LEARNING, *versions})  # peft's too, where it was needed
+    if different and versions != now:
         raise TrialError(
-            f"{folder}: only the code may differ, but {name} was made with {kept.get('versions')}, and {installed()} "
-            "are installed"
+            f"{folder}: only the code may differ, but {name} was made with {versions}, and {now} are installed"
         )
     return bool(different)
 

@@ -44,7 +44,7 @@ def common_parts(card: TaskCard, checkpoint: Checkpoint, model: Model, function:
         "data": card.fingerprint,
         "weights": checkpoint.weights_fingerprint,
         "preprocessing": _preprocessing(card, checkpoint),
-        "recipe": model.model_dump(exclude=NAMES_ONLY | {"seed"}),
+        "recipe": model.model_dump(mode="json", exclude=NAMES_ONLY | {"seed"}),
         "code": code.of_training(card.language_modelling),
         "function": code.of_module(function.split(":")[0]) if function else None,
     }

@@ -76,3 +76,14 @@ class Layout:
 def trial_folder(configuration: Path, seed: int) -> Path:
     """The folder of one seed inside a configuration's folder."""
     return configuration / f"seed-{seed}"
+
+
+def own_folder() -> Path:
+    """What kdcache keeps for itself of the project that the current folder is in, outside Git and DVC.
+
+    DVC runs experiments in copies of the project under `.dvc/tmp/`: they share the project's own.
+    """
+    here = Path.cwd()
+    parts = here.parts
+    project = Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else here
+    return project / ".kdcache"

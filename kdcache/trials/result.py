@@ -11,7 +11,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdcache.errors import KdcacheError, TrialError
+from kdcache.study import Model
 from kdcache.system.files import read_json, write_json
+from kdcache.system.versions import ADAPTERS, LEARNING, installed
 from kdcache.trials.layout import COST, RESULT
 
 OPTIONAL = ("parts", "adopted", "metrics", "seconds", "peak_memory_mb")
@@ -123,6 +125,11 @@ def read_cost(folder: Path) -> TrialCost | None:
         return TrialCost.model_validate(read_json(folder / COST))
     except (KdcacheError, ValidationError):
         return None
+
+
+def learned_with(model: Model) -> dict[str, str]:
+    """The versions of the libraries that a trained model depends on."""
+    return installed(LEARNING if model.lora is None else (*LEARNING, ADAPTERS))
 
 
 def write_cost(folder: Path, cost: TrialCost) -> None:

@@ -17,15 +17,16 @@ from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict, predict_views
 from kdcache.system.devices import device_name, peak_memory_mb
 from kdcache.system.files import remove
-from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.identity import left_out, logit_fingerprints
 from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.plan import TrialPlan
-from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
+from kdcache.trials.result import TrialCost, TrialResult, learned_with, write_cost, write_result
 from kdcache.trials.saving import save_student
+from kdcache.trials.scores import trial_scores
 from kdcache.trials.tokens.running import run_on_documents
+from kdcache.trials.watching import TrainingWatch, watched
 
 Logits = npt.NDArray[np.float32]
 
@@ -37,20 +38,23 @@ def run_trial(plan: TrialPlan) -> None:
         KdcacheError: the task was prepared anew meanwhile, the logits to learn from are of other rows, or training
             failed.
     """
-    inputs, trained, run = run_on_documents(plan) if plan.language_modelling else _run_on_rows(plan)
-    if not PartialState().is_main_process:
-        return
-    write_cost(plan.folder, training_cost(run))
-    result = _result(plan, inputs, run)
-    if plan.keep_model:
-        save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
-    write_result(plan.folder, result)
+    with watched(plan.name, plan.identity, _params(plan)) as watch:
+        learned = run_on_documents if plan.language_modelling else _run_on_rows
+        inputs, trained, run = learned(plan, watch)
+        if not PartialState().is_main_process:
+            return
+        write_cost(plan.folder, training_cost(run))
+        result = _result(plan, inputs, run)
+        if plan.keep_model:
+            save_student(trained, inputs, plan.folder, plan.folder / MODEL, result)
+        write_result(plan.folder, result)
+        watch.scores(lambda: trial_scores(plan.folder, inputs.task))
 
 
-def _run_on_rows(plan: TrialPlan) -> tuple[Inputs, Any, Training]:
+def _run_on_rows(plan: TrialPlan, watch: TrainingWatch) -> tuple[Inputs, Any, Training]:
     """Train one trial on labelled rows and keep its logits."""
     inputs = open_inputs(plan.task_folder, plan.model, plan.data)
-    trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
+    trained, run = learn(inputs, plan.model, plan.method, plan.seed, plan.soft_labels, watch)
     start = time.perf_counter()
     how = plan.model.batch_size, plan.model.precision
     logits = {split: predict(trained, inputs.rows(split), *how) for split in plan.splits}
@@ -83,16 +87,20 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         teacher=plan.method.teacher_name(plan.model),
         regularizer=plan.regularizer,
         seed=plan.seed,
-        params={
-            "student": plan.model.model_dump(exclude={"keep", "cache"}),
-            "regularizer": plan.method.model_dump(exclude=left_out(plan.method)),
-        },
+        params=_params(plan),
         steps=run.steps,
         losses=run.losses,
         device=run.device,
         precision=run.precision,
-        versions=installed(),
+        versions=learned_with(plan.model),
     )
+
+
+def _params(plan: TrialPlan) -> dict[str, Any]:
+    return {
+        "student": plan.model.model_dump(exclude={"keep", "cache"}),
+        "regularizer": plan.method.model_dump(exclude=left_out(plan.method)),
+    }
 
 
 def _prediction_cost(seconds: float, rows: int, run: str) -> Cost:

@@ -27,7 +27,7 @@ from filelock import FileLock
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.hashing import fingerprint
 from kdcache.system.files import copy_folder, read_json, sync_folder, write_json
-from kdcache.trials.layout import MODEL, RESULT
+from kdcache.trials.layout import MODEL, RESULT, own_folder
 
 log = logging.getLogger(__name__)
 
@@ -186,13 +186,7 @@ def project_store() -> Store | None:
     place = os.environ.get(FOLDER)
     if place == "off":
         return None
-    return Store(Path(place) if place else _project() / ".kdcache" / "store", _limit())
-
-
-def _project() -> Path:
-    here = Path.cwd()
-    parts = here.parts
-    return Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else here
+    return Store(Path(place) if place else own_folder() / "store", _limit())
 
 
 def _limit() -> int:

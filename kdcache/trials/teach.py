@@ -13,17 +13,17 @@ from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict
 from kdcache.study import Regularizer, Teacher
 from kdcache.system.files import remove, write_json
-from kdcache.system.versions import installed
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.layout import TEACHER
 from kdcache.trials.plan import TeacherPlan
-from kdcache.trials.result import write_cost
+from kdcache.trials.result import learned_with, write_cost
 from kdcache.trials.run import training_cost
 from kdcache.trials.saved_models import teacher_files
 from kdcache.trials.saving import save_checkpoint
 from kdcache.trials.scores import named, score_logits
 from kdcache.trials.tokens.running import teach_on_documents
+from kdcache.trials.watching import TrainingWatch, watched
 
 
 def teach(plan: TeacherPlan) -> dict[str, Any]:
@@ -32,11 +32,15 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
     Returns:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
+    with watched(plan.name, plan.identity, {"teacher": plan.model.model_dump()}) as watch:
+        return _teach(plan, watch)
+
+
+def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     model = plan.model
-    inputs, trained, run, scores = (
-        teach_on_documents(plan) if plan.language_modelling else _teach_on_rows(plan)
-    )
-    result = {
+    learned = teach_on_documents if plan.language_modelling else _teach_on_rows
+    inputs, trained, run, scores = learned(plan, watch)
+    result: dict[str, Any] = {
         "identity": plan.identity,
         "parts": plan.parts,
         "task": inputs.card.name,
@@ -49,16 +53,17 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
         "losses": run.losses,
         "device": run.device,
         "precision": run.precision,
-        "versions": installed(),
+        "versions": learned_with(model),
     }
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)
+        watch.scores(lambda: result["metrics"])
     return result
 
 
-def _teach_on_rows(plan: TeacherPlan) -> tuple[Inputs, Any, Training, dict[str, float]]:
+def _teach_on_rows(plan: TeacherPlan, watch: TrainingWatch) -> tuple[Inputs, Any, Training, dict[str, float]]:
     inputs = open_inputs(plan.task_folder, plan.model, plan.data)
-    trained, run = learn(inputs, plan.model, Regularizer(), plan.model.seed)
+    trained, run = learn(inputs, plan.model, Regularizer(), plan.model.seed, watch=watch)
     return inputs, trained, run, _scores(trained, inputs, plan.model)
 
 

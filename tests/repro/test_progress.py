@@ -61,3 +61,16 @@ def test_durations() -> None:
         "2 min",
         "3 h 05 min",
     ]
+
+
+def test_the_epochs_of_a_running_training(tmp_path: Path) -> None:
+    """As kdcache.trials.watching logs them."""
+    teach, train = tmp_path / "teach", tmp_path / "train"
+    teach.write_text(
+        "Running stage 'teach@a':\na / teacher big: epoch 1/8: loss 1.2, 3.0 s, 9 rows/s\n"
+        "a / teacher big: epoch 2/8: loss 1.1, 3.0 s, 9 rows/s\n"
+    )
+    train.write_text("Running stage 'train@b':\n3 trials to run, 2 at once\n")
+    display = Display(2, Trials({}), Console(file=io.StringIO(), force_terminal=True))
+    display.show({"teach@a": teach, "train@b": train})
+    assert display._bar.tasks[0].fields["running"] == "teach@a (epochs 2/8), train@b"

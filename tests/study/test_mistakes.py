@@ -48,6 +48,8 @@ ONE = [
      "distillers.smooth: the name is also a regularizer's; names must differ"),
     ({"comparison.baseline": "plain"},
      "comparison.baseline: no regularizer 'plain' (there are: base, smooth)"),
+    ({"students.small.class_weights": "balanced", "regularizers.own": {"function": "losses:mine"}},
+     "students.small.class_weights: has no effect on 'own', whose function has to weigh the classes itself"),
     ({"comparison.baseline": "kd"},
      "comparison.baseline: 'kd' is a distiller; name a regularizer (there are: base"),
 ]  # fmt: skip
@@ -83,6 +85,21 @@ def test_a_regression_refuses_what_needs_classes(tmp_path: Path) -> None:
         "distillers.self_kd",
     ]
     assert "task 'sts' is a regression (one output)" in found[0]
+
+
+def test_a_regression_has_no_classes_to_weigh(tmp_path: Path) -> None:
+    changes = {
+        "tasks.sts": REGRESSION,
+        "comparison.margin": {"accuracy": 1.0, "pearson": 1.0},
+        "regularizers": {"base": {}},
+        "distillers": {"match": {"soft_labels": "teacher", "alpha": 0.5, "divergence": "mse"}},
+        "teachers.big": {**MODEL, "class_weights": [1, 2]},
+        "teachers.eye": {**MODEL, "tasks": ["digits"], "class_weights": "balanced"},
+        "students": {"small": {**MODEL, "teacher": "big"}},
+    }
+    assert mistakes_in(tmp_path, changed(changes)) == [
+        "teachers.big.class_weights: task 'sts' is a regression and has no classes"
+    ]
 
 
 def test_a_regression_with_base_and_mse_is_correct(tmp_path: Path) -> None:

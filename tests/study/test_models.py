@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdcache.study import load_study
+from kdcache.study import Student, load_study
 from tests.study.samples import ABSENT, STUDY, changed, only_mistake, write
 
 ONE = [
@@ -31,6 +31,23 @@ ONE = [
     ({"students.small.keep": [-1]},
      "students.small.keep: expected none, all or a list of different seeds, found [-1]"),
     ({"teachers.big.keep": "all"}, "teachers.big.keep: unknown key"),
+    ({"students.small.lora": {"rank": 8}}, "students.small.lora.alpha: missing"),
+    ({"students.small.lora": {"rank": 0, "alpha": 1}},
+     "students.small.lora.rank: Input should be greater than or equal to 1, found 0"),
+    ({"teachers.big.lora": {"rank": 8, "alpha": 1, "target": ["query"]}},
+     "teachers.big.lora.target: unknown key; did you mean 'targets'?"),
+    ({"students.small.lora": {"rank": 8, "alpha": 1}, "students.small.init": "scratch"},
+     "students.small: lora adapts pretrained weights; with init: scratch there are none"),
+    ({"students.small.accumulate": 0},
+     "students.small.accumulate: Input should be greater than or equal to 1, found 0"),
+    ({"students.small.accumulate": 64}, "students.small: accumulate: 64 parts of a batch of 8 rows"),
+    ({"students.small.accumulate": True}, "students.small.accumulate: true and false are no values here"),
+    ({"students.small.gradient_checkpointing": 1},
+     "students.small.gradient_checkpointing: Input should be a valid boolean, found 1"),
+    ({"students.small.class_weights": "even"},
+     "students.small.class_weights: expected balanced or a list of numbers above 0, one for each class, found 'even'"),
+    ({"students.small.class_weights": [1, 0]},
+     "students.small.class_weights: expected balanced or a list of numbers above 0, one for each class, found [1, 0]"),
 ]  # fmt: skip
 
 
@@ -56,3 +73,25 @@ def test_a_student_keeps_no_model_all_or_those_of_some_seeds(tmp_path: Path) -> 
         student = load_study(write(tmp_path, changed(changes))).students["small"]
         assert [seed for seed in (0, 1) if student.keeps(seed)] == kept
         assert hash(student)
+
+
+def test_keys_that_came_later_are_part_of_a_recipe_only_where_they_are_given() -> None:
+    """What was trained before kdcache had them keeps its identity."""
+    recipe: dict[str, Any] = {"checkpoint": "x", "learning_rate": 0.1, "epochs": 1, "batch_size": 8}
+    as_before = {
+        **recipe, "revision": None, "init": "pretrained", "layers": None, "tasks": None, "weight_decay": 0.01,
+        "warmup": 0.1, "max_grad_norm": 1.0, "precision": "auto", "teacher": None, "keep": "none",
+    }  # fmt: skip
+    assert Student(**recipe).model_dump() == as_before
+    none = {"lora": None, "accumulate": 1, "gradient_checkpointing": False, "class_weights": None}
+    assert Student(**recipe, **none).model_dump() == as_before
+    given: dict[str, Any] = {
+        "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["query"]},
+        "accumulate": 2,
+        "gradient_checkpointing": True,
+        "class_weights": "balanced",
+    }
+    student = Student(**recipe, **given)
+    assert student.model_dump(mode="json") == {**as_before, **given}
+    assert hash(student)
+    assert Student(**recipe, class_weights=[1, 2.5]).class_weights == (1, 2.5)

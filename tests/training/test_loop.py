@@ -236,6 +236,42 @@ def test_regression(still_bert: Path) -> None:
     assert predict(trained, split, 4).shape == (10, 1)
 
 
+# ---- a batch in parts ----
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4])
+def test_a_batch_in_parts_is_the_batch(still_bert: Path, parts: int) -> None:
+    """4 rows in parts of 2, of 2 (3 parts are not to be had) and of 1, and the last batch's 2 rows."""
+    whole, run = train(student(still_bert), random_split(LENGTHS))
+    found, other = train(student(still_bert, accumulate=parts), random_split(LENGTHS))
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+    assert other.losses == pytest.approx(run.losses, rel=1e-5)
+    assert other.steps == run.steps
+
+
+def test_parts_are_as_large_as_they_are_said_to_be(still_bert: Path) -> None:
+    seen: list[int] = []
+
+    def loss(logits: torch.Tensor, labels: torch.Tensor, *_: Any) -> torch.Tensor:
+        seen.append(len(labels))
+        return F.cross_entropy(logits, labels)
+
+    params = student(still_bert, epochs=1, batch_size=8, accumulate=3)
+    fine_tune(build(params), random_split(LENGTHS), loss, params, 0)
+    assert sorted(seen) == [1, 1, 2, 3, 3]  # of 8 rows and of 2
+
+
+def test_unlabelled_rows_in_parts(still_bert: Path) -> None:
+    split = dataclasses.replace(random_split(LENGTHS), labels=random_split(LENGTHS).labels[:4])
+    kd = Regularizer(soft_labels="teacher", alpha=0.5, temperature=2, unlabelled="use")
+    whole, run = train(student(still_bert), split, kd)
+    found, other = train(student(still_bert, accumulate=4), split, kd)  # some parts have no label at all
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(found.state_dict()[key], value, atol=2e-5, rtol=1e-4)
+    assert other.losses == pytest.approx(run.losses, rel=1e-5)
+
+
 # ---- matched seeds ----
 
 
@@ -470,30 +506,31 @@ from kdcache.training.loop import fine_tune
 from tests.training.test_loop import LENGTHS
 from tests.tiny_models import card, random_split, student
 
-params = student(sys.argv[1])
-checkpoint = find_checkpoint(params)
-model = build_model(checkpoint, card(), 0, load_preprocessor(checkpoint, card()))
 split = random_split(LENGTHS)
-trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
-logits = predict(trained, split, 4)
-state = PartialState()
-found = {"weights": trained.state_dict(), "logits": torch.from_numpy(logits), "losses": run.losses,
-         "processes": state.num_processes}
-torch.save(found, f"{sys.argv[2]}/{state.process_index}.pt")
+for accumulate in (1, 2):
+    params = student(sys.argv[1], accumulate=accumulate)
+    checkpoint = find_checkpoint(params)
+    model = build_model(checkpoint, card(), 0, load_preprocessor(checkpoint, card()))
+    trained, run = fine_tune(model, split, make_loss(Regularizer(), 3), params, 0)
+    logits = predict(trained, split, 4)
+    state = PartialState()
+    found = {"weights": trained.state_dict(), "logits": torch.from_numpy(logits), "losses": run.losses,
+             "processes": state.num_processes}
+    torch.save(found, f"{sys.argv[2]}/{state.process_index}-{accumulate}.pt")
 state.destroy_process_group()
 """
 
 
 def test_two_processes_give_what_one_gives(still_bert: Path, tmp_path: Path) -> None:
-    """10 rows in batches of 4: the last batch has 2, one for each process. Takes about 20 s."""
+    """10 rows in batches of 4: the last batch has 2, one for each process; then each one's share in two parts, too."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     run_in_two_processes(script, still_bert, tmp_path)
-    first, second = (torch.load(tmp_path / f"{index}.pt", weights_only=True) for index in (0, 1))
+    names = [f"{index}-{accumulate}.pt" for index in (0, 1) for accumulate in (1, 2)]
     split = random_split(LENGTHS)
     alone, run = train(student(still_bert), split)
-    assert (first["processes"], second["processes"]) == (2, 2)
-    for found in (first, second):
+    for found in (torch.load(tmp_path / name, weights_only=True) for name in names):
+        assert found["processes"] == 2
         for key, value in alone.state_dict().items():
             torch.testing.assert_close(found["weights"][key], value, atol=1e-5, rtol=1e-5)
         assert found["losses"] == pytest.approx(run.losses, rel=1e-5)

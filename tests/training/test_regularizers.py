@@ -686,3 +686,49 @@ def test_fewer_labels_than_rows_are_refused_where_all_should_have_one() -> None:
         make_loss(Regularizer(**HALF), 2)(HOT_AND_FLAT, torch.zeros(4, dtype=torch.int64), SOFT_THREE)
     with pytest.raises(RegularizerError, match="needs cached logits"):
         make_loss(Regularizer(**HALF), 2)(HOT_AND_FLAT, labels)
+
+
+# ---- class weights ----
+
+
+def test_each_rows_cross_entropy_counts_as_its_class_says() -> None:
+    """Logits (ln 3, 0): -ln 3/4 for class 0, -ln 1/4 for class 1; the mean over the batch, not over the weights."""
+    loss = make_loss(Regularizer(), 2, class_weights=[0.5, 4.0])
+    both = torch.tensor([TWO, TWO])
+    assert float(loss(both, torch.tensor([0, 1]))) == pytest.approx(
+        (0.5 * ln(4 / 3) + 4 * ln(4)) / 2, rel=1e-6
+    )
+    assert float(loss(both, torch.tensor([0, 0]))) == pytest.approx(0.5 * ln(4 / 3), rel=1e-6)
+
+
+def test_soft_labels_are_not_weighed() -> None:
+    """alpha 0.5, tau 1, teacher (1/2, 1/2), student (3/4, 1/4)."""
+    kd = Regularizer(soft_labels="teacher", alpha=0.5)
+    loss = make_loss(kd, 2, class_weights=[3.0, 1.0])
+    found = float(loss(torch.tensor([TWO]), torch.tensor([0]), torch.zeros(1, 2)))
+    away = 0.5 * ln(0.5 / 0.75) + 0.5 * ln(0.5 / 0.25)
+    assert found == pytest.approx(0.5 * 3 * ln(4 / 3) + 0.5 * away, rel=1e-6)
+
+
+def test_weights_of_one_change_nothing() -> None:
+    logits, labels = torch.randn(7, 5), torch.arange(7) % 5
+    weighed = make_loss(Regularizer(**SMOOTH), 5, class_weights=[1.0] * 5)(logits, labels)
+    torch.testing.assert_close(weighed, make_loss(Regularizer(**SMOOTH), 5)(logits, labels))
+
+
+def test_the_parts_of_a_batch_add_up_to_the_batch() -> None:
+    logits, labels = torch.randn(8, 3), torch.tensor([0, 0, 0, 0, 1, 1, 2, 0])
+    loss = make_loss(Regularizer(), 3, class_weights=[0.5, 2.0, 9.0])
+    parts = loss(logits[:6], labels[:6]) * 6 / 8 + loss(logits[6:], labels[6:]) * 2 / 8
+    torch.testing.assert_close(parts, loss(logits, labels))
+
+
+def test_class_weights_that_do_not_fit() -> None:
+    own = Regularizer(function="math:hypot")
+    for params, classes, regression, message in (
+        (Regularizer(), 3, False, "expected one for each of 3 classes, found 2"),
+        (Regularizer(), 1, True, "a regression has no classes"),
+        (own, 2, False, "a function of your own weighs them itself"),
+    ):
+        with pytest.raises(RegularizerError, match=message):
+            make_loss(params, classes, regression, [1.0, 2.0])

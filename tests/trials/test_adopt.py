@@ -199,7 +199,7 @@ def test_only_the_code_may_differ(finished: Path, project: Path, monkeypatch: py
         TrialError, match=r"more than the code of .*smooth.* differs \(method: kept .*0\.1.*now .*0\.2"
     ):
         adopt(study(finished, regularizers=methods), Layout(project), run_all)
-    monkeypatch.setattr("kdcache.trials.adopt.installed", lambda: {"torch": "9.9"})
+    monkeypatch.setattr("kdcache.trials.adopt.installed", lambda names: {"torch": "9.9"})
     with pytest.raises(TrialError, match=r"only the code may differ, but .* was made with .*'9\.9'"):
         adopt(study(finished), Layout(project), run_all)
     assert files(project) == before

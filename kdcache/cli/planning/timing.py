@@ -21,6 +21,7 @@ from kdcache.cli.planning.plan import Plan, prepared_card
 from kdcache.cli.planning.runs import Job, Size
 from kdcache.engine import share_cores
 from kdcache.errors import KdcacheError
+from kdcache.modelling.adapting import merged, to_be_trained
 from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedImages, EncodedSplit, encode_texts
 from kdcache.modelling.predicting import predict
@@ -62,8 +63,17 @@ def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed]
 
 def _architecture(model: Model) -> Model:
     """The part of a model's params that decides its speed (without start, learning rate and epochs)."""
-    keep = {"checkpoint", "revision", "layers", "batch_size", "precision"}
-    return Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
+    keep = {
+        "checkpoint",
+        "revision",
+        "layers",
+        "batch_size",
+        "precision",
+        "accumulate",
+        "gradient_checkpointing",
+    }
+    scratch = Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
+    return scratch.model_copy(update={"lora": model.lora})  # of random weights too
 
 
 def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
@@ -113,8 +123,10 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
     rows = _made_up(preprocessor, _lengths(preprocessor, card, folder, steps * model.batch_size), card)
     loss = make_loss(Regularizer(), card.classes, card.regression)
     first = _part(rows, model.batch_size)
-    trained, _ = fine_tune(network, first, loss, model, 0)
-    trained, run = fine_tune(trained, rows, loss, model, 0)
+    with to_be_trained(network, model, 0) as trained:
+        trained, _ = fine_tune(trained, first, loss, model, 0)
+        trained, run = fine_tune(trained, rows, loss, model, 0)
+    trained = merged(trained)
     start = time.perf_counter()
     predict(trained, rows, model.batch_size, model.precision)
     predicting = time.perf_counter() - start

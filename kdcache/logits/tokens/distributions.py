@@ -45,7 +45,7 @@ class Distributions:
         """Entropies in nats, [n]; not a number where the logits are not all finite or -inf."""
         import torch
 
-        found = self.normalizers - torch.linalg.vecdot(self.probabilities, self.logits)
+        found: Tensor = self.normalizers - torch.linalg.vecdot(self.probabilities, self.logits)
         if not bool(found.isfinite().all()):  # 0 * -inf
             found = -(self.probabilities * self.logprobs().clamp_min(IMPOSSIBLE)).sum(1)
         return found

@@ -29,7 +29,7 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.tokens.lengths)
 
-    def part(self, chosen: npt.NDArray[np.int64]) -> Sequences:
+    def part(self, chosen: npt.NDArray[np.int64] | slice) -> Sequences:
         """Some of the sequences."""
         return Sequences(self.tokens.part(chosen), self.starts.part(chosen), self.loss.part(chosen))
 

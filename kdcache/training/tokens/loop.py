@@ -15,17 +15,31 @@ from kdcache.study import Model
 from kdcache.training.loop import Loop, Training, run
 from kdcache.training.tokens.losses import TokenLoss
 from kdcache.training.tokens.targets import Targets
+from kdcache.training.watching import NOBODY, Watch
 
 
 def fine_tune_tokens(
-    model: torch.nn.Module, packed: Packed, targets: Targets, loss: TokenLoss, params: Model, seed: int
+    model: torch.nn.Module,
+    packed: Packed,
+    targets: Targets,
+    loss: TokenLoss,
+    params: Model,
+    seed: int,
+    watch: Watch = NOBODY,
 ) -> tuple[torch.nn.Module, Training]:
     """Train a causal language model on packed sequences and return it with the run's figures.
 
+    Args:
+        watch: looks on, and may have a state to go on from; see `kdcache.training.loop.fine_tune`.
+
     Raises:
-        TrialError: the loss became infinite or NaN.
+        TrialError: the loss became infinite or NaN, or the watch's state is of another model.
     """
-    return run(lambda accelerator: TokenLoop(accelerator, model, packed, targets, loss, params), params, seed)
+
+    def make(accelerator: Accelerator) -> TokenLoop:
+        return TokenLoop(accelerator, model, packed, targets, loss, params, watch)
+
+    return run(make, params, seed)
 
 
 class TokenLoop(Loop):
@@ -39,22 +53,18 @@ class TokenLoop(Loop):
         targets: Targets,
         loss: TokenLoss,
         params: Model,
+        watch: Watch,
     ) -> None:
         self.token_loss, self.targets = loss, targets
         self.packed, self.batches = packed, _Lengths(len(packed))  # type: ignore[assignment]
-        self.now = 0
-        self._start(accelerator, model, params, len(packed))
-
-    def epoch(self, seed: int, epoch: int) -> float:
-        self.now = epoch
-        return super().epoch(seed, epoch)
+        self._start(accelerator, model, params, len(packed), watch)
 
     def _labelled_first(self, rows: Rows) -> Rows:
         return rows
 
     def loss_of(self, batch: Batch, progress: float) -> Tensor:
         device = self.accelerator.device
-        targets = self.targets(batch.rows, self.now).to(device)
+        targets = self.targets(batch.rows, self.progress.epoch).to(device)
         with autocast(self.params.precision, device):
             logits = self.network(**inputs_of(self.packed.sequences.part(batch.rows), device)).logits
         return self.token_loss(logits, targets, progress)

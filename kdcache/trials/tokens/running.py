@@ -14,6 +14,7 @@ from kdcache.study import Model, Regularizer
 from kdcache.system.files import remove
 from kdcache.training.loop import Training
 from kdcache.training.tokens.learning import learn_tokens
+from kdcache.training.watching import Watch
 from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.layout import LOGITS, RESULT
 from kdcache.trials.likelihoods import Documents, path_of, write_documents
@@ -22,10 +23,10 @@ from kdcache.trials.scores import named, score_documents
 from kdcache.trials.tokens.caching import write_distributions
 
 
-def run_on_documents(plan: TrialPlan) -> tuple[DocumentInputs, Any, Training]:
+def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any, Training]:
     """Train one trial and keep its likelihoods; of a baseline that Self-KD learns from its own distributions too."""
     inputs = open_documents(plan.task_folder, plan.model, plan.data)
-    trained, run = learn_tokens(inputs, plan.model, plan.method, plan.seed, plan.soft_labels)
+    trained, run = learn_tokens(inputs, plan.model, plan.method, plan.seed, plan.soft_labels, watch)
     found = {split: documents_of(trained, inputs, split, plan.model) for split in plan.evaluated}
     if PartialState().is_main_process:
         remove(plan.folder / RESULT)
@@ -48,10 +49,12 @@ def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model)
     return Documents(hashes, *(Ragged(column, lengths) for column in columns))
 
 
-def teach_on_documents(plan: TeacherPlan) -> tuple[DocumentInputs, Any, Training, dict[str, float]]:
+def teach_on_documents(
+    plan: TeacherPlan, watch: Watch
+) -> tuple[DocumentInputs, Any, Training, dict[str, float]]:
     """Fine-tune a teacher, for no epoch at all if so declared; with its scores."""
     inputs = open_documents(plan.task_folder, plan.model, plan.data)
-    trained, run = learn_tokens(inputs, plan.model, Regularizer(), plan.model.seed)
+    trained, run = learn_tokens(inputs, plan.model, Regularizer(), plan.model.seed, watch=watch)
     scores = {}
     for split in inputs.card.evaluated:
         documents = documents_of(trained, inputs, split, plan.model)
