@@ -39,6 +39,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     model = plan.model
     inputs = open_inputs(plan.task_folder, model, plan.data)
     trained, run = learn(inputs, model, Regularizer(), model.seed, watch=watch)
+    metrics = _scores(trained, inputs, model)
     result = {
         "identity": plan.identity,
         "parts": plan.parts,
@@ -47,7 +48,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
         "family": inputs.checkpoint.family,
         "commit": inputs.checkpoint.commit,
         "params": model.model_dump(),
-        "metrics": _scores(trained, inputs, model),
+        "metrics": metrics,
         "steps": run.steps,
         "losses": run.losses,
         "device": run.device,
@@ -56,7 +57,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     }
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)
-        watch.scores(lambda: result["metrics"])
+        watch.scores(lambda: metrics)
     return result
 
 
