@@ -130,5 +130,5 @@ class Repeats:
 @contextmanager
 def graphs() -> Iterator[None]:
     """`fine_tune` records its steps meanwhile."""
-    with mock.patch.multiple(loop, _Loop=GraphedLoop, Batcher=Bucketed):
+    with mock.patch.multiple(loop, Loop=GraphedLoop, Batcher=Bucketed):
         yield

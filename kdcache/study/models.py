@@ -19,7 +19,7 @@ class Lora(Params):
     """Adapters of low rank: they and the head are trained, and merged into the model's weights at the end."""
 
     rank: int = Field(ge=1)
-    alpha: float = Field(gt=0)  # an adapter counts alpha / rank times
+    alpha: int = Field(ge=1)  # an adapter counts alpha / rank times
     dropout: float = Field(default=0.0, ge=0, lt=1)
     targets: tuple[Text, ...] | None = Field(
         default=None, min_length=1

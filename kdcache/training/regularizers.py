@@ -118,7 +118,7 @@ def make_loss(
             The returned function raises it when shapes do not fit, or cached logits or the progress are missing.
     """
     _check_task(params, classes, regression)
-    hard: Callable[[Tensor, Tensor], Tensor] = squared_error if regression else cross_entropy
+    hard: Hard = squared_error if regression else cross_entropy
     if class_weights is not None:
         _check_weights(params, classes, regression, class_weights)
         hard = _weighted(class_weights)

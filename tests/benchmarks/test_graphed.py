@@ -17,7 +17,7 @@ from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedSplit
 from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.study import Regularizer, Student
-from kdcache.training.loop import _Loop, fine_tune
+from kdcache.training.loop import Loop, fine_tune
 from kdcache.training.regularizers import make_loss
 from tests import tiny_models as tiny
 from tests.tiny_models import card, random_split, student
@@ -53,7 +53,7 @@ def as_without(model: Student, split: EncodedSplit, method: Regularizer) -> None
             "key.bias"
         ):  # attention does not depend on it: AdamW makes steps of rounding errors
             torch.testing.assert_close(found[key], value, atol=1e-4, rtol=1e-3)
-    assert _Loop is not graphed.GraphedLoop  # and afterwards nothing is recorded
+    assert Loop is not graphed.GraphedLoop  # and afterwards nothing is recorded
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -65,16 +65,16 @@ def test_recorded_steps_train_as_others_do(still_bert: Path, method: Regularizer
 def test_the_rate_is_not_recorded_as_a_number(still_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The schedule fills the tensor that a graph reads: the same one after a step as before, with another rate."""
     rates: list[list[torch.Tensor]] = []
-    plain = _Loop.update
+    plain = Loop.update
 
-    def update(loop: _Loop, *arguments: Any) -> torch.Tensor:
+    def update(loop: Loop, *arguments: Any) -> torch.Tensor:
         assert all(group["capturable"] for group in loop.optimizer.param_groups)
         rates.append([group["lr"] for group in loop.optimizer.param_groups])
         values.append([float(rate) for rate in rates[-1]])
         return plain(loop, *arguments)
 
     values: list[list[float]] = []
-    monkeypatch.setattr(_Loop, "update", update)
+    monkeypatch.setattr(Loop, "update", update)
     with graphed.graphs():
         train(student(still_bert, epochs=1, learning_rate=1e-2), random_split(LENGTHS[:12]), METHODS[0])
     assert len(values) == 3

@@ -86,7 +86,7 @@ def test_keys_that_came_later_are_part_of_a_recipe_only_where_they_are_given() -
     none = {"lora": None, "accumulate": 1, "gradient_checkpointing": False, "class_weights": None}
     assert Student(**recipe, **none).model_dump() == as_before
     given: dict[str, Any] = {
-        "lora": {"rank": 8, "alpha": 16.0, "dropout": 0.0, "targets": ["query"]},
+        "lora": {"rank": 8, "alpha": 16, "dropout": 0.0, "targets": ["query"]},
         "accumulate": 2,
         "gradient_checkpointing": True,
         "class_weights": "balanced",

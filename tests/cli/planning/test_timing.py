@@ -15,7 +15,7 @@ from kdcache.cli.planning.plan import plan_study
 from kdcache.cli.planning.runs import Size
 from kdcache.cli.planning.timing import calibrate, time_model
 from kdcache.modelling.preprocessors import load_preprocessor
-from kdcache.study import Study, Task
+from kdcache.study import Lora, Study, Task
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepare import prepare_task
 from kdcache.training.loop import fine_tune
@@ -82,6 +82,14 @@ def test_a_model_is_timed(models: Path, trained: list[Any], family: str) -> None
     network = heads[modality == "text"].from_pretrained(models / family, num_labels=3)
     assert speed.parameters == network.num_parameters()
     assert [len(split) for split in trained] == [3, 6]  # one step to warm up, then two
+
+
+def test_adapters_are_timed_and_do_not_count_as_parameters(models: Path) -> None:
+    pytest.importorskip("peft")
+    model = student(models / "bert", init="scratch", batch_size=2, epochs=1)
+    adapted = model.model_copy(update={"lora": Lora(rank=2, alpha=2)})
+    whole, found = (time_model(one, card(), None, steps=1) for one in (model, adapted))
+    assert found.parameters == whole.parameters
 
 
 def test_rows_have_the_lengths_of_the_task(
