@@ -72,7 +72,9 @@ def read_journeys(page: Path = PAGE) -> list[Journey]:
 
 def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
     """The blocks of a section, those of the sections that it says to do before them in their place."""
-    text, kind, inside = [], "", []
+    kind = ""
+    text: list[str] = []
+    inside: list[str] = []
     for line in [*lines, ""]:
         fence = FENCE.match(line)
         if kind:

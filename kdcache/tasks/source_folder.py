@@ -49,8 +49,8 @@ def _open_split(split: str, folder: Path) -> Rows:
     """The images of a split: in the folders of their classes; those without labels in the folder itself."""
     origin = f"{split}: {folder}"
     if split == UNLABELLED:
-        files = _images(origin, folder)
-        return Rows(no_labels(len(files)), None, image_batches(COLUMN, files))
+        pool = _images(origin, folder)
+        return Rows(no_labels(len(pool)), None, image_batches(COLUMN, pool))
     files: list[ImageFile] = []
     labels: list[str] = []
     for entry in _classes(origin, folder):
