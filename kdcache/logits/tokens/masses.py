@@ -60,7 +60,7 @@ class Masses:
         end = _take(self.ends.reshape(-1), flat)
         block = flat - row * blocks
         start = _take(self.ends.reshape(-1), (flat - 1).clamp_min(0)) * (block > 0)
-        return block, (point - start + 0.5) / (end - start)
+        return block, ((point - start).double() + 0.5) / (end - start).double()
 
     def _within(self, row: Tensor, block: Tensor) -> Tensor:
         """The blocks' cumulated probabilities, float64 [SIZE, m]."""

@@ -34,7 +34,7 @@ def test_every_point_finds_its_token(vocabulary):
 
 def test_a_token_without_probability_is_never_found():
     given = torch.zeros(1, 100)
-    given[0, [3, 50, 99]] = torch.tensor([0.5, 1e-12, 0.5])
+    given[0, [3, 50, 99]] = torch.tensor([0.5, 1e-20, 0.5])
     points = np.linspace(0, 1.1 * ONE, 999)  # beyond the end too
     found = Masses(given).tokens_at(np.zeros(999, int), points)
     assert set(found.tolist()) == {3, 99}
