@@ -55,7 +55,7 @@ def cache_to_write(
 
 
 def cache_identity(plan: CachePlan) -> str:
-    """What a folder of logits is stored under: all that its caches are computed from, what is kept, its teacher's record."""
+    """What a folder of logits is stored under: what its caches are computed from and keep, and its teacher's record."""
     teacher = fingerprint.of_file(plan.teacher_folder / TEACHER)
     caches = {place: prints.model_dump() for place, prints in plan.caches.items()}
     stored = {"estimate": plan.model.estimate.model_dump()} if plan.language_modelling else {}
