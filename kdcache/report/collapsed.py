@@ -51,7 +51,7 @@ def make_section(metrics: Metrics, study: Study) -> CollapsedSection | None:
 
 def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     """The configurations with such seeds, in the order of trials.csv."""
-    least = majorities(metrics, study)
+    least = majorities(metrics)
     found = []
     for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
         task, student, method = map(str, name)
@@ -64,15 +64,15 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     return found
 
 
-def majorities(metrics: Metrics, study: Study) -> Mapping[str, float]:
+def majorities(metrics: Metrics) -> Mapping[str, float]:
     """For each task, the score of the same answer for every row, in the task's first metric and its unit.
 
     In older metrics files it is known only for tasks with a teacher.
     """
     facts = metrics.provenance.get("tasks", {})
-    sizes = {name: unit_of(task.metrics[0]).size for name, task in study.tasks.items()}
+    judged = dict(zip(metrics.comparisons["task"], metrics.comparisons["metric"], strict=True))
     known = {
-        name: sizes.get(name, 100.0) * of["majority"]
+        name: unit_of(judged.get(name, "")).size * of["majority"]
         for name, of in facts.items()
         if of.get("majority") is not None
     }

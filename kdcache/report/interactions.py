@@ -39,7 +39,7 @@ def interaction_lines(metrics: Metrics) -> list[InteractionLine]:
 def _interaction(row: dict[str, Any], metrics: Metrics) -> InteractionLine:
     pair = f"{wording.configuration(row['task'], row['scratch'])} against {row['pretrained']}"
     all_of_them = f"{claim_rows(metrics).pool(row['n'])}, each pair’s mean as one value"
-    unit = unit_of(row["metric"])
+    unit = unit_of(row.get("metric", ""))
     return InteractionLine(
         group=pair if row["scope"] == "pair" else all_of_them,
         regularizer="mean of all" if row["regularizer"] == "all" else row["regularizer"],

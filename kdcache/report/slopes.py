@@ -43,7 +43,7 @@ def _domain(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing:
-    unit = unit_of(rows[0]["metric"])
+    unit = unit_of(rows[0].get("metric", ""))
     title = f"{rows[0]['task']}: {rows[0]['pretrained']} and {rows[0]['scratch']}"
     spec = specification(_chart(rows, domain), HEIGHT)
     said = "; ".join(f"{row['regularizer']} {_change(row)}, {row['verdict']}" for row in rows)
@@ -51,13 +51,13 @@ def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing
 
 
 def _change(row: dict[str, Any]) -> str:
-    unit = unit_of(row["metric"])
+    unit = unit_of(row.get("metric", ""))
     pretrained, scratch = (wording.gain(row[gain], unit) for gain in STARTS.values())
     return f"{pretrained} and {scratch}, {wording.gain(row['interaction'], unit)} more from scratch"
 
 
 def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    unit = unit_of(rows[0]["metric"])
+    unit = unit_of(rows[0].get("metric", ""))
     return [
         {"regularizer": row["regularizer"], "start": start, "gain": row[gain], "verdict": row["verdict"]}
         | {
@@ -76,7 +76,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     sign = "datum.value > 0 ? '+' + datum.label : datum.label"
     y = alt.Y(
         "gain:Q",
-        title=over_baseline(unit_of(rows[0]["metric"])),
+        title=over_baseline(unit_of(rows[0].get("metric", ""))),
         scale=alt.Scale(domain=list(domain), nice=False),
         axis=alt.Axis(grid=False, tickCount=6, labelExpr=sign),
     )

@@ -208,12 +208,12 @@ def _extremes(rows: pd.DataFrame) -> str:
 
 
 def _unit(rows: pd.DataFrame) -> Unit:
-    """In which the comparisons of a study are judged."""
-    return unit_of(str(rows["metric"].iloc[0])) if len(rows) else POINTS
+    """In which the comparisons of a study are judged; points, where the rows do not say."""
+    return unit_of(str(rows["metric"].iloc[0])) if len(rows) and "metric" in rows else POINTS
 
 
 def _named(row: Any) -> str:
-    unit = unit_of(row.metric)
+    unit = unit_of(getattr(row, "metric", ""))
     gain = f"{wording.gain(row.difference, unit)} {wording.gains(row.ci_low, row.ci_high, unit)}"
     return f"{row.regularizer} with {row.student} on {row.task}, {gain}"
 
@@ -257,7 +257,7 @@ def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
 def _advantage(row: Numbers) -> str:
     if row["difference"] is None:
         return f"{row['regularizer']} cannot be compared: no seed has all its trials"
-    unit = unit_of(row["metric"])
+    unit = unit_of(row.get("metric", ""))
     ends = wording.gains(row["ci_low"], row["ci_high"], unit)
     gain = f"{wording.gain(row['difference'], unit)} {unit.many} {ends}"
     return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"

@@ -57,7 +57,7 @@ def _teach(plan: TeacherPlan, watch: TrainingWatch) -> dict[str, Any]:
     }
     if PartialState().is_main_process:
         _save(trained, inputs, plan.folder, result, run)
-        watch.scores(lambda: metrics)
+        watch.scores(lambda: scores)
     return result
 
 
