@@ -44,7 +44,7 @@ def _adapted(network: Any, lora: Lora, seed: int) -> Any:
         raise ModelError("lora needs peft: pip install 'kdcache[lora]'") from None
     settings = peft.LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number scales them
+        lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=None if lora.targets is None else list(lora.targets),
     )
