@@ -56,7 +56,7 @@ def load_study(path: str | Path = "params.yaml") -> Study:
         study = with_chosen(study, tuned_beside(path))
     if study.comparison.looks is None:
         return study
-    settled = read_settled(settled_beside(path))
+    settled = read_settled(settled_beside(path)).about(study.seeds)
     return study.with_settled(settled.seeds, settled.declared)
 
 

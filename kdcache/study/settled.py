@@ -6,6 +6,7 @@ running. No verdict depends on it, since `compare` judges all looks again from t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from kdcache.study.beside import read_beside
 from kdcache.study.schema import SeedCounts, Study
-from kdcache.study.seeds import MOST_SEEDS
+from kdcache.study.seeds import MOST_SEEDS, listed
 from kdcache.system.files import write_json
 from kdcache.system.names import SETTLED
 
@@ -31,6 +32,17 @@ class Settled(BaseModel):
 
     declared: list[dict[str, Any]] = Field(default_factory=list)
     seeds: dict[str, dict[str, dict[str, Count]]] = Field(default_factory=dict)
+
+    def about(self, seeds: Sequence[int]) -> Settled:
+        """What the file says of a study with these seeds; nothing if it was judged on none of them.
+
+        After `cp studies/another.yaml params.yaml` the file is the earlier study's. Without a common seed there is no
+        common trial, so its counts and declarations are of no concern.
+        """
+        judged = [listed(one.get("seeds", [])) for one in self.declared]
+        if judged and not any(isinstance(one, list) and set(seeds) & set(one) for one in judged):
+            return Settled()
+        return self
 
 
 def settled_beside(params: Path) -> Path:

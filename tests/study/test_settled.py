@@ -56,6 +56,20 @@ def test_a_fixed_design_has_all_its_seeds_whatever_the_file_says(tmp_path: Path)
     assert study.looks == [len(study.seeds)]
 
 
+def test_what_another_study_was_judged_by_is_of_no_concern(tmp_path: Path) -> None:
+    """Another study: none of its seeds is one of those that were judged. One common seed is enough to be the same."""
+    params = write(tmp_path, changed(LOOKS))
+    write_settled(settled_beside(params), load_study(params), counts(4, 2))
+    write(tmp_path, changed({**LOOKS, "seeds": {"first": 8, "count": 8}}))
+    study = load_study(params)
+    assert study.seeds_of("news", "small", "base") == [8, 9]
+    assert len(study.declarations) == 1
+    write(tmp_path, changed({**LOOKS, "seeds": {"first": 7, "count": 8}}))
+    study = load_study(params)
+    assert study.seeds_of("news", "small", "base") == [7, 8, 9, 10]
+    assert len(study.declarations) == 2
+
+
 def test_what_was_declared_before_stays(tmp_path: Path) -> None:
     params = write(tmp_path, changed(LOOKS))
     write_settled(settled_beside(params), load_study(params), counts(4, 4))
