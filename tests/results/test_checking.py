@@ -91,10 +91,10 @@ def test_a_key_that_is_written_only_where_it_is_given_is_compared_too(layout: La
     record = read_json(path)
     assert "accumulate" not in record["params"]
     asked = study(teachers={"big": {**MODEL, "tasks": ["one"], "gradient_checkpointing": True}})
-    with pytest.raises(ComparisonError, match="trained with gradient_checkpointing False, .* says True"):
+    with pytest.raises(ComparisonError, match=r"trained with gradient_checkpointing False, .* says True"):
         check(layout, asked)
     write_json(path, {**record, "params": {**record["params"], "accumulate": 4}})
-    with pytest.raises(ComparisonError, match="the teacher was trained with accumulate 4, .* says 1"):
+    with pytest.raises(ComparisonError, match=r"the teacher was trained with accumulate 4, .* says 1"):
         check(layout, study())
 
 
