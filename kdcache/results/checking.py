@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import ComparisonError
 from kdcache.study import Model, Params, Study
+from kdcache.study.models import LEFT_OUT
 from kdcache.system.files import read_json
 from kdcache.trials.identity import NAMES_ONLY
 from kdcache.trials.layout import TEACHER, Layout
@@ -63,8 +64,8 @@ def _compare(what: str, kept: Mapping[str, Any] | None, asked: Params) -> None:
     Args:
         kept: parameters as a result's JSON has them; an older result may lack some.
     """
-    now = asked.model_dump(mode="json", exclude=NAMES_ONLY)
-    for key, value in (kept or {}).items():
+    now = {**LEFT_OUT, **asked.model_dump(mode="json", exclude=NAMES_ONLY)}
+    for key, value in {**LEFT_OUT, **(kept or {})}.items():
         if key in now and value != now[key]:
             raise ComparisonError(
                 f"{what} was trained with {key} {value}, params.yaml says {now[key]}; params.yaml was changed while "

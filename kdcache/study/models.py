@@ -11,8 +11,14 @@ from kdcache.study.estimates import TokenEstimate
 from kdcache.study.names import Name, Teachers, teacher_names
 from kdcache.study.values import ClassWeights, Keep, Params, Seed, Text
 
-# Keys that are dumped, and so are part of an identity, only where they are given.
-LEFT_OUT = ("cache", "lora", "accumulate", "gradient_checkpointing", "class_weights")
+# Keys that are dumped, and so are part of an identity, only where they are given; and what they are where not.
+LEFT_OUT: dict[str, Any] = {
+    "cache": None,
+    "lora": None,
+    "accumulate": 1,
+    "gradient_checkpointing": False,
+    "class_weights": None,
+}
 
 
 class Lora(Params):
@@ -21,9 +27,7 @@ class Lora(Params):
     rank: int = Field(ge=1)
     alpha: int = Field(ge=1)  # an adapter counts alpha / rank times
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    targets: tuple[Text, ...] | None = Field(
-        default=None, min_length=1
-    )  # layers by name; default: peft's own
+    targets: tuple[Text, ...] | None = Field(default=None, min_length=1)  # layers' names; default: peft's own
 
 
 class Model(Params):
@@ -57,12 +61,8 @@ class Model(Params):
     @model_serializer(mode="wrap")
     def _as_given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is as if it were not there: identities do not change when kdcache learns a key."""
-        fields = type(self).model_fields
-        return {
-            key: value
-            for key, value in whole(self).items()
-            if key not in LEFT_OUT or getattr(self, key) != fields[key].default
-        }
+        given = {key for key, value in LEFT_OUT.items() if getattr(self, key) != value}
+        return {key: value for key, value in whole(self).items() if key not in LEFT_OUT or key in given}
 
     def _mistakes(self) -> Iterator[str]:
         if self.lora is not None and self.init == "scratch":

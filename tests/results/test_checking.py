@@ -86,6 +86,18 @@ def test_a_teacher_s_parameter_that_was_changed_is_refused(layout: Layout) -> No
         check(layout, study(teachers=teachers))
 
 
+def test_a_key_that_is_written_only_where_it_is_given_is_compared_too(layout: Layout) -> None:
+    path = layout.cache("one", "big") / "teacher.json"
+    record = read_json(path)
+    assert "accumulate" not in record["params"]
+    asked = study(teachers={"big": {**MODEL, "tasks": ["one"], "gradient_checkpointing": True}})
+    with pytest.raises(ComparisonError, match=r"trained with gradient_checkpointing False, .* says True"):
+        check(layout, asked)
+    write_json(path, {**record, "params": {**record["params"], "accumulate": 4}})
+    with pytest.raises(ComparisonError, match=r"the teacher was trained with accumulate 4, .* says 1"):
+        check(layout, study())
+
+
 def test_names_are_no_parameters(layout: Layout) -> None:
     """A checkpoint that was moved, a teacher of another name: what they stand for is in the identity."""
     check(layout, study(students=changed(checkpoint="models/elsewhere")))

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -126,14 +126,15 @@ def test_killed_again_and_again_at_random(
 
 
 SCRIPT = """
+import os
 import sys
 from pathlib import Path
 from accelerate import PartialState
 from kdcache.trials.watching import TrainingWatch
 from tests.trials.test_interrupted import make_teacher
 
-inner, steps = TrainingWatch.begins, open(sys.argv[3], "a", buffering=1)
-TrainingWatch.begins = lambda self, of, done: (steps.write(f"{done}\\n"), inner(self, of, done))
+inner, said = TrainingWatch.begins, open(sys.argv[3], "a", buffering=1)
+TrainingWatch.begins = lambda self, of, done: (said.write(f"{os.getpid()} {done}\\n"), inner(self, of, done))
 make_teacher(Path(sys.argv[1]), Path(sys.argv[2]))
 PartialState().destroy_process_group()
 """
@@ -163,26 +164,36 @@ def test_two_processes_killed_together(project: Path, tmp_path: Path) -> None:
     """A state is kept after each 20th step. Takes about a minute."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
-    script, begun = tmp_path / "make.py", tmp_path / "begun"
+    script = tmp_path / "make.py"
     script.write_text(SCRIPT)
-    whole = launch(script, project, tmp_path / "whole", begun, **{EVERY: "off"})
+    whole = launch(script, project, tmp_path / "whole", tmp_path / "first", **{EVERY: "off"})
     assert whole.wait(PATIENCE) == 0
-    interrupted = launch(script, project, tmp_path / "interrupted", begun, **{EVERY: "0"})
+    interrupted = launch(script, project, tmp_path / "interrupted", tmp_path / "second", **{EVERY: "0"})
     state = tmp_path / ".kdcache" / "training" / "taught" / FILE
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not state.exists() and interrupted.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.002)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(interrupted.pid, signal.SIGKILL)
-        interrupted.wait()
+    deadline = time.monotonic() + PATIENCE
+    while not state.exists() and interrupted.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    kill_all(interrupted, begun(tmp_path / "second"))
     assert state.exists()
-    again = launch(script, project, tmp_path / "interrupted", begun, **{EVERY: "0"})
+    assert not (tmp_path / "interrupted").exists()
+    again = launch(script, project, tmp_path / "interrupted", tmp_path / "third", **{EVERY: "0"})
     assert again.wait(PATIENCE) == 0
-    starts = list(map(int, begun.read_text().split()))
-    assert starts[:4] == [0, 0, 0, 0]
-    assert starts[4] == starts[5] > 0
-    assert starts[4] % 20 == 0
+    one, other = begun(tmp_path / "third").values()
+    assert one == other > 0  # both go on from the same step
+    assert one % 20 == 0
     assert contents(tmp_path / "interrupted") == contents(tmp_path / "whole")
     assert not state.parent.exists()
+
+
+def begun(said: Path) -> dict[int, int]:
+    """After how many steps each process began, by its id."""
+    lines = said.read_text().splitlines() if said.exists() else []
+    return {int(line.split()[0]): int(line.split()[1]) for line in lines}
+
+
+def kill_all(launched: subprocess.Popen[bytes], workers: Iterable[int]) -> None:
+    """The workers by themselves: they are no part of their launcher's group."""
+    for pid in [*workers, launched.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    launched.wait()
