@@ -70,10 +70,10 @@ def fine_tune(
     Raises:
         TrialError: the loss became infinite or NaN.
     """
-    return run(lambda accelerator: Loop(accelerator, model, split, loss, params, soft_logits), params, seed)
+    return run(lambda accelerator: _Loop(accelerator, model, split, loss, params, soft_logits), params, seed)
 
 
-def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
+def run(make: Callable[[Accelerator], _Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
     """Run a loop for all epochs; what `fine_tune` returns and raises.
 
     Args:
@@ -105,7 +105,7 @@ def _accelerator() -> Accelerator:
     return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
 
 
-class Loop:
+class _Loop:
     """One run of the loop: the model with its optimizer and schedule, and the rows on the device."""
 
     def __init__(

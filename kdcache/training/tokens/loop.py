@@ -12,7 +12,7 @@ from kdcache.modelling.predicting import autocast
 from kdcache.modelling.tokens.likelihoods import inputs_of
 from kdcache.modelling.tokens.packing import Packed
 from kdcache.study import Model
-from kdcache.training.loop import Loop, Training, run
+from kdcache.training.loop import Training, _Loop, run
 from kdcache.training.tokens.losses import TokenLoss
 from kdcache.training.tokens.targets import Targets
 
@@ -28,7 +28,7 @@ def fine_tune_tokens(
     return run(lambda accelerator: TokenLoop(accelerator, model, packed, targets, loss, params), params, seed)
 
 
-class TokenLoop(Loop):
+class TokenLoop(_Loop):
     """One run of the loop. A row is a sequence; every epoch has each once, with the epoch's own draw of a teacher."""
 
     def __init__(
