@@ -253,6 +253,7 @@ def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed
         keep_train_logits=False,
         evaluated=card.evaluated,
         parts=parts,
+        language_modelling=card.language_modelling,
     )
 
 

@@ -81,7 +81,7 @@ def project(finished: Path, tmp_path: Path) -> Path:
 def refactored(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the code had been written in another way."""
     inner = code.of_packages
-    monkeypatch.setattr(code, "of_packages", lambda names: f"refactored {inner(names)}")
+    monkeypatch.setattr(code, "of_packages", lambda *names, **more: f"refactored {inner(*names, **more)}")
 
 
 def left(asked: Study, project: Path) -> int:

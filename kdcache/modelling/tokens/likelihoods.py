@@ -57,7 +57,9 @@ def token_likelihoods(
     starts = range(0, len(packed), batch_size)
     mine = list(starts[state.process_index :: state.num_processes])
     found = [
-        _of_batch(network, packed.sequences.part(slice(start, start + batch_size)), vocabulary, state.device)
+        _of_batch(
+            network, packed.sequences.part(np.arange(start, min(start + batch_size, len(packed)))), vocabulary
+        )
         for start in mine
     ]
     if state.num_processes > 1:
@@ -66,7 +68,8 @@ def token_likelihoods(
     return Likelihoods.joined([in_order[start] for start in starts])
 
 
-def _of_batch(network: Any, sequences: Sequences, vocabulary: int, device: torch.device) -> Likelihoods:
+def _of_batch(network: Any, sequences: Sequences, vocabulary: int) -> Likelihoods:
+    device = PartialState().device
     length = int(sequences.tokens.lengths.max())
     tokens, loss = (padded(column.rows(), length) for column in (sequences.tokens, sequences.loss))
     at = torch.from_numpy(np.flatnonzero(loss[:, 1:])).to(device)
