@@ -76,9 +76,8 @@ def _taught_on(task: PreparedTask, folder: Path, metric: Metric) -> tuple[float,
         return _distributions(task, TokenCache(folder), metric)
     cache = LogitCache(folder)
     train, validation = (_read(cache, task, split) for split in (TRAIN, VALIDATION))
-    scores = (split.score(metric, task.card) for split in (train, validation))
     facts = {"classes": task.card.classes, "entropy": train.entropy, "confidence": train.confidence}
-    return (*scores, facts)
+    return train.score(metric, task.card), validation.score(metric, task.card), facts
 
 
 def _distributions(
