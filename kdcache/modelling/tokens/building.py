@@ -63,14 +63,14 @@ def build_causal_model(checkpoint: Checkpoint, card: TaskCard, seed: int) -> tor
     with loading(folder, card):
         torch.manual_seed(seed)
         if checkpoint.init == "pretrained":
-            network = _load_pretrained(auto, folder, config)
+            network = _load_language_model(auto, folder, config)
         else:
             network = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         check_length(network, card, folder)
     return network  # type: ignore[no-any-return]
 
 
-def _load_pretrained(auto: Any, folder: Path, config: Any) -> Any:
+def _load_language_model(auto: Any, folder: Path, config: Any) -> Any:
     network, report = auto.from_pretrained(
         folder,
         config=config,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from kdcache.errors import CacheError
@@ -15,9 +14,9 @@ from kdcache.logits.tokens import TokenCache
 from kdcache.logits.tokens.batch import TokenBatch
 from kdcache.logits.tokens.estimators import Full
 from kdcache.logits.tokens.inputs import padded
+from kdcache.modelling.batches import Rows
 from kdcache.modelling.tokens.packing import Packed
 
-Rows: TypeAlias = npt.NDArray[np.int64]
 Targets: TypeAlias = Callable[[Rows, int], TokenBatch]  # of rows, in an epoch
 
 
