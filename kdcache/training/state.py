@@ -17,7 +17,7 @@ from accelerate.utils import DistributedType
 from torch import Tensor
 
 from kdcache.errors import TrialError
-from kdcache.system import processes
+from kdcache.system.processes import gathered
 
 # Where each process has the whole model; sharded (FSDP, DeepSpeed) it has a part, which is not put together here.
 WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -75,7 +75,7 @@ class Run:
         tensors = {f"model.{name}": tensor for name, tensor in self._changing()}
         for place, values in self.optimizer.state_dict()["state"].items():
             tensors.update({f"optimizer.{place}.{name}": value for name, value in values.items()})
-        for rank, own in enumerate(processes.gathered([self._own()])):
+        for rank, own in enumerate(gathered([self._own()])):
             tensors.update({f"process.{rank}.{name}": value for name, value in own.items()})
         progress = self.progress
         facts = {"epoch": progress.epoch, "batch": progress.batch, "losses": progress.losses}
