@@ -60,7 +60,7 @@ def test_train_size_draws_documents(tmp_path: Path) -> None:
 
 
 def test_an_empty_document_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TaskError, match="'body' is empty in row 1"):
+    with pytest.raises(TaskError, match="'body' is empty in 1 row"):
         prepared(tmp_path, texts=["one", "  "])
 
 
