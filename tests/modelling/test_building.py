@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
-from kdcache.modelling.building import _keep_layers, build_model, save_model
+from kdcache.modelling.building import build_model, keep_layers, save_model
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
 from kdcache.study import Model
 from kdcache.tasks.card import TaskCard
@@ -202,7 +202,7 @@ def test_layers_of_stages_and_of_an_encoder_with_a_decoder(tmp_path: Path) -> No
     """Both have a num_hidden_layers that does not say how deep they are."""
     for config in (transformers.SwinConfig(), transformers.BartConfig()):
         with pytest.raises(ModelError, match="is not defined"):
-            _keep_layers(config, 1, tmp_path)
+            keep_layers(config, 1, tmp_path)
 
 
 # ---- heads ----
