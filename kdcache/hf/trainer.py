@@ -15,6 +15,7 @@ from kdcache.hf.soft_labels import FromLogits, FromTokens, SoftLabels, Target
 from kdcache.logits import LogitCache
 from kdcache.logits.opening import open_cache
 from kdcache.logits.tokens import TokenCache
+from kdcache.logits.tokens.inference import without_cache
 
 
 class KDTrainer(Trainer):
@@ -111,7 +112,7 @@ class KDTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """As in the Trainer, but `_loss` gets the batch's target instead of its labels."""
-        rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
+        rest = self._model_inputs(inputs)
         if model.training:
             target = self._soft.target(inputs, epoch=int(self.state.epoch or 0))
         else:
@@ -120,8 +121,12 @@ class KDTrainer(Trainer):
 
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *options: Any, **more: Any) -> Any:
         """As in the Trainer, but without the keys that only training uses."""
-        rest = {name: value for name, value in inputs.items() if name not in self._soft.keys}
-        return super().prediction_step(model, rest, *options, **more)
+        return super().prediction_step(model, self._model_inputs(inputs), *options, **more)
+
+    def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The batch without the keys of the loss; a language model keeps the documents of a row apart."""
+        apart = without_cache(self.model) if isinstance(self._soft, FromTokens) else {}
+        return {**{name: value for name, value in inputs.items() if name not in self._soft.keys}, **apart}
 
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:

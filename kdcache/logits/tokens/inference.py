@@ -59,8 +59,8 @@ def write_token_logits(
 
     Args:
         teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L] (and
-            `attention_mask`, if rows were padded; `position_ids`, if rows have several documents) and returns logits
-            [b, L, V], or an object with `.logits`; those at position j predict token j + 1.
+            `position_ids`, if rows have several documents, or else `attention_mask`, if rows were padded) and returns
+            logits [b, L, V], or an object with `.logits`; those at position j predict token j + 1.
         sequences: rows (a list, a data set) with `input_ids`, see `inputs.read_sequences`; or a mapping from split
             names to such rows. Rows without a split become the split "train".
         estimator: selects what is stored; default: `Threshold(1/64, draws=1, seed=0)`.
@@ -287,7 +287,8 @@ class Teacher:
         inputs = {name: torch.from_numpy(values) for name, values in model_inputs(sequences).items()}
         shape = inputs["input_ids"].shape
         with torch.inference_mode():
-            output = self.model(**{name: values.to(self.device or "cpu") for name, values in inputs.items()})
+            on_device = {name: values.to(self.device or "cpu") for name, values in inputs.items()}
+            output = self.model(**on_device, **without_cache(self.model))
         logits = torch.as_tensor(getattr(output, "logits", output))
         if logits.ndim != 3 or logits.shape[:2] != shape or not logits.is_floating_point():
             raise CacheError(
@@ -298,16 +299,28 @@ class Teacher:
 
 
 def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """A batch as a transformers model takes it: padded on the right; positions begin anew with each document."""
+    """A batch as a transformers model takes it: padded on the right; positions begin anew with each document.
+
+    Where rows have several documents there is no attention mask: with one, transformers does not keep documents apart.
+    A causal model needs none, since it never looks to the right, where the padding is.
+    """
     lengths = sequences.tokens.lengths
     longest = max(int(lengths.max()), length or 0)
     inputs = {"input_ids": padded(sequences.tokens.rows(), longest)}
-    if (lengths < longest).any():
-        inputs["attention_mask"] = padded([np.ones(count, np.int64) for count in lengths], longest)
     if (sequences.starts.lengths > 1).any():
         pairs = zip(sequences.starts.rows(), lengths, strict=True)
         inputs["position_ids"] = padded([_positions(starts, int(count)) for starts, count in pairs], longest)
+    elif (lengths < longest).any():
+        inputs["attention_mask"] = padded([np.ones(count, np.int64) for count in lengths], longest)
     return inputs
+
+
+def without_cache(model: Any) -> dict[str, bool]:
+    """What a model of transformers is called with beside its inputs, so that it keeps a row's documents apart.
+
+    Where it would cache keys and values, for generation, it lets every token see all earlier documents of its row.
+    """
+    return {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
 
 
 def _positions(starts: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
