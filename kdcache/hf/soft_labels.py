@@ -148,7 +148,8 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         int64 tensors [n, L]: `input_ids` and `labels` (-100 where nothing is to be predicted); `attention_mask` if
-        there is padding; `position_ids`, and `document_starts` as lists, if a row has several documents.
+        there is padding; if a row has several documents `position_ids`, `document_starts` as lists, and an
+        `attention_mask`, which finds a row in the cache. The model is not to get that one: it would mix the documents.
 
     Raises:
         CacheError: a row is not usable.
@@ -159,6 +160,8 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     inputs["labels"] = np.where(loss, inputs["input_ids"], IGNORED)
     batch: dict[str, Any] = {name: torch.from_numpy(values) for name, values in inputs.items()}
     if (sequences.starts.lengths > 1).any():
+        whole = [np.ones(count, np.int64) for count in sequences.tokens.lengths]
+        batch["attention_mask"] = torch.from_numpy(padded(whole, loss.shape[1]))
         batch["document_starts"] = [starts.tolist() for starts in sequences.starts.rows()]
     return batch
 

@@ -126,7 +126,8 @@ class KDTrainer(Trainer):
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch without the keys of the loss; a language model keeps the documents of a row apart."""
         apart = without_cache(self.model) if isinstance(self._soft, FromTokens) else {}
-        return {**{name: value for name, value in inputs.items() if name not in self._soft.keys}, **apart}
+        left_out = {*self._soft.keys, *(["attention_mask"] if "document_starts" in inputs else [])}
+        return {**{name: value for name, value in inputs.items() if name not in left_out}, **apart}
 
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
