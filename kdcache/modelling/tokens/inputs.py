@@ -8,14 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import TaskError
-from kdcache.modelling.inputs import Inputs
+from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.preprocessors import Preprocessor
 from kdcache.modelling.tokens.building import load_tokenizer
 from kdcache.modelling.tokens.packing import Packed, pack
 from kdcache.study import Model
-from kdcache.tasks.prepared import PreparedTask
 
 DOCUMENTS = 1024  # tokenised at a time
 
@@ -65,14 +63,6 @@ class DocumentInputs(Inputs):
 
 @lru_cache(maxsize=2)
 def open_documents(task_folder: Path, model: Model, data: str) -> DocumentInputs:
-    """The inputs of a model on a prepared task, kept by this process: all seeds of a configuration share them.
-
-    Args:
-        data: the fingerprint of the data that are expected there.
-
-    Raises:
-        TaskError: the task was prepared anew meanwhile, from other data.
-    """
-    task = PreparedTask(task_folder)
-    task.check(data)
-    return DocumentInputs(task, find_checkpoint(model))
+    """The documents of a prepared task as a model takes them, kept by this process; see `open_inputs`."""
+    opened = open_inputs(task_folder, model, data)
+    return DocumentInputs(opened.task, opened.checkpoint)
