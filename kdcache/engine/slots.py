@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,6 +37,21 @@ def one(count: int) -> Iterator[int | None]:
         yield place
     finally:
         lock.release()
+
+
+@contextmanager
+def some(wanted: int, count: int) -> Iterator[None]:
+    """Wait for `wanted` of `count` places, or for all of them where that is fewer, and hold them."""
+    folder = _folder()
+    if folder is None:
+        yield
+        return
+    with ExitStack() as held:
+        with _turn(folder):
+            for _ in range(min(wanted, count)):
+                _, lock = _first_free(folder, count)
+                held.callback(lock.release)
+        yield
 
 
 @contextmanager

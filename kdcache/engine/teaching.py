@@ -1,12 +1,13 @@
-"""Make a teacher, or its logits, if they are missing: one at a time, on all of this machine's places."""
+"""Make a teacher, or its logits, if they are missing: on its share of this machine's places."""
 
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager
 
-from kdcache.engine import slots
+from kdcache.engine import slots, worker_count
 from kdcache.engine.resources import share_cores
-from kdcache.study import Study
+from kdcache.study import Study, Teacher
 from kdcache.system import processes
 from kdcache.trials.layout import Layout
 from kdcache.trials.missing import cache_identity, cache_to_write, teacher_to_train
@@ -26,7 +27,7 @@ def make_teacher(
     from kdcache.trials.teach import teach  # imports torch: not before there is work
 
     share_cores()
-    with slots.every():
+    with _places(plan.model):
         result = teach(plan)
     if store is not None and processes.is_main():
         store.put("teachers", plan.identity, plan.folder)
@@ -42,7 +43,16 @@ def make_cache(study: Study, layout: Layout, task: str, name: str, store: Store 
     from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
 
     share_cores()
-    with slots.every():
+    with _places(plan.model):
         cache_logits(plan)
     if store is not None and processes.is_main():
         store.put("caches", cache_identity(plan), plan.folder)
+
+
+def _places(teacher: Teacher) -> AbstractContextManager[None]:
+    """A place for each of its threads; all places where there is a GPU, whose memory it may need whole."""
+    import torch
+
+    if torch.cuda.is_available():
+        return slots.every()
+    return slots.some(teacher.threads, worker_count())

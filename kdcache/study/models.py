@@ -18,6 +18,7 @@ LEFT_OUT: dict[str, Any] = {
     "accumulate": 1,
     "gradient_checkpointing": False,
     "class_weights": None,
+    "threads": 1,
 }
 
 
@@ -61,7 +62,7 @@ class Model(Params):
     @model_serializer(mode="wrap")
     def _as_given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is as if it were not there: identities do not change when kdcache learns a key."""
-        given = {key for key, value in LEFT_OUT.items() if getattr(self, key) != value}
+        given = {key for key, value in LEFT_OUT.items() if getattr(self, key, value) != value}
         return {key: value for key, value in whole(self).items() if key not in LEFT_OUT or key in given}
 
     def _mistakes(self) -> Iterator[str]:
@@ -76,6 +77,7 @@ class Teacher(Model):
 
     epochs: int = Field(ge=0)  # 0: as its checkpoint is, for language modelling alone
     seed: Seed = 0
+    threads: int = Field(default=1, ge=1)  # on a CPU; its last bits depend on their number, and so its identity does
 
 
 class Student(Model):

@@ -21,6 +21,7 @@ from kdcache.modelling.predicting import logits_of
 from kdcache.modelling.tokens.building import build_causal_model
 from kdcache.modelling.tokens.inputs import DocumentInputs
 from kdcache.system.files import read_json, remove, write_json
+from kdcache.system.threads import torch_threads
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import INAPPLICABLE, TEACHER
 from kdcache.trials.plan import CachePlan
@@ -36,9 +37,14 @@ def cache_logits(plan: CachePlan) -> None:
 
     A whole cache with the right fingerprints stays as it is.
     """
-    if plan.language_modelling:
-        _cache_distributions(plan)
-        return
+    with torch_threads(plan.model.threads):
+        if plan.language_modelling:
+            _cache_distributions(plan)
+        else:
+            _cache_rows(plan)
+
+
+def _cache_rows(plan: CachePlan) -> None:
     inputs = Inputs(PreparedTask(plan.task_folder), find_checkpoint(plan.model))
     model = build_model(inputs.checkpoint, inputs.card, plan.model.seed, inputs.preprocessor)
     if PartialState().is_main_process:

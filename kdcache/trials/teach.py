@@ -13,6 +13,7 @@ from kdcache.modelling.inputs import Inputs, open_inputs
 from kdcache.modelling.predicting import predict
 from kdcache.study import Regularizer, Teacher
 from kdcache.system.files import remove, write_json
+from kdcache.system.threads import torch_threads
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.layout import TEACHER
@@ -32,7 +33,8 @@ def teach(plan: TeacherPlan) -> dict[str, Any]:
     Returns:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
     """
-    with watched(plan.name, plan.identity, {"teacher": plan.model.model_dump()}) as watch:
+    watching = watched(plan.name, plan.identity, {"teacher": plan.model.model_dump()})
+    with torch_threads(plan.model.threads), watching as watch:
         return _teach(plan, watch)
 
 

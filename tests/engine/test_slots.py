@@ -111,6 +111,33 @@ def test_the_whole_machine_waits_for_trials_and_keeps_new_ones_off(folder: Path)
         assert process.exitcode == 0
 
 
+def hold_some(wanted: int, count: int, mark: Path, until: Path) -> None:
+    hold(slots.some(wanted, count), mark, until)
+
+
+def test_two_of_three_places_leave_one(folder: Path) -> None:
+    teacher = start(hold_some, 2, 3, folder / "teacher", folder / "teacher-go")
+    wait_for(folder / "teacher")
+    assert [free(f"place-{place}") for place in range(3)] == [False, False, True]
+    with slots.one(3) as place:
+        assert place == 2
+        second = start(hold_some, 2, 3, folder / "second", folder / "second-go")
+        assert waits(folder / "second")
+        (folder / "teacher-go").touch()
+        wait_for(folder / "second")
+    (folder / "second-go").touch()
+    for process in (teacher, second):
+        process.join()
+        assert process.exitcode == 0
+    assert [free(f"place-{place}") for place in range(3)] == [True] * 3
+
+
+def test_more_places_than_there_are_is_all_of_them(folder: Path) -> None:
+    with slots.some(9, 2):
+        assert [free(f"place-{place}") for place in range(2)] == [False, False]
+    assert free("place-0")
+
+
 def free(place: str) -> bool:
     try:
         with FileLock(Path(os.environ[slots.SLOTS]) / place).acquire(timeout=0):
@@ -157,11 +184,11 @@ def test_processes_that_train_together_take_one_place(monkeypatch: pytest.Monkey
     with slots.one(1):
         assert not free("place-0")
         monkeypatch.setenv("RANK", "1")
-        with slots.one(1), slots.every():
+        with slots.one(1), slots.some(2, 2), slots.every():
             pass
 
 
 def test_nothing_is_waited_for_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(slots.SLOTS)
-    with slots.one(1), slots.one(1), slots.every(), slots.every():
+    with slots.one(1), slots.one(1), slots.some(1, 1), slots.every(), slots.every():
         pass

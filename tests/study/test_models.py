@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from kdcache.study import Student, load_study
+from kdcache.study import Student, Teacher, load_study
 from tests.study.samples import ABSENT, STUDY, changed, only_mistake, write
 
 ONE = [
@@ -95,3 +95,6 @@ def test_keys_that_came_later_are_part_of_a_recipe_only_where_they_are_given() -
     assert student.model_dump(mode="json") == {**as_before, **given}
     assert hash(student)
     assert Student(**recipe, class_weights=[1, 2.5]).class_weights == (1, 2.5)
+    assert Teacher(**recipe).model_dump().keys() == as_before.keys() - {"teacher", "keep"} | {"seed"}
+    assert Teacher(**recipe, threads=1) == Teacher(**recipe)
+    assert Teacher(**recipe, threads=4).model_dump()["threads"] == 4
