@@ -183,10 +183,12 @@ def _plan_tuning(plan: Mapping[str, Any]) -> list[str]:
     tuning = plan.get("tuning")
     if tuning is None:
         return []
-    each = f"{tuning['settings']} settings of every method, {tuning['seeds']} seed(s) each"
+    each = f"at most {tuning['settings']} settings of each, {tuning['seeds']} seed(s) each"
+    kinds = {"methods": "trials", "teachers": "teachers"}
     return [
-        f"tuning, {each}, trials: {_states(tuning['trials'])}",
-        f"tuning, teachers: {_states(tuning['teachers'])}",
+        f"tuning of {what}, {each}: {_states(tuning[key])}"
+        for what, key in kinds.items()
+        if tuning[key]["total"]
     ]
 
 

@@ -76,6 +76,7 @@ class TuningSection:
     tasks: list[str]
     steps: list[int]
     warnings: list[str]
+    methods: bool  # they are tuned
     teachers: bool  # some are tuned
     charts: list[Drawn]
 
@@ -97,6 +98,7 @@ def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
         tasks=tasks,
         steps=steps,
         warnings=warnings(found, study.tuning),
+        methods=bool(study.tuning.space),
         teachers=any(one.teacher for one in found),
         charts=draw("tuning", diagrams([one for one in found if not one.teacher])),
     )

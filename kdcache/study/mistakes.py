@@ -224,7 +224,7 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
         if sizes and min(sizes) < student.accumulate:
             parts = f"students.{name}.accumulate: {student.accumulate}"
             yield f"tuning.space: batch_size {min(sizes):g} cannot be computed in as many parts as {parts}"
-    groups = {"regularizers": study.regularizers, "distillers": study.distillers}
+    groups = {"regularizers": study.regularizers, "distillers": study.distillers} if tuning.space else {}
     for group, methods in groups.items():
         for name, method in methods.items():
             yield from _unusable_space(tuning, group, name, method)

@@ -108,8 +108,13 @@ class Study(Params):
         return study
 
     def is_chosen(self, task: str, student: str, regularizer: str) -> bool:
-        """Whether tuning has chosen a configuration's setting; true if the study is not tuned."""
-        return self.tuning is None or (task, student, regularizer) in self._chosen
+        """Whether tuning has chosen a configuration's setting; true where no method is tuned."""
+        name = task, student, regularizer
+        return name in self._chosen or name not in self.tuned()
+
+    def tuned(self) -> list[tuple[str, str, str]]:
+        """The configurations that are tuned: all of them, or none where `tuning` has no space for methods."""
+        return list(self.configurations()) if self.tuning is not None and self.tuning.space else []
 
     def is_teacher_chosen(self, task: str, name: str) -> bool:
         """Whether tuning has chosen for a teacher; true where no teacher is tuned."""

@@ -22,6 +22,7 @@ from kdcache.system.names import TUNED
 
 # The keys that a choice depends on; of `comparison` only the baseline, whose logits Self-KD learns from.
 TUNED_ON = {"tasks", "teachers", "students", "regularizers", "distillers", "tuning"}
+TEACHERS_TUNED_ON = {"tasks", "teachers", "tuning"}  # where no method is tuned
 
 
 N = TypeVar("N", tuple[str, str], tuple[str, str, str])
@@ -50,7 +51,9 @@ def tuned_beside(params: Path) -> Path:
 def asked_for(study: Study) -> str:
     """A hash of everything in params.yaml that a choice depends on."""
     without_keep = {"students": {"__all__": {"keep"}}}  # which trained models are kept changes no choice
-    asked = study.model_dump(mode="json", include=TUNED_ON, exclude=without_keep)
+    teachers_alone = study.tuning is not None and not study.tuning.space
+    keys = TEACHERS_TUNED_ON if teachers_alone else TUNED_ON
+    asked = study.model_dump(mode="json", include=keys, exclude=without_keep)
     return fingerprint.of_json({**asked, "baseline": study.comparison.baseline})
 
 
@@ -75,9 +78,9 @@ def _given(choices: Iterable[tuple[N, Setting | None]]) -> dict[N, Setting]:
 
 
 def write_tuned(path: Path, study: Study, choices: Choices, teachers: TeacherChoices) -> None:
-    """The choices in the order of the study."""
+    """Write them as they are given: in the order of the study."""
     chosen: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
-    for task, student, method in study.configurations():
+    for task, student, method in choices:
         setting = dict(choices[task, student, method])
         chosen.setdefault(task, {}).setdefault(student, {})[method] = setting
     taught: dict[str, dict[str, dict[str, float]]] = {}

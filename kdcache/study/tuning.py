@@ -66,7 +66,7 @@ class Tuning(Params):
     sampler: Literal["qmc", "tpe"] = "qmc"  # chooses the settings if a space has more than the budget
     seed: Seed = 0  # decides which rows are held out, and what the sampler draws
     metric: Metric | None = None  # by which the best is chosen; default: each task's first
-    space: dict[Name, Space] = Field(min_length=1)
+    space: dict[Name, Space] = Field(default_factory=dict)  # of each method; empty: methods are as declared
     teachers: RecipeSpace | None = None  # what every teacher may try, by nll; without: they are as declared
 
     @property
@@ -98,6 +98,8 @@ class Tuning(Params):
         return prod(map(len, self.values(method).values()))
 
     def _mistakes(self) -> Iterator[str]:
+        if not self.space and self.teachers is None:
+            yield "tunes nothing; give it a space, of the methods, or teachers, or leave tuning out"
         if len(set(self.seeds)) != len(self.seeds):
             yield f"a seed is listed twice: {listed(self.seeds)}"
         own = [key for key in self.space.get(ALL, Space()).values if key not in RECIPE]

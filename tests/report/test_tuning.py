@@ -97,6 +97,21 @@ def test_a_teacher_stands_beside_them_by_its_nll(metrics: Metrics) -> None:
     assert "Teachers were chosen by nll" in render(found, with_teachers, [])
 
 
+def test_teachers_alone(metrics: Metrics) -> None:
+    tried = [
+        {"task": "bbc-headlines", "role": "teacher", "model": "bert-small", "regularizer": "base", "setting": place,
+         "values": f"epochs {epochs}", "seed": 100, "metric": "nll", "score": score, "chosen": place == 2}
+        for place, (epochs, score) in enumerate([(1, 0.8), (2, 0.5), (8, 0.75)], start=1)
+    ]  # fmt: skip
+    alone = study().model_copy(
+        update={"tuning": Tuning.model_validate({**TUNED, "space": {}, "teachers": {"epochs": [1, 2, 8]}})}
+    )
+    page = render(replace(metrics, tuning=pd.DataFrame(tried)), alone, [])
+    assert "Every teacher had the same budget before the trials" in page
+    assert "Teachers were chosen by nll" in page
+    assert "that was to be tried" not in page  # 2 is at neither edge
+
+
 def test_a_value_at_the_edge_is_a_warning_but_not_where_it_can_go_no_further(metrics: Metrics) -> None:
     section = tuning.make_section(metrics, study())
     assert section is not None

@@ -57,6 +57,7 @@ def test_a_method_may_try_what_all_may_and_its_own(tmp_path: Path) -> None:
         (space(kd={"alpha": [0.1, 2]}), "tuning.space.kd.alpha.1: Input should be less than or equal to 1, found 2"),
         (space(kd={"alpha": [0.1, 0.1]}), "tuning.space.kd: alpha lists a value twice: 0.1, 0.1"),
         (space(kd={"alpha": []}), "tuning.space.kd.alpha: expected at least 1, found 0"),
+        (tuning(space={}), "tuning: tunes nothing; give it a space, of the methods, or teachers, or leave tuning out"),
         (tuning(teachers={}), "tuning.teachers: lists no value; give at least one key"),
         (tuning(teachers={"alpha": [1]}), "tuning.teachers.alpha: unknown key"),
         (tuning(teachers={"epochs": [2, 2]}), "tuning.teachers: epochs lists a value twice: 2, 2"),

@@ -67,7 +67,7 @@ class _Lookup:
             yield Run(state, steps, self._rows(), self._rows(), None, folder)
 
     def students(self) -> Iterator[Job]:
-        for name, student in self.study.students.items():
+        for name, student in self.study.students.items() if self.tuning.space else ():
             if self.study.applies(student, self.task):
                 methods = self.study.methods().items()
                 runs = (run for method in methods for run in self._settings(name, student, *method))

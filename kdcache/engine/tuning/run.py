@@ -69,7 +69,7 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
         make_cache(tuning_study, layout, task, teacher, store)
     trying = Trying(tuning_study, layout, store)
     found = {name: _tune_one(trying, name) for name in _baseline_first(study)}
-    tuned = [*teachers, *(found[name] for name in study.configurations())]
+    tuned = [*teachers, *(found[name] for name in study.tuned())]
     if processes.is_main():
         _clear(layout, study, tuned, store)
     if asked_for(load_study(root / "params.yaml")) != asked_for(study):
@@ -90,10 +90,10 @@ def teacher_choices(tuned: Sequence[Tuned]) -> TeacherChoices:
 
 
 def needed_teachers(study: Study) -> list[tuple[str, str]]:
-    """(task, teacher) for every teacher that a configuration learns from, in the order of the study."""
+    """(task, teacher) for every teacher that a tuned configuration learns from, in the order of the study."""
     needed = {
         (task, teacher)
-        for task, student, method in study.configurations()
+        for task, student, method in study.tuned()
         for teacher in study.method(method).teachers_of(study.students[student])
     }
     return [pair for pair in study.taught() if pair in needed]
@@ -105,8 +105,8 @@ def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
 
 
 def _baseline_first(study: Study) -> Iterator[Configuration]:
-    """All configurations, the baseline's first: Self-KD learns from its trials at its chosen setting."""
-    yield from sorted(study.configurations(), key=lambda name: name[2] != study.comparison.baseline)
+    """All that are tuned, the baseline's first: Self-KD learns from its trials at its chosen setting."""
+    yield from sorted(study.tuned(), key=lambda name: name[2] != study.comparison.baseline)
 
 
 def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> list[Tuned]:

@@ -112,7 +112,7 @@ def teachers_as_students(study: Study) -> Study:
     """
     baseline = study.comparison.baseline
     students = {
-        name: Student(**teacher.model_dump(exclude={"seed"}, exclude_unset=True))
+        name: Student(**teacher.model_dump(exclude={"seed", "threads"}, exclude_unset=True))
         for name, teacher in study.teachers.items()
     }
     changes = {

@@ -179,6 +179,26 @@ def test_teachers_are_chosen_by_nll_on_the_held_out_rows_and_learned_from_as_cho
     assert results("teacher-trials") == before
 
 
+def test_teachers_alone_are_tuned_where_methods_have_no_space() -> None:
+    """No method is tried, so all are as declared, and a method's values change no choice."""
+    alone = {**TUNING, "space": {}, "teachers": {"epochs": [1, 8]}}
+    write_project(tuning=alone)
+    stage.main([])
+    table = pd.read_csv("metrics/tuning.csv")
+    assert list(table["role"]) == ["teacher"] * 2
+    assert results("trials") == {}
+    assert not list(Path("data/tuning").glob("teachers/*/*"))
+    written = json.loads(Path("tuned.json").read_text())
+    assert (written["chosen"], written["teachers"]) == ({}, {"words": {"big": {"epochs": 8}}})
+    study = load_study()
+    assert study.is_chosen("words", "small", "kd")
+    assert study.teacher("words", "big").epochs == 8
+
+    kd = {"soft_labels": "teacher", "alpha": 0.25}
+    assert write_study(tuning=alone, distillers={"kd": kd}).teacher("words", "big").epochs == 8
+    assert write_study(tuning={**alone, "teachers": {"epochs": [1, 4]}}).teacher("words", "big").epochs == 1
+
+
 def test_without_tuning_nothing_is_left_of_it() -> None:
     write_project(tuning=None)
     Path("data/tuning/trials").mkdir(parents=True)
