@@ -45,7 +45,7 @@ def check(
         "not_looked_at": unseen,
     }
     if study.tuning is not None:
-        counts["tuning_trials"] = configurations * study.tuning.budget * len(study.tuning.seeds)
+        counts["tuning_trials"] = study.tuning_trials()
     text = (
         "{path}: no mistakes; {tasks} tasks, {teachers} teachers, {students} students, "
         "{configurations} configurations x {seeds} seeds = {trials} trials"
@@ -54,8 +54,8 @@ def check(
         text += f" at most, judged after {', '.join(map(str, study.looks))} seeds"
     if study.tuning is not None:
         text += (
-            f"; tuned before with {study.tuning.budget} settings of every method x {len(study.tuning.seeds)} seeds "
-            "= {tuning_trials} trials"
+            f"; tuned before in {{tuning_trials}} trials: at most {study.tuning.budget} settings of each, "
+            f"{len(study.tuning.seeds)} seeds"
         )
     text = text.format(**counts)
     if unseen:

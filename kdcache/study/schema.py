@@ -116,6 +116,17 @@ class Study(Params):
         """The configurations that are tuned: all of them, or none where `tuning` has no space for methods."""
         return list(self.configurations()) if self.tuning is not None and self.tuning.space else []
 
+    def tuning_trials(self) -> int:
+        """How many trials choose the settings of methods and teachers."""
+        if self.tuning is None:
+            return 0
+        of_teachers = self.tuning.of_teachers(self.comparison.baseline)
+        settings = len(self.tuned()) * self.tuning.budget
+        if of_teachers is not None:
+            points = of_teachers.points(self.comparison.baseline)
+            settings += len(list(self.taught())) * min(points, self.tuning.budget)
+        return settings * len(self.tuning.seeds)
+
     def is_teacher_chosen(self, task: str, name: str) -> bool:
         """Whether tuning has chosen for a teacher; true where no teacher is tuned."""
         tuned = self.tuning is not None and self.tuning.teachers is not None
