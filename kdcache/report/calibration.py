@@ -6,6 +6,7 @@ not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ from kdcache.study import Study
 
 NAMES = {"nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 DIGITS = 3
+DIRECTIONS = ("better", "worse", "equivalent", "unclear")
 FEWEST_ROWS = 20  # a bin with fewer rows shows more chance than anything about the model
 HEIGHT = 260  # pixels
 
@@ -33,7 +35,7 @@ class ScoreCell:
     mean: str
     change: str = ""
     interval: str = ""
-    direction: str = ""  # better, worse or unclear; empty if it was not tested
+    direction: str = ""  # one of DIRECTIONS; empty if it was not tested
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class CalibrationSection:
     names: list[str]
     sentence: str
     reliability: list[Drawn]
+    margins: str
     fewest_rows: int = FEWEST_ROWS
 
     @property
@@ -65,12 +68,19 @@ def make_section(metrics: Metrics, study: Study) -> CalibrationSection | None:
     if not shown:
         return None
     diagram = draw("reliability", diagrams(metrics))
-    return CalibrationSection(shown, names(metrics), sentence(metrics), diagram)
+    return CalibrationSection(shown, names(metrics), sentence(metrics), diagram, _margins(metrics))
 
 
 def names(metrics: Metrics) -> list[str]:
     """The headings of `CalibrationLine.scores`."""
     return [NAMES[name] for name in _scores(metrics)]
+
+
+def _margins(metrics: Metrics) -> str:
+    """The declared margins, such as "NLL 0.05"; empty if there is none."""
+    tested = rows_of(CalibrationRow, metrics.calibration)
+    sizes = {row.metric: row.margin for row in tested if row.margin is not None}
+    return wording.listing(f"{NAMES[name]} {size:g}" for name, size in sizes.items()) if sizes else ""
 
 
 def _scores(metrics: Metrics) -> list[str]:
@@ -111,8 +121,35 @@ def sentence(metrics: Metrics) -> str:
     return f"Over all students and scores: {said}."
 
 
+def likelihood(metrics: Metrics) -> str:
+    """Which methods are better and worse than the baseline by NLL; empty where NLL is the judged metric itself."""
+    rows = [row for row in rows_of(CalibrationRow, metrics.calibration) if row.metric == "nll"]
+    if not rows or "nll" in set(metrics.comparisons["metric"]):
+        return ""
+    inits = dict.fromkeys(row.init for row in rows)
+    said = (f"{init.capitalize()}: {_by_direction([row for row in rows if row.init == init])}" for init in inits)
+    margin = f"The margin is {rows[0].margin:g} nats" if rows[0].margin else "No margin was declared for it"
+    return f"{'. '.join(said)}. {margin}."
+
+
+def _by_direction(rows: Sequence[CalibrationRow]) -> str:
+    """Such as "better with kd; worse with tf_reg in 1 of 2"."""
+    of_each = Counter(row.regularizer for row in rows)
+    counts = Counter((row.direction, row.regularizer) for row in rows)
+    words = (word for word in DIRECTIONS if any(direction == word for direction, _ in counts))
+    return "; ".join(
+        f"{word} with "
+        + wording.listing(
+            name if n == of_each[name] else f"{name} in {n} of {of_each[name]}"
+            for (direction, name), n in counts.items()
+            if direction == word
+        )
+        for word in words
+    )
+
+
 def _directions(counts: dict[Any, int]) -> str:
-    known = (word for word in ("better", "worse", "unclear") if counts.get(word))
+    known = (word for word in DIRECTIONS if counts.get(word))
     return wording.listing(f"{word} in {counts[word]}" for word in known)
 
 

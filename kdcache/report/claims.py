@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdcache.report import costs, declared
+from kdcache.report import calibration, costs, declared
 from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics
 from kdcache.statistics.claim_words import ClaimInWords, ClaimRows, put_in_short, put_into_words
@@ -20,11 +20,12 @@ class AnswersSection(WithoutCharts):
     claims: list[ClaimInWords]
     cost: str
     certainty: str
+    likelihood: str
 
 
 def make_section(metrics: Metrics, study: Study) -> AnswersSection:
-    spent = costs.costs(metrics, study)
-    return AnswersSection(claims(metrics), costs.in_a_sentence(spent), declared.certainty(study))
+    spent, likelihood = costs.costs(metrics, study), calibration.likelihood(metrics)
+    return AnswersSection(claims(metrics), costs.in_a_sentence(spent), declared.certainty(study), likelihood)
 
 
 def claims(metrics: Metrics) -> list[ClaimInWords]:

@@ -247,7 +247,12 @@ class CalibrationRow:
     bca_low: OfOne = None
     bca_high: OfOne = None
     t_p: PValue = None
+    t_q: PValue = None
     t_p_corrected: PValue = None
+    margin: OfOne = None
+    tost_p: PValue = None
+    tost_q: PValue = None
+    tost_p_corrected: PValue = None
     direction: str
     note: str
 

@@ -16,9 +16,12 @@ import pandas as pd
 from kdcache.errors import ComparisonError
 from kdcache.results.schema import CalibrationRow
 from kdcache.results.writing import tabulate
+from kdcache.statistics.boundaries import Sides
 from kdcache.statistics.evidence import Evidence, evidence_of, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.judging import verdict
+from kdcache.statistics.looks import Design
+from kdcache.statistics.settling import design_of
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe
 from kdcache.study import Study, Task
 
@@ -29,9 +32,11 @@ SHARED = {field.name for field in fields(CalibrationRow)} & {field.name for fiel
 def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per configuration that is not the baseline and calibration score; not for a regression.
 
-    The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_p_corrected:
-    over the declared family, separately for each score. direction: `better` (lower) or `worse` if t_p_corrected <=
-    alpha, else `unclear`. No margin is declared for these scores, so none is `equivalent`. A score without a column in
+    The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_q, tost_q: with
+    looks, the p-value divided by the share of the look that the configuration is at: so the looks may have stopped for
+    any reason, as for the differences of another metric. t_p_corrected, tost_p_corrected: over the declared family,
+    separately for each score. direction: `better` (lower) or `worse` if t_p_corrected <= alpha; else `equivalent` if
+    a margin is declared for the score and tost_p_corrected <= alpha; else `unclear`. A score without a column in
     trials.csv has no rows.
 
     Raises:
@@ -40,18 +45,22 @@ def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     check_layout(trials, study)
     rows = [row for metric in METRICS if metric in trials.columns for row in _rows(trials, study, metric)]
     keys = [(row.metric, *family_key(study.comparison.family, row.task, row.student)) for row in rows]
-    corrected = correct_by_family([row.t_p for row in rows], keys, study.comparison.correction)
-    rows = [_directed(row, p, study.comparison.alpha) for row, p in zip(rows, corrected, strict=True)]
+    how = keys, study.comparison.correction
+    of_difference = correct_by_family([row.t_q for row in rows], *how)
+    of_equivalence = correct_by_family([row.tost_q for row in rows], *how)
+    corrected = zip(rows, of_difference, of_equivalence, strict=True)
+    rows = [_directed(*row, study.comparison.alpha) for row in corrected]
     order = {cell: place for place, cell in enumerate(study.configurations())}
     rows.sort(key=lambda row: order[row.task, row.student, row.regularizer])
     return tabulate(CalibrationRow, rows)
 
 
-def _directed(row: CalibrationRow, corrected_p: float | None, alpha: float) -> CalibrationRow:
-    """The row with its corrected p-value, and the direction that it allows to say."""
+def _directed(row: CalibrationRow, t_p: float | None, tost_p: float | None, alpha: float) -> CalibrationRow:
+    """The row with its corrected p-values, and the direction that they allow to say."""
     change = None if row.difference is None else -row.difference  # less is better
-    word, _ = verdict(change, corrected_p, None, alpha)
-    return replace(row, t_p_corrected=corrected_p, direction="unclear" if word == "inconclusive" else word)
+    word, _ = verdict(change, t_p, tost_p, alpha)
+    direction = "unclear" if word == "inconclusive" else word
+    return replace(row, t_p_corrected=t_p, tost_p_corrected=tost_p, direction=direction)
 
 
 def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[CalibrationRow]:
@@ -73,7 +82,7 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
                 metric=metric,
                 baseline=baseline,
                 direction="",
-                **_compare_cell(table, (task, student, regularizer), study),
+                **_compare_cell(table, (task, student, regularizer), study, metric),
             )
 
 
@@ -82,15 +91,26 @@ def _has(task: Task, metric: str) -> bool:
     return not (task.regression or (task.language_modelling and metric == "brier"))
 
 
-def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study) -> dict[str, Any]:
+def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study, metric: str) -> dict[str, Any]:
     notes: list[str] = []
     task, student, regularizer = cell
-    baseline, seeds = (
-        study.comparison.baseline,
-        study.seeds_of(*cell),
-    )  # with looks the baseline may have more seeds
+    baseline, seeds = study.comparison.baseline, study.seeds_of(*cell)
+    design = design_of(study)
+    look = design.looks.index(len(seeds)) + 1
     scores = scored(table[cell], regularizer, notes)
-    of_baseline = table[task, student, baseline]
+    of_baseline = table[task, student, baseline]  # with looks the baseline may have more seeds
     base = scored({s: of_baseline[s] for s in seeds if s in of_baseline}, baseline, notes)
-    evidence, _ = evidence_of(scores, base, None, 1 - study.comparison.alpha, notes)
-    return {name: getattr(evidence, name) for name in SHARED} | {"note": "; ".join(notes)}
+    margin = next((size for name, size in study.comparison.margin.items() if name == metric), None)
+    confidence = 1 - design.nominal(look, design.alpha, 2)
+    evidence, _ = evidence_of(scores, base, margin, confidence, notes)
+    whole = evidence.paired and evidence.seeds == len(seeds)
+    shared = {name: getattr(evidence, name) for name in SHARED}
+    qs = {
+        "t_q": _sequential(design, look, evidence.t_p, 2, whole),
+        "tost_q": _sequential(design, look, evidence.tost_p, 1, whole),
+    }
+    return {**shared, **qs, "margin": margin, "note": "; ".join(notes)}
+
+
+def _sequential(design: Design, look: int, p: float | None, sides: Sides, exact: bool) -> float | None:
+    return None if p is None else float(design.sequential(look, p, sides, exact))

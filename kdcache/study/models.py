@@ -77,7 +77,9 @@ class Teacher(Model):
 
     epochs: int = Field(ge=0)  # 0: as its checkpoint is, for language modelling alone
     seed: Seed = 0
-    threads: int = Field(default=1, ge=1)  # on a CPU; its last bits depend on their number, and so its identity does
+    threads: int = Field(
+        default=1, ge=1
+    )  # on a CPU; its last bits depend on their number, and so its identity does
 
 
 class Student(Model):

@@ -1,12 +1,16 @@
 """The calibration table and its diagrams, worked out by hand from the samples."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import altair as alt
 import pytest
 
 from kdcache.report import calibration
 from kdcache.results.reading import Metrics, read_metrics
+from kdcache.results.schema import CalibrationRow
+from kdcache.results.writing import tabulate
 from tests.report import samples
 
 
@@ -49,6 +53,36 @@ def test_the_sentence_counts_directions(metrics: Metrics, tmp_path: Path) -> Non
         "self_kd unclear in 9."
     )
     assert calibration.sentence(read_metrics(samples.write(tmp_path / "old"))) == ""
+
+
+def test_by_nll_on_the_first_screen(metrics: Metrics) -> None:
+    assert calibration.likelihood(metrics).endswith(
+        "Scratch: better with label_smoothing; worse with kd; unclear with tf_reg and self_kd. "
+        "No margin was declared for it."
+    )
+    judged = metrics.comparisons.assign(metric="nll")
+    assert calibration.likelihood(replace(metrics, comparisons=judged)) == ""
+    rows = [
+        ("scratch", "a", "kd", "better"), ("scratch", "b", "kd", "equivalent"), ("pretrained", "a", "kd", "worse"),
+        ("pretrained", "a", "tf_reg", "worse"), ("scratch", "a", "tf_reg", "unclear"),
+    ]  # fmt: skip
+    described: dict[str, Any] = {
+        "task": "t",
+        "metric": "nll",
+        "difference": 0.1,
+        "ci_low": 0.0,
+        "ci_high": 0.2,
+        "margin": 0.05,
+        "note": "",
+    }
+    keys = ("init", "student", "regularizer", "direction")
+    frame = tabulate(
+        CalibrationRow, [CalibrationRow(**described, **dict(zip(keys, row, strict=True))) for row in rows]
+    )
+    assert calibration.likelihood(replace(metrics, calibration=frame)) == (
+        "Scratch: better with kd in 1 of 2; equivalent with kd in 1 of 2; unclear with tf_reg. "
+        "Pretrained: worse with kd and tf_reg. The margin is 0.05 nats."
+    )
 
 
 def test_a_diagram_per_student_without_the_smallest_bins(metrics: Metrics) -> None:

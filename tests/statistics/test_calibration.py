@@ -14,6 +14,7 @@ from kdcache.errors import ComparisonError
 from kdcache.results.schema import CalibrationRow, columns
 from kdcache.statistics import compare, compare_calibration, summarize
 from kdcache.statistics.interactions import compare_inits
+from kdcache.statistics.settling import design_of
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 
@@ -45,6 +46,40 @@ def test_direction_and_numbers() -> None:
     low, high = stats.ttest_rel(values["up"], values["base"]).confidence_interval()
     assert found.loc["up", ["ci_low", "ci_high"]].tolist() == pytest.approx([low, high])
     assert set(frame[frame["metric"] != "nll"]["direction"]) == {"unclear"}
+
+
+def test_with_a_margin_a_small_difference_is_equivalent() -> None:
+    """Noise of 0.02 nats: within a margin of 0.1, and not within one of 0.01."""
+    table = trials()
+    base = table["regularizer"] == "base"
+    for method in METHODS:
+        change = {0: 0.01, 1: -0.012, 2: 0.008, 3: -0.01, 4: 0.002}
+        table.loc[table["regularizer"] == method, "nll"] = (
+            table.loc[base, "nll"].to_numpy() + pd.Series(change).to_numpy()
+        )
+    found = compare_calibration(table, make_study(methods=METHODS, margin={"accuracy": 1.0, "nll": 0.1}))
+    nll = found[found["metric"] == "nll"]
+    assert set(nll["direction"]) == {"equivalent"}
+    d = np.array(list(change.values()))
+    upper = stats.ttest_1samp(d, 0.1, alternative="less").pvalue
+    lower = stats.ttest_1samp(d, -0.1, alternative="greater").pvalue
+    np.testing.assert_allclose(nll["tost_p"], max(upper, lower), rtol=1e-6)
+    np.testing.assert_allclose(nll["tost_p_corrected"], 2 * max(upper, lower), rtol=1e-6)
+    assert found[found["metric"] != "nll"]["margin"].isna().all()
+    strict = compare_calibration(table, make_study(methods=METHODS, margin={"accuracy": 1.0, "nll": 0.01}))
+    assert set(strict[strict["metric"] == "nll"]["direction"]) == {"unclear"}
+
+
+def test_with_looks_a_p_value_is_divided_by_its_looks_share() -> None:
+    """Five seeds are the first of two looks, with a quarter of alpha (linear in seeds: 5 of 20)."""
+    study = make_study(methods=METHODS, seeds=list(range(20)), looks=[5, 20])
+    found = compare_calibration(trials(), study)
+    nll = found[found["metric"] == "nll"].set_index("regularizer")
+    np.testing.assert_allclose(nll["t_q"], np.minimum(1, nll["t_p"] / design_of(study).shares[0]))
+    np.testing.assert_allclose(nll["t_p_corrected"], multipletests(nll["t_q"], method="holm")[1])
+    fixed = compare_calibration(trials(), make_study(methods=METHODS))
+    wider = nll["ci_high"] - nll["ci_low"]
+    assert (wider > fixed[fixed["metric"] == "nll"].set_index("regularizer").eval("ci_high - ci_low")).all()
 
 
 def test_degenerate_input_has_an_answer() -> None:
