@@ -249,7 +249,7 @@ class CalibrationRow:
     t_p: PValue = None
     t_q: PValue = None
     t_p_corrected: PValue = None
-    margin: OfOne = None
+    margin: float | None = None
     tost_p: PValue = None
     tost_q: PValue = None
     tost_p_corrected: PValue = None

@@ -32,12 +32,11 @@ SHARED = {field.name for field in fields(CalibrationRow)} & {field.name for fiel
 def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per configuration that is not the baseline and calibration score; not for a regression.
 
-    The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_q, tost_q: with
-    looks, the p-value divided by the share of the look that the configuration is at: so the looks may have stopped for
-    any reason, as for the differences of another metric. t_p_corrected, tost_p_corrected: over the declared family,
-    separately for each score. direction: `better` (lower) or `worse` if t_p_corrected <= alpha; else `equivalent` if
-    a margin is declared for the score and tost_p_corrected <= alpha; else `unclear`. A score without a column in
-    trials.csv has no rows.
+    The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_q, tost_q:
+    with looks, the p-value divided by the share of alpha of the look that the configuration is at. So the looks may
+    have stopped for any reason. t_p_corrected, tost_p_corrected: over the declared family, separately for each score.
+    direction: `better` (lower) or `worse` if t_p_corrected <= alpha; else `equivalent` if a margin is declared for the
+    score and tost_p_corrected <= alpha; else `unclear`. A score without a column in trials.csv has no rows.
 
     Raises:
         ComparisonError: see `verdicts.compare`; or a score is infinite.
