@@ -23,6 +23,7 @@ from kdcache.system.locks import exclusive
 from kdcache.system.versions import LEARNING, installed
 from kdcache.trials.identity import Parts
 from kdcache.trials.layout import TEACHER, Layout
+from kdcache.trials.missing import cache_identity
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.same import RunAll, check_same
@@ -68,7 +69,7 @@ def adopt(
         sample: the smallest number of trials that are run again. Every task, model family and method is among them;
             beside them, a teacher of every task and family is run again, with its logits.
         seed: decides which trials are drawn.
-        store: the trials are put there under their new identities.
+        store: teachers, caches and trials are put there under their new identities.
 
     Raises:
         TrialError: something other than the code differs, or a value does (the first is named); nothing is stamped.
@@ -195,8 +196,12 @@ def _stamp(finished: _Finished, checked: int, store: Store | None) -> None:
     """Give each result its new identity, each in one atomic step; after an interruption, run `adopt` again."""
     for teacher in finished.teachers:
         stamp_teacher(teacher, checked, finished.trainings)
+        if store is not None:
+            store.put("teachers", teacher.identity, teacher.folder)
     for cache in finished.caches:
         stamp_cache(cache)
+        if store is not None:
+            store.put("caches", cache_identity(cache), cache.folder)
     for trial in finished.trials:
         stamp_trial(trial, checked, finished.trainings)
         if store is not None:

@@ -126,7 +126,13 @@ def test_a_neutral_refactoring_keeps_every_result(
     after = LogitCache(layout.trial("digits", "small", "kd", 0) / "logits")
     assert (after.split("validation").logits == logits).all()
     assert after.manifest.fingerprints.weights == result.identity
-    assert len(store.entries()) == 8
+    assert sorted(entry.kind for entry in store.entries()) == ["caches", "teachers", *["trials"] * 8]
+    before = files(project)
+    shutil.rmtree(layout.teacher("digits", "big"))
+    shutil.rmtree(layout.cache("digits", "big"))
+    assert teacher_to_train(asked, layout, "digits", "big", store) is None
+    assert cache_to_write(asked, layout, "digits", "big", store) is None
+    assert files(project) == before
     assert adopt(asked, layout, run).checked == 0  # a second time there is nothing to do
 
 
