@@ -41,11 +41,11 @@ def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
     unseen: list[str] = []
     for key, look in _looks(study):
         try:
-            found = look()
+            seen = look()
         except KdcacheError as error:
             mistakes.append(f"{key}: {error}")
             continue
-        if not found:
+        if not seen:
             unseen.append(key)
     return mistakes, unseen
 

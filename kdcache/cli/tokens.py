@@ -57,11 +57,11 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
     """The first rows by id: `id`, `row_hash` (hex), `tokens`, and for each position its entropy, the true token's
     log-probability, and the most probable entries of draw 0."""
     ids = cache.split(split).ids[:rows]
-    found = []
+    heads = []
     for row in ids.tolist():
         batch, part = cache.batch([row], split), cache.split(split)
         best = batch.dense()[0].topk(min(TOP, batch.vocabulary), dim=1)
-        found.append(
+        heads.append(
             {
                 "id": row,
                 "row_hash": f"{int(part.row_hashes[np.searchsorted(part.ids, row)]):016x}",
@@ -78,7 +78,7 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
                 ],
             }
         )
-    return found
+    return heads
 
 
 def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def of_files(folder: Path, patterns: Iterable[str] | str) -> str:
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not folder.is_dir():
         raise KdcacheError(f"{folder}: the folder does not exist")
-    found = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    if not found:
+    paths = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
+    if not paths:
         raise KdcacheError(f"{folder}: no file matches {', '.join(patterns)}")
-    return of_json({path.relative_to(folder).as_posix(): of_file(path) for path in found})
+    return of_json({path.relative_to(folder).as_posix(): of_file(path) for path in paths})

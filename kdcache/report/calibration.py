@@ -127,7 +127,9 @@ def likelihood(metrics: Metrics) -> str:
     if not rows or "nll" in set(metrics.comparisons["metric"]):
         return ""
     inits = dict.fromkeys(row.init for row in rows)
-    said = (f"{init.capitalize()}: {_by_direction([row for row in rows if row.init == init])}" for init in inits)
+    said = (
+        f"{init.capitalize()}: {_by_direction([row for row in rows if row.init == init])}" for init in inits
+    )
     margin = f"The margin is {rows[0].margin:g} nats" if rows[0].margin else "No margin was declared for it"
     return f"{'. '.join(said)}. {margin}."
 

@@ -52,7 +52,7 @@ def make_section(metrics: Metrics, study: Study) -> CollapsedSection | None:
 def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
     """The configurations with such seeds, in the order of trials.csv."""
     least = majorities(metrics)
-    found = []
+    rows = []
     for name, trials in metrics.trials.groupby(["task", "student", "regularizer"], sort=False):
         task, student, method = map(str, name)
         if task not in least or task not in study.tasks:
@@ -60,8 +60,8 @@ def collapsed(metrics: Metrics, study: Study) -> list[Collapsed]:
         metric = study.tasks[task].metrics[0]
         seeds = unlearned_seeds(trials, metric, least[task])
         if seeds:
-            found.append(Collapsed(task, student, method, seeds, len(trials), least[task], metric))
-    return found
+            rows.append(Collapsed(task, student, method, seeds, len(trials), least[task], metric))
+    return rows
 
 
 def majorities(metrics: Metrics) -> Mapping[str, float]:

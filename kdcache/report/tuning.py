@@ -89,18 +89,18 @@ def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
     """The section; None for a study without tuning."""
     if study.tuning is None or metrics.tuning.empty:
         return None
-    found = configurations(metrics)
-    tasks = list(dict.fromkeys(one.task for one in found))
-    steps = _steps(max(len(one.scores) for one in found))
+    tuned = configurations(metrics)
+    tasks = list(dict.fromkeys(one.task for one in tuned))
+    steps = _steps(max(len(one.scores) for one in tuned))
     return TuningSection(
         design=_design(study.tuning),
-        rows=[[_line(one, study, steps) for one in found if one.task == task] for task in tasks],
+        rows=[[_line(one, study, steps) for one in tuned if one.task == task] for task in tasks],
         tasks=tasks,
         steps=steps,
-        warnings=warnings(found, study.tuning),
+        warnings=warnings(tuned, study.tuning),
         methods=bool(study.tuning.space),
-        teachers=any(one.teacher for one in found),
-        charts=draw("tuning", diagrams([one for one in found if not one.teacher])),
+        teachers=any(one.teacher for one in tuned),
+        charts=draw("tuning", diagrams([one for one in tuned if not one.teacher])),
     )
 
 
@@ -159,9 +159,9 @@ def _margin(study: Study, metric: str) -> float:
     return next((size for name, size in study.comparison.margin.items() if name == metric), 0.0)
 
 
-def warnings(found: Sequence[Configuration], tuning: Tuning) -> list[str]:
+def warnings(tuned: Sequence[Configuration], tuning: Tuning) -> list[str]:
     """A sentence for every chosen value that is at the edge of its list."""
-    return [said for one in found for said in _edges(one, tuning)]
+    return [said for one in tuned for said in _edges(one, tuning)]
 
 
 def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
@@ -182,30 +182,30 @@ def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
                 )
 
 
-def diagrams(found: Sequence[Configuration]) -> list[Drawing]:
+def diagrams(tuned: Sequence[Configuration]) -> list[Drawing]:
     """One chart per task and student: the expected best score against the number of settings, a line a method."""
     groups: dict[tuple[str, str], list[Configuration]] = {}
-    for one in found:
+    for one in tuned:
         groups.setdefault((one.task, one.model), []).append(one)
     return [_diagram(wording.configuration(*name), of_one) for name, of_one in groups.items()]
 
 
-def _diagram(title: str, found: list[Configuration]) -> Drawing:
+def _diagram(title: str, tuned: list[Configuration]) -> Drawing:
     said = "; ".join(
         f"{one.regularizer} from {wording.number(one.expected[0])} with one setting to "
         f"{wording.number(one.expected[-1])} with {len(one.scores)}"
-        for one in found
+        for one in tuned
     )
-    spec = specification(_chart(found), HEIGHT)
-    return Drawing(title, spec, f"{title}. Expected best {wording.metric(found[0].metric)}: {said}.")
+    spec = specification(_chart(tuned), HEIGHT)
+    return Drawing(title, spec, f"{title}. Expected best {wording.metric(tuned[0].metric)}: {said}.")
 
 
-def _chart(found: list[Configuration]) -> alt.LayerChart:
-    methods = [one.regularizer for one in found]
+def _chart(tuned: list[Configuration]) -> alt.LayerChart:
+    methods = [one.regularizer for one in tuned]
     colours, shapes = method_scales(methods)
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
     whole = alt.Axis(grid=False, tickMinStep=1, format="d")
-    title = f"expected best {wording.metric(found[0].metric)}"
+    title = f"expected best {wording.metric(tuned[0].metric)}"
     shared = alt.Chart().encode(
         x=alt.X("settings:Q", title="settings tried", axis=whole, scale=alt.Scale(nice=False, padding=8)),
         y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=False)),
@@ -216,12 +216,12 @@ def _chart(found: list[Configuration]) -> alt.LayerChart:
         shape=alt.Shape("regularizer:N", scale=shapes, legend=legend, sort=methods), tooltip=tooltip
     )
     layers = [shared.mark_line(strokeWidth=1.5, aria=False), points]
-    return alt.LayerChart(data=alt.InlineData(values=_records(found)), layer=layers)
+    return alt.LayerChart(data=alt.InlineData(values=_records(tuned)), layer=layers)
 
 
-def _records(found: list[Configuration]) -> list[dict[str, Any]]:
+def _records(tuned: list[Configuration]) -> list[dict[str, Any]]:
     return [
         {"regularizer": one.regularizer, "settings": n, "score": float(f"{score:.5g}")}
-        for one in found
+        for one in tuned
         for n, score in enumerate(one.expected, start=1)
     ]

@@ -98,12 +98,12 @@ class Evaluation:
         read = self._read_documents if opened.card.language_modelling else self._read_rows
         stacked, sureness = [], np.zeros((3, ECE_BINS))
         for seed in seeds:
-            found = read(opened, configuration, seed)
-            stacked.append(found.outputs)
-            if found.sureness is not None:
-                sureness += found.sureness
+            predictions = read(opened, configuration, seed)
+            stacked.append(predictions.outputs)
+            if predictions.sureness is not None:
+                sureness += predictions.sureness
         self._sureness[configuration] = sureness
-        return Outputs(tuple(seeds), found.labels, np.stack(stacked))
+        return Outputs(tuple(seeds), predictions.labels, np.stack(stacked))
 
     def scores(self, result: TrialResult) -> dict[str, float]:
         """A trial's scores: on validation by the metric's name, on a further split by `<metric>_<split>`."""

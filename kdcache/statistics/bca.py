@@ -58,7 +58,7 @@ def _bca(samples: tuple[Scores, ...], confidence: float) -> Interval | None:
     """The interval in units of the spread about 0, so that shift and scale change no tie between resampled means."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns if BCa has no answer; the result is then NaN
-        found = stats.bootstrap(
+        interval = stats.bootstrap(
             samples,
             _mean_difference,
             n_resamples=RESAMPLES,
@@ -67,7 +67,7 @@ def _bca(samples: tuple[Scores, ...], confidence: float) -> Interval | None:
             vectorized=True,
             rng=np.random.default_rng(0),
         ).confidence_interval
-    low, high = float(found.low), float(found.high)
+    low, high = float(interval.low), float(interval.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 

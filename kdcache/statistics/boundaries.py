@@ -140,8 +140,8 @@ def _spending(paths: Paths | None, n: int, chance: float, sides: Sides) -> float
         return chance
 
     def excess(log_level: float) -> float:
-        found = sides * _beyond(paths, n, _bound(math.exp(log_level), n, sides))
-        return math.log(max(found, TINY)) - math.log(chance)
+        chance_here = sides * _beyond(paths, n, _bound(math.exp(log_level), n, sides))
+        return math.log(max(chance_here, TINY)) - math.log(chance)
 
     if excess(-1e-9) <= 0:
         return 1.0  # the remaining paths together have less than this probability

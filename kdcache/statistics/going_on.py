@@ -33,8 +33,8 @@ class Standing:
     @property
     def verdicts(self) -> dict[str, int]:
         """The number of comparisons for each of the verdicts better, worse and equivalent that occurs."""
-        found = Counter(outcome.verdict for outcome in self.outcomes)
-        return {word: found[word] for word in TOLD if found[word]}
+        counts = Counter(outcome.verdict for outcome in self.outcomes)
+        return {word: counts[word] for word in TOLD if counts[word]}
 
     def stopped(self, by: str) -> int:
         """How many comparisons were stopped by `maximum` or `hopeless`."""

@@ -42,7 +42,7 @@ def without_unlearned(
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
     of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
-    baseline, found = study.comparison.baseline, comparisons.copy()
+    baseline, judged = study.comparison.baseline, comparisons.copy()
     for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
         task, student = str(row["task"]), str(row["student"])
         sides = [of[task, student, name] for name in (str(row["regularizer"]), baseline)]
@@ -51,8 +51,8 @@ def without_unlearned(
         ):
             said = f"no seed of either does better than one answer for every row, {majorities[task]:.4g}"
             note = "; ".join(filter(None, [str(row["note"]), said]))
-            found.loc[place, ["verdict", "outcome", "note"]] = ["inconclusive", NOTHING_LEARNED, note]
-    return found
+            judged.loc[place, ["verdict", "outcome", "note"]] = ["inconclusive", NOTHING_LEARNED, note]
+    return judged
 
 
 def _learned(trials: pd.DataFrame, metric: str, majority: float) -> bool:

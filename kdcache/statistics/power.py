@@ -204,5 +204,5 @@ def seeds_to_equate(
 def _fewest(reached: Callable[[int], bool]) -> int | None:
     """The smallest number of seeds, 2 or more, at which an increasing condition holds."""
     counts = range(2, MOST_SEEDS + 1)
-    found = bisect.bisect_left(counts, True, key=reached)
-    return counts[found] if found < len(counts) else None
+    index = bisect.bisect_left(counts, True, key=reached)
+    return counts[index] if index < len(counts) else None

@@ -69,19 +69,19 @@ def _flat(params: Any, path: str = "") -> dict[str, str]:
     """Parameters by path, such as {"distillers.kd.alpha": "0.5"}; a list or an empty group is one value."""
     if not isinstance(params, dict) or not params:
         return {path: json.dumps(params, default=str)}
-    found: dict[str, str] = {}
+    flat: dict[str, str] = {}
     for key, value in params.items():
-        found |= _flat(value, f"{path}.{key}" if path else str(key))
-    return found
+        flat |= _flat(value, f"{path}.{key}" if path else str(key))
+    return flat
 
 
 def changes(a: StudyRun, b: StudyRun, confidence: float = 0.95) -> list[Change]:
     """Every configuration of either run, in the order of the first run."""
-    one, other = _configurations(a), _configurations(b)
+    before, after = _configurations(a), _configurations(b)
     absent = Configuration()
     return [
-        _change(key, one.get(key, absent), other.get(key, absent), confidence)
-        for key in dict.fromkeys([*one, *other])
+        _change(key, before.get(key, absent), after.get(key, absent), confidence)
+        for key in dict.fromkeys([*before, *after])
     ]
 
 
@@ -105,14 +105,14 @@ def _configurations(run: StudyRun) -> dict[Key, Configuration]:
     rows: Iterable[Any] = run.comparisons.itertuples(index=False)
     compared = {(row.task, row.student, row.regularizer): row for row in rows}
     metrics = {key[:2]: str(row.metric) for key, row in compared.items()}
-    found = {}
+    configurations = {}
     for (task, student, regularizer), trials in run.trials.groupby(list(KEYS), sort=False):
         key = (str(task), str(student), str(regularizer))
         metric = metrics.get(key[:2], "")
         identities = dict(zip(trials["seed"], trials["identity"], strict=True))
         verdict = str(compared[key].verdict) if key in compared else "baseline"
-        found[key] = Configuration(metric, verdict, _points(trials, metric), identities)
-    return found
+        configurations[key] = Configuration(metric, verdict, _points(trials, metric), identities)
+    return configurations
 
 
 def _points(rows: pd.DataFrame, metric: str) -> Points:

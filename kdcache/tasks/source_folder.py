@@ -54,9 +54,9 @@ def _open_split(split: str, folder: Path) -> Rows:
     files: list[ImageFile] = []
     labels: list[str] = []
     for entry in _classes(origin, folder):
-        found = _images(f"{origin}: class {shown(entry.name)}", entry)
-        files += found
-        labels += [_name(entry)] * len(found)
+        images = _images(f"{origin}: class {shown(entry.name)}", entry)
+        files += images
+        labels += [_name(entry)] * len(images)
     label = pa.chunked_array([pa.array(labels, pa.string())])
     return Rows(label, None, image_batches(COLUMN, files))
 

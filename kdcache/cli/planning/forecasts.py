@@ -94,16 +94,16 @@ def _families(study: Study) -> list[Family]:
     return list(families.values())
 
 
-def _described(assumption: str, found: Forecast) -> dict[str, Any]:
+def _described(assumption: str, forecast: Forecast) -> dict[str, Any]:
     sums = {
-        word: sum(getattr(odds, word) for odds in found.odds) for word in ("better", "worse", "equivalent")
+        word: sum(getattr(odds, word) for odds in forecast.odds) for word in ("better", "worse", "equivalent")
     }
-    trials = {name: getattr(found, name) for name in ("low", "likely", "high")}
+    trials = {name: getattr(forecast, name) for name in ("low", "likely", "high")}
     return {
         "assumed": assumption,
         **trials,
-        "decided": found.decided,
-        "comparisons": found.comparisons,
+        "decided": forecast.decided,
+        "comparisons": forecast.comparisons,
         **sums,
-        "odds": [asdict(odds) for odds in found.odds],
+        "odds": [asdict(odds) for odds in forecast.odds],
     }

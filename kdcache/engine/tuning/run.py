@@ -68,8 +68,8 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
         make_teacher(tuning_study, layout, task, teacher, store)
         make_cache(tuning_study, layout, task, teacher, store)
     trying = Trying(tuning_study, layout, store)
-    found = {name: _tune_one(trying, name) for name in _baseline_first(study)}
-    tuned = [*teachers, *(found[name] for name in study.tuned())]
+    methods = {name: _tune_one(trying, name) for name in _baseline_first(study)}
+    tuned = [*teachers, *(methods[name] for name in study.tuned())]
     if processes.is_main():
         _clear(layout, study, tuned, store)
     if asked_for(load_study(root / "params.yaml")) != asked_for(study):

@@ -41,24 +41,24 @@ def mixed_model(
     The model cannot be fitted with fewer than two tasks, without two seeds on any task, if the scores have no spread,
     or if the optimizer does not converge.
     """
-    found = [name for name in methods if name != baseline and (scores["regularizer"] == name).any()]
-    reason = _unfit(scores, found, baseline)
+    compared = [name for name in methods if name != baseline and (scores["regularizer"] == name).any()]
+    reason = _unfit(scores, compared, baseline)
     if reason:
         return {}, f"mixed model: {reason}"
-    order = [baseline, *found]
+    order = [baseline, *compared]
     data = scores[scores["regularizer"].isin(order)].sort_values(["task", "seed", "regularizer"])
     data = data.assign(regularizer=pd.Categorical(data["regularizer"], order))
     fitted = _fit(data)
     if fitted is None:
         return {}, "mixed model: did not converge"
     half = float(stats.norm.isf((1 - confidence) / 2))
-    effects = zip(found, fitted[0][1:], fitted[1][1:], strict=True)  # the first is the intercept
+    effects = zip(compared, fitted[0][1:], fitted[1][1:], strict=True)  # the first is the intercept
     return {name: _effect(float(b), float(error), half) for name, b, error in effects}, ""
 
 
-def _unfit(scores: pd.DataFrame, found: list[str], baseline: str) -> str:
+def _unfit(scores: pd.DataFrame, compared: list[str], baseline: str) -> str:
     """Why the model cannot be fitted; empty if it can be tried."""
-    if not found or not (scores["regularizer"] == baseline).any():
+    if not compared or not (scores["regularizer"] == baseline).any():
         return "no trials to compare"
     if scores["task"].nunique() < 2:
         return "needs two tasks"
