@@ -1,4 +1,4 @@
-"""Large models in little memory: adapters are trained in place of weights (LoRA), activations are computed twice."""
+"""Large models in little memory: LoRA trains adapters in place of weights, checkpointing computes activations twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdcache.study import Lora, Model
 
 @contextmanager
 def to_be_trained(network: Any, params: Model, seed: int) -> Iterator[Any]:
-    """The model as it is trained: with `lora` as its adapters, with `gradient_checkpointing` for as long as this lasts.
+    """Yield the model in the form in which it is trained: with its `lora` adapters, and with `gradient_checkpointing`.
 
     Args:
         seed: the adapters are drawn from it alone.
@@ -32,12 +32,12 @@ def to_be_trained(network: Any, params: Model, seed: int) -> Iterator[Any]:
 
 
 def merged(network: Any) -> Any:
-    """A trained model without adapters: what they learned is added to the weights that they stood beside."""
+    """A trained model without adapters: what they learned is added to the weights."""
     return network.merge_and_unload() if hasattr(network, "merge_and_unload") else network
 
 
 def _adapted(network: Any, lora: Lora, seed: int) -> Any:
-    """Adapters and the head are trained, nothing else."""
+    """The model with adapters. Only they and the head are trained."""
     try:
         import peft
     except ImportError:

@@ -1,8 +1,8 @@
 """Augmented views of a task's training images: random crop and flip, V of them for each row, the same for every model.
 
-With `augment` in a task, whoever trains on it sees view (epoch mod V) of each row. A view follows from the task's
-seed and the row alone (`kdcache.logits.view_seed`), so a student sees exactly the pixels that its teacher's cached
-logits are of, and every method and every trial the same ones. Crop and flip are done on the prepared image, before a
+With `augment` in a task, every model that is trained on it sees view (epoch mod V) of each row. A view depends on the
+task's seed and the row alone (`kdcache.logits.view_seed`). So a student sees exactly the pixels for which its
+teacher's logits were cached, and every method and trial sees the same views. Crop and flip are done on the prepared image, before a
 model's own resizing: models of different input sizes see the same part of the picture.
 """
 
@@ -34,7 +34,7 @@ from kdcache.tasks.prepared import PreparedTask
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Shift an image by up to `crop` pixels each way, what comes in being black; mirror it with probability `flip`.
+    """Shift an image by up to `crop` pixels each way, filled with black; mirror it with probability `flip`.
 
     (Pad and crop, as is usual for CIFAR since He et al. 2016.) Draws from Python's `random`, always three numbers.
     """
@@ -53,7 +53,7 @@ class CropAndFlip:
 
 
 def recorded(augment: Augment) -> Augmentation:
-    """What a cache of views says of them."""
+    """The description of the views that a cache of them stores."""
     description = f"crop {augment.crop}, flip {augment.flip:g}"
     return Augmentation(views=augment.views, seed=augment.seed, description=description)
 
@@ -64,7 +64,7 @@ def transform(augment: Augment) -> CropAndFlip:
 
 
 class Images:
-    """A split's images, decoded when asked for, and how a model takes a batch of them: for `write_logits`."""
+    """A split's images for `write_logits`: decoded on demand, and collated into a model's batches."""
 
     def __init__(self, task: PreparedTask, split: str, preprocessor: Preprocessor) -> None:
         self._pngs = task.rows(split, ["image"]).column("image")
@@ -89,7 +89,7 @@ class Images:
 
 
 def encode_views(task: PreparedTask, split: str, preprocessor: Preprocessor) -> EncodedSplit:
-    """A split of a task with `augment`, as a model takes it, its images [V, N, C, H, W]: all its views.
+    """A split of a task with `augment`, encoded for a model, with all views of its images: [V, N, C, H, W].
 
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality, or has no `augment`.

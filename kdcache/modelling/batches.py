@@ -1,4 +1,4 @@
-"""Batches: which rows share one, and a split's rows as a model takes them, on its device."""
+"""Batches: which rows share a batch, and a split's rows on a device, encoded for a model."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Batch:
         return len(self.rows)
 
     def parts(self, count: int) -> list[Batch]:
-        """The rows, in order, in at most `count` parts; all are of one size, but the last may be smaller."""
+        """The rows, in order, in at most `count` parts of equal size; the last may be smaller."""
         size = -(-len(self) // count)
         return [
             Batch(self.rows[start : start + size], self.index[start : start + size])
@@ -54,7 +54,7 @@ class Batch:
 
 
 def sent(batches: Sequence[Rows], device: torch.device) -> list[Batch]:
-    """Batches on a device, all in one copy: a copy for each batch would wait for the device each time."""
+    """Copy batches to a device, all at once: one copy a batch would wait for the device each time."""
     if not batches:
         return []
     index = torch.from_numpy(np.concatenate(batches)).to(device)
@@ -63,23 +63,23 @@ def sent(batches: Sequence[Rows], device: torch.device) -> list[Batch]:
 
 
 def pad_token(model: torch.nn.Module) -> int:
-    """The token that pads a model's batches; 0, unused, for a model of images."""
+    """The token that pads a model's batches; 0 (unused) for an image model."""
     return getattr(model.config, "pad_token_id", None) or 0
 
 
 def device_rows(tensors: Sequence[Tensor], device: torch.device) -> list[DeviceRows]:
     """Rows of each tensor [N, ...], on a device.
 
-    They are kept there when all together take at most half of the memory that is free on it, else in the host's.
+    They are kept on the device if all of them take at most half of its free memory, else in the host's memory.
     """
     kept = _fit(tensors, device)
     return [DeviceRows(values.to(device) if kept else values, device) for values in tensors]
 
 
 class DeviceRows:
-    """Rows of a tensor [N, ...], on a device, wherever the tensor is.
+    """Rows of a tensor [N, ...] on a device; the tensor itself is on that device or on the host.
 
-    From the host's memory they are sent when asked for, by way of page-locked memory: nothing waits for their arrival.
+    Rows on the host are sent on demand through page-locked memory, so nothing waits for them to arrive.
     """
 
     def __init__(self, values: Tensor, device: torch.device) -> None:
@@ -100,7 +100,7 @@ def _fit(tensors: Sequence[Tensor], device: torch.device) -> bool:
 
 
 class Normalise:
-    """Pixels, uint8 [n, C, H, W], as a model takes them: (pixels / 255 - mean) / std by channel, float32."""
+    """Pixels, uint8 [n, C, H, W], into a model's input: (pixels / 255 - mean) / std by channel, float32."""
 
     def __init__(
         self, mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
@@ -114,7 +114,7 @@ class Normalise:
 
 
 class Batcher:
-    """A split's features on a device, sliced into a model's keyword arguments batch by batch."""
+    """A split's features on a device, from which a model's keyword arguments are made batch by batch."""
 
     def __init__(self, split: EncodedSplit, pad_token_id: int, device: torch.device) -> None:
         self.device = device
@@ -144,14 +144,14 @@ class Batcher:
         return len(self.lengths)
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor]:
-        """What `kdcache.write_logits` asks a data set for: rows by position."""
+        """Rows by position: the method of a data set that `kdcache.write_logits` calls."""
         return self(sent([np.asarray(rows)], self.device)[0])
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         return self.__getitems__([row])
 
     def longest(self, rows: Rows) -> int:
-        """How many tokens each row has in a batch of these rows."""
+        """The number of tokens to which a batch of these rows is padded."""
         return int(self.lengths[rows].max())
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Load or initialise models of any transformers family, pretrained or from scratch, with a classification head.
 
-What a model does not take from its checkpoint (the head, and every weight with `init: scratch`) is drawn from the
+Weights that do not come from the checkpoint (the head, and every weight with `init: scratch`) are drawn from the
 trial's seed alone.
 """
 
@@ -73,8 +73,8 @@ def _fit_config(config: Any, checkpoint: Checkpoint, card: TaskCard, preprocesso
 def _set_padding(config: Any, tokenizer: Any) -> None:
     """Choose the token that pads batches: the model's own where it has one.
 
-    GPT-2 and its like read the class from the last token that is no padding; RoBERTa counts positions from the
-    padding token's id, so a pretrained model's must stay.
+    GPT-2 and similar models read the class from the last token that is not padding. RoBERTa counts positions from the
+    padding token's id, so a pretrained model has to keep it.
     """
     own = getattr(config, "pad_token_id", None)
     if own is None or not 0 <= own < getattr(config, "vocab_size", own + 1):
@@ -104,7 +104,7 @@ def check_length(network: Any, card: TaskCard, folder: Path) -> None:
 
 
 def _positions(network: Any) -> int | None:
-    """Tokens that a text model can take; None when it sets no limit."""
+    """The number of tokens that a text model can take; None if it has no limit."""
     limit = getattr(network.config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit <= 0:
         return None
@@ -116,7 +116,7 @@ def _positions(network: Any) -> int | None:
 def _load_pretrained(
     auto: Any, folder: Path, config: Any, drawn: dict[str, torch.Tensor], keep_head: bool
 ) -> Any:
-    """The checkpoint's weights, and those of `drawn` for all that it lacks and for the head."""
+    """The checkpoint's weights; the head, and weights that it lacks, are those of `drawn`."""
     network, report = auto.from_pretrained(
         folder,
         config=config,
@@ -141,15 +141,15 @@ def _load_pretrained(
 
 
 def in_encoder(key: str, network: Any) -> bool:
-    """Whether a weight belongs to the pre-trained model, not to the head that a task adds on top."""
+    """Whether a weight belongs to the pre-trained model and not to the head of a task."""
     return key.startswith(f"{network.base_model_prefix}.")
 
 
 @contextmanager
 def loading(folder: Path, card: TaskCard) -> Iterator[None]:
-    """Whatever transformers raises becomes a ModelError; what it prints is left out.
+    """Turn any exception of transformers into a ModelError, and hide what it prints.
 
-    Its report of weights that are not in the checkpoint would alarm without need: a new head is never there, and
+    Its report of weights that are not in the checkpoint would alarm users without need: a new head is never there, and
     missing encoder weights are an error here.
     """
     try:
@@ -184,7 +184,7 @@ def save_model(network: Any, preprocessor: Preprocessor, folder: Path) -> None:
 
 
 def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    """Some of those in Python (BERTweet's) are not saved as they were: the model would later read other tokens."""
+    """Save a tokenizer and check it: some in Python (BERTweet's) are saved wrongly, and would make other tokens."""
     tokenizer.save_pretrained(folder)
     if tokenizer.is_fast:
         return

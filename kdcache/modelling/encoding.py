@@ -1,4 +1,4 @@
-"""Turn prepared rows into a model's input: tokens for texts, pixels in the model's size for images."""
+"""Turn prepared rows into a model's input: texts into tokens, images into pixels of the model's size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """A split as a model takes it: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
+    """A split encoded for a model: ids int64, row_hashes uint64, labels int64 (regression: float32), all [N].
 
     Rows without a label come last: labels are [L], of the first L rows only, in the split `unlabelled` [0].
     Texts: `input_ids` and, for models with segments, `token_type_ids`: int32 [length] a row, not padded.
@@ -45,7 +45,7 @@ class EncodedSplit:
         return len(self.ids)
 
     def with_unlabelled(self, rows: EncodedSplit) -> EncodedSplit:
-        """These rows, then those of the split `unlabelled`; ids are each split's own."""
+        """These rows, followed by those of the split `unlabelled`; each split keeps its own ids."""
         return EncodedSplit(
             np.concatenate([self.ids, rows.ids]),
             np.concatenate([self.row_hashes, rows.row_hashes]),
@@ -56,7 +56,7 @@ class EncodedSplit:
         )
 
     def views(self) -> Iterator[EncodedSplit]:
-        """Each of the V views, as a split of its own; none, where rows are as they are."""
+        """Each of the V views as a split of its own; empty without augmentation."""
         if self.images is not None and self.images.pixels.ndim == 5:
             for pixels in self.images.pixels:
                 yield replace(self, images=replace(self.images, pixels=pixels))
@@ -67,9 +67,9 @@ def _one_list(first: list[Any] | None, second: list[Any] | None) -> list[Any] | 
 
 
 def encode_split(task: PreparedTask, split: str, preprocessor: Preprocessor) -> EncodedSplit:
-    """A split as the model that belongs to `preprocessor` takes it.
+    """Encode a split for the model that belongs to `preprocessor`.
 
-    Texts are cut after the task's max_length tokens; how many rows that concerned is logged.
+    Texts are cut after the task's max_length tokens; the number of rows that were cut is logged.
 
     Raises:
         TaskError: the task is not prepared, or is not of the preprocessor's modality.
@@ -95,7 +95,7 @@ def encode_split(task: PreparedTask, split: str, preprocessor: Preprocessor) -> 
 
 
 def labels_of(table: pa.Table, card: TaskCard) -> npt.NDArray[np.int64] | npt.NDArray[np.float32]:
-    """The labels of a split's rows as training takes them, [N]; [0] of the split `unlabelled`."""
+    """The labels of a split's rows for training, [N]; [0] for the split `unlabelled`."""
     kind: Any = np.float32 if card.regression else np.int64
     if "label" not in table.column_names:
         return np.empty(0, kind)
@@ -108,7 +108,7 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Token ids per row, special tokens included; segment ids where the model has them; rows cut short."""
+    """Token ids per row, with special tokens; segment ids if the model has them; the number of rows that were cut."""
 
     input_ids: list[Tokens]
     token_type_ids: list[Tokens] | None
@@ -173,9 +173,10 @@ class EncodedImages:
 
 
 def pixel_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """Room for pixels: in memory when that takes at most half of what is free, else in a temporary file.
+    """An empty array for pixels: in memory if it needs at most half of what is free, else in a temporary file.
 
-    The file has no name, so that it is gone with the process, however that ends; the system reads what is looked at.
+    The file has no name, so it disappears with the process, in whatever way that ends. The system reads only those
+    parts that are used.
     """
     size = math.prod(shape)
     if size <= psutil.virtual_memory().available / 2:
@@ -190,7 +191,7 @@ def pixel_array(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 
 def encode_images(images: pa.ChunkedArray, preprocessor: Preprocessor) -> EncodedImages:
-    """Decode, convert to grey or RGB, and resize bilinearly where the size differs.
+    """Decode, convert to grey or RGB, and resize bilinearly if the size differs.
 
     Raises:
         TaskError: the preprocessor has other than 1 or 3 channels, or a mean or std of another length.

@@ -1,4 +1,4 @@
-"""A prepared task as one model takes it; everything is made once and handed on."""
+"""A prepared task, encoded for one model; everything is made once and passed on."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdcache.tasks.prepared import PreparedTask
 
 
 class Inputs:
-    """A task's splits as the model of a checkpoint takes them, each encoded when it is first asked for."""
+    """A task's splits, encoded for the model of a checkpoint; each is encoded when it is first needed."""
 
     def __init__(self, task: PreparedTask, checkpoint: Checkpoint) -> None:
         self.task, self.checkpoint = task, checkpoint
@@ -32,13 +32,13 @@ class Inputs:
         return load_preprocessor(self.checkpoint, self.card)
 
     def rows(self, split: str) -> EncodedSplit:
-        """A split's rows as they are."""
+        """A split's rows, without augmentation."""
         if split not in self._rows:
             self._rows[split] = encode_split(self.task, split, self.preprocessor)
         return self._rows[split]
 
     def training_rows(self, split: str = "train") -> EncodedSplit:
-        """A split to train on, train or unlabelled: in every view where the task is augmented."""
+        """The split train or unlabelled for training: in all its views if the task has `augment`."""
         if self.card.augment is None:
             return self.rows(split)
         if split not in self._views:
@@ -48,13 +48,13 @@ class Inputs:
 
 @lru_cache(maxsize=2)
 def open_inputs(task_folder: Path, model: Model, data: str) -> Inputs:
-    """The inputs of a model on a prepared task, kept by this process: all seeds of a configuration share them.
+    """The inputs of a model on a prepared task. This process keeps them, and all seeds of a configuration share them.
 
     Args:
-        data: the fingerprint of the data that are expected there.
+        data: the expected fingerprint of the data.
 
     Raises:
-        TaskError: the task was prepared anew meanwhile, from other data.
+        TaskError: the task was prepared again in the meantime, from other data.
     """
     task = PreparedTask(task_folder)
     task.check(data)

@@ -18,12 +18,12 @@ from kdcache.system.devices import has_bfloat16
 
 
 def autocast(precision: str, device: torch.device) -> Any:
-    """bfloat16 autocast when asked for, or, with `auto`, when the device computes in it natively; else float32."""
+    """bfloat16 autocast if asked for, or, with `auto`, if the device has instructions for it; else float32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=in_bfloat16(precision, device))
 
 
 def in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether a model is run in bfloat16: when asked for, or, with `auto`, when the device computes in it natively."""
+    """Whether a model is run in bfloat16: if asked for, or, with `auto`, if the device has instructions for it."""
     return precision == "bfloat16" or (precision == "auto" and has_bfloat16(device.type))
 
 

@@ -1,4 +1,4 @@
-"""What turns rows into a model's input: its tokenizer, or its image size, channels, mean and standard deviation."""
+"""How rows become a model's input: its tokenizer, or its image size, channels, mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEGMENTS = "token_type_ids"
 
 @dataclass(frozen=True)
 class Preprocessor:
-    """What turns rows into a model's input: a tokenizer, or an image's size, channels, mean and standard deviation."""
+    """How rows become a model's input: a tokenizer, or an image's size, channels, mean and standard deviation."""
 
     kind: Literal["text", "image"]
     tokenizer: Any = None
@@ -34,7 +34,7 @@ def load_preprocessor(checkpoint: Checkpoint, card: TaskCard) -> Preprocessor:
     """The preprocessor that belongs to a checkpoint, for the task's modality.
 
     Raises:
-        ModelError: the checkpoint is of the other modality, has no tokenizer or not its own, or has no image size.
+        ModelError: the checkpoint is of the other modality, has no tokenizer or another model's, or has no image size.
     """
     folder = checkpoint.folder
     config = load_config(folder)
@@ -109,10 +109,10 @@ def _needs_sentencepiece(folder: Path) -> str | None:
 
 
 def _set_segments(config: Any, tokenizer: Any) -> None:
-    """Tell the first of two texts from the second (`token_type_ids`) exactly as the model was pre-trained.
+    """Mark the two texts of a pair (`token_type_ids`) exactly as in the model's pre-training.
 
-    A tokenizer need not fit its model in this: ALBERT's leaves the segments out, BERT's gives them to a DistilBERT or
-    a RoBERTa of one segment, which take none.
+    A tokenizer may not fit its model here: ALBERT's leaves the segments out, and BERT's gives them to a DistilBERT or a
+    RoBERTa with one segment, which take none.
     """
     head: Any = transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
     given = SEGMENTS in tokenizer.model_input_names
@@ -138,9 +138,9 @@ def _image_preprocessor(config: Any, folder: Path) -> Preprocessor:
 
 
 def _image_size(config: Any, settings: dict[str, Any], folder: Path) -> int:
-    """Height and width of the model's input: fixed by the model (ViT), else what it was pre-trained on.
+    """Height and width of the model's input: fixed by the model (ViT), else those of its pre-training.
 
-    Stages of convolutions (`depths`) take any size, whatever their config says: a ConvNeXt's always says 224.
+    Models with stages of convolutions (`depths`) take any size, whatever their config says (ConvNeXt's: always 224).
     """
     own = getattr(config, "image_size", None)
     crop = settings.get("crop_size") if settings.get("do_center_crop") else None

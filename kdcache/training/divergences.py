@@ -1,4 +1,4 @@
-"""How far a student's output is from soft labels: KL, reverse KL, decoupled KL, squared error."""
+"""Divergences between soft labels and a student's output: KL, reverse KL, decoupled KL, squared error."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """-w[label] log softmax(logits)[label], mean over the batch, from a weight for each class, [K].
 
-    torch's `cross_entropy(weight=)` divides by the sum of the batch's weights instead: the parts of a batch would not
-    add up to the batch.
+    torch's `cross_entropy(weight=)` divides by the sum of the batch's weights instead. The losses of a batch's parts
+    would then not add up to that of the batch.
     """
     return (weights[labels] * F.cross_entropy(logits, labels, reduction="none")).mean()
 
@@ -34,7 +34,7 @@ def reverse_kl(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def decoupled_kl(log_p: Tensor, log_q: Tensor, labels: Tensor, beta: float) -> Tensor:
-    """TCKD + beta * NCKD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): KL(p || q) with its two parts weighed apart.
+    """TCKD + beta * NCKD (Zhao et al. 2022, arXiv 2203.08679, eq. 7): KL(p || q), its parts weighed apart.
 
     TCKD is the KL between (p_t, 1 - p_t) and (q_t, 1 - q_t), t the true class: how hard the row is. NCKD is the KL
     between p and q over the K - 1 other classes, each scaled to the sum 1. KL(p || q) = TCKD + (1 - p_t) * NCKD, so a
@@ -57,7 +57,7 @@ def decoupled_kl(log_p: Tensor, log_q: Tensor, labels: Tensor, beta: float) -> T
 
 
 def _true_or_not(logits: Tensor, labels: Tensor) -> Tensor:
-    """log (p_t, 1 - p_t), [B, 2]: the others together have the logit log sum exp of theirs."""
+    """log (p_t, 1 - p_t), [B, 2]: the logit of all other classes together is the logsumexp of theirs."""
     true = logits.gather(1, labels.unsqueeze(1))
     return soften(torch.cat([true, _others(logits, labels).logsumexp(1, keepdim=True)], 1), 1)
 
@@ -71,7 +71,7 @@ def _others(logits: Tensor, labels: Tensor) -> Tensor:
 def mse(logits: Tensor, soft_logits: Tensor) -> Tensor:
     """Mean over batch *and* classes of the squared difference of raw logits (Ba and Caruana 2014).
 
-    There is no temperature in it: tau^2 * ((z - s) / tau)^2 is (z - s)^2. Half of it is the limit of
+    It has no temperature: tau^2 * ((z - s) / tau)^2 is (z - s)^2. Half of it is the limit of
     tau^2 * KL for large tau when both logits are centred (Hinton et al. 2015, section 2.1).
     """
     return F.mse_loss(logits, soft_logits)

@@ -1,4 +1,4 @@
-"""Train one model by one method: the rows and soft logits it learns from, its start, its loss, the loop."""
+"""Train one model by one method: its rows and soft logits, its initial weights, its loss, the loop."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def learn(
 
     Args:
         inputs: the task as the model takes it.
-        soft_labels: folders of logits to learn from, see `kdcache.logits.places`; their mean when there are several.
-        watch: looks on, and may have a state to go on from; see `fine_tune`.
+        soft_labels: folders of logits to learn from, see `kdcache.logits.places`; of several, the mean.
+        watch: is told of each step, and may have a state to continue from; see `fine_tune`.
 
     Raises:
         KdcacheError: the logits are of other rows, the model does not fit the task, or the loss became infinite or NaN.
@@ -56,12 +56,12 @@ def learn(
 
 
 def class_weights(model: Model, labels: npt.NDArray[Any], classes: int) -> list[float] | None:
-    """The weight of each class: as given, or `balanced`, so that all classes count alike: N / (K * rows of the class).
+    """The weight of each class: as given, or `balanced`, N / (K * rows of the class): all classes count alike.
 
-    Balanced weights are 1 in the mean over the rows.
+    The mean of balanced weights over the rows is 1.
 
     Args:
-        labels: [N] of the rows that are trained on.
+        labels: [N], of the train rows.
     """
     if model.class_weights is None:
         return None
@@ -74,7 +74,7 @@ def class_weights(model: Model, labels: npt.NDArray[Any], classes: int) -> list[
 def learned_rows(
     inputs: Inputs, method: Regularizer, soft_labels: Sequence[Path]
 ) -> tuple[EncodedSplit, Logits | None]:
-    """The rows that are trained on and their soft logits: train, then the unlabelled rows if the method uses them."""
+    """The rows to train on and their soft logits: train, then the unlabelled rows if the method uses them."""
     train = inputs.training_rows()
     if not soft_labels:
         return train, None
@@ -89,9 +89,9 @@ def learned_rows(
 def mean_logits(folders: Sequence[Path], card: TaskCard, split: str, rows: EncodedSplit) -> Logits:
     """The cached raw logits [N, K] to learn from, in the order of the split's rows; every row is checked.
 
-    Of a task with `augment` those of each view, [N, V, K]. Of several teachers it is the mean of their logits, as
-    `kdcache.logits.ensemble` makes by default: unlike the mean of probabilities it is one for every temperature, for
-    logit matching and for a regression.
+    With `augment`: those of each view, [N, V, K]. With several teachers: the mean of their logits, which is also the
+    default of `kdcache.logits.ensemble`. Unlike the mean of probabilities it suits every temperature, logit matching
+    and a regression.
     """
     logits = [_cached_logits(folder, card, split, rows) for folder in folders]
     return np.asarray(np.mean(logits, axis=0, dtype=np.float64), dtype=np.float32)

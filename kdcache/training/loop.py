@@ -1,7 +1,7 @@
-"""ONE training loop, for teachers and students alike, on whatever Accelerate finds: CPU, one GPU or several processes.
+"""The one training loop, for teachers and students, on what Accelerate finds: a CPU, a GPU or several processes.
 
-AdamW with linear warm-up and decay, clipped gradients, batches of similar length padded to their longest row, loss
-read once an epoch. The last epoch's weights are the result: validation data are never looked at while training.
+AdamW with linear warm-up and decay; clipped gradients; batches of rows of similar length, padded to the longest; the
+loss is read once an epoch. The result is the weights after the last epoch: training never reads validation data.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ TrainingLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
 
 @dataclass(frozen=True)
 class Training:
-    """What a run of the loop was: optimizer steps, mean loss of each epoch, wall-clock seconds, peak MiB, device.
+    """The figures of a run of the loop: optimizer steps, mean loss of each epoch, wall-clock seconds, peak MiB, device.
 
-    `precision` is what was computed in: "bfloat16" (autocast) or "float32", also when `auto` was asked for.
+    `precision` is the one that was used, "bfloat16" (autocast) or "float32", also if `auto` was asked for.
     """
 
     steps: int
@@ -60,13 +60,13 @@ def fine_tune(
     """Train the model on the split and return it with the run's figures.
 
     Args:
-        split: of images it may have V views; epoch e is then trained on view e mod V. Its last rows may have no labels:
-            an epoch has every row once, so there are more steps for them.
+        split: images may have V views; epoch e is then trained on view e mod V. Its last rows may have no labels: an
+            epoch has every row once, so they add steps.
         loss: the mean over a batch, from logits [B, K], labels [B], soft logits [B, K] and the progress of training,
             0 at the first step and 1 at the last. Rows without a label come last in a batch: labels are then fewer.
         soft_logits: [N, K] cached raw logits in the split's row order, for distillers; [N, V, K] of a split with views.
-        watch: looks on. It may have the state of such a training that was interrupted; this one then goes on from
-            there, and gives the same bits as if it had never been.
+        watch: is told of each step. It may have the state of an interrupted training. This one then continues from
+            there, and ends with the same bits as an uninterrupted one.
 
     Raises:
         TrialError: the loss became infinite or NaN, or the watch's state is of another model.
@@ -79,10 +79,10 @@ def fine_tune(
 
 
 def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[torch.nn.Module, Training]:
-    """Run a loop for all epochs; what `fine_tune` returns and raises.
+    """Run a loop for all epochs; returns and raises what `fine_tune` does.
 
     Args:
-        make: the loop, on the processes and the device that are handed to it.
+        make: makes the loop on the given processes and device.
     """
     accelerator = _accelerator()
     device = accelerator.device
@@ -101,13 +101,13 @@ def run(make: Callable[[Accelerator], Loop], params: Model, seed: int) -> tuple[
 
 
 def _accelerator() -> Accelerator:
-    """Processes and device as the user configured them; precision and accumulation, which change results, never."""
+    """Processes and device as the user configured them; never precision and accumulation, which change results."""
     plugin = GradientAccumulationPlugin(num_steps=1)
     return Accelerator(mixed_precision="no", gradient_accumulation_plugin=plugin)
 
 
 class Loop:
-    """One run of the loop: the model with its optimizer and schedule, the rows on the device, and how far it is."""
+    """One run of the loop: the model with its optimizer and schedule, the rows on the device, and the progress."""
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Loop:
     def _start(
         self, accelerator: Accelerator, model: torch.nn.Module, params: Model, rows: int, watch: Watch
     ) -> None:
-        """The model with its optimizer and schedule, for so many rows an epoch."""
+        """Make the optimizer and the schedule for this number of rows an epoch."""
         self.begin = time.perf_counter()
         self.accelerator, self.params, self.watch = accelerator, params, watch
         self.steps = params.epochs * -(-rows // params.batch_size)
@@ -140,7 +140,7 @@ class Loop:
         self.state = Run(accelerator, self.network, self.optimizer, self.schedule, self.progress)
 
     def run(self, seed: int) -> list[float]:
-        """Every epoch that is left; the mean loss of each, the earlier ones' too."""
+        """Train all remaining epochs; returns the mean loss of every epoch, earlier ones included."""
         if (state := self.watch.state()) is not None:
             self.state.go_on_from(state)
         self.watch.begins(self.steps, self.schedule.last_epoch)
@@ -149,7 +149,7 @@ class Loop:
         return self.progress.losses
 
     def epoch(self, seed: int) -> None:
-        """Every row once, except those of batches that are done already."""
+        """Train on every row once, except those of batches that are done already."""
         begin, progress = time.perf_counter(), self.progress
         epoch = progress.epoch
         self.batches.view = epoch % self.batches.views
@@ -171,7 +171,7 @@ class Loop:
             self.watch.keep(self.state.state(*self.cost()))
 
     def _mean_loss(self) -> float:
-        """Over the rows of the epoch, of all processes together."""
+        """The mean over the epoch's rows of all processes."""
         total = self.accelerator.reduce(self.progress.total, "mean")
         mean = float(total) / len(self.batches)
         if not math.isfinite(mean):
@@ -182,13 +182,13 @@ class Loop:
         return mean
 
     def cost(self) -> tuple[float, float]:
-        """Wall-clock seconds and peak MiB so far, those of interrupted processes too."""
+        """Wall-clock seconds and peak MiB so far, including those of interrupted processes."""
         seconds = time.perf_counter() - self.begin
         memory = peak_memory_mb(self.accelerator.device)
         return self.progress.seconds + seconds, max(self.progress.peak_memory_mb, memory)
 
     def _labelled_first(self, rows: Rows) -> Rows:
-        """The rows that have no label last, as the loss wants them."""
+        """The rows in the order that the loss expects: those without a label last."""
         return rows[np.argsort(rows >= len(self.labels), kind="stable")]
 
     def step(self, batch: Batch, weight: float) -> Tensor:
@@ -199,7 +199,7 @@ class Loop:
         return loss
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
-        """What a device does in a step. No value is read here: that would wait for a GPU.
+        """The device's part of a step. No value is read here, because reading waits for a GPU.
 
         With `accumulate` the gradients of a batch's parts add up to those of the batch; processes exchange them once.
         """
@@ -215,7 +215,7 @@ class Loop:
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
     def _backward(self, batch: Batch, weight: float, progress: float) -> Tensor:
-        """The gradients of a batch's loss, times its weight, are added to what is there; that loss."""
+        """Add the gradients of a batch's loss, times its weight, to those that are there; returns the loss."""
         loss = self.loss_of(batch, progress) * weight
         self.accelerator.backward(loss)
         return loss.detach()
@@ -231,7 +231,7 @@ class Loop:
 
 
 def _by_view(soft_logits: npt.NDArray[np.float32] | None) -> list[Tensor]:
-    """[N, K] of each view, from [N, K] of the only one or [N, V, K]."""
+    """Logits [N, K] for each view, from [N, K] (one view) or [N, V, K]."""
     if soft_logits is None:
         return []
     values = torch.from_numpy(soft_logits)
@@ -266,7 +266,7 @@ def _optimizer(trainable: list[torch.nn.Parameter], params: Model, steps: int) -
 def _attention(device: torch.device) -> Any:
     """Attention as matrix products when training on a CPU: the backward pass of its fused kernel is slow in bfloat16.
 
-    (A ViT of 17 tokens and heads of 16: 54 ms a step, 15 as matrix products. Models with dropout in their attention
-    never use the fused kernel there.)
+    (A ViT with 17 tokens and heads of size 16: 54 ms a step, 15 with matrix products. Models with dropout in their
+    attention never use the fused kernel there.)
     """
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()

@@ -19,10 +19,10 @@ over the classes; the batch is averaged. `docs/adding-a-regularizer.md` has the 
 | teacher/self, divergence: mse   | raw logits, compared without softmax     | Ba and Caruana 2014      |
 | teacher/self, divergence: dkd   | the true class and the others apart      | Zhao et al. 2022         |
 
-`alpha` and `temperature` may change linearly over the training steps (annealed KD); a loss then has to be told how far
-training is.
+`alpha` and `temperature` may change linearly over the training steps (annealed KD); the loss then needs the progress of
+training.
 
-With `unlabelled: use` a batch may hold rows without a label, which have the soft labels alone, at full weight:
+With `unlabelled: use` a batch may have rows without a label, which learn from the soft labels alone, at full weight:
 
     (1 - alpha) * CE + alpha * tau^2 * D   on rows with a label
     tau^2 * D                              on rows without one
@@ -84,7 +84,7 @@ CACHED = "cached logits"
 
 
 class RegularizerError(KdcacheError):
-    """A loss cannot be built from its parameters, or was given tensors that do not fit."""
+    """A loss cannot be made from its parameters, or was called with tensors that do not fit."""
 
 
 def needs_logits(params: Regularizer) -> bool:
@@ -104,7 +104,7 @@ def make_loss(
         params: the regularizer as written in params.yaml.
         classes: K, the number of the student's outputs (1 for a regression).
         regression: labels are real numbers; CE becomes the mean squared error.
-        class_weights: one for each class: each row's CE counts as often as its class says. D is not weighed.
+        class_weights: one for each class; a row's CE is multiplied by its class's weight, D is not.
 
     Returns:
         A function of logits [B, K], labels [B] (int64 classes, or floats for a regression), the raw cached logits
@@ -164,7 +164,7 @@ def _weighted(class_weights: Sequence[float]) -> Hard:
 
 
 def _on_labelled(labelled: Term, unlabelled: Term) -> Term:
-    """One term on the first L rows of a batch, which have a label, and another on the rest; the mean over all rows."""
+    """One term for the first L rows of a batch, which have a label, another for the rest; the mean over all rows."""
 
     def loss(logits: Tensor, labels: Tensor, cached: Tensor | None, progress: float | None) -> Tensor:
         known, rows = len(labels), len(logits)

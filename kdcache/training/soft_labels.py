@@ -1,4 +1,4 @@
-"""Soft labels that need no teacher, and softening by temperature."""
+"""Soft labels without a teacher, and softening by temperature."""
 
 from __future__ import annotations
 

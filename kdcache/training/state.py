@@ -1,7 +1,7 @@
-"""The state of a training between two optimizer steps: all that the rest of it depends on, to go on from.
+"""The state of a training between two optimizer steps: everything that is needed to continue it.
 
-Tensors by name, and what JSON can hold. Accelerate's own `save_state` would pickle the optimizer, the schedule and the
-generators; what is kept here is never read from a pickle.
+It consists of named tensors and JSON values. Accelerate's own `save_state` would pickle the optimizer, the schedule and
+the generators; nothing here is ever read from a pickle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHOLE = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GP
 
 @dataclass(frozen=True)
 class State:
-    """Tensors by name, of all processes together, and the rest as JSON has it."""
+    """Named tensors of all processes together, and the rest as JSON values."""
 
     tensors: dict[str, Tensor]
     rest: dict[str, Any]
@@ -33,10 +33,10 @@ class State:
 
 @dataclass
 class Progress:
-    """How far a training is: the epoch, how many of its batches are done, and what came out so far.
+    """The progress of a training: the epoch, how many of its batches are done, and the losses so far.
 
     `total` is the sum of the loss over this process's rows of the epoch, on the device; `losses` has the mean loss of
-    each epoch that is over. `seconds` and `peak_memory_mb` are those of earlier processes, that were interrupted.
+    each epoch that is over. `seconds` and `peak_memory_mb` are those of earlier processes, which were interrupted.
     """
 
     total: Tensor
@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """What of a run of the loop changes with its steps."""
+    """The parts of a run of the loop that change from step to step."""
 
     accelerator: Accelerator
     network: torch.nn.Module
@@ -67,7 +67,7 @@ class Run:
         return self.accelerator.distributed_type in WHOLE
 
     def state(self, seconds: float, peak_memory_mb: float) -> State:
-        """The state as it is now; every process has to ask for it. Its tensors are the very ones that are trained.
+        """The present state; every process has to call this. Its tensors are no copies: they are those that are trained.
 
         Args:
             seconds, peak_memory_mb: of the whole run so far.
@@ -83,7 +83,7 @@ class Run:
         return State(tensors, {**facts, **cost, "steps": self.schedule.last_epoch})
 
     def go_on_from(self, state: State) -> None:
-        """Put everything back as it was.
+        """Restore everything from a state.
 
         Raises:
             TrialError: the state is of another model.
@@ -102,7 +102,7 @@ class Run:
         progress.seconds, progress.peak_memory_mb = rest["seconds"], rest["peak_memory_mb"]
 
     def _changing(self) -> Iterator[tuple[str, Tensor]]:
-        """What training changes of the model: a parameter that is not trained is as it was built."""
+        """The tensors of the model that training changes; other parameters are as they were built."""
         model = self.accelerator.unwrap_model(self.network)
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -110,7 +110,7 @@ class Run:
         yield from model.named_buffers()
 
     def _own(self) -> dict[str, Tensor]:
-        """What each process has for itself: its generators, and its part of the loss."""
+        """The parts that belong to one process: its generators, and its part of the loss."""
         own = {"cpu": torch.get_rng_state(), "total": self.progress.total.cpu()}
         device = self.accelerator.device
         if device.type != "cpu":

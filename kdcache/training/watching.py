@@ -1,4 +1,4 @@
-"""Who looks on while a model is trained: shows how far it is, tells a tracker, keeps its state to go on from."""
+"""A watch follows the training of a model: it shows progress, tells a tracker, and keeps the state to continue from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdcache.training.state import State
 
 @dataclass(frozen=True)
 class Epoch:
-    """An epoch that was trained: its number from 1, of how many, its mean loss, the rows seen now, and the seconds."""
+    """A trained epoch: its number from 1, the number of epochs, its mean loss, the rows seen, the seconds."""
 
     number: int
     of: int
@@ -19,27 +19,27 @@ class Epoch:
 
 
 class Watch:
-    """This one does nothing; `kdcache.trials.watching` has one that does. None changes what is computed.
+    """A watch that does nothing; `kdcache.trials.watching` has the real one. No watch changes what is computed.
 
-    Every process of an `accelerate launch` has one. All are asked the same things at the same steps.
+    Every process of an `accelerate launch` has one, and all are called at the same steps.
     """
 
     def state(self) -> State | None:
-        """The state to go on from; None: train from the start. Asked once, before the first step."""
+        """The state to continue from, or None to train from the start. Called once, before the first step."""
         return None
 
     def begins(self, steps: int, done: int) -> None:
-        """Training begins, or goes on: of so many optimizer steps so many are done."""
+        """Training begins or continues, with this many of all optimizer steps done."""
 
     def step(self) -> None:
-        """An optimizer step was taken. On a GPU it may be under way still."""
+        """An optimizer step was started. On a GPU it may still be running."""
 
     def wants_state(self) -> bool:
-        """Whether the state is to be kept now; the same in every process. Asked after each step."""
+        """Whether to keep the state now; the same in every process. Called after each step."""
         return False
 
     def keep(self, state: State) -> None:
-        """Keep the state; its tensors change with the next step."""
+        """Keep the state. Its tensors change with the next step, so they have to be copied or written now."""
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch has ended."""
