@@ -2,8 +2,8 @@
 
 With `augment` in a task, every model that is trained on it sees view (epoch mod V) of each row. A view depends on the
 task's seed and the row alone (`kdcache.logits.view_seed`). So a student sees exactly the pixels for which its
-teacher's logits were cached, and every method and trial sees the same views. Crop and flip are done on the prepared image, before a
-model's own resizing: models of different input sizes see the same part of the picture.
+teacher's logits were cached, and every method and trial sees the same views. Crop and flip are done on the prepared
+image, before a model's own resizing: models of different input sizes see the same part of the picture.
 """
 
 from __future__ import annotations

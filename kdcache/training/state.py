@@ -67,7 +67,7 @@ class Run:
         return self.accelerator.distributed_type in WHOLE
 
     def state(self, seconds: float, peak_memory_mb: float) -> State:
-        """The present state; every process has to call this. Its tensors are no copies: they are those that are trained.
+        """The present state; every process has to call this. Its tensors are those that are trained, no copies.
 
         Args:
             seconds, peak_memory_mb: of the whole run so far.
