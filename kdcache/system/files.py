@@ -85,22 +85,31 @@ def remove_folder(folder: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path, leave_out: str | None = None) -> None:
-    """Copy a folder with all its files, without links, and make the copy durable.
+    """Copy a folder with all its files, and make the copy durable. A link to a file is copied as the file.
 
     Args:
         leave_out: the name of files and folders that are not copied.
 
     Raises:
+        KdcacheError: something in it is neither a file nor a folder, or is a link to a folder.
         OSError: something cannot be read or written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns(leave_out) if leave_out else None
-    shutil.copytree(source, target, symlinks=False, ignore=ignore)
+    for path in source.rglob("*"):
+        if path.is_symlink() and path.is_dir():  # to /, perhaps, or to a folder that it is in
+            raise KdcacheError(f"{path}: is a link to a folder; put a folder there, or remove it")
+    shutil.copytree(source, target, symlinks=False, ignore=ignore, copy_function=_copy_regular)
     for path in target.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # DVC protects what it links
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def _copy_regular(source: str, target: str) -> None:
+    with open_regular(Path(source)) as file, open(target, "wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def sync_folder(folder: Path) -> None:
