@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -226,9 +227,10 @@ def saved() -> tuple[dict[str, bytes], ...]:
 def _changed(rng: Random, content: bytes, others: list[bytes]) -> bytes:
     """A file of a saved DatasetDict with damage; one of JSON mostly with values that are others."""
     if content.startswith(b"{") and rng.random() < 0.8:
-        values = json.loads(content)
-        edit(rng, values)
-        return json.dumps(values).encode()
+        with contextlib.suppress(ValueError):  # it is damaged already
+            values = json.loads(content)
+            edit(rng, values)
+            return json.dumps(values).encode()
     return damaged(rng, content, others)
 
 
