@@ -13,13 +13,15 @@ from typing import Any, TypeAlias
 
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import ComparisonError
+from kdcache.logits.opening import open_cache
 from kdcache.study import Model, Params, Study
 from kdcache.study.models import LEFT_OUT
 from kdcache.system.quoting import quoted
 from kdcache.trials.identity import NAMES_ONLY
-from kdcache.trials.layout import TEACHER, Layout
+from kdcache.trials.layout import LOGITS, TEACHER, Layout
 from kdcache.trials.plan import Planner
 from kdcache.trials.result import TrialResult, read_teacher
+from kdcache.trials.tokens.checking import check_own
 
 log = logging.getLogger(__name__)
 Trial: TypeAlias = tuple[str, str, str, int]  # task, student, regularizer, seed
@@ -36,10 +38,13 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
     Raises:
         ComparisonError: a result was made with other parameters, data, weights or code; names the result and both
             values.
+        CacheError: a trial's logits are not there whole, or are another trial's.
     """
     for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
         _check_names(folder, (task, student, regularizer, seed), result)
+        if (folder / LOGITS).exists():  # a language model's trial has likelihoods
+            check_own(open_cache(folder / LOGITS), result.identity)
         model, method = study.as_tuned(task, student, regularizer)
         _compare(f"{folder}: the student", result.params.get("student"), model)
         _compare(f"{folder}: the method", result.params.get("regularizer"), method)

@@ -130,8 +130,8 @@ def write_json(path: Path, obj: Any) -> None:
     """Write an object as readable JSON, atomically; NaN and infinity are refused.
 
     Raises:
-        KdcacheError: the object is not JSON (the message says why), is larger than `read_json` reads, or the file cannot
-            be written.
+        KdcacheError: the object is not JSON (the message says why), is larger than `read_json` reads, or the file
+            cannot be written.
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -140,8 +140,8 @@ def write_json(path: Path, obj: Any) -> None:
         raise KdcacheError(f"{path}: not written, the content is not valid JSON: {error}") from error
     if len(data) > MOST_JSON:
         raise KdcacheError(
-            f"{path}: not written, the content has {len(data):,} bytes, of which at most {MOST_JSON:,} can be read; its "
-            "names (classes, perhaps) are too many or too long"
+            f"{path}: not written, the content has {len(data):,} bytes, of which at most {MOST_JSON:,} can be read; "
+            "its names (classes, perhaps) are too many or too long"
         )
     write_atomically(path, data)
 

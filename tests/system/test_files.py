@@ -114,7 +114,7 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"kept": 1})
     with pytest.raises(
-        KdcacheError, match="not written, the content has 16,777,2.. bytes, of which at most 16,777,216"
+        KdcacheError, match=r"not written, the content has 16,777,2.. bytes, of which at most 16,777,216"
     ):
         write_json(path, ["x" * MOST_JSON])
     assert read_json(path) == {"kept": 1}
@@ -151,7 +151,7 @@ def test_a_folder_with_endless_things_is_not_copied(tmp_path, target):
     source = tmp_path / "source"
     source.mkdir()
     os.mkfifo(source / "more") if target == "pipe" else (source / "more").symlink_to(target)
-    with pytest.raises(KdcacheError, match="more: is (no regular file|a link to a folder)"):
+    with pytest.raises(KdcacheError, match=r"more: is (no regular file|a link to a folder)"):
         copy_folder(source, tmp_path / "target")
 
 
