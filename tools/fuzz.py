@@ -4,9 +4,9 @@
 
 The readers are those of tests/fuzz: READERS of its modules. They take turns, each in a process of its own for some
 thousand cases, so that a crash or a hang in a library's C code is seen, and by which cases. What is done is kept in a
-file, a line a process, and the page is written after each turn: the same command goes on where an earlier one was
-stopped. A reader that was mended begins again when its lines are deleted there. Prints one line a reader; exits with 1
-when a case ended in anything but the answer or one kdcache error.
+file, a line a process, and the page is written after each: the same command goes on where an earlier one was stopped. A
+reader that was mended begins again when its lines are deleted there. Prints one line a reader; exits with 1 when a case
+ended in anything but the answer or one kdcache error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ from kdcache.system.devices import machine
 from kdcache.system.versions import installed
 from tests.fuzz.harness import Outcome, Reader, fuzz
 
-MODULES = ("tests.fuzz.readers", "tests.fuzz.caches")
+MODULES = (
+    "tests.fuzz.readers", "tests.fuzz.folders", "tests.fuzz.beside", "tests.fuzz.caches", "tests.fuzz.token_caches"
+)  # fmt: skip
 CHUNK = 5000  # cases of a process
 TIMEOUT = 1800.0  # seconds that a process has for them
 DONE = Path("build/fuzz.jsonl")
@@ -81,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--cases", type=int, default=100_000, help="of each reader; default: %(default)s")
     parser.add_argument("--first", type=int, default=0, help="the first one's number; default: %(default)s")
+    parser.add_argument("--chunk", type=int, default=CHUNK, help="cases of a process; default: %(default)s")
     parser.add_argument("--reader", action="append", help="only this one; may be given again")
     parser.add_argument("--page", type=Path, help="the page to write")
     parser.add_argument("--done", type=Path, default=DONE, help="what is done already; default: %(default)s")
@@ -88,16 +91,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     readers, last = list(_readers(options.reader)), options.first + options.cases
     totals = {reader.name: Total(reader.name) for _, reader in readers}
     done = _done(options.done)
-    for start in range(options.first, last, CHUNK):
-        stop = min(start + CHUNK, last)
+    for start in range(options.first, last, options.chunk):
+        stop = min(start + options.chunk, last)
         for module, reader in readers:
             key = reader.name, start, stop
             if key not in done:
                 done[key] = _run(module, *key)
                 _keep(options.done, key, done[key])
             totals[reader.name].add(done[key])
-        if options.page is not None:
-            files.write_atomically(options.page, page(list(totals.values()), options.first).encode())
+            if options.page is not None:
+                written = page(list(totals.values()), options.first, options.chunk)
+                files.write_atomically(options.page, written.encode())
     for total in totals.values():
         print(_line(total), *total.faults[:20], sep="\n", flush=True)
     return 1 if any(total.faults for total in totals.values()) else 0
@@ -152,19 +156,19 @@ def _end(pool: ProcessPoolExecutor) -> None:
 
 
 def _line(total: Total) -> str:
-    cases = total.answers + total.refusals + len(total.faults)
     return (
-        f"{total.name}: {cases:,} cases, {total.answers:,} answers, {total.refusals:,} errors for people, "
+        f"{total.name}: {_cases(total):,} cases, {total.answers:,} answers, {total.refusals:,} errors for people, "
         f"{len(total.faults):,} faults; slowest {total.seconds:.2f} s, {total.megabytes:.0f} MB"
     )
 
 
-def page(totals: Sequence[Total], first: int) -> str:
-    """The page, in Markdown."""
+def page(totals: Sequence[Total], first: int, chunk: int) -> str:
+    """The page, in Markdown, of the readers that had their turn."""
     rows = [
-        f"| {total.name} | {total.answers + total.refusals + len(total.faults):,} | {total.answers:,} "
+        f"| {total.name} | {_cases(total):,} | {total.answers:,} "
         f"| {total.refusals:,} | {_faults(total)} | {total.seconds:.2f} | {total.megabytes:.0f} |"
         for total in totals
+        if _cases(total)
     ]
     faults = [f"- {fault}" for total in totals for fault in total.faults[:20]]
     return PAGE.format(
@@ -175,8 +179,12 @@ def page(totals: Sequence[Total], first: int) -> str:
         system=platform.system(),
         machine=machine(1),
         processors=os.cpu_count(),
-        chunk=CHUNK,
+        chunk=chunk,
     )
+
+
+def _cases(total: Total) -> int:
+    return total.answers + total.refusals + len(total.faults)
 
 
 def _faults(total: Total) -> str:

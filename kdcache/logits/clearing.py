@@ -118,4 +118,5 @@ def _is_own_manifest(path: Path) -> bool:
         manifest = read_json(path, MOST_MANIFEST)
     except KdcacheError:
         return not text or b"rows_per_shard" in text or b"fingerprints" in text
-    return isinstance(manifest, dict) and "format_version" in manifest and "checksum" in manifest
+    known = {"format_version", "rows_per_shard", "fingerprints", "checksum"}
+    return isinstance(manifest, dict) and known <= manifest.keys()

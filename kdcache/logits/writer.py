@@ -150,6 +150,8 @@ def _as_array(where: str, what: str, values: Any) -> np.ndarray:
         if hasattr(values, "detach"):
             values = values.detach().cpu()
             values = values.float() if str(values.dtype) == "torch.bfloat16" else values  # exact
+        if np.ma.is_masked(values):
+            raise ValueError("some of its values are masked; leave these rows out")
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise CacheError(f"{where}: {what} cannot be taken as an array: {error}") from None

@@ -13,13 +13,15 @@ from typing import Any, TypeAlias
 
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import ComparisonError
+from kdcache.logits.opening import open_cache
 from kdcache.study import Model, Params, Study
 from kdcache.study.models import LEFT_OUT
-from kdcache.system.files import read_json
+from kdcache.system.quoting import quoted
 from kdcache.trials.identity import NAMES_ONLY
-from kdcache.trials.layout import TEACHER, Layout
+from kdcache.trials.layout import LOGITS, TEACHER, Layout
 from kdcache.trials.plan import Planner
-from kdcache.trials.result import TrialResult
+from kdcache.trials.result import TrialResult, read_teacher
+from kdcache.trials.tokens.checking import check_own
 
 log = logging.getLogger(__name__)
 Trial: TypeAlias = tuple[str, str, str, int]  # task, student, regularizer, seed
@@ -36,16 +38,21 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
     Raises:
         ComparisonError: a result was made with other parameters, data, weights or code; names the result and both
             values.
+        CacheError: a trial's logits are not there whole, or are another trial's.
     """
     for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
         _check_names(folder, (task, student, regularizer, seed), result)
+        if (folder / LOGITS).exists():  # a language model's trial has likelihoods
+            check_own(open_cache(folder / LOGITS), result.identity)
         model, method = study.as_tuned(task, student, regularizer)
         _compare(f"{folder}: the student", result.params.get("student"), model)
         _compare(f"{folder}: the method", result.params.get("regularizer"), method)
     for task, teacher in study.taught():
         record = layout.cache(task, teacher) / TEACHER
-        _compare(f"{record}: the teacher", read_json(record).get("params"), study.teacher(task, teacher))
+        _compare(
+            f"{record}: the teacher", read_teacher(record.parent).get("params"), study.teacher(task, teacher)
+        )
     _check_identities(study, layout, results)
 
 
@@ -58,12 +65,14 @@ def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:
         )
 
 
-def _compare(what: str, kept: Mapping[str, Any] | None, asked: Params) -> None:
+def _compare(what: str, kept: Any, asked: Params) -> None:
     """Refuse if parameters differ from the study's.
 
     Args:
         kept: parameters as a result's JSON has them; an older result may lack some.
     """
+    if not isinstance(kept, Mapping | None):
+        raise ComparisonError(f"{what} has no parameters but {quoted(kept)}; run `dvc repro`")
     now = {**LEFT_OUT, **asked.model_dump(mode="json", exclude=NAMES_ONLY)}
     for key, value in {**LEFT_OUT, **(kept or {})}.items():
         if key in now and value != now[key]:

@@ -20,10 +20,9 @@ from kdcache.logits.opening import open_cache
 from kdcache.results.schema import CostRow, CurveRow, TrialRow
 from kdcache.results.writing import tabulate
 from kdcache.study import Study
-from kdcache.system.files import read_json
 from kdcache.trials.identity import caches_beside
-from kdcache.trials.layout import TEACHER, trial_folder
-from kdcache.trials.result import TrialCost, TrialResult, read_cost, read_result
+from kdcache.trials.layout import trial_folder
+from kdcache.trials.result import TrialCost, TrialResult, read_cost, read_result, read_teacher
 
 FIGURES = ("seconds", "peak_memory_mb", "device")
 
@@ -130,7 +129,7 @@ def _teacher_costs(study: Study, root: Path) -> Iterator[CostRow]:
     for task, teacher in study.taught():
         folder = root / "logits" / task / teacher
         taught = read_cost(root / "teachers" / task / teacher)
-        yield _once("teacher", task, teacher, _figures(taught, read_json(folder / TEACHER)))
+        yield _once("teacher", task, teacher, _figures(taught, read_teacher(folder)))
         yield _once("cache", task, teacher, _figures(open_cache(folder).cost))
         for part in caches_beside(study.tasks[task]):
             yield _once(part, task, teacher, _figures(LogitCache(folder / part).cost))

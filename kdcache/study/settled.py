@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from kdcache.study.beside import read_beside
 from kdcache.study.schema import SeedCounts, Study
 from kdcache.study.seeds import MOST_SEEDS, listed
 from kdcache.system.files import write_json
 from kdcache.system.names import SETTLED
+from kdcache.system.quoting import quoted
 
 Count = Annotated[int, Field(ge=1, le=MOST_SEEDS)]
 
@@ -33,14 +34,23 @@ class Settled(BaseModel):
     declared: list[dict[str, Any]] = Field(default_factory=list)
     seeds: dict[str, dict[str, dict[str, Count]]] = Field(default_factory=dict)
 
+    @field_validator("declared")
+    @classmethod
+    def _have_seeds(cls, declared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for one in declared:
+            seeds = listed(one.get("seeds", []))
+            if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+                raise ValueError(f"the seeds of a declaration are no list of whole numbers: {quoted(seeds)}")
+        return declared
+
     def about(self, seeds: Sequence[int]) -> Settled:
         """What the file says of a study with these seeds; nothing if it was judged on none of them.
 
         After `cp studies/another.yaml params.yaml` the file is the earlier study's. Without a common seed there is no
         common trial, so its counts and declarations are of no concern.
         """
-        judged = [listed(one.get("seeds", [])) for one in self.declared]
-        if judged and not any(isinstance(one, list) and set(seeds) & set(one) for one in judged):
+        judged: list[Any] = [listed(one.get("seeds", [])) for one in self.declared]
+        if judged and not any(set(seeds) & set(one) for one in judged):
             return Settled()
         return self
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kdcache.errors import KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.study.beside import read_beside
 from kdcache.study.schema import Choices, Study, TeacherChoices
@@ -61,16 +62,33 @@ def with_chosen(study: Study, path: Path) -> Study:
     """The study with what was chosen for it as it is now; as declared where tuned.json is absent, or of another study.
 
     Raises:
-        KdcacheError: the file is not as `write_tuned` writes it.
+        KdcacheError: the file is not as `write_tuned` writes it, or has a value that tuning may not try.
     """
     tuned = read_beside(path, Tuned, "dvc repro tune")
     if tuned.study != asked_for(study):
         return study
-    methods = (
+    methods = _given(
         (name, tuned.chosen.get(name[0], {}).get(name[1], {}).get(name[2])) for name in study.configurations()
     )
-    teachers = ((name, tuned.teachers.get(name[0], {}).get(name[1])) for name in study.taught())
-    return study.with_chosen(_given(methods), _given(teachers))
+    teachers = _given((name, tuned.teachers.get(name[0], {}).get(name[1])) for name in study.taught())
+    _check_space(path, study, methods, teachers)
+    return study.with_chosen(methods, teachers)
+
+
+def _check_space(path: Path, study: Study, methods: Choices, teachers: TeacherChoices) -> None:
+    """Refuse a choice that is not in the space of params.yaml: somebody edited the file."""
+    assert study.tuning is not None
+    of_teachers = study.tuning.teachers.values if study.tuning.teachers else {}
+    chosen = [("chosen", name, setting, study.tuning.values(name[2])) for name, setting in methods.items()]
+    chosen += [("teachers", name, setting, of_teachers) for name, setting in teachers.items()]
+    for group, name, setting, space in chosen:
+        for key, value in setting.items():
+            if value not in space.get(key, ()):
+                listed = f"tries {space[key]}" if key in space else "does not vary it"
+                raise KdcacheError(
+                    f"{path}: {group}.{'.'.join(name)}.{key}: found {value:g}, but `tuning` of params.yaml {listed}; "
+                    "delete the file and run `dvc repro tune`, which writes it anew"
+                )
 
 
 def _given(choices: Iterable[tuple[N, Setting | None]]) -> dict[N, Setting]:

@@ -85,22 +85,31 @@ def remove_folder(folder: Path) -> None:
 
 
 def copy_folder(source: Path, target: Path, leave_out: str | None = None) -> None:
-    """Copy a folder with all its files, without links, and make the copy durable.
+    """Copy a folder with all its files, and make the copy durable. A link to a file is copied as the file.
 
     Args:
         leave_out: the name of files and folders that are not copied.
 
     Raises:
+        KdcacheError: something in it is neither a file nor a folder, or is a link to a folder.
         OSError: something cannot be read or written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     ignore = shutil.ignore_patterns(leave_out) if leave_out else None
-    shutil.copytree(source, target, symlinks=False, ignore=ignore)
+    for path in source.rglob("*"):
+        if path.is_symlink() and path.is_dir():  # to /, perhaps, or to a folder that it is in
+            raise KdcacheError(f"{path}: is a link to a folder; put a folder there, or remove it")
+    shutil.copytree(source, target, symlinks=False, ignore=ignore, copy_function=_copy_regular)
     for path in target.rglob("*"):
         if path.is_file():
             path.chmod(0o644)  # DVC protects what it links
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def _copy_regular(source: str, target: str) -> None:
+    with open_regular(Path(source)) as file, open(target, "wb") as copy:
+        shutil.copyfileobj(file, copy)
 
 
 def sync_folder(folder: Path) -> None:
@@ -121,13 +130,19 @@ def write_json(path: Path, obj: Any) -> None:
     """Write an object as readable JSON, atomically; NaN and infinity are refused.
 
     Raises:
-        KdcacheError: the object is not JSON (the message says why) or the file cannot be written.
+        KdcacheError: the object is not JSON (the message says why), is larger than `read_json` reads, or the file
+            cannot be written.
     """
     try:
         text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         data = text.encode("utf-8")
     except (TypeError, ValueError, RecursionError) as error:
         raise KdcacheError(f"{path}: not written, the content is not valid JSON: {error}") from error
+    if len(data) > MOST_JSON:
+        raise KdcacheError(
+            f"{path}: not written, the content has {len(data):,} bytes, of which at most {MOST_JSON:,} can be read; "
+            "its names (classes, perhaps) are too many or too long"
+        )
     write_atomically(path, data)
 
 

@@ -60,6 +60,8 @@ def parse_params(text: str, path: str | Path) -> Mapping[str, Any]:
         content = _content(text)
     except YAMLError as error:
         raise ParamsError(path, [_description(error)]) from None
+    except (ValueError, OverflowError) as error:  # of ruamel.yaml: "\\U7fffffff" is beyond Unicode
+        raise ParamsError(path, [f"is not valid YAML: {_first_line(str(error))}"]) from None
     if not isinstance(content, dict):
         actual = "an empty file" if content is None else quoted(content)
         raise ParamsError(path, [f"expected a mapping with seeds, tasks, students, ..., found {actual}"])

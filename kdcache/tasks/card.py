@@ -143,7 +143,9 @@ def read_card(folder: Path) -> TaskCard:
         card = TaskCard.model_validate(files.read_json(folder / CARD))
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, item["loc"])) for item in error.errors())
-        raise TaskError(f"{folder / CARD}: not a task card (see {keys}); run stage prepare again") from None
+        raise TaskError(
+            f"{folder / CARD}: not a task card (see {keys:.500}); run stage prepare again"
+        ) from None
     except KdcacheError as error:
         raise TaskError(str(error)) from None
     for split in card.rows:

@@ -18,7 +18,7 @@ from kdcache.tasks.columns import is_text, shown
 from kdcache.tasks.images import LARGEST
 from kdcache.tasks.rows import BATCH, Batches, Rows
 
-LONGEST = 300  # characters of an odd path in a message
+LONGEST = 300  # characters of a path in a message
 TOGETHER = 1 << 24  # bytes of files in one batch: as PNG they may be ten times as many
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as Hugging Face has it
 
@@ -86,9 +86,10 @@ def image_file(where: str, path: Path, note: str = "") -> ImageFile:
 
 
 def shown_path(path: Path) -> str:
-    """A path in a message: whole, and in quotes where something of it would not be seen."""
+    """A path in a message: in quotes where something of it would not be seen, and cut where it is too long for one."""
     text = str(path)
-    return text if text.isprintable() and text == text.strip() else repr(text[:LONGEST])
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return short if text.isprintable() and text == text.strip() else repr(short)
 
 
 def image_batches(column: str, files: Sequence[ImageFile]) -> Batches:

@@ -84,11 +84,14 @@ def to_pixels(value: Any) -> Pixels:
 def _of_file(path: str) -> Pixels:
     try:
         if not Path(path).is_file() and Path(path).exists():
-            raise OSError(f"{path} is no regular file")  # a pipe would block, a device may never end
+            raise ValueError("is no regular file")  # a pipe would block, a device may never end
         with Path(path).open("rb") as file:
             content = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:
-        raise ValueError(f"holds only a path, which cannot be read: {error}; embed the bytes") from None
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"holds only a path, which cannot be read: {path:.300}: {reason}; embed the bytes"
+        ) from None
     if len(content) > LARGEST:
         raise ValueError(f"{path}: has more than {LARGEST:,} bytes; make it smaller")
     try:

@@ -60,8 +60,8 @@ def _split_names(folder: Path) -> list[str]:
         )
     try:
         content = files.read_json(folder / SPLITS)
-    except KdcacheError as error:
-        raise TaskError(str(error)) from None
+    except KdcacheError:
+        raise TaskError(f"{folder / SPLITS}: is damaged; save the DatasetDict again") from None
     names = content.get("splits") if isinstance(content, dict) else None
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TaskError(f"{folder / SPLITS}: has no list of splits; save the DatasetDict again")

@@ -18,14 +18,13 @@ from typing import Any, TypeVar
 from kdcache.errors import TrialError
 from kdcache.logits.opening import read_manifest
 from kdcache.study import Study
-from kdcache.system.files import read_json
 from kdcache.system.locks import exclusive
 from kdcache.system.versions import LEARNING, installed
 from kdcache.trials.identity import Parts
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.missing import cache_identity
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
-from kdcache.trials.result import read_result
+from kdcache.trials.result import read_result, read_teacher
 from kdcache.trials.same import RunAll, check_same
 from kdcache.trials.stamp import stamp_cache, stamp_teacher, stamp_trial
 from kdcache.trials.store import Store
@@ -113,7 +112,7 @@ def _by_other_code(planner: Planner) -> _Finished:
     for task, name in study.taught():
         if (layout.teacher(task, name) / TEACHER).is_file():
             plan = planner.teacher(task, name)
-            if _differs_in_code(plan.name, read_json(plan.folder / TEACHER), plan.parts, plan.folder):
+            if _differs_in_code(plan.name, read_teacher(plan.folder), plan.parts, plan.folder):
                 teachers.append(plan)
             cache = planner.cache(task, name)
             if cache.folder.is_dir() and _cached_by_other_code(cache):
@@ -129,7 +128,7 @@ def _run_by_other_code(plan: TrialPlan) -> bool:
 
 def _differs_in_code(name: str, kept: Mapping[str, Any], planned: Parts, folder: Path) -> bool:
     parts = kept.get("parts")
-    if not parts:
+    if not parts or not isinstance(parts.get("code"), str):
         raise TrialError(
             f"{folder}: {name} was made by kdcache 0.1, which did not say what its identity is made of; run it again"
         )
@@ -167,7 +166,7 @@ def _cached_by_other_code(plan: CachePlan) -> bool:
 
 
 def _teacher_kinds(plan: TeacherPlan) -> set[tuple[str, str]]:
-    family = str(read_json(plan.folder / TEACHER).get("family"))
+    family = str(read_teacher(plan.folder).get("family"))
     return {("task", plan.task), ("family", family)}
 
 

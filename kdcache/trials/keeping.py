@@ -17,7 +17,7 @@ from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import read_result
 from kdcache.trials.saved_models import teacher_files, why_no_model
 from kdcache.trials.store import Store
-from kdcache.trials.tokens.checking import check_all, check_distributions, check_trial
+from kdcache.trials.tokens.checking import check_all, check_distributions, check_own, check_trial
 
 log = logging.getLogger(__name__)
 CHANGED = "its identity changed: other data, parameters, weights or code"
@@ -131,9 +131,9 @@ def why_stale(folder: Path, plan: TrialPlan | None) -> str | None:
 
 def _why_no_logits(folder: Path, plan: TrialPlan) -> str | None:
     cache = LogitCache(folder)
-    cache.verify("full")
-    if plan.keep_views:
-        LogitCache(folder / VIEWS).verify("full")
+    for kept in (cache, *([LogitCache(folder / VIEWS)] if plan.keep_views else [])):
+        check_own(kept, plan.identity)
+        kept.verify("full")
     lacking = [split for split in plan.splits if split not in cache.splits]
     return f"has no logits of {', '.join(lacking)}, which Self-KD now asks for" if lacking else None
 
@@ -162,7 +162,9 @@ def _put_aside(store: Store, folder: Path) -> None:
             if (folder / LIKELIHOODS).is_dir():
                 check_all(folder)
             else:
-                LogitCache(folder / LOGITS).verify("full")
+                logits = LogitCache(folder / LOGITS)
+                check_own(logits, result.identity)
+                logits.verify("full")
             store.put("trials", result.identity, folder)
     except KdcacheError:
         return  # damaged: of no use to anybody

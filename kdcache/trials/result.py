@@ -14,7 +14,7 @@ from kdcache.errors import KdcacheError, TrialError
 from kdcache.study import Model
 from kdcache.system.files import read_json, write_json
 from kdcache.system.versions import ADAPTERS, LEARNING, installed
-from kdcache.trials.layout import COST, RESULT
+from kdcache.trials.layout import COST, RESULT, TEACHER
 
 OPTIONAL = ("parts", "adopted", "metrics", "seconds", "peak_memory_mb")
 
@@ -69,6 +69,21 @@ class TrialResult(BaseModel):
     peak_memory_mb: float | None = None
 
 
+class TeacherRecord(BaseModel):
+    """What is read of teacher.json by others than its stage. That of kdcache 0.1 has no parts; it has cost instead."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    parts: dict[str, Any] | None = None
+    family: str | None = None
+    params: dict[str, Any] | None = None
+    losses: list[float] = Field(default_factory=list)
+    versions: dict[str, str] | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    device: str | None = None
+
+
 class TrialCost(BaseModel):
     """The content of cost.json: wall-clock seconds of training, peak memory in MiB, and the device."""
 
@@ -93,10 +108,32 @@ def read_result(folder: Path) -> TrialResult | None:
     except KdcacheError as error:
         raise TrialError(f"{error} (a trial's result; delete {folder} to run the trial again)") from None
     except ValidationError as error:
-        wrong = ", ".join(sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()}))
         raise TrialError(
-            f"{path}: not a trial's result, see {wrong}; delete {folder} to run it again"
+            f"{path}: not a trial's result, see {_wrong(error)}; delete {folder} to run it again"
         ) from None
+
+
+def read_teacher(folder: Path) -> dict[str, Any]:
+    """teacher.json, of a teacher or beside its logits.
+
+    Raises:
+        TrialError: it is not there, or not what stage teach writes.
+    """
+    path = folder / TEACHER
+    try:
+        record = read_json(path)
+        TeacherRecord.model_validate(record)
+    except KdcacheError as error:
+        raise TrialError(f"{error} (a teacher's record; delete {folder} to make it again)") from None
+    except ValidationError as error:
+        raise TrialError(
+            f"{path}: not a teacher's record, see {_wrong(error)}; delete {folder} to make it again"
+        ) from None
+    return dict(record)
+
+
+def _wrong(error: ValidationError) -> str:
+    return ", ".join(sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()}))[:500]
 
 
 def finished_result(folder: Path) -> TrialResult:

@@ -16,11 +16,10 @@ from kdcache.logits import LogitCache
 from kdcache.logits.manifests import kind_of
 from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.logits.tokens.cache import TokenCache
-from kdcache.system.files import read_json
-from kdcache.trials.layout import LOGITS, TEACHER
+from kdcache.trials.layout import LOGITS
 from kdcache.trials.likelihoods import document_difference, path_of, read_documents
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
-from kdcache.trials.result import finished_result
+from kdcache.trials.result import finished_result, read_teacher
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def _check_teachers(folder: Path, teachers: Sequence[TeacherPlan], caches: Seque
         log.info("training %s again", plan.name)
         again = replace(plan, folder=folder / f"teacher-{place}")
         result = teach(again)
-        check_losses(plan.name, read_json(plan.folder / TEACHER)["losses"], result["losses"])
+        check_losses(plan.name, read_teacher(plan.folder).get("losses", []), result["losses"])
         if of_weights(plan.folder) != of_weights(again.folder):
             raise TrialError(f"{plan.name}: its weights come out differently; nothing is stamped")
     for place, cache in enumerate(caches):

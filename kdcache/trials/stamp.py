@@ -15,7 +15,7 @@ from kdcache.trials import code
 from kdcache.trials.identity import Parts
 from kdcache.trials.layout import CARD, COST, LIKELIHOODS, LOGITS, MODEL, STUDENT, TEACHER
 from kdcache.trials.plan import CachePlan, TeacherPlan, TrialPlan
-from kdcache.trials.result import Adopted, finished_result, write_result
+from kdcache.trials.result import Adopted, finished_result, read_teacher, write_result
 from kdcache.trials.same import kept_places
 from kdcache.trials.saved_models import model_files, why_no_model
 
@@ -26,7 +26,7 @@ def stamp_teacher(plan: TeacherPlan, checked: int, of: int) -> None:
     Args:
         checked, of: how many trainings were run again and compared, out of how many.
     """
-    kept = read_json(plan.folder / TEACHER)
+    kept = read_teacher(plan.folder)
     adopted = _adopted(kept["parts"], plan.parts, checked, of).model_dump(by_alias=True)
     new = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
     write_json(plan.folder / TEACHER, {**kept, **new})

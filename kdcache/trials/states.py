@@ -112,8 +112,8 @@ class KeptState:
             return False
         try:
             reason = self._why_not(self._load())
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-            reason = f"it is damaged ({error})"
+        except Exception as error:  # a damaged or edited file can make almost anything fail
+            reason = f"it is damaged ({str(error)[:200] or type(error).__name__})"
         if reason is not None:
             log.warning(
                 "%s: the state of an interrupted training is not used, the training begins again: %s",

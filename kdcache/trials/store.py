@@ -97,13 +97,10 @@ class Store:
             return False
         copy = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
-            seal = read_json(entry / SEAL)
+            seal = _read_seal(entry)
+            _check_names(entry / CONTENT, seal)  # before anything is copied that was never put
             copy_folder(entry / CONTENT, copy)
-            if (
-                not isinstance(seal, dict)
-                or seal.get("identity") != identity
-                or seal.get("files") != _checksums(copy)
-            ):
+            if seal.get("identity") != identity or seal["files"] != _checksums(copy):
                 raise KdcacheError("its files are not as they were stored")
             if folder.exists():
                 shutil.rmtree(folder)
@@ -152,8 +149,8 @@ class Store:
         for kind in KINDS:
             for seal in (self.folder / kind).glob(f"*/{SEAL}"):
                 try:
-                    used, size = seal.stat().st_mtime, int(read_json(seal)["bytes"])
-                except (KdcacheError, OSError, KeyError, TypeError, ValueError):
+                    used, size = seal.stat().st_mtime, _bytes_in(seal)
+                except (KdcacheError, OSError):
                     used, size = 0.0, sum(path.stat().st_size for path in _files(seal.parent))
                 yield Entry(kind, seal.parent.name, size, used, seal.parent)
 
@@ -161,8 +158,8 @@ class Store:
         """Add to the recorded number of bytes, and free what exceeds the limit. (Counting all entries is slow.)"""
         with FileLock(self.folder / f".{TOTAL}.lock"):
             try:
-                total = int(read_json(self.folder / TOTAL)["bytes"]) + size
-            except (KdcacheError, KeyError, TypeError, ValueError):
+                total = _bytes_in(self.folder / TOTAL) + size
+            except KdcacheError:
                 total = sum(entry.bytes for entry in self._entries())
             write_json(self.folder / TOTAL, {"bytes": total})
             if total > self.limit:
@@ -210,6 +207,34 @@ def run_and_store(plan: Any) -> None:
     store = project_store()
     if store is not None and (plan.folder / RESULT).is_file():
         store.put("trials", plan.identity, plan.folder)
+
+
+def _read_seal(entry: Path) -> dict[str, Any]:
+    seal = read_json(entry / SEAL)
+    if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
+        raise KdcacheError("its seal is damaged")
+    return seal
+
+
+def _check_names(content: Path, seal: dict[str, Any]) -> None:
+    """Refuse what was not stored: other names, links, and what is no file."""
+    for path in content.rglob("*"):
+        known = path.relative_to(content).as_posix() in seal["files"] and path.is_file()
+        if path.is_symlink() or not (known or path.is_dir()):
+            raise KdcacheError("its files are not as they were stored")
+
+
+def _bytes_in(path: Path) -> int:
+    """The number of bytes that a file of the store says.
+
+    Raises:
+        KdcacheError: it says none.
+    """
+    content = read_json(path)
+    size = content.get("bytes") if isinstance(content, dict) else None
+    if type(size) is not int or size < 0:
+        raise KdcacheError(f"{path}: has no number of bytes")
+    return size
 
 
 def _files(folder: Path) -> list[Path]:

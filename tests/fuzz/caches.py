@@ -50,12 +50,17 @@ def whole() -> dict[str, bytes]:
         return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
+def put(path: Path, files: dict[str, bytes]) -> None:
+    """Write files into a folder, by their names."""
+    for name, data in files.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(data)
+
+
 def read_cache(files: dict[str, bytes]) -> None:
     """Open a cache of these files and read all of it, in every way there is."""
     with folder() as path:
-        for name, data in files.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(data)
+        put(path, files)
         cache = LogitCache(path)
         cache.info()
         for split in cache.splits:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tests.fuzz import caches, readers
+from tests.fuzz import beside, caches, folders, readers, token_caches
 from tests.fuzz.harness import Reader, fuzz
 
 CASES = 1000
+READERS = [reader for module in (readers, folders, beside, caches, token_caches) for reader in module.READERS]
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow tells of damage that it reads past
-@pytest.mark.parametrize("reader", [*readers.READERS, *caches.READERS], ids=lambda reader: reader.name)
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
 def test_the_answer_or_one_error(reader: Reader) -> None:
     outcome = fuzz(reader, range(CASES))
     assert outcome.faults == []

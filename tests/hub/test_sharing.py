@@ -431,7 +431,18 @@ def test_wrong_names_are_not_downloaded(
     name = target.removeprefix("hf://")
     fetched = {path.split("/", 6)[-1] for _, path, _ in hub.requests if path.startswith(f"/{name}/resolve")}
     assert {*contents(cache)} <= fetched
-    assert not fetched & {*foreign}
+    assert not fetched & {stale, *foreign}
+
+
+def test_a_cost_that_is_no_small_file_is_not_downloaded(
+    tmp_path: Path, cache: Path, kdcache: Kdcache, hub: Hub, target: str
+) -> None:
+    repository = of_folder(hub, target, cache)
+    repository.commit({**contents(cache), "cost.json": b" " * (17 << 20)})
+    assert_refused(kdcache("pull", target, tmp_path / "copy"), "cost.json has 17,825,792 bytes")
+    asked = [path for _, path, _ in hub.requests if target.removeprefix("hf://") in path]
+    assert not any(path.endswith("cost.json") for path in asked)
+    assert not (tmp_path / "copy").exists()
 
 
 def test_the_folder_stays_as_it_is(

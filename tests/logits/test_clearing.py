@@ -64,6 +64,12 @@ def manifest(path: Path) -> Path:
     return path
 
 
+def manifest_with_a_version(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text('{"format_version": 3, "checksum": "of my own", "assets": []}')
+    return path
+
+
 def broken_manifest(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("{name: 'json5', // of an app\n}")
@@ -89,6 +95,7 @@ FOREIGN: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "another split's folder": ("other/part-00000.parquet", foreign),
     "a text with the name of a shard": ("train/part-00003.parquet", text),
     "a manifest": ("manifest.json", manifest),
+    "a manifest with a version and a checksum": ("manifest.json", manifest_with_a_version),
     "a manifest that is no JSON": ("manifest.json", broken_manifest),
     "a cost": ("cost.json", cost),
     "a cost that is no JSON": ("cost.json", text),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from kdcache.errors import ComparisonError
+from kdcache.errors import CacheError, ComparisonError, TrialError
+from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.results.checking import check_results
 from kdcache.results.gather import read_trials
 from kdcache.study import Study
@@ -95,6 +98,42 @@ def test_a_key_that_is_written_only_where_it_is_given_is_compared_too(layout: La
         check(layout, asked)
     write_json(path, {**record, "params": {**record["params"], "accumulate": 4}})
     with pytest.raises(ComparisonError, match=r"the teacher was trained with accumulate 4, .* says 1"):
+        check(layout, study())
+
+
+@pytest.mark.parametrize(
+    "record", [[], 3, None, {"params": []}, {"parts": [1]}, {"losses": "x"}, {"versions": {"torch": 2}}]
+)
+def test_a_record_that_is_none_is_named(layout: Layout, record: Any) -> None:
+    write_json(layout.cache("one", "big") / "teacher.json", record)
+    with pytest.raises(TrialError, match=r"logits/one/big/teacher\.json: not a teacher's record, see"):
+        check(layout, study())
+
+
+def test_parameters_that_are_none_are_refused(layout: Layout) -> None:
+    path = layout.trial("one", "small", "base", 0) / "result.json"
+    write_json(path, {**read_json(path), "params": {"student": [1], "regularizer": {}}})
+    with pytest.raises(ComparisonError, match=r"the student has no parameters but \[1\]; run `dvc repro`"):
+        check(layout, study())
+
+
+def test_logits_of_another_trial_are_refused(layout: Layout) -> None:
+    first, second = (layout.trial("one", "small", "base", seed) for seed in (0, 1))
+    for folder in (first, second):
+        prints = Fingerprints(
+            data="d", weights=read_json(folder / "result.json")["identity"], preprocessing="p", code="c"
+        )
+        with LogitWriter(folder / "logits", classes=2, label_names=["a", "b"], fingerprints=prints) as writer:
+            writer.write(
+                "validation", np.arange(2), np.arange(2, dtype=np.uint64), np.zeros((2, 2), np.float32)
+            )
+            writer.finish()
+    check(layout, study())
+    shutil.rmtree(second / "logits")
+    shutil.copytree(first / "logits", second / "logits")
+    with pytest.raises(
+        CacheError, match="seed-1/logits: has the logits of another trial, one0, expected one1"
+    ):
         check(layout, study())
 
 

@@ -89,6 +89,10 @@ def test_what_was_declared_before_stays(tmp_path: Path) -> None:
         ('{"seeds": {"a": {"small": {"kd": "4"}}}}', "seeds.a.small.kd: "),
         ('{"seeds": {"a": {"small": {"kd": 0}}}}', "seeds.a.small.kd: "),
         ('{"more": 1}', "more: "),
+        ('{"declared": [{"seeds": -1}]}', "declared: .*expected a list of seeds"),
+        ('{"declared": [{"seeds": {"first": 1}}]}', "declared: .*expected a list of seeds"),
+        ('{"declared": [{"seeds": [[1], {}]}]}', "declared: .*no list of whole numbers"),
+        ('{"declared": [{"seeds": "0"}]}', "declared: .*no list of whole numbers"),
         ("{", "is not valid JSON"),
     ],
 )

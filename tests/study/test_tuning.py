@@ -94,11 +94,14 @@ def test_a_choice_counts_for_the_study_that_it_was_made_for(tmp_path: Path) -> N
     path = write(tmp_path, changed(tuning()))
     study = load_study(path)
     assert not study.is_chosen("news", "small", "kd")
-    choices = {name: {"epochs": 4, "learning_rate": 1e-3} for name in study.configurations()}
-    choices["news", "small", "kd"] = {"epochs": 2, "alpha": 0.9}
+    choices = {
+        name: {"epochs": 2, "alpha": 1.0} if name[2] == "kd" else {"epochs": 4, "learning_rate": 1e-3}
+        for name in study.configurations()
+    }
+    choices["news", "small", "kd"] = {"epochs": 2, "learning_rate": 1e-3, "alpha": 1.0}
     write_tuned(tmp_path / "tuned.json", study, choices, {})
     student, method = load_study(path).as_tuned("news", "small", "kd")
-    assert (student.epochs, student.learning_rate, method.alpha, method.temperature) == (2, 1e-3, 0.9, 2.0)
+    assert (student.epochs, student.learning_rate, method.alpha, method.temperature) == (2, 1e-3, 1.0, 2.0)
     assert load_study(path).as_tuned("news", "small", "base")[0].epochs == 4
     assert load_study(path).students["small"].epochs == 2
 
@@ -114,7 +117,7 @@ def test_a_teacher_has_what_was_chosen_for_it(tmp_path: Path) -> None:
     path = write(tmp_path, changed(tuning(teachers={"epochs": [1, 9]})))
     study = load_study(path)
     assert not study.is_teacher_chosen("news", "big")
-    choices = {name: {"epochs": 4} for name in study.configurations()}
+    choices = {name: {"learning_rate": 1e-4} for name in study.configurations()}
     write_tuned(tmp_path / "tuned.json", study, choices, {("news", "big"): {"epochs": 9}})
     study = load_study(path)
     assert study.is_teacher_chosen("news", "big")
@@ -134,15 +137,34 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
         load_study(path)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"epochs": 8', '"epochs": 0', r"chosen\.news\.small\.base\.epochs: found 0, but .* tries \[4, 8\]"),
+        ('"epochs": 8', '"epochs": 8.5', r"base\.epochs: found 8\.5, but"),
+        ('"epochs": 8', '"epoch": 8', r"base\.epoch: found 8, but .* does not vary it"),
+        ('"epochs": 9', '"epochs": 10', r"teachers\.news\.big\.epochs: found 10, but .* tries \[1, 9\]"),
+    ],
+)
+def test_a_value_that_tuning_does_not_try(tmp_path: Path, old: str, new: str, said: str) -> None:
+    path = write(tmp_path, changed(tuning(teachers={"epochs": [1, 9]})))
+    study, tuned = load_study(path), tmp_path / "tuned.json"
+    choices = {name: {"epochs": 2 if name[2] == "kd" else 8} for name in study.configurations()}
+    write_tuned(tuned, study, choices, {("news", "big"): {"epochs": 9}})
+    tuned.write_text(tuned.read_text().replace(old, new))
+    with pytest.raises(KdcacheError, match=said):
+        load_study(path)
+
+
 def test_looks_and_choices_go_together(tmp_path: Path) -> None:
     """The study keeps its choices when settle.json gives it its seeds."""
     looks = {"seeds": 10, "comparison.looks": [5, 10]}
     path = write(tmp_path, changed({**tuning(), **looks}))
     study = load_study(path)
-    choices = {name: {"epochs": 8} for name in study.configurations()}
+    choices = {name: {"epochs": 2 if name[2] == "kd" else 8} for name in study.configurations()}
     write_tuned(tmp_path / "tuned.json", study, choices, {})
     settled = {"declared": [], "seeds": {"news": {"small": {"kd": 10}}}}
     (tmp_path / "settle.json").write_text(json.dumps(settled))
     study = load_study(path)
-    assert study.as_tuned("news", "small", "kd")[0].epochs == 8
+    assert study.as_tuned("news", "small", "base")[0].epochs == 8
     assert len(study.seeds_of("news", "small", "kd")) == 10

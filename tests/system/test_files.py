@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 from kdcache.errors import KdcacheError
-from kdcache.system.files import copy_folder, read_json, remove_folder, write_atomically, write_json
+from kdcache.system.files import (
+    MOST_JSON,
+    copy_folder,
+    read_json,
+    remove_folder,
+    write_atomically,
+    write_json,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -103,6 +110,18 @@ def test_what_is_not_json_is_not_read(tmp_path, data):
         read_json(tmp_path / "x.json")
 
 
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"kept": 1})
+    with pytest.raises(
+        KdcacheError, match=r"not written, the content has 16,777,2.. bytes, of which at most 16,777,216"
+    ):
+        write_json(path, ["x" * MOST_JSON])
+    assert read_json(path) == {"kept": 1}
+    write_json(path, "x" * (MOST_JSON - 3))  # two quotes and the line's end
+    assert len(read_json(path)) == MOST_JSON - 3
+
+
 def test_missing_json(tmp_path):
     with pytest.raises(KdcacheError, match=r"x\.json: the file does not exist"):
         read_json(tmp_path / "x.json")
@@ -125,6 +144,15 @@ def test_a_folder_is_copied_with_what_links_lead_to(tmp_path):
     assert not (target / "link").is_symlink()
     (target / "inner" / "file").write_text("two")  # the copy is not protected
     assert (source / "inner" / "file").read_text() == "one"
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/", ".", "..", "pipe"])
+def test_a_folder_with_endless_things_is_not_copied(tmp_path, target):
+    source = tmp_path / "source"
+    source.mkdir()
+    os.mkfifo(source / "more") if target == "pipe" else (source / "more").symlink_to(target)
+    with pytest.raises(KdcacheError, match=r"more: is (no regular file|a link to a folder)"):
+        copy_folder(source, tmp_path / "target")
 
 
 def test_a_folder_is_removed_with_what_an_earlier_removal_left(tmp_path):

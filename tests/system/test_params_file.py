@@ -251,3 +251,8 @@ def test_what_is_not_utf_8_has_its_line(tmp_path: Path, data: bytes, line: int) 
     path.write_bytes(data)
     with pytest.raises(ParamsError, match=f"is not valid YAML: line {line}: not UTF-8; save it as UTF-8"):
         read_params(path)
+
+
+@pytest.mark.parametrize("escape", ["\\U7fffffff", "\\U00110000", "\\Uffffffff"])
+def test_a_character_beyond_unicode(escape: str) -> None:
+    assert problem_of(f'seeds: "{escape}"').startswith("is not valid YAML: ")

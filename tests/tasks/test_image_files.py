@@ -101,3 +101,10 @@ def test_an_image_that_is_removed_meanwhile(
     (folder / "pictures" / "a.png").unlink()
     with pytest.raises(TaskError, match=r"row 0: holds only a path, which cannot be read: .*a\.png"):
         prepare_task(rows, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["x" * 9000, "a/" * 4000, "../" * 4000 + "x"])
+def test_a_path_that_no_file_can_have_is_cut_in_the_message(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TaskError, match=r"row 0: .*\.\.\.") as refused:
+        load_source(task(listed(tmp_path, ".csv", [name, NAMES[1]], LABELS)))
+    assert len(str(refused.value)) < 1000

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -64,8 +65,9 @@ def result(identity: str, seed: int = 0) -> TrialResult:
 PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
 
 
-def put_logits(folder: Path, *splits: str) -> None:
-    with LogitWriter(folder, classes=2, label_names=["no", "yes"], fingerprints=PRINTS) as writer:
+def put_logits(folder: Path, *splits: str, identity: str = "w") -> None:
+    prints = PRINTS.model_copy(update={"weights": identity})
+    with LogitWriter(folder, classes=2, label_names=["no", "yes"], fingerprints=prints) as writer:
         for split in splits:
             writer.write(split, np.arange(3), np.arange(3, dtype=np.uint64), np.ones((3, 2), np.float32))
         writer.finish()
@@ -73,7 +75,7 @@ def put_logits(folder: Path, *splits: str) -> None:
 
 def finish(root: Path, seed: int, identity: str, *splits: str) -> Path:
     folder = trial_folder(root, seed)
-    put_logits(folder / "logits", *(splits or ["validation"]))
+    put_logits(folder / "logits", *(splits or ["validation"]), identity=identity)
     write_result(folder, result(identity, seed))
     return folder
 
@@ -220,6 +222,21 @@ def test_a_trial_with_damaged_logits_is_done_again(tmp_path: Path) -> None:
     shards[1].write_bytes(flipped)
     (tmp_path / "seed-2" / "logits" / "manifest.json").unlink()
     assert missing_seeds(tmp_path, dict.fromkeys(range(4), "same")) == [0, 1, 2]
+
+
+def test_a_trial_with_the_logits_of_another_is_done_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are whole, and of the very rows."""
+    root = tmp_path / "kd"
+    for seed in (0, 1):
+        finish(root, seed, f"identity-{seed}")
+    logits = trial_folder(root, 1) / "logits"
+    shutil.rmtree(logits)
+    shutil.copytree(trial_folder(root, 0) / "logits", logits)
+    with caplog.at_level("INFO"):
+        assert missing_seeds(root, {0: "identity-0", 1: "identity-1"}) == [1]
+    assert "has the logits of another trial, identity-0, expected identity-1" in caplog.text
 
 
 def test_a_new_baseline_needs_train_logits_and_is_done_again_without(tmp_path: Path) -> None:

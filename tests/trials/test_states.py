@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from kdcache.errors import TrialError
 from kdcache.training.state import State
@@ -165,6 +168,43 @@ def test_part_of_a_file_is_no_state(size: int) -> None:
     file = write()
     file.write_bytes(file.read_bytes()[:size])
     assert kept().read() is None
+
+
+HEADERS = ["[]", "3", '"x"', "{}", '{"of": []}', '{"of": {}}', '{"of": {"identity": 1e999}}', "[" * 9000, "{"]
+
+
+@pytest.mark.parametrize("header", [*HEADERS, None])
+def test_a_foreign_safetensors_file_is_no_state(header: str | None, caplog: pytest.LogCaptureFixture) -> None:
+    """Such as somebody's weights, or a state whose header was edited."""
+    file = write()
+    save_file({"a": torch.ones(2)}, file, None if header is None else {"state": header})
+    assert kept().read() is None
+    assert "is not used, the training begins again" in caplog.text
+
+
+@pytest.mark.parametrize("edit", ["steps", "losses", "of"])
+def test_an_edited_value_is_seen(edit: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = write()
+    with safe_open(file, framework="pt") as kept_file:
+        rest = json.loads(kept_file.metadata()["state"])
+        tensors = {name: kept_file.get_tensor(name) for name in kept_file.keys()}  # noqa: SIM118
+    rest[edit] = {"steps": 8, "losses": [float("nan")], "of": {**rest["of"], "more": 1}}[edit]
+    save_file(tensors, file, {"state": json.dumps(rest)})
+    assert kept().read() is None
+    assert "it is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "nowhere", ".", FILE, "pipe"])
+def test_what_is_no_file_is_no_state(target: str) -> None:
+    file = write()
+    file.unlink()
+    os.mkfifo(file) if target == "pipe" else file.symlink_to(target)
+    keeper = kept()
+    assert keeper.read() is None
+    keeper.write(state())  # and is replaced
+    keeper.release()
+    assert not file.is_symlink()
+    assert kept().read() is not None
 
 
 def hold(pipe: Connection, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdcache.errors import TrialError
+from kdcache.errors import KdcacheError, TrialError
 from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.trials.layout import trial_folder
 from kdcache.trials.result import TrialResult, write_result
@@ -96,6 +97,51 @@ def test_a_damaged_entry_is_never_taken(tmp_path: Path, store: Store, damage: st
     shutil.rmtree(root)
     assert missing_seeds(root, {0: "one"}, store=store) == [0]
     assert not trial_folder(root, 0).exists()
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/", "..", "nowhere", "pipe"])
+def test_what_was_never_put_is_not_copied(tmp_path: Path, store: Store, target: str) -> None:
+    """An endless device would fill the disk, a pipe would block, a folder may be everything there is."""
+    root = tmp_path / "kd"
+    store.put("trials", "one", finish(root, 0, "one"))
+    more = store.folder / "trials/one/content/more"
+    os.mkfifo(more) if target == "pipe" else more.symlink_to(target)
+    shutil.rmtree(root)
+    assert missing_seeds(root, {0: "one"}, store=store) == [0]
+    assert not (store.folder / "trials/one").exists()
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "/", ".."])
+def test_a_folder_with_links_out_of_it_is_not_put(tmp_path: Path, store: Store, target: str) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    (folder / "more").symlink_to(target)
+    with pytest.raises(KdcacheError, match=r"more: is (no regular file|a link to a folder)"):
+        store.put("trials", "one", folder)
+    assert store.entries() == []
+
+
+def test_a_file_that_dvc_links_is_put_as_a_file(tmp_path: Path, store: Store) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    before, result = contents(folder), folder / "result.json"
+    result.rename(tmp_path / "kept")
+    result.symlink_to(tmp_path / "kept")
+    store.put("trials", "one", folder)
+    shutil.rmtree(folder)
+    assert store.take("trials", "one", folder)
+    assert contents(folder) == before
+    assert not result.is_symlink()
+
+
+@pytest.mark.parametrize("size", ["1e999", "-5", '"7"', "null", "true", "9" * 5000])
+def test_sizes_that_somebody_wrote_are_counted_anew(tmp_path: Path, store: Store, size: str) -> None:
+    store.put("trials", "one", finish(tmp_path / "kd", 0, "one"))
+    (counted,) = store.entries()
+    for file in (store.folder / "total.json", counted.folder / "seal.json"):
+        said = json.loads(file.read_text())
+        file.write_text(json.dumps({**said, "bytes": "SIZE"}).replace('"SIZE"', size))
+    assert store.entries()[0].bytes >= counted.bytes
+    store.put("trials", "two", finish(tmp_path / "kd", 1, "two"))
+    assert json.loads((store.folder / "total.json").read_text())["bytes"] >= 2 * counted.bytes
 
 
 def test_a_sealed_trial_of_another_identity_is_not_kept(tmp_path: Path, store: Store) -> None:

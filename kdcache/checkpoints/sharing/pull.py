@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from kdcache.logits.disk import Verification
 from kdcache.logits.opening import open_cache, read_manifest
 from kdcache.logits.records import MANIFEST, Fingerprints, Sealed
 from kdcache.logits.shards import os_errors
-from kdcache.system.files import sync_folder, user_path
+from kdcache.system.files import MOST_JSON, sync_folder, user_path
 from kdcache.system.locks import FolderLock
 from kdcache.system.quoting import listed
 
@@ -117,6 +118,11 @@ def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
 
 def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
     """Download the cache, verify it, and move it to its place."""
+    cost = remote.files.get(COST)
+    if cost is not None and cost.size > MOST_JSON:
+        raise CacheError(
+            f"{remote.address}: {COST} has {cost.size:,} bytes, expected at most {MOST_JSON:,}; ask whoever pushed it"
+        )
     missing = remote.lacks(shards_of(manifest))
     if missing:
         raise CacheError(
@@ -168,12 +174,15 @@ def _download(remote: Remote, manifest: Sealed, work: Path) -> Path:
     import huggingface_hub
 
     parts, inside = work / "parts", remote.address.inside
+    own = {shard.file for shard in shards_of(manifest)}
+    stale = [inside(name) for name in remote.files if fnmatch(name, f"*/{PARTS}") and name not in own]
     with asking(remote.address, "the download failed; run again, what has come is kept"):
         huggingface_hub.snapshot_download(
             remote.address.repository,
             repo_type=TYPE,
             revision=remote.commit,
             allow_patterns=[inside(MANIFEST), inside(COST), *(inside(f"{split}/{PARTS}") for split in manifest.splits)],
+            ignore_patterns=stale,
             local_dir=parts,
         )  # fmt: skip
     names = [

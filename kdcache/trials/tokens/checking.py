@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdcache.errors import CacheError
-from kdcache.logits import Fingerprints
+from kdcache.logits import Fingerprints, LogitCache
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator
 from kdcache.study.estimates import TokenEstimate
@@ -17,6 +17,19 @@ from kdcache.trials.plan import TrialPlan
 def estimator_of(estimate: TokenEstimate) -> Estimator:
     """The estimator that params.yaml declares."""
     return KINDS[estimate.estimator](**estimate.values)
+
+
+def check_own(cache: LogitCache | TokenCache, identity: str) -> None:
+    """Refuse logits that another trial's model gave: somebody copied them here.
+
+    Raises:
+        CacheError: they are of another trial.
+    """
+    found = cache.manifest.fingerprints.weights
+    if found != identity:
+        raise CacheError(
+            f"{cache.path}: has the logits of another trial, {found:.80}, expected {identity:.80}; run `dvc repro`"
+        )
 
 
 def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerprints | None = None) -> None:
@@ -56,4 +69,5 @@ def check_trial(plan: TrialPlan) -> None:
     for split in plan.evaluated:
         read_documents(path_of(plan.folder, split))
     if plan.keep_train_logits:
+        check_own(TokenCache(plan.folder / LOGITS), plan.identity)
         check_distributions(plan.folder / LOGITS, plan.model.estimate)
