@@ -108,7 +108,8 @@ for command in {COMMANDS!r}:
 """
     done = run(tmp_path, blocked, CACHE + code)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "c.csv").is_file() and (tmp_path / "both" / "manifest.json").is_file()
+    assert (tmp_path / "c.csv").is_file()
+    assert (tmp_path / "both" / "manifest.json").is_file()
 
 
 def test_a_pandas_frame_keeps_its_rows_and_gets_their_logits(tmp_path: Path, blocked: set[str]) -> None:
