@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
@@ -63,7 +64,8 @@ def blocked() -> set[str]:
     others = {
         module for module, owners in modules.items() if not kept & {canonicalize_name(one) for one in owners}
     }
-    assert {"torch", "transformers", "datasets", "dvc", "scipy"} <= others
+    heavy = ("torch", "transformers", "datasets", "dvc", "scipy")
+    assert {name for name in heavy if find_spec(name)} <= others  # none is there where the core alone is installed
     return others - {"pip", "setuptools"}
 
 
@@ -114,6 +116,7 @@ for command in {COMMANDS!r}:
 
 def test_a_pandas_frame_keeps_its_rows_and_gets_their_logits(tmp_path: Path, blocked: set[str]) -> None:
     """pandas is not of the core, but whoever has frames has it."""
+    pytest.importorskip("pandas")
     code = """
 import pandas
 frame = pandas.DataFrame({"text": ["c", "b"], "label": [0, 1]}, index=[7, 3])
