@@ -25,11 +25,13 @@ reports: .venv/ready
 	python -m tools.reports
 
 # the core with the lowest versions that pyproject.toml allows, in an environment of its own
-floors: .venv/ready-dev
-	python -m tools.floors > build/floors.txt
+floors:
 	$(PYTHON) -m venv --clear build/floors
-	build/floors/bin/pip install --quiet --disable-pip-version-check -r build/floors.txt pytest packaging
-	PYTHONPATH=$(CURDIR) build/floors/bin/python -m pytest -q -p no:cacheprovider tests/test_core_install.py tests/system
+	build/floors/bin/python -m pip install --quiet --disable-pip-version-check pytest
+	build/floors/bin/python -m tools.floors > build/floors.txt
+	build/floors/bin/python -m pip install --quiet --disable-pip-version-check -c build/floors.txt .
+	build/floors/bin/python -m pip check
+	build/floors/bin/python -m pytest -q -p no:cacheprovider tests/test_core_install.py
 
 # about an hour: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,9 @@ def blocked() -> set[str]:
         module for module, owners in modules.items() if not kept & {canonicalize_name(one) for one in owners}
     }
     heavy = ("torch", "transformers", "datasets", "dvc", "scipy")
-    assert {name for name in heavy if find_spec(name)} <= others  # none is there where the core alone is installed
+    assert {
+        name for name in heavy if find_spec(name)
+    } <= others  # none is there where the core alone is installed
     return others - {"pip", "setuptools"}
 
 

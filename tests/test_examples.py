@@ -57,7 +57,9 @@ def test_the_notebook_runs_and_its_students_gain_from_the_cache(tmp_path: Path) 
     assert not any(cell.get("outputs") for cell in cells)
     printed = run(["-c", "\n\n".join([*code, "print(results.to_json(orient='values'))"])], tmp_path)
     assert "has no row with the hash" in printed
-    scores = {(alpha, temperature): score for alpha, temperature, score in json.loads(printed.splitlines()[-1])}
+    scores = {
+        (alpha, temperature): score for alpha, temperature, score in json.loads(printed.splitlines()[-1])
+    }
     assert scores.pop((0, 1)) + 0.03 < min(scores.values())  # plain fine-tuning on 40% wrong labels
 
 

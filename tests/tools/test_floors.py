@@ -26,7 +26,11 @@ def test_what_has_none_is_refused(extra: str, said: str) -> None:
 
 
 def test_every_extra_of_users_has_lowest_versions(capsys: pytest.CaptureFixture[str]) -> None:
-    extras = [name for name in tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"] if name != "dev"]
+    extras = [
+        name
+        for name in tomllib.loads(PYPROJECT.read_text())["project"]["optional-dependencies"]
+        if name != "dev"
+    ]
     main(extras)
     lines = capsys.readouterr().out.split()
     assert "torch==2.13" in lines

@@ -154,7 +154,7 @@ def test_the_cheap_journeys(tmp_path: Path) -> None:
 
 
 def test_from_an_install_to_reports_and_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Installed in an environment of its own, outside the clone: a project from a CSV, and one from a folder of images."""
+    """Installed in an environment of its own, outside the clone: projects from a CSV and from a folder of images."""
     done = do_journeys([one for one in read_journeys() if one.number in (1, 5, 6, 7, 8)], tmp_path)
     assert done, capsys.readouterr().out
     for project, teacher in (("reviews", "bert-small"), ("shades", "resnet-tiny")):
