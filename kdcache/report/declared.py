@@ -126,12 +126,17 @@ def _say_little(metrics: Metrics, study: Study) -> str:
     )
 
 
+def open_comparisons(metrics: Metrics, study: Study) -> int:
+    """How many comparisons of a study with looks go on with more seeds."""
+    if len(study.looks) < 2:
+        return 0
+    rows = metrics.comparisons
+    return int((rows["look"].notna() & (rows["stopped_by"] == "")).sum())  # older files do not say
+
+
 def _open(metrics: Metrics, study: Study) -> str:
     """What is left to do in a study with looks."""
-    if len(study.looks) < 2:
-        return ""
-    rows = metrics.comparisons
-    left = int((rows["look"].notna() & (rows["stopped_by"] == "")).sum())  # older files do not say
+    left = open_comparisons(metrics, study)
     goes = "comparison is open" if left == 1 else "comparisons are open"
     return f" {left} {goes}: “kdcache settle” goes on with more seeds." if left else ""
 
