@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kdcache.report import costs, declared, teachers
+from kdcache.report import costs, declared
 from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics
 from kdcache.statistics.claim_words import ClaimInWords, ClaimRows, put_in_short, put_into_words
@@ -14,23 +14,17 @@ from kdcache.study import Study
 
 @dataclass(frozen=True)
 class AnswersSection(WithoutCharts):
-    """The first screen: the claims, how good the teachers are, what the study cost, and how certain the claims are."""
+    """The first screen: the claims, what the study cost, and how certain the claims are."""
 
     template: ClassVar[str] = "sections/answers.html.j2"
     claims: list[ClaimInWords]
-    teachers: str  # empty if nothing is known of them
     cost: str
     certainty: str
 
 
 def make_section(metrics: Metrics, study: Study) -> AnswersSection:
     spent = costs.costs(metrics, study)
-    return AnswersSection(
-        claims=claims(metrics),
-        teachers=teachers.in_a_sentence(metrics),
-        cost=costs.in_a_sentence(spent),
-        certainty=declared.certainty(metrics, study),
-    )
+    return AnswersSection(claims(metrics), costs.in_a_sentence(spent), declared.certainty(metrics, study))
 
 
 def claims(metrics: Metrics) -> list[ClaimInWords]:

@@ -16,7 +16,7 @@ from kdcache.study.metrics import unit_of
 
 # Labels are nearly hard if their mean entropy is below this share of ln K, the entropy of uniform labels.
 NEARLY_HARD = 0.05
-NAMED_AT_MOST = 3  # teachers whose scores are in the sentence of the first screen
+NAMED_AT_MOST = 3  # teachers whose scores are in the page's head
 
 
 @dataclass(frozen=True)
@@ -68,24 +68,26 @@ def _line(row: TeacherRow) -> TeacherLine:
 
 
 def in_a_sentence(metrics: Metrics) -> str:
-    """Every teacher's score, for the first screen; of many teachers the lowest and the highest. Empty without any."""
+    """Every teacher's score, for the page's head; of many teachers the lowest and the highest. Empty without any."""
     rows = list(rows_of(TeacherRow, metrics.teachers))
     if len(rows) <= NAMED_AT_MOST:
-        return " ".join(map(_scored, rows))
+        return f"{'; '.join(map(_scored, rows))}." if rows else ""
     names = dict.fromkeys(row.metric for row in rows)
     parts = (_range(name, [row for row in rows if row.metric == name]) for name in names)
-    return f"{len(rows)} teachers, on validation: {'; '.join(parts)}. The table below has each."
+    return f"{len(rows)}, on validation {'; '.join(parts)}; the table below has each."
 
 
 def _scored(row: TeacherRow) -> str:
     unit = unit_of(row.metric)
     text = (
-        f"{row.teacher} on {row.task}: {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
+        f"{row.teacher} on {row.task} {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
         f"({wording.score(row.train, unit)} on train)"
     )
-    if row.gap is None:
-        return f"{text}."
-    return f"{text}, {wording.gain(row.gap, unit)} {unit.many} over its best student."
+    return (
+        text
+        if row.gap is None
+        else f"{text}, {wording.gain(row.gap, unit)} {unit.many} over its best student"
+    )
 
 
 def _range(metric: str, rows: Sequence[TeacherRow]) -> str:

@@ -117,11 +117,10 @@ def test_the_first_screen_has_claims_cost_and_certainty(text: str) -> None:
 def test_the_first_screen_names_the_teachers_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_vega(monkeypatch)
     samples.write_all(tmp_path)
-    first = rendered(tmp_path).split("</section>")[0].split("<main>")[1]
+    head = rendered(tmp_path).split("</header>")[0]
     assert (
-        "<dt>How good the teachers are</dt><dd>bert-small on bbc-headlines: 81.5 in accuracy (100.0 on train), "
-        "+1.50 points over its best student." in first
-    )
+        "Teachers: bert-small on bbc-headlines 81.5 in accuracy (100.0 on train), +1.50 points over its best student;"
+    ) in head
 
 
 def test_older_metrics_have_a_page_that_says_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,6 +159,6 @@ def test_from_an_install_to_reports_and_students(tmp_path: Path, capsys: pytest.
     assert done, capsys.readouterr().out
     for project, teacher in (("reviews", "bert-small"), ("shades", "resnet-tiny")):
         assert not (tmp_path / project / "kdcache").exists()  # what ran is the installed one
-        first = (tmp_path / project / "report/index.html").read_text().split("</section>")[0]
-        assert f"<dd>{teacher} on {project}: " in first
+        head = (tmp_path / project / "report/index.html").read_text().split("</header>")[0]
+        assert f"Teachers: {teacher} on {project} " in head
         assert (tmp_path / f"{project}-student" / "model.safetensors").is_file()
