@@ -79,14 +79,10 @@ def in_a_sentence(metrics: Metrics) -> str:
 
 def _scored(row: TeacherRow) -> str:
     unit = unit_of(row.metric)
-    text = (
-        f"{row.teacher} on {row.task} {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
-        f"({wording.score(row.train, unit)} on train)"
-    )
+    over = "" if row.gap is None else f", {wording.gain(row.gap, unit)} {unit.many} over its best student"
     return (
-        text
-        if row.gap is None
-        else f"{text}, {wording.gain(row.gap, unit)} {unit.many} over its best student"
+        f"{row.teacher} on {row.task} {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
+        f"({wording.score(row.train, unit)} on train){over}"
     )
 
 
