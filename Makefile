@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint docs bench reports fuzz clean
+.PHONY: study test lint docs bench reports fuzz floors clean
 
 study: .venv/ready
 	kdcache settle
@@ -23,6 +23,15 @@ bench: .venv/ready
 # the report page of every study in results/
 reports: .venv/ready
 	python -m tools.reports
+
+# the core with the lowest versions that pyproject.toml allows, in an environment of its own
+floors:
+	$(PYTHON) -m venv --clear build/floors
+	build/floors/bin/python -m pip install --quiet --disable-pip-version-check pytest
+	build/floors/bin/python -m tools.floors > build/floors.txt
+	build/floors/bin/python -m pip install --quiet --disable-pip-version-check -c build/floors.txt .
+	build/floors/bin/python -m pip check
+	build/floors/bin/python -m pytest -q -p no:cacheprovider tests/test_core_install.py
 
 # about an hour: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev

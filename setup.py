@@ -8,11 +8,22 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-# 10 MB with the two small pre-trained BERTs: a first project needs no network. The other checkpoints of data/models
-# are for the studies of a clone.
+# 13 MB with two small pre-trained BERTs and a GPT-2: a first project needs no network. The other checkpoints of
+# data/models are for the studies of a clone.
 TEMPLATE = (
-    *("dvc.yaml", "params.yaml", "studies/paper.yaml", "stages/*.py", ".dvcignore", ".dvc/plots/*.json"),
-    *(f"data/models/{name}/*" for name in ("bert-small", "bert-tiny", "resnet-tiny", "vit-tiny")),
+    *(
+        "dvc.yaml",
+        "params.yaml",
+        "studies/paper.yaml",
+        "studies/language-model.yaml",
+        "stages/*.py",
+        ".dvcignore",
+        ".dvc/plots/*.json",
+    ),
+    *(
+        f"data/models/{name}/*"
+        for name in ("bert-small", "bert-tiny", "gpt2-tiny", "resnet-tiny", "vit-tiny")
+    ),
 )
 
 

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,9 @@ assert joined["teacher_logits"].to_pylist() == [[4.0, 5.0], [0.0, 1.0]]
 """
 
 
-def core() -> set[str]:
+def core(name: str = "kdcache") -> set[str]:
     """The distributions that `pip install kdcache` brings, with all that they need."""
-    found, todo = set(), ["kdcache"]
+    found, todo = set(), [name]
     while todo:
         name = canonicalize_name(todo.pop())
         if name not in found:
@@ -63,8 +64,21 @@ def blocked() -> set[str]:
     others = {
         module for module, owners in modules.items() if not kept & {canonicalize_name(one) for one in owners}
     }
-    assert {"torch", "transformers", "datasets", "dvc", "scipy"} <= others
+    heavy = ("torch", "transformers", "datasets", "dvc", "scipy")
+    assert {
+        name for name in heavy if find_spec(name)
+    } <= others  # none is there where the core alone is installed
     return others - {"pip", "setuptools"}
+
+
+def of_pandas() -> set[str]:
+    """The modules of pandas and of what it needs."""
+    kept = core("pandas")
+    return {
+        module
+        for module, owners in packages_distributions().items()
+        if kept & {canonicalize_name(one) for one in owners}
+    }
 
 
 def run(folder: Path, blocked: set[str], code: str) -> subprocess.CompletedProcess[str]:
@@ -83,10 +97,36 @@ def test_a_cache_is_written_joined_and_verified(tmp_path: Path, blocked: set[str
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("command", ["info", "verify"])
-def test_commands_of_caches(tmp_path: Path, blocked: set[str], command: str) -> None:
-    run(tmp_path, blocked, CACHE).check_returncode()
-    done = run(tmp_path, blocked, f"from kdcache.cli import main; main([{command!r}, 'cache'])")
+COMMANDS = ("info cache", "verify cache", "head cache", "stats cache", "diff cache cache", "export cache c.csv",
+            "ensemble both cache cache --of probabilities")  # fmt: skip
+
+
+def test_commands_of_caches(tmp_path: Path, blocked: set[str]) -> None:
+    code = f"""
+from kdcache.cli import main
+for command in {COMMANDS!r}:
+    try:
+        main(command.split())
+    except SystemExit as ended:
+        assert not ended.code, command
+"""
+    done = run(tmp_path, blocked, CACHE + code)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "c.csv").is_file()
+    assert (tmp_path / "both" / "manifest.json").is_file()
+
+
+def test_a_pandas_frame_keeps_its_rows_and_gets_their_logits(tmp_path: Path, blocked: set[str]) -> None:
+    """pandas is not of the core, but whoever has frames has it."""
+    pytest.importorskip("pandas")
+    code = """
+import pandas
+frame = pandas.DataFrame({"text": ["c", "b"], "label": [0, 1]}, index=[7, 3])
+joined = kdcache.LogitCache("cache").join(frame, columns=["text"])
+assert list(joined.index) == [7, 3] and list(joined.columns) == ["text", "label", "teacher_logits"]
+assert [list(row) for row in joined["teacher_logits"]] == [[4.0, 5.0], [2.0, 3.0]]
+"""
+    done = run(tmp_path, blocked - of_pandas(), CACHE + code)
     assert done.returncode == 0, done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -47,6 +48,19 @@ def test_an_example_runs(name: str, tmp_path: Path) -> None:
     }
     assert accuracy.keys() == {"teacher", "student"}
     assert min(accuracy.values()) > 0.8  # of two classes that one word, or one bar, tells apart
+
+
+def test_the_notebook_runs_and_its_students_gain_from_the_cache(tmp_path: Path) -> None:
+    """Its cells as one program, in their order."""
+    cells = json.loads((ROOT / "examples" / "first_cache.ipynb").read_text())["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert not any(cell.get("outputs") for cell in cells)
+    printed = run(["-c", "\n\n".join([*code, "print(results.to_json(orient='values'))"])], tmp_path)
+    assert "has no row with the hash" in printed
+    scores = {
+        (alpha, temperature): score for alpha, temperature, score in json.loads(printed.splitlines()[-1])
+    }
+    assert scores.pop((0, 1)) + 0.03 < min(scores.values())  # plain fine-tuning on 40% wrong labels
 
 
 def test_a_language_model_is_distilled_offline_in_thirty_lines(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 ALL_BUT = "header, footer, main > section:not(:has(#{}))"
 # name: width and height in pixels, what to hide (CSS selectors), and whether in the dark palette
 VIEWS = {
-    "first": (1280, 790, "", False),
-    "first-dark": (1280, 790, "", True),
+    "first": (1280, 830, "", False),
+    "first-dark": (1280, 830, "", True),
     "figure": (1280, 620, ALL_BUT.format("h-differences"), False),
     "comparisons": (1280, 620, ALL_BUT.format("h-comparisons"), False),
     "slopes": (1280, 620, ALL_BUT.format("h-interaction") + ", #h-interaction ~ details", False),

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from scipy.special import log_softmax
 
 from kdcache.errors import CacheError
 from kdcache.logits.cache import LogitCache
+from kdcache.logits.probabilities import log_softmax
 from kdcache.logits.scan import by_id, in_both
 from kdcache.tasks.card import read_card
 from kdcache.tasks.prepared import PreparedTask
@@ -311,5 +311,4 @@ def _centred(logits: npt.NDArray[np.float32]) -> Floats:
 
 
 def _log_probabilities(logits: npt.NDArray[np.float32]) -> Floats:
-    logs: Floats = log_softmax(logits.astype(np.float64), axis=1)
-    return logs
+    return log_softmax(logits.astype(np.float64))

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
-from scipy.special import softmax
 
 from kdcache.cli.analysis import class_names, task_rows
 from kdcache.logits import LogitCache
+from kdcache.logits.probabilities import log_softmax
 
 
 def head_of(cache: LogitCache, split: str, rows: int, task: Path | None) -> list[dict[str, Any]]:
@@ -39,7 +38,7 @@ def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
     """`logits` [K] and, for a classification, their `probabilities`."""
     outputs = {"logits": logits.tolist()}
     if len(logits) > 1:
-        outputs["probabilities"] = softmax(logits.astype(float)).tolist()
+        outputs["probabilities"] = np.exp(log_softmax(logits.astype(np.float64))).tolist()
     return outputs
 
 
@@ -52,6 +51,8 @@ def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[
 
 def _value(column: str, value: Any, names: list[str]) -> Any:
     if column == "image":
+        from PIL import Image  # not there without the libraries of studies
+
         with Image.open(io.BytesIO(value)) as image:
             return f"{image.width} x {image.height} {image.mode}"
     return names[value] if column == "label" and isinstance(value, int) else value

@@ -67,7 +67,8 @@ def check(
 def init(
     folder: Annotated[Path, typer.Argument(help="The project's folder; it is made where it is not there.")],
     template: Annotated[
-        Literal["default", "text", "images", "paper"], typer.Option(help="Which study to start from.")
+        Literal["default", "text", "images", "language-model", "paper"],
+        typer.Option(help="Which study to start from."),
     ] = "default",
     data: Annotated[
         tuple[Path, Path] | None,

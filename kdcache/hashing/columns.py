@@ -55,13 +55,11 @@ def hash_chunks(chunks: Iterable[Chunk], algorithm: Algorithm) -> Digests:
 
 
 def _of_table(table: pa.Table, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:
-    names = content_columns(table.column_names, columns, label)
+    names = _present_columns(table.column_names, columns, label)
     twice = [name for name in [*names, *listed(label)] if table.column_names.count(name) > 1]
     if twice:
         raise CacheError(f"there are two columns {twice[0]!r}; rename one")
-    table = table.select(
-        [str(name) for name in dict.fromkeys([*names, *listed(label)]) if name in table.column_names]
-    )
+    table = table.select([str(name) for name in dict.fromkeys([*names, *listed(label)])])
     for batch in table.to_batches(max_chunksize=rows_at_once(table.nbytes, table.num_rows)):
         yield chosen(dict(zip(batch.schema.names, batch.columns, strict=True)), names, label)
 
@@ -74,8 +72,8 @@ def _of_stored_rows(
     A shuffled or filtered data set is a storage plus the row numbers it takes from there. Fetching rows by number is
     slow, so the rows are hashed once each in the order of storage, and the digests are then reordered.
     """
-    names = content_columns(dataset.column_names, columns, label)
-    needed = [name for name in dict.fromkeys([*names, *listed(label)]) if name in dataset.column_names]
+    names = _present_columns(dataset.column_names, columns, label)
+    needed = list(dict.fromkeys([*names, *listed(label)]))
     numbers = getattr(dataset, "_indices", None)
     if numbers is None or not all(_is_stored(dataset.features[name]) for name in needed):
         return hash_chunks((chosen(values, names, label) for values in _values(dataset, needed)), algorithm)
@@ -148,10 +146,21 @@ def content_columns(
     return columns
 
 
+def _present_columns(
+    names: Sequence[str], columns: Sequence[Column] | None, label: Column | None
+) -> Sequence[Column]:
+    """The columns that the hash covers, which must be among `names`, and the label too."""
+    content = content_columns(names, columns, label)
+    for name in [*content, *listed(label)]:
+        if name not in names:
+            raise CacheError(no_column(name, names))
+    return content
+
+
 def no_column(name: Column, names: Iterable[Any]) -> str:
     if isinstance(names, range):
-        return f"no column {name!r} in this row; there are: positions 0 to {len(names) - 1}"
-    return f"no column {name!r} in this row; there are: {', '.join(map(repr, names))}"
+        return f"no column {name!r}; there are: positions 0 to {len(names) - 1}"
+    return f"no column {name!r}; there are: {', '.join(map(repr, names))}"
 
 
 def listed(label: Column | None) -> list[Column]:

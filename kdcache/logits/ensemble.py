@@ -12,11 +12,11 @@ from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_softmax
 
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits.cache import LogitCache
+from kdcache.logits.probabilities import log_softmax
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.rows import CachedSplit
 from kdcache.logits.scan import Reader, by_id
@@ -95,7 +95,7 @@ def _add(total: Floats, logits: npt.NDArray[np.float32], of: Mean, share: float)
     if of == "logits":
         total += share * values
     else:
-        np.logaddexp(total, np.log(share) + log_softmax(values, axis=1), out=total)
+        np.logaddexp(total, np.log(share) + log_softmax(values), out=total)
 
 
 def _fingerprints(members: Sequence[LogitCache], of: Mean, shares: Sequence[float]) -> Fingerprints:

@@ -24,8 +24,13 @@ class AnswersSection(WithoutCharts):
 
 
 def make_section(metrics: Metrics, study: Study) -> AnswersSection:
-    spent, likelihood = costs.costs(metrics, study), calibration.likelihood(metrics)
-    return AnswersSection(claims(metrics), costs.in_a_sentence(spent), declared.certainty(study), likelihood)
+    spent = costs.costs(metrics, study)
+    return AnswersSection(
+        claims=claims(metrics),
+        cost=costs.in_a_sentence(spent),
+        certainty=declared.certainty(metrics, study),
+        likelihood=calibration.likelihood(metrics),
+    )
 
 
 def claims(metrics: Metrics) -> list[ClaimInWords]:

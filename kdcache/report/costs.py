@@ -60,7 +60,6 @@ class Cost:
     teacher_seconds: float | None = None
     trial_seconds: float | None = None
     readers: int = 0
-    online: float | None = None  # seconds that teachers would take, run in every epoch of every reader
     device: str = ""
 
 
@@ -83,7 +82,6 @@ def costs(metrics: Metrics, study: Study) -> Cost:
     trials, once = by_kind["trial"], cost[cost["kind"] != "trial"]
     names = once[["task", "model"]].drop_duplicates()
     pairs = list(names.itertuples(index=False, name=None))
-    online = sum(_online(task, teacher, by_kind, study) for task, teacher in pairs)
     readers = [index for task, teacher in pairs for index in _readers(task, teacher, trials, study).index]
     return Cost(
         teachers=[_teacher_cost(task, teacher, by_kind, study) for task, teacher in pairs],
@@ -91,7 +89,6 @@ def costs(metrics: Metrics, study: Study) -> Cost:
         teacher_seconds=_known(_total(once)),
         trial_seconds=_known(_total(trials)),
         readers=len(set(readers)),  # a trial taught by an ensemble reads several teachers' logits
-        online=_known(online),
         device=_devices(cost),
     )
 
@@ -202,8 +199,7 @@ def in_a_sentence(cost: Cost) -> str:
     """The total cost in a sentence, for the first screen."""
     if not cost.teachers:
         return f"No teacher. {_trials(cost)}"
-    online = "" if cost.online is None else f" (without a cache about {wording.seconds(cost.online)})"
-    read = f"{wording.count(cost.readers, 'trial')} read those logits{online}."
+    read = f"{wording.count(cost.readers, 'trial')} read those logits."
     if cost.teacher_seconds is None:
         once = "Teachers were trained and their logits cached once; what that took is not known here"
     else:

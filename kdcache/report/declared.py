@@ -19,6 +19,8 @@ CORRECTIONS = {
     "fdr_bh": "Benjamini–Hochberg",
     "none": "no correction",
 }
+# Up to so many seeds Student's t makes an interval more than twice as wide as many seeds would (4.3 against 1.96).
+FEW_SEEDS = 3
 FAMILIES = {
     "student": "the regularizers of one student on one task",
     "task": "all comparisons of one task",
@@ -98,7 +100,7 @@ def confidence(study: Study) -> str:
     return f"{100 * (1 - study.comparison.alpha):g}%"
 
 
-def certainty(study: Study) -> str:
+def certainty(metrics: Metrics, study: Study) -> str:
     """How far the first screen can be relied on, in words."""
     seeds = f"over {wording.count(len(study.seeds), 'seed')}"
     if len(study.looks) > 1:
@@ -106,8 +108,37 @@ def certainty(study: Study) -> str:
     return (
         f"Brackets are {confidence(study)} intervals {seeds}. "
         f"A claim stands only if its test, corrected ({CORRECTIONS[study.comparison.correction]}), allows it; "
-        "inconclusive is not “no difference”."
+        f"inconclusive is not “no difference”.{_say_little(metrics, study)}{_open(metrics, study)}"
     )
+
+
+def _say_little(metrics: Metrics, study: Study) -> str:
+    """What intervals of so few seeds are worth; empty with more than a few."""
+    rows = metrics.comparisons.dropna(subset=["ci_low", "ci_high"])
+    rows = rows[rows["seeds"] <= FEW_SEEDS]
+    if rows.empty:
+        return ""
+    seeds = wording.count(int(rows["seeds"].min()), "seed")
+    widest = wording.size(float((rows["ci_high"] - rows["ci_low"]).max()), study.unit)
+    return (
+        f" With {seeds} an interval says little: the widest spans {widest} {study.unit.many}. "
+        "Take 5 seeds or more."
+    )
+
+
+def open_comparisons(metrics: Metrics, study: Study) -> int:
+    """How many comparisons of a study with looks go on with more seeds."""
+    if len(study.looks) < 2:
+        return 0
+    rows = metrics.comparisons
+    return int((rows["look"].notna() & (rows["stopped_by"] == "")).sum())  # older files do not say
+
+
+def _open(metrics: Metrics, study: Study) -> str:
+    """What is left to do in a study with looks."""
+    left = open_comparisons(metrics, study)
+    goes = "comparison is open" if left == 1 else "comparisons are open"
+    return f" {left} {goes}: “kdcache settle” goes on with more seeds." if left else ""
 
 
 def limits(metrics: Metrics) -> str:

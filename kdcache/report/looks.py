@@ -51,6 +51,8 @@ def make_section(metrics: Metrics, study: Study) -> LooksSection | None:
 def _saved(metrics: Metrics, study: Study) -> str:
     """How many trials were saved, compared with a fixed design of the same maximum."""
     ran, most = len(metrics.trials), len(list(study.configurations())) * len(study.seeds)
+    if declared.open_comparisons(metrics, study):
+        return f"{ran:,} trials ran so far, of {most:,} at most."
     share = wording.number(100 * (1 - ran / most), 0)
     seeds = wording.count(len(study.seeds), "seed")
     return (

@@ -78,6 +78,7 @@ def render(metrics: Metrics, study: Study, panels: list[charts.Panel]) -> str:
     return template.render(
         sections=parts,
         scope=declared.scope(metrics, study),
+        teachers=teachers.in_a_sentence(metrics),
         in_short=claims.in_short(metrics),
         files=downloads(metrics),
         charts=_charts(parts),

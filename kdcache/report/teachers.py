@@ -16,6 +16,7 @@ from kdcache.study.metrics import unit_of
 
 # Labels are nearly hard if their mean entropy is below this share of ln K, the entropy of uniform labels.
 NEARLY_HARD = 0.05
+NAMED_AT_MOST = 3  # teachers whose scores are in the page's head
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,33 @@ def _line(row: TeacherRow) -> TeacherLine:
         student_score=wording.score(row.student_score, unit),
         gap=wording.gain(row.gap, unit),
     )
+
+
+def in_a_sentence(metrics: Metrics) -> str:
+    """Every teacher's score, for the page's head; of many teachers the lowest and the highest. Empty without any."""
+    rows = list(rows_of(TeacherRow, metrics.teachers))
+    if len(rows) <= NAMED_AT_MOST:
+        return f"{'; '.join(map(_scored, rows))}." if rows else ""
+    names = dict.fromkeys(row.metric for row in rows)
+    parts = (_range(name, [row for row in rows if row.metric == name]) for name in names)
+    return f"{len(rows)}, on validation {'; '.join(parts)}; the table below has each."
+
+
+def _scored(row: TeacherRow) -> str:
+    unit = unit_of(row.metric)
+    over = "" if row.gap is None else f", {wording.gain(row.gap, unit)} {unit.many} over its best student"
+    return (
+        f"{row.teacher} on {row.task} {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
+        f"({wording.score(row.train, unit)} on train){over}"
+    )
+
+
+def _range(metric: str, rows: Sequence[TeacherRow]) -> str:
+    scores = [row.validation for row in rows if row.validation is not None]
+    if not scores:
+        return f"no {wording.metric(metric)} known"
+    low, high = (wording.score(value, unit_of(metric)) for value in (min(scores), max(scores)))
+    return f"{low} to {high} in {wording.metric(metric)}"
 
 
 def warnings(metrics: Metrics, study: Study) -> list[str]:

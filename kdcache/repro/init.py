@@ -19,7 +19,7 @@ from kdcache.study import load_study
 from kdcache.study.settled import ensure_settled
 from kdcache.system.names import SETTLED
 
-Template: TypeAlias = Literal["default", "text", "images", "paper"]
+Template: TypeAlias = Literal["default", "text", "images", "language-model", "paper"]
 OURS = ("params.yaml", SETTLED, "dvc.yaml", "stages", code_lock.LOCK.name)
 # An empty line goes before each part of the study, unless a comment stands there.
 SECTION = re.compile(r"(?m)^((?!#).+)\n+(?=(?:tasks|teachers|students|regularizers|distillers|comparison):)")
@@ -65,7 +65,9 @@ def start_project(folder: Path, kind: Template = "default", data: Texts | Images
 
 def _study(kind: Template) -> Any:
     if kind == "paper":
-        return template.paper_study()
+        return template.whole_study(kind)
+    if kind == "language-model":
+        return _with_keep(template.whole_study(kind))
     study = template.default_study()
     if kind != "default":
         study = template.only(study, "text" if kind == "text" else "image")
@@ -84,6 +86,11 @@ def _commented(study: Any, start: str) -> Any:
     )
     for key, comment in COMMENTS.items():
         study.yaml_add_eol_comment(comment, key)
+    return _with_keep(study)
+
+
+def _with_keep(study: Any) -> Any:
+    """Say above the first student how trained models are kept."""
     students = study["students"]
     students.yaml_set_comment_before_after_key(next(iter(students)), before=KEEP, indent=2)
     return study
@@ -99,7 +106,8 @@ def _write_files(folder: Path, study: Any, data: Texts | Images | None) -> None:
         shutil.copytree(source / "data/models" / name, models / name, dirs_exist_ok=True)
     if data is not None:
         data.put_into(folder)
-    (folder / "dvc.yaml").write_text(template.pipeline(), encoding="utf-8")
+    sources = () if data is None else data.sources(folder)
+    (folder / "dvc.yaml").write_text(template.pipeline(sources), encoding="utf-8")
     ensure_settled(folder / SETTLED)
     code_lock.write(folder)
     written = io.StringIO()
@@ -146,8 +154,8 @@ def _next_steps(folder: Path, study: Any) -> list[str]:
         f"{folder}: a study of {tasks}, for {', '.join(study['students'])}",
         "Next:",
         *([] if folder.resolve() == Path.cwd() else [f"  cd {folder}"]),
-        "  kdcache settle    runs it to its end; the report is report/index.html",
-        "  kdcache plan      says first what it takes",
+        "  kdcache settle    runs it to its end; the report is report/index.html, and a new one after each look",
+        "  kdcache repro prepare && kdcache plan --calibrate    say first what it takes",
         f"  kdcache student {_first_student(study)} --out DIR    hands out a trained student",
         "Then change params.yaml and run it again: only what depends on the change runs.",
         "`git add -A && git commit` keeps the project, and with each run its params, lock and metrics.",

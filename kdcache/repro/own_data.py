@@ -54,7 +54,7 @@ class Texts:
         Raises:
             KdcacheError: a file or column is missing or unreadable, or the label is no class.
         """
-        files = {split: f"data/{getattr(self, split).name}" for split in SPLITS}
+        files = dict(zip(SPLITS, self.sources(project), strict=True))
         if len(set(files.values())) == 1:
             raise KdcacheError(f"{self.train} and {self.validation} have the same name; rename one of them")
         described, longest = _look_at(self)
@@ -66,6 +66,10 @@ class Texts:
             "max_length": longest,
         }
         return task, f"{described}."
+
+    def sources(self, project: Path) -> list[str]:
+        """The files as the project has them."""
+        return [f"data/{path.name}" for path in (self.train, self.validation)]
 
     def put_into(self, project: Path) -> None:
         """Copy the files to data/."""
@@ -109,6 +113,10 @@ class Images:
         """As params.yaml names it: counted from the project, where it lies inside."""
         folder, project = self.folder.resolve(), project.resolve()
         return (folder.relative_to(project) if folder.is_relative_to(project) else folder).as_posix()
+
+    def sources(self, project: Path) -> list[str]:
+        """The folders of the splits, as dvc.yaml names them."""
+        return [f"{self._seen_from(project)}/{split}" for split in SPLITS]
 
     def put_into(self, project: Path) -> None:
         """Give the models, which have no weights yet, the size and the channels of these images."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,12 @@ def root() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent
 
 
-def pipeline() -> str:
-    """A project's dvc.yaml: the repository's, with a parameter of kdcache.yaml for each folder of source files."""
+def pipeline(sources: Sequence[str] = ()) -> str:
+    """A project's dvc.yaml: the repository's, with a parameter of kdcache.yaml for each folder of source files.
+
+    Args:
+        sources: files or folders of the user's own data, which `prepare` reads: DVC notices when they change.
+    """
     yaml = YAML()
     yaml.width = 120
     content = yaml.load((root() / "dvc.yaml").read_text(encoding="utf-8"))
@@ -49,6 +53,8 @@ def pipeline() -> str:
         code = [match[1] for dep in stage["deps"] if (match := CODE.fullmatch(dep))]
         for dep in [dep for dep in stage["deps"] if CODE.fullmatch(dep)]:
             stage["deps"].remove(dep)
+        if stage is content["stages"]["prepare"]:
+            stage["deps"] += [source.replace("${", r"\${") for source in sources]
         if not stage["deps"]:
             del stage["deps"]
         if code:
@@ -65,9 +71,9 @@ def default_study() -> Any:
     return YAML().load((root() / "params.yaml").read_text(encoding="utf-8"))
 
 
-def paper_study() -> Any:
-    """The study of Kobyzev et al., with its comments."""
-    return YAML().load((root() / "studies" / "paper.yaml").read_text(encoding="utf-8"))
+def whole_study(name: str) -> Any:
+    """A file of studies/ with its comments: "paper", "language-model"."""
+    return YAML().load((root() / "studies" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def only(study: Any, column: str) -> Any:

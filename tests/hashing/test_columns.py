@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 import torch
@@ -216,9 +217,17 @@ def test_values_without_a_content_are_refused_in_words() -> None:
 def test_rows_with_other_columns_each() -> None:
     rows = [{"a": "x"}, {"a": "x", "b": "y"}, {"b": "y", "a": "x"}, {"b": "y"}]
     assert hash_rows(rows).tolist() == [hash_row(row) for row in rows]
-    with pytest.raises(CacheError, match="row 3: no column 'a' in this row; there are: 'b'"):
+    with pytest.raises(CacheError, match="row 3: no column 'a'; there are: 'b'"):
         hash_rows(rows, ["a"])
     with pytest.raises(CacheError, match=r"row 4: expected a row .*, found builtins\.str"):
         hash_rows([*rows, "b"])
     shuffled = datasets.Dataset.from_list([{"label": 2.0**k} for k in range(4)]).select([3, 1])
     assert hash_rows(shuffled).tolist() == [hash_row({"label": 8.0}), hash_row({"label": 2.0})]
+
+
+def test_a_table_without_the_column_says_which_there_are() -> None:
+    rows = {"headline": ["a"], "topic": [0]}
+    for table in (pa.table(rows), pd.DataFrame(rows), datasets.Dataset.from_dict(rows)):
+        for columns, label in ((["text"], "topic"), (["headline"], "text")):
+            with pytest.raises(CacheError, match=r"^no column 'text'; there are: 'headline', 'topic'$"):
+                hash_rows(table, columns, label)

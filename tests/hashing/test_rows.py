@@ -244,9 +244,9 @@ def test_an_id_of_the_users_own_is_content() -> None:
 def test_refusals_say_where() -> None:
     with pytest.raises(CacheError, match=r"row 1: column 'x' holds builtins\.complex"):
         hash_rows([{"x": 1}, {"x": 1j}], ["x"])
-    with pytest.raises(CacheError, match=r"no column 'y' in this row; there are: 'x'"):
+    with pytest.raises(CacheError, match=r"no column 'y'; there are: 'x'"):
         hash_row({"x": 1}, ["y"])
-    with pytest.raises(CacheError, match="no column 2 in this row; there are: positions 0 to 1"):
+    with pytest.raises(CacheError, match="no column 2; there are: positions 0 to 1"):
         hash_row((1, 2), [0], 2)
     with pytest.raises(CacheError, match=r"columns must be a list of names, found the text 'text'"):
         hash_row({"text": "a"}, "text")

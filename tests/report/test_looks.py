@@ -1,5 +1,6 @@
 """Look by look: a chart a student, what was saved, and what was changed afterwards."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import altair as alt
@@ -55,6 +56,13 @@ def test_what_was_saved_and_declared(metrics: Metrics) -> None:
         "75 trials ran; 10 seeds for every configuration would have been 150: 50%"
     )
     assert section.changed == []
+
+
+def test_nothing_is_saved_before_the_end(metrics: Metrics) -> None:
+    comparisons = metrics.comparisons.assign(look=1, stopped_by="")
+    section = looks.make_section(replace(metrics, comparisons=comparisons), study())
+    assert section is not None
+    assert section.saved == "75 trials ran so far, of 150 at most."
 
 
 def test_what_was_changed_afterwards_is_said(metrics: Metrics) -> None:

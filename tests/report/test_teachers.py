@@ -1,5 +1,6 @@
 """The teachers in the page: their numbers in words, and what limits a study."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,3 +68,18 @@ def test_it_stands_right_after_the_answers(tmp_path: Path) -> None:
 
 def test_without_the_file_there_is_nothing(tmp_path: Path) -> None:
     assert teachers.make_section(read_metrics(samples.write(tmp_path)), samples.study()) is None
+
+
+def test_a_sentence_for_the_first_screen(tmp_path: Path) -> None:
+    metrics = read(tmp_path)
+    assert teachers.in_a_sentence(metrics) == (
+        "bert-small on bbc-headlines 81.5 in accuracy (100.0 on train), +1.50 points over its best student; "
+        "resnet on digits 94.0 in accuracy (97.0 on train), −1.00 points over its best student."
+    )
+    alone = replace(metrics, teachers=metrics.teachers.head(1).assign(gap=None))
+    assert teachers.in_a_sentence(alone) == "bert-small on bbc-headlines 81.5 in accuracy (100.0 on train)."
+    many = replace(metrics, teachers=pd.concat([metrics.teachers] * 2))
+    assert teachers.in_a_sentence(many) == (
+        "4, on validation 81.5 to 94.0 in accuracy; the table below has each."
+    )
+    assert teachers.in_a_sentence(replace(metrics, teachers=metrics.teachers.head(0))) == ""

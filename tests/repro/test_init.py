@@ -82,6 +82,7 @@ def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) 
         ("default", ["bbc-headlines", "digits"], ["bert-small", "bert-tiny", "resnet-tiny", "vit-tiny"]),
         ("text", ["bbc-headlines"], ["bert-small", "bert-tiny"]),
         ("images", ["digits"], ["resnet-tiny", "vit-tiny"]),
+        ("language-model", ["bbc-articles"], ["gpt2-tiny"]),
         ("paper", ["cola", "sst2", "mrpc", "qnli", "rte"], []),
     ],
 )
@@ -109,6 +110,10 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
     assert any("kdcache settle" in line for line in said)
     assert any("kdcache student reviews bert-tiny kd --out DIR" in line for line in said)
+    assert written(tmp_path / "reviews", "dvc.yaml")["stages"]["prepare"]["deps"] == [
+        "data/train.csv",
+        "data/validation.csv",
+    ]
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:
@@ -172,19 +177,21 @@ def test_the_wheel_has_what_a_project_starts_from(tmp_path: Path) -> None:
         capture_output=True,
     )
     project = tmp_path / "lib/kdcache/repro/project"
-    named = template.checkpoints(template.default_study())
-    assert sorted(path.name for path in (project / "data/models").iterdir()) == named
+    studies = (template.default_study(), template.whole_study("language-model"))
+    named = {name for study in studies for name in template.checkpoints(study)}
+    assert {path.name for path in (project / "data/models").iterdir()} == named
     for name in (
         "dvc.yaml",
         "params.yaml",
         ".dvcignore",
         "stages/train.py",
         "studies/paper.yaml",
+        "studies/language-model.yaml",
         ".dvc/plots/gains.json",
     ):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
     assert {path.name for path in (tmp_path / "lib").iterdir()} == {"kdcache"}
-    assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 12e6
+    assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 15e6
 
 
 def put_images(folder: Path, side: int, colour: bool) -> Path:
@@ -229,6 +236,15 @@ def test_images_within_the_project_count_from_it(tmp_path: Path) -> None:
     folder = put_images(tmp_path / "shades" / "photos", 4, colour=False)
     init.start_project(tmp_path / "shades", data=own_data.Images(folder))
     assert load_study(tmp_path / "shades/params.yaml").tasks["shades"].source.folder == "photos"
+    deps = written(tmp_path / "shades", "dvc.yaml")["stages"]["prepare"]["deps"]
+    assert deps == ["photos/train", "photos/validation"]
+
+
+def test_a_path_with_what_dvc_would_fill_in(tmp_path: Path) -> None:
+    folder = put_images(tmp_path / "${tasks}", 4, colour=False)
+    init.start_project(tmp_path / "shades", data=own_data.Images(folder))
+    deps = written(tmp_path / "shades", "dvc.yaml")["stages"]["prepare"]["deps"]
+    assert deps == [f"{tmp_path}/\\${{tasks}}/{split}" for split in ("train", "validation")]
 
 
 def test_images_that_are_not_so_are_named_and_nothing_is_written(tmp_path: Path) -> None:

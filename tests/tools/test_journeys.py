@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tools.journeys import ROOT, Block, Failed, Journey, read_journeys, run_journey
+from tools.journeys import ROOT, Block, Failed, Journey, do_journeys, read_journeys, run_journey
 
 PAGE = """\
 # Page
@@ -151,3 +151,14 @@ def test_the_cheap_journeys(tmp_path: Path) -> None:
             run_journey(one, tmp_path, environment)
     assert (tmp_path / "cache" / "manifest.json").is_file()
     assert (tmp_path / "loop" / "cache" / "manifest.json").is_file()
+
+
+def test_from_an_install_to_reports_and_students(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Installed in an environment of its own, outside the clone: projects from a CSV and from a folder of images."""
+    done = do_journeys([one for one in read_journeys() if one.number in (1, 5, 6, 7, 8)], tmp_path)
+    assert done, capsys.readouterr().out
+    for project, teacher in (("reviews", "bert-small"), ("shades", "resnet-tiny")):
+        assert not (tmp_path / project / "kdcache").exists()  # what ran is the installed one
+        head = (tmp_path / project / "report/index.html").read_text().split("</header>")[0]
+        assert f"Teachers: {teacher} on {project} " in head
+        assert (tmp_path / f"{project}-student" / "model.safetensors").is_file()

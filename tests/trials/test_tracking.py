@@ -1,4 +1,4 @@
-"""Trackers: TensorBoard for real, and a tracker of our own where one is to fail."""
+"""Trackers: TensorBoard and trackio for real, and a tracker of our own where one is to fail."""
 
 from __future__ import annotations
 
@@ -53,6 +53,23 @@ def test_tensorboard_has_the_losses_and_the_scores(project: Path, monkeypatch: p
     assert (
         settings.read_text() == "regularizer.alpha: 0.5\nstudent.epochs: 2\nstudent.tasks: '[''a'', ''b'']'\n"
     )
+
+
+def test_trackio_has_them_too(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs older versions of Pillow and httpx than constraints.txt pins, so an environment of its own."""
+    monkeypatch.setenv("TRACKIO_DIR", str(project / "trackio"))
+    trackio = pytest.importorskip("trackio")
+    monkeypatch.setenv(TRACK, "trackio")
+    follow()
+    logs = trackio.SQLiteStorage.get_logs("kdcache", "digits/vit/base/seed-0-01234567")
+    kept = ("loss", "seconds", "rows_per_second", "score/accuracy")
+    assert [{name: one[name] for name in ("step", *kept) if name in one} for one in logs] == [
+        {"step": 1, "loss": 0.75, "seconds": 2.0, "rows_per_second": 250.0},
+        {"step": 2, "loss": 0.5, "seconds": 2.5, "rows_per_second": 200.0},
+        {"step": 2, "score/accuracy": 0.875},
+    ]
+    (run,) = trackio.Api().runs("kdcache")
+    assert {"student.epochs": 2, "regularizer.alpha": 0.5}.items() <= run.config.items()
 
 
 def test_nothing_is_tracked_without_being_asked_for(project: Path) -> None:

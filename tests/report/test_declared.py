@@ -1,0 +1,45 @@
+"""How sure the first screen is: what few seeds cannot say, and what a study with looks has left to do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from kdcache.report import declared
+from kdcache.results.reading import Metrics, read_metrics
+from kdcache.study import Study
+from tests.report import samples
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Metrics:
+    return read_metrics(samples.write(tmp_path))
+
+
+def changed(metrics: Metrics, **columns: object) -> Metrics:
+    return replace(metrics, comparisons=metrics.comparisons.assign(**columns))
+
+
+def test_two_seeds_say_little(metrics: Metrics) -> None:
+    said = declared.certainty(changed(metrics, seeds=2, ci_low=-72.0, ci_high=72.0), samples.study())
+    assert "With 2 seeds an interval says little: the widest spans 144.00 points." in said
+    assert "says little" not in declared.certainty(changed(metrics, seeds=4), samples.study())
+    assert "says little" not in declared.certainty(changed(metrics, seeds=1, ci_low=None), samples.study())
+
+
+def test_open_comparisons_of_a_study_with_looks(metrics: Metrics) -> None:
+    fields = samples.study().model_dump(mode="json", exclude_unset=True)
+    fields["seeds"], fields["comparison"]["looks"] = 10, [5, 10]
+    study = Study.model_validate(fields)
+    rows = len(metrics.comparisons)
+    some = changed(metrics, look=1, stopped_by=["", "", *["difference"] * (rows - 2)])
+    assert declared.certainty(some, study).endswith(
+        " 2 comparisons are open: “kdcache settle” goes on with more seeds."
+    )
+    for ended in (changed(some, stopped_by="maximum"), metrics):
+        assert declared.certainty(ended, study).endswith("inconclusive is not “no difference”.")
+    assert "settle" not in declared.certainty(
+        some, samples.study()
+    )  # without looks there is nothing to go on to
