@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -35,3 +36,9 @@ sys.dont_write_bytecode = False
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no garbage collection (benchmarks ask for hundreds) looks at it again."""
+    gc.collect()
+    gc.freeze()
