@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax, softmax
-from scipy.stats import pearsonr, spearmanr
 
 from kdcache.errors import KdcacheError
 from kdcache.study import CLASSIFICATION_METRICS, REGRESSION_METRICS, Metric
@@ -215,11 +214,15 @@ def _score_classes(
 
 def pearson(predictions: Floats, labels: Floats) -> float:
     """Pearson's correlation; 0 when a side is constant or there is one row (no linear association to see)."""
+    from scipy.stats import pearsonr  # half a second, which every trial of a classification would wait
+
     return _correlation(pearsonr, predictions, labels)
 
 
 def spearman(predictions: Floats, labels: Floats) -> float:
     """Spearman's rank correlation; 0 when a side is constant or there is one row."""
+    from scipy.stats import spearmanr
+
     return _correlation(spearmanr, predictions, labels)
 
 

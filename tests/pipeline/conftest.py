@@ -29,7 +29,8 @@ class Checkout:
         self.folder = folder
         self.study: dict[str, Any] = {}
         for name in ("kdcache", "stages", ".dvc"):
-            ignored = shutil.ignore_patterns("__pycache__", "cache", "tmp")
+            # __pycache__ comes along: a copy is as old as its source, so it need not be compiled again.
+            ignored = shutil.ignore_patterns("*.pyc.*", "cache", "tmp")
             shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         for name in ("dvc.yaml", ".dvcignore"):
             shutil.copy(REPOSITORY / name, folder)

@@ -1,0 +1,44 @@
+"""For all tests: modules are compiled once, and the longest files begin first."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Minutes each. Two processes share the files; one that began the longest last would work on it alone.
+LONGEST = (
+    "pipeline/test_settle.py",
+    "pipeline/test_study.py",
+    "pipeline/test_names.py",
+    "stages/test_several_processes.py",
+    "pipeline/test_repro.py",
+    "trials/test_interrupted.py",
+    "engine/test_ray.py",
+    "benchmarks/test_cache.py",
+    "pipeline/test_language.py",
+    "pipeline/test_remote.py",
+    "pipeline/test_tuning.py",
+    "trials/test_states.py",
+    "benchmarks/test_gpu.py",
+    "hub/test_study.py",
+)
+PLACES = {HERE / name: place for place, name in enumerate(LONGEST)}
+
+# Else each of the hundreds of processes that tests start compiles all of kdcache again, which takes it two seconds.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: PLACES.get(item.path, len(PLACES)))
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no garbage collection (benchmarks ask for hundreds) looks at it again."""
+    gc.collect()
+    gc.freeze()
