@@ -5,7 +5,7 @@ Only the model's tokenizer knows the sequences. It is loaded without torch, and 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ class PackedSize(Size):
     """A task's numbers for one model: packed sequences in place of rows, the vocabulary's size in place of classes."""
 
     length: int = 0  # tokens of a sequence
-    estimate: TokenEstimate = TokenEstimate()
+    estimate: TokenEstimate = field(default_factory=TokenEstimate)
 
     def cache_bytes(self, rows: int) -> int | None:
         """The bytes of a token cache of some sequences before Parquet compresses them, an upper bound."""

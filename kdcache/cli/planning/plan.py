@@ -28,8 +28,7 @@ from kdcache.trials.identity import Parts, common_parts, content_of, identity_of
 from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_cost, read_result
 
-
-Start: TypeAlias = tuple[str, str | None, str, int | None]
+Start: TypeAlias = tuple[str, str | None, str, int | None]  # see `_start`
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class _Lookup:
                 yield Job("student", self.task, name, student, runs, self.size_for(student))
 
     def notes(self) -> Iterator[str]:
-        """Notes on what tokenizers found, and on teachers that lack logits of unlabelled rows: they need no training."""
+        """Notes on what tokenizers found, and on finished teachers that only lack logits of the unlabelled rows."""
         yield from self._counting.notes(self.task)
         if self.study.tasks[self.task].has_unlabelled:
             for name, run in self._taught.items():
