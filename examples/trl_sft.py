@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
 import kdcache
@@ -23,8 +23,8 @@ class OfflineTrainer(SFTTrainer):
 
 rows = Dataset.from_dict({"text": [f"{n} green bottles hanging on the wall. " * 3 for n in range(40)]})
 student = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINT, n_layer=1))
-arguments = SFTConfig(sys.argv[1] + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1, bf16=False)
-tokenizer, teacher = AutoTokenizer.from_pretrained(CHECKPOINT), AutoModelForCausalLM.from_pretrained(CHECKPOINT)
-trainer = OfflineTrainer(student, arguments, train_dataset=rows, processing_class=tokenizer)
-cache = kdcache.write_token_logits(teacher, trainer.train_dataset, sys.argv[1], kdcache.Threshold(1 / 50, draws=4))
+teacher = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
+options = SFTConfig(sys.argv[1] + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1, bf16=False)
+trainer = OfflineTrainer(student, options, train_dataset=rows)
+cache = kdcache.write_token_logits(teacher, trainer.train_dataset, sys.argv[1], kdcache.Threshold(1 / 50))
 trainer.train()
