@@ -23,8 +23,8 @@ from kdcache.hf import soft_labels
 from tests.launching import run_in_two_processes
 
 ROOT = Path(__file__).parents[1]
-OFFLINE = "offline_language_model"  # a script of its own kind
-EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem != OFFLINE)
+OFFLINE = ["offline_language_model", "trl_sft"]  # of language models: they print losses
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py") if path.stem not in OFFLINE)
 
 
 def run(arguments: list[str], folder: Path) -> str:
@@ -63,8 +63,11 @@ def test_the_notebook_runs_and_its_students_gain_from_the_cache(tmp_path: Path) 
     assert scores.pop((0, 1)) + 0.03 < min(scores.values())  # plain fine-tuning on 40% wrong labels
 
 
-def test_a_language_model_is_distilled_offline_in_thirty_lines(tmp_path: Path) -> None:
-    script = ROOT / "examples" / f"{OFFLINE}.py"
+@pytest.mark.parametrize("name", OFFLINE)
+def test_a_language_model_is_distilled_offline_in_thirty_lines(name: str, tmp_path: Path) -> None:
+    if name == "trl_sft":
+        pytest.importorskip("trl", reason="the example is for who has TRL; kdcache does not need it")
+    script = ROOT / "examples" / f"{name}.py"
     assert len(script.read_text().splitlines()) <= 30
     printed = run([str(script), str(tmp_path / "cache")], tmp_path)
     losses = [float(value) for value in re.findall(r"'loss': '?([\d.]+)", printed)]

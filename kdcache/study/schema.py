@@ -186,6 +186,11 @@ class Study(Params):
         """Regularizers, then distillers, in the order of the file."""
         return {**self.regularizers, **self.distillers}
 
+    @property
+    def learns_from_baselines(self) -> bool:
+        """Whether Self-KD learns from the baselines' own outputs."""
+        return any(method.soft_labels == "self" for method in self.methods().values())
+
     def configurations(self) -> Iterator[tuple[str, str, str]]:
         """(task, student, regularizer) of the whole grid, without pairs of task and student that `tasks:` excludes."""
         for task in self.tasks:

@@ -17,7 +17,7 @@ from kdcache.errors import KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.study.beside import read_beside
 from kdcache.study.schema import Choices, Study, TeacherChoices
-from kdcache.study.tuning import Setting
+from kdcache.study.tuning import Setting, Values
 from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
@@ -78,15 +78,17 @@ def with_chosen(study: Study, path: Path) -> Study:
 def _check_space(path: Path, study: Study, methods: Choices, teachers: TeacherChoices) -> None:
     """Refuse a choice that is not in the space of params.yaml: somebody edited the file."""
     assert study.tuning is not None
-    of_teachers = study.tuning.teachers.values if study.tuning.teachers else {}
-    chosen = [("chosen", name, setting, study.tuning.values(name[2])) for name, setting in methods.items()]
-    chosen += [("teachers", name, setting, of_teachers) for name, setting in teachers.items()]
-    for group, name, setting, space in chosen:
+    of_teachers: Values = study.tuning.teachers.values if study.tuning.teachers else {}
+    chosen: list[tuple[str, Setting, Values]] = [
+        *((f"chosen.{'.'.join(name)}", made, study.tuning.values(name[2])) for name, made in methods.items()),
+        *((f"teachers.{'.'.join(name)}", made, of_teachers) for name, made in teachers.items()),
+    ]
+    for path_in_file, setting, space in chosen:
         for key, value in setting.items():
             if value not in space.get(key, ()):
                 listed = f"tries {space[key]}" if key in space else "does not vary it"
                 raise KdcacheError(
-                    f"{path}: {group}.{'.'.join(name)}.{key}: found {value:g}, but `tuning` of params.yaml {listed}; "
+                    f"{path}: {path_in_file}.{key}: found {value:g}, but `tuning` of params.yaml {listed}; "
                     "delete the file and run `dvc repro tune`, which writes it anew"
                 )
 

@@ -184,18 +184,14 @@ class Planner:
             method=method,
             seed=seed,
             soft_labels=soft_labels,
-            keep_train_logits=is_baseline and (self._is_learned_from or not card.language_modelling),
+            keep_train_logits=is_baseline
+            and (self.study.learns_from_baselines or not card.language_modelling),
             evaluated=card.evaluated,
             keep_views=is_baseline and card.augment is not None,
             parts=parts,
             keep_model=model.keeps(seed),
             language_modelling=card.language_modelling,
         )
-
-    @property
-    def _is_learned_from(self) -> bool:
-        """Whether Self-KD learns from the baselines' own outputs."""
-        return any(method.soft_labels == "self" for method in self.study.methods().values())
 
     def _soft_labels(self, task: str, student: str, regularizer: str, seed: int) -> tuple[Path, ...]:
         """The caches that a distiller learns from: its teachers', or (Self-KD) that of the seed's baseline trial."""

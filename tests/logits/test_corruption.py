@@ -105,11 +105,15 @@ def everything(path: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_no_damage_is_silent(tmp_path, seed):
+    damage_many(write_cache(tmp_path / "whole"), everything, ROUNDS, seed)
+
+
+def damage_many(whole: Path, everything: Callable[[Path], dict[str, bytes]], rounds: int, seed: int) -> None:
+    """Damage copies of a cache, and see that what is read of each is the same or is refused."""
     random = np.random.default_rng(seed)
-    whole = write_cache(tmp_path / "whole")
     expected, refused = everything(whole), 0
-    for _ in range(ROUNDS):
-        damaged = tmp_path / "damaged"
+    for _ in range(rounds):
+        damaged = whole.with_name("damaged")
         shutil.rmtree(damaged, ignore_errors=True)
         shutil.copytree(whole, damaged)
         (damaged / "cost.json").unlink(missing_ok=True)  # says nothing of the logits
@@ -120,5 +124,5 @@ def test_no_damage_is_silent(tmp_path, seed):
         except CacheError:
             refused += 1
     assert (
-        refused > 0.9 * ROUNDS
+        refused > 0.9 * rounds
     )  # the rest changed nothing that is read, such as white space, or a zero to a zero

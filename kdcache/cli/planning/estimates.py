@@ -17,8 +17,7 @@ from kdcache.cli.planning.runs import STATES, Job, Run, Size
 from kdcache.logits.opening import open_cache
 from kdcache.study import Student, Study
 
-ROW_BYTES = 16  # id and row hash of a cached row
-LOGIT_BYTES = 4  # float32, as weights are
+WEIGHT_BYTES = 4  # float32
 PARTS = ("total", "left")
 
 
@@ -41,13 +40,14 @@ def measured(job: Job) -> Speed | None:
         if run.state in ("done", "unkept", "unchecked")
         and run.finished
         and run.finished["seconds"] is not None
-        and run.finished["steps"]  # none, where a teacher stays as its checkpoint is
+        and run.finished["steps"] is not None
     ]
     if not finished_runs:
         return None
     costs = [open_cache(logits).cost if logits.exists() else None for _, logits in finished_runs]
     return Speed(
-        step=fmean(finished["seconds"] / finished["steps"] for finished, _ in finished_runs),
+        # A teacher that stays as its checkpoint is has no steps.
+        step=fmean(finished["seconds"] / max(finished["steps"], 1) for finished, _ in finished_runs),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),
         device=", ".join(dict.fromkeys(finished["device"] for finished, _ in finished_runs)),
         source="finished runs",
@@ -71,7 +71,7 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
         speeds: each job's speed, by (kind, task, model); default: the speed of its finished runs.
     """
     known = speeds if speeds is not None else _measured(plan)
-    jobs = [_described(job, known.get(key(job)), plan.sizes[job.task]) for job in plan.jobs]
+    jobs = [_described(job, known.get(key(job))) for job in plan.jobs]
     return {
         "stages": _stages(plan.study),
         "teachers": _counted(job for job in plan.jobs if job.kind == "teacher"),
@@ -158,12 +158,13 @@ def _counted(jobs: Iterable[Job]) -> dict[str, int]:
     }
 
 
-def _described(job: Job, speed: Speed | None, size: Size | None) -> dict[str, Any]:
+def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
     states, steps = _counted([job]), _distinct(run.steps for run in job.runs)
     return {
         "kind": job.kind,
         "task": job.task,
         "model": job.model,
+        "rows": job.size and _rows(job.size),
         "runs": states.pop("total"),
         **states,
         "steps_each": steps,
@@ -172,7 +173,7 @@ def _described(job: Job, speed: Speed | None, size: Size | None) -> dict[str, An
         "seconds_a_step": speed.step if speed else None,
         "seconds_total": _seconds(job, job.runs, speed),
         "seconds_left": _seconds(job, job.left, speed),
-        "logit_bytes": _logit_bytes(job, size),
+        "logit_bytes": _sum(run.kept_bytes for run in job.runs),
         "device": speed.device if speed else None,
         "speed_from": speed.source if speed else None,
     }
@@ -209,7 +210,7 @@ def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None
     for job in plan.jobs:
         speed, models = speeds.get(key(job)), _kept_models(job, plan.study)
         parameters = speed.parameters if speed else None
-        size = None if parameters is None else LOGIT_BYTES * parameters * models
+        size = None if parameters is None else WEIGHT_BYTES * parameters * models
         weights["student" if job.kind == "student" else "teacher"].append(size if models else 0)
     return {f"{kind}s": _sum(sizes) for kind, sizes in weights.items()}
 
@@ -222,11 +223,3 @@ def _kept_models(job: Job, study: Study) -> int:
         return 1
     seeds = [seed for method in study.methods() for seed in study.seeds_of(job.task, job.model, method)]
     return sum(job.params.keeps(seed) for seed in seeds)
-
-
-def _logit_bytes(job: Job, size: Size | None) -> int | None:
-    """The bytes of logits before Parquet compresses them, an upper bound."""
-    kept = _sum(run.kept for run in job.runs)
-    if kept is None or size is None or size.classes is None:
-        return None
-    return int(kept * (ROW_BYTES + LOGIT_BYTES * size.classes))

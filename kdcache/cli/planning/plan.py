@@ -1,6 +1,6 @@
 """What a study has to run, and how much of that is there already. `estimates` says how long it takes.
 
-This only looks at files: it downloads nothing and does not import torch.
+This only looks at files: it downloads nothing and does not import torch. Of documents it counts the tokens.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from kdcache.checkpoints.checkpoint import Checkpoint
 from kdcache.checkpoints.find import find_local
+from kdcache.cli.planning.documents import Counting
 from kdcache.cli.planning.runs import Job, Run, Size, State
 from kdcache.cli.planning.tuning import tuning_jobs
 from kdcache.errors import CacheError, KdcacheError, TaskError
@@ -22,9 +23,12 @@ from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.system.files import read_json
 from kdcache.tasks.card import CARD, TaskCard, read_card
+from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
 from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, TEACHER, trial_folder
 from kdcache.trials.result import TrialResult, read_cost, read_result
+
+Start: TypeAlias = tuple[str, str | None, str, int | None]  # see `_start`
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,23 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     cards = {name: prepared_card(task, data / "tasks" / name) for name, task in study.tasks.items()}
     _check_rows(study, rows or {}, cards)
     sizes = {task: _size(card) if card else (rows or {}).get(task) for task, card in cards.items()}
-    local = {model: find_local(model) for model in _models(study)}
+    local = {_start(model): find_local(model) for model in _models(study)}
     lookup = partial(_Lookup, study, data, local)
-    lookups = [lookup(task, cards[task], sizes[task]) for task in study.tasks]
-    notes = [*_notes(study, sizes, local), *(note for task in lookups for note in task.notes())]
-    own = [job for task in lookups for job in task.jobs()]
-    return Plan(study, sizes, (*tuning_jobs(study, data, sizes), *own), tuple(notes))
+    lookups = {task: lookup(task, cards[task], sizes[task]) for task in study.tasks}
+    own = [job for task in lookups.values() for job in task.jobs()]
+    tuned = tuning_jobs(study, data, {name: task.size_for for name, task in lookups.items()})
+    jobs = (*tuned, *own)
+    notes = [*_notes(study, sizes, local), *(note for task in lookups.values() for note in task.notes())]
+    return Plan(study, sizes, jobs, tuple(notes))
 
 
 def _models(study: Study) -> list[Model]:
     return [*study.teachers.values(), *study.students.values()]
+
+
+def _start(model: Model) -> Start:
+    """Where a model starts; tuning changes its recipe, but not this."""
+    return model.checkpoint, model.revision, model.init, model.layers
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
@@ -104,18 +115,17 @@ def _check_rows(study: Study, rows: Mapping[str, Size], cards: Mapping[str, Task
 
 
 def _notes(
-    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Model, Checkpoint | None]
+    study: Study, sizes: Mapping[str, Size | None], local: Mapping[Start, Checkpoint | None]
 ) -> Iterator[str]:
     for task, size in sizes.items():
         if size is None:
             fix = f"dvc repro prepare@{task}, or --rows"
             yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
         elif study.tasks[task].language_modelling:
-            why = "how many packed sequences its documents are, each model's tokenizer says"
-            yield f"task {task}: {why}, so its steps are unknown"
+            continue  # each tokenizer finds other rows in it
         elif size.unlabelled is None and study.tasks[task].has_unlabelled:
             yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
-    absent = {(model.checkpoint, model.revision): None for model, folder in local.items() if folder is None}
+    absent = {(checkpoint, revision): None for (checkpoint, revision, *_), at in local.items() if at is None}
     for checkpoint, revision in absent:
         at = f" at revision {revision}" if revision else ""
         yield f"checkpoint {checkpoint}{at}: not on this machine; it is downloaded when it is first used"
@@ -127,7 +137,7 @@ class _Lookup:
 
     study: Study
     data: Path
-    local: Mapping[Model, Checkpoint | None]
+    local: Mapping[Start, Checkpoint | None]
     task: str
     card: TaskCard | None
     size: Size | None
@@ -135,24 +145,37 @@ class _Lookup:
 
     def jobs(self) -> Iterator[Job]:
         for name, run in self._taught.items():
-            yield Job("teacher", self.task, name, self.study.teacher(self.task, name), (run,))
+            teacher = self.study.teacher(self.task, name)
+            yield Job("teacher", self.task, name, teacher, (run,), self.size_for(teacher))
         for name, student in self.study.students.items():
             if self.study.applies(student, self.task):
-                yield Job("student", self.task, name, student, tuple(self._trials(name, student)))
+                runs = tuple(self._trials(name, student))
+                yield Job("student", self.task, name, student, runs, self.size_for(student))
 
     def notes(self) -> Iterator[str]:
-        """Notes on finished teachers that lack logits of the unlabelled rows; these need no training."""
+        """Notes on what tokenizers found, and on finished teachers that only lack logits of the unlabelled rows."""
+        yield from self._counting.notes(self.task)
         if self.study.tasks[self.task].has_unlabelled:
             for name, run in self._taught.items():
                 if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
                     yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
 
+    def size_for(self, model: Model) -> Size | None:
+        """The task's numbers, in the rows that a model takes."""
+        return self._counting.size(model, self.local[_start(model)]) if self._documents else self.size
+
+    @cached_property
+    def _counting(self) -> Counting:
+        task = PreparedTask(self.data / "tasks" / self.task) if self.card and self._documents else None
+        told = None if self.card else self.size
+        return Counting(task, told, self.study.tasks[self.task].max_length or 0)
+
     def _steps(self, model: Model, method: Regularizer) -> int | None:
         """Optimizer steps of a run: every epoch has each row once, and unlabelled rows too if the method uses them."""
-        more = self._unlabelled if method.unlabelled == "use" else 0
-        if self.size is None or more is None or self._documents:
+        size, more = self.size_for(model), self._unlabelled if method.unlabelled == "use" else 0
+        if size is None or more is None:
             return None
-        return model.epochs * math.ceil((self.size.train + more) / model.batch_size)
+        return model.epochs * math.ceil((size.train + more) / model.batch_size)
 
     @property
     def _documents(self) -> bool:
@@ -177,10 +200,9 @@ class _Lookup:
             return 0
         return None if self.size is None else self.size.unlabelled
 
-    @property
-    def _train_logits(self) -> int:
+    def _train_logits(self, size: Size) -> int:
         """How many rows of train logits a teacher, or a baseline's trial, keeps: not augmented, and in each view."""
-        return 0 if self.size is None else self.size.train * (1 + self.views)
+        return size.train * (1 + self.views)
 
     @cached_property
     def _taught(self) -> dict[str, Run]:
@@ -202,10 +224,12 @@ class _Lookup:
         if record is not None:
             state = _state(record["identity"], self._identity(teacher, Regularizer(), teacher.seed))
         steps, more = self._steps(teacher, Regularizer()), self._unlabelled
-        if self.size is None or more is None or self._documents:
+        size = self.size_for(teacher)
+        if size is None or more is None:
             return Run(state, steps, None, None, record, folder)
-        kept = self._train_logits + self.size.evaluated + more * max(1, self.views)
-        return Run(state, steps, kept + self.size.evaluated, kept, record, folder)  # scored once, then cached
+        kept = self._train_logits(size) + size.evaluated + more * max(1, self.views)
+        predicted = kept + size.evaluated  # scored once, then cached
+        return Run(state, steps, predicted, size.cache_bytes(kept), record, folder)
 
     def _trials(self, name: str, student: Student) -> list[Run]:
         """The runs of all methods and seeds, the baseline's first, since Self-KD learns from it."""
@@ -228,10 +252,17 @@ class _Lookup:
         if state == "done" and student.keeps(seed) and not (folder / MODEL).is_dir():
             state = "unkept"
         finished = _finished(folder, result.model_dump()) if result else None
-        kept = None
-        if self.size is not None and not self._documents:
-            kept = self.size.evaluated + (self._train_logits if own is None else 0)
-        return Run(state, self._steps(student, how), kept, kept, finished, folder / LOGITS)
+        predicted, kept = self._outputs(student, is_baseline=own is None)
+        return Run(state, self._steps(student, how), predicted, kept, finished, folder / LOGITS)
+
+    def _outputs(self, student: Student, is_baseline: bool) -> tuple[int | None, int | None]:
+        """How many rows a trial predicts, and the bytes that it keeps of them; None if unknown."""
+        size = self.size_for(student)
+        if size is None:
+            return None, None
+        keeps_train = is_baseline and (not self._documents or self.study.learns_from_baselines)
+        train = self._train_logits(size) if keeps_train else 0
+        return train + size.evaluated, size.trial_bytes(train, size.evaluated)
 
     def _trial_state(
         self, result: TrialResult, student: Student, method: Regularizer, seed: int, own: Run | None
@@ -258,7 +289,7 @@ class _Lookup:
 
         A local folder gives the same identity as the hub id that it stands for; nothing is downloaded.
         """
-        checkpoint = self.local[model]
+        checkpoint = self.local[_start(model)]
         if self.card is None or checkpoint is None:
             return None
         key = (model, method.function)

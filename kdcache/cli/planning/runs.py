@@ -9,6 +9,9 @@ from typing import Any, Literal, get_args
 
 from kdcache.study import Model
 
+ROW_BYTES = 16  # id and row hash of a cached row
+LOGIT_BYTES = 4  # float32
+
 # done: the result exists, as the study asks for it. unkept: so too, but the model to keep is missing, so it is trained
 # once more. stale: it exists, but with other data, parameters, weights or code, so it runs again. unchecked: it exists,
 # but the task is not prepared or the checkpoint not on this machine. missing: it does not exist.
@@ -31,15 +34,31 @@ class Size:
     classes: int | None = None
     unlabelled: int | None = None
 
+    def cache_bytes(self, rows: int) -> int | None:
+        """The bytes of a cache of some rows before Parquet compresses them, an upper bound; None if K is unknown."""
+        return None if self.classes is None else rows * (ROW_BYTES + LOGIT_BYTES * self.classes)
+
+    def score_bytes(self, rows: int) -> int | None:
+        """The bytes of what a trial keeps of some evaluated rows: of their logits."""
+        return self.cache_bytes(rows)
+
+    def trial_bytes(self, train: int, evaluated: int) -> int | None:
+        """The bytes that a trial keeps, with the logits of some train rows, or of none."""
+        parts = (self.cache_bytes(train) if train else 0), self.score_bytes(evaluated)
+        return None if None in parts else sum(filter(None, parts))
+
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, its steps, how many rows it then predicts, and how many rows' logits it keeps."""
+    """One fine-tuning: its state, its steps, how many rows it then predicts, and the bytes that it keeps of them.
+
+    A row is what the model takes: of documents, a packed sequence.
+    """
 
     state: State
     steps: int | None  # optimizer steps; None when the task's rows are unknown
     predicted: int | None
-    kept: int | None
+    kept_bytes: int | None
     finished: Mapping[str, Any] | None  # its steps, seconds and device, if it is finished
     logits: Path
 
@@ -53,6 +72,7 @@ class Job:
     model: str
     params: Model
     runs: tuple[Run, ...]
+    size: Size | None = None  # of the task, in the rows that this model takes
 
     @property
     def left(self) -> tuple[Run, ...]:

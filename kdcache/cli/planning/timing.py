@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,15 +28,22 @@ from kdcache.modelling.building import build_model
 from kdcache.modelling.encoding import EncodedImages, EncodedSplit, encode_texts
 from kdcache.modelling.predicting import predict
 from kdcache.modelling.preprocessors import Preprocessor, load_preprocessor
+from kdcache.modelling.tokens.building import build_causal_model, load_tokenizer
+from kdcache.modelling.tokens.likelihoods import token_likelihoods
+from kdcache.modelling.tokens.packing import Packed, pack
 from kdcache.study import Model, Regularizer, Task
 from kdcache.system.devices import device_name
 from kdcache.tasks.card import TaskCard
 from kdcache.tasks.prepared import PreparedTask
-from kdcache.training.loop import fine_tune
+from kdcache.training.loop import Training, fine_tune
 from kdcache.training.regularizers import make_loss
+from kdcache.training.tokens.loop import fine_tune_tokens
+from kdcache.training.tokens.losses import make_token_loss
+from kdcache.training.tokens.targets import hard_targets
 
 log = logging.getLogger(__name__)
 STEPS = 5  # timed steps, after one to warm up
+Rows = TypeVar("Rows", EncodedSplit, Packed)
 CLASSES = 2  # assumed for a task that is not prepared; hardly matters for the time
 
 
@@ -77,14 +86,12 @@ def _architecture(model: Model) -> Model:
 
 
 def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
-    if task.language_modelling:
-        return (
-            f"not timed: {job.task} is language modelling, and how many sequences it has its tokenizer says"
-        )
     folder = data / "tasks" / job.task
     prepared = prepared_card(task, folder)
     card = prepared or _stand_in(job.task, task, size)
     try:
+        if task.language_modelling:
+            return time_language_model(_architecture(job.params), card)
         return time_model(_architecture(job.params), card, folder if prepared else None)
     except KdcacheError as error:
         return f"not timed: {error}"
@@ -101,6 +108,7 @@ def _stand_in(name: str, task: Task, size: Size | None) -> TaskCard:
         class_counts={},
         source={},
         dropped={},
+        kind=task.kind,
         metrics=list(task.metrics),
         max_length=task.max_length,
         fingerprint="",
@@ -122,17 +130,57 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
     network = build_model(checkpoint, card, 0, preprocessor)
     rows = _made_up(preprocessor, _lengths(preprocessor, card, folder, steps * model.batch_size), card)
     loss = make_loss(Regularizer(), card.classes, card.regression)
-    first = _part(rows, model.batch_size)
+    return _timed(
+        network,
+        model,
+        (_part(rows, model.batch_size), rows),
+        lambda trained, some: fine_tune(trained, some, loss, model, 0),
+        lambda trained: predict(trained, rows, model.batch_size, model.precision),
+    )
+
+
+def time_language_model(model: Model, card: TaskCard, steps: int = STEPS) -> Speed:
+    """Time a language model on packed sequences of the task's max_length; a row is a sequence.
+
+    Args:
+        model: `init: scratch`, so that no weights are needed.
+
+    Raises:
+        KdcacheError: the checkpoint cannot be found or fetched, or does not fit the task.
+    """
+    checkpoint = find_checkpoint(model)
+    tokenizer = load_tokenizer(checkpoint, card).tokenizer
+    network, vocabulary = build_causal_model(checkpoint, card, 0), len(tokenizer)
+    loss = make_token_loss(Regularizer())
+    rows = _made_up_text(vocabulary, card.max_length or 0, steps * model.batch_size)
+    first = _made_up_text(vocabulary, card.max_length or 0, model.batch_size)
+    return _timed(
+        network,
+        model,
+        (first, rows),
+        lambda trained, some: fine_tune_tokens(trained, some, hard_targets(some, vocabulary), loss, model, 0),
+        lambda trained: token_likelihoods(trained, rows, vocabulary, model.batch_size),
+    )
+
+
+def _timed(
+    network: Any,
+    model: Model,
+    rows: tuple[Rows, Rows],
+    train: Callable[[Any, Rows], tuple[Any, Training]],
+    predict: Callable[[Any], Any],
+) -> Speed:
+    """Train on the first rows to warm up, then measure training and predicting on the second ones."""
     with to_be_trained(network, model, 0) as trained:
-        trained, _ = fine_tune(trained, first, loss, model, 0)
-        trained, run = fine_tune(trained, rows, loss, model, 0)
+        trained, _ = train(trained, rows[0])
+        trained, run = train(trained, rows[1])
     trained = merged(trained)
     start = time.perf_counter()
-    predict(trained, rows, model.batch_size, model.precision)
+    predict(trained)
     predicting = time.perf_counter() - start
     return Speed(
         step=run.seconds / run.steps,
-        row=predicting / len(rows),
+        row=predicting / len(rows[1]),
         device=device_name(PartialState().device),
         source="calibration",
         parameters=sum(weights.numel() for weights in trained.parameters()),
@@ -164,6 +212,12 @@ def _made_up(preprocessor: Preprocessor, lengths: npt.NDArray[np.int64], card: T
     return EncodedSplit(
         ids, hashes, labels, input_ids=[rng.integers(vocabulary, size=n, dtype=np.int32) for n in lengths]
     )
+
+
+def _made_up_text(vocabulary: int, length: int, count: int) -> Packed:
+    """`count` full sequences of one document."""
+    tokens = np.random.default_rng(0).integers(vocabulary, size=count * (length - 1) - 1)
+    return pack([tokens], 0, length)
 
 
 def _part(rows: EncodedSplit, count: int) -> EncodedSplit:

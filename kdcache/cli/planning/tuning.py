@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,13 +17,16 @@ from kdcache.study.tuning import Tuning, applied
 from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
 
 
-def tuning_jobs(study: Study, data: Path, sizes: Mapping[str, Size | None]) -> Iterator[Job]:
+def tuning_jobs(
+    study: Study, data: Path, sizes: Mapping[str, Callable[[Model], Size | None]]
+) -> Iterator[Job]:
     """For each tuned task, its teachers, then its students with all their settings and seeds.
 
     Existing results count as unchecked: only stage `tune` finds out whether they are still valid.
 
     Args:
         data: the project's data folder.
+        sizes: of each task, its numbers in the rows that a model takes.
     """
     if study.tuning is None:
         return
@@ -39,12 +42,11 @@ class _Lookup:
     tuning: Tuning
     layout: TuningLayout
     task: str
-    size: Size | None
+    size_for: Callable[[Model], Size | None]
 
-    @property
-    def held(self) -> int | None:
-        """The number of held-out rows."""
-        return None if self.size is None else round(self.tuning.hold_out * self.size.train)
+    def _held(self, size: Size) -> int:
+        """The number of held-out rows; of documents, about as many sequences."""
+        return round(self.tuning.hold_out * size.train)
 
     def teachers(self) -> Iterator[Job]:
         """Of each, the settings that it tries, and where it is learned from itself and its logits."""
@@ -63,8 +65,12 @@ class _Lookup:
         if (self.task, name) in needed_teachers(self.study):
             folder = self.layout.cache(self.task, name)
             state: State = "unchecked" if (folder / TEACHER).is_file() else "missing"
-            steps = self._steps(self.study.teacher(self.task, name), Regularizer())
-            yield Run(state, steps, self._rows(), self._rows(), None, folder)
+            teacher = self.study.teacher(self.task, name)
+            size, steps = self.size_for(teacher), self._steps(teacher, Regularizer())
+            rows = None if size is None else size.train  # without views and unlabelled rows
+            yield Run(
+                state, steps, rows, None if size is None else size.cache_bytes(size.train), None, folder
+            )
 
     def students(self) -> Iterator[Job]:
         for name, student in self.study.students.items() if self.tuning.space else ():
@@ -96,21 +102,25 @@ class _Lookup:
 
     def _trial(self, folder: Path, model: Model, method: str, how: Regularizer) -> Run:
         state: State = "unchecked" if (folder / RESULT).is_file() else "missing"
-        rows = self._rows() if method == self.study.comparison.baseline else self.held
-        return Run(state, self._steps(model, how), rows, rows, None, folder / LOGITS)
+        predicted, kept = self._outputs(model, is_baseline=method == self.study.comparison.baseline)
+        return Run(state, self._steps(model, how), predicted, kept, None, folder / LOGITS)
 
-    def _rows(self) -> int | None:
-        """How many rows' logits a teacher or a baseline's trial keeps, without views and unlabelled rows."""
-        return None if self.size is None or self._documents else self.size.train
-
-    @property
-    def _documents(self) -> bool:
-        return self.study.tasks[self.task].language_modelling
+    def _outputs(self, model: Model, is_baseline: bool) -> tuple[int | None, int | None]:
+        """How many rows a trial predicts, and the bytes that it keeps of them; without views and unlabelled rows."""
+        size = self.size_for(model)
+        if size is None:
+            return None, None
+        held = self._held(size)
+        documents = self.study.tasks[self.task].language_modelling
+        keeps_train = is_baseline and (not documents or self.study.learns_from_baselines)
+        train = size.train - held if keeps_train else 0
+        return train + held, size.trial_bytes(train, held)
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:
-        if self.size is None or self.held is None or self._documents:
+        size = self.size_for(model)
+        if size is None:
             return None
-        more = self.size.unlabelled if method.unlabelled == "use" else 0
+        more = size.unlabelled if method.unlabelled == "use" else 0
         if more is None:
             return None
-        return model.epochs * math.ceil((self.size.train - self.held + more) / model.batch_size)
+        return model.epochs * math.ceil((size.train - self._held(size) + more) / model.batch_size)

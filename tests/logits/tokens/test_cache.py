@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import tracemalloc
 
 import datasets
 import numpy as np
@@ -15,6 +16,7 @@ import kdcache
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache, LogitWriter
 from kdcache.logits.tokens import RS, Full, Threshold, TokenCache, TopK, write_token_logits
+from kdcache.logits.tokens import format as token_format
 
 from .conftest import FINGERPRINTS, VOCABULARY, Table, sequences, write_cache
 
@@ -133,6 +135,45 @@ def test_a_stream_goes_on_where_it_was(cache):
     again = cache.stream("train", 4)
     again.load_state_dict(stream.state_dict())
     assert begun + [batch.ids.tolist() for batch in again] == whole
+
+
+def test_a_cache_larger_than_memory_is_written_verified_and_streamed(tmp_path, monkeypatch):
+    """In pieces: none of the three holds more than a third of what the whole split takes."""
+    monkeypatch.setattr(token_format, "GROUP_VALUES", 1 << 15)
+    needed = {}
+
+    def measured(name, work):
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        work()
+        needed[name] = tracemalloc.get_traced_memory()[1] - before
+
+    tracemalloc.start()
+    try:
+        measured("write", lambda: write_cache(tmp_path, {"train": 1500}, Full(), rows_per_shard=40))
+        cache = TokenCache(tmp_path)
+        measured("verify", lambda: cache.verify("full"))
+        measured("stream", lambda: [batch.ids for batch in cache.stream("train", 8)])
+        measured("info", cache.info)
+        measured("split", lambda: cache.split("train"))
+    finally:
+        tracemalloc.stop()
+    values = cache.split("train").columns["head_logprobs"].values.nbytes
+    whole = needed.pop("split")
+    assert whole > values > 4 << 20  # the measure sees them
+    assert {name: memory for name, memory in needed.items() if memory > values / 3} == {}
+
+
+def test_more_rows_than_memory_holds(cache, monkeypatch):
+    def refuse(*_):
+        raise MemoryError("8 TiB")
+
+    monkeypatch.setattr(token_format.TokenHeader, "whole", refuse)
+    for use in (lambda: cache.batch([0]), lambda: cache.match(sequences(3))):
+        with pytest.raises(
+            CacheError, match=r"does not fit in memory \(8 TiB\); `stream` reads it in pieces"
+        ):
+            use()
 
 
 def test_workers_of_a_loader(cache):

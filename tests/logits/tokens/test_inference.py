@@ -1,7 +1,8 @@
-"""What the model is given: the documents of a packed row see each other neither with padding nor without."""
+"""write_token_logits: what the model is given, and the same bytes however many processes write."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,11 @@ import pytest
 import torch
 import transformers
 
-from kdcache.logits.tokens import Full, write_token_logits
+from kdcache.logits.tokens import Full, TokenCache, write_token_logits
+from tests.launching import run_in_two_processes
+from tests.logits.test_writer import contents
+
+from .conftest import write_cache
 
 FIRST, SECOND, LONG = [3, 5, 7], [2, 4, 6, 8], [1, 9, 9, 1, 9, 9, 1, 5, 5]
 
@@ -42,3 +47,23 @@ def test_a_document_sees_itself_alone(model: Any, tmp_path: Path, padded: bool) 
     if padded:
         long = logprobs(model, [{"input_ids": LONG}], tmp_path / "long")[0]
         np.testing.assert_allclose(together[1], long, atol=2e-3)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.logits.tokens.conftest import write_cache
+write_cache(Path(sys.argv[1]), {"train": 40, "validation": 7}, rows_per_shard=int(sys.argv[2]), batch_size=3)
+"""
+
+
+@pytest.mark.parametrize("rows_per_shard", [10, 64])  # five shards for two processes; two, one each
+def test_two_processes_write_the_bytes_of_one(tmp_path: Path, rows_per_shard: int) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run_in_two_processes(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
+    write_cache(tmp_path / "one", {"train": 40, "validation": 7}, rows_per_shard=rows_per_shard, batch_size=5)
+    one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
+    manifests = [json.loads(found.pop("manifest.json")) for found in (one, two)]
+    assert one == two
+    assert manifests[0]["splits"] == manifests[1]["splits"]
+    assert TokenCache(tmp_path / "two").verify("full").rows == 47

@@ -1,0 +1,30 @@
+"""Distil a causal language model offline with TRL's SFTTrainer: the teacher runs once, over the trainer's own rows."""
+
+import sys
+from pathlib import Path
+
+from datasets import Dataset
+from transformers import AutoConfig, AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
+
+import kdcache
+
+CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "gpt2-tiny"  # or any other causal language model
+
+
+class OfflineTrainer(SFTTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if not model.training:  # rows of evaluation are not in the cache
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        soft = cache.match(inputs, epoch=int(self.state.epoch or 0)).to(model.device)
+        loss = kdcache.kd_token_loss(model(inputs["input_ids"]).logits, soft, alpha=0.9)
+        return loss if num_items_in_batch is None else loss * soft.loss.sum() / num_items_in_batch
+
+
+rows = Dataset.from_dict({"text": [f"{n} green bottles hanging on the wall. " * 3 for n in range(40)]})
+student = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINT, n_layer=1))
+teacher = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
+options = SFTConfig(sys.argv[1] + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1, bf16=False)
+trainer = OfflineTrainer(student, options, train_dataset=rows)
+cache = kdcache.write_token_logits(teacher, trainer.train_dataset, sys.argv[1], kdcache.Threshold(1 / 50))
+trainer.train()

@@ -1,0 +1,158 @@
+"""A task of documents as one model takes it: how many packed sequences, and how many bytes are kept of them.
+
+Only the model's tokenizer knows the sequences. It is loaded without torch, and counts the documents' tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.cli.planning.runs import ROW_BYTES, Size
+from kdcache.errors import ModelError
+from kdcache.logits.tokens.estimators import KINDS, RS, Estimator, Full, Threshold, TopK
+from kdcache.study import Model
+from kdcache.study.estimates import TokenEstimate
+from kdcache.tasks.prepared import PreparedTask
+
+COUNTED = 4096  # documents of a split whose tokens are counted; of more, the rest is estimated by its bytes
+TOKEN_BYTES = 9  # of an evaluated token: nll, confidence, right
+
+
+@dataclass(frozen=True)
+class PackedSize(Size):
+    """A task's numbers for one model: packed sequences in place of rows, the vocabulary's size in place of classes."""
+
+    length: int = 0  # tokens of a sequence
+    estimate: TokenEstimate = field(default_factory=TokenEstimate)
+
+    def cache_bytes(self, rows: int) -> int | None:
+        """The bytes of a token cache of some sequences before Parquet compresses them, an upper bound."""
+        if self.classes is None:
+            return None
+        how = KINDS[self.estimate.estimator](**self.estimate.values)
+        position = stored_bytes(how, self.classes)
+        token = _token_bytes(self.classes) + 1  # and its place in the loss mask
+        return rows * (ROW_BYTES + self.length * token + (self.length - 1) * position)
+
+    def score_bytes(self, rows: int) -> int | None:
+        """The bytes of the likelihoods that a trial keeps of some evaluated sequences."""
+        return rows * (self.length - 1) * TOKEN_BYTES
+
+
+def stored_bytes(how: Estimator, vocabulary: int) -> int:
+    """The bytes of one position in a token cache, at most, uncompressed: entries, counts, entropy, true token."""
+    token, most = _token_bytes(vocabulary), how.most(vocabulary)
+    exact, sampled = token + 4, token * how.draws
+    entry = {Threshold: max(exact, sampled), RS: sampled, TopK: exact, Full: 4}[type(how)]
+    return most * entry + 2 * np.min_scalar_type(most).itemsize + 8
+
+
+def _token_bytes(vocabulary: int) -> int:
+    return 2 if vocabulary <= 1 << 16 else 4
+
+
+@dataclass(frozen=True)
+class Counting:
+    """Counts one prepared task's packed sequences, for one model after the other.
+
+    Args:
+        task: None if it is not prepared.
+        told: the sequences, if they are told instead; they are then the same for every model.
+        length: tokens of a sequence.
+    """
+
+    task: PreparedTask | None
+    told: Size | None
+    length: int
+
+    @cached_property
+    def _counted(self) -> dict[Path, tuple[str, Size | str]]:
+        """Of each checkpoint's folder: its name in the study, and what its tokenizer says, or why it says nothing."""
+        return {}
+
+    def size(self, model: Model, checkpoint: Checkpoint | None) -> PackedSize | None:
+        """The task as the model takes it; None if nobody told and the task or the checkpoint is not here."""
+        found = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
+        if not isinstance(found, Size):
+            return None
+        return PackedSize(**vars(found), length=self.length, estimate=model.estimate)
+
+    def notes(self, name: str) -> list[str]:
+        """What the tokenizers said, a line for each.
+
+        Args:
+            name: the task's.
+        """
+        found = []
+        for checkpoint, size in self._counted.values():
+            if isinstance(size, str):
+                found.append(f"task {name}: its packed sequences are unknown: {size}")
+            else:
+                about = "about " if self._is_estimated else ""
+                found.append(
+                    f"task {name}: by the tokenizer of {checkpoint}, {about}{size.train:,} packed sequences to learn "
+                    f"from and {size.evaluated:,} to be judged by"
+                )
+        return found
+
+    @property
+    def _is_estimated(self) -> bool:
+        return self.task is not None and max(self.task.card.rows.values()) > COUNTED
+
+    def _by_tokenizer(self, name: str, checkpoint: Checkpoint | None) -> Size | str | None:
+        if self.task is None or checkpoint is None:
+            return None
+        folder = checkpoint.folder
+        if folder not in self._counted:
+            try:
+                self._counted[folder] = name, self._count(self.task, folder)
+            except ModelError as error:
+                self._counted[folder] = name, str(error)
+        return self._counted[folder][1]
+
+    def _count(self, task: PreparedTask, folder: Path) -> Size:
+        from kdcache.modelling.preprocessors import open_tokenizer  # imports transformers
+
+        tokenizer = open_tokenizer(folder)
+        sequences = {
+            split: sequences_of(
+                count_tokens(task.rows(split, ["text"])["text"], tokenizer),
+                task.card.rows[split],
+                self.length,
+            )
+            for split in ("train", *task.card.evaluated)
+        }
+        evaluated = sum(sequences[split] for split in task.card.evaluated)
+        return Size(sequences["train"], evaluated, len(tokenizer))
+
+
+def sequences_of(tokens: int, documents: int, length: int) -> int:
+    """How many sequences some documents are packed into; see `kdcache.modelling.tokens.packing.pack`.
+
+    Args:
+        tokens: of all documents, without those that end them.
+    """
+    stream = tokens + documents + 1
+    return -(-(stream - 1) // (min(length, stream) - 1))
+
+
+def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
+    """The tokens of all texts; of more than COUNTED, as many a byte as in a random sample of them."""
+    sizes: int = pc.sum(pc.binary_length(texts)).as_py()
+    sample = texts
+    if len(texts) > COUNTED:
+        sample = texts.take(np.random.default_rng(0).choice(len(texts), COUNTED, replace=False))
+    encoded = tokenizer(
+        sample.to_pylist(), add_special_tokens=False, return_attention_mask=False, verbose=False
+    )
+    tokens = sum(map(len, encoded["input_ids"]))
+    sampled: int = pc.sum(pc.binary_length(sample)).as_py()
+    return round(tokens * sizes / sampled)
