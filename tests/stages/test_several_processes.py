@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +43,7 @@ def logits(folder: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which one process did it all; what an earlier test made of Accelerate's state is forgotten."""
     from accelerate.state import AcceleratorState, PartialState
 
@@ -57,7 +56,7 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         prepare_in(folder)
         for main, arguments in STAGES.values():
             main(arguments)
-    yield folder
+    return folder
 
 
 def assert_same_trial(two: Path, one: Path) -> None:
