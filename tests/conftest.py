@@ -14,7 +14,6 @@ HERE = Path(__file__).parent
 LONGEST = (
     "pipeline/test_settle.py",
     "pipeline/test_study.py",
-    "pipeline/test_names.py",
     "stages/test_several_processes.py",
     "pipeline/test_repro.py",
     "trials/test_interrupted.py",

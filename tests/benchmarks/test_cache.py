@@ -181,11 +181,12 @@ def test_the_prediction_by_hand():
     assert epochs._predicted({"student": 10.0, "teacher": 30.0}) == 0.5
 
 
-def test_a_large_caches_reader_notices_another_value(tmp_path):
-    large.write(tmp_path / "cache", 5000, 3)
-    assert large.stream(tmp_path / "cache", 5000, 3)["peak_mib"] > 1
+@pytest.mark.parametrize(("rows", "classes"), [(5000, 3), (200, 1000)])
+def test_a_large_caches_reader_notices_another_value(tmp_path, rows, classes):
+    large.write(tmp_path / "cache", rows, classes)
+    assert large.stream(tmp_path / "cache", rows, classes)["peak_mib"] > 1
     with pytest.raises(AssertionError):
-        large.stream(tmp_path / "cache", 5001, 3)  # a row is missing
+        large.stream(tmp_path / "cache", rows + 1, classes)  # a row is missing
 
 
 @pytest.mark.parametrize(

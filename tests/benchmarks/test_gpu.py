@@ -116,8 +116,12 @@ def test_training_and_trials_for_real(
     assert "| trials at once | per hour | times as many as one at a time |" in printed
 
 
-def test_the_rest_for_real(tmp_path: Path) -> None:
-    """Cached and online KD of random models, and writing, each with its page."""
+def test_the_rest_for_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cached and online KD of random models, and writing, each with its page.
+
+    Peak memory is measured in this process; test_cache.py has the processes of its own.
+    """
+    monkeypatch.setattr(epochs, "in_child", lambda function, *arguments: function(*arguments))
     found, page = gpu.of_the_cache(bench(tmp_path), epochs.measure)
     name = "bert-large's size -> bert-base's size"
     assert len(found["goals"]) == 4
