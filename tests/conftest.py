@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 # Minutes each. Two processes share the files; one that began the longest last would work on it alone.
 LONGEST = (
+    "tools/test_journeys.py",
     "pipeline/test_settle.py",
     "pipeline/test_study.py",
     "stages/test_several_processes.py",

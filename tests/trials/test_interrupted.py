@@ -28,7 +28,7 @@ from tests.launching import LAUNCH, VARIABLES
 
 STEPS = 160  # of 40 rows by 4, in 16 epochs
 PATIENCE = 900  # seconds, on a machine that is busy
-KILLS = {"teacher": 6, "trial": 2}
+KILLS = {"teacher": 20, "trial": 3}
 # Imported once, by the process that all others are forked from.
 PRELOADED = ["kdcache.trials.run", "kdcache.trials.teach", "transformers.models.bert.modeling_bert", __name__]
 RECIPE: dict[str, Any] = {"learning_rate": 0.003, "epochs": 16, "batch_size": 4, "precision": "float32"}
