@@ -157,7 +157,11 @@ def test_bad_rows_are_refused(tmp_path, ids, hashes, logits, message):
 @pytest.mark.parametrize("masked", ["ids", "hashes", "logits"])
 def test_masked_values_are_refused(tmp_path, masked):
     """What is below a mask is nobody's value."""
-    rows = {"ids": np.arange(2), "hashes": np.arange(2, dtype=np.uint64), "logits": np.ones((2, 2), np.float32)}
+    rows = {
+        "ids": np.arange(2),
+        "hashes": np.arange(2, dtype=np.uint64),
+        "logits": np.ones((2, 2), np.float32),
+    }
     rows = {name: np.ma.masked_array(values) for name, values in rows.items()}
     with LogitWriter(tmp_path, classes=2, label_names=["a", "b"], fingerprints=FINGERPRINTS) as writer:
         writer.write("train", *rows.values())

@@ -129,7 +129,10 @@ def test_a_column_that_is_not_there_is_named_and_nothing_is_written(tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("text", "label", "said"),
-    [(["text", "text"], "label", "names the column 'text' twice"), (["text"], "text", "is also an input column")],
+    [
+        (["text", "text"], "label", "names the column 'text' twice"),
+        (["text"], "text", "is also an input column"),
+    ],
 )
 def test_columns_that_are_no_task_are_named_and_nothing_is_written(
     tmp_path: Path, text: list[str], label: str, said: str
