@@ -127,12 +127,13 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
     truncated = 0
     for start in range(0, table.num_rows, BATCH):
         texts = [table.column(name).slice(start, BATCH).to_pylist() for name in columns]
-        if len(texts) == 2 and tokenizer.sep_token is None:
+        if len(texts) == 2 and not _joins_pairs(tokenizer):
             # GPT-2 and Llama put nothing between two texts; their end-of-text token says where the second begins.
-            if tokenizer.eos_token is None:
+            if not tokenizer.eos_token:
                 raise TaskError(
-                    "a pair of texts needs a tokenizer with a sep or an eos token, which says where the second begins; "
-                    "this one has neither: name one in its tokenizer_config.json, or choose another checkpoint"
+                    "a pair of texts needs a tokenizer that puts a sep token between them, or has an eos token, which "
+                    "says where the second begins; this one does neither: name one in its tokenizer_config.json, or "
+                    "choose another checkpoint"
                 )
             texts[1] = [f"{tokenizer.eos_token}{text}" for text in texts[1]]
         batch = tokenizer(*texts, truncation=True, max_length=max_length, return_attention_mask=False)
@@ -143,6 +144,12 @@ def encode_texts(table: pa.Table, tokenizer: Any, max_length: int) -> EncodedTex
         if len(tokens) == 0:
             raise TaskError(f"row {row}: the tokenizer finds no token in this text; remove the row")
     return EncodedTexts(input_ids, types or None, truncated)
+
+
+def _joins_pairs(tokenizer: Any) -> bool:
+    """Whether the tokenizer itself puts a sep token between two texts; a name in its settings alone puts none."""
+    added = tokenizer.num_special_tokens_to_add
+    return tokenizer.sep_token is not None and added(pair=True) > added(pair=False)
 
 
 def _count_truncated(batch: Any, tokenizer: Any, texts: list[list[str]], max_length: int) -> int:

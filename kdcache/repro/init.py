@@ -55,6 +55,8 @@ def start_project(folder: Path, kind: Template = "default", data: Texts | Images
     there = [name for name in OURS if (folder / name).exists()]
     if there:
         raise KdcacheError(f"{folder}: has {', '.join(there)} already; name a folder without a project in it")
+    if folder.exists() and not folder.is_dir():
+        raise KdcacheError(f"{folder}: is a file; name a folder")
     study = _study(kind) if data is None else _study_of(folder, data)
     folder.mkdir(parents=True, exist_ok=True)
     _write_files(folder, study, data)

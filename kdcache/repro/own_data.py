@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 from ruamel.yaml.comments import CommentedSeq
 
 from kdcache.errors import KdcacheError
 from kdcache.repro import template
 from kdcache.study import Task
+from kdcache.study.wording import describe_mistake
 from kdcache.system.names import NAME
 from kdcache.tasks.images import to_pixels
 from kdcache.tasks.prepare import check_source
@@ -107,7 +109,7 @@ class Images:
     @property
     def _task(self) -> Task:
         given = {"source": {"folder": str(self.folder)}, "image": "image", "metrics": ["accuracy"]}
-        return Task.model_validate(given)
+        return _checked(given)
 
     def _seen_from(self, project: Path) -> str:
         """As params.yaml names it: counted from the project, where it lies inside."""
@@ -173,6 +175,13 @@ def _in_a_line(values: Sequence[str]) -> CommentedSeq:
     return line
 
 
+def _checked(given: dict[str, Any]) -> Task:
+    try:
+        return Task.model_validate(given)
+    except ValidationError as error:
+        raise KdcacheError(f"init: {describe_mistake(error.errors()[0])}") from None
+
+
 def _look_at(data: Texts) -> tuple[str, int]:
     """The data in words, and `max_length`: tokens that 99 of 100 train texts have at most."""
     from tokenizers import Tokenizer
@@ -184,7 +193,7 @@ def _look_at(data: Texts) -> tuple[str, int]:
         "label": data.label,
         "metrics": ["accuracy"],
     }
-    loaded = load_source(Task.model_validate({**fields, "max_length": LONGEST})).splits
+    loaded = load_source(_checked({**fields, "max_length": LONGEST})).splits
     classes = set(loaded["train"].label.unique().to_pylist()) - {None}
     rows = len(loaded["train"].label)
     if not 2 <= len(classes) <= max(2, rows // 2):

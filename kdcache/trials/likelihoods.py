@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.parquet import METADATA_KEY, content_checksum, parquet_bytes
 from kdcache.logits.tokens.rows import Ragged
-from kdcache.system.files import write_atomically
+from kdcache.system.files import open_regular, write_atomically
 from kdcache.trials.layout import LIKELIHOODS
 
 FORMAT = 1
@@ -104,7 +104,8 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
     """
     again = "run `dvc repro`"
     try:
-        table = pq.read_table(path)
+        with open_regular(path) as file:  # a pipe would block
+            table = pq.read_table(file)
         said: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"null"))
         if not table.schema.equals(SCHEMA):
             raise ValueError("its columns are others")
@@ -114,7 +115,7 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
         _check_values(ids, documents)
     except FileNotFoundError:
         raise CacheError(f"{path}: there are no likelihoods; {again}") from None
-    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
+    except (KdcacheError, pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
         raise CacheError(f"{path}: is damaged ({error!s:.200}); {again}") from None
     if row_hashes is not None and not np.array_equal(documents.row_hashes, row_hashes):
         raise CacheError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
@@ -17,9 +18,12 @@ def teacher_files(folder: Path) -> str:
 
 
 def model_files(folder: Path, record: str) -> str:
-    """Fingerprint of a saved model's files, without its record and cost.json."""
-    names = [path.name for path in folder.iterdir() if path.name not in (record, COST)]
-    return fingerprint.of_files(folder, [name for name in names if not name.startswith(".")])
+    """Fingerprint of a saved model's files, those in folders of it too, without its record and cost.json."""
+    own = [
+        path for path in folder.iterdir() if path.name not in (record, COST) and not path.name.startswith(".")
+    ]
+    inside = [inner for path in own for inner in (path, *path.rglob("*"))]
+    return fingerprint.of_files(folder, [escape(path.relative_to(folder).as_posix()) for path in inside])
 
 
 def why_no_model(plan: TrialPlan) -> str | None:

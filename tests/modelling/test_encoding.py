@@ -68,8 +68,17 @@ def test_a_pair_without_a_separator_has_the_end_of_text_between() -> None:
 
 def test_a_pair_with_nothing_to_separate_it_is_refused() -> None:
     pair = pa.table({"text": ["a b"], "text_pair": ["c"]})
-    with pytest.raises(TaskError, match="needs a tokenizer with a sep or an eos token"):
-        encode_texts(pair, bare(), 8)
+    for tokens in ({}, {"sep_token": "d"}, {"eos_token": ""}, {"sep_token": "d", "eos_token": ""}):
+        with pytest.raises(
+            TaskError, match="needs a tokenizer that puts a sep token between them, or has an eos token"
+        ):
+            encode_texts(pair, bare(**tokens), 8)
+
+
+def test_a_sep_token_that_is_only_named_separates_nothing() -> None:
+    """Without one between them, "a b" and "c" are the tokens of "a" and "b c"."""
+    pair = pa.table({"text": ["a b"], "text_pair": ["c"]})
+    assert encode_texts(pair, bare(sep_token="b", eos_token="d"), 8).input_ids[0].tolist() == [4, 5, 7, 6]
 
 
 def test_models_without_segments() -> None:

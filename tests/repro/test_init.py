@@ -132,6 +132,29 @@ def test_a_column_that_is_not_there_is_named_and_nothing_is_written(tmp_path: Pa
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "label", "said"),
+    [
+        (["text", "text"], "label", "names the column 'text' twice"),
+        (["text"], "text", "is also an input column"),
+    ],
+)
+def test_columns_that_are_no_task_are_named_and_nothing_is_written(
+    tmp_path: Path, text: list[str], label: str, said: str
+) -> None:
+    data = own_data.Texts(*put_rows(tmp_path / "from"), text=text, label=label)
+    with pytest.raises(KdcacheError, match=said):
+        init.start_project(tmp_path / "project", "default", data)
+    assert not (tmp_path / "project").exists()
+
+
+def test_a_file_is_no_place_for_a_project(tmp_path: Path) -> None:
+    (tmp_path / "project").write_text("mine")
+    with pytest.raises(KdcacheError, match="project: is a file; name a folder"):
+        init.start_project(tmp_path / "project")
+    assert (tmp_path / "project").read_text() == "mine"
+
+
 def test_a_changed_kdcache_asks_the_stages_that_run_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

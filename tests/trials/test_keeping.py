@@ -275,6 +275,15 @@ def test_a_teacher_is_kept_only_whole_and_with_the_wanted_identity(tmp_path: Pat
         assert "damaged" in str(why_teach(folder, "same"))
 
 
+@pytest.mark.parametrize("added", ["extra.bin", "onnx/model.bin", "a/b/c.json", "[x].json"])
+def test_a_teacher_with_a_file_more_is_not_the_one_that_was_saved(tmp_path: Path, added: str) -> None:
+    folder = put_teacher(tmp_path / "teacher")
+    assert why_teach(folder, "same") is None
+    (folder / added).parent.mkdir(parents=True, exist_ok=True)
+    (folder / added).write_text("{}")
+    assert why_teach(folder, "same") == "its files are not as they were saved"
+
+
 def test_logits_are_kept_only_whole_and_from_the_same_teacher(tmp_path: Path) -> None:
     teacher, folder = put_teacher(tmp_path / "teacher"), tmp_path / "cache"
     assert why_no_cache(folder, {".": PRINTS}, teacher) == "there are none yet"

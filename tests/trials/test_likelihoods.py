@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,14 @@ def test_other_documents_are_refused(tmp_path: Path) -> None:
         read_documents(tmp_path / "a.parquet", HASHES[::-1])
     with pytest.raises(CacheError, match="there are no likelihoods"):
         read_documents(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", ".", "a.parquet", "pipe"])
+def test_what_is_no_file_is_refused_at_once(tmp_path: Path, target: str) -> None:
+    path = tmp_path / "a.parquet"
+    os.mkfifo(path) if target == "pipe" else path.symlink_to(target)
+    with pytest.raises(CacheError, match=r"a\.parquet: is damaged \("):
+        read_documents(path)
 
 
 def test_no_flipped_bit_is_read(tmp_path: Path) -> None:
