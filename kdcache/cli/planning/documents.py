@@ -1,6 +1,6 @@
 """A task of documents as one model takes it: how many packed sequences, and how many bytes are kept of them.
 
-Only the model's tokenizer knows the sequences. It is loaded without torch, and counts the documents' tokens.
+Only the model's tokenizer knows the sequences; it counts the documents' tokens. Loading it imports torch.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Counting:
         return self._counted[folder][1]
 
     def _count(self, task: PreparedTask, folder: Path) -> Size:
-        from kdcache.modelling.preprocessors import open_tokenizer  # imports transformers
+        from kdcache.modelling.preprocessors import open_tokenizer  # imports transformers and torch
 
         tokenizer = open_tokenizer(folder)
         sequences = {
