@@ -146,7 +146,6 @@ def sequences_of(tokens: int, documents: int, length: int) -> int:
 
 def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
     """The tokens of all texts; of more than COUNTED, as many a byte as in a random sample of them."""
-    sizes = pc.sum(pc.binary_length(texts)).as_py()
     sample = texts
     if len(texts) > COUNTED:
         sample = texts.take(np.random.default_rng(0).choice(len(texts), COUNTED, replace=False))
@@ -154,4 +153,8 @@ def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
         sample.to_pylist(), add_special_tokens=False, return_attention_mask=False, verbose=False
     )
     tokens = sum(map(len, encoded["input_ids"]))
-    return round(tokens * sizes / pc.sum(pc.binary_length(sample)).as_py())
+    return round(tokens * _bytes(texts) / _bytes(sample))
+
+
+def _bytes(texts: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.binary_length(texts)).as_py())
