@@ -188,6 +188,26 @@ def student(
     print_json(answer) if as_json else typer.echo(text.format(**answer, scored=scored, how=how))
 
 
+@app.command()
+def distance(
+    teacher: Annotated[
+        str | None, typer.Option(help="From which teacher; default: each student's own.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="On the documents of which evaluated split.")] = "validation",
+    params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
+    as_json: Json = False,
+) -> None:
+    """How far trained language models are from their teacher: KL in nats a token, and the acceptance rate.
+
+    Of the trials whose models were kept (`keep` in params.yaml), from the teacher's token cache. KL is unbiased from a
+    sampled cache, and has its standard error over documents. The acceptance rate needs a full cache.
+    """
+    from kdcache.cli.distances import find_distances, print_distances
+
+    answer = find_distances(params, teacher, split)
+    print_json(answer) if as_json else print_distances(answer)
+
+
 store = typer.Typer(
     help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
 )

@@ -1,6 +1,6 @@
 """A task of documents as one model takes it: how many packed sequences, and how many bytes are kept of them.
 
-Only the model's tokenizer knows the sequences. It is loaded without torch, and counts the documents' tokens.
+Only the model's tokenizer knows the sequences; it counts the documents' tokens. Loading it imports torch.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Counting:
         return self._counted[folder][1]
 
     def _count(self, task: PreparedTask, folder: Path) -> Size:
-        from kdcache.modelling.preprocessors import open_tokenizer  # imports transformers
+        from kdcache.modelling.preprocessors import open_tokenizer  # imports transformers and torch
 
         tokenizer = open_tokenizer(folder)
         sequences = {
@@ -146,7 +146,6 @@ def sequences_of(tokens: int, documents: int, length: int) -> int:
 
 def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
     """The tokens of all texts; of more than COUNTED, as many a byte as in a random sample of them."""
-    sizes: int = pc.sum(pc.binary_length(texts)).as_py()
     sample = texts
     if len(texts) > COUNTED:
         sample = texts.take(np.random.default_rng(0).choice(len(texts), COUNTED, replace=False))
@@ -154,5 +153,8 @@ def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
         sample.to_pylist(), add_special_tokens=False, return_attention_mask=False, verbose=False
     )
     tokens = sum(map(len, encoded["input_ids"]))
-    sampled: int = pc.sum(pc.binary_length(sample)).as_py()
-    return round(tokens * sizes / sampled)
+    return round(tokens * _bytes(texts) / _bytes(sample))
+
+
+def _bytes(texts: pa.ChunkedArray) -> int:
+    return int(pc.sum(pc.binary_length(texts)).as_py())

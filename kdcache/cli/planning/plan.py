@@ -1,6 +1,6 @@
 """What a study has to run, and how much of that is there already. `estimates` says how long it takes.
 
-This only looks at files: it downloads nothing and does not import torch. Of documents it counts the tokens.
+This only looks at files: it downloads nothing. It imports torch only for the tokenizers that count documents' tokens.
 """
 
 from __future__ import annotations

@@ -458,3 +458,13 @@ def test_the_settings_of_teachers_are_counted_too(here: Path) -> None:
     assert found["tuning"]["trials"] == without["tuning"]["trials"]
     assert found["tuning"]["teachers"]["missing"] == 3  # two settings, and the one that is learned from
     assert found["steps"]["total"] - without["steps"]["total"] == (1 + 3) * 2  # epochs of 2 batches
+
+
+def test_what_tuning_chose_is_what_runs(done: None) -> None:
+    planned(FILMS)
+    chosen = load_study().with_chosen({("films", "small", "smooth"): {"epochs": 5}})
+    plan = plan_study(chosen, DATA)
+    assert states(plan) == {"teachers.done": 1, "trials.done": 14, "trials.stale": 2}
+    assert describe(plan)["jobs"][1]["steps_each"] == [12, 20]  # 3 epochs of 4 batches of 3 rows, or 5
+    better = load_study().with_chosen({}, {("films", "big"): {"epochs": 3}})
+    assert states(plan_study(better, DATA))["teachers.stale"] == 1

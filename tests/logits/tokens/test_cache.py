@@ -137,10 +137,9 @@ def test_a_stream_goes_on_where_it_was(cache):
     assert begun + [batch.ids.tolist() for batch in again] == whole
 
 
-def test_a_cache_larger_than_memory_is_written_verified_and_streamed(tmp_path, monkeypatch):
-    """In pieces: none of the three holds more than a third of what the whole split takes."""
-    monkeypatch.setattr(token_format, "GROUP_VALUES", 1 << 15)
-    needed = {}
+def needed_for(path, count):
+    """The memory that each use of a full cache of so many rows needs at its peak; and that of its values."""
+    needed, rows = {}, sequences(count, vocabulary=1000)
 
     def measured(name, work):
         tracemalloc.reset_peak()
@@ -148,20 +147,29 @@ def test_a_cache_larger_than_memory_is_written_verified_and_streamed(tmp_path, m
         work()
         needed[name] = tracemalloc.get_traced_memory()[1] - before
 
+    how = {"fingerprints": FINGERPRINTS, "rows_per_shard": 20}
+    measured("write", lambda: write_token_logits(Table(1000), rows, path, Full(), **how))
+    cache = TokenCache(path)
+    measured("verify", lambda: cache.verify("full"))
+    measured("stream", lambda: [None for _ in cache.stream("train", 8)])
+    measured("info", cache.info)
+    measured("split", lambda: cache.split("train"))
+    return needed, cache.split("train").columns["head_logprobs"].values.nbytes
+
+
+def test_a_cache_larger_than_memory_is_written_verified_and_streamed(tmp_path, monkeypatch):
+    """Row group by row group: beyond what is needed for any cache, such as buffers, less than a tenth of its growth."""
+    monkeypatch.setattr(token_format, "GROUP_VALUES", 1 << 15)
     tracemalloc.start()
     try:
-        measured("write", lambda: write_cache(tmp_path, {"train": 1500}, Full(), rows_per_shard=40))
-        cache = TokenCache(tmp_path)
-        measured("verify", lambda: cache.verify("full"))
-        measured("stream", lambda: [batch.ids for batch in cache.stream("train", 8)])
-        measured("info", cache.info)
-        measured("split", lambda: cache.split("train"))
+        needed_for(tmp_path / "first", 20)  # imports what is imported when it is used
+        few, small = needed_for(tmp_path / "few", 100)
+        many, large = needed_for(tmp_path / "many", 700)
     finally:
         tracemalloc.stop()
-    values = cache.split("train").columns["head_logprobs"].values.nbytes
-    whole = needed.pop("split")
-    assert whole > values > 4 << 20  # the measure sees them
-    assert {name: memory for name, memory in needed.items() if memory > values / 3} == {}
+    growth = {name: (many[name] - few[name]) / (large - small) for name in few}
+    assert growth.pop("split") > 1  # the measure sees them
+    assert {name: share for name, share in growth.items() if share > 0.1} == {}
 
 
 def test_more_rows_than_memory_holds(cache, monkeypatch):

@@ -108,7 +108,11 @@ def corpus() -> Corpus:
 @pytest.fixture(scope="module")
 def cache(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder = tmp_path_factory.mktemp("cache")
-    teacher = Table(len(corpus.tokenizer))
+    table = Table(len(corpus.tokenizer))
+
+    def teacher(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
+        return table(input_ids)
+
     how = {"tokenizer": corpus.tokenizer, "fingerprints": FINGERPRINTS}
     return write_token_logits(teacher, corpus.rows, folder, Threshold(1 / 8), **how)
 
