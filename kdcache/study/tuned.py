@@ -17,7 +17,7 @@ from kdcache.errors import KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.study.beside import read_beside
 from kdcache.study.schema import Choices, Study, TeacherChoices
-from kdcache.study.tuning import Setting
+from kdcache.study.tuning import Setting, Values
 from kdcache.system.files import write_json
 from kdcache.system.names import TUNED
 
@@ -76,6 +76,7 @@ def _check_space(path: Path, study: Study, methods: Choices, teachers: TeacherCh
     """Refuse a choice that is not in the space of params.yaml: somebody edited the file."""
     assert study.tuning is not None
     of_teachers = study.tuning.teachers.values if study.tuning.teachers else {}
+    chosen: list[tuple[str, tuple[str, ...], Setting, Values]]
     chosen = [("chosen", name, setting, study.tuning.values(name[2])) for name, setting in methods.items()]
     chosen += [("teachers", name, setting, of_teachers) for name, setting in teachers.items()]
     for group, name, setting, space in chosen:
