@@ -9,6 +9,7 @@ import pytest
 from kdcache.errors import ComparisonError
 from kdcache.report import comparisons, costs, interactions, tables
 from kdcache.results.reading import Metrics, read_metrics
+from kdcache.statistics import wording
 from tests.report import samples
 
 
@@ -173,9 +174,11 @@ def test_every_comparison_can_be_sorted_and_searched(metrics: Metrics) -> None:
     assert len(rows) == 12
 
 
-def test_online_is_the_sum_over_teachers(metrics: Metrics) -> None:
+def test_online_each_teacher_runs_in_every_epoch_of_its_readers(metrics: Metrics) -> None:
+    """Training and one pass (4 s) for each of 8 epochs of 10 and of 5 trials."""
     cost = costs.costs(metrics, samples.study())
-    assert cost.online == 100 + 10 * 8 * 4 + 100 + 5 * 8 * 4
+    expected = [wording.seconds(100 + trials * 8 * 4) for trials in (10, 5)]
+    assert [teacher.online for teacher in cost.teachers] == expected
     assert cost.device == "cpu"
 
 
