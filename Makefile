@@ -33,7 +33,7 @@ floors:
 	build/floors/bin/python -m pip check
 	build/floors/bin/python -m pytest -q -p no:cacheprovider tests/test_core_install.py
 
-# about an hour: 100,000 odd and damaged inputs of every reader
+# about six hours: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev
 	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
