@@ -5,6 +5,8 @@ A result holds nothing that differs if the same trial runs again on the same kin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,14 +105,8 @@ def read_result(folder: Path) -> TrialResult | None:
     path = folder / RESULT
     if not path.exists():
         return None
-    try:
+    with _explained(path, "a trial's result", "run it again"):
         return TrialResult.model_validate(read_json(path))
-    except KdcacheError as error:
-        raise TrialError(f"{error} (a trial's result; delete {folder} to run the trial again)") from None
-    except ValidationError as error:
-        raise TrialError(
-            f"{path}: not a trial's result, see {_wrong(error)}; delete {folder} to run it again"
-        ) from None
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
@@ -120,20 +116,23 @@ def read_teacher(folder: Path) -> dict[str, Any]:
         TrialError: it is not there, or not what stage teach writes.
     """
     path = folder / TEACHER
-    try:
+    with _explained(path, "a teacher's record", "make it again"):
         record = read_json(path)
         TeacherRecord.model_validate(record)
+        return dict(record)
+
+
+@contextmanager
+def _explained(path: Path, what: str, purpose: str) -> Iterator[None]:
+    """Say of a file that cannot be read, or has other content, what it is and what to do."""
+    advice = f"delete {path.parent} to {purpose}"
+    try:
+        yield
     except KdcacheError as error:
-        raise TrialError(f"{error} (a teacher's record; delete {folder} to make it again)") from None
+        raise TrialError(f"{error} ({what}; {advice})") from None
     except ValidationError as error:
-        raise TrialError(
-            f"{path}: not a teacher's record, see {_wrong(error)}; delete {folder} to make it again"
-        ) from None
-    return dict(record)
-
-
-def _wrong(error: ValidationError) -> str:
-    return ", ".join(sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()}))[:500]
+        wrong = sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()})
+        raise TrialError(f"{path}: not {what}, see {', '.join(wrong)[:500]}; {advice}") from None
 
 
 def finished_result(folder: Path) -> TrialResult:

@@ -151,6 +151,11 @@ def shard_case(rng: Random) -> bytes:
     table = pq.read_table(pa.BufferReader(data))
     for _ in range(rng.choice((0, 1, 1, 2))):
         table = rng.choice(TABLE_CHANGES)(rng, table)
+    return written(rng, table)
+
+
+def written(rng: Random, table: pa.Table) -> bytes:
+    """The table as Parquet, in one of the ways in which others write it."""
     out = pa.BufferOutputStream()
     pq.write_table(
         table,

@@ -17,7 +17,7 @@ from kdcache.cli import tokens as commands
 from kdcache.logits.parquet import sha256
 from kdcache.logits.tokens import RS, Full, Threshold, TokenCache, TopK, write_token_logits
 from tests.fuzz import caches
-from tests.fuzz.caches import FINGERPRINTS, SHARD, edit, folder, sealed
+from tests.fuzz.caches import FINGERPRINTS, SHARD, edit, folder, sealed, written
 from tests.fuzz.harness import NUMBERS, Reader, damaged
 
 VOCABULARY = 40
@@ -91,17 +91,7 @@ def shard_case(rng: Random) -> bytes:
     table = pq.read_table(pa.BufferReader(data))
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
         table = rng.choice(TABLE_CHANGES)(rng, table)
-    out = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        out,
-        row_group_size=rng.choice((1, 3, 8, 1000)),
-        compression=rng.choice(("zstd", "none", "snappy", "gzip")),
-        use_dictionary=rng.random() < 0.5,
-        data_page_size=rng.choice((16, 1 << 20)),
-        version=rng.choice(("1.0", "2.6")),
-    )
-    return bytes([number]) + bytes(out.getvalue())
+    return bytes([number]) + written(rng, table)
 
 
 def read_shard(data: bytes) -> None:
