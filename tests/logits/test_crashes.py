@@ -1,6 +1,5 @@
 """Real processes, killed while they write: what they leave is completed to the bytes of an uninterrupted run."""
 
-import multiprocessing
 import os
 import random
 import resource
@@ -14,6 +13,7 @@ import pytest
 
 from kdcache.errors import CacheError
 from kdcache.logits import LogitCache, LogitWriter
+from tests.forked import forked
 
 from .conftest import FINGERPRINTS, rows
 from .test_writer import contents
@@ -40,9 +40,7 @@ def write(path: Path, seed: int = 0) -> None:
 @pytest.fixture(scope="module")
 def processes():
     """A context whose processes have imported everything already, so that they are killed while writing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.logits.test_crashes"])
-    return context
+    return forked(__name__)
 
 
 @pytest.fixture(scope="module")

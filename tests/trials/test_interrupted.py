@@ -24,6 +24,7 @@ from kdcache.trials.states import EVERY, FILE
 from kdcache.trials.watching import TrainingWatch
 from tests import tiny_models as tiny
 from tests.doing import prepare_words, teach, trial_plan
+from tests.forked import forked
 from tests.launching import LAUNCH, VARIABLES
 
 STEPS = 160  # of 40 rows by 4, in 16 epochs
@@ -99,8 +100,7 @@ def test_killed_again_and_again_at_random(
     monkeypatch.setenv(EVERY, "off")
     MAKERS[what](project, tmp_path / "whole")
     draw, killed = random.Random(what), 0
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = forked(*PRELOADED)
     while killed < KILLS[what]:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         arguments = (what, project, tmp_path / "interrupted", tmp_path, theirs)

@@ -18,6 +18,7 @@ from kdcache.errors import TrialError
 from kdcache.training.state import State
 from kdcache.trials import states
 from kdcache.trials.states import FILE, UNUSED_DAYS, KeptState, minutes
+from tests.forked import forked
 
 
 @pytest.fixture(autouse=True)
@@ -218,7 +219,7 @@ def hold(pipe: Connection, folder: Path) -> None:
 def test_two_processes_of_one_training_do_not_mix(project: Path) -> None:
     """As `dvc exp` may run in two copies of the project: the second neither takes nor writes a state."""
     ours, theirs = multiprocessing.Pipe()
-    other = multiprocessing.get_context("forkserver").Process(target=hold, args=(theirs, project))
+    other = forked().Process(target=hold, args=(theirs, project))
     other.start()
     assert ours.recv() == "held"
     second = kept()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -31,6 +30,7 @@ from kdcache.trials.scores import trial_scores
 from kdcache.trials.store import Store, run_and_store
 from kdcache.trials.student import HandedOut, hand_out
 from tests import tiny_models
+from tests.forked import forked
 
 RECIPE = {"learning_rate": 0.01, "epochs": 2, "batch_size": 4, "precision": "float32"}
 MODELS = {"films": "bert", "shapes": "vit", "greys": "vit-grey"}
@@ -389,8 +389,7 @@ def keep_in_a_process(root: str, finished: str, pause: float) -> None:
 
 
 def test_a_kill_while_a_model_is_written_leaves_none_or_a_whole_one(finished: Path, project: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.trials.test_student", "transformers.models.bert.modeling_bert"])
+    context = forked(__name__, "transformers.models.bert.modeling_bert")
     trial = Layout(project).trial("films", "of-films", "kd", 0)
     before, seen = contents(trial), set()
     for moment in moments(trial):

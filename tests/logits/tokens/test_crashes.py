@@ -1,6 +1,5 @@
 """Real processes, killed while they write a token cache: what they leave is completed to the same bytes."""
 
-import multiprocessing
 import random
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import pytest
 
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import Threshold, TokenCache, write_token_logits
+from tests.forked import forked
 from tests.logits.test_crashes import files_seen, kill_at
 from tests.logits.test_writer import contents
 
@@ -25,9 +25,7 @@ def write(path: Path, batch_size: int = 3) -> None:
 @pytest.fixture(scope="module")
 def processes():
     """A context whose processes have imported everything already, so that they are killed while writing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.logits.tokens.test_crashes"])
-    return context
+    return forked(__name__)
 
 
 @pytest.fixture(scope="module")
