@@ -6,7 +6,6 @@ The public names are imported when they are first used, so that a command that n
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -70,7 +69,9 @@ HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return importlib.metadata.version("kdcache")
+        from importlib.metadata import version  # its imports take longer than those of many a command
+
+        return version("kdcache")
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(HOMES.get(name, "kdcache.logits")), name)

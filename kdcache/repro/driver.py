@@ -110,7 +110,7 @@ class _Run:
 
     def _start_ready(self) -> bool:
         """Start what may start; whether anything runs."""
-        for stages in self._groups(self._schedule.ready()) if self._going_on() else []:
+        for stages in self._groups() if self._going_on() else []:
             if len(self._jobs) < self._at_once:
                 for stage in stages:
                     self._schedule.start(stage)
@@ -119,10 +119,10 @@ class _Run:
                 self._jobs.append(Job(stages, allow_missing, log, self._environment))
         return bool(self._jobs)
 
-    def _groups(self, ready: Sequence[str]) -> list[list[str]]:
-        """What is run in a process each: a stage with work, and last all those without."""
-        idle = [stage for stage in ready if stage in self._idle]
-        working = [[stage] for stage in ready if stage not in self._idle]
+    def _groups(self) -> list[list[str]]:
+        """What may be run now in a process each: a stage with work, and last all those without."""
+        idle = self._schedule.ready_together(self._idle)
+        working = [[stage] for stage in self._schedule.ready() if stage not in self._idle]
         return [*working, idle] if idle else working
 
     def _going_on(self) -> bool:

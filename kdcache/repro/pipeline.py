@@ -96,8 +96,8 @@ class Project:
                 stages[name] = stages.pop(name)
 
 
-def run_together(names: Collection[str], allow_missing: bool = False) -> None:
-    """Bring stages of dvc.yaml up to date one after another in this process, and record all at once in dvc.lock.
+def run_together(names: Sequence[str], allow_missing: bool = False) -> None:
+    """Bring stages of dvc.yaml up to date in this order, in this process, and record all at once in dvc.lock.
 
     DVC itself reads and writes all of dvc.lock for every stage, which takes longer than a stage with nothing to do.
     Stages that have ended are recorded even if a later one fails.
@@ -109,9 +109,10 @@ def run_together(names: Collection[str], allow_missing: bool = False) -> None:
     with _dvc_errors(), lock_repo(repo):
         ran = []
         try:
-            for stage in collect_stages(repo, [PIPELINE]):
-                if stage.addressing in names and stage.reproduce(allow_missing=allow_missing):
-                    ran.append(stage)
+            stages = {stage.addressing: stage for stage in collect_stages(repo, [PIPELINE])}
+            for name in names:
+                if stages[name].reproduce(allow_missing=allow_missing):
+                    ran.append(stages[name])
         finally:
             if ran:
                 ran[0].dvcfile.dump_stages(ran, update_pipeline=False)

@@ -41,6 +41,14 @@ class Schedule:
         free = [name for name in self.having(State.WAITING) if self._is_free(name)]
         return sorted(free, key=lambda name: -self._to_the_end[name])  # stable: otherwise in order
 
+    def ready_together(self, names: Collection[str]) -> list[str]:
+        """Those of `names` that wait for others of them at most, in an order in which one process can run them."""
+        together: list[str] = []
+        for name in self.having(State.WAITING):
+            if name in names and all(self._has_ended(one) or one in together for one in self._upstream[name]):
+                together.append(name)
+        return together
+
     def start(self, name: str) -> None:
         self.states[name] = State.RUNNING
 
@@ -63,7 +71,10 @@ class Schedule:
         return [name for name in self.order if self.states[name] in states]
 
     def _is_free(self, name: str) -> bool:
-        return all(self.states[one] in (State.FRESH, State.DONE) for one in self._upstream[name])
+        return all(self._has_ended(one) for one in self._upstream[name])
+
+    def _has_ended(self, name: str) -> bool:
+        return self.states[name] in (State.FRESH, State.DONE)
 
 
 def _to_the_end(order: Sequence[str], upstream: Mapping[str, Iterable[str]]) -> dict[str, int]:

@@ -28,6 +28,22 @@ def test_a_stage_waits_for_all_before_it() -> None:
     assert found.ready() == ["d"]
 
 
+def test_stages_are_ready_together_when_they_wait_for_each_other_at_most() -> None:
+    found = schedule(*ORDER)
+    assert found.ready_together(["d", "c", "b", "a"]) == ["a", "b", "c", "d"]  # each after those before it
+    assert found.ready_together(["a", "b", "d", "e"]) == [
+        "a",
+        "b",
+        "e",
+    ]  # c, which d waits for, is not among them
+    assert found.ready_together(["b", "c", "d"]) == []
+    found.start("a")
+    assert found.ready_together(["b", "c", "d"]) == []
+    found.finish("a", ok=True)
+    assert found.ready_together(["b", "d"]) == ["b"]
+    assert found.ready_together(["b", "c", "d"]) == ["b", "c", "d"]
+
+
 def test_only_what_changed_and_what_comes_after_it_is_looked_at() -> None:
     found = schedule("c")
     assert found.having(State.WAITING) == ["c", "d"]
