@@ -11,6 +11,7 @@ from typing import Any
 
 from kdcache.errors import TrialError
 from kdcache.study import load_study
+from kdcache.system.locks import exclusive
 from kdcache.trials.layout import Layout
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.store import KINDS, Store, project_store
@@ -19,11 +20,15 @@ from kdcache.trials.store import KINDS, Store, project_store
 def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
     """Run `kdcache.trials.adopt.adopt`; returns what it did, as one JSON-like object."""
     from kdcache import engine
+    from kdcache.engine.tuning.finished import finished_by_tuning
     from kdcache.trials.adopt import adopt
 
     _log()
     engine.share_cores()
-    return asdict(adopt(load_study(params), Layout(), _run, sample, seed, project_store()))
+    study, layout = load_study(params), Layout()
+    with exclusive(layout.tuning):
+        tuned = finished_by_tuning(study)
+        return asdict(adopt(study, layout, _run, sample, seed, project_store(), besides=tuned))
 
 
 def handed_out(

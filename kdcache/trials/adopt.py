@@ -20,11 +20,10 @@ from kdcache.logits.opening import read_manifest
 from kdcache.study import Study
 from kdcache.system.locks import exclusive
 from kdcache.system.versions import LEARNING, installed
-from kdcache.trials.identity import Parts
 from kdcache.trials.layout import TEACHER, Layout
 from kdcache.trials.missing import cache_identity
 from kdcache.trials.plan import CachePlan, Planner, TeacherPlan, TrialPlan
-from kdcache.trials.result import read_result, read_teacher
+from kdcache.trials.result import finished_result, read_result, read_teacher
 from kdcache.trials.same import RunAll, check_same
 from kdcache.trials.stamp import stamp_cache, stamp_teacher, stamp_trial
 from kdcache.trials.store import Store
@@ -32,7 +31,7 @@ from kdcache.trials.store import Store
 log = logging.getLogger(__name__)
 
 CODE = ("code", "function")  # the parts of an identity that may differ
-P = TypeVar("P", TeacherPlan, TrialPlan)
+P = TypeVar("P", TeacherPlan, TrialPlan)  # of trainings
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,36 @@ class Adoption:
 
 
 @dataclass(frozen=True)
-class _Finished:
-    """A study's finished results that were made by other code."""
+class Finished:
+    """The plans of finished results."""
 
-    teachers: list[TeacherPlan]
-    caches: list[CachePlan]
-    trials: list[TrialPlan]
+    teachers: Sequence[TeacherPlan] = ()
+    caches: Sequence[CachePlan] = ()
+    trials: Sequence[TrialPlan] = ()
 
     @property
     def trainings(self) -> int:
         return len(self.teachers) + len(self.trials)
 
+    def __add__(self, other: Finished) -> Finished:
+        return Finished(
+            [*self.teachers, *other.teachers],
+            [*self.caches, *other.caches],
+            [*self.trials, *other.trials],
+        )
+
+
+NOTHING = Finished()
+
 
 def adopt(
-    study: Study, layout: Layout, run: RunAll, sample: int = 8, seed: int = 0, store: Store | None = None
+    study: Study,
+    layout: Layout,
+    run: RunAll,
+    sample: int = 8,
+    seed: int = 0,
+    store: Store | None = None,
+    besides: Finished = NOTHING,
 ) -> Adoption:
     """Stamp a study's finished results with the identity of the present code, if that code computes the same values.
 
@@ -69,6 +84,8 @@ def adopt(
             beside them, a teacher of every task and family is run again, with its logits.
         seed: decides which trials are drawn.
         store: teachers, caches and trials are put there under their new identities.
+        besides: finished results that are not the study's own, such as those of its tuning. No other process may write
+            to their folders meanwhile.
 
     Raises:
         TrialError: something other than the code differs, or a value does (the first is named); nothing is stamped.
@@ -76,14 +93,16 @@ def adopt(
     with ExitStack() as held:
         for folder in _output_folders(study, layout):
             held.enter_context(exclusive(folder))
-        finished = _by_other_code(Planner(study, layout))
+        planner = Planner(study, layout)
+        of_study = finished_models(planner, study.taught()) + Finished(trials=_finished_trials(planner))
+        finished = _by_other_code(of_study + besides)
         drawn = random.Random(seed)
         teachers = _sample(finished.teachers, _teacher_kinds, 0, drawn)
         trials = _sample(finished.trials, _trial_kinds, sample, drawn)
         taught = {(plan.task, plan.teacher) for plan in teachers}
         caches = [plan for plan in finished.caches if (plan.task, plan.teacher) in taught]
         if not teachers:
-            caches = finished.caches[:1]
+            caches = list(finished.caches[:1])
         check_same(teachers, caches, trials, run)
         checked = len(teachers) + len(trials)
         _stamp(finished, checked, store)
@@ -101,33 +120,42 @@ def _output_folders(study: Study, layout: Layout) -> Iterable[Path]:
 # ---- the finished results ----
 
 
-def _by_other_code(planner: Planner) -> _Finished:
-    """The finished results whose identity differs only in the code.
+def finished_models(planner: Planner, names: Iterable[tuple[str, str]]) -> Finished:
+    """The finished ones among these teachers (task, teacher), with their logits."""
+    layout = planner.layout
+    done = [name for name in names if (layout.teacher(*name) / TEACHER).is_file()]
+    caches = [planner.cache(*name) for name in done if layout.cache(*name).is_dir()]
+    return Finished([planner.teacher(*name) for name in done], caches)
+
+
+def _finished_trials(planner: Planner) -> list[TrialPlan]:
+    return [
+        planner.trial(*name, seed)
+        for name in planner.study.configurations()
+        for seed in planner.study.seeds_of(*name)
+        if read_result(planner.layout.trial(*name, seed)) is not None
+    ]
+
+
+def _by_other_code(finished: Finished) -> Finished:
+    """The results whose identity differs in the code.
 
     Raises:
         TrialError: a result differs in anything else.
     """
-    study, layout = planner.study, planner.layout
-    teachers, caches = [], []
-    for task, name in study.taught():
-        if (layout.teacher(task, name) / TEACHER).is_file():
-            plan = planner.teacher(task, name)
-            if _differs_in_code(plan.name, read_teacher(plan.folder), plan.parts, plan.folder):
-                teachers.append(plan)
-            cache = planner.cache(task, name)
-            if cache.folder.is_dir() and _cached_by_other_code(cache):
-                caches.append(cache)
-    trials = [plan for plan in planner.all_trials() if _run_by_other_code(plan)]
-    return _Finished(teachers, caches, trials)
+    return Finished(
+        [plan for plan in finished.teachers if _differs_in_code(plan, read_teacher(plan.folder))],
+        [plan for plan in finished.caches if _cached_by_other_code(plan)],
+        [
+            plan
+            for plan in finished.trials
+            if _differs_in_code(plan, finished_result(plan.folder).model_dump())
+        ],
+    )
 
 
-def _run_by_other_code(plan: TrialPlan) -> bool:
-    result = read_result(plan.folder)
-    return result is not None and _differs_in_code(plan.name, result.model_dump(), plan.parts, plan.folder)
-
-
-def _differs_in_code(name: str, kept: Mapping[str, Any], planned: Parts, folder: Path) -> bool:
-    parts = kept.get("parts")
+def _differs_in_code(plan: TeacherPlan | TrialPlan, kept: Mapping[str, Any]) -> bool:
+    name, folder, planned, parts = plan.name, plan.folder, plan.parts, kept.get("parts")
     if not parts or not isinstance(parts.get("code"), str):
         raise TrialError(
             f"{folder}: {name} was made by kdcache 0.1, which did not say what its identity is made of; run it again"
@@ -171,9 +199,8 @@ def _teacher_kinds(plan: TeacherPlan) -> set[tuple[str, str]]:
 
 
 def _trial_kinds(plan: TrialPlan) -> set[tuple[str, str]]:
-    result = read_result(plan.folder)
-    assert result is not None  # only finished trials are asked for
-    return {("task", plan.task), ("family", result.family), ("method", plan.regularizer)}
+    family = finished_result(plan.folder).family
+    return {("task", plan.task), ("family", family), ("method", plan.regularizer)}
 
 
 def _sample(
@@ -191,7 +218,7 @@ def _sample(
     return chosen + rest[: max(0, least - len(chosen))]
 
 
-def _stamp(finished: _Finished, checked: int, store: Store | None) -> None:
+def _stamp(finished: Finished, checked: int, store: Store | None) -> None:
     """Give each result its new identity, each in one atomic step; after an interruption, run `adopt` again."""
     for teacher in finished.teachers:
         stamp_teacher(teacher, checked, finished.trainings)

@@ -5,7 +5,6 @@ Nothing here imports torch, so that a stage with nothing to do ends at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,11 +157,6 @@ class Planner:
             self.trial(task, student, regularizer, seed)
             for seed in self.study.seeds_of(task, student, regularizer)
         ]
-
-    def all_trials(self) -> Iterator[TrialPlan]:
-        """The plans of all trials of every configuration, in the order of params.yaml."""
-        for configuration in self.study.configurations():
-            yield from self.trials(*configuration)
 
     def trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
         """The plan of one seed, as in `trials`; a Self-KD trial needs only that seed's baseline to be finished."""

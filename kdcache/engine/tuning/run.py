@@ -68,7 +68,7 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
         make_teacher(tuning_study, layout, task, teacher, store)
         make_cache(tuning_study, layout, task, teacher, store)
     trying = Trying(tuning_study, layout, store)
-    methods = {name: _tune_one(trying, name) for name in _baseline_first(study)}
+    methods = {one.configuration: one for one in tune_methods(trying)}
     tuned = [*teachers, *(methods[name] for name in study.tuned())]
     if processes.is_main():
         _clear(layout, study, tuned, store)
@@ -76,6 +76,31 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
         raise TrialError(
             "params.yaml was changed while tune ran; what was tried is what was asked for when it began: run again"
         )
+    return tuned
+
+
+def tune_teachers(trying: Trying) -> Iterator[Tuned]:
+    """Tune each teacher; `trying` is of `teachers_as_students`."""
+    for name in trying.study.configurations():
+        yield replace(_tune_one(trying, name), teacher=True)
+
+
+def tune_methods(trying: Trying) -> Iterator[Tuned]:
+    """Tune each configuration, the baseline's first: Self-KD learns from its trials at its chosen setting."""
+    baseline = trying.study.comparison.baseline
+    for name in sorted(trying.study.tuned(), key=lambda name: name[2] != baseline):
+        yield _tune_one(trying, name)
+
+
+def _tune_one(trying: Trying, name: Configuration) -> Tuned:
+    tuning = declared(trying.study).with_metric(trying.metric(name[0]))
+    tried = search(tuning, name[2], partial(trying.scores, name))
+    metric = trying.metric(name[0])
+    tuned = Tuned(name, tried, best(tried, tuning.lower_is_better), metric)
+    trying.chosen[name] = tuned.setting
+    said = "%s: %s (%s %.4g, the best of %d settings)"
+    chosen = tried[tuned.chosen]
+    log.info(said, " / ".join(name), in_words(tuned.setting), metric, chosen.mean, len(tried))
     return tuned
 
 
@@ -104,29 +129,11 @@ def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
     hold_out(PreparedTask(prepared), folder, tuning.hold_out, tuning.seed)
 
 
-def _baseline_first(study: Study) -> Iterator[Configuration]:
-    """All that are tuned, the baseline's first: Self-KD learns from its trials at its chosen setting."""
-    yield from sorted(study.tuned(), key=lambda name: name[2] != study.comparison.baseline)
-
-
 def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> list[Tuned]:
     """Every teacher on every task that it is for; none where params.yaml says nothing of it."""
     if declared(study).teachers is None:
         return []
-    trying = Trying(teachers_as_students(study), layout.of(teachers=True), store)
-    return [replace(_tune_one(trying, name), teacher=True) for name in trying.study.configurations()]
-
-
-def _tune_one(trying: Trying, name: Configuration) -> Tuned:
-    tuning = declared(trying.study).with_metric(trying.metric(name[0]))
-    tried = search(tuning, name[2], partial(trying.scores, name))
-    metric = trying.metric(name[0])
-    tuned = Tuned(name, tried, best(tried, tuning.lower_is_better), metric)
-    trying.chosen[name] = tuned.setting
-    said = "%s: %s (%s %.4g, the best of %d settings)"
-    chosen = tried[tuned.chosen]
-    log.info(said, " / ".join(name), in_words(tuned.setting), metric, chosen.mean, len(tried))
-    return tuned
+    return list(tune_teachers(Trying(teachers_as_students(study), layout.of(teachers=True), store)))
 
 
 def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: Store | None) -> None:

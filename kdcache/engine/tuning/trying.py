@@ -46,16 +46,22 @@ class Trying:
         Raises:
             TrialError: trials failed, or the task has no such score.
         """
-        plans = [self._plans(configuration, setting) for setting in settings]
+        plans = self._plans_of(configuration, settings)
         missing = processes.from_main(lambda: self._missing(plans))
         run_trials(missing, run_and_store)
-        return processes.from_main(lambda: [[self._score(plan) for plan in of_one] for of_one in plans])
+        return processes.from_main(lambda: self._scores(plans))
+
+    def _plans_of(self, configuration: Configuration, settings: Sequence[Setting]) -> list[list[TrialPlan]]:
+        """Each setting's trials."""
+        return [self._plans(configuration, setting) for setting in settings]
 
     def _plans(self, configuration: Configuration, setting: Setting) -> list[TrialPlan]:
-        """A setting's trials."""
         settings = {**self.chosen, configuration: setting}
         planner = self._planner.of(self.study.with_chosen(settings), replace(self.layout, settings=settings))
         return planner.trials(*configuration)
+
+    def _scores(self, plans: Sequence[Sequence[TrialPlan]]) -> list[list[float]]:
+        return [[self._score(plan) for plan in of_one] for of_one in plans]
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
         return [

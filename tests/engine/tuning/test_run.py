@@ -133,7 +133,8 @@ def test_a_choice_changes_its_own_method_alone_and_none_where_it_is_what_was_dec
             ("words", "small", "smooth"): {"alpha": alpha},
         }
         planned = plain if epochs is None else study.with_chosen(chosen)
-        return [plan.identity for plan in Planner(planned, Layout()).all_trials()]
+        planner = Planner(planned, Layout())
+        return [plan.identity for name in planned.configurations() for plan in planner.trials(*name)]
 
     declared = identities(None, None)
     assert identities(8, 0.1) == declared
