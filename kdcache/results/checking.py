@@ -18,10 +18,10 @@ from kdcache.study import Model, Params, Study
 from kdcache.study.models import LEFT_OUT
 from kdcache.system.quoting import quoted
 from kdcache.trials.identity import NAMES_ONLY
-from kdcache.trials.layout import LOGITS, TEACHER, Layout
+from kdcache.trials.layout import LIKELIHOODS, LOGITS, TEACHER, Layout
 from kdcache.trials.plan import Planner
 from kdcache.trials.result import TrialResult, read_teacher
-from kdcache.trials.tokens.checking import check_own
+from kdcache.trials.tokens.checking import check_own, check_own_likelihoods
 
 log = logging.getLogger(__name__)
 Trial: TypeAlias = tuple[str, str, str, int]  # task, student, regularizer, seed
@@ -43,7 +43,9 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
     for (task, student, regularizer, seed), result in zip(study.all_trials(), results, strict=True):
         folder = layout.trial(task, student, regularizer, seed)
         _check_names(folder, (task, student, regularizer, seed), result)
-        if (folder / LOGITS).exists():  # a language model's trial has likelihoods
+        if (folder / LIKELIHOODS).exists():
+            check_own_likelihoods(folder, result)
+        if (folder / LOGITS).exists():  # few trials of language models have them
             check_own(open_cache(folder / LOGITS), result.identity)
         model, method = study.as_tuned(task, student, regularizer)
         _compare(f"{folder}: the student", result.params.get("student"), model)

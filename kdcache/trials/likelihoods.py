@@ -125,6 +125,28 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
     return documents
 
 
+def checksum_in(path: Path) -> str:
+    """The checksum that a split's file says its columns have; only its footer is read.
+
+    Raises:
+        CacheError: the file is missing or damaged.
+    """
+    try:
+        with open_regular(path) as file:
+            said = json.loads((pq.read_metadata(file).metadata or {}).get(METADATA_KEY, b"null"))
+        return str(said["content"])
+    except (
+        KdcacheError,
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        RecursionError,
+    ) as error:
+        raise CacheError(f"{path}: is missing or damaged ({error!s:.200}); run `dvc repro`") from None
+
+
 def _documents(table: pa.Table) -> Documents:
     columns = {}
     for name in TYPES:

@@ -18,7 +18,7 @@ from kdcache.system.files import read_json, write_json
 from kdcache.system.versions import ADAPTERS, LEARNING, installed
 from kdcache.trials.layout import COST, RESULT, TEACHER
 
-OPTIONAL = ("parts", "adopted", "metrics", "seconds", "peak_memory_mb")
+OPTIONAL = ("parts", "adopted", "likelihoods", "metrics", "seconds", "peak_memory_mb")
 
 
 class Adopted(BaseModel):
@@ -39,8 +39,9 @@ class TrialResult(BaseModel):
     """The content of result.json: what was run, and its losses. The scores follow from the logits beside it.
 
     `commit` is the commit that a hub checkpoint's revision stood for, `start` a fingerprint of what the model started
-    from, and `parts` what `identity` is the hash of. Results of kdcache 0.1 have no parts; they have scores (`metrics`,
-    fractions 0..1) and cost instead.
+    from, and `parts` what `identity` is the hash of. `likelihoods` has the checksums, by split, of what a language
+    model's trial keeps, so that those of another trial are noticed. Results of kdcache 0.1 have no parts; they have
+    scores (`metrics`, fractions 0..1) and cost instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,6 +66,7 @@ class TrialResult(BaseModel):
     device: str
     precision: str
     versions: dict[str, str]
+    likelihoods: dict[str, str] | None = None
 
     metrics: dict[str, float] | None = None
     seconds: float | None = None

@@ -21,6 +21,7 @@ from kdcache.training.learning import learn
 from kdcache.training.loop import Training
 from kdcache.trials.identity import left_out, logit_fingerprints
 from kdcache.trials.layout import LOGITS, MODEL, RESULT
+from kdcache.trials.likelihoods import checksum_in, path_of
 from kdcache.trials.plan import TrialPlan
 from kdcache.trials.result import TrialCost, TrialResult, learned_with, write_cost, write_result
 from kdcache.trials.saving import save_student
@@ -93,7 +94,12 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
         device=run.device,
         precision=run.precision,
         versions=learned_with(plan.model),
+        likelihoods=_likelihoods(plan) if plan.language_modelling else None,
     )
+
+
+def _likelihoods(plan: TrialPlan) -> dict[str, str]:
+    return {split: checksum_in(path_of(plan.folder, split)) for split in plan.evaluated}
 
 
 def _params(plan: TrialPlan) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from kdcache.logits import Fingerprints, LogitCache
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator
 from kdcache.study.estimates import TokenEstimate
-from kdcache.trials.layout import LIKELIHOODS, LOGITS
-from kdcache.trials.likelihoods import path_of, read_documents
+from kdcache.trials.layout import LIKELIHOODS, LOGITS, RESULT
+from kdcache.trials.likelihoods import checksum_in, path_of, read_documents
 from kdcache.trials.plan import TrialPlan
+from kdcache.trials.result import TrialResult, finished_result
 
 
 def estimator_of(estimate: TokenEstimate) -> Estimator:
@@ -30,6 +31,19 @@ def check_own(cache: LogitCache | TokenCache, identity: str) -> None:
         raise CacheError(
             f"{cache.path}: has the logits of another trial, {found:.80}, expected {identity:.80}; run `dvc repro`"
         )
+
+
+def check_own_likelihoods(folder: Path, result: TrialResult) -> None:
+    """Refuse likelihoods that another trial's model gave.
+
+    Raises:
+        CacheError: they are of another trial, missing or damaged.
+    """
+    for path in sorted((folder / LIKELIHOODS).iterdir()):
+        if checksum_in(path) != (result.likelihoods or {}).get(path.stem):
+            raise CacheError(
+                f"{path}: has other likelihoods than those of the trial, as {RESULT} names them; run `dvc repro`"
+            )
 
 
 def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerprints | None = None) -> None:
@@ -52,8 +66,9 @@ def check_all(folder: Path) -> None:
     """Look for damage in all that a finished trial keeps, whatever it is asked for now.
 
     Raises:
-        CacheError: something is damaged.
+        CacheError: something is damaged, or another trial's.
     """
+    check_own_likelihoods(folder, finished_result(folder))
     for path in (folder / LIKELIHOODS).iterdir():
         read_documents(path)
     if (folder / LOGITS).exists():
@@ -64,10 +79,11 @@ def check_trial(plan: TrialPlan) -> None:
     """Look for damage in what a finished trial keeps: its likelihoods, and its own distributions if they are learned.
 
     Raises:
-        CacheError: something is missing or damaged.
+        CacheError: something is missing, damaged, or another trial's.
     """
     for split in plan.evaluated:
         read_documents(path_of(plan.folder, split))
+    check_own_likelihoods(plan.folder, finished_result(plan.folder))
     if plan.keep_train_logits:
         check_own(TokenCache(plan.folder / LOGITS), plan.identity)
         check_distributions(plan.folder / LOGITS, plan.model.estimate)

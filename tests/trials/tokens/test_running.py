@@ -15,6 +15,8 @@ import transformers
 from kdcache.checkpoints import fingerprints
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import TokenCache
+from kdcache.results.checking import check_results
+from kdcache.results.gather import read_trials
 from kdcache.study import Study
 from kdcache.system.files import read_json
 from kdcache.tasks.prepare import prepare_task
@@ -150,6 +152,22 @@ def test_damaged_likelihoods_are_made_again(finished: Path, project: Path) -> No
     with pytest.raises(CacheError, match="damaged"):
         trial_scores(path.parent.parent, PreparedTask(Layout(project).task("docs")))
     assert run_project(project, write_project(finished)) == ["tiny/label_smoothing/1"]
+
+
+def test_likelihoods_of_another_trial_are_noticed(finished: Path, project: Path) -> None:
+    """They are whole, and of the right documents."""
+    own, other = (path_of(trial(project, "tiny", "kd", seed), "validation") for seed in (0, 1))
+    before = own.read_bytes()
+    shutil.copy(other, own)
+    study, layout = write_project(finished), Layout(project)
+    results = read_trials(study, layout.data / "trials")
+    with pytest.raises(
+        CacheError, match=r"seed-0/likelihoods/validation\.parquet: has other likelihoods than"
+    ):
+        check_results(study, layout, results)
+    assert run_project(project, study) == ["tiny/kd/0"]
+    assert own.read_bytes() == before
+    check_results(study, layout, read_trials(study, layout.data / "trials"))
 
 
 def test_run_again_every_bit_is_the_same(finished: Path, project: Path) -> None:
