@@ -11,13 +11,14 @@ from kdcache.results.checking import check_results
 from kdcache.results.evaluation import Evaluation
 from kdcache.results.gather import cost_table, curves_table, read_trials, trials_table
 from kdcache.results.provenance import provenance
-from kdcache.results.teachers import teachers_table
-from kdcache.results.writing import write_summary, write_table
+from kdcache.results.teachers import bytes_per_token, teachers_table
+from kdcache.results.writing import as_written, write_summary, write_table
 from kdcache.statistics import (
     compare,
     compare_across_tasks,
     compare_calibration,
     compare_examples,
+    compare_storage,
     headline,
     summarize,
     tabulate_looks,
@@ -69,6 +70,9 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
     comparisons = without_unlearned(compare(trials, study), trials, study, majorities)
     looks = tabulate_looks(trials, study)
     claims = summarize(trials, study, comparisons)
+    storage = compare_storage(trials, study, bytes_per_token(study, data))
+    if len(storage):
+        claims["storage"] = as_written(storage)
     tables = {
         "trials": trials,
         "comparisons": comparisons,

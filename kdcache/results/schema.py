@@ -375,6 +375,15 @@ class TeacherNeededRow:
     note: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class StorageRow(TeacherNeededRow):
+    """In summary.json: KD from a part of a teacher's distributions against all of them; see `statistics.storage`."""
+
+    stored: str
+    bytes_per_token: OfOne
+    against_bytes: OfOne
+
+
 SCORES = "scores"  # the field of TrialRow that stands for several columns
 
 

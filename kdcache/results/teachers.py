@@ -50,6 +50,19 @@ def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFra
     return tabulate(TeacherRow, (_row(study, root, trials, *pair) for pair in study.taught()))
 
 
+def bytes_per_token(study: Study, root: Path) -> dict[tuple[str, str], float]:
+    """By task and teacher, the bytes that the shards of a language model's cache have for each token.
+
+    Args:
+        root: the folder that holds `logits/`.
+
+    Raises:
+        CacheError: a cache is missing or damaged.
+    """
+    taught = [pair for pair in study.taught() if study.tasks[pair[0]].language_modelling]
+    return {pair: TokenCache(root.joinpath("logits", *pair)).info()["bytes_per_token"] for pair in taught}
+
+
 def _row(study: Study, root: Path, trials: pd.DataFrame, task: str, teacher: str) -> TeacherRow:
     prepared, metric = PreparedTask(root / "tasks" / task), study.tasks[task].metrics[0]
     train, validation, facts = _taught_on(prepared, root / "logits" / task / teacher, metric)

@@ -18,6 +18,7 @@ from kdcache.statistics.calibration import compare_calibration
 from kdcache.statistics.interactions import compare_inits
 from kdcache.statistics.reliability import tabulate_reliability
 from kdcache.statistics.rowwise_table import compare_examples
+from kdcache.statistics.storage import compare_storage
 from kdcache.statistics.summaries import headline, summarize
 from kdcache.statistics.verdicts import compare, tabulate_looks, tabulate_scores
 
@@ -28,6 +29,7 @@ __all__ = [
     "compare_calibration",
     "compare_examples",
     "compare_inits",
+    "compare_storage",
     "compare_with_teacher_free",
     "headline",
     "summarize",

@@ -44,6 +44,9 @@ def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | No
     - configurations: list of {task, student, init, regularizer, metric, n, mean, sd}, the baselines included
     - interaction: list, the rows of `kdcache.statistics.interactions` (its docstring names the columns)
     - teacher_needed: list, the rows of `kdcache.statistics.against_teacher_free`: KD against teacher-free methods
+
+    Stage compare adds `storage`, the rows of `kdcache.statistics.storage`, if language models learn from smaller caches
+    and from a full one.
     """
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = compare_inits(trials, study)

@@ -35,6 +35,17 @@ class TokenEstimate(Params):
         """The estimator's own values, by their names there."""
         return {name: getattr(self, name) for name in VALUES[self.estimator]}
 
+    @property
+    def in_words(self) -> str:
+        """What is stored, in a few words."""
+        what = {
+            "threshold": f"threshold 1/{1 / self.eps:.4g}",
+            "rs": f"random sampling, {self.n}",
+            "topk": f"top {self.k}",
+            "full": "every token",
+        }[self.estimator]
+        return what if self.draws == 1 else f"{what}, {self.draws} draws"
+
     def _mistakes(self) -> Iterator[str]:
         others = {name for names in VALUES.values() for name in names} - set(VALUES[self.estimator])
         useless = sorted(others & self.model_fields_set)

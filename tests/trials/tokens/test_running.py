@@ -17,6 +17,7 @@ from kdcache.errors import CacheError
 from kdcache.logits.tokens import TokenCache
 from kdcache.results.checking import check_results
 from kdcache.results.gather import read_trials
+from kdcache.results.teachers import bytes_per_token
 from kdcache.study import Study
 from kdcache.system.files import read_json
 from kdcache.tasks.prepare import prepare_task
@@ -88,6 +89,18 @@ def test_a_teacher_that_learned_is_better_and_its_cache_says_how_good_it_is(fini
         scored = read_json(layout.teacher("docs", name) / TEACHER)["metrics"]["nll"]
         assert nll[name] == pytest.approx(scored, rel=1e-3)  # 11 bits a token
     assert nll["big"] < nll["raw"] - 0.5
+
+
+def test_the_bytes_of_a_token_are_those_of_the_shards(finished: Path) -> None:
+    layout = Layout(finished)
+    sizes = bytes_per_token(write_project(finished), layout.data)
+    assert set(sizes) == {("docs", "big"), ("docs", "raw")}
+    folder = layout.cache("docs", "big")
+    whole = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    tokens = sum(
+        len(TokenCache(folder).split(split).columns["tokens"].values) for split in ("train", "validation")
+    )
+    assert sizes["docs", "big"] == pytest.approx(whole / tokens, rel=1e-3)
 
 
 def test_scores_follow_from_the_likelihoods(finished: Path) -> None:
