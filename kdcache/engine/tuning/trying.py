@@ -59,7 +59,9 @@ class Trying:
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
         return [
-            one for of_one in plans for one in missing_trials(of_one[0].folder.parent, of_one, self.store)
+            plan
+            for of_configuration in plans
+            for plan in missing_trials(of_configuration[0].folder.parent, of_configuration, self.store)
         ]
 
     def _score(self, plan: TrialPlan) -> float:
