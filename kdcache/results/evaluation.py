@@ -86,7 +86,9 @@ class Evaluation:
 
     def __init__(self, study: Study, root: Path, results: Iterable[TrialResult]) -> None:
         self._study, self._root = study, root
-        self._recorded = {(*_configuration(one), one.seed): one.metrics for one in results if one.metrics}
+        self._recorded = {
+            (*_configuration(result), result.seed): result.metrics for result in results if result.metrics
+        }
         self._tasks: dict[str, _Task] = {}
         self._scores: dict[tuple[str, str, str, int], dict[str, float]] = {}
         self._sureness: dict[Configuration, Array] = {}
@@ -229,4 +231,4 @@ def bins_of(sure: Array, right: Array, bins: int = ECE_BINS) -> npt.NDArray[np.f
     """`bin_sureness` of rows, or tokens, whose largest probability, and whether it is the label's, are known."""
     index = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
     weights = (np.ones(len(sure)), sure, right)
-    return np.stack([np.bincount(index, weights=one, minlength=bins) for one in weights])
+    return np.stack([np.bincount(index, weights=row_weights, minlength=bins) for row_weights in weights])

@@ -40,20 +40,20 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
     Raises:
         ResultsError: trials are missing (the first few are named), or a student's trials began with different weights.
     """
-    found, missing = [], []
+    results, missing = [], []
     for task, student, regularizer, seed in study.all_trials():
         folder = trial_folder(trials / task / student / regularizer, seed)
         result = read_result(folder)
         if result is None:
             missing.append(str(folder))
         else:
-            found.append(result)
+            results.append(result)
     if missing:
         listed = "\n".join(f"  {folder}" for folder in missing[:10])
         run = "kdcache settle" if study.comparison.looks else "dvc repro"
         raise ResultsError(f"{len(missing)} trials are missing (run `{run}`), the first are:\n{listed}")
-    _check_starts(found)
-    return found
+    _check_starts(results)
+    return results
 
 
 def _check_starts(results: list[TrialResult]) -> None:

@@ -58,7 +58,8 @@ def _adopted(results: Sequence[TrialResult]) -> dict[str, Any]:
     """What was checked if the code was refactored after trials had run; see `kdcache adopt`."""
     adopted = {result.adopted for result in results if result.adopted is not None}
     facts = [
-        one.model_dump(by_alias=True) for one in sorted(adopted, key=lambda one: (one.before, one.after))
+        adoption.model_dump(by_alias=True)
+        for adoption in sorted(adopted, key=lambda adoption: (adoption.before, adoption.after))
     ]
     return {"adopted": facts} if facts else {}
 
@@ -74,6 +75,6 @@ def _task_facts(study: Study, root: Path, task: str) -> dict[str, Any]:
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
     cache = open_cache(folder)
-    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
+    further_caches = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
     prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **further_caches, **prints}

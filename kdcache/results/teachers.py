@@ -176,6 +176,10 @@ def _best_student(
 def _taught(study: Study, task: str, teacher: str) -> Iterator[str]:
     """The students on a task whose teacher it is, or that learn from it through a method that names it."""
     for name, student in study.students.items():
-        named = {one for method in study.methods().values() for one in method.teachers_of(student)}
+        named = {
+            teacher_name
+            for method in study.methods().values()
+            for teacher_name in method.teachers_of(student)
+        }
         if study.applies(student, task) and teacher in named | set(student.teachers):
             yield name

@@ -72,7 +72,7 @@ def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFram
         ]
         for look in range(1, len(design.looks) + 1)
     ]
-    families = [one.contest.family for one in at_looks[0]]
+    families = [judged_contest.contest.family for judged_contest in at_looks[0]]
     sizes, judged = Counter(families), list[_Judged]()
     for place, (first, family) in enumerate(zip(at_looks[0], families, strict=True)):
         taken = looks_taken(study, (points[name] for name in first.contest.needed))
@@ -80,11 +80,11 @@ def compare_with_teacher_free(trials: pd.DataFrame, study: Study) -> pd.DataFram
         look = stops_at(smallest[:taken], design.strictest(sizes[family]))
         judged.append(at_looks[look - 1][place] if look else first.not_yet())
     method = study.comparison.correction
-    t_corrected = correct_by_family([one.t_q for one in judged], families, method)
-    tost_corrected = correct_by_family([one.tost_q for one in judged], families, method)
+    t_corrected = correct_by_family([row.t_q for row in judged], families, method)
+    tost_corrected = correct_by_family([row.tost_q for row in judged], families, method)
     rows = (
-        _row(one, t_p, tost_p, sizes[one.contest.family], study)
-        for one, t_p, tost_p in zip(judged, t_corrected, tost_corrected, strict=True)
+        _row(row, t_p, tost_p, sizes[row.contest.family], study)
+        for row, t_p, tost_p in zip(judged, t_corrected, tost_corrected, strict=True)
     )
     return tabulate(TeacherNeededRow, rows)
 
@@ -203,16 +203,16 @@ def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any
     teachers = {study.method(kd).teacher_name(student) or "" for student in students}
     return {
         "regularizer": kd,
-        "task": _one({task for task, _ in pairs}),
-        "student": _one({student for _, student in pairs}),
-        "init": _one({s.init for s in students}),
-        "teacher": _one(teachers),
+        "task": _only_name({task for task, _ in pairs}),
+        "student": _only_name({student for _, student in pairs}),
+        "init": _only_name({s.init for s in students}),
+        "teacher": _only_name(teachers),
         "metric": "/".join(metrics),
         "margin": min(study.comparison.margin[metric] for metric in metrics),
     }
 
 
-def _one(names: set[str]) -> str:
+def _only_name(names: set[str]) -> str:
     return min(names) if len(names) == 1 else ALL
 
 
@@ -224,13 +224,13 @@ def _pool(cells: Cells, pairs: list[Pair], kd: str, free: list[str], names: dict
     seeds = {pair: _shared_seeds([cells[(*pair, name)] for name in (kd, *free)]) for pair in pairs}
     used = [pair for pair in pairs if seeds[pair]]
     shared = sorted(set.intersection(*(seeds[pair] for pair in used))) if used else []
-    left = len(pairs) - len(used)
+    unused = len(pairs) - len(used)
     return _Contest(
         names,
         taught={seed: _mean(cells, used, [kd], seed) for seed in shared},
         free={seed: _mean(cells, used, free, seed) for seed in shared},
         needed=tuple((*pair, name) for pair in pairs for name in (kd, *free)),
-        note=f"{left} of {len(pairs)} task x student pairs lack trials and are left out" if left else "",
+        note=f"{unused} of {len(pairs)} task x student pairs lack trials and are left out" if unused else "",
     )
 
 

@@ -79,8 +79,8 @@ def evidence_of(
             notes.append(f"paired on {len(matched)} matched seeds of {len(points)} against {len(base)}")
         return _paired([points[s] for s in matched], [base[s] for s in matched], margin, confidence, notes)
     if len(points) >= 2 and len(base) >= 2:
-        found = "1 matched seed" if matched else "no matched seeds"
-        notes.append(f"{found}: Welch on {len(points)} against {len(base)}")
+        matches = "1 matched seed" if matched else "no matched seeds"
+        notes.append(f"{matches}: Welch on {len(points)} against {len(base)}")
         return _unpaired(list(points.values()), list(base.values()), margin, confidence, notes)
     return _untestable(points, base, matched, notes)
 

@@ -41,11 +41,11 @@ def without_unlearned(
     Args:
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
-    of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
+    trials_of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
     baseline, judged = study.comparison.baseline, comparisons.copy()
     for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
         task, student = str(row["task"]), str(row["student"])
-        sides = [of[task, student, name] for name in (str(row["regularizer"]), baseline)]
+        sides = [trials_of[task, student, name] for name in (str(row["regularizer"]), baseline)]
         if task in majorities and not any(
             _learned(side, str(row["metric"]), majorities[task]) for side in sides
         ):

@@ -170,16 +170,18 @@ def row_intervals(
     mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
     rows = float(of_rows.var(ddof=1)) if np.ptp(of_rows) > NOISE else 0.0
     low, high = np.quantile(of_rows, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    found = RowIntervals(mean, low, high, math.sqrt(rows)) if rows else RowIntervals(mean, None, None, 0.0)
+    intervals = (
+        RowIntervals(mean, low, high, math.sqrt(rows)) if rows else RowIntervals(mean, None, None, 0.0)
+    )
     if len(observed) < 2:
-        return found
+        return intervals
     seeds, total = _variances(observed, draws, rows)
     if not total:
-        return replace(found, sd_seeds=0.0, sd_total=0.0)
+        return replace(intervals, sd_seeds=0.0, sd_total=0.0)
     df = (len(observed) - 1) * (total / seeds) ** 2 if seeds else math.inf
     half = t_quantile((1 + confidence) / 2, df) * math.sqrt(total)
     ends = {"total_low": mean - half, "total_high": mean + half}
-    return replace(found, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
+    return replace(intervals, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
 
 
 def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, float]:
@@ -188,8 +190,8 @@ def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, flo
     seeds = float(observed.var(ddof=1)) / count
     moved = draws - observed
     alone = moved - moved.mean(axis=1, keepdims=True)
-    both = float((alone**2).sum(axis=1).mean()) / (count - 1) / count
-    return seeds, max(0.0, rows - both) + max(0.0, seeds - both) + both
+    shared = float((alone**2).sum(axis=1).mean()) / (count - 1) / count
+    return seeds, max(0.0, rows - shared) + max(0.0, seeds - shared) + shared
 
 
 def _draws(
@@ -239,9 +241,9 @@ def _same_shape(a: ArrayLike, b: ArrayLike, dtype: type | None = None) -> tuple[
 
 
 def _labels(labels: ArrayLike, outputs: Outputs) -> Outputs:
-    found = np.asarray(labels)
-    if found.shape != outputs.shape[1:] or not np.isfinite(found).all():
+    checked = np.asarray(labels)
+    if checked.shape != outputs.shape[1:] or not np.isfinite(checked).all():
         raise ComparisonError(
-            f"expected {outputs.shape[1]} finite labels, one a row, found shape {list(found.shape)}"
+            f"expected {outputs.shape[1]} finite labels, one a row, found shape {list(checked.shape)}"
         )
-    return found
+    return checked

@@ -124,12 +124,12 @@ def check_layout(trials: pd.DataFrame, study: Study) -> None:
     metrics = {task.metrics[0] for name, task in study.tasks.items() if name in set(trials.get("task", ()))}
     missing = [column for column in (*KEYS, *sorted(metrics)) if column not in trials.columns]
     if missing and len(trials):
-        found = ", ".join(map(str, trials.columns))
-        raise ComparisonError(f"trials.csv: no column {', '.join(missing)} (there are: {found})")
+        present = ", ".join(map(str, trials.columns))
+        raise ComparisonError(f"trials.csv: no column {', '.join(missing)} (there are: {present})")
     if len(trials) and trials.duplicated(list(KEYS)).any():
         first = trials[trials.duplicated(list(KEYS))].iloc[0]
-        where = ", ".join(f"{key} {first[key]}" for key in KEYS)
-        raise ComparisonError(f"trials.csv: the trial {where} is listed twice; keep one")
+        trial = ", ".join(f"{key} {first[key]}" for key in KEYS)
+        raise ComparisonError(f"trials.csv: the trial {trial} is listed twice; keep one")
 
 
 def _points(row: Mapping[Hashable, Any], metric: str) -> float:
@@ -137,8 +137,8 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     fraction = math.nan if value is None or pd.isna(value) else float(value)
     unit = unit_of(metric)
     if abs(fraction) > 1 and unit is POINTS:
-        where = ", ".join(f"{key} {row[key]}" for key in KEYS)
-        raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({where})")
+        trial = ", ".join(f"{key} {row[key]}" for key in KEYS)
+        raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({trial})")
     return unit.worth(fraction)
 
 

@@ -77,10 +77,10 @@ def _unlearnable(study: Study, tasks: set[str], method: Regularizer) -> str | No
         return None
     for name, student in study.students.items():
         if any(study.applies(student, task) for task in tasks):
-            for where, estimate in _caches(study, name, student, method):
+            for key, estimate in _caches(study, name, student, method):
                 why = _not_in(method, estimate)
                 if why:
-                    return f"{where}: {why}"
+                    return f"{key}: {why}"
             if len(method.teachers_of(student)) > 1:
                 return f"students.{name} has several teachers; sparse distributions have no common tokens to average"
     return None

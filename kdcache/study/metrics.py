@@ -26,8 +26,8 @@ class Unit:
         digits: decimals of a value; differences have one more.
     """
 
-    one: str
-    many: str
+    singular: str
+    plural: str
     size: float
     sign: int
     digits: int
@@ -35,7 +35,7 @@ class Unit:
     @property
     def gained(self) -> str:
         """What a difference is, for an axis: "points gained", "nats better"."""
-        return f"{self.many} gained" if self.sign > 0 else f"{self.many} better"
+        return f"{self.plural} gained" if self.sign > 0 else f"{self.plural} better"
 
     def worth(self, value: float) -> float:
         """A metric's value in this unit, turned so that more is better: differences of it are gains."""

@@ -60,10 +60,10 @@ class Model(Params):
         return self.cache or TokenEstimate()
 
     @model_serializer(mode="wrap")
-    def _as_given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Without what is as if it were not there: identities do not change when kdcache learns a key."""
         given = {key for key, value in LEFT_OUT.items() if getattr(self, key, value) != value}
-        return {key: value for key, value in whole(self).items() if key not in LEFT_OUT or key in given}
+        return {key: value for key, value in serialize(self).items() if key not in LEFT_OUT or key in given}
 
     def _mistakes(self) -> Iterator[str]:
         if self.lora is not None and self.init == "scratch":

@@ -149,7 +149,7 @@ class Study(Params):
         More than one means that it was changed after trials had been judged; error rates then hold for none of them.
         """
         now = {"seeds": in_short(self.seeds), **self.comparison.model_dump(mode="json")}
-        return [one for one in self._declared if one != now] + [now]
+        return [declaration for declaration in self._declared if declaration != now] + [now]
 
     def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:
         """The seeds that a configuration has now: all of them, or in a study with looks the first few.

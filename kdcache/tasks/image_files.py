@@ -43,12 +43,14 @@ def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
     for batch in rows.batches():
         for value in batch.column(column).to_pylist():
             name = value.get("path") if isinstance(value, dict) else value
-            path, where = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
+            path, context = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
             if not name:
-                raise TaskError(f"{where}: the image is missing; remove this row")
+                raise TaskError(f"{context}: the image is missing; remove this row")
             if "://" in name:
-                raise TaskError(f"{where}: {shown(name)} is an address; download the image and name its file")
-            files.append(image_file(where, path, f" ({shown(name)} counts from {folder})"))
+                raise TaskError(
+                    f"{context}: {shown(name)} is an address; download the image and name its file"
+                )
+            files.append(image_file(context, path, f" ({shown(name)} counts from {folder})"))
     return Rows(rows.label, rows.names, image_batches(column, files))
 
 
@@ -59,7 +61,7 @@ def _has_paths(kind: pa.DataType) -> bool:
     return is_text(kind)
 
 
-def image_file(where: str, path: Path, note: str = "") -> ImageFile:
+def image_file(context: str, path: Path, note: str = "") -> ImageFile:
     """The path and the bytes of a file that may be an image; it is not opened.
 
     Raises:
@@ -69,18 +71,18 @@ def image_file(where: str, path: Path, note: str = "") -> ImageFile:
         status = path.stat()
     except FileNotFoundError:
         link = "leads to a file that does not exist" if path.is_symlink() else "the file does not exist"
-        raise TaskError(f"{where}: {shown_path(path)}: {link}{note}") from None
+        raise TaskError(f"{context}: {shown_path(path)}: {link}{note}") from None
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise TaskError(f"{where}: {shown_path(path)}: cannot be read: {reason}") from None
+        raise TaskError(f"{context}: {shown_path(path)}: cannot be read: {reason}") from None
     if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise TaskError(f"{where}: {shown_path(path)}: is {kind}; expected an image file")
+        raise TaskError(f"{context}: {shown_path(path)}: is {kind}; expected an image file")
     if status.st_size == 0:
-        raise TaskError(f"{where}: {shown_path(path)}: the file is empty; remove or replace it")
+        raise TaskError(f"{context}: {shown_path(path)}: the file is empty; remove or replace it")
     if status.st_size > LARGEST:
         raise TaskError(
-            f"{where}: {shown_path(path)}: has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller"
+            f"{context}: {shown_path(path)}: has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller"
         )
     return ImageFile(str(path), status.st_size)
 

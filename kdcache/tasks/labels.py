@@ -163,10 +163,10 @@ def _from_strings(
         if indices.null_count:
             unseen = _sorted(pc.unique(column.filter(indices.is_null())).to_pylist())
             hint = "; -1 often means hidden, as in the test splits of GLUE" if unseen == ["-1"] else ""
-            what = (
+            problem = (
                 f"labels that train does not have: {shown_all(unseen)} (train has {shown_all(known)}){hint}"
             )
-            raise TaskError(f"{split}: {what}; a class must be in train to be learnt")
+            raise TaskError(f"{split}: {problem}; a class must be in train to be learnt")
         values[split] = np.asarray(indices.to_numpy(), dtype=np.int64)
     return values, known
 
@@ -188,8 +188,8 @@ def _refuse_negative(split: str, values: npt.NDArray[np.int64]) -> None:
     if not len(bad):
         return
     if (values[bad] == -1).all():
-        what = f"the label is -1 in {row_numbers(bad)}, which means hidden (as in the test splits of GLUE)"
-        raise TaskError(f"{split}: {what}; use a split with labels")
+        problem = f"the label is -1 in {row_numbers(bad)}, which means hidden (as in the test splits of GLUE)"
+        raise TaskError(f"{split}: {problem}; use a split with labels")
     raise TaskError(f"{split}: negative labels in {row_numbers(bad)}; labels must be 0..K-1")
 
 

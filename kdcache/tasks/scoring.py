@@ -287,10 +287,10 @@ def _check_rows(shape: tuple[int, ...], rows: int) -> None:
         raise ScoringError(f"expected {rows} labels, as many as rows of logits, found shape {list(shape)}")
 
 
-def _refuse_non_finite(values: Floats, what: str) -> None:
+def _refuse_non_finite(values: Floats, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(bad):
         raise ScoringError(
-            f"{what}: row {int(bad[0])} has a NaN or infinite value ({len(bad)} of {len(values)} rows); "
+            f"{name}: row {int(bad[0])} has a NaN or infinite value ({len(bad)} of {len(values)} rows); "
             "did training diverge?"
         )

@@ -62,8 +62,8 @@ def _table(origin: str, lines: Any, header: list[str], columns: Columns) -> pa.T
     for block in _blocks(origin, lines, header):
         for column, position in positions.items():
             texts = pa.array(list(map(itemgetter(position), block)), pa.string())
-            whole = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
-            pieces[column] += [texts] if whole else texts.chunks
+            in_one_piece = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
+            pieces[column] += [texts] if in_one_piece else texts.chunks
     return pa.table({column: pa.chunked_array(chunks, pa.string()) for column, chunks in pieces.items()})
 
 

@@ -67,8 +67,8 @@ def _check_split(split: str, parent: Path) -> None:
         raise TaskError(f"{parent}: {_not_a_folder(parent)}")
     if (parent / split).is_dir():
         return
-    there = [entry.name for entry in _entries(parent) if entry.is_dir()]
-    other = next((name for name in there if OTHER_NAMES.get(name.casefold()) == split), None)
+    folders = [entry.name for entry in _entries(parent) if entry.is_dir()]
+    other = next((name for name in folders if OTHER_NAMES.get(name.casefold()) == split), None)
     advice = (
         f"to take {other!r} for it, write `folder: {{train: {parent / 'train'}, {split}: {parent / other}}}`"
         if other
@@ -76,7 +76,7 @@ def _check_split(split: str, parent: Path) -> None:
         "`folder: {train: ..., validation: ...}`"
     )
     raise TaskError(
-        f"{parent}: has no folder {split!r}; the folders in it: {shown_all(there) or 'none'}; {advice}"
+        f"{parent}: has no folder {split!r}; the folders in it: {shown_all(folders) or 'none'}; {advice}"
     )
 
 
@@ -118,8 +118,8 @@ def _entries(folder: Path, origin: str = "") -> list[Path]:
     try:
         entries = [entry for entry in folder.iterdir() if not _is_litter(entry.name)]
     except OSError as error:
-        there = folder.is_dir()
-        reason = f"cannot be read: {error.strerror}" if there else _not_a_folder(folder)
+        is_folder = folder.is_dir()
+        reason = f"cannot be read: {error.strerror}" if is_folder else _not_a_folder(folder)
         raise TaskError(f"{origin}: {reason}") from None
     for entry in entries:
         _check_name(origin, entry.name)

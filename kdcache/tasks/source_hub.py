@@ -108,10 +108,10 @@ def _asking_hub(source: Source, split: str | None = None) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # httpx, huggingface_hub, datasets and builders each raise their own kinds
-        what = _hub_name(source) + (f", split {split!r}" if split else "")
+        name = _hub_name(source) + (f", split {split!r}" if split else "")
         advice = hub.explain(
             error,
             "download its files and use `files`",
             "cannot be loaded; check its name, configuration, revision and splits",
         )
-        raise TaskError(f"{what}: {advice}") from error
+        raise TaskError(f"{name}: {advice}") from error

@@ -59,7 +59,7 @@ def _kind(path: Path) -> str:
     """What a file is that is not in UTF-8."""
     with path.open("rb") as file:
         head = file.read(8)
-        known = next((what for start, what in SIGNATURES.items() if head.startswith(start)), None)
+        known = next((kind for start, kind in SIGNATURES.items() if head.startswith(start)), None)
         if known is not None:
             return known
         file.seek(0)

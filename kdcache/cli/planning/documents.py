@@ -80,10 +80,10 @@ class Counting:
 
     def size(self, model: Model, checkpoint: Checkpoint | None) -> PackedSize | None:
         """The task as the model takes it; None if nobody told and the task or the checkpoint is not here."""
-        found = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
-        if not isinstance(found, Size):
+        counted = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
+        if not isinstance(counted, Size):
             return None
-        return PackedSize(**vars(found), length=self.length, estimate=model.estimate)
+        return PackedSize(**vars(counted), length=self.length, estimate=model.estimate)
 
     def notes(self, name: str) -> list[str]:
         """What the tokenizers said, a line for each.
@@ -91,17 +91,17 @@ class Counting:
         Args:
             name: the task's.
         """
-        found = []
+        lines = []
         for checkpoint, size in self._counted.values():
             if isinstance(size, str):
-                found.append(f"task {name}: its packed sequences are unknown: {size}")
+                lines.append(f"task {name}: its packed sequences are unknown: {size}")
             else:
                 about = "about " if self._is_estimated else ""
-                found.append(
+                lines.append(
                     f"task {name}: by the tokenizer of {checkpoint}, {about}{size.train:,} packed sequences to learn "
                     f"from and {size.evaluated:,} to be judged by"
                 )
-        return found
+        return lines
 
     @property
     def _is_estimated(self) -> bool:

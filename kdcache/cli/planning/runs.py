@@ -75,6 +75,6 @@ class Job:
     size: Size | None = None  # of the task, in the rows that this model takes
 
     @property
-    def left(self) -> tuple[Run, ...]:
+    def remaining(self) -> tuple[Run, ...]:
         """The runs that are still to do, as far as known."""
         return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))

@@ -113,7 +113,7 @@ def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> l
     """Every teacher on every task that it is for; none where params.yaml says nothing of it."""
     if declared(study).teachers is None:
         return []
-    trying = Trying(teachers_as_students(study), layout.of(teachers=True), store)
+    trying = Trying(teachers_as_students(study), layout.with_trials(teachers=True), store)
     return [replace(_tune_one(trying, name), teacher=True) for name in trying.study.configurations()]
 
 
@@ -135,7 +135,7 @@ def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: St
     for task, teacher in needed_teachers(study):
         asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}
     for choice in tuned:
-        folder = layout.of(choice.teacher).method(*choice.configuration)
+        folder = layout.with_trials(choice.teacher).method(*choice.configuration)
         asked |= {folder / folder_of(tried.setting) for tried in choice.tried}
     for folder in _outputs(layout.data):
         if folder not in asked and folder.is_dir():

@@ -54,7 +54,9 @@ class Trying:
     def _plans(self, configuration: Configuration, setting: Setting) -> list[TrialPlan]:
         """A setting's trials."""
         settings = {**self.chosen, configuration: setting}
-        planner = self._planner.of(self.study.with_chosen(settings), replace(self.layout, settings=settings))
+        planner = self._planner.with_values(
+            self.study.with_chosen(settings), replace(self.layout, settings=settings)
+        )
         return planner.trials(*configuration)
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
