@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **facts(("pyarrow", "numpy")),
         "options": {"repeats": args.repeats, "megabytes": args.megabytes},
         "largest_float16_error": errors,
-        "choices": [asdict(one) for one in choices],
+        "choices": [asdict(choice) for choice in choices],
     }
     for path, content in ((args.json, None), (args.page, page(run, choices))):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def measure(logits: Logits, repeats: int) -> list[Found]:
     tables = {dtype: as_table(logits.astype(dtype)) for dtype in DTYPES}
     every = choices(classes)
     data = {choice: encode(tables[choice.dtype], choice) for choice in every}
-    seconds: dict[tuple[str, Choice], list[float]] = {(what, choice): [] for choice in every for what in "wr"}
+    seconds: dict[tuple[str, Choice], list[float]] = {(mode, choice): [] for choice in every for mode in "wr"}
     for _ in range(repeats):
         for choice in every:
             seconds["w", choice].append(_timed(encode, tables[choice.dtype], choice))
@@ -201,7 +201,9 @@ def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
     ]
     for classes in CLASSES:
         error = run["largest_float16_error"][classes]
-        parts.append(f"## K = {classes}\n\n{_table([one for one in choices if one.classes == classes])}")
+        parts.append(
+            f"## K = {classes}\n\n{_table([choice for choice in choices if choice.classes == classes])}"
+        )
         parts.append(f"float16 changes a logit by at most {number(error)} here.")
     return "\n\n".join(parts) + "\n"
 
@@ -209,22 +211,22 @@ def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
 def _table(choices: Sequence[Found]) -> str:
     header = ["type", "encoding", "compression", "rows of a group", "MB of a group"]
     header += ["bytes per row", "write MB/s", "read MB/s"]
-    return table(header, [_cells(one) for one in choices], right=range(3, 8))
+    return table(header, [_cells(choice) for choice in choices], right=range(3, 8))
 
 
-def _cells(one: Found) -> list[str]:
-    choice = one.choice
+def _cells(found: Found) -> list[str]:
+    choice = found.choice
     cells = [
         choice.dtype,
         "byte-stream-split" if choice.split_bytes else "plain",
         choice.compression if choice.level is None else f"{choice.compression} {choice.level}",
         f"{choice.group_rows:,}",
-        number(one.group_mb),
-        f"{one.bytes_per_row:,.1f}",
-        number(one.write_mb_s),
-        number(one.read_mb_s),
+        number(found.group_mb),
+        f"{found.bytes_per_row:,.1f}",
+        number(found.write_mb_s),
+        number(found.read_mb_s),
     ]
-    return [f"**{cell}**" for cell in cells] if one.chosen else cells
+    return [f"**{cell}**" for cell in cells] if found.chosen else cells
 
 
 if __name__ == "__main__":

@@ -135,7 +135,7 @@ def table(timings: dict[str, list[Timed]]) -> str:
     """A Markdown table: medians, and the ratio to `dvc repro` round by round."""
     lines = ["| | seconds | of all trials | times as fast |", "| --- | --- | --- | --- |"]
     for name, runs in timings.items():
-        ratios = [base.seconds / one.seconds for base, one in zip(timings[SERIAL], runs, strict=True)]
+        ratios = [base.seconds / run.seconds for base, run in zip(timings[SERIAL], runs, strict=True)]
         seconds, of_trials = (statistics.median(times) for times in zip(*map(astuple, runs), strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {name} | {seconds:.0f} | {of_trials:.0f} | {spread} |")

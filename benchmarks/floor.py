@@ -155,9 +155,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     floors = floor(model.config, args.batch_size, args.tokens, parameters)
     data = split_of(args.batch_size * args.steps, args.tokens)
-    for precision, one in floors.items():
+    for precision, facts_of in floors.items():
         fresh = build_model(checkpoint, card, 0, preprocessor)
-        one |= step(fresh, student.model_copy(update={"precision": precision}), data)
+        facts_of |= step(fresh, student.model_copy(update={"precision": precision}), data)
     print(page(floors, args, parameters))
     if args.json:
         size = {"rows": args.batch_size, "tokens": args.tokens, "parameters": parameters}
@@ -183,20 +183,22 @@ def page(floors: dict[str, Any], args: argparse.Namespace, parameters: int) -> s
     lines = [
         [
             precision,
-            f"{one['gigaflops']:.2f}",
-            f"{one['gigaflops_per_second']:.0f}",
-            f"{one['products_ms']:.1f}",
-            f"{one['optimizer_ms']:.1f}",
-            f"{one['step_ms']:.1f}",
-            f"{one['step_ms'] / (one['products_ms'] + one['optimizer_ms']):.1f}",
+            f"{facts_of['gigaflops']:.2f}",
+            f"{facts_of['gigaflops_per_second']:.0f}",
+            f"{facts_of['products_ms']:.1f}",
+            f"{facts_of['optimizer_ms']:.1f}",
+            f"{facts_of['step_ms']:.1f}",
+            f"{facts_of['step_ms'] / (facts_of['products_ms'] + facts_of['optimizer_ms']):.1f}",
         ]
-        for precision, one in floors.items()
+        for precision, facts_of in floors.items()
     ]
     header = ["", "GFLOP a step", "GFLOP/s", "products, ms", "optimizer, ms", "step, ms", "step / floor"]
     profiles = [
         f"{precision}: "
-        + ", ".join(f"{name.removeprefix('aten::')} {share:g}%" for name, share in one["profile"].items())
-        for precision, one in floors.items()
+        + ", ".join(
+            f"{name.removeprefix('aten::')} {share:g}%" for name, share in facts_of["profile"].items()
+        )
+        for precision, facts_of in floors.items()
     ]
     head = f"{_name(args)}, {parameters / 1e6:.1f} million parameters"
     return "\n\n".join([head, table(header, lines, right=range(1, 7)), *profiles])

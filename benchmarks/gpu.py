@@ -123,16 +123,16 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "what": f"{one.name} / {other.name}",
+            "what": f"{variant.name} / {against.name}",
             **comparing.judged(
-                comparing.ratios(runs, one, other, "cpu"),
-                comparing.ratios(runs, one, other, "wall"),
-                goal if (one, other) == (ours, best) else None,
+                comparing.ratios(runs, variant, against, "cpu"),
+                comparing.ratios(runs, variant, against, "wall"),
+                goal if (variant, against) == (ours, best) else None,
                 by="wall",
             ),
         }
-        for one, other in dict.fromkeys(pairs)
-        if one in runs and other in runs
+        for variant, against in dict.fromkeys(pairs)
+        if variant in runs and against in runs
     ]
 
 

@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run["writing"] = writing(model, rows, args.repeats)
     run["step"] = steps(model, rows, args.repeats)
     if args.smollm2:
-        run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
-        run["sizes"][SMOLLM2] = found["sizes"]
-        run["variance"] += found["variance"]
+        run["smollm2"] = measured = with_smollm2(args.smollm2, args.smollm2_rows)
+        run["sizes"][SMOLLM2] = measured["sizes"]
+        run["variance"] += measured["variance"]
     write_json(args.json, run)
     write_atomically(args.page, page(run).encode("utf-8"))
     print(page(run))
@@ -161,7 +161,7 @@ def sizes(
     model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
 ) -> list[dict[str, Any]]:
     """Bytes a token of each estimator, everything included."""
-    found = []
+    measured = []
     for how in estimators:
         if isinstance(how, Full) and isinstance(model, Peaked):
             continue
@@ -172,8 +172,8 @@ def sizes(
             key: facts_of[key]
             for key in ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
         }
-        found.append({"estimator": name_of(how), **kept})
-    return found
+        measured.append({"estimator": name_of(how), **kept})
+    return measured
 
 
 def name_of(how: Estimator) -> str:
@@ -305,9 +305,9 @@ def page(run: dict[str, Any]) -> str:
 def _size_table(run: dict[str, Any]) -> str:
     keys = ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
     rows = [
-        [teacher, one["estimator"], *(number(one[key] or 0) for key in keys)]
-        for teacher, found in run["sizes"].items()
-        for one in found
+        [teacher, row["estimator"], *(number(row[key] or 0) for key in keys)]
+        for teacher, measured in run["sizes"].items()
+        for row in measured
     ]
     header = ["teacher", "estimator", "bytes a token", "exact entries", "sampled entries", "entropy (nats)"]
     return table(header, rows, right=(2, 3, 4, 5))
@@ -316,8 +316,8 @@ def _size_table(run: dict[str, Any]) -> str:
 def _variance_table(run: dict[str, Any]) -> str:
     keys = ("entropy", "entries", "n", "threshold", "rs")
     rows = [
-        [one["teacher"], *(number(one[key]) for key in keys), number(one["rs"] / one["threshold"])]
-        for one in run["variance"]
+        [row["teacher"], *(number(row[key]) for key in keys), number(row["rs"] / row["threshold"])]
+        for row in run["variance"]
     ]
     header = ["teacher", "entropy (nats)", "entries", "RS-KD's n", "threshold", "RS-KD", "RS-KD / threshold"]
     return table(header, rows, right=(1, 2, 3, 4, 5, 6))

@@ -127,8 +127,8 @@ def interquartile_mean(scores: Array, resamples: int, rng: Generator) -> Interva
     """Bootstrap interval of one method's scores, [repetitions, tasks, seeds]; one set of resamples for all."""
     tasks, seeds = scores.shape[1:]
     drawn = rng.integers(0, seeds, (resamples, tasks, seeds)) + seeds * np.arange(tasks)[:, None]
-    places, flat = drawn.reshape(resamples, -1), scores.reshape(len(scores), -1)
-    estimates = np.stack([_trimmed(row[places]) for row in flat])
+    indices, flat = drawn.reshape(resamples, -1), scores.reshape(len(scores), -1)
+    estimates = np.stack([_trimmed(row[indices]) for row in flat])
     return _percentiles(estimates)
 
 

@@ -160,28 +160,34 @@ def claimed(row: str) -> Question:
         margin, shape = 3 * spread_of(row), (repetitions, MOST, 2)
         last = np.arange(ARMS) == ARMS - 1
         still, tripled = _draw(row, rng, shape, 0.0), _draw(row, rng, shape, 0.0, SCRATCH)
-        one, every = (
+        one_better, all_better = (
             _draw(row, rng, shape, margin * last),
             _draw(row, rng, shape, margin * (np.arange(ARMS) > 0)),
         )
-        return dict(_claims(still, tripled, one, every, margin))
+        return dict(_claims(still, tripled, one_better, all_better, margin))
 
     return ask
 
 
 def _claims(
-    still: Array, tripled: Array, one: Array, every: Array, margin: float
+    still: Array, tripled: Array, one_better: Array, all_better: Array, margin: float
 ) -> Iterator[tuple[str, Mask]]:
-    """`one`, `every`: the last or every regularizer is better by the margin."""
+    """`one_better`, `all_better`: the last or every regularizer is better by the margin."""
     for n in TASKS:
-        yield f"{WITHIN}supported, one at the margin, {n}", claims.within_margin(one[:, :n], margin)[0]
-        yield f"{WITHIN}supported, all at the margin, {n}", claims.within_margin(every[:, :n], margin)[0]
-        yield f"{WITHIN}contradicted, all at the margin, {n}", claims.within_margin(every[:, :n], margin)[1]
+        yield f"{WITHIN}supported, one at the margin, {n}", claims.within_margin(one_better[:, :n], margin)[0]
+        yield f"{WITHIN}supported, all at the margin, {n}", claims.within_margin(all_better[:, :n], margin)[0]
+        yield (
+            f"{WITHIN}contradicted, all at the margin, {n}",
+            claims.within_margin(all_better[:, :n], margin)[1],
+        )
         yield f"{SOME}supported, nothing differs, {n}", claims.some_better(still[:, :n], margin)[0]
-        yield f"{SOME}contradicted, one at the margin, {n}", claims.some_better(one[:, :n], margin)[1]
+        yield f"{SOME}contradicted, one at the margin, {n}", claims.some_better(one_better[:, :n], margin)[1]
         yield f"{PAIRS}supported, nothing differs, {n}", claims.interaction(tripled[:, :n])[0]
         yield f"{TEACHER}supported, nothing differs, {n}", claims.teacher_needed(still[:, :n], margin)[0]
-        yield f"{TEACHER}contradicted, KD at the margin, {n}", claims.teacher_needed(one[:, :n], margin)[1]
+        yield (
+            f"{TEACHER}contradicted, KD at the margin, {n}",
+            claims.teacher_needed(one_better[:, :n], margin)[1],
+        )
 
 
 def _null_goal(column: str) -> Goal | None:

@@ -118,7 +118,7 @@ def asked(mixture: Mixture) -> Question:
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         weights = redrawn(rng)
         each = [answers(*study(rng, *mixture), weights) for _ in range(repetitions)]
-        return {name: np.array([one[name] for one in each]) for name in each[0]}
+        return {name: np.array([answer[name] for answer in each]) for name in each[0]}
 
     return ask
 
@@ -256,7 +256,7 @@ def _marked(column: str, mixture: dict[str, Any]) -> str:
 
 def _tally(mixtures: Sequence[dict[str, Any]]) -> str:
     judged = [met(column, mixture) for mixture in mixtures for column in COLUMNS]
-    goals = [one for one in judged if one is not None]
+    goals = [verdict for verdict in judged if verdict is not None]
     return f"{sum(goals)} of {len(goals)} goals are met."
 
 

@@ -108,8 +108,10 @@ def _counted(name: str, text: str, level: float, difficulty: float) -> Scenario:
     logits = level + difficulty * stats.norm.ppf((np.arange(CLASSES) + 0.5) / CLASSES)
 
     def draw(rng: Generator, shape: Shape, effects: ArrayLike, sd: ArrayLike) -> Array:
-        values, places = np.unique(effects, return_inverse=True)
-        shift = np.array([_shift(logits, rows, value) for value in values])[places.reshape(np.shape(effects))]
+        values, inverse = np.unique(effects, return_inverse=True)
+        shift = np.array([_shift(logits, rows, value) for value in values])[
+            inverse.reshape(np.shape(effects))
+        ]
         of_seed = rng.standard_normal((*shape[:3], 1, shape[4]))
         u = SEED_SD * math.sqrt(0.5) * (of_seed + rng.standard_normal(shape)) + shift[..., None]
         right = sum(rng.binomial(k, special.expit(logit + u)) for k, logit in zip(rows, logits, strict=True))

@@ -64,7 +64,7 @@ def _head(file: str, results: Results) -> str:
 
 def _short(rows: dict[tuple[str, str], Row]) -> str:
     """The few numbers that the page is about."""
-    tests, naive, both, weak = [], [], [], []
+    tests, naive, both_tests, weak = [], [], [], []
     for size in SIZES:
         for scores in SCORES:
             row = rows["wrong", f"{size} {scores.name}"]
@@ -75,14 +75,14 @@ def _short(rows: dict[tuple[str, str], Row]) -> str:
                 else:
                     tests.append(split)
                     naive.append(row[f"{test}, naive"].rate)
-                    both.append(row[f"{test}, both tests"].rate)
+                    both_tests.append(row[f"{test}, both tests"].rate)
     cells = [rows["decided", f"{sd:g} {effect:g}"] for sd in SDS for effect in EFFECTS]
     mean = {name: (_mean(cells, f"{name}, decided"), _mean(cells, f"{name}, trials")) for name in DESIGNS}
     covered = [rows["covered", f"{sd:g} {effect:g}"] for sd in SDS for effect in EFFECTS]
     repeated, plain = ([row[name].rate for row in covered] for name in ("repeated", "plain"))
     lines = [
         f"A family with a false verdict, only one of the two tests able to stop, {len(tests)} cells without one-sided "
-        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both)}; naive testing after every look: "
+        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both_tests)}; naive testing after every look: "
         f"{_range(naive)}.",
         f"Where skew is in one arm only, the t-test itself is wrong too often, with looks or without: {_range(weak)} "
         "in the cells marked with a star.",

@@ -105,7 +105,7 @@ def _rounded(rows: int, sd: float) -> Callable[[Generator, tuple[int, int, int],
     return draw
 
 
-def _beside(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array:
+def _one_in_doubt(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array:
     """Normal; only the first comparison is in doubt: the others are far off, or beyond doubt equal if effect > 0."""
     d = _of_arms(_normal, _normal)(rng, shape, effect)
     rest = rng.standard_normal(d[:, 1:].shape) / 1000 + (0.0 if effect else FAR)
@@ -115,7 +115,9 @@ def _beside(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array
 SCORES = (
     Scores("normal", "normal scores", _of_arms(_normal, _normal)),
     Scores(
-        "beside sure ones", "normal; all comparisons but one are beyond doubt, Holm's hardest case", _beside
+        "beside sure ones",
+        "normal; all comparisons but one are beyond doubt, Holm's hardest case",
+        _one_in_doubt,
     ),
     Scores("t3", "Student's t with 3 degrees of freedom: heavy tails", _of_arms(_t3, _t3)),
     Scores("skewed, all arms", "1 - Exp(1) in all arms", _of_arms(_skewed, _skewed)),

@@ -98,14 +98,14 @@ def _of_other_pages(page: Path, paragraph: str) -> Iterator[Block]:
         return
     for target, anchor in LINK.findall(paragraph):
         other = page.parent / target
-        found = [
+        sections = [
             lines
             for heading, lines in _sections(other.read_text(encoding="utf-8"), "#")
             if _anchor(heading) == anchor
         ]
-        if len(found) != 1:
-            raise Failed(f"{page.name}: {target} has {len(found)} sections #{anchor}")
-        yield from _blocks(other, found[0])
+        if len(sections) != 1:
+            raise Failed(f"{page.name}: {target} has {len(sections)} sections #{anchor}")
+        yield from _blocks(other, sections[0])
 
 
 def _sections(text: str, mark: str) -> list[tuple[str, list[str]]]:
@@ -136,14 +136,14 @@ def run_journey(journey: Journey, folder: Path, environment: Mapping[str, str]) 
     Raises:
         Failed: a block ended in an error.
     """
-    here, joined = folder, _joined(journey.blocks)
+    working_folder, joined = folder, _joined(journey.blocks)
     for block in joined:
         if block.kind == "yaml":
-            _merge(here / "params.yaml", block)
+            _merge(working_folder / "params.yaml", block)
         elif block.kind == "python":
-            _run(["python", "-c", block.text], block, here, environment)
+            _run(["python", "-c", block.text], block, working_folder, environment)
         else:
-            here = _run_console(block, here, environment)
+            working_folder = _run_console(block, working_folder, environment)
     return len(joined)
 
 
@@ -158,25 +158,25 @@ def _joined(blocks: list[Block]) -> list[Block]:
     return joined
 
 
-def _run_console(block: Block, here: Path, environment: Mapping[str, str]) -> Path:
+def _run_console(block: Block, folder: Path, environment: Mapping[str, str]) -> Path:
     """The lines after `$`, by one bash; where it ends, the next block begins."""
     commands = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
-    end = here / ".ends-here"
+    end = folder / ".ends-here"
     script = "\n".join(["set -e", *commands, f"pwd > {shlex.quote(str(end))}"])
-    _run(["bash", "-c", script], block, here, environment)
+    _run(["bash", "-c", script], block, folder, environment)
     ends = Path(end.read_text().rstrip("\n"))
     end.unlink()
     return ends
 
 
-def _run(command: list[str], block: Block, here: Path, environment: Mapping[str, str]) -> None:
+def _run(command: list[str], block: Block, folder: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        command, cwd=here, env=dict(environment), stdin=subprocess.DEVNULL,
+        command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if done.returncode:
         last = "\n".join(done.stdout.splitlines()[-OUTPUT:])
-        raise Failed(f"{block.origin}, in {here}:\n{block.text}\n--- exit code {done.returncode}\n{last}")
+        raise Failed(f"{block.origin}, in {folder}:\n{block.text}\n--- exit code {done.returncode}\n{last}")
 
 
 def _merge(params: Path, block: Block) -> None:

@@ -98,7 +98,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
         name: Amount(0, None) if student.init == "scratch" else amount(student.checkpoint)
         for name, student in study.students.items()
     }
-    if len({one.tokens for one in amounts_of.values() if one.tokens}) < 2:
+    if len({known.tokens for known in amounts_of.values() if known.tokens}) < 2:
         raise KdcacheError(
             "params.yaml: expected students after two or more amounts of pre-training, found fewer"
         )
@@ -110,9 +110,9 @@ def amounts_table(metrics: Metrics, amounts_of: Mapping[str, Amount]) -> pd.Data
     base = metrics.comparisons.drop_duplicates("student").set_index("student")
     return pd.DataFrame(
         [
-            {"student": name, "tokens": one.tokens, "held_out_loss": one.held_out_loss}
+            {"student": name, "tokens": known.tokens, "held_out_loss": known.held_out_loss}
             | {column: base.loc[name, column] for column in ("baseline_mean", "baseline_sd")}
-            for name, one in amounts_of.items()
+            for name, known in amounts_of.items()
         ]
     )
 
@@ -135,7 +135,7 @@ def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) 
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     gains = {name: _gains(trials, study, list(amounts_of), name) for name in methods}
     gains[ALL] = np.mean(list(gains.values()), axis=0)
-    tokens = np.array([one.tokens for one in amounts_of.values()], dtype=np.float64)
+    tokens = np.array([known.tokens for known in amounts_of.values()], dtype=np.float64)
     rows: list[dict[str, Any]] = []
     for contrast, weights in contrasts(tokens).items():
         of_contrast = [_tested(name, contrast, gains[name] @ weights, study) for name in gains]
@@ -251,16 +251,16 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def figure(metrics: Metrics, study: Study, amounts_of: Mapping[str, Amount]) -> dict[str, Any]:
     """The baseline's score against tokens, and beside it what each regularizer gains, as Vega-Lite."""
-    places = _places(amounts_of)
-    x = _x(amounts_of, places)
+    positions = _positions(amounts_of)
+    x = _x(amounts_of, positions)
     metric = next(iter(study.tasks.values())).metrics[0]
     base = _base(
-        amounts_table(metrics, amounts_of), places, x, f"{study.comparison.baseline}: {metric}, points"
+        amounts_table(metrics, amounts_of), positions, x, f"{study.comparison.baseline}: {metric}, points"
     )
-    gains = _gained(metrics.comparisons, study, places, x)
-    whole = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
+    gains = _gained(metrics.comparisons, study, positions, x)
+    chart = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
     # Unchecked against Vega-Lite's schema: the check is slow, and the tests make it.
-    spec: dict[str, Any] = whole.properties(padding=18).to_dict(validate=False)
+    spec: dict[str, Any] = chart.properties(padding=18).to_dict(validate=False)
     spec.pop("config", None)
     title = {
         "text": f"{next(iter(study.tasks))}: gain over {study.comparison.baseline} by amount of pre-training",
@@ -271,19 +271,20 @@ def figure(metrics: Metrics, study: Study, amounts_of: Mapping[str, Amount]) -> 
     return spec | {"title": title | {"fontSize": 16, "offset": 14}}
 
 
-def _places(amounts_of: Mapping[str, Amount]) -> dict[str, float]:
+def _positions(amounts_of: Mapping[str, Amount]) -> dict[str, float]:
     """Where each student stands on the axis: at log2 of its tokens, and `GAP` before the first without any."""
-    least = min(one.tokens for one in amounts_of.values() if one.tokens)
+    least = min(known.tokens for known in amounts_of.values() if known.tokens)
     return {
-        name: math.log2(one.tokens or least) - (0 if one.tokens else GAP) for name, one in amounts_of.items()
+        name: math.log2(known.tokens or least) - (0 if known.tokens else GAP)
+        for name, known in amounts_of.items()
     }
 
 
-def _x(amounts_of: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
-    ends = min(places.values()) - 0.6, max(places.values()) + 0.6
-    none = sorted({places[name] for name, one in amounts_of.items() if not one.tokens})
+def _x(amounts_of: Mapping[str, Amount], positions: Mapping[str, float]) -> alt.X:
+    ends = min(positions.values()) - 0.6, max(positions.values()) + 0.6
+    none = sorted({positions[name] for name, known in amounts_of.items() if not known.tokens})
     axis = alt.Axis(
-        values=sorted(set(places.values())),
+        values=sorted(set(positions.values())),
         labelExpr=f"indexof({none}, datum.value) >= 0 ? 'none' : format(pow(2, datum.value), '.2~s')",
         grid=False,
         labelOverlap=False,
@@ -292,11 +293,11 @@ def _x(amounts_of: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
     return alt.X("place:Q", title="tokens of pre-training", scale=scale, axis=axis)
 
 
-def _base(table: pd.DataFrame, places: Mapping[str, float], x: alt.X, title: str) -> alt.LayerChart:
+def _base(table: pd.DataFrame, positions: Mapping[str, float], x: alt.X, title: str) -> alt.LayerChart:
     mean, sd = table["baseline_mean"], table["baseline_sd"]
     shown = table[["student", "tokens"]].assign(mean=mean, low=mean - sd, high=mean + sd)
     values = [
-        {"place": places[row["student"]], "some": row["tokens"] > 0}
+        {"place": positions[row["student"]], "some": row["tokens"] > 0}
         | {name: row[name] for name in ("mean", "low", "high")}
         for row in shown.to_dict("records")
     ]
@@ -310,11 +311,13 @@ def _base(table: pd.DataFrame, places: Mapping[str, float], x: alt.X, title: str
     return alt.LayerChart(layer=[line, rule, points], width=WIDTHS[0], height=HEIGHT)
 
 
-def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float], x: alt.X) -> alt.LayerChart:
+def _gained(
+    comparisons: pd.DataFrame, study: Study, positions: Mapping[str, float], x: alt.X
+) -> alt.LayerChart:
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     shift = {name: DODGE * (index - (len(methods) - 1) / 2) for index, name in enumerate(methods)}
     values = [
-        {"place": places[row["student"]] + shift[row["regularizer"]], "some": row["init"] != "scratch"}
+        {"place": positions[row["student"]] + shift[row["regularizer"]], "some": row["init"] != "scratch"}
         | {name: row[name] for name in ("regularizer", "difference", "ci_low", "ci_high", "verdict")}
         for row in comparisons.to_dict("records")
     ]

@@ -108,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folders", type=Path, nargs="*", help="committed studies (default: the study here)")
     folders = parser.parse_args(arguments).folders
     try:
-        for sources in [Sources.of_folder(one) for one in folders] or [Sources.of_project(Path())]:
+        for sources in [Sources.of_folder(folder) for folder in folders] or [Sources.of_project(Path())]:
             update(sources)
             print(f"Updated {sources.readme} and {sources.readme.with_name(FIGURE)}")
     except (KdcacheError, OSError) as error:

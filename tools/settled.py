@@ -36,22 +36,22 @@ class Line:
 def lines(metrics: Metrics, study: Study, comparisons: Path) -> list[Line]:
     """The first look as a fixed design, the looks as declared, and all seeds as a fixed design."""
     first, most, configurations = study.looks[0], study.looks[-1], len(list(study.configurations()))
-    found = compare(metrics.trials, study)
+    compared = compare(metrics.trials, study)
     (forecast,) = describe_design(_fixed(study, most), comparisons, None, None)["forecasts"]
     return [
         Line(
             f"{first} seeds, fixed",
             configurations * first,
             _decided(metrics, study, first),
-            len(found),
+            len(compared),
         ),
         Line(
             f"looks, judged {int(metrics.looks['look'].max())} of {len(study.looks)}",
             len(metrics.trials),
-            float(found["verdict"].isin(TOLD).sum()),
-            len(found),
+            float(compared["verdict"].isin(TOLD).sum()),
+            len(compared),
         ),
-        Line(f"{most} seeds, fixed (simulated)", configurations * most, forecast["decided"], len(found)),
+        Line(f"{most} seeds, fixed (simulated)", configurations * most, forecast["decided"], len(compared)),
     ]
 
 

@@ -100,9 +100,9 @@ def spreads(study: Study, data: Path) -> Iterator[tuple[str, str, str, Spread]]:
 def page(study: Study, data: Path) -> str:
     """The page in Markdown."""
     rows = [
-        f"| {task} | {student} | {method} | {one.seeds} | {one.rows:,} | {one.sd:.2f} | {one.own:.2f} | "
-        f"{one.with_rows(2):.2f} | {one.correlation:.2f} | {one.changed:.1%} |"
-        for task, student, method, one in spreads(study, data)
+        f"| {task} | {student} | {method} | {numbers.seeds} | {numbers.rows:,} | {numbers.sd:.2f} | "
+        f"{numbers.own:.2f} | {numbers.with_rows(2):.2f} | {numbers.correlation:.2f} | {numbers.changed:.1%} |"
+        for task, student, method, numbers in spreads(study, data)
     ]
     return HEAD + "\n".join(rows) + TAIL
 

@@ -133,7 +133,7 @@ def _titles(name: str) -> dict[str, str]:
 
 def _empty(name: str) -> list[Goal]:
     titles = _titles(name)
-    return [Goal(what, "at most 1.02" if key == "plain" else "") for key, what in titles.items()]
+    return [Goal(title, "at most 1.02" if key == "plain" else "") for key, title in titles.items()]
 
 
 def _findings(

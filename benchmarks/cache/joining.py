@@ -85,8 +85,8 @@ def hashes_one_by_one(data: Iterable[Any]) -> list[int]:
 
 def check_equal(path: Path, data: Dataset) -> None:
     """That both ways give the same logits."""
-    whole = LogitCache(path).join(data, columns=["text"], label="label")
-    assert whole["teacher_logits"] == join_one_by_one(path, data)["teacher_logits"]
+    joined = LogitCache(path).join(data, columns=["text"], label="label")
+    assert joined["teacher_logits"] == join_one_by_one(path, data)["teacher_logits"]
 
 
 def _notes(rows: int) -> list[str]:

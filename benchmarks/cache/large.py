@@ -37,9 +37,9 @@ def measure(options: Options) -> Measurement:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         facts[name] = numbers_of | {"bytes": size, "bytes_in_memory": rows * (16 + 4 * classes)}
-        for what, numbers in numbers_of.items():
-            goals.append(stated(f"{what} {name}: peak memory of the process", [numbers["peak_mib"]], "MiB"))
-            goals.append(stated(f"{what} {name}", [numbers["rows_per_second"]], "rows/s"))
+        for action, numbers in numbers_of.items():
+            goals.append(stated(f"{action} {name}: peak memory of the process", [numbers["peak_mib"]], "MiB"))
+            goals.append(stated(f"{action} {name}", [numbers["rows_per_second"]], "rows/s"))
     notes = ["Every value was compared with the one that was written. Streaming compares checksums as well."]
     return Measurement(goals, facts=facts, notes=notes)
 

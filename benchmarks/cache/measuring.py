@@ -104,7 +104,7 @@ def rates(
 
 def ratios(speeds: Rates, variant: str, against: str) -> list[float]:
     """Rows/s of a variant by those of another in the same round."""
-    return [one / other for one, other in zip(speeds[variant], speeds[against], strict=True)]
+    return [rate / rate_against for rate, rate_against in zip(speeds[variant], speeds[against], strict=True)]
 
 
 def at_least(

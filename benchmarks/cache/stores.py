@@ -180,25 +180,25 @@ def _sizes(classes: int, stores: dict[str, Store]) -> dict[str, Any]:
     facts = {}
     for name, store in stores.items():
         if store.bytes is not None and store.disk is not None:
-            what = f"K = {classes}, bytes per row, {name}"
-            facts[what] = round(store.bytes / store.rows, 2)
-            facts[f"{what}, on disk"] = round(store.disk / store.rows, 2)
+            title = f"K = {classes}, bytes per row, {name}"
+            facts[title] = round(store.bytes / store.rows, 2)
+            facts[f"{title}, on disk"] = round(store.disk / store.rows, 2)
     return facts
 
 
 def _size_goal(stores: dict[str, Store]) -> Goal:
     store = stores[CACHE]
     assert store.bytes is not None
-    what = "bytes per row, K = 3 float32, id, hash and manifest included"
-    return at_most(what, 20, [store.bytes / store.rows])
+    title = "bytes per row, K = 3 float32, id, hash and manifest included"
+    return at_most(title, 20, [store.bytes / store.rows])
 
 
 def _gather_goals(classes: int, timed: Rates, stores: dict[str, Store]) -> list[Goal]:
-    what = f"random batches of {BATCH} by id, K = {classes}"
+    title = f"random batches of {BATCH} by id, K = {classes}"
     profile = partial(_batches, stores[CACHE])
     return [
-        at_least(f"{what}, against a file per sample", 500, ratios(timed, CACHE, FILES), profile, "x"),
-        at_least(f"{what}, against torch.index_select", 0.5, ratios(timed, CACHE, SELECT), profile, "x"),
+        at_least(f"{title}, against a file per sample", 500, ratios(timed, CACHE, FILES), profile, "x"),
+        at_least(f"{title}, against torch.index_select", 0.5, ratios(timed, CACHE, SELECT), profile, "x"),
     ]
 
 

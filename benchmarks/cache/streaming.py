@@ -34,11 +34,11 @@ def measure(options: Options) -> Measurement:
         ORDERED: lambda: epoch(ordered),
     }
     timed = rates(variants, options.repeats)
-    what = f"streaming rows/s, K = {WIDE}, against pyarrow reading the same files raw"
+    title = f"streaming rows/s, K = {WIDE}, against pyarrow reading the same files raw"
     goals = [
-        at_least(f"{what}, first epoch", 0.5, ratios(timed, FIRST, RAW), variants[FIRST], "x"),
-        at_least(f"{what}, later epochs", 0.5, ratios(timed, LATER, RAW), variants[LATER], "x"),
-        stated(f"{what} one row group after the other, later epochs", ratios(timed, LATER, RAW_GROUPS), "x"),
+        at_least(f"{title}, first epoch", 0.5, ratios(timed, FIRST, RAW), variants[FIRST], "x"),
+        at_least(f"{title}, later epochs", 0.5, ratios(timed, LATER, RAW), variants[LATER], "x"),
+        stated(f"{title} one row group after the other, later epochs", ratios(timed, LATER, RAW_GROUPS), "x"),
     ]
     return Measurement(goals, {f"streaming, K = {WIDE}, rows/s": timed}, notes=_notes(options))
 

@@ -74,9 +74,9 @@ def measure(options: Options) -> Measurement:
         variants, after = _variants(options, size, classes)
         timed = rates(variants, options.repeats, after)
         timings[f"writing, {name}, rows/s"] = timed
-        what = f"writing, against bare inference, {name}"
-        goals.append(at_least(what, 0.97, ratios(timed, HASHED, BARE), variants[HASHED], "x"))
-        goals.append(stated(f"{what}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
+        title = f"writing, against bare inference, {name}"
+        goals.append(at_least(title, 0.97, ratios(timed, HASHED, BARE), variants[HASHED], "x"))
+        goals.append(stated(f"{title}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
         after()
     return Measurement(goals, timings, notes=_notes(options))
 

@@ -48,8 +48,8 @@ def hourly(work: Work, setups: Mapping[Variant, tuple[int, int]], rounds: int) -
                 pool.submit(int).result()  # the server that processes are forked from is up
                 start = time.perf_counter()
                 waiting = [pool.submit(run_one, work, variant, seed, threads) for seed in range(CORES)]
-                for one in waiting:
-                    one.result()
+                for future in waiting:
+                    future.result()
             hourly_rates[variant].append(CORES / (time.perf_counter() - start) * 3600)
     return hourly_rates
 

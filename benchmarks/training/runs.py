@@ -187,7 +187,7 @@ def rows_of(work: Work, padded: bool) -> datasets.Dataset:
     if work.train.token_type_ids is not None:
         columns["token_type_ids"] = [row.tolist() for row in work.train.token_type_ids]
     if padded:
-        whole = work.preprocessor.tokenizer.pad(columns, padding="max_length", max_length=LENGTH)
-        columns = {name: whole[name] for name in columns}
+        padded_columns = work.preprocessor.tokenizer.pad(columns, padding="max_length", max_length=LENGTH)
+        columns = {name: padded_columns[name] for name in columns}
     lengths = [len(row) for row in columns["input_ids"]]
     return datasets.Dataset.from_dict(columns | {"labels": work.train.labels.tolist(), "length": lengths})

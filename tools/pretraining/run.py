@@ -133,7 +133,7 @@ def _model_language(
         save_checkpoint(trainer.model, tokenizer, folder)
         card = model_card(folder.name, trainer, len(texts), corpus, command)
         write_atomically(folder / CARD, card.encode("utf-8"))
-        write_json(work_dir / KEPT, _left(work_dir) | {folder.name: fingerprints.of_weights(folder)})
+        write_json(work_dir / KEPT, _kept_weights(work_dir) | {folder.name: fingerprints.of_weights(folder)})
     return trainer.progress
 
 
@@ -150,10 +150,12 @@ def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Pat
 
 def _is_there(folder: Path, work_dir: Path) -> bool:
     """Whether this run has left the folder, and nobody has changed it since."""
-    return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprints.of_weights(folder)
+    return (folder / CARD).is_file() and _kept_weights(work_dir).get(folder.name) == fingerprints.of_weights(
+        folder
+    )
 
 
-def _left(work_dir: Path) -> dict[str, str]:
+def _kept_weights(work_dir: Path) -> dict[str, str]:
     return dict(read_json(work_dir / KEPT)) if (work_dir / KEPT).exists() else {}
 
 
