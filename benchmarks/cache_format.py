@@ -3,7 +3,7 @@
     python -m benchmarks.cache_format
 
 Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in
-memory, since the disk's speed would only blur the differences.
+memory, since the disk's speed would blur the differences.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """What a choice gives. MB are of the rows with float32 logits for all choices, so that they can be compared."""
+    """What was measured of a choice. MB always count rows with float32 logits, so that choices can be compared."""
 
     classes: int
     choice: Choice
@@ -64,7 +64,7 @@ class Found:
     write_mb_s: float
     read_mb_s: float
     group_mb: float  # memory of a row group
-    chosen: bool  # it is what the format does
+    chosen: bool  # whether the format uses it
 
 
 @stage_errors()
@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choices(classes: int) -> list[Choice]:
-    """Encodings, compressions and types in every combination; other row groups for the format's own choice only."""
+    """Every combination of encodings, compressions and types; other row groups only for the format's own choice."""
     chosen = Choice(rows_per_group(classes))
     crossed = [
         Choice(rows_per_group(classes, dtype), split_bytes, compression, level, dtype)
@@ -118,7 +118,7 @@ def choices(classes: int) -> list[Choice]:
 
 
 def measure(logits: Logits, repeats: int) -> list[Found]:
-    """Every choice on the same logits [N, K], in turn, `repeats` times."""
+    """Measure every choice on the same logits [N, K], in turn, `repeats` times."""
     rows, classes = logits.shape
     tables = {dtype: as_table(logits.astype(dtype)) for dtype in DTYPES}
     every = choices(classes)
@@ -144,7 +144,7 @@ def measure(logits: Logits, repeats: int) -> list[Found]:
 
 
 def as_table(logits: Any) -> pa.Table:
-    """The rows as the writer hands them to pyarrow, footer and all."""
+    """The rows as the writer gives them to pyarrow, with the footer."""
     shard = encode_shard(
         np.arange(len(logits), dtype=np.int64), row_hashes(len(logits)), logits, {"shard": 0}
     )
@@ -152,7 +152,7 @@ def as_table(logits: Any) -> pa.Table:
 
 
 def encode(rows: pa.Table, choice: Choice) -> bytes:
-    """A shard's bytes; of the format's own choice the same ones as `encode_shard`'s."""
+    """A shard's bytes; for the format's own choice they equal those of `encode_shard`."""
     out = pa.BufferOutputStream()
     pq.write_table(
         rows,
@@ -172,7 +172,7 @@ def encode(rows: pa.Table, choice: Choice) -> bytes:
 
 
 def decode(data: bytes) -> int:
-    """Every row group to float32 arrays, as the reader does it; how many rows."""
+    """Read every row group into float32 arrays, as the reader does; returns the number of rows."""
     rows = 0
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         for group in range(file.num_row_groups):

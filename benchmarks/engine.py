@@ -4,7 +4,7 @@
 invented logits of 277 validation rows at once, and takes it through every step that a real one goes through: planning
 (identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
 process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
-CPU seconds are counted, since wall time on a shared machine says as much of its other users. Results go to
+CPU seconds are counted, since wall time on a shared machine depends on its other users. Results go to
 benchmarks/results/engine.json and docs/measured/engine-benchmarks.md.
 """
 
@@ -90,7 +90,7 @@ def _write_checkpoint(folder: Path) -> None:
 
 
 def run_at_once(plan: TrialPlan) -> None:
-    """A trial without its training: what it would write, and nothing else."""
+    """A trial without training: it only writes what a trial writes."""
     from kdcache.system.versions import installed
     from kdcache.trials.layout import LOGITS
     from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
@@ -160,7 +160,7 @@ def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.ND
 
 
 def _plans(study: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
-    """What a configuration lacks, as the stages `train` and `distill` find out."""
+    """The plans that a configuration lacks, found like the stages `train` and `distill` do."""
     from kdcache.system.locks import exclusive
     from kdcache.trials.layout import Layout
     from kdcache.trials.missing import trials_to_run
@@ -187,7 +187,7 @@ def plan_and_run(study: Study) -> dict[str, Any]:
 
 
 def hand_out(study: Study) -> dict[str, Any]:
-    """Hand all trials to two worker processes that have nothing to do: what handing out costs."""
+    """Hand all trials to two worker processes that do nothing, to see what handing out costs."""
     from kdcache import engine
 
     plans = [
@@ -231,9 +231,9 @@ STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
 
 
 def measured(step: str, study: Study, folder: Path, profile: bool) -> dict[str, Any]:
-    """In a process of its own: its CPU seconds, wall seconds, peak memory, and what the step found.
+    """Run a step in a process of its own: CPU seconds, wall seconds, peak memory, and the step's facts.
 
-    The workers of `hand_out` do not count: they are the fork server's children, and import torch whatever they do.
+    The workers of `hand_out` do not count: they are the fork server's children, and import torch in any case.
     """
     os.chdir(folder)
     logging.disable(logging.WARNING)
@@ -264,7 +264,7 @@ def _cpu_seconds() -> float:
 
 
 def dvc(stages: int) -> dict[str, Any]:
-    """`dvc repro` of so many stages that write a file each, then again with nothing to do; seconds of CPU and wall."""
+    """`dvc repro` of stages that each write a file, then again with nothing to do; CPU and wall seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _dvc(folder, "init", "--no-scm", "--quiet")
@@ -312,7 +312,7 @@ def idle_stage(folder: Path, study: Study) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the steps' processes: waiting threads would count as work
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the steps' processes: waiting threads would count as work
     run = _kept(args) | facts(LIBRARIES)
     if not args.dvc_only:
         with tempfile.TemporaryDirectory() as folder:

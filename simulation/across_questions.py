@@ -43,7 +43,7 @@ SURE = 0.95
 def _draw(
     row: str, rng: Generator, shape: tuple[int, int, int], effects: ArrayLike, sd: ArrayLike = 1.0
 ) -> Array:
-    """Scores of five seeds; shape: repetitions, tasks, students."""
+    """Scores of five seeds; `shape` is repetitions, tasks, students."""
     return scenario_of(row).draw(rng, (*shape, ARMS, 5), effects, sd)
 
 
@@ -53,7 +53,7 @@ def null(row: str) -> Question:
 
 
 def varied(row: str) -> Question:
-    """True differences of +1 or -1 sd, by a coin for each task and regularizer: 0 on average over tasks."""
+    """True differences of +1 or -1 sd, a coin flip for each task and regularizer, so 0 on average over tasks."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         signs = rng.integers(0, 2, (repetitions, MOST, 1, ARMS)) * 2.0 - 1.0
@@ -67,7 +67,7 @@ def varied(row: str) -> Question:
 
 
 def _tested(scores: Array, tasks: tuple[int, ...]) -> dict[str, Array]:
-    """Whether each test rejects anything, on the first so many tasks; scores [repetitions, tasks, arms, seeds]."""
+    """Whether each test rejects on the first n of the tasks; scores [repetitions, tasks, arms, seeds]."""
     result = {}
     for n in tasks:
         some = scores[:, :n]
@@ -81,7 +81,7 @@ def _tested(scores: Array, tasks: tuple[int, ...]) -> dict[str, Array]:
 
 
 def _rejected(p: Array) -> Array:
-    """NaN where there is no p."""
+    """Whether p rejects; NaN if there is no p."""
     return np.where(np.isnan(p), np.nan, p <= ALPHA)
 
 
@@ -94,7 +94,7 @@ def _any_of_four(test: Callable[[Array], Array], d: Array) -> Array:
 
 
 def coverage(row: str) -> Question:
-    """95% intervals of the last regularizer (the interquartile mean: of its scores); nothing differs."""
+    """95% intervals of the last regularizer's difference (interquartile mean: of its scores); nothing differs."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = _draw(row, rng, (repetitions, MOST, 2), 0.0, SCRATCH)
@@ -119,7 +119,7 @@ def coverage(row: str) -> Question:
 
 @cache
 def _truths(row: str) -> tuple[float, float]:
-    """The interquartile mean of the last arm's scores, and P(x > y) + P(x = y) / 2; of 400,000 seeded scores."""
+    """The true interquartile mean of the last arm and P(x > y) + P(x = y) / 2, from 400,000 seeded scores."""
     scores = scenario_of(row).draw(np.random.default_rng(1), (400_000, 1, 1, ARMS, 1), 0.0, 1.0)
     x, y = np.sort(scores[:, 0, 0, -1, 0]), np.sort(scores[:, 0, 0, 0, 0])
     wins = (np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")) / 2
@@ -127,7 +127,7 @@ def _truths(row: str) -> tuple[float, float]:
 
 
 def posterior(row: str) -> Question:
-    """The Bayesian signed-rank test on eight tasks: how often it is 95% sure of what is not so."""
+    """The Bayesian signed-rank test on eight tasks: how often it is 95% sure of something false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
         spread = spread_of(row)
@@ -154,7 +154,7 @@ WITHIN, SOME, PAIRS, TEACHER = "(a) ", "(b) ", "(c) ", "(d) "
 
 
 def claimed(row: str) -> Question:
-    """Each claim where it is false, on 1 to 8 tasks; the margin is 3 sd of the differences of matched seeds."""
+    """Each claim in a study where it is false, on 1 to 8 tasks; the margin is 3 sd of the matched differences."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
         margin, shape = 3 * spread_of(row), (repetitions, MOST, 2)
@@ -195,7 +195,7 @@ def _null_goal(column: str) -> Goal | None:
 
 
 def _varied_goal(column: str) -> Goal | None:
-    """Those that speak of these tasks should find that something differs on them."""
+    """Tests about exactly these tasks should find that something differs on them."""
     if column.startswith("t over"):
         return COVERED
     return AT_MOST if column.startswith(("Friedman", "Wilcoxon")) else None

@@ -23,7 +23,7 @@ BLUES = ("#a9c9ea", "#76a9dc", "#3a7fc4", "#245c97", "#123556")  # from few seed
 
 
 def write(path: Path, file: str, results: Results) -> None:
-    """The page and, beside it, the figure. `file`: the results' file name."""
+    """Write the page and, beside it, the figure. `file` is the name of the results' file."""
     write_atomically(path, render(file, results).encode())
     write_static(figure(results.table("power")), path.with_name(FIGURE), None)
 
@@ -63,7 +63,7 @@ above 5% half of the time. Coverage misses when it is outside 93.5% to 96.5%, wh
 
 
 def _answer(results: Results) -> str:
-    """What was found, a line a table that has goals."""
+    """What was found: a line for each table that has goals."""
     lines = ["## In short", "", "| table | meets its goal | lowest | highest |", "| --- | ---: | --- | --- |"]
     for table in TABLES:
         judged = [cell for cell in results.table(table.name) if cell.met is not None]
@@ -76,7 +76,7 @@ def _answer(results: Results) -> str:
 
 
 def _reading() -> str:
-    """In words; the tests hold these sentences against the committed results."""
+    """The findings in words; tests compare these sentences with the committed results."""
     return """## How to read it
 
 - Skew in *all* arms cancels in the differences and makes the tests cautious. Skew in *one* arm stays in them. When a
@@ -102,7 +102,7 @@ def _placed(cell: Cell) -> str:
 
 
 def _missed(results: Results) -> Iterator[str]:
-    """A line a table and row that misses, with its columns."""
+    """A line for each table and row that misses a goal, with its columns."""
     rows = [(table, row) for table in TABLES if table.name not in INTERVALS for row in table.rows]
     lines = []
     for table, row in rows:
@@ -147,7 +147,7 @@ def _section(table: Table, cells: list[Cell]) -> str:
 
 
 def _table(first: str, rows: Sequence[str], cells: list[Cell], prefix: str = "") -> str:
-    """A Markdown table of the cells whose column starts with the prefix, which is left out of the heading."""
+    """A Markdown table of the cells whose columns start with the prefix; headings leave the prefix out."""
     columns = list(dict.fromkeys(cell.column for cell in cells if cell.column.startswith(prefix)))
     placed = {(cell.row, cell.column): cell for cell in cells}
     lines = [_line([first, *(column.removeprefix(prefix) for column in columns)])]
@@ -191,12 +191,12 @@ def _lacking(cells: list[Cell]) -> str:
 
 
 def _intervals(table: Table, cells: list[Cell], unit: str) -> str:
-    """A table a kind of interval, its columns by the number of `unit`."""
+    """A table for each kind of interval; the columns are numbers of `unit`."""
     return "\n\n".join(_one_interval(table, cells, kind, unit) for kind in _kinds(cells))
 
 
 def _kinds(cells: list[Cell]) -> list[str]:
-    """Columns without the number at their end."""
+    """The columns' names, without the number at their end."""
     return list(dict.fromkeys(cell.column.rsplit(", ", 1)[0] for cell in cells))
 
 
@@ -211,7 +211,7 @@ def _one_interval(table: Table, cells: list[Cell], kind: str, unit: str) -> str:
 
 
 def _enough(cells: list[Cell], unit: str = "seeds") -> str:
-    """From which number of seeds or tasks on no cell is narrow (they come from few to many)."""
+    """The number of seeds or tasks from which on no cell is too narrow; cells come in ascending order."""
     numbers = [cell.column.rsplit(", ", 1)[1] for cell in cells]
     late = [n for i, n in enumerate(numbers) if all(c.met or c.rate > COVERED.high for c in cells[i:])]
     if not late:
@@ -240,7 +240,7 @@ def _power(table: Table, cells: list[Cell]) -> str:
 
 
 def figure(cells: list[Cell]) -> dict[str, Any]:
-    """Three panels of the power table's curves, a line a number of seeds, as Vega-Lite."""
+    """Three panels with the power table's curves, a line for each number of seeds, as Vega-Lite."""
     panels = [
         ("better, effect ", "better: a true difference is found", "true difference (sd)"),
         ("equivalent, margin ", "equivalent: nothing differs", "margin (sd)"),

@@ -42,7 +42,7 @@ SCRATCH = np.array([3.0, 1.0])[:, None, None]  # students from scratch spread th
 
 @dataclass(frozen=True)
 class Goal:
-    """The range a rate should be in; `errors`: how many standard errors outside still count as inside.
+    """The range that a rate should be in; up to `errors` standard errors outside still count as inside.
 
     Rates whose true value is exactly the bound lie above it half of the time, so those get three errors.
     """
@@ -85,7 +85,7 @@ def any_of(rejected: Mask, family_axes: int) -> Array:
 
 
 def null(row: str) -> Question:
-    """Eight tasks, no true difference anywhere: any better or worse is false."""
+    """Eight tasks without any true difference: every better or worse is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, 1.0)
@@ -102,7 +102,7 @@ def null(row: str) -> Question:
 
 
 def null_by_seeds(row: str) -> Question:
-    """The same in one family of four, for more and fewer seeds."""
+    """As `null`, in one family of four, for several numbers of seeds."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         draw = scenario_of(row).draw
@@ -113,7 +113,7 @@ def null_by_seeds(row: str) -> Question:
 
 
 def some_true(row: str) -> Question:
-    """One, two or three regularizers are six sd worse: a false better or worse among the others."""
+    """One, two or three regularizers are six sd worse. Counted is a false better or worse among the others."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         result: dict[str, Array] = {}
@@ -128,7 +128,7 @@ def some_true(row: str) -> Question:
 
 
 def _at_margin(row: str, multiple: float, signs: Sequence[int], tasks: int, family: Family) -> Question:
-    """Regularizers with a sign lie exactly at that margin: `within the margin` is false of them."""
+    """Regularizers with a sign lie exactly at that margin, so `within the margin` is false for them."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = multiple * spread_of(row)
@@ -155,7 +155,7 @@ def margin(row: str) -> Question:
 
 
 def mixed(row: str) -> Question:
-    """Two regularizers have no effect, two lie at the margin of 3 sd: any false verdict of either sort."""
+    """Two regularizers have no effect, two lie at the margin of 3 sd. Counted is any false verdict of either kind."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = 3 * spread_of(row)
@@ -172,7 +172,7 @@ def mixed(row: str) -> Question:
 
 
 def interaction_null(row: str) -> Question:
-    """No gain anywhere; scratch scores spread three times as much: any `supported` is false."""
+    """No gain anywhere, and scratch scores spread three times as much: every `supported` is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, SCRATCH)
@@ -188,7 +188,7 @@ def interaction_null(row: str) -> Question:
 
 
 def covers(interval: intervals.Interval, truth: float = 0.0) -> Array:
-    """Whether the intervals cover the truth, per repetition; NaN where there is none."""
+    """Whether each repetition's interval covers the truth; NaN without an interval."""
     low, high = interval
     return np.where(np.isnan(low), np.nan, (low <= truth) & (high >= truth))
 
@@ -196,7 +196,7 @@ def covers(interval: intervals.Interval, truth: float = 0.0) -> Array:
 def coverage(row: str) -> Question:
     """95% intervals of the last regularizer's true difference from the baseline, which is 0.
 
-    Unmatched ones compare with the baseline of the other student: independent scores of equal mean. For the
+    Unmatched intervals compare with the other student's baseline, which has independent scores of equal mean. For the
     interaction, the scratch student's differences are made three times as large.
     """
 
@@ -225,9 +225,9 @@ NORMAL_SD = np.sqrt(0.5)  # of a score, so that the differences of matched seeds
 
 
 def power(row: str) -> Question:
-    """One of four regularizers differs by `effect` sd, the others do not: the verdicts it gets at n seeds.
+    """One of four regularizers differs by `effect` sd, the others do not. Counted are its verdicts at n seeds.
 
-    With a margin of 1 sd; and how often it is shown equivalent at true differences of 0, by margin.
+    The margin is 1 sd. Counted is also, for each margin, how often a true difference of 0 is shown equivalent.
     """
     n = int(row)
 
@@ -249,7 +249,7 @@ def _last(arms: int) -> Array:
 
 
 def detectable(row: str) -> Question:
-    """How often a true difference as large as `detectable` is found, or equivalence at the stated margin."""
+    """How often a true difference of `detectable` is found, and how often equivalence at the stated margin."""
     n = int(row)
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:

@@ -3,9 +3,9 @@
 python -m simulation.rows               # some minutes on one core: docs/measured/statistics-rows.md and its numbers
 python -m simulation.rows --page-only   # the page again, from the results that are there
 
-A study is 277 validation rows and 5 matched seeds of two sides that are equally good on average. A row is right when a
-latent number is above -1. The number is the sum of the row's own, plus or minus half of the row's preference for a
-side, plus or minus half of the seed's preference, and luck.
+A study has 277 validation rows and 5 matched seeds, and two sides that are equally good on average. A row is right if a
+latent number is above -1. This number is the sum of the row's own value, plus or minus half of the row's preference for
+a side, plus or minus half of the seed's preference, and luck.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def study(rng: Generator, of_seed: float, of_row: float, luck: float) -> tuple[R
 
 
 def answers(a: Right, b: Right, weights: tuple[Array, Array]) -> dict[str, float]:
-    """What the library says of one study, and what two simpler ways say; the truth is a difference of 0."""
+    """The library's answers for one study, and those of two simpler ways; the true difference is 0."""
     intervals = rowwise.row_intervals("accuracy", np.ones(ROWS, dtype=bool), a, b, 1 - ALPHA, RESAMPLES)
     counts = rowwise.mcnemar(a, b)
     return {
@@ -95,7 +95,7 @@ def _covers(low: float | None, high: float | None) -> float:
 
 
 def pooled_binomial(gained: int, lost: int) -> float:
-    """McNemar's p of the discordant rows added up over seeds, as if the seeds' rows were different rows."""
+    """McNemar's p of discordant rows, added up over seeds as if every seed had other rows."""
     return min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5)))
 
 
@@ -113,7 +113,7 @@ def pigeonhole(a: Right, b: Right, seeds: Array, rows: Array) -> tuple[float, fl
 
 
 def asked(mixture: Mixture) -> Question:
-    """The question that asks `answers` of so many studies. A thousand share one set of redrawn seeds and rows."""
+    """The question that calls `answers` for many studies; a thousand share one set of redrawn seeds and rows."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         weights = redrawn(rng)
@@ -124,7 +124,7 @@ def asked(mixture: Mixture) -> Question:
 
 
 def simulate(studies: int) -> dict[str, Any]:
-    """The content of rows.json: facts, and of every mixture the means of `answers` with their errors."""
+    """The content of rows.json: facts, and for every mixture the means of `answers` with their errors."""
     started, mixtures = time.process_time(), []
     for mixture in tqdm(MIXTURES, unit="mixture", disable=None):
         rate_of = rates(asked(mixture), studies, f"rows/{mixture}")

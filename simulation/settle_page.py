@@ -9,7 +9,7 @@ from simulation.results import Cell, Results
 from simulation.settle_questions import EFFECTS, SCORES, SDS, SIZES
 
 Row = dict[str, Cell]  # by column
-ERRORS = 3.0  # standard errors that a rate may lie above 5%, which a rate of 5% exactly does half of the time
+ERRORS = 3.0  # standard errors that a rate may lie above 5%; a true rate of 5% lies above it half of the time
 DESIGNS = ("fixed 5", "fixed 20", "fixed 40", "split", "hopeless", "late", "exact")
 
 
@@ -82,8 +82,8 @@ def _short(rows: dict[tuple[str, str], Row]) -> str:
     repeated, plain = ([row[name].rate for row in covered] for name in ("repeated", "plain"))
     lines = [
         f"A family with a false verdict, only one of the two tests able to stop, {len(tests)} cells without one-sided "
-        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both_tests)}; naive testing after every look: "
-        f"{_range(naive)}.",
+        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both_tests)}; naive testing after every "
+        f"look: {_range(naive)}.",
         f"Where skew is in one arm only, the t-test itself is wrong too often, with looks or without: {_range(weak)} "
         "in the cells marked with a star.",
         f"The repeated interval covers the truth at stopping in {_range(repeated)} of the comparisons; a plain 95% "

@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as constraints for pip: to try whether they will do.
+"""The lowest versions that pyproject.toml allows, as constraints for pip, to test that they work.
 
     python -m tools.floors > floors.txt             of the core
     python -m tools.floors study hub > floors.txt   and of these extras

@@ -2,9 +2,9 @@
 
     python -m tools.learning_rates studies/minilm-glue.yaml --rates minilm-l3=5e-5,1.5e-4 --out rates.json
 
-A fifth of each task's train rows (stratified) is held out; each model is fine-tuned on the rest by plain cross-entropy,
-once per rate and task. The rate with the best mean over the tasks of their first metric is chosen; validation data are
-never looked at. Every run has one thread; KDCACHE_WORKERS says how many run at once.
+A fifth of each task's train rows is held out (stratified). Each model is fine-tuned on the rest with plain
+cross-entropy, once per rate and task. The chosen rate has the best mean over the tasks of their first metrics.
+Validation data are never used. Every run has one thread; KDCACHE_WORKERS says how many run at once.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from stages import stage_errors
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 5  # one row in so many
+HELD_OUT = 5  # one row of this many is held out
 SEED = 0
 Rates = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: which model and rate, on which task, and the plan that says it all."""
+    """One fine-tuning: its model, rate and task, and the plan that has all of these."""
 
     model: str
     rate: float
@@ -125,7 +125,7 @@ def _plan(folder: Path, task: str, name: str, model: Model, rate: float) -> Tria
 
 
 def run_on_one_thread(plan: TrialPlan) -> None:
-    """Run one plan on one thread, whatever the machine, as the studies do that these rates are for."""
+    """Run one plan on one thread on any machine, like the studies that use these rates."""
     import torch
 
     from kdcache.trials.run import run_trial
@@ -135,7 +135,7 @@ def run_on_one_thread(plan: TrialPlan) -> None:
 
 
 def _chosen(study: Study, runs: list[Run]) -> dict[str, dict[str, Any]]:
-    """Per model: every score, the mean over the tasks per rate, and the rate with the best one."""
+    """For each model every score, for each rate the mean over tasks, and the rate with the best mean."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for run in runs:
         metric = study.tasks[run.task].metrics[0]

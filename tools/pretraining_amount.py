@@ -1,12 +1,12 @@
-"""What a regularizer gains against the amount of pre-training: a figure, and whether the gain shrinks.
+"""How a regularizer's gain depends on the amount of pre-training: a figure, and a test whether it shrinks.
 
     python -m tools.pretraining_amount results/pretraining-amount
 
-Reads what studies/pretraining-amount.yaml leaves there: params.yaml, metrics/, and cards/ with the card of each
-checkpoint (cards/bert-tiny/README.md), which says how many tokens it had seen; a student from scratch has seen none.
-Writes beside them gains.svg, the figure; amounts.csv, one row a student: its tokens, its held-out loss and the
-baseline's score; trend.csv, see `trend`. Prints gains and trend as Markdown, and puts them into README.md, if there is
-one, between `<!-- amounts:begin -->` and `<!-- amounts:end -->`.
+Reads the results of studies/pretraining-amount.yaml in that folder: params.yaml, metrics/, and cards/ with each
+checkpoint's card (cards/bert-tiny/README.md). A card says how many tokens the checkpoint had seen; a student from
+scratch has seen none. Writes gains.svg, the figure; amounts.csv, with each student's tokens, held-out loss and baseline
+score; and trend.csv, see `trend`. Prints gains and trend as Markdown. If there is a README.md, they are put into it
+between `<!-- amounts:begin -->` and `<!-- amounts:end -->`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text then (nats a token)."""
+    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text (nats a token)."""
 
     tokens: int
     held_out_loss: float | None  # None: no pre-training
@@ -78,7 +78,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
 
     Raises:
         KdcacheError: the study has more than one task, no two pre-trained amounts, or checkpoints of one folder name.
-        PretrainingError: a card is missing or does not say it.
+        PretrainingError: a card is missing or does not say how many tokens.
     """
     # imports torch: not before the options are read
     from tools.pretraining.card import read_card, read_row
@@ -121,13 +121,13 @@ def amounts_table(metrics: Metrics, amounts_of: Mapping[str, Amount]) -> pd.Data
 
 
 def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) -> pd.DataFrame:
-    """Does the gain over the baseline shrink? Two numbers a regularizer, and for the mean over them (`all`), in points.
+    """Does the gain over the baseline shrink? Two contrasts in points for each regularizer, and for their mean (`all`).
 
     `per doubling`: the slope of the gain over log2(tokens), by least squares over the pre-trained students, for each
     seed; `scratch - pretrained`: the gain from scratch minus the mean gain of the pre-trained students, for each seed.
     Mean over seeds, t interval, paired t-test (two-sided) against 0; corrected over the regularizers, `all` alone.
-    `detectable`: what this test would have found with 80% power. The checkpoints are taken as given: the seeds are
-    those of fine-tuning, and say nothing of another pre-training run, nor of other validation rows.
+    `detectable`: the contrast that this test finds with 80% power. The checkpoints are taken as given. The seeds are
+    those of fine-tuning, so they say nothing about another pre-training run or other validation rows.
 
     Raises:
         KdcacheError: a trial is missing or has no score.
@@ -145,7 +145,7 @@ def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) 
 
 
 def contrasts(tokens: Floats) -> dict[str, Floats]:
-    """Weights [A] of a seed's gains at each amount: for its slope, and for what it gains more from scratch."""
+    """Each contrast's weights [A] of a seed's gains at the amounts: for the slope, and for scratch - pretrained."""
     some = tokens > 0
     doublings = np.log2(tokens, where=some, out=np.zeros_like(tokens))
     centred = np.where(some, doublings - doublings[some].mean(), 0.0)

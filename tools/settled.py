@@ -1,9 +1,9 @@
-"""What a study's looks were worth: comparisons decided and what they took, beside designs with fixed numbers of seeds.
+"""What a study's looks gained: decided comparisons and trials, beside designs with fixed numbers of seeds.
 
     python -m tools.settled                 of the study in params.yaml and metrics/, into docs/measured/settled.md
 
-The first seeds and the looks are judged from the same trials. What forty seeds for everything would have decided nobody
-has run: that line is simulated, from the spreads and differences that were seen.
+The first seeds and the looks are judged from the same trials. Forty seeds of everything were never run; that line is
+simulated from the observed spreads and differences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAGE = Path("docs/measured/settled.md")
 
 @dataclass(frozen=True)
 class Line:
-    """A design: how many trials it takes, and how many comparisons it decides (of a forecast: on average)."""
+    """A design: its number of trials, and how many comparisons it decides (a forecast's are averages)."""
 
     name: str
     trials: int

@@ -2,9 +2,9 @@
 
     python -m tools.spread                  of the study whose trials lie in data/, into docs/measured/spread.md
 
-A difference of accuracy is a mean over rows. Part of its variance from seed to seed is each row's own: a row is right
-in one trial and wrong in another for no reason that it shares with other rows. That part falls as 1 / rows. The rest is
-what rows do together, and only more seeds take it down.
+A difference of accuracy is a mean over rows. Part of its variance from seed to seed comes from single rows: a row is
+right in one trial and wrong in another, independently of other rows. That part falls as 1 / rows. The rest is common to
+many rows, and only more seeds reduce it.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ TAIL = """
 class Spread:
     """The differences of a method from the baseline, in points.
 
-    sd: over the seeds. own: its part that is each row's own; above `sd` where rows happen to cancel.
-    correlation: of the two scores over the seeds. changed: share of rows that only one of the two has right.
+    sd: over the seeds. own: the part of sd that comes from single rows; it is above `sd` if rows happen to cancel.
+    correlation: of the two scores over the seeds. changed: the share of rows that only one of the two has right.
     """
 
     seeds: int
@@ -64,7 +64,11 @@ class Spread:
 
 
 def spread(right: npt.NDArray[np.bool_], baseline: npt.NDArray[np.bool_]) -> Spread:
-    """Args: which rows are right, [S, N] of the method and of the baseline, with the same seeds and rows."""
+    """The spread of a method's differences.
+
+    Args:
+        right, baseline: whether each row is right, [S, N], with the same seeds and rows.
+    """
     ours, theirs = right.astype(np.float64), baseline.astype(np.float64)
     differences = ours - theirs
     seeds, rows = differences.shape
@@ -82,7 +86,7 @@ def spread(right: npt.NDArray[np.bool_], baseline: npt.NDArray[np.bool_]) -> Spr
 
 
 def spreads(study: Study, data: Path) -> Iterator[tuple[str, str, str, Spread]]:
-    """(task, student, method, spread) of every method beside its baseline, over the seeds that both have."""
+    """(task, student, method, spread) of every method against its baseline, over the seeds that both have."""
     evaluation, baseline = Evaluation(study, data, ()), study.comparison.baseline
     for task, student, method in study.configurations():
         if method != baseline:

@@ -107,7 +107,7 @@ def _line(depth: int, name: str, text: str) -> str:
 
 
 def main(root: Path = Path()) -> int:
-    """Write both pages; 1 with one clear message when that cannot be done."""
+    """Write both pages; returns 1, with one clear message, if that cannot be done."""
     try:
         for path, text in pages(root).items():
             path.write_text(text, encoding="utf-8")

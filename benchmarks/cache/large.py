@@ -1,4 +1,4 @@
-"""Caches larger than one would keep in memory: written and streamed in processes of their own, whose peak is stated.
+"""Caches larger than one would keep in memory, written and streamed in processes whose peak memory is stated.
 
 Row `id` has the logits of row `id % n` of a small random block, so that the reader can check every value it gets.
 """
@@ -18,7 +18,7 @@ from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 CASES = ((20_000_000, 3), (1_000_000, 1000))
 QUICK = ((70_000, 3),)  # more than one shard
 BATCH = 1024
-CHUNK = 4096  # rows that are written at a time
+CHUNK = 4096  # rows written at a time
 MIB = 2**20
 
 

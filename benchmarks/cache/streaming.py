@@ -11,7 +11,7 @@ from benchmarks.cache.stores import WIDE, write_cache
 from kdcache.logits import CachedSplit, LogitCache, LogitStream
 
 BATCH = 256
-ROWS_PER_SHARD = 8192  # as `write_logits` makes them
+ROWS_PER_SHARD = 8192  # as `write_logits` writes them
 RAW, RAW_GROUPS = "pyarrow.parquet.read_table", "pyarrow, row group by row group"
 FIRST, LATER, ORDERED = (
     "stream, first epoch (compares checksums)",
@@ -21,7 +21,7 @@ FIRST, LATER, ORDERED = (
 
 
 def measure(options: Options) -> Measurement:
-    """An epoch of each."""
+    """Time an epoch of each variant."""
     folder = options.work / "streaming"
     cache = write_cache(folder, peaky_logits(options.wide_rows, WIDE), ROWS_PER_SHARD)
     shuffled, ordered = cache.stream("train", BATCH), cache.stream("train", BATCH, seed=None)

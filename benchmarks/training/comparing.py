@@ -1,4 +1,4 @@
-"""Ratios, their goals, and the page that shows both."""
+"""Ratios, their goals, and the page with both."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def fastest(runs: Runs, who: str, clock: str = "cpu") -> Variant:
 
 
 def summary(runs: Runs, compared: list[dict[str, Any]], clock: str = "cpu") -> dict[str, Any]:
-    """What `page` shows, and all runs; `clock` decides which of kdcache's is the fastest."""
+    """What `page` shows, and all runs; `clock` decides which of kdcache's variants is the fastest."""
     each = {variant.name: [asdict(run) for run in of_variant] for variant, of_variant in runs.items()}
     return {"speeds": speeds(runs, clock), "ratios": compared, "runs": each}
 
 
 def speeds(runs: Runs, clock: str = "cpu") -> list[dict[str, Any]]:
-    """Per variant: median examples/s by both clocks, and the scores; beside them a Welch test against kdcache's."""
+    """For each variant: median examples/s by both clocks, the scores, and a Welch test of these against kdcache's."""
     ours = [run.accuracy for run in runs[fastest(runs, "kdcache", clock)]]
     lines = []
     for variant, of_variant in runs.items():
@@ -65,7 +65,7 @@ def speeds(runs: Runs, clock: str = "cpu") -> list[dict[str, Any]]:
 
 
 def differs(scores: Sequence[float], others: Sequence[float]) -> float | None:
-    """The p-value of Welch's test that two lists of scores have one mean; None where it has none to give."""
+    """The p-value of Welch's test that two lists of scores have one mean; None if it is not defined."""
     if len(scores) < 2 or np.ptp(scores) + np.ptp(others) == 0:
         return 1.0 if list(scores) == list(others) else None
     return float(scipy.stats.ttest_ind(scores, others, equal_var=False).pvalue)
@@ -76,7 +76,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def goals(runs: Runs) -> list[dict[str, Any]]:
-    """The ratios that there are goals for, by both clocks; a goal is judged by CPU seconds."""
+    """The ratios with goals, by both clocks; a goal is judged by CPU seconds."""
     best, ours = fastest(runs, "Trainer"), fastest(runs, "kdcache")
     pairs = [(variant, Variant("Trainer", variant.precision, "to 128"), "run_glue") for variant in OURS]
     pairs.append((ours, best, "best"))
@@ -95,7 +95,7 @@ def goals(runs: Runs) -> list[dict[str, Any]]:
 def judged(
     cpu: Sequence[float], wall: Sequence[float], least: float | None, by: str = "cpu"
 ) -> dict[str, Any]:
-    """Ratios by both clocks, and whether those of one of them reach the goal, where there is one."""
+    """Ratios by both clocks, and whether those of clock `by` reach the goal, if there is one."""
     by_clock = {"cpu": cpu, "wall": wall}
     return {
         **{clock: spread(values) for clock, values in by_clock.items()},
@@ -172,7 +172,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def shown(value: Mapping[str, float] | None) -> str:
-    """A spread: the median, with the least and the greatest."""
+    """A spread in words: the median, with the least and the greatest."""
     if value is None:
         return ""
     return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"

@@ -1,6 +1,6 @@
 """Images that are files of their own: in folders, or named in a column of CSV, JSON Lines or Parquet.
 
-All are looked at before any is decoded, so that one that is missing is known at once.
+All files are looked at before any is decoded, so that a missing file is reported at once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class ImageFile(NamedTuple):
 
 
 def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
-    """Rows whose image column has paths, which count from `folder`; other rows as they are.
+    """Replace the paths in an image column, which count from `folder`, by files; other rows stay as they are.
 
     Raises:
-        TaskError: a path is missing, or is that of no image file; says of which row.
+        TaskError: a path is missing, or names no image file; the message names the row.
     """
     first = next(rows.batches(), None)
     if first is None or not _has_paths(first.schema.field(column).type):
@@ -55,7 +55,7 @@ def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
 
 
 def _has_paths(kind: pa.DataType) -> bool:
-    """Texts, or objects with nothing but a path; a struct of bytes and path is read as it is."""
+    """Whether a column has texts, or objects with a path alone; a struct of bytes and path is read as it is."""
     if pa.types.is_struct(kind):
         return [field.name for field in kind] == ["path"] and is_text(kind.field("path").type)
     return is_text(kind)
@@ -88,14 +88,14 @@ def image_file(context: str, path: Path, note: str = "") -> ImageFile:
 
 
 def shown_path(path: Path) -> str:
-    """A path in a message: in quotes where something of it would not be seen, and cut where it is too long for one."""
+    """A path in a message: in quotes if it has invisible characters, and cut if it is long."""
     text = str(path)
     short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return short if text.isprintable() and text == text.strip() else repr(short)
 
 
 def image_batches(column: str, files: Sequence[ImageFile]) -> Batches:
-    """The files in batches, a column of structs with their paths; few at a time where they are large."""
+    """The files in batches, each a column of structs with their paths; large files come few at a time."""
     return partial(_batches, column, files)
 
 

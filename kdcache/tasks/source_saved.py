@@ -22,10 +22,10 @@ STATE = "state.json"  # of one split: its Arrow files
 
 
 def load_saved(task: Task, saved: str) -> Loaded:
-    """The rows of a saved `DatasetDict`; `splits` of the source says where its names are others.
+    """The rows of a saved `DatasetDict`; `splits` of the source maps kdcache's names of splits to its own.
 
     Raises:
-        TaskError: the folder holds none, lacks a split or a column, or is damaged.
+        TaskError: the folder holds no DatasetDict, lacks a split or a column, or is damaged.
     """
     folder = Path(saved)
     stored = _split_names(folder)
@@ -83,7 +83,7 @@ def _rows(origin: str, data: Any, columns: Columns) -> Rows:
 
 
 def _checked(origin: str, batches: Batches) -> Iterator[pa.Table]:
-    """The Arrow files are mapped into memory, and Arrow takes their word for where a text ends."""
+    """Check the Arrow files, which are mapped into memory: Arrow believes them about where a text ends."""
     with _reading(origin):
         for table in batches():
             table.validate(full=True)
