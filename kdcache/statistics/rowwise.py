@@ -1,4 +1,4 @@
-"""Comparisons row by row: what the validation rows can show, and how much of the error comes from them.
+"""Comparisons row by row (or document by document): McNemar, tests and a bootstrap over the validation rows.
 
 A validation set is a sample. Seeds show how much training varies on these rows. They say nothing about other rows, and
 small validation sets vary a lot (with 277 rows, one row is 0.36 points). Since every trial predicts the same rows, the
