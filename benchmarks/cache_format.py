@@ -196,8 +196,8 @@ def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
         "# The format's choices, measured",
         f"Made by `python -m benchmarks.cache_format` on {run['machine']}, {run['date']}; {versions}. Medians of "
         f"{run['options']['repeats']} rounds over {run['options']['megabytes']:g} MB of rows, in memory, on one "
-        "thread. The logits are normal, with one class far above the others. MB (10^6 bytes) are those of the rows "
-        "with an id, a hash and float32 logits, whatever the type stored. What the format does is bold.",
+        "thread. The logits are normal, with one class far above the others. MB (10^6 bytes) always count rows "
+        "with an id, a hash and float32 logits, whatever type is stored. The format's own choices are bold.",
     ]
     for classes in CLASSES:
         error = run["largest_float16_error"][classes]

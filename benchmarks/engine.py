@@ -415,20 +415,20 @@ DVC_HEADER = [
 ]
 PAGE = """# What a study's bookkeeping costs
 
-Written by `python -m benchmarks.engine`, which says what is measured; do not edit it by hand.
+`python -m benchmarks.engine` writes this page; its docstring says what is measured. Do not edit it by hand.
 
 **A study of {trials:,} trials** ({configurations:,} configurations of 5 seeds, 277 validation rows each) whose trials
-take no time: all that is left is bookkeeping. Each step is one process on one thread; of the trials that are handed to
-two workers only the process that hands them out is counted.
+take no time, so that only bookkeeping is left. Each step is one process on one thread. When trials are handed to two
+workers, only the process that hands them out is counted.
 
 {steps}
 
-Together {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
-Not in the table: in a real study each configuration is a process of its own; one that finds nothing to do takes {idle}
+Together this is {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
+One cost is not in the table. In a real study each configuration is a process of its own. If it finds nothing to do, it takes {idle}
 CPU seconds, its start included.
 
-**DVC's own share.** `dvc repro` of generated stages that write one small file each, then again with nothing to do. That
-is why a stage is a configuration and runs its seeds inside.
+**DVC's own share.** `dvc repro` runs generated stages that write one small file each, and then runs again with nothing to
+do. Because of this cost a stage is a configuration, and runs all its seeds.
 
 {dvc}
 

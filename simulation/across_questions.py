@@ -204,48 +204,49 @@ def _varied_goal(column: str) -> Goal | None:
 TABLES = (
     Table(
         "across", "False differences across tasks",
-        "No true difference on 2, 4 or 8 tasks, one student, five seeds. Friedman: of all five methods; on 2 tasks its "
-        "p cannot go below 0.09. Wilcoxon "
-        "and the stratified permutation test: any of four regularizers, corrected by Holm; Wilcoxon's test cannot "
-        f"reject below {WILCOXON_TASKS} tasks, so it stands for 8 only. The mixed model's p is not corrected and a "
-        "cross-check, so its column is for one regularizer and has no goal. The permutation test's p is exact, or of "
-        "99,999 sign patterns from 17 differences on.",
+        "There is no true difference on 2, 4 or 8 tasks, with one student and five seeds. Friedman's test compares all "
+        "five methods; on 2 tasks its p cannot go below 0.09. Wilcoxon's and the stratified permutation test count any "
+        "of four regularizers, corrected by Holm. Wilcoxon's test cannot reject below "
+        f"{WILCOXON_TASKS} tasks, so only 8 tasks are shown. The mixed model's p is an uncorrected cross-check, so its "
+        "column is for one regularizer and has no goal. The permutation test's p is exact, or from 17 differences on of "
+        "99,999 sign patterns.",
         NAMES, null, _null_goal, 10_000,
     ),
     Table(
         "across_varied", "False differences on tasks that differ",
-        "Eight tasks on which every regularizer is better or worse by 1 sd of the differences, as a coin says for each "
-        "task and regularizer: on average over such tasks it does nothing. Tests whose sample is the tasks should say "
-        "so at 5%, and the t interval over tasks (of one regularizer) cover 0. The permutation test and the mixed "
-        "model speak of these very tasks, whose mean is not 0, and have no goal here: their columns show what comes of "
-        "reading them as statements about other tasks.",
+        "On eight tasks every regularizer is better or worse by 1 sd of the differences, decided by a coin flip for each "
+        "task and regularizer. So on average over such tasks it does nothing. Tests whose sample is the tasks should "
+        "reject in 5% at most, and the t interval over tasks (of one regularizer) should cover 0. The permutation test "
+        "and the mixed model are about exactly these tasks, whose mean is not 0, so they have no goal here. Their "
+        "columns show how wrong they are as statements about other tasks.",
         NAMES, varied, _varied_goal, 10_000,
     ),
     Table(
         "across_coverage", "Coverage of the 95% intervals across tasks",
-        "By the number of tasks, five seeds, nothing differs. *t over tasks*: of the mean difference; *pooled "
-        "interaction*: of the mean over regularizers, each pair's mean as one value, scratch scores spread three "
-        "times as much; *mixed model*: of one effect; *improvement*: of the probability of improvement; *interquartile "
-        f"mean*: of one method's scores. Bootstrap: {RESAMPLES:,} resamples (the library's have 10,000). True values "
-        "that are not 0 by design come from 400,000 scores.",
+        "Coverage by the number of tasks, with five seeds; nothing differs. *t over tasks* is the interval of the mean "
+        "difference, *pooled interaction* that of the mean over regularizers (each pair's mean is one value, and scratch "
+        "scores spread three times as much), *mixed model* that of one effect, *improvement* that of the probability of "
+        f"improvement, *interquartile mean* that of one method's scores. The bootstraps have {RESAMPLES:,} resamples "
+        "(the library's have 10,000). True values that are not 0 by design come from 400,000 scores.",
         NAMES, coverage, lambda _: COVERED, 10_000,
     ),
     Table(
         "posterior", "The Bayesian signed-rank test, eight tasks",
-        f"How often a posterior probability is {SURE:.0%} or more of what is not so, by the width of the region of "
-        "practical equivalence (ROPE) in sd of the differences of matched seeds: `better` or `worse` where nothing "
-        "differs, `within` and `better` where the true difference is the ROPE's very edge on all tasks. These are "
-        f"posterior probabilities and no error rates: there is no goal. {POSTERIOR_DRAWS:,} draws (the library's test "
-        "has 50,000).",
+        f"How often the posterior probability of something false is {SURE:.0%} or more, by the width of the region of "
+        "practical equivalence (ROPE) in sd of the differences of matched seeds. False are `better` and `worse` if "
+        "nothing differs, and `within` and `better` if the true difference is exactly the ROPE's edge on all tasks. "
+        "These are posterior probabilities and no error rates, so there is no goal. There are "
+        f"{POSTERIOR_DRAWS:,} draws (the library's test has 50,000).",
         NAMES, posterior, lambda _: None, 10_000,
     ),
     Table(
         "claims", "False claims",
-        "How often summary.json says of a claim what is not so, by the number of tasks; a scratch and a pretrained "
-        "student a task, five seeds, margin 3 sd of the differences. A regularizer *at the margin* is better by "
-        "exactly the margin on all tasks and students. (a) `pretrained_within_margin`; (b) `scratch_some_better`; (c) "
-        "`interaction`, scratch scores spread three times as much, one pair a task; (d) `teacher_needed`, the fourth "
-        "regularizer as KD and the others teacher-free.",
+        "How often summary.json says something false about a claim, by the number of tasks. Each task has a scratch and a "
+        "pretrained student; there are five seeds, and the margin is 3 sd of the differences. A regularizer *at the "
+        "margin* is better by exactly the margin on all tasks and students. The claims are (a) "
+        "`pretrained_within_margin`; (b) `scratch_some_better`; (c) `interaction`, with one pair a task, and scratch "
+        "scores that spread three times as much; (d) `teacher_needed`, with the fourth regularizer as KD and the others "
+        "as teacher-free.",
         NAMES, claimed, lambda _: AT_MOST, 10_000,
     ),
 )  # fmt: skip

@@ -282,64 +282,64 @@ def _power_goal(column: str) -> Goal:
 TABLES = (
     Table(
         "null", "False better or worse, no true difference anywhere",
-        "The share of families with any false `better` or `worse`, five seeds. `student: 4` is kdcache's default "
-        "family, four regularizers of one student on one task, `task: 8` both students of a task, `study` all "
-        "students of 2, 4 or 8 tasks (one task: as `task`). The last column has no goal: it is the chance of any "
-        "false verdict in a study of 8 tasks that corrects over `student` families only, 16 of them.",
+        "The share of families with any false `better` or `worse`, with five seeds. `student: 4` is kdcache's default "
+        "family: four regularizers of one student on one task. `task: 8` has both students of a task, `study` all "
+        "students of 2, 4 or 8 tasks (with one task it is `task`). The last column has no goal. It is the chance of "
+        "any false verdict in a study of 8 tasks that corrects only over `student` families, 16 of them.",
         NAMES, null, lambda column: None if column.startswith("student families") else AT_MOST, 10_000,
     ),
     Table(
         "null_by_seeds", "The same for fewer and more seeds",
-        "A `student` family of four, no true difference.",
+        "This is a `student` family of four, without any true difference.",
         NAMES, null_by_seeds, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "some_true", "False better or worse beside true differences",
-        "Some of the four regularizers are worse by 6 sd of the differences: the share of families with a false "
-        "`better` or `worse` among the others. Holm tests what is left at a milder level, so this is its hardest "
-        "case. Five seeds.",
+        "Some of the four regularizers are worse by 6 sd of the differences. The table has the share of families with a "
+        "false `better` or `worse` among the others, with five seeds. Holm tests these at a milder level, so this is "
+        "its hardest case.",
         NAMES, some_true, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "margin", "False \"within the margin\", true differences at the margin",
         "The share of families in which the corrected TOST rejects for a regularizer whose true difference is "
         "exactly the margin (verdict `equivalent`, or `better` or `worse` and negligible). The margin is 3 sd of "
-        "the differences, where five seeds can show equivalence, or 1 sd, where they rarely can. `student` "
-        "families of four, but for the column that says otherwise. Five seeds.",
+        "the differences, where five seeds can show equivalence, or 1 sd, where they rarely can. Families are `student` "
+        "families of four unless the column says otherwise, with five seeds.",
         NAMES, margin, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "mixed", "Both sorts of mistakes at once",
-        "Two regularizers without effect, one at the margin of 3 sd above, one below. The difference tests and the "
+        "Two regularizers have no effect, one lies at the margin of 3 sd above, one below. The difference tests and the "
         "equivalence tests are corrected separately, so *either* has no goal of 5%: it may reach 10%.",
         NAMES, mixed, lambda column: None if column == "either" else AT_MOST, 10_000,
     ),
     Table(
         "interaction", "False \"helps more from scratch\"",
-        "No regularizer has any effect; scores from scratch spread three times as much as pretrained ones (but for "
-        "the counted scores). `4`: any of four regularizers, corrected together; `mean`: the claim on their mean, "
-        "which the summary makes. A pair: over five seeds; pairs: pooled, each pair's mean as one value.",
+        "No regularizer has any effect. Scores from scratch spread three times as much as pretrained ones, except the "
+        "counted scores. `4` is any of four regularizers, corrected together; `mean` is the claim on their mean, "
+        "which the summary makes. One pair is tested over five seeds; pairs are pooled, each pair's mean as one value.",
         NAMES, interaction_null, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "coverage", "Coverage of the 95% intervals",
-        "How often the interval holds the true difference, by the number of seeds. Each interval is for one "
-        "comparison (they are not widened for the family). Welch's is of unmatched seeds; the interaction's has "
+        "How often the interval contains the true difference, by the number of seeds. Each interval is for one "
+        "comparison, and not widened for the family. Welch's interval is for unmatched seeds. The interaction's has "
         "scratch scores that spread three times as much as pretrained ones. "
-        f"Bootstrap: {RESAMPLES:,} resamples.",
+        f"The bootstraps have {RESAMPLES:,} resamples.",
         NAMES, coverage, lambda _: COVERED, 10_000,
     ),
     Table(
         "detectable", "Do the limits that kdcache prints hold?",
-        "How often a true difference is found that is as large as `detectable`, and how often equivalence is shown "
-        "for a margin as large as the one printed beside it, with normal scores. Goal: 80% for one test, at "
-        "least 80% in a family of four (one regularizer differs for the difference, none for equivalence).",
+        "How often a true difference as large as `detectable` is found, and how often equivalence is shown for a margin "
+        "as large as the printed one, with normal scores. The goal is 80% for one test, and at least 80% in a family "
+        "of four (where one regularizer differs for the difference, and none for equivalence).",
         BY_SEEDS, detectable, _power_goal, 10_000,
     ),
     Table(
         "power", "Power",
-        "The verdict on one regularizer of a family of four, normal scores; the other three do not differ. Effects "
-        "and margins are in sd of the matched differences. Verdicts by effect: margin 1 sd.",
+        "The verdict on one regularizer of a family of four, with normal scores; the other three do not differ. Effects "
+        "and margins are in sd of the matched differences. Verdicts by effect have a margin of 1 sd.",
         BY_SEEDS, power, lambda _: None, 10_000,
     ),
 )  # fmt: skip

@@ -44,16 +44,16 @@ PAGE = """\
 
 <!-- written by tools/fuzz.py -->
 
-Every reader of other people's files was given inputs that are odd (made at random, of what people's files have) or
-damaged (bits flipped, parts cut, doubled, overwritten, or taken from another file). Right is the answer, or one error
-for people. Anything else is a fault, and so is a case that takes over 5 s of a processor or over 1 GB. `make fuzz`
-does it again: case *n* is the same everywhere (here the first is {first:,}), see tests/fuzz/harness.py.
+Every reader of other people's files was given odd inputs (random mixtures of what people's files have) and damaged ones
+(bits flipped, parts cut, doubled, overwritten, or taken from another file). A reader must give an answer, or one error
+for people. Anything else is a fault, and so is a case that takes over 5 s of CPU or over 1 GB. `make fuzz` repeats it.
+Case *n* is the same everywhere (here the first is {first:,}), see tests/fuzz/harness.py.
 
 | reader | cases | answers | errors for people | faults | slowest case, s | memory, MB |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 {rows}
 {faults}
-The time is that of a processor, the memory that by which a process grew over {chunk:,} cases.
+The time is CPU time. The memory is what a process grew by over {chunk:,} cases.
 {versions}; {system}, {machine}, {processors} processors.
 """
 

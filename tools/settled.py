@@ -84,8 +84,8 @@ def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
             "| --- | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            "The first two lines judge the same trials. The last is a forecast: nobody ran it. It is simulated from",
-            "the differences and spreads that the study has seen, which is a little too hopeful.",
+            "The first two lines judge the same trials. The last is a forecast, and was not run. It is simulated from",
+            "the differences and spreads that the study has observed, which is a little too hopeful.",
             "",
         ]
     )
