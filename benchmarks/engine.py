@@ -424,11 +424,11 @@ workers, only the process that hands them out is counted.
 {steps}
 
 Together this is {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
-One cost is not in the table. In a real study each configuration is a process of its own. If it finds nothing to do, it takes {idle}
-CPU seconds, its start included.
+One cost is not in the table. In a real study each configuration is a process of its own. If it finds nothing to
+do, it takes {idle} CPU seconds, its start included.
 
-**DVC's own share.** `dvc repro` runs generated stages that write one small file each, and then runs again with nothing to
-do. Because of this cost a stage is a configuration, and runs all its seeds.
+**DVC's own share.** `dvc repro` runs generated stages that write one small file each, and then runs again with nothing
+to do. Because of this cost a stage is a configuration, and runs all its seeds.
 
 {dvc}
 

@@ -292,8 +292,8 @@ def page(run: dict[str, Any]) -> str:
         "The fixed part of each file, a few kB, is counted. It weighs more in such small files than in a full shard."
     )
     theory = (
-        "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that gives "
-        "as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
+        "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that "
+        "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
         "p (1 - p) / n."
     )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]

@@ -204,30 +204,31 @@ def _varied_goal(column: str) -> Goal | None:
 TABLES = (
     Table(
         "across", "False differences across tasks",
-        "There is no true difference on 2, 4 or 8 tasks, with one student and five seeds. Friedman's test compares all "
-        "five methods; on 2 tasks its p cannot go below 0.09. Wilcoxon's and the stratified permutation test count any "
-        "of four regularizers, corrected by Holm. Wilcoxon's test cannot reject below "
-        f"{WILCOXON_TASKS} tasks, so only 8 tasks are shown. The mixed model's p is an uncorrected cross-check, so its "
-        "column is for one regularizer and has no goal. The permutation test's p is exact, or from 17 differences on of "
-        "99,999 sign patterns.",
+        "There is no true difference on 2, 4 or 8 tasks, with one student and five seeds. Friedman's test compares "
+        "all five methods; on 2 tasks its p cannot go below 0.09. Wilcoxon's and the stratified permutation test "
+        f"count any of four regularizers, corrected by Holm. Wilcoxon's test cannot reject below {WILCOXON_TASKS} "
+        "tasks, so only 8 tasks are shown. The mixed model's p is an uncorrected cross-check, so its column is for "
+        "one regularizer and has no goal. The permutation test's p is exact, or from 17 differences on of 99,999 sign "
+        "patterns.",
         NAMES, null, _null_goal, 10_000,
     ),
     Table(
         "across_varied", "False differences on tasks that differ",
-        "On eight tasks every regularizer is better or worse by 1 sd of the differences, decided by a coin flip for each "
-        "task and regularizer. So on average over such tasks it does nothing. Tests whose sample is the tasks should "
-        "reject in 5% at most, and the t interval over tasks (of one regularizer) should cover 0. The permutation test "
-        "and the mixed model are about exactly these tasks, whose mean is not 0, so they have no goal here. Their "
-        "columns show how wrong they are as statements about other tasks.",
+        "On eight tasks every regularizer is better or worse by 1 sd of the differences, decided by a coin flip for "
+        "each task and regularizer. So on average over such tasks it does nothing. Tests whose sample is the tasks "
+        "should reject in 5% at most, and the t interval over tasks (of one regularizer) should cover 0. The "
+        "permutation test and the mixed model are about exactly these tasks, whose mean is not 0, so they have no "
+        "goal here. Their columns show how wrong they are as statements about other tasks.",
         NAMES, varied, _varied_goal, 10_000,
     ),
     Table(
         "across_coverage", "Coverage of the 95% intervals across tasks",
-        "Coverage by the number of tasks, with five seeds; nothing differs. *t over tasks* is the interval of the mean "
-        "difference, *pooled interaction* that of the mean over regularizers (each pair's mean is one value, and scratch "
-        "scores spread three times as much), *mixed model* that of one effect, *improvement* that of the probability of "
-        f"improvement, *interquartile mean* that of one method's scores. The bootstraps have {RESAMPLES:,} resamples "
-        "(the library's have 10,000). True values that are not 0 by design come from 400,000 scores.",
+        "Coverage by the number of tasks, with five seeds; nothing differs. *t over tasks* is the interval of the "
+        "mean difference, *pooled interaction* that of the mean over regularizers (each pair's mean is one value, and "
+        "scratch scores spread three times as much), *mixed model* that of one effect, *improvement* that of the "
+        "probability of improvement, *interquartile mean* that of one method's scores. The bootstraps have "
+        f"{RESAMPLES:,} resamples (the library's have 10,000). True values that are not 0 by design come from 400,000 "
+        "scores.",
         NAMES, coverage, lambda _: COVERED, 10_000,
     ),
     Table(
@@ -241,12 +242,12 @@ TABLES = (
     ),
     Table(
         "claims", "False claims",
-        "How often summary.json says something false about a claim, by the number of tasks. Each task has a scratch and a "
-        "pretrained student; there are five seeds, and the margin is 3 sd of the differences. A regularizer *at the "
-        "margin* is better by exactly the margin on all tasks and students. The claims are (a) "
+        "How often summary.json says something false about a claim, by the number of tasks. Each task has a scratch "
+        "and a pretrained student; there are five seeds, and the margin is 3 sd of the differences. A regularizer *at "
+        "the margin* is better by exactly the margin on all tasks and students. The claims are (a) "
         "`pretrained_within_margin`; (b) `scratch_some_better`; (c) `interaction`, with one pair a task, and scratch "
-        "scores that spread three times as much; (d) `teacher_needed`, with the fourth regularizer as KD and the others "
-        "as teacher-free.",
+        "scores that spread three times as much; (d) `teacher_needed`, with the fourth regularizer as KD and the "
+        "others as teacher-free.",
         NAMES, claimed, lambda _: AT_MOST, 10_000,
     ),
 )  # fmt: skip

@@ -295,23 +295,23 @@ TABLES = (
     ),
     Table(
         "some_true", "False better or worse beside true differences",
-        "Some of the four regularizers are worse by 6 sd of the differences. The table has the share of families with a "
-        "false `better` or `worse` among the others, with five seeds. Holm tests these at a milder level, so this is "
-        "its hardest case.",
+        "Some of the four regularizers are worse by 6 sd of the differences. The table has the share of families with "
+        "a false `better` or `worse` among the others, with five seeds. Holm tests these at a milder level, so this "
+        "is its hardest case.",
         NAMES, some_true, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "margin", "False \"within the margin\", true differences at the margin",
-        "The share of families in which the corrected TOST rejects for a regularizer whose true difference is "
-        "exactly the margin (verdict `equivalent`, or `better` or `worse` and negligible). The margin is 3 sd of "
-        "the differences, where five seeds can show equivalence, or 1 sd, where they rarely can. Families are `student` "
+        "The share of families in which the corrected TOST rejects for a regularizer whose true difference is exactly "
+        "the margin (verdict `equivalent`, or `better` or `worse` and negligible). The margin is 3 sd of the "
+        "differences, where five seeds can show equivalence, or 1 sd, where they rarely can. Families are `student` "
         "families of four unless the column says otherwise, with five seeds.",
         NAMES, margin, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "mixed", "Both sorts of mistakes at once",
-        "Two regularizers have no effect, one lies at the margin of 3 sd above, one below. The difference tests and the "
-        "equivalence tests are corrected separately, so *either* has no goal of 5%: it may reach 10%.",
+        "Two regularizers have no effect, one lies at the margin of 3 sd above, one below. The difference tests and "
+        "the equivalence tests are corrected separately, so *either* has no goal of 5%: it may reach 10%.",
         NAMES, mixed, lambda column: None if column == "either" else AT_MOST, 10_000,
     ),
     Table(
@@ -331,15 +331,15 @@ TABLES = (
     ),
     Table(
         "detectable", "Do the limits that kdcache prints hold?",
-        "How often a true difference as large as `detectable` is found, and how often equivalence is shown for a margin "
-        "as large as the printed one, with normal scores. The goal is 80% for one test, and at least 80% in a family "
-        "of four (where one regularizer differs for the difference, and none for equivalence).",
+        "How often a true difference as large as `detectable` is found, and how often equivalence is shown for a "
+        "margin as large as the printed one, with normal scores. The goal is 80% for one test, and at least 80% in a "
+        "family of four (where one regularizer differs for the difference, and none for equivalence).",
         BY_SEEDS, detectable, _power_goal, 10_000,
     ),
     Table(
         "power", "Power",
-        "The verdict on one regularizer of a family of four, with normal scores; the other three do not differ. Effects "
-        "and margins are in sd of the matched differences. Verdicts by effect have a margin of 1 sd.",
+        "The verdict on one regularizer of a family of four, with normal scores; the other three do not differ. "
+        "Effects and margins are in sd of the matched differences. Verdicts by effect have a margin of 1 sd.",
         BY_SEEDS, power, lambda _: None, 10_000,
     ),
 )  # fmt: skip

@@ -42,8 +42,8 @@ def _head(file: str, results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     dates = " to ".join(dict.fromkeys((min(results.dates.values()), max(results.dates.values()))))
     words = _wrapped(
-        "This page checks the procedure of docs/settle.md on made-up families whose truth is known, with looks at 5, 10, "
-        "20 and 40 seeds, alpha 0.05, Holm, and a margin of 1 point. Scores are drawn with a baseline that the "
+        "This page checks the procedure of docs/settle.md on made-up families whose truth is known, with looks at 5, "
+        "10, 20 and 40 seeds, alpha 0.05, Holm, and a margin of 1 point. Scores are drawn with a baseline that the "
         "regularizers of a family share. `kdcache.statistics.replay_many` judges them; tests check that it equals "
         "`kdcache.statistics.replay`, verdict for verdict."
     )
@@ -117,12 +117,12 @@ def _wrong(rows: dict[tuple[str, str], Row]) -> str:
         "## False verdicts in a family, percent",
         "",
         _wrapped(
-            "A cell has difference / equivalence. Difference is the share of families with any `better` or `worse` though "
-            "all true differences are 0. Equivalence is the share with any `equivalent` though all true differences are "
-            "the margin. In *split*, *exact* and *naive* only that one test may stop a comparison, which is the worst "
-            "case. *both tests* is as a user runs them, with hopeless comparisons given up. *naive* has all of alpha at "
-            "every look. A rate in bold is above 5% by more than three standard errors. A star marks a test that such "
-            "scores are known to mislead."
+            "A cell has difference / equivalence. Difference is the share of families with any `better` or `worse` "
+            "though all true differences are 0. Equivalence is the share with any `equivalent` though all true "
+            "differences are the margin. In *split*, *exact* and *naive* only that one test may stop a comparison, "
+            "which is the worst case. *both tests* is as a user runs them, with hopeless comparisons given up. "
+            "*naive* has all of alpha at every look. A rate in bold is above 5% by more than three standard errors. A "
+            "star marks a test that such scores are known to mislead."
         ),
         "",
         f"| m, scores | {' | '.join(columns)} |",
@@ -151,9 +151,9 @@ def _covered(rows: dict[tuple[str, str], Row]) -> str:
         "## The interval at stopping",
         "",
         _wrapped(
-            "Scores are normal, in a family of 4, all with the same effect. The table has the coverage in percent of the "
-            "repeated interval and of a plain 95% t interval, each at the look where the comparison stopped. *mean "
-            "error* is how far the mean difference lies from the truth on average, in points."
+            "Scores are normal, in a family of 4, all with the same effect. The table has the coverage in percent of "
+            "the repeated interval and of a plain 95% t interval, each at the look where the comparison stopped. "
+            "*mean error* is how far the mean difference lies from the truth on average, in points."
         ),
         "",
         "| sd | effect | repeated | plain | mean error |",
@@ -171,9 +171,9 @@ def _decided(rows: dict[tuple[str, str], Row]) -> str:
         "## What is decided, and with how many trials",
         "",
         _wrapped(
-            "Scores are normal, in a family of 4, all with the same effect. The table has the percent decided (better or "
-            "worse / equivalent), and the family's trials, its baseline included. *looks* has linear shares, divided; "
-            "*late* has most of alpha at the last look; *exact* has linear shares by exact boundaries."
+            "Scores are normal, in a family of 4, all with the same effect. The table has the percent decided (better "
+            "or worse / equivalent), and the family's trials, its baseline included. *looks* has linear shares, "
+            "divided; *late* has most of alpha at the last look; *exact* has linear shares by exact boundaries."
         ),
         "",
         f"| sd | effect | {' | '.join(names)} |",

@@ -35,8 +35,8 @@ TAIL = """
 
 - *sd*: the sd of the difference from plain fine-tuning, over the seeds. The number of seeds that a verdict needs grows
   with its square.
-- *own*: the part of *sd* that comes from single rows, and so falls as 1 / rows. It is computed from the variance of each
-  row over the seeds. It is above *sd* if rows happen to cancel.
+- *own*: the part of *sd* that comes from single rows, and so falls as 1 / rows. It is computed from the variance of
+  each row over the seeds. It is above *sd* if rows happen to cancel.
 - *correlation*: of the two scores over the seeds. Pairing by seed saves this share of the variance.
 - *changed*: the share of rows that only one of the two has right.
 """

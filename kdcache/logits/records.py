@@ -1,4 +1,4 @@
-"""What every kind of cache's manifest has: shards and their names, fingerprints, splits, cost; and the limits of these."""
+"""What every kind of cache's manifest has: shards and their names, fingerprints, splits, cost; and their limits."""
 
 from __future__ import annotations
 

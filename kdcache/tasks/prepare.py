@@ -1,4 +1,4 @@
-"""Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
+"""Prepare a task: load its data set, check every row, and write it to Parquet in one form for all models.
 
 A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split and, written last,
 `card.json`. Further splits are evaluated like validation, except `unlabelled`. The columns: `id` int64 (the row's
