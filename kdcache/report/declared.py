@@ -113,7 +113,7 @@ def certainty(metrics: Metrics, study: Study) -> str:
 
 
 def _say_little(metrics: Metrics, study: Study) -> str:
-    """What intervals of so few seeds are worth; empty with more than a few."""
+    """A warning about intervals of few seeds; empty with more seeds."""
     rows = metrics.comparisons.dropna(subset=["ci_low", "ci_high"])
     rows = rows[rows["seeds"] <= FEW_SEEDS]
     if rows.empty:

@@ -76,8 +76,8 @@ class TuningSection:
     tasks: list[str]
     steps: list[int]
     warnings: list[str]
-    methods: bool  # they are tuned
-    teachers: bool  # some are tuned
+    methods: bool  # methods are tuned
+    teachers: bool  # teachers are tuned
     charts: list[Drawn]
 
     @property

@@ -29,10 +29,10 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
       row, in the task's first metric, null for language modelling}}, and unlabelled: the fingerprint of the unlabelled
       rows, if any
-    - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
-    - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
-      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
+    - adopted: if the trials' code was refactored later, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - declared: if looks, margins or levels were changed after trials had been judged: all declarations, oldest first
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and, if
+      they exist, views and unlabelled: the identities of the caches of its views and of its unlabelled rows
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.

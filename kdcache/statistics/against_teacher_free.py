@@ -116,7 +116,7 @@ class _Judged:
         return None if p is None else min(1.0, p / self.share)
 
     def not_yet(self) -> _Judged:
-        """The same row with nothing tested, since not even the first look has all its trials."""
+        """The same row, not tested, since even the first look lacks trials."""
         return replace(self, evidence=replace(self.evidence, t_p=None, tost_p=None), look=0)
 
 
@@ -197,7 +197,7 @@ def _contests(cells: Cells, study: Study) -> Iterator[_Contest]:
 
 
 def _names(pairs: list[tuple[str, str]], kd: str, study: Study) -> dict[str, Any]:
-    """The naming columns of KD on some (task, student) pairs; `all` where the pairs differ."""
+    """The columns that name a comparison of KD on (task, student) pairs; `all` if the pairs differ."""
     students = [study.students[student] for _, student in pairs]
     metrics = sorted({study.tasks[task].metrics[0] for task, _ in pairs})
     teachers = {study.method(kd).teacher_name(student) or "" for student in students}

@@ -86,7 +86,7 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
 
 
 def _has(task: Task, metric: str) -> bool:
-    """Whether a task's trials have such a score: a language model's Brier score is not computed."""
+    """Whether a task's trials have this score: a language model has no Brier score."""
     return not (task.regression or (task.language_modelling and metric == "brier"))
 
 

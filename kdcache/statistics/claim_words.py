@@ -210,7 +210,7 @@ def _extremes(rows: pd.DataFrame) -> str:
 
 
 def _unit(rows: pd.DataFrame) -> Unit:
-    """In which the comparisons of a study are judged; points, where the rows do not say."""
+    """The unit in which a study's comparisons are judged; points if the rows do not say."""
     return unit_of(str(rows["metric"].iloc[0])) if len(rows) and "metric" in rows else POINTS
 
 

@@ -17,7 +17,7 @@ Points: TypeAlias = dict[int, float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials say of one comparison before any correction, see `Points`; `None`: not estimable."""
+    """The trials' evidence on one comparison before any correction, in the unit of `Points`; `None`: not estimable."""
 
     seeds: int
     paired: bool
@@ -42,7 +42,7 @@ class Evidence:
 
     @property
     def spread(self) -> power.Spread | None:
-        """The spread that decides what more seeds would show; `None` if not estimable."""
+        """The spread, which decides what more seeds would show; `None` if not estimable."""
         if self.paired:
             return None if self.sd_difference is None else power.Spread(self.sd_difference)
         if self.sd is None or self.baseline_sd is None:

@@ -90,8 +90,8 @@ class Replay:
 def replay(design: Design, family: Sequence[Comparison], seeds: Sequence[int]) -> Replay:
     """Judge the comparisons of one family at every look for which their trials are there.
 
-    Scores after the look at which a comparison stops do not matter. A design with one look judges the trials that are
-    there, as `verdicts.compare` does. With several looks, a look waits until every open comparison has all its seeds.
+    Scores after the look at which a comparison stops do not matter. A design with one look judges the existing trials,
+    as `verdicts.compare` does. With several looks, a look waits until every open comparison has all its seeds.
 
     Args:
         seeds: in the declared order, at least as many as the last look has; look k uses the first looks[k - 1].

@@ -154,8 +154,8 @@ def row_intervals(
             (predictions, labels), each [N], that gives a fraction and does not depend on the order of the rows; a
             function is called 2 S resamples times.
         labels: [N] classes or real numbers.
-        a, b: [S, N] predicted classes, real numbers for a correlation, or each row's sum of losses for a mean loss,
-            whose labels are then what it is divided by.
+        a, b: [S, N] predicted classes; for a correlation real numbers; for a mean loss each row's sum of losses, and
+            then `labels` are the divisors of these sums.
 
     Raises:
         ComparisonError: the shapes do not fit, a value is not finite, or the metric is unknown.
@@ -213,7 +213,7 @@ def _draws(
 
 
 def _differences(score: weighted.Score, weights: Floats, kinds: Outputs) -> Floats:
-    """Of the columns of `kinds` (label, S outputs of a, S of b): [R, S]."""
+    """Differences of the score [R, S], from the columns of `kinds` (label, S outputs of a, S of b)."""
     scores = np.stack([score(weights, output, kinds[:, 0]) for output in kinds.T[1:]], axis=1)
     seeds = scores.shape[1] // 2
     return np.asarray(scores[:, :seeds] - scores[:, seeds:])

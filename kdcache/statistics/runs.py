@@ -29,7 +29,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Side:
-    """A configuration in one run, in the metric's unit. verdict: `baseline`, or `absent` when the run lacks it."""
+    """A configuration in one run, in the metric's unit. verdict is also `baseline`, or `absent` if the run lacks it."""
 
     mean: float | None = None
     sd: float | None = None
@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A configuration in both runs, and how much better the second is, matched by seed where it can be.
+    """A configuration in both runs, and how much better the second is, matched by seed if possible.
 
     same: both runs have the very same trials, by their identities. The interval is not corrected.
     """

@@ -76,7 +76,7 @@ def spearman(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
 
 
 def loss(weights: Floats, losses: Outputs, counts: Outputs) -> Floats:
-    """The mean loss: of rows that each have a sum of losses, and what it is divided by (their tokens, bytes, or 1)."""
+    """The mean loss of rows that each have a sum of losses and its divisor (their tokens, bytes, or 1)."""
     return np.asarray((weights @ losses) / (weights @ counts))
 
 
