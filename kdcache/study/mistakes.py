@@ -191,7 +191,7 @@ def _missing_margins(entries: Entries) -> Iterator[str]:
 
 
 def _several_units(entries: Entries) -> Iterator[str]:
-    """What a study says over all of its tasks, it says in one unit."""
+    """Refuse first metrics with different units: a study's statements about all of its tasks have one unit."""
     units = {name: unit_of(task.metrics[0]) for name, task in entries.sound.tasks.items()}
     first = next(iter(units), None)
     other = next((name for name, unit in units.items() if first and unit != units[first]), None)
