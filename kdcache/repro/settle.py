@@ -1,4 +1,4 @@
-"""Run a study with looks to its end: run the trials of a look, judge, decide who goes on, until nobody does."""
+"""Run a study with looks to its end: run the trials of a look, judge, and go on with the configurations that need it."""
 
 from __future__ import annotations
 

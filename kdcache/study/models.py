@@ -61,7 +61,7 @@ class Model(Params):
 
     @model_serializer(mode="wrap")
     def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out newer keys that have their defaults, so that identities do not change when kdcache gets a new key."""
+        """Leave out newer keys with their defaults, so that identities do not change when kdcache gets a new key."""
         given = {key for key, value in LEFT_OUT.items() if getattr(self, key, value) != value}
         return {key: value for key, value in serialize(self).items() if key not in LEFT_OUT or key in given}
 

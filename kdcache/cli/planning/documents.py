@@ -75,18 +75,18 @@ class Counting:
 
     @cached_property
     def _counted(self) -> dict[Path, tuple[str, Size | str]]:
-        """Of each checkpoint's folder: its name in the study, and what its tokenizer says, or why it says nothing."""
+        """By checkpoint folder: its name in the study, and the sizes by its tokenizer or why they are unknown."""
         return {}
 
     def size(self, model: Model, checkpoint: Checkpoint | None) -> PackedSize | None:
-        """The task as the model takes it; None if nobody told and the task or the checkpoint is not here."""
+        """The task's size for the model; None if it was not given, and the task or the checkpoint is not here."""
         counted = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
         if not isinstance(counted, Size):
             return None
         return PackedSize(**vars(counted), length=self.length, estimate=model.estimate)
 
     def notes(self, name: str) -> list[str]:
-        """What the tokenizers said, a line for each.
+        """The numbers that the tokenizers gave, a line for each.
 
         Args:
             name: the task's.

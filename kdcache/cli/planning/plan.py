@@ -74,7 +74,7 @@ def _start(model: Model) -> Start:
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a prepared task; None if the task is not prepared, or not as the study now says.
+    """The card of a prepared task; None if the task is not prepared, or differs from the study's declaration.
 
     Raises:
         TaskError: the card is damaged.
@@ -179,7 +179,7 @@ class _Lookup:
 
     @property
     def _documents(self) -> bool:
-        """Whether the rows are documents, of which not logits but likelihoods are kept."""
+        """Whether the rows are documents, for which likelihoods are kept instead of logits."""
         return self.study.tasks[self.task].language_modelling
 
     @property

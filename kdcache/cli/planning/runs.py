@@ -39,7 +39,7 @@ class Size:
         return None if self.classes is None else rows * (ROW_BYTES + LOGIT_BYTES * self.classes)
 
     def score_bytes(self, rows: int) -> int | None:
-        """The bytes of what a trial keeps of some evaluated rows: of their logits."""
+        """The bytes of the logits that a trial keeps of some evaluated rows."""
         return self.cache_bytes(rows)
 
     def trial_bytes(self, train: int, evaluated: int) -> int | None:
