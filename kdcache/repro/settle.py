@@ -1,4 +1,4 @@
-"""Run a study with looks to its end: run the trials of a look, judge, and go on with the configurations that need it."""
+"""Run a study with looks to its end: run the trials of a look, judge, and add seeds where comparisons are open."""
 
 from __future__ import annotations
 
