@@ -3,7 +3,7 @@
     python -m benchmarks.cache_format
 
 Writes docs/measured/cache-format-choices.md and benchmarks/results/cache-format.json. Everything happens in
-memory, since the disk's speed would only blur the differences.
+memory, since the disk's speed would blur the differences.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Found:
-    """What a choice gives. MB are of the rows with float32 logits for all choices, so that they can be compared."""
+    """What was measured of a choice. MB always count rows with float32 logits, so that choices can be compared."""
 
     classes: int
     choice: Choice
@@ -64,7 +64,7 @@ class Found:
     write_mb_s: float
     read_mb_s: float
     group_mb: float  # memory of a row group
-    chosen: bool  # it is what the format does
+    chosen: bool  # whether the format uses it
 
 
 @stage_errors()
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **facts(("pyarrow", "numpy")),
         "options": {"repeats": args.repeats, "megabytes": args.megabytes},
         "largest_float16_error": errors,
-        "choices": [asdict(one) for one in choices],
+        "choices": [asdict(choice) for choice in choices],
     }
     for path, content in ((args.json, None), (args.page, page(run, choices))):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def choices(classes: int) -> list[Choice]:
-    """Encodings, compressions and types in every combination; other row groups for the format's own choice only."""
+    """Every combination of encodings, compressions and types; other row groups only for the format's own choice."""
     chosen = Choice(rows_per_group(classes))
     crossed = [
         Choice(rows_per_group(classes, dtype), split_bytes, compression, level, dtype)
@@ -118,12 +118,12 @@ def choices(classes: int) -> list[Choice]:
 
 
 def measure(logits: Logits, repeats: int) -> list[Found]:
-    """Every choice on the same logits [N, K], in turn, `repeats` times."""
+    """Measure every choice on the same logits [N, K], in turn, `repeats` times."""
     rows, classes = logits.shape
     tables = {dtype: as_table(logits.astype(dtype)) for dtype in DTYPES}
     every = choices(classes)
     data = {choice: encode(tables[choice.dtype], choice) for choice in every}
-    seconds: dict[tuple[str, Choice], list[float]] = {(what, choice): [] for choice in every for what in "wr"}
+    seconds: dict[tuple[str, Choice], list[float]] = {(mode, choice): [] for choice in every for mode in "wr"}
     for _ in range(repeats):
         for choice in every:
             seconds["w", choice].append(_timed(encode, tables[choice.dtype], choice))
@@ -144,7 +144,7 @@ def measure(logits: Logits, repeats: int) -> list[Found]:
 
 
 def as_table(logits: Any) -> pa.Table:
-    """The rows as the writer hands them to pyarrow, footer and all."""
+    """The rows as the writer gives them to pyarrow, with the footer."""
     shard = encode_shard(
         np.arange(len(logits), dtype=np.int64), row_hashes(len(logits)), logits, {"shard": 0}
     )
@@ -152,7 +152,7 @@ def as_table(logits: Any) -> pa.Table:
 
 
 def encode(rows: pa.Table, choice: Choice) -> bytes:
-    """A shard's bytes; of the format's own choice the same ones as `encode_shard`'s."""
+    """A shard's bytes; for the format's own choice they equal those of `encode_shard`."""
     out = pa.BufferOutputStream()
     pq.write_table(
         rows,
@@ -172,7 +172,7 @@ def encode(rows: pa.Table, choice: Choice) -> bytes:
 
 
 def decode(data: bytes) -> int:
-    """Every row group to float32 arrays, as the reader does it; how many rows."""
+    """Read every row group into float32 arrays, as the reader does; returns the number of rows."""
     rows = 0
     with pq.ParquetFile(pa.BufferReader(data)) as file:
         for group in range(file.num_row_groups):
@@ -196,12 +196,14 @@ def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
         "# The format's choices, measured",
         f"Made by `python -m benchmarks.cache_format` on {run['machine']}, {run['date']}; {versions}. Medians of "
         f"{run['options']['repeats']} rounds over {run['options']['megabytes']:g} MB of rows, in memory, on one "
-        "thread. The logits are normal, with one class far above the others. MB (10^6 bytes) are those of the rows "
-        "with an id, a hash and float32 logits, whatever the type stored. What the format does is bold.",
+        "thread. The logits are normal, with one class far above the others. MB (10^6 bytes) always count rows "
+        "with an id, a hash and float32 logits, whatever type is stored. The format's own choices are bold.",
     ]
     for classes in CLASSES:
         error = run["largest_float16_error"][classes]
-        parts.append(f"## K = {classes}\n\n{_table([one for one in choices if one.classes == classes])}")
+        parts.append(
+            f"## K = {classes}\n\n{_table([choice for choice in choices if choice.classes == classes])}"
+        )
         parts.append(f"float16 changes a logit by at most {number(error)} here.")
     return "\n\n".join(parts) + "\n"
 
@@ -209,22 +211,22 @@ def page(run: dict[str, Any], choices: Sequence[Found]) -> str:
 def _table(choices: Sequence[Found]) -> str:
     header = ["type", "encoding", "compression", "rows of a group", "MB of a group"]
     header += ["bytes per row", "write MB/s", "read MB/s"]
-    return table(header, [_cells(one) for one in choices], right=range(3, 8))
+    return table(header, [_cells(choice) for choice in choices], right=range(3, 8))
 
 
-def _cells(one: Found) -> list[str]:
-    choice = one.choice
+def _cells(found: Found) -> list[str]:
+    choice = found.choice
     cells = [
         choice.dtype,
         "byte-stream-split" if choice.split_bytes else "plain",
         choice.compression if choice.level is None else f"{choice.compression} {choice.level}",
         f"{choice.group_rows:,}",
-        number(one.group_mb),
-        f"{one.bytes_per_row:,.1f}",
-        number(one.write_mb_s),
-        number(one.read_mb_s),
+        number(found.group_mb),
+        f"{found.bytes_per_row:,.1f}",
+        number(found.write_mb_s),
+        number(found.read_mb_s),
     ]
-    return [f"**{cell}**" for cell in cells] if one.chosen else cells
+    return [f"**{cell}**" for cell in cells] if found.chosen else cells
 
 
 if __name__ == "__main__":

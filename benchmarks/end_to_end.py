@@ -83,7 +83,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure(variants: dict[str, list[str]], study: Path, rounds: int) -> dict[str, list[Timed]]:
-    """The times of every variant, round by round.
+    """Time every variant, round by round.
 
     Raises:
         KdcacheError: a run failed, or gave other numbers than the first one.
@@ -120,7 +120,7 @@ def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.Da
 
 
 def run_in(folder: Path, command: list[str]) -> str:
-    """What a command prints, run on the clone's own code."""
+    """The output of a command that is run on the clone's own code."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
     done = subprocess.run(
@@ -132,10 +132,10 @@ def run_in(folder: Path, command: list[str]) -> str:
 
 
 def table(timings: dict[str, list[Timed]]) -> str:
-    """A Markdown table: medians, and the ratio to `dvc repro` round by round."""
+    """A Markdown table: medians, and ratios to `dvc repro` of the same round."""
     lines = ["| | seconds | of all trials | times as fast |", "| --- | --- | --- | --- |"]
     for name, runs in timings.items():
-        ratios = [base.seconds / one.seconds for base, one in zip(timings[SERIAL], runs, strict=True)]
+        ratios = [base.seconds / run.seconds for base, run in zip(timings[SERIAL], runs, strict=True)]
         seconds, of_trials = (statistics.median(times) for times in zip(*map(astuple, runs), strict=True))
         spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         lines.append(f"| {name} | {seconds:.0f} | {of_trials:.0f} | {spread} |")

@@ -4,7 +4,7 @@
 invented logits of 277 validation rows at once, and takes it through every step that a real one goes through: planning
 (identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
 process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
-CPU seconds are counted, since wall time on a shared machine says as much of its other users. Results go to
+CPU seconds are counted, since wall time on a shared machine depends on its other users. Results go to
 benchmarks/results/engine.json and docs/measured/engine-benchmarks.md.
 """
 
@@ -47,9 +47,9 @@ LIBRARIES = ("dvc", "numpy", "pandas", "scipy", "pyarrow", "pydantic", "altair")
 # ---- the study and its trials ----
 
 
-def study(tasks: int, pairs: int) -> Study:
+def make_study(tasks: int, pairs: int) -> Study:
     """`benchmarks.report`'s study, with 2 x `pairs` students, each pretrained and from scratch."""
-    values = sample.study(tasks).model_dump(exclude_unset=True)
+    values = sample.make_study(tasks).model_dump(exclude_unset=True)
     model = sample.MODEL | {"teacher": "teacher"}
     values["students"] = {
         f"m{pair}{suffix}": model | {"checkpoint": f"models/m{pair}", "init": init}
@@ -60,21 +60,21 @@ def study(tasks: int, pairs: int) -> Study:
     return Study.model_validate(values)
 
 
-def lay_out(of: Study) -> None:
+def lay_out(study: Study) -> None:
     """Put into the current folder what a study has before its trials start: tasks, checkpoints, teachers' logits."""
     from kdcache.tasks.prepare import prepare_task
     from kdcache.trials.layout import Layout
 
-    for place in range(len({student.checkpoint for student in of.students.values()})):
+    for place in range(len({student.checkpoint for student in study.students.values()})):
         _write_checkpoint(Path(f"models/m{place}"))
     rows = "text,label\n" + "".join(f"row {row},{LABELS[row % 2]}\n" for row in range(ROWS))
     Path("rows.csv").write_text(rows, encoding="utf-8")
     files = {"train": "rows.csv", "validation": "rows.csv"}
     columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 24}
     spec = Task.model_validate({"source": {"files": files}, **columns})
-    for task in of.tasks:
+    for task in study.tasks:
         prepare_task(spec, Layout().task(task), task)
-        for teacher in of.teachers:
+        for teacher in study.teachers:
             folder = Layout().cache(task, teacher)
             _write_logits(folder, Layout().task(task), "teacher", 0, ("train", "validation"))
             write_json(folder / "teacher.json", {"seconds": 100.0, "peak_memory_mb": 500.0, "device": "cpu"})
@@ -90,7 +90,7 @@ def _write_checkpoint(folder: Path) -> None:
 
 
 def run_at_once(plan: TrialPlan) -> None:
-    """A trial without its training: what it would write, and nothing else."""
+    """A trial without training: it only writes what a trial writes."""
     from kdcache.system.versions import installed
     from kdcache.trials.layout import LOGITS
     from kdcache.trials.result import TrialCost, TrialResult, write_cost, write_result
@@ -159,42 +159,42 @@ def _rows(task_folder: Path, split: str) -> tuple[npt.NDArray[np.uint64], npt.ND
 # ---- the steps; each is a process ----
 
 
-def _plans(of: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
-    """What a configuration lacks, as the stages `train` and `distill` find out."""
+def _plans(study: Study, configuration: tuple[str, str, str]) -> list[TrialPlan]:
+    """The plans that a configuration lacks, found like the stages `train` and `distill` do."""
     from kdcache.system.locks import exclusive
     from kdcache.trials.layout import Layout
     from kdcache.trials.missing import trials_to_run
 
     with exclusive(Layout().configuration(*configuration)):
-        return trials_to_run(of, Layout(), *configuration)
+        return trials_to_run(study, Layout(), *configuration)
 
 
-def plan(of: Study) -> dict[str, Any]:
+def plan(study: Study) -> dict[str, Any]:
     """Plan when nothing is missing: in a study that was run this checks every result and all logits."""
-    return {"missing": sum(len(_plans(of, configuration)) for configuration in of.configurations())}
+    return {"missing": sum(len(_plans(study, configuration)) for configuration in study.configurations())}
 
 
-def plan_and_run(of: Study) -> dict[str, Any]:
+def plan_and_run(study: Study) -> dict[str, Any]:
     """Plan each configuration and run what it lacks, in this process."""
     from kdcache import engine
 
     ran = 0
-    for configuration in of.configurations():
-        plans = _plans(of, configuration)
+    for configuration in study.configurations():
+        plans = _plans(study, configuration)
         engine.run_trials(plans, run_at_once, workers=1, engine="local")
         ran += len(plans)
     return {"ran": ran}
 
 
-def hand_out(of: Study) -> dict[str, Any]:
-    """Hand all trials to two worker processes that have nothing to do: what handing out costs."""
+def hand_out(study: Study) -> dict[str, Any]:
+    """Hand all trials to two worker processes that do nothing, to see what handing out costs."""
     from kdcache import engine
 
     plans = [
-        TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), "0", student, of.students[student], method,
-                  of.method(method), seed, (), False)
-        for task, student, method in of.configurations()
-        for seed in of.seeds
+        TrialPlan(Path(f"none/seed-{seed}"), "0", task, Path("none"), "0", student, study.students[student], method,
+                  study.method(method), seed, (), False)
+        for task, student, method in study.configurations()
+        for seed in study.seeds
     ]  # fmt: skip
     engine.run_trials(plans, do_nothing, workers=2, engine="local")
     return {"ran": len(plans)}
@@ -204,20 +204,20 @@ def do_nothing(plan: TrialPlan) -> None:
     """An instantaneous trial."""
 
 
-def compare(of: Study) -> dict[str, Any]:
+def compare(study: Study) -> dict[str, Any]:
     from kdcache.trials.layout import Layout
     from stages.compare import write_metrics
 
     with contextlib.redirect_stdout(None):
-        write_metrics(of, Layout(), Layout().metrics)
+        write_metrics(study, Layout(), Layout().metrics)
     return {"comparisons": len((Layout().metrics / "comparisons.csv").read_text().splitlines()) - 1}
 
 
-def report(of: Study) -> dict[str, Any]:
+def report(study: Study) -> dict[str, Any]:
     from kdcache.report.page import write_report
     from kdcache.trials.layout import Layout
 
-    page = write_report(Layout().metrics, Layout().report, of)
+    page = write_report(Layout().metrics, Layout().report, study)
     return {"page_megabytes": round(page.stat().st_size / 1e6, 2)}
 
 
@@ -230,10 +230,10 @@ STEPS: dict[str, tuple[str, Callable[[Study], dict[str, Any]]]] = {
 }
 
 
-def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any]:
-    """In a process of its own: its CPU seconds, wall seconds, peak memory, and what the step found.
+def measured(step: str, study: Study, folder: Path, profile: bool) -> dict[str, Any]:
+    """Run a step in a process of its own: CPU seconds, wall seconds, peak memory, and the step's facts.
 
-    The workers of `hand_out` do not count: they are the fork server's children, and import torch whatever they do.
+    The workers of `hand_out` do not count: they are the fork server's children, and import torch in any case.
     """
     os.chdir(folder)
     logging.disable(logging.WARNING)
@@ -241,10 +241,10 @@ def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any
     begun, cpu = time.perf_counter(), _cpu_seconds()
     lines = []
     if profile:
-        lines = profiled(lambda: work(of))
+        lines = profiled(lambda: work(study))
         more: dict[str, Any] = {}
     else:
-        more = work(of)
+        more = work(study)
     return {
         "what": STEPS[step][0],
         "cpu_seconds": round(_cpu_seconds() - cpu, 2),
@@ -257,14 +257,14 @@ def measured(step: str, of: Study, folder: Path, profile: bool) -> dict[str, Any
 
 def _cpu_seconds() -> float:
     spent = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in spent)
+    return sum(usage.ru_utime + usage.ru_stime for usage in spent)
 
 
 # ---- DVC's own share ----
 
 
 def dvc(stages: int) -> dict[str, Any]:
-    """`dvc repro` of so many stages that write a file each, then again with nothing to do; seconds of CPU and wall."""
+    """`dvc repro` of stages that each write a file, then again with nothing to do; CPU and wall seconds."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _dvc(folder, "init", "--no-scm", "--quiet")
@@ -291,12 +291,12 @@ def _dvc(folder: Path, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=folder, check=True, capture_output=True)
 
 
-def idle_stage(folder: Path, of: Study) -> float:
+def idle_stage(folder: Path, study: Study) -> float:
     """CPU seconds of one `python -m stages.train` process that finds nothing missing, its start included."""
     (folder / "params.yaml").write_text(
-        yaml.safe_dump(of.model_dump(mode="json", exclude_unset=True)), encoding="utf-8"
+        yaml.safe_dump(study.model_dump(mode="json", exclude_unset=True)), encoding="utf-8"
     )
-    task, student, method = next(of.configurations())
+    task, student, method = next(study.configurations())
     names = ["--task", task, "--student", student, "--regularizer", method]
     path = str(Path(__file__).parents[1])
     cpu = _cpu_seconds()
@@ -312,11 +312,11 @@ def idle_stage(folder: Path, of: Study) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the steps' processes: waiting threads would count as work
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the steps' processes: waiting threads would count as work
     run = _kept(args) | facts(LIBRARIES)
     if not args.dvc_only:
         with tempfile.TemporaryDirectory() as folder:
-            run["study"] = measure_study(study(args.tasks, args.pairs), Path(folder), args.profile)
+            run["study"] = measure_study(make_study(args.tasks, args.pairs), Path(folder), args.profile)
     if args.stages:
         run["dvc"] = [dvc(stages) for stages in args.stages]
     print(json.dumps(run, indent=2))
@@ -326,13 +326,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.page.write_text(page(run), encoding="utf-8")
 
 
-def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
-    configurations = len(list(of.configurations()))
-    trials = configurations * len(of.seeds)
-    in_child(_lay_out_in, of, folder)
+def measure_study(study: Study, folder: Path, profile: bool) -> dict[str, Any]:
+    configurations = len(list(study.configurations()))
+    trials = configurations * len(study.seeds)
+    in_child(_lay_out_in, study, folder)
     steps = {}
     for step in STEPS:
-        steps[step] = in_child(measured, step, of, folder, profile)
+        steps[step] = in_child(measured, step, study, folder, profile)
         print(step, steps[step], file=sys.stderr)
     total = sum(step_result["cpu_seconds"] for step_result in steps.values())
     return {
@@ -340,13 +340,13 @@ def measure_study(of: Study, folder: Path, profile: bool) -> dict[str, Any]:
         "trials": trials,
         "steps": steps,
         "milliseconds_per_trial": round(1000 * total / trials, 2),
-        "idle_stage_cpu_seconds": idle_stage(folder, of),
+        "idle_stage_cpu_seconds": idle_stage(folder, study),
     }
 
 
-def _lay_out_in(of: Study, folder: Path) -> None:
+def _lay_out_in(study: Study, folder: Path) -> None:
     os.chdir(folder)
-    lay_out(of)
+    lay_out(study)
 
 
 def _kept(args: argparse.Namespace) -> dict[str, Any]:
@@ -384,9 +384,9 @@ def page(run: dict[str, Any]) -> str:
     ]  # fmt: skip
     met = "met" if of_study["milliseconds_per_trial"] <= GOAL else "missed"
     stages = [
-        [str(one["stages"]), *(f"{one[turn][what]:.1f}" for turn in ("first", "again") for what in COLUMNS),
-         f"{1000 * one['again']['cpu_seconds'] / one['stages']:.0f}"]
-        for one in run["dvc"]
+        [str(pair["stages"]), *(f"{pair[turn][column]:.1f}" for turn in ("first", "again") for column in COLUMNS),
+         f"{1000 * pair['again']['cpu_seconds'] / pair['stages']:.0f}"]
+        for pair in run["dvc"]
     ]  # fmt: skip
     return PAGE.format(
         trials=of_study["trials"],
@@ -415,20 +415,20 @@ DVC_HEADER = [
 ]
 PAGE = """# What a study's bookkeeping costs
 
-Written by `python -m benchmarks.engine`, which says what is measured; do not edit it by hand.
+`python -m benchmarks.engine` writes this page; its docstring says what is measured. Do not edit it by hand.
 
 **A study of {trials:,} trials** ({configurations:,} configurations of 5 seeds, 277 validation rows each) whose trials
-take no time: all that is left is bookkeeping. Each step is one process on one thread; of the trials that are handed to
-two workers only the process that hands them out is counted.
+take no time, so that only bookkeeping is left. Each step is one process on one thread. When trials are handed to two
+workers, only the process that hands them out is counted.
 
 {steps}
 
-Together {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
-Not in the table: in a real study each configuration is a process of its own; one that finds nothing to do takes {idle}
-CPU seconds, its start included.
+Together this is {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
+One cost is not in the table. In a real study each configuration is a process of its own. If it finds nothing to
+do, it takes {idle} CPU seconds, its start included.
 
-**DVC's own share.** `dvc repro` of generated stages that write one small file each, then again with nothing to do. That
-is why a stage is a configuration and runs its seeds inside.
+**DVC's own share.** `dvc repro` runs generated stages that write one small file each, and then runs again with nothing
+to do. Because of this cost a stage is a configuration, and runs all its seeds.
 
 {dvc}
 

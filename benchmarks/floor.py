@@ -1,11 +1,12 @@
-"""How far a training step is from what its matrix products alone would take on one core.
+"""How much longer a training step takes than its matrix products alone, on one core.
 
     python -m benchmarks.floor                               bert-tiny, 32 rows of 16 tokens
     python -m benchmarks.floor --checkpoint all-MiniLM-L6-v2 --layers 6 --tokens 16
 
-The floor: every matrix product of a step (forward, and both of the backward pass), with its shape, timed alone with
-`torch.mm`/`bmm`; and the bytes that AdamW moves over the rate of a large `add_`. Beside it the step of
-`kdcache.training.loop.fine_tune`, and by torch.profiler where its time goes. CPU seconds, one thread.
+The floor has two parts. The first is every matrix product of a step (forward, and both of the backward pass), timed
+alone in its shape with `torch.mm`/`bmm`. The second is the bytes that AdamW moves, at the rate of a large `add_`.
+Beside it stand the step of `kdcache.training.loop.fine_tune` and, from torch.profiler, where its time goes. All times
+are CPU seconds of one thread.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Shape = tuple[int, int, int, int]  # batch, rows, inner, columns: of `bmm`
 
 
 def products(config: Any, rows: int, tokens: int) -> list[tuple[Shape, int]]:
-    """The forward matrix products of an encoder of BERT's kind, and how often each occurs in one pass."""
+    """The forward matrix products of an encoder like BERT, and how often each occurs in a pass."""
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     each, every = width // heads, rows * tokens
     layer: list[tuple[Shape, int]] = [
@@ -55,7 +56,7 @@ def products(config: Any, rows: int, tokens: int) -> list[tuple[Shape, int]]:
 
 
 def with_backward(forward: Sequence[tuple[Shape, int]]) -> list[tuple[Shape, int]]:
-    """The same with both products of the backward pass: [M, K] x [K, N] gives [M, N] x [N, K] and [K, M] x [M, N]."""
+    """The products with both of their backward passes: for [M, K] x [K, N] also [M, N] x [N, K] and [K, M] x [M, N]."""
     return [
         (shape, count)
         for (batch, m, k, n), count in forward
@@ -90,13 +91,13 @@ def product_seconds(shape: Shape, dtype: torch.dtype) -> float:
 
 
 def optimizer_seconds(parameters: int) -> float:
-    """The bytes that AdamW moves, at the rate of a sum over a vector as large as the model."""
+    """CPU seconds to move the bytes that AdamW moves, at the rate of an `add_` of vectors as large as the model."""
     a, b = torch.zeros(parameters), torch.zeros(parameters)
     return seconds_of(lambda: a.add_(b)) * ADAMW / 12  # add_ reads two and writes one: 12 bytes
 
 
 def floor(config: Any, rows: int, tokens: int, parameters: int) -> dict[str, Any]:
-    """Per precision: FLOPs, their rate in the shapes that occur, and the milliseconds of products and optimizer."""
+    """For each precision: FLOPs, their rate in the shapes that occur, and milliseconds of products and optimizer."""
     shapes = with_backward(products(config, rows, tokens))
     counts: Counter[Shape] = Counter()
     for shape, count in shapes:
@@ -117,7 +118,7 @@ def floor(config: Any, rows: int, tokens: int, parameters: int) -> dict[str, Any
 
 
 def split_of(rows: int, tokens: int) -> EncodedSplit:
-    """Random tokens, all rows of one length."""
+    """A split of random tokens; all rows have one length."""
     random = np.random.default_rng(0)
     ids = [random.integers(10, 8000, tokens).astype(np.int32) for _ in range(rows)]
     labels = random.integers(0, 5, rows)
@@ -155,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     floors = floor(model.config, args.batch_size, args.tokens, parameters)
     data = split_of(args.batch_size * args.steps, args.tokens)
-    for precision, one in floors.items():
+    for precision, facts_of in floors.items():
         fresh = build_model(checkpoint, card, 0, preprocessor)
-        one |= step(fresh, student.model_copy(update={"precision": precision}), data)
+        facts_of |= step(fresh, student.model_copy(update={"precision": precision}), data)
     print(page(floors, args, parameters))
     if args.json:
         size = {"rows": args.batch_size, "tokens": args.tokens, "parameters": parameters}
@@ -183,20 +184,22 @@ def page(floors: dict[str, Any], args: argparse.Namespace, parameters: int) -> s
     lines = [
         [
             precision,
-            f"{one['gigaflops']:.2f}",
-            f"{one['gigaflops_per_second']:.0f}",
-            f"{one['products_ms']:.1f}",
-            f"{one['optimizer_ms']:.1f}",
-            f"{one['step_ms']:.1f}",
-            f"{one['step_ms'] / (one['products_ms'] + one['optimizer_ms']):.1f}",
+            f"{facts_of['gigaflops']:.2f}",
+            f"{facts_of['gigaflops_per_second']:.0f}",
+            f"{facts_of['products_ms']:.1f}",
+            f"{facts_of['optimizer_ms']:.1f}",
+            f"{facts_of['step_ms']:.1f}",
+            f"{facts_of['step_ms'] / (facts_of['products_ms'] + facts_of['optimizer_ms']):.1f}",
         ]
-        for precision, one in floors.items()
+        for precision, facts_of in floors.items()
     ]
     header = ["", "GFLOP a step", "GFLOP/s", "products, ms", "optimizer, ms", "step, ms", "step / floor"]
     profiles = [
         f"{precision}: "
-        + ", ".join(f"{name.removeprefix('aten::')} {share:g}%" for name, share in one["profile"].items())
-        for precision, one in floors.items()
+        + ", ".join(
+            f"{name.removeprefix('aten::')} {share:g}%" for name, share in facts_of["profile"].items()
+        )
+        for precision, facts_of in floors.items()
     ]
     head = f"{_name(args)}, {parameters / 1e6:.1f} million parameters"
     return "\n\n".join([head, table(header, lines, right=range(1, 7)), *profiles])

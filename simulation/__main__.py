@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     names = [] if args.page_only else args.only or [table.name for table in TABLES]
     fresh = len(names) == len(TABLES)
-    results = Results({}, {}, {}, []) if fresh else read(args.results)  # its lack shows before the work
+    results = Results({}, {}, {}, []) if fresh else read(args.results)  # a missing file shows before the work
     for table in TABLES:
         if table.name in names:
             cells, seconds = simulate(table, QUICK if args.quick else None)
@@ -56,7 +56,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def simulate(table: Table, repetitions: int | None = None) -> tuple[list[Cell], float]:
-    """The table's cells, and the CPU seconds they took; `repetitions` replaces the table's own."""
+    """The table's cells, and the CPU seconds that they took; `repetitions` overrides the table's own number."""
     started, cells = time.process_time(), []
     for row in tqdm(table.rows, desc=table.name, unit="row", disable=None):
         rate_of = rates(table.ask(row), repetitions or table.repetitions, f"{table.name}/{row}")

@@ -1,7 +1,7 @@
-"""The tests and intervals of kdcache.statistics.across on many studies at once; the tests hold both equal.
+"""The tests and intervals of kdcache.statistics.across on many studies at once; tests check that both are equal.
 
 d: differences of matched seeds from the baseline, [repetitions, tasks, seeds]; means: task means, [repetitions,
-tasks, methods], or of one method's differences [repetitions, tasks]. NaN where kdcache has no answer.
+tasks, methods], or of one method's differences [repetitions, tasks]. NaN if kdcache has no answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from simulation.procedure import Array, Mask
 
 BLOCK = 4096  # sign patterns, or studies' resamples, held at once
 SCREEN = 5_000  # sign patterns that settle most p-values
-UNSETTLED = (0.005, 0.08)  # a p of SCREEN patterns outside is on its side of 0.0125..0.05, but for 1 in 10^5
+UNSETTLED = (
+    0.005,
+    0.08,
+)  # outside, a p of SCREEN patterns is on the right side of 0.0125..0.05, but for 1 in 10^5
 
 
 def friedman(means: Array) -> Array:
@@ -44,15 +47,15 @@ def wilcoxon(means: Array) -> Array:
 
 
 def permutation(d: Array) -> Array:
-    """Stratified permutation p, [repetitions], of as many seeds on every task."""
+    """Stratified permutation p, [repetitions], with equally many seeds on every task."""
     return flips(d.reshape(len(d), -1) / (d.shape[1] * d.shape[2]))
 
 
 def flips(values: Array) -> Array:
     """Two-sided sign-flip p of each row's sum.
 
-    Exact up to 16 values. Beyond, all of the library's draws for a p that the first `SCREEN` of them leave
-    `UNSETTLED`, and those for the others: what is rejected at 5% after Holm over four is the same.
+    Exact up to 16 values. Beyond, the first `SCREEN` of the library's draws decide most p-values; only for those that
+    they leave `UNSETTLED` all draws are used. What is rejected at 5% after Holm over four is the same.
     """
     n = values.shape[-1]
     if n <= significance.EXACT:
@@ -81,7 +84,7 @@ def _every_sign(n: int) -> Array:
 
 @cache
 def _drawn_signs(n: int) -> Array:
-    """The library's own: the same seed and the same chunks."""
+    """The library's own signs: the same seed and the same chunks."""
     rng, rows = np.random.default_rng(0), max(1, CHUNK // n)
     counts = [min(rows, significance.RESAMPLES - start) for start in range(0, significance.RESAMPLES, rows)]
     drawn = [rng.integers(0, 2, size=(count, n), dtype=np.int8) for count in counts]
@@ -127,8 +130,8 @@ def interquartile_mean(scores: Array, resamples: int, rng: Generator) -> Interva
     """Bootstrap interval of one method's scores, [repetitions, tasks, seeds]; one set of resamples for all."""
     tasks, seeds = scores.shape[1:]
     drawn = rng.integers(0, seeds, (resamples, tasks, seeds)) + seeds * np.arange(tasks)[:, None]
-    places, flat = drawn.reshape(resamples, -1), scores.reshape(len(scores), -1)
-    estimates = np.stack([_trimmed(row[places]) for row in flat])
+    indices, flat = drawn.reshape(resamples, -1), scores.reshape(len(scores), -1)
+    estimates = np.stack([_trimmed(row[indices]) for row in flat])
     return _percentiles(estimates)
 
 
@@ -174,6 +177,6 @@ def signed_rank(means: Array, rope: float, draws: int) -> Array:
 
 
 def _largest(theta: Array) -> Array:
-    """How often each of the last axis is the largest, over the axis before; equal ones share the draw."""
+    """The share of draws (second-last axis) in which each of the last axis is the largest; ties share a draw."""
     largest: Mask = theta >= theta.max(axis=-1, keepdims=True) - significance.ROUNDING
     return np.asarray((largest / largest.sum(axis=-1, keepdims=True)).mean(axis=-2))

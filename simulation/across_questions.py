@@ -43,7 +43,7 @@ SURE = 0.95
 def _draw(
     row: str, rng: Generator, shape: tuple[int, int, int], effects: ArrayLike, sd: ArrayLike = 1.0
 ) -> Array:
-    """Scores of five seeds; shape: repetitions, tasks, students."""
+    """Scores of five seeds; `shape` is repetitions, tasks, students."""
     return scenario_of(row).draw(rng, (*shape, ARMS, 5), effects, sd)
 
 
@@ -53,7 +53,7 @@ def null(row: str) -> Question:
 
 
 def varied(row: str) -> Question:
-    """True differences of +1 or -1 sd, by a coin for each task and regularizer: 0 on average over tasks."""
+    """True differences of +1 or -1 sd, a coin flip for each task and regularizer, so 0 on average over tasks."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         signs = rng.integers(0, 2, (repetitions, MOST, 1, ARMS)) * 2.0 - 1.0
@@ -67,7 +67,7 @@ def varied(row: str) -> Question:
 
 
 def _tested(scores: Array, tasks: tuple[int, ...]) -> dict[str, Array]:
-    """Whether each test rejects anything, on the first so many tasks; scores [repetitions, tasks, arms, seeds]."""
+    """Whether each test rejects on the first n of the tasks; scores [repetitions, tasks, arms, seeds]."""
     result = {}
     for n in tasks:
         some = scores[:, :n]
@@ -81,7 +81,7 @@ def _tested(scores: Array, tasks: tuple[int, ...]) -> dict[str, Array]:
 
 
 def _rejected(p: Array) -> Array:
-    """NaN where there is no p."""
+    """Whether p rejects; NaN if there is no p."""
     return np.where(np.isnan(p), np.nan, p <= ALPHA)
 
 
@@ -94,7 +94,7 @@ def _any_of_four(test: Callable[[Array], Array], d: Array) -> Array:
 
 
 def coverage(row: str) -> Question:
-    """95% intervals of the last regularizer (the interquartile mean: of its scores); nothing differs."""
+    """95% intervals of the last regularizer's difference (interquartile mean: of its scores); nothing differs."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = _draw(row, rng, (repetitions, MOST, 2), 0.0, SCRATCH)
@@ -119,7 +119,7 @@ def coverage(row: str) -> Question:
 
 @cache
 def _truths(row: str) -> tuple[float, float]:
-    """The interquartile mean of the last arm's scores, and P(x > y) + P(x = y) / 2; of 400,000 seeded scores."""
+    """The true interquartile mean of the last arm and P(x > y) + P(x = y) / 2, from 400,000 seeded scores."""
     scores = scenario_of(row).draw(np.random.default_rng(1), (400_000, 1, 1, ARMS, 1), 0.0, 1.0)
     x, y = np.sort(scores[:, 0, 0, -1, 0]), np.sort(scores[:, 0, 0, 0, 0])
     wins = (np.searchsorted(y, x, "left") + np.searchsorted(y, x, "right")) / 2
@@ -127,7 +127,7 @@ def _truths(row: str) -> tuple[float, float]:
 
 
 def posterior(row: str) -> Question:
-    """The Bayesian signed-rank test on eight tasks: how often it is 95% sure of what is not so."""
+    """The Bayesian signed-rank test on eight tasks: how often it is 95% sure of something false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
         spread = spread_of(row)
@@ -154,34 +154,40 @@ WITHIN, SOME, PAIRS, TEACHER = "(a) ", "(b) ", "(c) ", "(d) "
 
 
 def claimed(row: str) -> Question:
-    """Each claim where it is false, on 1 to 8 tasks; the margin is 3 sd of the differences of matched seeds."""
+    """Each claim in a study where it is false, on 1 to 8 tasks; the margin is 3 sd of the matched differences."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Mask]:
         margin, shape = 3 * spread_of(row), (repetitions, MOST, 2)
         last = np.arange(ARMS) == ARMS - 1
         still, tripled = _draw(row, rng, shape, 0.0), _draw(row, rng, shape, 0.0, SCRATCH)
-        one, every = (
+        one_better, all_better = (
             _draw(row, rng, shape, margin * last),
             _draw(row, rng, shape, margin * (np.arange(ARMS) > 0)),
         )
-        return dict(_claims(still, tripled, one, every, margin))
+        return dict(_claims(still, tripled, one_better, all_better, margin))
 
     return ask
 
 
 def _claims(
-    still: Array, tripled: Array, one: Array, every: Array, margin: float
+    still: Array, tripled: Array, one_better: Array, all_better: Array, margin: float
 ) -> Iterator[tuple[str, Mask]]:
-    """`one`, `every`: the last or every regularizer is better by the margin."""
+    """`one_better`, `all_better`: the last or every regularizer is better by the margin."""
     for n in TASKS:
-        yield f"{WITHIN}supported, one at the margin, {n}", claims.within_margin(one[:, :n], margin)[0]
-        yield f"{WITHIN}supported, all at the margin, {n}", claims.within_margin(every[:, :n], margin)[0]
-        yield f"{WITHIN}contradicted, all at the margin, {n}", claims.within_margin(every[:, :n], margin)[1]
+        yield f"{WITHIN}supported, one at the margin, {n}", claims.within_margin(one_better[:, :n], margin)[0]
+        yield f"{WITHIN}supported, all at the margin, {n}", claims.within_margin(all_better[:, :n], margin)[0]
+        yield (
+            f"{WITHIN}contradicted, all at the margin, {n}",
+            claims.within_margin(all_better[:, :n], margin)[1],
+        )
         yield f"{SOME}supported, nothing differs, {n}", claims.some_better(still[:, :n], margin)[0]
-        yield f"{SOME}contradicted, one at the margin, {n}", claims.some_better(one[:, :n], margin)[1]
+        yield f"{SOME}contradicted, one at the margin, {n}", claims.some_better(one_better[:, :n], margin)[1]
         yield f"{PAIRS}supported, nothing differs, {n}", claims.interaction(tripled[:, :n])[0]
         yield f"{TEACHER}supported, nothing differs, {n}", claims.teacher_needed(still[:, :n], margin)[0]
-        yield f"{TEACHER}contradicted, KD at the margin, {n}", claims.teacher_needed(one[:, :n], margin)[1]
+        yield (
+            f"{TEACHER}contradicted, KD at the margin, {n}",
+            claims.teacher_needed(one_better[:, :n], margin)[1],
+        )
 
 
 def _null_goal(column: str) -> Goal | None:
@@ -189,7 +195,7 @@ def _null_goal(column: str) -> Goal | None:
 
 
 def _varied_goal(column: str) -> Goal | None:
-    """Those that speak of these tasks should find that something differs on them."""
+    """Tests about exactly these tasks should find that something differs on them."""
     if column.startswith("t over"):
         return COVERED
     return AT_MOST if column.startswith(("Friedman", "Wilcoxon")) else None
@@ -198,48 +204,50 @@ def _varied_goal(column: str) -> Goal | None:
 TABLES = (
     Table(
         "across", "False differences across tasks",
-        "No true difference on 2, 4 or 8 tasks, one student, five seeds. Friedman: of all five methods; on 2 tasks its "
-        "p cannot go below 0.09. Wilcoxon "
-        "and the stratified permutation test: any of four regularizers, corrected by Holm; Wilcoxon's test cannot "
-        f"reject below {WILCOXON_TASKS} tasks, so it stands for 8 only. The mixed model's p is not corrected and a "
-        "cross-check, so its column is for one regularizer and has no goal. The permutation test's p is exact, or of "
-        "99,999 sign patterns from 17 differences on.",
+        "There is no true difference on 2, 4 or 8 tasks, with one student and five seeds. Friedman's test compares "
+        "all five methods; on 2 tasks its p cannot go below 0.09. Wilcoxon's and the stratified permutation test "
+        f"count any of four regularizers, corrected by Holm. Wilcoxon's test cannot reject below {WILCOXON_TASKS} "
+        "tasks, so only 8 tasks are shown. The mixed model's p is an uncorrected cross-check, so its column is for "
+        "one regularizer and has no goal. The permutation test's p is exact, or from 17 differences on of 99,999 sign "
+        "patterns.",
         NAMES, null, _null_goal, 10_000,
     ),
     Table(
         "across_varied", "False differences on tasks that differ",
-        "Eight tasks on which every regularizer is better or worse by 1 sd of the differences, as a coin says for each "
-        "task and regularizer: on average over such tasks it does nothing. Tests whose sample is the tasks should say "
-        "so at 5%, and the t interval over tasks (of one regularizer) cover 0. The permutation test and the mixed "
-        "model speak of these very tasks, whose mean is not 0, and have no goal here: their columns show what comes of "
-        "reading them as statements about other tasks.",
+        "On eight tasks every regularizer is better or worse by 1 sd of the differences, decided by a coin flip for "
+        "each task and regularizer. So on average over such tasks it does nothing. Tests whose sample is the tasks "
+        "should reject in 5% at most, and the t interval over tasks (of one regularizer) should cover 0. The "
+        "permutation test and the mixed model are about exactly these tasks, whose mean is not 0, so they have no "
+        "goal here. Their columns show how wrong they are as statements about other tasks.",
         NAMES, varied, _varied_goal, 10_000,
     ),
     Table(
         "across_coverage", "Coverage of the 95% intervals across tasks",
-        "By the number of tasks, five seeds, nothing differs. *t over tasks*: of the mean difference; *pooled "
-        "interaction*: of the mean over regularizers, each pair's mean as one value, scratch scores spread three "
-        "times as much; *mixed model*: of one effect; *improvement*: of the probability of improvement; *interquartile "
-        f"mean*: of one method's scores. Bootstrap: {RESAMPLES:,} resamples (the library's have 10,000). True values "
-        "that are not 0 by design come from 400,000 scores.",
+        "Coverage by the number of tasks, with five seeds; nothing differs. *t over tasks* is the interval of the "
+        "mean difference, *pooled interaction* that of the mean over regularizers (each pair's mean is one value, and "
+        "scratch scores spread three times as much), *mixed model* that of one effect, *improvement* that of the "
+        "probability of improvement, *interquartile mean* that of one method's scores. The bootstraps have "
+        f"{RESAMPLES:,} resamples (the library's have 10,000). True values that are not 0 by design come from 400,000 "
+        "scores.",
         NAMES, coverage, lambda _: COVERED, 10_000,
     ),
     Table(
         "posterior", "The Bayesian signed-rank test, eight tasks",
-        f"How often a posterior probability is {SURE:.0%} or more of what is not so, by the width of the region of "
-        "practical equivalence (ROPE) in sd of the differences of matched seeds: `better` or `worse` where nothing "
-        "differs, `within` and `better` where the true difference is the ROPE's very edge on all tasks. These are "
-        f"posterior probabilities and no error rates: there is no goal. {POSTERIOR_DRAWS:,} draws (the library's test "
-        "has 50,000).",
+        f"How often the posterior probability of something false is {SURE:.0%} or more, by the width of the region of "
+        "practical equivalence (ROPE) in sd of the differences of matched seeds. False are `better` and `worse` if "
+        "nothing differs, and `within` and `better` if the true difference is exactly the ROPE's edge on all tasks. "
+        "These are posterior probabilities and no error rates, so there is no goal. There are "
+        f"{POSTERIOR_DRAWS:,} draws (the library's test has 50,000).",
         NAMES, posterior, lambda _: None, 10_000,
     ),
     Table(
         "claims", "False claims",
-        "How often summary.json says of a claim what is not so, by the number of tasks; a scratch and a pretrained "
-        "student a task, five seeds, margin 3 sd of the differences. A regularizer *at the margin* is better by "
-        "exactly the margin on all tasks and students. (a) `pretrained_within_margin`; (b) `scratch_some_better`; (c) "
-        "`interaction`, scratch scores spread three times as much, one pair a task; (d) `teacher_needed`, the fourth "
-        "regularizer as KD and the others teacher-free.",
+        "How often summary.json says something false about a claim, by the number of tasks. Each task has a scratch "
+        "and a pretrained student; there are five seeds, and the margin is 3 sd of the differences. A regularizer *at "
+        "the margin* is better by exactly the margin on all tasks and students. The claims are (a) "
+        "`pretrained_within_margin`; (b) `scratch_some_better`; (c) `interaction`, with one pair a task, and scratch "
+        "scores that spread three times as much; (d) `teacher_needed`, with the fourth regularizer as KD and the "
+        "others as teacher-free.",
         NAMES, claimed, lambda _: AT_MOST, 10_000,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The claims of summary.json on many studies at once; the tests hold them equal to kdcache.statistics.summary.
+"""The claims of summary.json on many studies at once; tests check that they equal kdcache.statistics.claims.
 
 Scores are [repetitions, tasks, students, arms, seeds], arm 0 the baseline; student 0 is from scratch, student 1
 pretrained. Every function gives two masks [repetitions]: supported, and contradicted.
@@ -38,7 +38,7 @@ def _beyond(d: Array, margin: float) -> tuple[Array, Array]:
 
 
 def _over_claim(p: Array) -> Mask:
-    """What is rejected when all comparisons of a study are corrected together, [repetitions, comparisons]."""
+    """Which comparisons are rejected if all of a study are corrected together, [repetitions, comparisons]."""
     return np.asarray(holm(p.reshape(len(p), -1)) <= ALPHA)
 
 

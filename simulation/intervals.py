@@ -1,6 +1,6 @@
 """Confidence intervals of many samples at once: Student's, Welch's, and the bootstrap's two.
 
-Samples are along the last axis; every function gives (low, high), NaN where a sample has no spread.
+Samples are along the last axis. Every function gives (low, high), NaN for a sample without spread.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Samples = Sequence[Array]  # one, of matched differences, or two, of unmatched s
 
 
 def student(d: Array, confidence: float = 0.95) -> Interval:
-    """mean +- t sd / sqrt(n), as tests.mean_interval."""
+    """mean +- t sd / sqrt(n), as significance.mean_interval."""
     n = d.shape[-1]
     half = special.stdtrit(n - 1, (1 + confidence) / 2) * d.std(axis=-1, ddof=1) / math.sqrt(n)
     return _around(d.mean(axis=-1), np.where(constant(d), np.nan, half))
 
 
 def welch(x: Array, y: Array, confidence: float = 0.95) -> Interval:
-    """Welch's interval of the difference of two means, as tests.welch_difference."""
+    """Welch's interval of the difference of two means, as significance.welch_difference."""
     a, b = x.var(axis=-1, ddof=1) / x.shape[-1], y.var(axis=-1, ddof=1) / y.shape[-1]
     flat = constant(x) & constant(y)
     parts = a**2 / (x.shape[-1] - 1) + b**2 / (y.shape[-1] - 1)
@@ -42,9 +42,9 @@ def _around(mean: Array, half: Array) -> Interval:
 def resampled(samples: Samples, resamples: int, rng: Generator) -> Array:
     """Sorted bootstrap estimates, [repetitions, resamples], of a mean or of the difference of two.
 
-    One set of resamples serves all repetitions: each is resampled at random, and the means are one matrix
-    product. A resample that repeats the sample itself has its very mean: rounding must not decide whether it
-    counts as below or above, because with a handful of values it is a sizeable share.
+    One set of random resamples serves all repetitions, so the means are one matrix product. A resample that repeats
+    the sample itself gets exactly its mean. Otherwise rounding would decide whether it counts as below or above, and
+    with a handful of values such resamples are a sizeable share.
     """
     drawn = [_resampled_means(sample, resamples, rng) for sample in samples]
     centre = _estimate([sample.mean(axis=-1, keepdims=True) for sample in samples])
@@ -79,7 +79,7 @@ def bca(samples: Samples, estimates: Array, confidence: float = 0.95) -> Interva
 
 
 def _acceleration(samples: Samples) -> Array:
-    """From the jackknife, whose deviations of a mean are the sample's own divided by n - 1."""
+    """The acceleration, from the jackknife; a mean's jackknife deviations are the sample's divided by n - 1."""
     skew, spread = 0.0, 0.0
     for sample, sign in zip(samples, (1, -1), strict=False):
         deviations = sign * (sample - sample.mean(axis=-1, keepdims=True)) / sample.shape[-1]

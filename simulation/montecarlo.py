@@ -15,7 +15,7 @@ from simulation.procedure import Array, Mask
 SEED = 20230502
 CHUNK = 1000  # repetitions drawn at once: some ten megabytes of scores at most
 
-# (rng, repetitions) -> what was asked: its value in each repetition, 0..1, NaN where the question has none
+# (rng, repetitions) -> the answer in each repetition, 0..1; NaN where the question has none
 Question = Callable[[Generator, int], Mapping[str, Array | Mask]]
 
 
@@ -29,7 +29,7 @@ class Rate:
 
 
 def rates(question: Question, repetitions: int, name: str) -> dict[str, Rate]:
-    """Ask the question in `repetitions` studies. Equal names give equal numbers, whatever else is asked."""
+    """Ask the question in `repetitions` studies. Equal names give equal numbers, whatever other questions are asked."""
     answers = [question(*chunk) for chunk in _chunks(repetitions, name)]
     return {
         key: _rate(np.concatenate([np.asarray(a[key], dtype=float) for a in answers])) for key in answers[0]
@@ -43,7 +43,7 @@ def _chunks(repetitions: int, name: str) -> Iterator[tuple[Generator, int]]:
 
 
 def _rate(values: Array) -> Rate:
-    """The repetitions are independent, what is within one (tasks, regularizers) need not be."""
+    """The rate. Repetitions are independent; the tasks and regularizers within one need not be."""
     known = values[~np.isnan(values)]
     error = float(known.std(ddof=1)) / math.sqrt(known.size)
     return Rate(float(known.mean()), max(error, 1 / known.size), known.size)

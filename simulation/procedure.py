@@ -2,8 +2,8 @@
 
 Scores are arrays [repetitions, tasks, students, arms, seeds] in points; arm 0 is the baseline, the others are
 the regularizers. p-values and verdicts are [repetitions, tasks, students, regularizers]. The rules are those
-of kdcache.statistics.significance, families, verdicts and interaction, which take milliseconds a comparison; the
-tests show that both agree, verdict for verdict.
+of kdcache.statistics.significance, families, verdicts and interactions, which take milliseconds a comparison. Tests
+check that both agree, verdict for verdict.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Judged:
 
     @property
     def verdict(self) -> NDArray[np.intp]:
-        """Places in VERDICTS."""
+        """The verdict of each comparison, as an index into VERDICTS."""
         settled = np.where(self.within, 2, 3)
         return np.where(self.different, np.where(self.difference > 0, 0, 1), settled).astype(np.intp)
 
@@ -66,7 +66,7 @@ def against_baseline(scores: Array) -> Array:
 
 
 def differences(x: Array, y: Array) -> Array:
-    """`x - y` over the last axis, equal where they agree to rounding (as tests.differences)."""
+    """`x - y` over the last axis, equal where they agree to rounding (as significance.differences)."""
     d = x - y
     noise = significance.ROUNDING * np.maximum(
         np.abs(x).max(-1, keepdims=True), np.abs(y).max(-1, keepdims=True)
@@ -76,12 +76,12 @@ def differences(x: Array, y: Array) -> Array:
 
 
 def constant(d: Array) -> Mask:
-    """Which samples (last axis) have no spread, but for rounding."""
+    """Which samples (last axis) have no spread apart from rounding."""
     return np.asarray(np.ptp(d, axis=-1) <= significance.ROUNDING * np.abs(d).max(axis=-1))
 
 
 def paired_t(d: Array, null: float = 0.0, alternative: significance.Alternative = "two-sided") -> Array:
-    """p of the t-test over the last axis; the sign-flip test's where a sample has no spread."""
+    """p of the t-test over the last axis, or of the sign-flip test for a sample without spread."""
     n, flat = d.shape[-1], constant(d)
     mean, error = d.mean(axis=-1), d.std(axis=-1, ddof=1) / math.sqrt(n)
     t = (mean - null) / np.where(flat, 1.0, error)
@@ -96,7 +96,7 @@ def paired_t(d: Array, null: float = 0.0, alternative: significance.Alternative 
 
 
 def _sign_flip(signs: Array, n: int, alternative: significance.Alternative) -> Array:
-    """The sign-flip p of `n` equal differences: it depends on their sign only."""
+    """The sign-flip p of `n` equal differences, which depends on their sign only."""
     p = {sign: significance.sign_flip(np.full(n, sign), alternative) for sign in np.unique(signs)}
     return np.array([p[sign] for sign in signs])
 
@@ -147,7 +147,7 @@ def interaction_pair(scores: Array, family: Family = "student") -> Array:
 
 
 def interaction_pooled(scores: Array) -> Array:
-    """The same over pairs, each pair's mean as one value, [repetitions, regularizers + 1]; needs two pairs."""
+    """The same over two or more pairs, with each pair's mean as one value, [repetitions, regularizers + 1]."""
     scratch, pretrained = (np.moveaxis(gains.mean(axis=-1), 1, -1) for gains in _gains(scores))
     p = paired_t(differences(scratch, pretrained), 0.0, "greater")
     return np.concatenate([holm(p[:, :-1]), p[:, -1:]], axis=-1)

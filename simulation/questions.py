@@ -42,7 +42,7 @@ SCRATCH = np.array([3.0, 1.0])[:, None, None]  # students from scratch spread th
 
 @dataclass(frozen=True)
 class Goal:
-    """The range a rate should be in; `errors`: how many standard errors outside still count as inside.
+    """The range that a rate should be in; up to `errors` standard errors outside still count as inside.
 
     Rates whose true value is exactly the bound lie above it half of the time, so those get three errors.
     """
@@ -85,7 +85,7 @@ def any_of(rejected: Mask, family_axes: int) -> Array:
 
 
 def null(row: str) -> Question:
-    """Eight tasks, no true difference anywhere: any better or worse is false."""
+    """Eight tasks without any true difference: every better or worse is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, 1.0)
@@ -102,7 +102,7 @@ def null(row: str) -> Question:
 
 
 def null_by_seeds(row: str) -> Question:
-    """The same in one family of four, for more and fewer seeds."""
+    """As `null`, in one family of four, for several numbers of seeds."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         draw = scenario_of(row).draw
@@ -113,7 +113,7 @@ def null_by_seeds(row: str) -> Question:
 
 
 def some_true(row: str) -> Question:
-    """One, two or three regularizers are six sd worse: a false better or worse among the others."""
+    """One, two or three regularizers are six sd worse. Counted is a false better or worse among the others."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         result: dict[str, Array] = {}
@@ -128,7 +128,7 @@ def some_true(row: str) -> Question:
 
 
 def _at_margin(row: str, multiple: float, signs: Sequence[int], tasks: int, family: Family) -> Question:
-    """Regularizers with a sign lie exactly at that margin: `within the margin` is false of them."""
+    """Regularizers with a sign lie exactly at that margin, so `within the margin` is false for them."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = multiple * spread_of(row)
@@ -155,7 +155,7 @@ def margin(row: str) -> Question:
 
 
 def mixed(row: str) -> Question:
-    """Two regularizers have no effect, two lie at the margin of 3 sd: any false verdict of either sort."""
+    """Two regularizers have no effect, two lie at the margin of 3 sd. Counted is any false verdict of either kind."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         margin = 3 * spread_of(row)
@@ -172,7 +172,7 @@ def mixed(row: str) -> Question:
 
 
 def interaction_null(row: str) -> Question:
-    """No gain anywhere; scratch scores spread three times as much: any `supported` is false."""
+    """No gain anywhere, and scratch scores spread three times as much: every `supported` is false."""
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
         scores = scenario_of(row).draw(rng, (repetitions, max(TASKS), 2, ARMS, 5), 0.0, SCRATCH)
@@ -188,7 +188,7 @@ def interaction_null(row: str) -> Question:
 
 
 def covers(interval: intervals.Interval, truth: float = 0.0) -> Array:
-    """Whether the intervals cover the truth, per repetition; NaN where there is none."""
+    """Whether each repetition's interval covers the truth; NaN without an interval."""
     low, high = interval
     return np.where(np.isnan(low), np.nan, (low <= truth) & (high >= truth))
 
@@ -196,7 +196,7 @@ def covers(interval: intervals.Interval, truth: float = 0.0) -> Array:
 def coverage(row: str) -> Question:
     """95% intervals of the last regularizer's true difference from the baseline, which is 0.
 
-    Unmatched ones compare with the baseline of the other student: independent scores of equal mean. For the
+    Unmatched intervals compare with the other student's baseline, which has independent scores of equal mean. For the
     interaction, the scratch student's differences are made three times as large.
     """
 
@@ -225,9 +225,9 @@ NORMAL_SD = np.sqrt(0.5)  # of a score, so that the differences of matched seeds
 
 
 def power(row: str) -> Question:
-    """One of four regularizers differs by `effect` sd, the others do not: the verdicts it gets at n seeds.
+    """One of four regularizers differs by `effect` sd, the others do not. Counted are its verdicts at n seeds.
 
-    With a margin of 1 sd; and how often it is shown equivalent at true differences of 0, by margin.
+    The margin is 1 sd. Counted is also, for each margin, how often a true difference of 0 is shown equivalent.
     """
     n = int(row)
 
@@ -249,7 +249,7 @@ def _last(arms: int) -> Array:
 
 
 def detectable(row: str) -> Question:
-    """How often a true difference as large as `detectable` is found, or equivalence at the stated margin."""
+    """How often a true difference of `detectable` is found, and how often equivalence at the stated margin."""
     n = int(row)
 
     def ask(rng: Generator, repetitions: int) -> dict[str, Array]:
@@ -274,7 +274,7 @@ NAMES = tuple(scenario.name for scenario in SCENARIOS)
 BY_SEEDS = tuple(str(n) for n in SEEDS)
 
 
-def _found(column: str) -> Goal:
+def _power_goal(column: str) -> Goal:
     """80%, as promised for one test. In a family the later steps of Holm can only raise it."""
     return Goal(0.8, 0.8 if column.endswith("alone") else 1.0)
 
@@ -282,64 +282,64 @@ def _found(column: str) -> Goal:
 TABLES = (
     Table(
         "null", "False better or worse, no true difference anywhere",
-        "The share of families with any false `better` or `worse`, five seeds. `student: 4` is kdcache's default "
-        "family, four regularizers of one student on one task, `task: 8` both students of a task, `study` all "
-        "students of 2, 4 or 8 tasks (one task: as `task`). The last column has no goal: it is the chance of any "
-        "false verdict in a study of 8 tasks that corrects over `student` families only, 16 of them.",
+        "The share of families with any false `better` or `worse`, with five seeds. `student: 4` is kdcache's default "
+        "family: four regularizers of one student on one task. `task: 8` has both students of a task, `study` all "
+        "students of 2, 4 or 8 tasks (with one task it is `task`). The last column has no goal. It is the chance of "
+        "any false verdict in a study of 8 tasks that corrects only over `student` families, 16 of them.",
         NAMES, null, lambda column: None if column.startswith("student families") else AT_MOST, 10_000,
     ),
     Table(
         "null_by_seeds", "The same for fewer and more seeds",
-        "A `student` family of four, no true difference.",
+        "This is a `student` family of four, without any true difference.",
         NAMES, null_by_seeds, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "some_true", "False better or worse beside true differences",
-        "Some of the four regularizers are worse by 6 sd of the differences: the share of families with a false "
-        "`better` or `worse` among the others. Holm tests what is left at a milder level, so this is its hardest "
-        "case. Five seeds.",
+        "Some of the four regularizers are worse by 6 sd of the differences. The table has the share of families with "
+        "a false `better` or `worse` among the others, with five seeds. Holm tests these at a milder level, so this "
+        "is its hardest case.",
         NAMES, some_true, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "margin", "False \"within the margin\", true differences at the margin",
-        "The share of families in which the corrected TOST rejects for a regularizer whose true difference is "
-        "exactly the margin (verdict `equivalent`, or `better` or `worse` and negligible). The margin is 3 sd of "
-        "the differences, where five seeds can show equivalence, or 1 sd, where they rarely can. `student` "
-        "families of four, but for the column that says otherwise. Five seeds.",
+        "The share of families in which the corrected TOST rejects for a regularizer whose true difference is exactly "
+        "the margin (verdict `equivalent`, or `better` or `worse` and negligible). The margin is 3 sd of the "
+        "differences, where five seeds can show equivalence, or 1 sd, where they rarely can. Families are `student` "
+        "families of four unless the column says otherwise, with five seeds.",
         NAMES, margin, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "mixed", "Both sorts of mistakes at once",
-        "Two regularizers without effect, one at the margin of 3 sd above, one below. The difference tests and the "
-        "equivalence tests are corrected separately, so *either* has no goal of 5%: it may reach 10%.",
+        "Two regularizers have no effect, one lies at the margin of 3 sd above, one below. The difference tests and "
+        "the equivalence tests are corrected separately, so *either* has no goal of 5%: it may reach 10%.",
         NAMES, mixed, lambda column: None if column == "either" else AT_MOST, 10_000,
     ),
     Table(
         "interaction", "False \"helps more from scratch\"",
-        "No regularizer has any effect; scores from scratch spread three times as much as pretrained ones (but for "
-        "the counted scores). `4`: any of four regularizers, corrected together; `mean`: the claim on their mean, "
-        "which the summary makes. A pair: over five seeds; pairs: pooled, each pair's mean as one value.",
+        "No regularizer has any effect. Scores from scratch spread three times as much as pretrained ones, except the "
+        "counted scores. `4` is any of four regularizers, corrected together; `mean` is the claim on their mean, "
+        "which the summary makes. One pair is tested over five seeds; pairs are pooled, each pair's mean as one value.",
         NAMES, interaction_null, lambda _: AT_MOST, 10_000,
     ),
     Table(
         "coverage", "Coverage of the 95% intervals",
-        "How often the interval holds the true difference, by the number of seeds. Each interval is for one "
-        "comparison (they are not widened for the family). Welch's is of unmatched seeds; the interaction's has "
+        "How often the interval contains the true difference, by the number of seeds. Each interval is for one "
+        "comparison, and not widened for the family. Welch's interval is for unmatched seeds. The interaction's has "
         "scratch scores that spread three times as much as pretrained ones. "
-        f"Bootstrap: {RESAMPLES:,} resamples.",
+        f"The bootstraps have {RESAMPLES:,} resamples.",
         NAMES, coverage, lambda _: COVERED, 10_000,
     ),
     Table(
         "detectable", "Do the limits that kdcache prints hold?",
-        "How often a true difference is found that is as large as `detectable`, and how often equivalence is shown "
-        "for a margin as large as the one printed beside it, with normal scores. Goal: 80% for one test, at "
-        "least 80% in a family of four (one regularizer differs for the difference, none for equivalence).",
-        BY_SEEDS, detectable, _found, 10_000,
+        "How often a true difference as large as `detectable` is found, and how often equivalence is shown for a "
+        "margin as large as the printed one, with normal scores. The goal is 80% for one test, and at least 80% in a "
+        "family of four (where one regularizer differs for the difference, and none for equivalence).",
+        BY_SEEDS, detectable, _power_goal, 10_000,
     ),
     Table(
         "power", "Power",
-        "The verdict on one regularizer of a family of four, normal scores; the other three do not differ. Effects "
-        "and margins are in sd of the matched differences. Verdicts by effect: margin 1 sd.",
+        "The verdict on one regularizer of a family of four, with normal scores; the other three do not differ. "
+        "Effects and margins are in sd of the matched differences. Verdicts by effect have a margin of 1 sd.",
         BY_SEEDS, power, lambda _: None, 10_000,
     ),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The study's numbers as cells, and the JSON file that keeps them: one line a cell."""
+"""The study's numbers as cells, and the JSON file that keeps them, one cell a line."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Results:
-    """On what machine it ran, each table's CPU seconds and date, and the cells of all tables."""
+    """The machine, each table's CPU seconds and date, and the cells of all tables."""
 
     facts: dict[str, Any]
     seconds: dict[str, float]
@@ -62,7 +62,7 @@ def write(path: Path, results: Results) -> None:
 
 
 def read(path: Path) -> Results:
-    """KdcacheError when there is no such file or it is not of this layout."""
+    """Read the file; KdcacheError if it is missing or has another layout."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
         cells = [Cell(**cell) for cell in facts.pop("cells")]

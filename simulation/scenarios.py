@@ -57,7 +57,7 @@ def _normal(rng: Generator, shape: Shape) -> Array:
 
 
 def _matched(rng: Generator, shape: Shape) -> Array:
-    """Four fifths of the variance belong to the seed, whatever the arm."""
+    """Normal scores; four fifths of the variance belong to the seed, whatever the arm."""
     of_seed = rng.standard_normal((*shape[:3], 1, shape[4]))
     return math.sqrt(0.8) * of_seed + math.sqrt(0.2) * rng.standard_normal(shape)
 
@@ -89,27 +89,29 @@ def _lognormal(rng: Generator, shape: Shape) -> Array:
 
 
 def _collapsing(rng: Generator, shape: Shape) -> Array:
-    """One run in ten loses ten sd, as fine-tuning on small tasks now and then fails."""
+    """One run in ten loses ten sd, since fine-tuning on small tasks sometimes fails."""
     return rng.standard_normal(shape) - 10.0 * ((rng.random(shape) < 0.1) - 0.1)
 
 
 ROWS = 277
 CLASSES = 5  # of difficulty, about equally many rows each
-SEED_SD = 0.1  # logits; half of its variance the seed's own, half the arm's
+SEED_SD = 0.1  # logits; half of the variance is the seed's, half the arm's
 
 
 def _counted(name: str, text: str, level: float, difficulty: float) -> Scenario:
     """Accuracies: row i is right with probability expit(level + difficulty_i + u), u the run's noise.
 
-    The rows and their difficulties are the same for all arms and seeds; the runs are independent given them
-    but for the part of u that the seed gives to all arms.
+    The rows and their difficulties are the same for all arms and seeds. Given them, the runs are independent, except
+    for the part of u that the seed gives to all arms.
     """
     rows = np.diff(np.linspace(0, ROWS, CLASSES + 1).round()).astype(int)
     logits = level + difficulty * stats.norm.ppf((np.arange(CLASSES) + 0.5) / CLASSES)
 
     def draw(rng: Generator, shape: Shape, effects: ArrayLike, sd: ArrayLike) -> Array:
-        values, places = np.unique(effects, return_inverse=True)
-        shift = np.array([_shift(logits, rows, value) for value in values])[places.reshape(np.shape(effects))]
+        values, inverse = np.unique(effects, return_inverse=True)
+        shift = np.array([_shift(logits, rows, value) for value in values])[
+            inverse.reshape(np.shape(effects))
+        ]
         of_seed = rng.standard_normal((*shape[:3], 1, shape[4]))
         u = SEED_SD * math.sqrt(0.5) * (of_seed + rng.standard_normal(shape)) + shift[..., None]
         right = sum(rng.binomial(k, special.expit(logit + u)) for k, logit in zip(rows, logits, strict=True))

@@ -1,4 +1,4 @@
-"""Simulate designs with looks and write their page. It goes on where it stopped.
+"""Simulate designs with looks and write their page. An interrupted run continues where it stopped.
 
 python -m simulation.settle               # some minutes on one core
 python -m simulation.settle --page-only   # the page again, from the results that are there

@@ -9,7 +9,7 @@ from simulation.results import Cell, Results
 from simulation.settle_questions import EFFECTS, SCORES, SDS, SIZES
 
 Row = dict[str, Cell]  # by column
-ERRORS = 3.0  # standard errors that a rate may lie above 5%, which a rate of 5% exactly does half of the time
+ERRORS = 3.0  # standard errors that a rate may lie above 5%; a true rate of 5% lies above it half of the time
 DESIGNS = ("fixed 5", "fixed 20", "fixed 40", "split", "hopeless", "late", "exact")
 
 
@@ -42,9 +42,9 @@ def _head(file: str, results: Results) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     dates = " to ".join(dict.fromkeys((min(results.dates.values()), max(results.dates.values()))))
     words = _wrapped(
-        "The procedure of docs/settle.md on made-up families whose truth is known: looks at 5, 10, 20 and 40 seeds, "
-        "alpha 0.05, Holm, a margin of 1 point. Scores are drawn with a baseline that the regularizers of a family "
-        "share. The code that judges is `kdcache.statistics.replay_many`; tests hold it equal to "
+        "This page checks the procedure of docs/settle.md on made-up families whose truth is known, with looks at 5, "
+        "10, 20 and 40 seeds, alpha 0.05, Holm, and a margin of 1 point. Scores are drawn with a baseline that the "
+        "regularizers of a family share. `kdcache.statistics.replay_many` judges them; tests check that it equals "
         "`kdcache.statistics.replay`, verdict for verdict."
     )
     error = _wrapped(
@@ -64,7 +64,7 @@ def _head(file: str, results: Results) -> str:
 
 def _short(rows: dict[tuple[str, str], Row]) -> str:
     """The few numbers that the page is about."""
-    tests, naive, both, weak = [], [], [], []
+    tests, naive, both_tests, weak = [], [], [], []
     for size in SIZES:
         for scores in SCORES:
             row = rows["wrong", f"{size} {scores.name}"]
@@ -75,15 +75,15 @@ def _short(rows: dict[tuple[str, str], Row]) -> str:
                 else:
                     tests.append(split)
                     naive.append(row[f"{test}, naive"].rate)
-                    both.append(row[f"{test}, both tests"].rate)
+                    both_tests.append(row[f"{test}, both tests"].rate)
     cells = [rows["decided", f"{sd:g} {effect:g}"] for sd in SDS for effect in EFFECTS]
     mean = {name: (_mean(cells, f"{name}, decided"), _mean(cells, f"{name}, trials")) for name in DESIGNS}
     covered = [rows["covered", f"{sd:g} {effect:g}"] for sd in SDS for effect in EFFECTS]
     repeated, plain = ([row[name].rate for row in covered] for name in ("repeated", "plain"))
     lines = [
         f"A family with a false verdict, only one of the two tests able to stop, {len(tests)} cells without one-sided "
-        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both)}; naive testing after every look: "
-        f"{_range(naive)}.",
+        f"skew: {_range(tests)}; both tests, as a user runs them: {_range(both_tests)}; naive testing after every "
+        f"look: {_range(naive)}.",
         f"Where skew is in one arm only, the t-test itself is wrong too often, with looks or without: {_range(weak)} "
         "in the cells marked with a star.",
         f"The repeated interval covers the truth at stopping in {_range(repeated)} of the comparisons; a plain 95% "
@@ -117,11 +117,12 @@ def _wrong(rows: dict[tuple[str, str], Row]) -> str:
         "## False verdicts in a family, percent",
         "",
         _wrapped(
-            "Difference / equivalence. Difference: the share of families with any `better` or `worse` though all "
-            "true differences are 0. Equivalence: with any `equivalent` though all true differences are the margin. "
-            "*split*, *exact* and *naive*: only that one test may stop a comparison, the worst case. *both tests*: as "
-            "a user runs them, the hopeless given up. *naive*: all of alpha at every look. A rate in bold is above 5% "
-            "by more than three standard errors; a star marks a test that such scores are known to mislead."
+            "A cell has difference / equivalence. Difference is the share of families with any `better` or `worse` "
+            "though all true differences are 0. Equivalence is the share with any `equivalent` though all true "
+            "differences are the margin. In *split*, *exact* and *naive* only that one test may stop a comparison, "
+            "which is the worst case. *both tests* is as a user runs them, with hopeless comparisons given up. "
+            "*naive* has all of alpha at every look. A rate in bold is above 5% by more than three standard errors. A "
+            "star marks a test that such scores are known to mislead."
         ),
         "",
         f"| m, scores | {' | '.join(columns)} |",
@@ -150,9 +151,9 @@ def _covered(rows: dict[tuple[str, str], Row]) -> str:
         "## The interval at stopping",
         "",
         _wrapped(
-            "Normal scores, a family of 4, all at the same effect. Coverage in percent of the repeated interval and "
-            "of a plain 95% t interval, each at the look where the comparison stopped; and how far the mean "
-            "difference lies from the truth on average, in points."
+            "Scores are normal, in a family of 4, all with the same effect. The table has the coverage in percent of "
+            "the repeated interval and of a plain 95% t interval, each at the look where the comparison stopped. "
+            "*mean error* is how far the mean difference lies from the truth on average, in points."
         ),
         "",
         "| sd | effect | repeated | plain | mean error |",
@@ -170,9 +171,9 @@ def _decided(rows: dict[tuple[str, str], Row]) -> str:
         "## What is decided, and with how many trials",
         "",
         _wrapped(
-            "Normal scores, a family of 4, all at the same effect. Percent decided (better or worse / equivalent), "
-            "trials of the family, its baseline included. *looks*: linear shares, divided; *late*: most of alpha for "
-            "the last look; *exact*: linear shares by exact boundaries."
+            "Scores are normal, in a family of 4, all with the same effect. The table has the percent decided (better "
+            "or worse / equivalent), and the family's trials, its baseline included. *looks* has linear shares, "
+            "divided; *late* has most of alpha at the last look; *exact* has linear shares by exact boundaries."
         ),
         "",
         f"| sd | effect | {' | '.join(names)} |",

@@ -1,6 +1,6 @@
-"""What is asked of designs with looks: how often they are wrong, what they decide, and with how many trials.
+"""The questions about designs with looks: how often they are wrong, what they decide, and with how many trials.
 
-The procedure is that of kdcache.statistics.replay_many, which the tests hold equal to `replay`. Each question draws
+The procedure is that of kdcache.statistics.replay_many, which tests check to be equal to `replay`. Each question draws
 families of differences [repetitions, comparisons, seeds] whose true means are known.
 """
 
@@ -29,7 +29,7 @@ FAR = 50.0  # points; beyond any doubt
 
 
 class Naive(Design):
-    """All of alpha at every look, which a Design refuses: what happens when nobody pays for looking."""
+    """All of alpha at every look, which a Design refuses. It shows what uncorrected looking does."""
 
     def __post_init__(self) -> None:
         pass
@@ -51,7 +51,7 @@ FIXED = {n: Design.of((n,)) for n in (5, 20, 40)}
 class Scores:
     """A kind of scores; `draw(rng, shape, effect)`, shape [repetitions, comparisons, seeds], gives differences.
 
-    weak: the tests at which a t-test on few seeds is known to be wrong more often, with looks or without.
+    weak: the tests that are known to be wrong more often with few seeds, with looks or without.
     """
 
     name: str
@@ -83,7 +83,7 @@ def _skewed(rng: Generator, shape: tuple[int, ...], sd: float = math.sqrt(0.5)) 
 
 
 def _counted(rows: int, level: float) -> Callable[[Generator, tuple[int, int, int], float], Array]:
-    """Accuracies on so many rows, each right with a chance of `level`."""
+    """Differences of accuracies on `rows` rows, each right with probability `level`, plus the effect."""
 
     def draw(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array:
         right = rng.binomial(rows, level + effect / 100, shape) - rng.binomial(
@@ -105,8 +105,8 @@ def _rounded(rows: int, sd: float) -> Callable[[Generator, tuple[int, int, int],
     return draw
 
 
-def _beside(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array:
-    """Normal; only the first comparison is in doubt: the others are far off, or beyond doubt equal if effect > 0."""
+def _one_in_doubt(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array:
+    """Normal; only the first comparison is in doubt. The others are far off, or certainly equal if effect > 0."""
     d = _of_arms(_normal, _normal)(rng, shape, effect)
     rest = rng.standard_normal(d[:, 1:].shape) / 1000 + (0.0 if effect else FAR)
     return np.concatenate([d[:, :1], rest], axis=1)
@@ -115,7 +115,9 @@ def _beside(rng: Generator, shape: tuple[int, int, int], effect: float) -> Array
 SCORES = (
     Scores("normal", "normal scores", _of_arms(_normal, _normal)),
     Scores(
-        "beside sure ones", "normal; all comparisons but one are beyond doubt, Holm's hardest case", _beside
+        "beside sure ones",
+        "normal; all comparisons but one are beyond doubt, Holm's hardest case",
+        _one_in_doubt,
     ),
     Scores("t3", "Student's t with 3 degrees of freedom: heavy tails", _of_arms(_t3, _t3)),
     Scores("skewed, all arms", "1 - Exp(1) in all arms", _of_arms(_skewed, _skewed)),
@@ -177,7 +179,7 @@ def _equivalent(many: Many) -> Mask:
 
 
 def covered(sd: float, effect: float) -> Question:
-    """Where a comparison stops: does the repeated interval cover the truth, does a plain one, and the mean's error.
+    """Where a comparison stops: whether the repeated and a plain interval cover the truth, and the mean's error.
 
     Means over the family's comparisons.
     """
@@ -196,7 +198,7 @@ def covered(sd: float, effect: float) -> Question:
 
 
 def _plain_share(many: Many) -> Array:
-    """How wide a plain 95% interval is beside the repeated one, at each comparison's look."""
+    """The width of a plain 95% interval as a share of the repeated one's, at each comparison's look."""
     tails = [HOPELESS.nominal(look, HOPELESS.alpha, 2) for look in range(1, len(LOOKS) + 1)]
     widths = [
         special.stdtrit(n - 1, 1 - HOPELESS.alpha / 2) / special.stdtrit(n - 1, 1 - tail / 2)
@@ -206,7 +208,7 @@ def _plain_share(many: Many) -> Array:
 
 
 def decided(sd: float, effect: float) -> Question:
-    """Of a family of 4: the share decided, better or worse, equivalent, and the trials, baseline included."""
+    """For a family of 4: the shares decided, better or worse, equivalent; and the trials, the baseline's included."""
     designs = {"split": SPLIT, "hopeless": HOPELESS, "late": LATE, "exact": EXACT}
     designs |= {f"fixed {n}": design for n, design in FIXED.items()}
 

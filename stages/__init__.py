@@ -32,15 +32,15 @@ def find(kind: str, name: str, known: Mapping[str, T], params: Path = Path("para
     return known[name]
 
 
-def names(options: Namespace, *wanted: str) -> list[str]:
+def names(options: Namespace, *keys: str) -> list[str]:
     """The names that a stage was given by hand, or else those that DVC runs it for.
 
     Raises:
         KdcacheError: some were given, not all; or none, and DVC did not start the stage.
     """
-    given = [getattr(options, name) for name in wanted]
+    given = [getattr(options, name) for name in keys]
     if any(given) and not all(given):
-        raise KdcacheError(f"give all of {', '.join(f'--{name}' for name in wanted)}, or none")
+        raise KdcacheError(f"give all of {', '.join(f'--{name}' for name in keys)}, or none")
     chosen = given if any(given) else _of_dvc()
     for name in chosen:
         if not NAME.fullmatch(name):  # it is to become a folder's name

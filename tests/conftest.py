@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-# Minutes each. Two processes share the files; one that began the longest last would work on it alone.
+# Minutes each. Two processes share the files; if the longest began last, one process would wait for the other.
 LONGEST = (
     "tools/test_journeys.py",
     "pipeline/test_settle.py",
@@ -29,7 +29,7 @@ LONGEST = (
 )
 PLACES = {HERE / name: place for place, name in enumerate(LONGEST)}
 
-# Else each of the hundreds of processes that tests start compiles all of kdcache again, which takes it two seconds.
+# Otherwise each of the hundreds of processes that tests start compiles all of kdcache again, for two seconds.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
@@ -39,6 +39,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What has been imported stays: no garbage collection (benchmarks ask for hundreds) looks at it again."""
+    """Freeze imported objects, so that garbage collections (benchmarks ask for hundreds) skip them."""
     gc.collect()
     gc.freeze()

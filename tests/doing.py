@@ -25,7 +25,7 @@ WORDS = ["cat", "dog", "red", "blue", "sea", "sky", "tree", "bird", "mat", "noon
 
 
 def prepare_words(root: Path) -> Path:
-    """A prepared task of 40 rows of four words, every second one of the class `no`: `root/task`."""
+    """Prepare a task in `root/task`: 40 rows of four words, every second one of class `no`."""
     draw = random.Random(0)
     for split in ("train", "validation"):
         rows = [f"{' '.join(draw.sample(WORDS, 4))},{'no' if index % 2 else 'yes'}" for index in range(40)]
@@ -60,7 +60,7 @@ def training_identity(card: TaskCard, model: Model, method: Regularizer, seed: i
 
 
 def trial_plan(**values: Any) -> TrialPlan:
-    """A plan of plain fine-tuning where nothing else is said, on the task as it is prepared."""
+    """A plan on the prepared task; by default plain fine-tuning."""
     task = values["task_folder"]
     by_default = {
         "task": task.name,
@@ -82,7 +82,7 @@ def missing_seeds(
     views: bool = False,
     store: Store | None = None,
 ) -> list[int]:
-    """The seeds that a configuration's folder lacks, when trials of these identities are planned."""
+    """The seeds that a configuration's folder lacks, if trials of these identities are planned."""
     nobody = Student(checkpoint="none", learning_rate=1.0, epochs=1, batch_size=1)
     plans = [
         TrialPlan(

@@ -1,4 +1,4 @@
-"""Processes for tests that kill them: forked from a server that has imported everything already."""
+"""Processes for tests that kill them, forked from a server that has already imported everything."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 def forked(*modules: str) -> ForkServerContext:
     """A context whose server has imported these modules, if no other test of this process has started it before.
 
-    The server finds modules from the folder that it is started in. Elsewhere `tests` might be another package,
-    such as the one that baycomp installs, and stay so for every process.
+    The server looks for modules in the folder in which it is started. In another folder it might find another package
+    `tests`, such as the one that baycomp installs, and keep it for every process.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))

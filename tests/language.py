@@ -28,7 +28,7 @@ def documents(count: int, seed: int) -> list[str]:
 
 
 def write_project(root: Path, **changes: Any) -> Study:
-    """Write params.yaml and what it names; `changes` replace whole groups."""
+    """Write params.yaml and all that it names; `changes` replace whole groups."""
     if not (root / "gpt2").exists():
         save_checkpoint(root / "gpt2", "gpt2", kind="LMHeadModel", n_layer=1)
         for split, count, seed in (("train", 16, 1), ("validation", 8, 2)):
@@ -63,7 +63,7 @@ def write_project(root: Path, **changes: Any) -> Study:
 
 
 def run_project(root: Path, study: Study) -> list[str]:
-    """Do what stages prepare to distill do, and return what ran."""
+    """Run the stages from prepare to distill, and return what ran."""
     layout, ran = Layout(root), []
     for name, task in study.tasks.items():
         prepare_task(task, layout.task(name), name)

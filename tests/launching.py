@@ -30,13 +30,13 @@ VARIABLES = {
 
 
 def run_in_two_processes(script: Path, *arguments: object, module: bool = False) -> str:
-    """What the two processes print; fails with what they say when one of them does."""
+    """The output of the two processes; fails with it if one of them fails."""
     # port 0: a free one
     return _launched(["--num_machines 1 --main_process_port 0"], script, arguments, module)
 
 
 def run_on_two_machines(script: Path, *arguments: object, module: bool = False) -> str:
-    """One process on each, the two launched apart: what the first prints. Both machines are this one."""
+    """The output of the first of two processes that are launched apart, as on two machines; both are this one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -45,7 +45,7 @@ def run_on_two_machines(script: Path, *arguments: object, module: bool = False) 
 
 
 def _launched(each: Sequence[str], script: Path, arguments: Sequence[object], module: bool) -> str:
-    """What the first launcher's processes print. None outlives it, also when they do not find each other."""
+    """The output of the first launcher's processes. No process outlives this, even if they do not find each other."""
     if not (torch.distributed.is_available() and torch.distributed.is_gloo_available()):
         pytest.skip("torch was built without gloo, so two processes on a CPU cannot talk")
     what = [*["--module"] * module, str(script), *map(str, arguments)]

@@ -26,7 +26,7 @@ TEXTS = [
 TEXT_FAMILIES = ("bert", "roberta", "gpt2")
 IMAGE_FAMILIES = ("vit", "resnet")
 
-# Changes of a config that leave no dropout: what is computed is then the same in training.
+# Changes of a config that turn dropout off, so that training computes the same as evaluation.
 STILL = {
     "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
     "roberta": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
@@ -39,7 +39,7 @@ SIZES: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attenti
 
 
 def card(classes: int = 3, modality: Any = "text", max_length: int | None = 16, **changes: Any) -> TaskCard:
-    """A task's card; nothing of it is on disk."""
+    """A task's card, without any files."""
     values: dict[str, Any] = {
         "name": "toy",
         "modality": modality,
@@ -57,13 +57,13 @@ def card(classes: int = 3, modality: Any = "text", max_length: int | None = 16, 
 
 
 def student(folder: Path | str, **changes: Any) -> Student:
-    # float32 whatever the machine: "auto" is bfloat16 on CPUs that compute in it
+    # float32 on every machine: "auto" is bfloat16 on CPUs with such instructions
     values: dict[str, Any] = {"learning_rate": 1e-2, "epochs": 2, "batch_size": 4, "precision": "float32"}
     return Student(checkpoint=str(folder), **{**values, **changes})
 
 
 def config(family: str, **changes: Any) -> Any:
-    """A config of three layers (ResNet: two stages) and a few thousand weights; dropout as the family has it."""
+    """A config of three layers (ResNet: two stages) and a few thousand weights, with the family's dropout."""
     text = {**SIZES, "vocab_size": 300, "intermediate_size": 32, "max_position_embeddings": 32}
     settings: dict[str, tuple[str, dict[str, Any]]] = {
         "bert": ("BertConfig", text),
@@ -85,7 +85,7 @@ def config(family: str, **changes: Any) -> Any:
 
 
 def save_checkpoint(folder: Path, family: str, seed: int = 7, kind: str = "base", **changes: Any) -> Path:
-    """A checkpoint folder: a random model (`kind`: base, or a head such as ForMaskedLM) and what encodes its rows."""
+    """Write a checkpoint: a random model (`kind`: base, or a head such as ForMaskedLM) and its preprocessor."""
     settings = config(family, **changes)
     prefix = type(settings).__name__.removesuffix("Config")
     torch.manual_seed(seed)
@@ -141,7 +141,7 @@ def byte_level(family: str) -> Any:
 
 
 def text_split(tokens: Any, texts: list[str] | None = None, classes: int = 3) -> EncodedSplit:
-    """The texts as encoding gives them: token ids without padding, labels 0, 1, 2, 0, ..."""
+    """The texts as encoded: token ids without padding, labels 0, 1, 2, 0, ..."""
     texts = TEXTS if texts is None else texts
     rows = [np.array(tokens(text)["input_ids"], dtype=np.int32) for text in texts]
     return EncodedSplit(**_columns(len(texts), classes), input_ids=rows)
@@ -160,7 +160,7 @@ def image_split(rows: int = 6, classes: int = 3, seed: int = 0) -> EncodedSplit:
 
 
 def pixel_values(split: EncodedSplit) -> torch.Tensor:
-    """All rows of a split of images as a model takes them."""
+    """All rows of a split of images, as pixels for a model."""
     assert split.images is not None
     pixels, (mean,), (std,) = split.images.pixels, split.images.mean, split.images.std
     return torch.from_numpy((pixels / np.float32(255) - np.float32(mean)) / np.float32(std))
@@ -175,6 +175,6 @@ def _columns(rows: int, classes: int) -> dict[str, Any]:
 
 
 def same_weights(first: torch.nn.Module, second: torch.nn.Module) -> bool:
-    """Bit for bit."""
+    """Whether two models have the same weights, bit for bit."""
     mine, other = first.state_dict(), second.state_dict()
     return mine.keys() == other.keys() and all(torch.equal(mine[key], other[key]) for key in mine)

@@ -45,7 +45,7 @@ Checked = TypeVar("Checked", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Measured:
-    """One task: validation accuracy of each start, one a seed, as fractions."""
+    """The results on one task: for each start the validation accuracies, one a seed, as fractions."""
 
     card: TaskCard
     accuracy: dict[Init, list[float]]
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     args = _parse(arguments)
     if args.card:
-        read_card(args.checkpoint)  # its lack shows before the work, not after it
+        read_card(args.checkpoint)  # a missing card shows before the work, not after it
     with tempfile.TemporaryDirectory() as folder:
         measured = [_measure(args, name, task, Path(folder) / name) for name, task in _tasks(args).items()]
     print(table(measured))
@@ -94,7 +94,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _tasks(args: argparse.Namespace) -> dict[str, Task]:
-    """The tasks by name. A task of files has the name of their folder."""
+    """The tasks by name. A task made of files is named after their folder."""
     tasks = {}
     if not args.files_only:
         source: dict[str, Any] = {"builtin": "bbc_headlines"}
@@ -149,7 +149,7 @@ def _plan(args: argparse.Namespace, folder: Path, init: Init, seed: int) -> Tria
 
 
 def run_on_one_thread(plan: TrialPlan) -> None:
-    """Run a trial on one CPU thread: the numbers then do not depend on how many cores there are."""
+    """Run a trial on one CPU thread, so that the numbers do not depend on how many cores there are."""
     import torch
 
     from kdcache.trials.run import run_trial
@@ -185,7 +185,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def spread(fractions: Sequence[float]) -> str:
-    """Mean ± standard deviation (n - 1) in percent; of a single value, that value."""
+    """Mean ± standard deviation (n - 1) in percent; a single value has no deviation."""
     percent = 100 * np.asarray(fractions)
     if len(percent) == 1:
         return f"{percent[0]:.1f}"

@@ -1,4 +1,4 @@
-"""The lowest versions that pyproject.toml allows, as constraints for pip: to try whether they will do.
+"""The lowest versions that pyproject.toml allows, as constraints for pip, to test that they work.
 
     python -m tools.floors > floors.txt             of the core
     python -m tools.floors study hub > floors.txt   and of these extras
@@ -32,9 +32,11 @@ def floors(project: dict[str, Any], extras: Iterable[str] = ()) -> Iterator[str]
     unknown = [name for name in extras if name not in optional]
     if unknown:
         raise ValueError(f"no extra {unknown[0]!r}; there are: {', '.join(optional)}")
-    for text in [*project["dependencies"], *(one for name in extras for one in optional[name])]:
+    for text in [*project["dependencies"], *(dependency for name in extras for dependency in optional[name])]:
         requirement = Requirement(text)
-        lowest = [one.version for one in requirement.specifier if one.operator in (">=", "==")]
+        lowest = [
+            specifier.version for specifier in requirement.specifier if specifier.operator in (">=", "==")
+        ]
         if len(lowest) != 1:
             raise ValueError(f"{text!r}: expected one lowest version, as in 'numpy>=2.0'")
         yield f"{requirement.name}=={lowest[0]}"

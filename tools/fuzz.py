@@ -1,12 +1,12 @@
-"""Try many odd and damaged inputs of every reader, and write down what became of them.
+"""Give every reader many odd and damaged inputs, and write down how each case ended.
 
     python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
-The readers are those of tests/fuzz: READERS of its modules. They take turns, each in a process of its own for some
-thousand cases, so that a crash or a hang in a library's C code is seen, and by which cases. What is done is kept in a
-file, a line a process, and the page is written after each: the same command goes on where an earlier one was stopped. A
-reader that was mended begins again when its lines are deleted there. Prints one line a reader; exits with 1 when a case
-ended in anything but the answer or one kdcache error.
+The readers are the READERS of the modules in tests/fuzz. They take turns. Each gets a few thousand cases in a process
+of its own, so that a crash or a hang in a library's C code is noticed, together with its cases. After each process, a
+line is added to a file and the page is written, so the same command continues where an earlier one stopped. Delete a
+reader's lines in that file to test it again. Prints one line a reader. Exits with 1 if a case ended in anything but an
+answer or one kdcache error.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ PAGE = """\
 
 <!-- written by tools/fuzz.py -->
 
-Every reader of other people's files was given inputs that are odd (made at random, of what people's files have) or
-damaged (bits flipped, parts cut, doubled, overwritten, or taken from another file). Right is the answer, or one error
-for people. Anything else is a fault, and so is a case that takes over 5 s of a processor or over 1 GB. `make fuzz`
-does it again: case *n* is the same everywhere (here the first is {first:,}), see tests/fuzz/harness.py.
+Every reader of other people's files was given odd inputs (random mixtures of what people's files have) and damaged ones
+(bits flipped, parts cut, doubled, overwritten, or taken from another file). A reader must give an answer, or one error
+for people. Anything else is a fault, and so is a case that takes over 5 s of CPU or over 1 GB. `make fuzz` repeats it.
+Case *n* is the same everywhere (here the first is {first:,}), see tests/fuzz/harness.py.
 
 | reader | cases | answers | errors for people | faults | slowest case, s | memory, MB |
 | --- | ---: | ---: | ---: | ---: | ---: | ---: |
 {rows}
 {faults}
-The time is that of a processor, the memory that by which a process grew over {chunk:,} cases.
+The time is CPU time. The memory is what a process grew by over {chunk:,} cases.
 {versions}; {system}, {machine}, {processors} processors.
 """
 
 
 @dataclass
 class Total:
-    """What became of the cases of a reader."""
+    """How the cases of a reader ended."""
 
     name: str
     answers: int = 0
@@ -114,7 +114,7 @@ def _readers(chosen: Sequence[str] | None) -> Iterator[tuple[str, Reader]]:
                 yield module, reader
 
 
-Key = tuple[str, int, int]  # a reader, its first case, and the one after its last
+Key = tuple[str, int, int]  # a reader, its first case, and the case after its last
 
 
 def _done(path: Path) -> dict[Key, Outcome]:
@@ -131,7 +131,7 @@ def _keep(path: Path, key: Key, outcome: Outcome) -> None:
 
 
 def _run(module: str, name: str, start: int, stop: int) -> Outcome:
-    """What became of these cases, in a process of their own: its memory is its own, too."""
+    """How these cases ended, run in a process of their own with its own memory."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         try:
             return pool.submit(_chunk, module, name, start, stop).result(TIMEOUT)
@@ -163,7 +163,7 @@ def _line(total: Total) -> str:
 
 
 def page(totals: Sequence[Total], first: int, chunk: int) -> str:
-    """The page, in Markdown, of the readers that had their turn."""
+    """The page in Markdown, with the readers that have been tested."""
     rows = [
         f"| {total.name} | {_cases(total):,} | {total.answers:,} "
         f"| {total.refusals:,} | {_faults(total)} | {total.seconds:.2f} | {total.megabytes:.0f} |"

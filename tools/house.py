@@ -51,7 +51,7 @@ def parts(root: Path, folder: str) -> Iterator[Part]:
 
 
 def faults(root: Path) -> list[str]:
-    """What is above a limit, a line each."""
+    """The parts that are above a limit, a line each."""
     limits = {"file": FILE_LINES, "class": CLASS_LINES}
     lines = [
         f"{part.name} has {part.lines} lines; a {part.kind} has at most {limits[part.kind]}"
@@ -66,7 +66,7 @@ def faults(root: Path) -> list[str]:
 
 
 def summary(root: Path) -> str:
-    """How large the library's parts are, in one line."""
+    """The sizes of the library's parts, in one line."""
     lengths: dict[str, list[int]] = {"file": [], "class": [], "function": []}
     for part in parts(root, LIBRARY):
         lengths[part.kind].append(part.lines)

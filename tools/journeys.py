@@ -1,13 +1,13 @@
 """The ten journeys of docs/journeys.md, done in order: every command, in a new folder, offline.
 
     python -m tools.journeys          all ten
-    python -m tools.journeys 2 3      these; a later one may need what an earlier one left
+    python -m tools.journeys 2 3      these; a later one may need the files of an earlier one
     python -m tools.journeys --in DIR     in that folder, which is kept
 
-Nothing is written here that is not in the documentation: the blocks are taken out of docs/journeys.md and out of the
-sections of other pages that a paragraph beginning with "As in" links to. A `console` block is run by bash,
-line by line; a `python` block by Python, blocks that follow one another as one program; a `yaml` block is merged into
-params.yaml. What a user has, this script gives: a clone, an environment with the dependencies, a name in Git, a hub.
+The commands are not repeated here. They are the blocks of docs/journeys.md, and of the sections of other pages to which
+a paragraph beginning with "As in" links. bash runs a `console` block line by line. Python runs a `python` block; blocks
+that follow one another are one program. A `yaml` block is merged into params.yaml. The script provides what a user has:
+a clone, an environment with the dependencies, a name in Git, and a hub.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OUTPUT = 30  # lines of a failed block
 
 @dataclass(frozen=True)
 class Block:
-    """What stands between two fences: its language, its text, and where it is from."""
+    """A block between two fences: its language, its text, and the place that it comes from."""
 
     kind: str
     text: str
@@ -58,7 +58,7 @@ class Journey:
 
 
 class Failed(Exception):
-    """A block did not run; its text says which, and what it printed."""
+    """A block failed; the message says which, and what it printed."""
 
 
 def read_journeys(page: Path = PAGE) -> list[Journey]:
@@ -71,7 +71,7 @@ def read_journeys(page: Path = PAGE) -> list[Journey]:
 
 
 def _blocks(page: Path, lines: list[str]) -> Iterator[Block]:
-    """The blocks of a section, those of the sections that it says to do before them in their place."""
+    """The blocks of a section. Where it refers to another section, that section's blocks come in its place."""
     text: list[str] = []
     inside: list[str] = []
     kind = ""
@@ -98,18 +98,18 @@ def _of_other_pages(page: Path, paragraph: str) -> Iterator[Block]:
         return
     for target, anchor in LINK.findall(paragraph):
         other = page.parent / target
-        found = [
+        sections = [
             lines
             for heading, lines in _sections(other.read_text(encoding="utf-8"), "#")
             if _anchor(heading) == anchor
         ]
-        if len(found) != 1:
-            raise Failed(f"{page.name}: {target} has {len(found)} sections #{anchor}")
-        yield from _blocks(other, found[0])
+        if len(sections) != 1:
+            raise Failed(f"{page.name}: {target} has {len(sections)} sections #{anchor}")
+        yield from _blocks(other, sections[0])
 
 
 def _sections(text: str, mark: str) -> list[tuple[str, list[str]]]:
-    """(heading, lines) of each part of a page that a line with this mark begins; marks in blocks do not count."""
+    """(heading, lines) of each part of a page that begins with this mark; marks inside blocks do not count."""
     parts: list[tuple[str, list[str]]] = [("", [])]
     inside = False
     for line in text.splitlines():
@@ -136,19 +136,19 @@ def run_journey(journey: Journey, folder: Path, environment: Mapping[str, str]) 
     Raises:
         Failed: a block ended in an error.
     """
-    here, joined = folder, _joined(journey.blocks)
+    working_folder, joined = folder, _joined(journey.blocks)
     for block in joined:
         if block.kind == "yaml":
-            _merge(here / "params.yaml", block)
+            _merge(working_folder / "params.yaml", block)
         elif block.kind == "python":
-            _run(["python", "-c", block.text], block, here, environment)
+            _run(["python", "-c", block.text], block, working_folder, environment)
         else:
-            here = _run_console(block, here, environment)
+            working_folder = _run_console(block, working_folder, environment)
     return len(joined)
 
 
 def _joined(blocks: list[Block]) -> list[Block]:
-    """The blocks, Python that follows Python in one."""
+    """The blocks, with consecutive Python blocks joined into one."""
     joined: list[Block] = []
     for block in blocks:
         if joined and joined[-1].kind == block.kind == "python":
@@ -158,29 +158,29 @@ def _joined(blocks: list[Block]) -> list[Block]:
     return joined
 
 
-def _run_console(block: Block, here: Path, environment: Mapping[str, str]) -> Path:
-    """The lines after `$`, by one bash; where it ends, the next block begins."""
+def _run_console(block: Block, folder: Path, environment: Mapping[str, str]) -> Path:
+    """Run the lines after `$` in one bash; returns the folder in which it ends, where the next block begins."""
     commands = [line.removeprefix("$ ") for line in block.text.splitlines() if line.startswith("$ ")]
-    end = here / ".ends-here"
+    end = folder / ".ends-here"
     script = "\n".join(["set -e", *commands, f"pwd > {shlex.quote(str(end))}"])
-    _run(["bash", "-c", script], block, here, environment)
+    _run(["bash", "-c", script], block, folder, environment)
     ends = Path(end.read_text().rstrip("\n"))
     end.unlink()
     return ends
 
 
-def _run(command: list[str], block: Block, here: Path, environment: Mapping[str, str]) -> None:
+def _run(command: list[str], block: Block, folder: Path, environment: Mapping[str, str]) -> None:
     done = subprocess.run(
-        command, cwd=here, env=dict(environment), stdin=subprocess.DEVNULL,
+        command, cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     if done.returncode:
         last = "\n".join(done.stdout.splitlines()[-OUTPUT:])
-        raise Failed(f"{block.origin}, in {here}:\n{block.text}\n--- exit code {done.returncode}\n{last}")
+        raise Failed(f"{block.origin}, in {folder}:\n{block.text}\n--- exit code {done.returncode}\n{last}")
 
 
 def _merge(params: Path, block: Block) -> None:
-    """Write a block's keys into params.yaml, those inside others too; a key with nothing behind it goes."""
+    """Write a block's keys into params.yaml, nested ones too; a key without a value is removed."""
     if not params.is_file():
         raise Failed(f"{block.origin}: {params} is not there, so no keys can be written into it")
     yaml = YAML()
@@ -201,7 +201,7 @@ def _put(content: Any, changes: Mapping[str, Any]) -> None:
 
 
 def prepare_machine(folder: Path) -> dict[str, str]:
-    """What a user has before the first journey: a clone, an environment with the dependencies, and a name in Git.
+    """Make what a user has before the first journey: a clone, an environment with dependencies, a name in Git.
 
     Returns:
         The environment variables of every command.
@@ -209,7 +209,7 @@ def prepare_machine(folder: Path) -> dict[str, str]:
     _copy_clone(folder / "kdcache")
     environment = folder / "environment"
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    # A new environment of Python 3.11 has a setuptools that is too old to build with; the dependencies have another.
+    # A new environment of Python 3.11 has a setuptools that is too old to build with; that of the dependencies is not.
     remove = [str(environment / "bin" / "pip"), "uninstall", "--quiet", "--yes", "setuptools"]
     subprocess.run(remove, check=True)
     library = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
@@ -224,7 +224,7 @@ def prepare_machine(folder: Path) -> dict[str, str]:
         "HF_HOME": str(folder / "hf"),
         "HF_HUB_OFFLINE": "1",
         "PIP_NO_INDEX": "1",
-        "PIP_NO_DEPS": "1",  # they are there
+        "PIP_NO_DEPS": "1",  # the dependencies are already there
         "PIP_NO_BUILD_ISOLATION": "0",  # pip's word for: build with the setuptools that is there
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         **{f"GIT_{who}_{what}": "ada" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
@@ -242,7 +242,7 @@ def _copy_clone(folder: Path) -> None:
 
 @contextmanager
 def local_hub(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
-    """The same environment with a hub on this machine, and logged in."""
+    """The same environment, logged in to a hub on this machine."""
     from tests.hub.stand_in import TOKEN, serve
 
     online = {name: value for name, value in environment.items() if name != "HF_HUB_OFFLINE"}
@@ -251,7 +251,7 @@ def local_hub(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
 
 
 def do_journeys(journeys: list[Journey], folder: Path) -> bool:
-    """Do them in order, a line each; whether all went well."""
+    """Do the journeys in order and print a line for each; whether all succeeded."""
     environment = prepare_machine(folder)
     for journey in journeys:
         start = time.monotonic()

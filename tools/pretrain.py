@@ -1,6 +1,6 @@
 """Pre-train an embedded checkpoint: `python -m tools.pretrain bert-tiny --texts corpus.parquet`.
 
-Not part of the DVC pipeline, which starts from the checkpoints in data/models/.
+This is no part of the DVC pipeline, which starts from the checkpoints in data/models/.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def _command(args: argparse.Namespace, tokens: int) -> str:
-    """How to run this again, for the card: files by their names, without this machine's folders."""
+    """The command for the card: files have their names only, without this machine's folders."""
     data = f"--hub {args.hub}" if args.hub else f"--texts {' '.join(path.name for path in args.texts)}"
     if args.hub:
         data += f" --documents {args.documents}"

@@ -1,12 +1,12 @@
-"""What a regularizer gains against the amount of pre-training: a figure, and whether the gain shrinks.
+"""How a regularizer's gain depends on the amount of pre-training: a figure, and a test whether it shrinks.
 
     python -m tools.pretraining_amount results/pretraining-amount
 
-Reads what studies/pretraining-amount.yaml leaves there: params.yaml, metrics/, and cards/ with the card of each
-checkpoint (cards/bert-tiny/README.md), which says how many tokens it had seen; a student from scratch has seen none.
-Writes beside them gains.svg, the figure; amounts.csv, one row a student: its tokens, its held-out loss and the
-baseline's score; trend.csv, see `trend`. Prints gains and trend as Markdown, and puts them into README.md, if there is
-one, between `<!-- amounts:begin -->` and `<!-- amounts:end -->`.
+Reads the results of studies/pretraining-amount.yaml in that folder: params.yaml, metrics/, and cards/ with each
+checkpoint's card (cards/bert-tiny/README.md). A card says how many tokens the checkpoint had seen; a student from
+scratch has seen none. Writes gains.svg, the figure; amounts.csv, with each student's tokens, held-out loss and baseline
+score; and trend.csv, see `trend`. Prints gains and trend as Markdown. If there is a README.md, they are put into it
+between `<!-- amounts:begin -->` and `<!-- amounts:end -->`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Amount:
-    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text then (nats a token)."""
+    """How many tokens a student was pre-trained on, and its checkpoint's loss on held-out text (nats a token)."""
 
     tokens: int
     held_out_loss: float | None  # None: no pre-training
@@ -78,7 +78,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
 
     Raises:
         KdcacheError: the study has more than one task, no two pre-trained amounts, or checkpoints of one folder name.
-        PretrainingError: a card is missing or does not say it.
+        PretrainingError: a card is missing or does not say how many tokens.
     """
     # imports torch: not before the options are read
     from tools.pretraining.card import read_card, read_row
@@ -98,7 +98,7 @@ def amounts(study: Study, cards: Path) -> dict[str, Amount]:
         name: Amount(0, None) if student.init == "scratch" else amount(student.checkpoint)
         for name, student in study.students.items()
     }
-    if len({one.tokens for one in amounts_of.values() if one.tokens}) < 2:
+    if len({known.tokens for known in amounts_of.values() if known.tokens}) < 2:
         raise KdcacheError(
             "params.yaml: expected students after two or more amounts of pre-training, found fewer"
         )
@@ -110,9 +110,9 @@ def amounts_table(metrics: Metrics, amounts_of: Mapping[str, Amount]) -> pd.Data
     base = metrics.comparisons.drop_duplicates("student").set_index("student")
     return pd.DataFrame(
         [
-            {"student": name, "tokens": one.tokens, "held_out_loss": one.held_out_loss}
+            {"student": name, "tokens": known.tokens, "held_out_loss": known.held_out_loss}
             | {column: base.loc[name, column] for column in ("baseline_mean", "baseline_sd")}
-            for name, one in amounts_of.items()
+            for name, known in amounts_of.items()
         ]
     )
 
@@ -121,13 +121,13 @@ def amounts_table(metrics: Metrics, amounts_of: Mapping[str, Amount]) -> pd.Data
 
 
 def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) -> pd.DataFrame:
-    """Does the gain over the baseline shrink? Two numbers a regularizer, and for the mean over them (`all`), in points.
+    """Does the gain over the baseline shrink? Two contrasts in points for each regularizer, and for their mean (`all`).
 
     `per doubling`: the slope of the gain over log2(tokens), by least squares over the pre-trained students, for each
     seed; `scratch - pretrained`: the gain from scratch minus the mean gain of the pre-trained students, for each seed.
     Mean over seeds, t interval, paired t-test (two-sided) against 0; corrected over the regularizers, `all` alone.
-    `detectable`: what this test would have found with 80% power. The checkpoints are taken as given: the seeds are
-    those of fine-tuning, and say nothing of another pre-training run, nor of other validation rows.
+    `detectable`: the contrast that this test finds with 80% power. The checkpoints are taken as given. The seeds are
+    those of fine-tuning, so they say nothing about another pre-training run or other validation rows.
 
     Raises:
         KdcacheError: a trial is missing or has no score.
@@ -135,7 +135,7 @@ def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) 
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     gains = {name: _gains(trials, study, list(amounts_of), name) for name in methods}
     gains[ALL] = np.mean(list(gains.values()), axis=0)
-    tokens = np.array([one.tokens for one in amounts_of.values()], dtype=np.float64)
+    tokens = np.array([known.tokens for known in amounts_of.values()], dtype=np.float64)
     rows: list[dict[str, Any]] = []
     for contrast, weights in contrasts(tokens).items():
         of_contrast = [_tested(name, contrast, gains[name] @ weights, study) for name in gains]
@@ -145,7 +145,7 @@ def trend(trials: pd.DataFrame, study: Study, amounts_of: Mapping[str, Amount]) 
 
 
 def contrasts(tokens: Floats) -> dict[str, Floats]:
-    """Weights [A] of a seed's gains at each amount: for its slope, and for what it gains more from scratch."""
+    """Each contrast's weights [A] of a seed's gains at the amounts: for the slope, and for scratch - pretrained."""
     some = tokens > 0
     doublings = np.log2(tokens, where=some, out=np.zeros_like(tokens))
     centred = np.where(some, doublings - doublings[some].mean(), 0.0)
@@ -251,16 +251,16 @@ def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 def figure(metrics: Metrics, study: Study, amounts_of: Mapping[str, Amount]) -> dict[str, Any]:
     """The baseline's score against tokens, and beside it what each regularizer gains, as Vega-Lite."""
-    places = _places(amounts_of)
-    x = _x(amounts_of, places)
+    positions = _positions(amounts_of)
+    x = _x(amounts_of, positions)
     metric = next(iter(study.tasks.values())).metrics[0]
     base = _base(
-        amounts_table(metrics, amounts_of), places, x, f"{study.comparison.baseline}: {metric}, points"
+        amounts_table(metrics, amounts_of), positions, x, f"{study.comparison.baseline}: {metric}, points"
     )
-    gains = _gained(metrics.comparisons, study, places, x)
-    whole = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
+    gains = _gained(metrics.comparisons, study, positions, x)
+    chart = alt.hconcat(base, gains, spacing=40).resolve_scale(color="independent", shape="independent")
     # Unchecked against Vega-Lite's schema: the check is slow, and the tests make it.
-    spec: dict[str, Any] = whole.properties(padding=18).to_dict(validate=False)
+    spec: dict[str, Any] = chart.properties(padding=18).to_dict(validate=False)
     spec.pop("config", None)
     title = {
         "text": f"{next(iter(study.tasks))}: gain over {study.comparison.baseline} by amount of pre-training",
@@ -271,19 +271,20 @@ def figure(metrics: Metrics, study: Study, amounts_of: Mapping[str, Amount]) -> 
     return spec | {"title": title | {"fontSize": 16, "offset": 14}}
 
 
-def _places(amounts_of: Mapping[str, Amount]) -> dict[str, float]:
+def _positions(amounts_of: Mapping[str, Amount]) -> dict[str, float]:
     """Where each student stands on the axis: at log2 of its tokens, and `GAP` before the first without any."""
-    least = min(one.tokens for one in amounts_of.values() if one.tokens)
+    least = min(known.tokens for known in amounts_of.values() if known.tokens)
     return {
-        name: math.log2(one.tokens or least) - (0 if one.tokens else GAP) for name, one in amounts_of.items()
+        name: math.log2(known.tokens or least) - (0 if known.tokens else GAP)
+        for name, known in amounts_of.items()
     }
 
 
-def _x(amounts_of: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
-    ends = min(places.values()) - 0.6, max(places.values()) + 0.6
-    none = sorted({places[name] for name, one in amounts_of.items() if not one.tokens})
+def _x(amounts_of: Mapping[str, Amount], positions: Mapping[str, float]) -> alt.X:
+    ends = min(positions.values()) - 0.6, max(positions.values()) + 0.6
+    none = sorted({positions[name] for name, known in amounts_of.items() if not known.tokens})
     axis = alt.Axis(
-        values=sorted(set(places.values())),
+        values=sorted(set(positions.values())),
         labelExpr=f"indexof({none}, datum.value) >= 0 ? 'none' : format(pow(2, datum.value), '.2~s')",
         grid=False,
         labelOverlap=False,
@@ -292,11 +293,11 @@ def _x(amounts_of: Mapping[str, Amount], places: Mapping[str, float]) -> alt.X:
     return alt.X("place:Q", title="tokens of pre-training", scale=scale, axis=axis)
 
 
-def _base(table: pd.DataFrame, places: Mapping[str, float], x: alt.X, title: str) -> alt.LayerChart:
+def _base(table: pd.DataFrame, positions: Mapping[str, float], x: alt.X, title: str) -> alt.LayerChart:
     mean, sd = table["baseline_mean"], table["baseline_sd"]
     shown = table[["student", "tokens"]].assign(mean=mean, low=mean - sd, high=mean + sd)
     values = [
-        {"place": places[row["student"]], "some": row["tokens"] > 0}
+        {"place": positions[row["student"]], "some": row["tokens"] > 0}
         | {name: row[name] for name in ("mean", "low", "high")}
         for row in shown.to_dict("records")
     ]
@@ -310,11 +311,13 @@ def _base(table: pd.DataFrame, places: Mapping[str, float], x: alt.X, title: str
     return alt.LayerChart(layer=[line, rule, points], width=WIDTHS[0], height=HEIGHT)
 
 
-def _gained(comparisons: pd.DataFrame, study: Study, places: Mapping[str, float], x: alt.X) -> alt.LayerChart:
+def _gained(
+    comparisons: pd.DataFrame, study: Study, positions: Mapping[str, float], x: alt.X
+) -> alt.LayerChart:
     methods = [name for name in study.methods() if name != study.comparison.baseline]
     shift = {name: DODGE * (index - (len(methods) - 1) / 2) for index, name in enumerate(methods)}
     values = [
-        {"place": places[row["student"]] + shift[row["regularizer"]], "some": row["init"] != "scratch"}
+        {"place": positions[row["student"]] + shift[row["regularizer"]], "some": row["init"] != "scratch"}
         | {name: row[name] for name in ("regularizer", "difference", "ci_low", "ci_high", "verdict")}
         for row in comparisons.to_dict("records")
     ]

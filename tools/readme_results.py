@@ -36,12 +36,12 @@ class Sources:
 
     @classmethod
     def of_folder(cls, folder: Path) -> Sources:
-        """Those of a committed study, `results/<study>`."""
+        """The sources of a committed study, `results/<study>`."""
         return cls(folder / "params.yaml", folder / "metrics", folder / "README.md")
 
     @classmethod
     def of_project(cls, root: Path) -> Sources:
-        """Those of the study that `dvc repro` runs."""
+        """The sources of the study that `dvc repro` runs."""
         return cls(root / "params.yaml", root / "metrics", root / "results" / "README.md")
 
     def read(self) -> tuple[Metrics, Study]:
@@ -101,14 +101,14 @@ def update(sources: Sources) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Update each README and its figure; 1 with one clear message when that cannot be done."""
+    """Update each README and its figure; returns 1, with one clear message, if that cannot be done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folders", type=Path, nargs="*", help="committed studies (default: the study here)")
     folders = parser.parse_args(arguments).folders
     try:
-        for sources in [Sources.of_folder(one) for one in folders] or [Sources.of_project(Path())]:
+        for sources in [Sources.of_folder(folder) for folder in folders] or [Sources.of_project(Path())]:
             update(sources)
             print(f"Updated {sources.readme} and {sources.readme.with_name(FIGURE)}")
     except (KdcacheError, OSError) as error:

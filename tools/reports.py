@@ -39,7 +39,7 @@ def build(results: Path, name: str, out: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the reports and print where they are; 1 with one clear message when that cannot be done."""
+    """Write the reports and print where they are; returns 1, with one clear message, if that cannot be done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """Pictures of the report for the documentation: `python -m tools.screenshots --metrics DIR --params FILE`.
 
-Builds the report of a metrics folder and takes its first screen, its main sections and a view on a phone with headless
-Chromium, into docs/pictures/report-*.png. Needs `chromium` on the PATH.
+Builds the report of a metrics folder. Headless Chromium takes pictures of its first screen, its main sections and a
+phone's view, into docs/pictures/report-*.png. Needs `chromium` on the PATH.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ VIEWS = {
     "examples": (1280, 720, ALL_BUT.format("h-examples"), False),
     "phone": (400, 900, "", False),
 }
-# Chromium's window is at least 500 wide: a phone is a frame of 400 in it, and the picture is cut.
+# Chromium's window is at least 500 pixels wide. So a phone is a frame of 400 in it, and the picture is cut to it.
 FRAME = (
     "<body style='margin:0'><iframe src='{page}' style='width:{width}px;height:{height}px;border:0'></iframe>"
 )
@@ -59,7 +59,7 @@ def picture(page: Path, out: Path, width: int, height: int, hidden: str, dark: b
 
 
 def _without(page: Path, hidden: str) -> Path:
-    """A copy of the page with parts hidden: headless Chromium always takes its picture at the top."""
+    """A copy of the page with parts hidden, since headless Chromium can only take a picture of the top."""
     style = f"<style>{hidden} {{ display: none }}</style>"
     rest = page.with_name("rest.html")
     rest.write_text(

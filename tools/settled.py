@@ -1,9 +1,9 @@
-"""What a study's looks were worth: comparisons decided and what they took, beside designs with fixed numbers of seeds.
+"""What a study's looks gained: decided comparisons and trials, beside designs with fixed numbers of seeds.
 
     python -m tools.settled                 of the study in params.yaml and metrics/, into docs/measured/settled.md
 
-The first seeds and the looks are judged from the same trials. What forty seeds for everything would have decided nobody
-has run: that line is simulated, from the spreads and differences that were seen.
+The first seeds and the looks are judged from the same trials. Forty seeds of everything were never run; that line is
+simulated from the observed spreads and differences.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PAGE = Path("docs/measured/settled.md")
 
 @dataclass(frozen=True)
 class Line:
-    """A design: how many trials it takes, and how many comparisons it decides (of a forecast: on average)."""
+    """A design: its number of trials, and how many comparisons it decides (a forecast's are averages)."""
 
     name: str
     trials: int
@@ -36,22 +36,22 @@ class Line:
 def lines(metrics: Metrics, study: Study, comparisons: Path) -> list[Line]:
     """The first look as a fixed design, the looks as declared, and all seeds as a fixed design."""
     first, most, configurations = study.looks[0], study.looks[-1], len(list(study.configurations()))
-    found = compare(metrics.trials, study)
+    compared = compare(metrics.trials, study)
     (forecast,) = describe_design(_fixed(study, most), comparisons, None, None)["forecasts"]
     return [
         Line(
             f"{first} seeds, fixed",
             configurations * first,
             _decided(metrics, study, first),
-            len(found),
+            len(compared),
         ),
         Line(
             f"looks, judged {int(metrics.looks['look'].max())} of {len(study.looks)}",
             len(metrics.trials),
-            float(found["verdict"].isin(TOLD).sum()),
-            len(found),
+            float(compared["verdict"].isin(TOLD).sum()),
+            len(compared),
         ),
-        Line(f"{most} seeds, fixed (simulated)", configurations * most, forecast["decided"], len(found)),
+        Line(f"{most} seeds, fixed (simulated)", configurations * most, forecast["decided"], len(compared)),
     ]
 
 
@@ -84,8 +84,8 @@ def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
             "| --- | ---: | ---: | ---: | ---: |",
             *rows,
             "",
-            "The first two lines judge the same trials. The last is a forecast: nobody ran it. It is simulated from",
-            "the differences and spreads that the study has seen, which is a little too hopeful.",
+            "The first two lines judge the same trials. The last is a forecast, and was not run. It is simulated from",
+            "the differences and spreads that the study has observed, which is a little too hopeful.",
             "",
         ]
     )

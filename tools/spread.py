@@ -2,9 +2,9 @@
 
     python -m tools.spread                  of the study whose trials lie in data/, into docs/measured/spread.md
 
-A difference of accuracy is a mean over rows. Part of its variance from seed to seed is each row's own: a row is right
-in one trial and wrong in another for no reason that it shares with other rows. That part falls as 1 / rows. The rest is
-what rows do together, and only more seeds take it down.
+A difference of accuracy is a mean over rows. Part of its variance from seed to seed comes from single rows: a row is
+right in one trial and wrong in another, independently of other rows. That part falls as 1 / rows. The rest is common to
+many rows, and only more seeds reduce it.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ two columns are points of accuracy.
 """
 TAIL = """
 
-- *sd*: of the difference from plain fine-tuning, over the seeds. The number of seeds that a verdict takes grows with
-  its square.
-- *own*: the part of it that is each row's own and falls as 1 / rows, from the variance of each row over the seeds.
-  Where it is above *sd*, rows happen to cancel.
-- *correlation*: of the two scores over the seeds. Pairing by seed is worth that share of the variance.
-- *changed*: rows that only one of the two has right.
+- *sd*: the sd of the difference from plain fine-tuning, over the seeds. The number of seeds that a verdict needs grows
+  with its square.
+- *own*: the part of *sd* that comes from single rows, and so falls as 1 / rows. It is computed from the variance of
+  each row over the seeds. It is above *sd* if rows happen to cancel.
+- *correlation*: of the two scores over the seeds. Pairing by seed saves this share of the variance.
+- *changed*: the share of rows that only one of the two has right.
 """
 
 
@@ -46,8 +46,8 @@ TAIL = """
 class Spread:
     """The differences of a method from the baseline, in points.
 
-    sd: over the seeds. own: its part that is each row's own; above `sd` where rows happen to cancel.
-    correlation: of the two scores over the seeds. changed: share of rows that only one of the two has right.
+    sd: over the seeds. own: the part of sd that comes from single rows; it is above `sd` if rows happen to cancel.
+    correlation: of the two scores over the seeds. changed: the share of rows that only one of the two has right.
     """
 
     seeds: int
@@ -64,7 +64,11 @@ class Spread:
 
 
 def spread(right: npt.NDArray[np.bool_], baseline: npt.NDArray[np.bool_]) -> Spread:
-    """Args: which rows are right, [S, N] of the method and of the baseline, with the same seeds and rows."""
+    """The spread of a method's differences.
+
+    Args:
+        right, baseline: whether each row is right, [S, N], with the same seeds and rows.
+    """
     ours, theirs = right.astype(np.float64), baseline.astype(np.float64)
     differences = ours - theirs
     seeds, rows = differences.shape
@@ -82,7 +86,7 @@ def spread(right: npt.NDArray[np.bool_], baseline: npt.NDArray[np.bool_]) -> Spr
 
 
 def spreads(study: Study, data: Path) -> Iterator[tuple[str, str, str, Spread]]:
-    """(task, student, method, spread) of every method beside its baseline, over the seeds that both have."""
+    """(task, student, method, spread) of every method against its baseline, over the seeds that both have."""
     evaluation, baseline = Evaluation(study, data, ()), study.comparison.baseline
     for task, student, method in study.configurations():
         if method != baseline:
@@ -100,9 +104,9 @@ def spreads(study: Study, data: Path) -> Iterator[tuple[str, str, str, Spread]]:
 def page(study: Study, data: Path) -> str:
     """The page in Markdown."""
     rows = [
-        f"| {task} | {student} | {method} | {one.seeds} | {one.rows:,} | {one.sd:.2f} | {one.own:.2f} | "
-        f"{one.with_rows(2):.2f} | {one.correlation:.2f} | {one.changed:.1%} |"
-        for task, student, method, one in spreads(study, data)
+        f"| {task} | {student} | {method} | {numbers.seeds} | {numbers.rows:,} | {numbers.sd:.2f} | "
+        f"{numbers.own:.2f} | {numbers.with_rows(2):.2f} | {numbers.correlation:.2f} | {numbers.changed:.1%} |"
+        for task, student, method, numbers in spreads(study, data)
     ]
     return HEAD + "\n".join(rows) + TAIL
 

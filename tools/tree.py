@@ -45,13 +45,13 @@ def pages(root: Path) -> dict[Path, str]:
 
 def whole_tree(root: Path) -> str:
     """Every folder and file of the library, a line each."""
-    return "\n".join(["kdcache/", *_files(root), "", *_beside()])
+    return "\n".join(["kdcache/", *_files(root), "", *_top_folders()])
 
 
 def short_tree(root: Path) -> str:
     """The library's rooms and the folders beside it, a line each."""
     lines = [_line(1, *_room(root / "kdcache" / name)) for name in floors(root)]
-    return "\n".join(["kdcache/", *lines, "", *_beside()])
+    return "\n".join(["kdcache/", *lines, "", *_top_folders()])
 
 
 def floors(root: Path) -> list[str]:
@@ -98,7 +98,7 @@ def said_by(module: Path) -> str:
     return text.splitlines()[0]
 
 
-def _beside() -> list[str]:
+def _top_folders() -> list[str]:
     return [_line(0, name, text) for name, text in BESIDE.items()]
 
 
@@ -107,7 +107,7 @@ def _line(depth: int, name: str, text: str) -> str:
 
 
 def main(root: Path = Path()) -> int:
-    """Write both pages; 1 with one clear message when that cannot be done."""
+    """Write both pages; returns 1, with one clear message, if that cannot be done."""
     try:
         for path, text in pages(root).items():
             path.write_text(text, encoding="utf-8")

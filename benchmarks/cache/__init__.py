@@ -1,1 +1,1 @@
-"""What the logit cache costs and saves, beside what else one could use; `python -m benchmarks.cache` measures it."""
+"""What the logit cache costs and saves, compared with alternatives; `python -m benchmarks.cache` measures it."""

@@ -3,7 +3,7 @@
 python -m benchmarks.cache                          all but --large; writes the committed JSON and page
 python -m benchmarks.cache --large --minilm FOLDER
 python -m benchmarks.cache --only stores streaming  these alone; prints the table
-python -m benchmarks.cache --only epochs --json FILE --page FILE  these again, the rest of FILE as it is
+python -m benchmarks.cache --only epochs --json FILE --page FILE  these again; the rest of FILE stays
 python -m benchmarks.cache --quick                  tiny sizes: whether it runs, not how fast
 """
 
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options; outputs that are not named go to their committed places only if everything is measured."""
+    """The options. Without --json and --page, the committed files are written only if everything is measured."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cache",
         description=__doc__,
@@ -80,7 +80,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Everything that was asked for; the JSON is written after each measurement, so that none is lost."""
+    """Measure all that was asked for. The JSON is written after each measurement, so that none is lost."""
     options = Options(
         work=folder,
         rows=args.rows,
@@ -105,7 +105,7 @@ def measure_all(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def _kept(args: argparse.Namespace) -> dict[str, Any]:
-    """What --only leaves as it is in the file given by --json; what it measures says itself how it was made."""
+    """The measurements in the file of --json that --only leaves alone. Each measurement says itself how it was made."""
     if not (args.only and args.json and args.json.exists()):
         return {}
     kept: dict[str, Any] = read_json(args.json)
@@ -119,7 +119,7 @@ def _measure(name: str, options: Options) -> Measurement:
 
 
 def prepared(args: argparse.Namespace) -> dict[str, Any]:
-    """Set the number of threads; when, where and with what is measured."""
+    """Set the number of threads; returns when, where and with what is measured."""
     import pyarrow as pa
     import torch
 

@@ -1,7 +1,7 @@
 """A student's epoch: without KD, with logits from the cache, and with the teacher in the loop.
 
-One plain PyTorch loop for all three, which differ in where the soft logits come from. The time of an epoch does not
-depend on the weights, so the teacher is not fine-tuned first, and a checkpoint without weights gets random ones.
+All three use one plain PyTorch loop, and differ in where the soft logits come from. The time of an epoch does not
+depend on the weights. So the teacher is not fine-tuned first, and a checkpoint without weights gets random ones.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.training.regularizers import make_loss
 
-BATCH, TOKENS = 32, 24  # rows of a batch; tokens of a text at most, as the study has them
+BATCH, TOKENS = 32, 24  # rows of a batch; most tokens of a text; both as in the study
 QUICK_ROWS = 64
 PLAIN, CACHED, ONLINE = "without KD", "KD from the cache", "KD with the teacher in the loop"
 VARIANTS = (PLAIN, CACHED, ONLINE)
@@ -82,7 +82,7 @@ def measure(options: Options) -> Measurement:
 
 
 def _choices(options: Options) -> list[tuple[str, Path | None, Path | None, int | None, str]]:
-    """(name, teacher, student, the student's layers, what to say when a checkpoint is missing)."""
+    """(name, teacher, student, the student's layers, the message if a checkpoint is missing)."""
     teacher, student, minilm = options.teacher, options.student, options.minilm
     name = f"{teacher.name} -> {student.name}"
     return [
@@ -133,7 +133,7 @@ def _titles(name: str) -> dict[str, str]:
 
 def _empty(name: str) -> list[Goal]:
     titles = _titles(name)
-    return [Goal(what, "at most 1.02" if key == "plain" else "") for key, what in titles.items()]
+    return [Goal(title, "at most 1.02" if key == "plain" else "") for key, title in titles.items()]
 
 
 def _findings(
@@ -157,19 +157,19 @@ def _findings(
 
 
 def _predicted(flops: dict[str, float]) -> float:
-    """A training step is a forward pass and a backward one of twice its operations. A teacher has the former only."""
+    """The ratio that operations predict: a backward pass has twice those of a forward pass; a teacher has none."""
     return 3 * flops["student"] / (3 * flops["student"] + flops["teacher"])
 
 
 def _break_even(timed: Rates, cost: float, rows: int) -> float | None:
-    """Epochs whose saving against online KD makes up for writing; None if an epoch saves nothing."""
+    """The epochs after which the time saved against online KD exceeds writing; None if an epoch saves nothing."""
     seconds = {name: rows / statistics.median(values) for name, values in timed.items()}
     saving = seconds[ONLINE] - seconds[CACHED]
     return cost / saving if saving > 0 else None
 
 
 class Trial:
-    """A student in training, on a task's train split."""
+    """A student that is trained on a task's train split."""
 
     def __init__(self, pair: Pair) -> None:
         self.device = torch.device(pair.device)
@@ -183,7 +183,7 @@ class Trial:
         self.kd = make_loss(Regularizer(soft_labels="teacher", alpha=0.9, temperature=2.0), classes)
 
     def epoch(self, source: Callable[[], Soft | None]) -> int:
-        """Train on every row once, in the same batches each time; `source` is opened anew, that is part of it."""
+        """Train on every row once, in the same batches each time. Opening `source` is part of the epoch."""
         soft = source()
         self.model.train()
         total = torch.zeros((), device=self.device)
@@ -205,7 +205,7 @@ class Trial:
 
 
 def soft_sources(pair: Pair, variants: tuple[str, ...] = VARIANTS) -> dict[str, Callable[[], Soft | None]]:
-    """Where each variant has its soft logits from. The teacher is loaded here, once, the cache in each epoch."""
+    """Each variant's source of soft logits. The teacher is loaded here, once; the cache is opened every epoch."""
     sources: dict[str, Callable[[], Soft | None]] = {}
     if PLAIN in variants:
         sources[PLAIN] = lambda: None
@@ -229,7 +229,7 @@ def _from_cache(pair: Pair, split: EncodedSplit) -> Soft:
 
 
 def teacher_of(pair: Pair) -> Soft:
-    """The teacher, on the rows as its own tokenizer makes them."""
+    """The teacher as a source of soft logits, on the rows from its own tokenizer."""
     model = load_model(pair, pair.teacher).eval()
     device = torch.device(pair.device)
     batches = Batcher(load_split(pair, pair.teacher), pad_token(model), device)
@@ -243,7 +243,7 @@ def teacher_of(pair: Pair) -> Soft:
 
 
 def precision(device: torch.device) -> Any:
-    """Both models compute in float32 on a CPU; on a GPU in what kdcache does there, bfloat16 where the GPU has it."""
+    """The precision of both models: float32 on a CPU; on a GPU as in kdcache, bfloat16 if the GPU has it."""
     return autocast("auto" if device.type == "cuda" else "float32", device)
 
 
@@ -286,7 +286,7 @@ def write_cache(pair: Pair) -> float:
 
 
 def peak_of_epoch(pair: Pair, variant: str) -> int:
-    """Bytes at the peak of an epoch, in a process that has only what the variant needs: of the GPU, if it is on one."""
+    """An epoch's peak memory in bytes, in a process that has only what the variant needs; on a GPU, the GPU's."""
     torch.set_num_threads(pair.threads)
     trial = Trial(pair)
     trial.epoch(soft_sources(pair, (variant,))[variant])
@@ -294,7 +294,7 @@ def peak_of_epoch(pair: Pair, variant: str) -> int:
 
 
 def count_flops(pair: Pair) -> dict[str, float]:
-    """Operations of the forward passes of an epoch, of teacher and student, from configurations and batches."""
+    """Operations of an epoch's forward passes, of teacher and student, from configurations and batches."""
     lengths = {"teacher": _lengths(pair, pair.teacher), "student": _lengths(pair, pair.student)}
     configs = {
         "teacher": load_model(pair, pair.teacher).config,

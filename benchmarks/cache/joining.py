@@ -1,7 +1,7 @@
-"""Joining by content: a cache's logits put beside the rows of a data set that brings no hashes.
+"""Joining by content: a cache's logits are added to the rows of a data set without hashes.
 
-It is the first thing that a user does with a cache of their own data. The rows' hashes are computed a whole column at a
-time; row by row, as `hash_row` gives them, is what it is compared with.
+It is the first thing that a user does with a cache of their own data. `join` computes the rows' hashes a whole column
+at a time. It is compared with `hash_row`, row by row.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from benchmarks.cache.measuring import Measurement, Options, at_least, peaky_log
 from kdcache.hashing.rows import hash_row, hash_rows
 from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 
-TIMES = 10  # as many rows as the narrow cache has
-SHARE = 10  # row by row, 1 / SHARE of them: its time is in proportion to the rows
+TIMES = 10  # times the rows of the narrow cache
+SHARE = 10  # row by row only 1 / SHARE of the rows are joined: the time is proportional to the rows
 CLASSES, WORDS = 3, 12
 CONTENT, SHUFFLED, ONE_BY_ONE, GIVEN = (
     "by content",
@@ -29,7 +29,7 @@ CONTENT, SHUFFLED, ONE_BY_ONE, GIVEN = (
 
 
 def measure(options: Options) -> Measurement:
-    """A data set as it is stored, and shuffled; the way it was done before; and with the hashes already there."""
+    """Join a data set as it is stored, and shuffled; row by row; and with existing hashes."""
     rows = TIMES * options.rows
     data = make_data(rows)
     hashed = data.add_column("row_hash", hash_rows(data, ["text"], "label"))
@@ -74,7 +74,7 @@ def write(path: Path, hashed: Dataset) -> Path:
 
 
 def join_one_by_one(path: Path, data: Dataset) -> Any:
-    """What `join` gives, from one `hash_row` a row."""
+    """The result of `join`, computed with one `hash_row` a row."""
     hashes = np.array(hashes_one_by_one(data), np.uint64)
     return LogitCache(path).join(data.add_column("row_hash", hashes))
 
@@ -84,9 +84,9 @@ def hashes_one_by_one(data: Iterable[Any]) -> list[int]:
 
 
 def check_equal(path: Path, data: Dataset) -> None:
-    """That both ways give the same logits."""
-    whole = LogitCache(path).join(data, columns=["text"], label="label")
-    assert whole["teacher_logits"] == join_one_by_one(path, data)["teacher_logits"]
+    """Check that both ways give the same logits."""
+    joined = LogitCache(path).join(data, columns=["text"], label="label")
+    assert joined["teacher_logits"] == join_one_by_one(path, data)["teacher_logits"]
 
 
 def _notes(rows: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Caches larger than one would keep in memory: written and streamed in processes of their own, whose peak is stated.
+"""Caches larger than one would keep in memory, written and streamed in processes whose peak memory is stated.
 
 Row `id` has the logits of row `id % n` of a small random block, so that the reader can check every value it gets.
 """
@@ -18,7 +18,7 @@ from kdcache.logits import Fingerprints, LogitCache, LogitWriter
 CASES = ((20_000_000, 3), (1_000_000, 1000))
 QUICK = ((70_000, 3),)  # more than one shard
 BATCH = 1024
-CHUNK = 4096  # rows that are written at a time
+CHUNK = 4096  # rows written at a time
 MIB = 2**20
 
 
@@ -37,9 +37,9 @@ def measure(options: Options) -> Measurement:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         facts[name] = numbers_of | {"bytes": size, "bytes_in_memory": rows * (16 + 4 * classes)}
-        for what, numbers in numbers_of.items():
-            goals.append(stated(f"{what} {name}: peak memory of the process", [numbers["peak_mib"]], "MiB"))
-            goals.append(stated(f"{what} {name}", [numbers["rows_per_second"]], "rows/s"))
+        for action, numbers in numbers_of.items():
+            goals.append(stated(f"{action} {name}: peak memory of the process", [numbers["peak_mib"]], "MiB"))
+            goals.append(stated(f"{action} {name}", [numbers["rows_per_second"]], "rows/s"))
     notes = ["Every value was compared with the one that was written. Streaming compares checksums as well."]
     return Measurement(goals, facts=facts, notes=notes)
 

@@ -1,7 +1,7 @@
 """How everything here is measured: side by side, variants in turn, medians of paired ratios.
 
-The variants of a comparison run one after the other, again and again, and each round begins with another one. So other
-work of the machine meets them all alike, and a ratio of two neighbours is worth more than a ratio of two averages.
+The variants of a comparison take turns, and each round begins with another one. So other work of the machine slows all
+of them alike, and a ratio of two neighbours is more reliable than a ratio of two averages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure with; the command line's options."""
+    """The command line's options: sizes, repeats, folders."""
 
     work: Path  # a folder for what is written, which the caller removes
     rows: int  # of the narrow cache (K = 3); everything else is in proportion
@@ -50,13 +50,13 @@ class Options:
 
     @property
     def file_rows(self) -> int:
-        """Of the peer with a file for each row: fewer, which flatters it, since they stay in the page cache."""
+        """The rows of the store with one file a row. They are few and stay in the page cache, which flatters it."""
         return min(self.rows // 5, 10_000)
 
 
 @dataclass(frozen=True)
 class Goal:
-    """One row of the table: the goal, what was measured, and why, if nothing could be."""
+    """One row of the table: the goal, and what was measured, or why nothing could be."""
 
     what: str
     goal: str
@@ -66,7 +66,7 @@ class Goal:
     unit: str = ""
     met: bool | None = None  # None: there is no goal, or nothing was measured
     reason: str = ""
-    profile: list[str] = field(default_factory=list)  # of a missed goal: where the time goes
+    profile: list[str] = field(default_factory=list)  # where the time goes, for a missed goal
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def rates(
 
 
 def ratios(speeds: Rates, variant: str, against: str) -> list[float]:
-    """Rows/s of a variant by those of another in the same round."""
-    return [one / other for one, other in zip(speeds[variant], speeds[against], strict=True)]
+    """Rows/s of a variant divided by those of another in the same round."""
+    return [rate / rate_against for rate, rate_against in zip(speeds[variant], speeds[against], strict=True)]
 
 
 def at_least(
@@ -122,7 +122,7 @@ def at_most(
 
 
 def stated(what: str, values: Sequence[float], unit: str = "") -> Goal:
-    """A number that there is no goal for."""
+    """A number without a goal."""
     return _goal(what, "", None, values, None, unit)
 
 
@@ -140,7 +140,7 @@ def _goal(
 
 
 def profiled(work: Callable[[], Any], top: int = 10) -> list[str]:
-    """The functions that take most of the work's time themselves, without their folders. Other threads are not seen."""
+    """The functions that take most of the work's own time, without their folders. Other threads are not included."""
     profiler = cProfile.Profile()
     profiler.runcall(work)
     stats: dict[Any, Any] = pstats.Stats(profiler).stats  # type: ignore[attr-defined]
@@ -158,16 +158,16 @@ def _without_address(function: str) -> str:
 
 
 def in_child(function: Callable[..., T], *arguments: Any) -> T:
-    """Call a function in a fresh Python process, whose memory nothing else has touched."""
+    """Call a function in a new Python process, so that its peak memory is its own."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def peak_memory() -> int:
-    """The most bytes that this process ever held in memory.
+    """The peak memory of this process so far, in bytes.
 
-    Not by getrusage: on Linux that counts what the parent held when it started this process.
+    getrusage is not used: on Linux it includes the parent's memory at the start of this process.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -179,9 +179,9 @@ def peak_memory() -> int:
 
 
 def peaky_logits(rows: int, classes: int, seed: int = 0) -> Logits:
-    """float32 [rows, classes], like a good teacher's: normal, and one class far above the others.
+    """float32 [rows, classes] like a good teacher's: normal, and one class far above the others.
 
-    Their low bits are random, as those of real logits are: nothing compresses them.
+    Their low bits are random, like those of real logits, so they do not compress.
     """
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((rows, classes), dtype=np.float32)
@@ -191,5 +191,5 @@ def peaky_logits(rows: int, classes: int, seed: int = 0) -> Logits:
 
 
 def row_hashes(rows: int, seed: int = 0) -> npt.NDArray[np.uint64]:
-    """uint64 [rows]; as random as real ones."""
+    """uint64 [rows], random like real hashes."""
     return np.random.default_rng([seed, 1]).integers(0, 2**64, rows, dtype=np.uint64)

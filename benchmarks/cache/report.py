@@ -40,7 +40,7 @@ def _measured(goal: Mapping[str, Any]) -> str:
 
 
 def details(measurement: Mapping[str, Any]) -> str:
-    """All that one module measured besides its goals; for missed goals, where the time goes."""
+    """All that one module measured besides its goals, and where the time goes for missed goals."""
     parts = [_made(measurement["made"])] if "made" in measurement else []
     parts += [_rates(title, values) for title, values in measurement["rates"].items()]
     parts.append(_facts(measurement["facts"]))

@@ -1,7 +1,7 @@
-"""Bytes per row, and random batches by id: the cache beside what else people keep a teacher's logits in.
+"""Bytes per row, and random batches by id: the cache beside other ways to keep a teacher's logits.
 
-torchdistill's published release has no cache any more, so its layout is imitated: one torch-saved dictionary for each
-sample, DIR/<last 4 digits>/<index>.pt. TextBrewer's way (whole batches, with their logits, in a list) is imitated too.
+torchdistill's published release no longer has a cache, so its layout is imitated: one torch-saved dictionary for each
+sample, DIR/<last 4 digits>/<index>.pt. TextBrewer's way (a list of whole batches with their logits) is imitated too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Gather = Callable[[Ids], Any]
 
 BATCH = 256
 NARROW, WIDE = 3, 1000
-TOKENS = 32  # of a row that TextBrewer's way keeps beside its logits
+TOKENS = 32  # of a row, which TextBrewer's way keeps beside its logits
 
 CACHE, CHECKED, SELECT = "kdcache", "kdcache, row hashes checked too", "torch.index_select, resident"
 FILES, ARROW, MEMMAP = "a file per sample (torchdistill's layout)", "Hugging Face data set", "NumPy memmap"
@@ -45,17 +45,17 @@ IN_MEMORY = "batches in memory (TextBrewer's way)"
 
 @dataclass(frozen=True)
 class Store:
-    """Logits of rows 0 .. rows - 1, kept in one way."""
+    """The logits of rows 0 .. rows - 1, kept in one way."""
 
     gather: Gather
     rows: int
     batches: int  # for one round of timing
     bytes: int | None = None  # of the files
-    disk: int | None = None  # what they and their folders take of the disk
+    disk: int | None = None  # disk space of the files and their folders
 
 
 def measure(options: Options) -> Measurement:
-    """Both widths. Every store is asked for the same values, and must give them."""
+    """Measure both widths. Every store must give the same values."""
     goals: list[Goal] = []
     timings: dict[str, Rates] = {}
     facts: dict[str, Any] = {}
@@ -74,7 +74,7 @@ def measure(options: Options) -> Measurement:
 
 
 def make_stores(options: Options, logits: Logits) -> dict[str, Store]:
-    """The same logits [N, K] in every way; of the file per sample, only the first rows."""
+    """The same logits [N, K], kept in every way; one file per sample has only the first rows."""
     import torch
 
     folder, rows = options.work / f"stores-{logits.shape[1]}", len(logits)
@@ -106,13 +106,13 @@ def write_cache(folder: Path, logits: Logits, rows_per_shard: int = 65536) -> Lo
 
 
 def sample_file(folder: Path, index: int) -> Path:
-    """Where torchdistill's layout has a sample."""
+    """The path of a sample in torchdistill's layout."""
     digits = f"{index:04d}"
     return folder / digits[-4:] / f"{digits}.pt"
 
 
 def write_files(folder: Path, logits: Logits) -> None:
-    """torchdistill's layout."""
+    """Write one file per sample in torchdistill's layout."""
     import torch
 
     for index, row in enumerate(logits):
@@ -141,7 +141,7 @@ def write_arrow(folder: Path, logits: Logits) -> Gather:
 
 
 def write_memmap(folder: Path, logits: Logits) -> Gather:
-    """One array in a file, by position: no ids, no hashes, no checks."""
+    """One array in a file, read by position: no ids, no hashes, no checks."""
     folder.mkdir(parents=True)
     np.save(folder / "logits.npy", logits)
     mapped = np.load(folder / "logits.npy", mmap_mode="r")
@@ -156,10 +156,10 @@ def size(folder: Path) -> tuple[int, int]:
 
 
 def check_equal(stores: dict[str, Store], logits: Logits, seed: int = 5) -> list[str]:
-    """The stores' names, once each has given exactly the values of random rows.
+    """The stores' names, after each has given exactly the values of random rows.
 
     Raises:
-        AssertionError: one does not, and to time it would be pointless.
+        AssertionError: a store gives other values, so timing it would be pointless.
     """
     for name, store in stores.items():
         ids = np.random.default_rng(seed).integers(0, store.rows, BATCH)
@@ -180,25 +180,25 @@ def _sizes(classes: int, stores: dict[str, Store]) -> dict[str, Any]:
     facts = {}
     for name, store in stores.items():
         if store.bytes is not None and store.disk is not None:
-            what = f"K = {classes}, bytes per row, {name}"
-            facts[what] = round(store.bytes / store.rows, 2)
-            facts[f"{what}, on disk"] = round(store.disk / store.rows, 2)
+            title = f"K = {classes}, bytes per row, {name}"
+            facts[title] = round(store.bytes / store.rows, 2)
+            facts[f"{title}, on disk"] = round(store.disk / store.rows, 2)
     return facts
 
 
 def _size_goal(stores: dict[str, Store]) -> Goal:
     store = stores[CACHE]
     assert store.bytes is not None
-    what = "bytes per row, K = 3 float32, id, hash and manifest included"
-    return at_most(what, 20, [store.bytes / store.rows])
+    title = "bytes per row, K = 3 float32, id, hash and manifest included"
+    return at_most(title, 20, [store.bytes / store.rows])
 
 
 def _gather_goals(classes: int, timed: Rates, stores: dict[str, Store]) -> list[Goal]:
-    what = f"random batches of {BATCH} by id, K = {classes}"
+    title = f"random batches of {BATCH} by id, K = {classes}"
     profile = partial(_batches, stores[CACHE])
     return [
-        at_least(f"{what}, against a file per sample", 500, ratios(timed, CACHE, FILES), profile, "x"),
-        at_least(f"{what}, against torch.index_select", 0.5, ratios(timed, CACHE, SELECT), profile, "x"),
+        at_least(f"{title}, against a file per sample", 500, ratios(timed, CACHE, FILES), profile, "x"),
+        at_least(f"{title}, against torch.index_select", 0.5, ratios(timed, CACHE, SELECT), profile, "x"),
     ]
 
 
@@ -212,7 +212,7 @@ def _in_memory_goal() -> Goal:
 
 
 def _in_memory(options: Options) -> dict[str, Any]:
-    """What can be said of batches in memory: what a row takes, and how fast an epoch of them goes by."""
+    """Facts about batches in memory: bytes a row, and the speed of an epoch."""
     import torch
 
     logits = torch.from_numpy(peaky_logits(min(options.rows, 32 * 256), NARROW))

@@ -11,7 +11,7 @@ from benchmarks.cache.stores import WIDE, write_cache
 from kdcache.logits import CachedSplit, LogitCache, LogitStream
 
 BATCH = 256
-ROWS_PER_SHARD = 8192  # as `write_logits` makes them
+ROWS_PER_SHARD = 8192  # as `write_logits` writes them
 RAW, RAW_GROUPS = "pyarrow.parquet.read_table", "pyarrow, row group by row group"
 FIRST, LATER, ORDERED = (
     "stream, first epoch (compares checksums)",
@@ -21,7 +21,7 @@ FIRST, LATER, ORDERED = (
 
 
 def measure(options: Options) -> Measurement:
-    """An epoch of each."""
+    """Time an epoch of each variant."""
     folder = options.work / "streaming"
     cache = write_cache(folder, peaky_logits(options.wide_rows, WIDE), ROWS_PER_SHARD)
     shuffled, ordered = cache.stream("train", BATCH), cache.stream("train", BATCH, seed=None)
@@ -34,11 +34,11 @@ def measure(options: Options) -> Measurement:
         ORDERED: lambda: epoch(ordered),
     }
     timed = rates(variants, options.repeats)
-    what = f"streaming rows/s, K = {WIDE}, against pyarrow reading the same files raw"
+    title = f"streaming rows/s, K = {WIDE}, against pyarrow reading the same files raw"
     goals = [
-        at_least(f"{what}, first epoch", 0.5, ratios(timed, FIRST, RAW), variants[FIRST], "x"),
-        at_least(f"{what}, later epochs", 0.5, ratios(timed, LATER, RAW), variants[LATER], "x"),
-        stated(f"{what} one row group after the other, later epochs", ratios(timed, LATER, RAW_GROUPS), "x"),
+        at_least(f"{title}, first epoch", 0.5, ratios(timed, FIRST, RAW), variants[FIRST], "x"),
+        at_least(f"{title}, later epochs", 0.5, ratios(timed, LATER, RAW), variants[LATER], "x"),
+        stated(f"{title} one row group after the other, later epochs", ratios(timed, LATER, RAW_GROUPS), "x"),
     ]
     return Measurement(goals, {f"streaming, K = {WIDE}, rows/s": timed}, notes=_notes(options))
 

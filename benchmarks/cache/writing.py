@@ -33,12 +33,12 @@ BARE, GIVEN, HASHED = "bare inference", "write_logits, row hashes given", "write
 
 @dataclass(frozen=True)
 class Size:
-    """A BERT's size; its weights are random, which inference does not notice."""
+    """A BERT's size. Its weights are random, which does not change the speed of inference."""
 
     name: str
     layers: int
     hidden: int
-    share: int  # it gets 1 / share of the rows
+    share: int  # it is given 1 / share of the rows
 
 
 TINY, SMALL = Size("bert-tiny", 2, 128, 8), Size("bert-small", 4, 192, 32)
@@ -65,7 +65,7 @@ class RandomRows:
 
 
 def measure(options: Options) -> Measurement:
-    """A small teacher (on a GPU a large one); a tiny one, which hides least of the writing; many classes."""
+    """Measure a small teacher (on a GPU a large one), a tiny one, which hides writing least, and many classes."""
     goals: list[Goal] = []
     timings: dict[str, Rates] = {}
     cases = _cases(options)
@@ -74,9 +74,9 @@ def measure(options: Options) -> Measurement:
         variants, after = _variants(options, size, classes)
         timed = rates(variants, options.repeats, after)
         timings[f"writing, {name}, rows/s"] = timed
-        what = f"writing, against bare inference, {name}"
-        goals.append(at_least(what, 0.97, ratios(timed, HASHED, BARE), variants[HASHED], "x"))
-        goals.append(stated(f"{what}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
+        title = f"writing, against bare inference, {name}"
+        goals.append(at_least(title, 0.97, ratios(timed, HASHED, BARE), variants[HASHED], "x"))
+        goals.append(stated(f"{title}, row hashes given", ratios(timed, GIVEN, BARE), "x"))
         after()
     return Measurement(goals, timings, notes=_notes(options))
 
@@ -119,7 +119,7 @@ def _variants(
 
 
 def infer(model: Any, data: RandomRows, device: str) -> int:
-    """All rows through the model, the logits to the CPU, and nothing else."""
+    """Bare inference: run the model on all rows, and move the logits to the CPU."""
     parts = []
     with torch.inference_mode():
         for start in range(0, len(data), BATCH):

@@ -1,4 +1,4 @@
-"""Measure, then print and keep it: see the package for what and how."""
+"""Measure, print and keep the results; the package's docstring says what and how."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def keep(args: argparse.Namespace, result: Mapping[str, Any]) -> None:
-    """Written after each part: an interrupted run leaves what it had."""
+    """Write the results so far, after each part, so that an interrupted run keeps them."""
     if args.json:
         keeping.write(args.json, args.name, result)
 

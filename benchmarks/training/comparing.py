@@ -1,4 +1,4 @@
-"""Ratios, their goals, and the page that shows both."""
+"""Ratios, their goals, and the page with both."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ def rate(run: Run, clock: str) -> float:
     return run.examples / float(getattr(run, clock))
 
 
-def ratios(runs: Runs, one: Variant, other: Variant, clock: str) -> list[float]:
+def ratios(runs: Runs, variant: Variant, against: Variant, clock: str) -> list[float]:
     """How many times as fast, round by round."""
-    pairs = zip(runs[one], runs[other], strict=True)
-    return [rate(one, clock) / rate(two, clock) for one, two in pairs]
+    pairs = zip(runs[variant], runs[against], strict=True)
+    return [rate(run, clock) / rate(run_against, clock) for run, run_against in pairs]
 
 
 def fastest(runs: Runs, who: str, clock: str = "cpu") -> Variant:
     """The variant with the highest median rate."""
-    of = [variant for variant in runs if variant.who == who]
-    return max(of, key=lambda variant: statistics.median(rate(run, clock) for run in runs[variant]))
+    of_program = [variant for variant in runs if variant.who == who]
+    return max(of_program, key=lambda variant: statistics.median(rate(run, clock) for run in runs[variant]))
 
 
 def summary(runs: Runs, compared: list[dict[str, Any]], clock: str = "cpu") -> dict[str, Any]:
-    """What `page` shows, and all runs; `clock` decides which of kdcache's is the fastest."""
+    """What `page` shows, and all runs; `clock` decides which of kdcache's variants is the fastest."""
     each = {variant.name: [asdict(run) for run in of_variant] for variant, of_variant in runs.items()}
     return {"speeds": speeds(runs, clock), "ratios": compared, "runs": each}
 
 
 def speeds(runs: Runs, clock: str = "cpu") -> list[dict[str, Any]]:
-    """Per variant: median examples/s by both clocks, and the scores; beside them a Welch test against kdcache's."""
+    """For each variant: median examples/s by both clocks, the scores, and a Welch test of these against kdcache's."""
     ours = [run.accuracy for run in runs[fastest(runs, "kdcache", clock)]]
     lines = []
     for variant, of_variant in runs.items():
@@ -65,7 +65,7 @@ def speeds(runs: Runs, clock: str = "cpu") -> list[dict[str, Any]]:
 
 
 def differs(scores: Sequence[float], others: Sequence[float]) -> float | None:
-    """The p-value of Welch's test that two lists of scores have one mean; None where it has none to give."""
+    """The p-value of Welch's test that two lists of scores have one mean; None if it is not defined."""
     if len(scores) < 2 or np.ptp(scores) + np.ptp(others) == 0:
         return 1.0 if list(scores) == list(others) else None
     return float(scipy.stats.ttest_ind(scores, others, equal_var=False).pvalue)
@@ -76,24 +76,26 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def goals(runs: Runs) -> list[dict[str, Any]]:
-    """The ratios that there are goals for, by both clocks; a goal is judged by CPU seconds."""
+    """The ratios with goals, by both clocks; a goal is judged by CPU seconds."""
     best, ours = fastest(runs, "Trainer"), fastest(runs, "kdcache")
-    pairs = [(one, Variant("Trainer", one.precision, "to 128"), "run_glue") for one in OURS]
+    pairs = [(variant, Variant("Trainer", variant.precision, "to 128"), "run_glue") for variant in OURS]
     pairs.append((ours, best, "best"))
     return [
         {
-            "what": f"{one.name} / {other.name}",
-            **judged(ratios(runs, one, other, "cpu"), ratios(runs, one, other, "wall"), GOALS[goal]),
+            "what": f"{variant.name} / {against.name}",
+            **judged(
+                ratios(runs, variant, against, "cpu"), ratios(runs, variant, against, "wall"), GOALS[goal]
+            ),
         }
-        for one, other, goal in pairs
-        if one in runs and other in runs
+        for variant, against, goal in pairs
+        if variant in runs and against in runs
     ]
 
 
 def judged(
     cpu: Sequence[float], wall: Sequence[float], least: float | None, by: str = "cpu"
 ) -> dict[str, Any]:
-    """Ratios by both clocks, and whether those of one of them reach the goal, where there is one."""
+    """Ratios by both clocks, and whether those of clock `by` reach the goal, if there is one."""
     by_clock = {"cpu": cpu, "wall": wall}
     return {
         **{clock: spread(values) for clock, values in by_clock.items()},
@@ -105,7 +107,10 @@ def judged(
 def trials_per_hour(work: Work, runs: Runs, rounds: int) -> dict[str, Any]:
     ours, best = fastest(runs, "kdcache"), fastest(runs, "Trainer")
     hourly_rates = hourly(work, {ours: (CORES, 1), best: (1, CORES)}, rounds)
-    wall = [one / other for one, other in zip(hourly_rates[ours], hourly_rates[best], strict=True)]
+    wall = [
+        rate_ours / rate_best
+        for rate_ours, rate_best in zip(hourly_rates[ours], hourly_rates[best], strict=True)
+    ]
     return {
         "what": f"trials per hour, {ours.name} in {CORES} processes / {best.name} in one of {CORES} threads",
         "trials_per_hour": {variant.name: spread(rates) for variant, rates in hourly_rates.items()},
@@ -137,19 +142,24 @@ def page(result: Mapping[str, Any]) -> str:
     """Two Markdown tables: examples/s and accuracy of each variant, then the ratios and their goals."""
     lines = [
         [
-            one["variant"],
-            number(one["examples_per_cpu_second"]["median"]),
-            number(one["examples_per_second"]["median"]),
-            f"{100 * statistics.mean(one['accuracy']):.1f} ({100 * min(one['accuracy']):.1f} to "
-            f"{100 * max(one['accuracy']):.1f})",
-            "" if one["p_accuracy"] is None else f"{one['p_accuracy']:.2f}",
+            speed["variant"],
+            number(speed["examples_per_cpu_second"]["median"]),
+            number(speed["examples_per_second"]["median"]),
+            f"{100 * statistics.mean(speed['accuracy']):.1f} ({100 * min(speed['accuracy']):.1f} to "
+            f"{100 * max(speed['accuracy']):.1f})",
+            "" if speed["p_accuracy"] is None else f"{speed['p_accuracy']:.2f}",
         ]
-        for one in result["speeds"]
+        for speed in result["speeds"]
     ]
     header = ["", "examples per CPU second", "per second", "accuracy", "p"]
     compared = [
-        [one["what"], *(shown(one.get(clock)) for clock in ("cpu", "wall")), one["goal"], VERDICT[one["met"]]]
-        for one in result["ratios"]
+        [
+            ratio["what"],
+            *(shown(ratio.get(clock)) for clock in ("cpu", "wall")),
+            ratio["goal"],
+            VERDICT[ratio["met"]],
+        ]
+        for ratio in result["ratios"]
     ]
     head = f"{result['model']}: {result['rows']} rows of {result['mean_tokens']:.1f} tokens, {result['epochs']} epochs"
     return "\n\n".join(
@@ -162,7 +172,7 @@ def page(result: Mapping[str, Any]) -> str:
 
 
 def shown(value: Mapping[str, float] | None) -> str:
-    """A spread: the median, with the least and the greatest."""
+    """A spread in words: the median, with the least and the greatest."""
     if value is None:
         return ""
     return f"{value['median']:.3g} ({value['low']:.3g} to {value['high']:.3g})"

@@ -20,14 +20,14 @@ PRELOADED = ["datasets", "kdcache.trials.teach", "scipy.stats", "transformers.tr
 
 
 def processes(workers: int) -> ProcessPoolExecutor:
-    """Workers whose imports are done before they begin; one run each."""
+    """Worker processes that have imported everything before they begin; each does one run."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
 
 
 def measure(work: Work, variants: Sequence[Variant], rounds: int) -> Runs:
-    """Every variant once a round, in turn; round r trains with seed r."""
+    """Run every variant once a round, in turn; round r trains with seed r."""
     runs: Runs = {variant: [] for variant in variants}
     with processes(1) as pool:
         for turn in range(rounds):
@@ -48,14 +48,14 @@ def hourly(work: Work, setups: Mapping[Variant, tuple[int, int]], rounds: int) -
                 pool.submit(int).result()  # the server that processes are forked from is up
                 start = time.perf_counter()
                 waiting = [pool.submit(run_one, work, variant, seed, threads) for seed in range(CORES)]
-                for one in waiting:
-                    one.result()
+                for future in waiting:
+                    future.result()
             hourly_rates[variant].append(CORES / (time.perf_counter() - start) * 3600)
     return hourly_rates
 
 
 def alternate(work: Work, rounds: int) -> Runs:
-    """Plain fine-tuning and KD in turn, here; round r trains with seed r, and every other round begins with KD."""
+    """Run plain fine-tuning and KD in turn, in this process; round r has seed r, every other one begins with KD."""
     precision: Precision = "bfloat16" if has_bfloat16("cpu") else "float32"
     runs: Runs = {Variant("kdcache", precision): [], Variant("kdcache KD", precision): []}
     for turn in range(rounds):

@@ -35,7 +35,7 @@ Padding = Literal["to 128", "by batch", "by batch, grouped"]
 
 @dataclass(frozen=True)
 class Variant:
-    """Who trains, and how."""
+    """Which program trains, and how."""
 
     who: Literal["kdcache", "kdcache KD", "kdcache with CUDA graphs", "Trainer"]
     precision: Precision
@@ -76,9 +76,9 @@ VARIANTS = {variant.name: variant for variant in [*OURS, *PEERS]}
 
 
 def run_one(work: Work, variant: Variant, seed: int, threads: int = 1) -> Run:
-    """Build the model, train it and score it on validation; timed is the training.
+    """Build the model, train it and score it on validation; only the training is timed.
 
-    Some batches are trained on before, uncounted: what is loaded or compiled at first steps is no throughput.
+    Some uncounted batches come first, since loading and compiling at the first steps is no throughput.
     """
     torch.set_num_threads(threads)
     transformers.logging.set_verbosity_error()
@@ -96,7 +96,7 @@ def run_one(work: Work, variant: Variant, seed: int, threads: int = 1) -> Run:
 
 
 def _wait(device: Device) -> None:
-    """Until a GPU has done all that it was given to do."""
+    """Wait until a GPU has finished all its work."""
     if device == "cuda":
         torch.cuda.synchronize()
 
@@ -112,7 +112,7 @@ def _warm_up(work: Work) -> Work:
 
 
 def _ready(work: Work, variant: Variant, seed: int) -> Callable[[], torch.nn.Module]:
-    """The training, which nothing but calling it is left to do."""
+    """The training, ready to be called."""
     student = work.student.model_copy(update={"precision": variant.precision})
     model = build_model(find_checkpoint(student), work.card, seed, work.preprocessor)
     prepare = _trainer if variant.who == "Trainer" else _fine_tune
@@ -140,7 +140,7 @@ def _fine_tuned(
 def _trainer(
     work: Work, student: Student, variant: Variant, model: torch.nn.Module, seed: int
 ) -> Callable[[], torch.nn.Module]:
-    """The Trainer's training; optimizer, schedule, clipping and batch size are kdcache's."""
+    """The Trainer's training, with kdcache's optimizer, schedule, clipping and batch size."""
     grouped = variant.padding == "by batch, grouped"
     arguments = transformers.TrainingArguments(
         output_dir=str(work.cache.with_name("trainer")),
@@ -180,14 +180,14 @@ def _trainer(
 
 
 def rows_of(work: Work, padded: bool) -> datasets.Dataset:
-    """The train rows as run_glue has them after its `map`: lists of tokens, with labels (and lengths, to group by)."""
+    """The train rows as in run_glue after its `map`: lists of tokens, with labels (and lengths, for grouping)."""
     assert work.train.input_ids is not None
     columns: dict[str, Any] = {"input_ids": [row.tolist() for row in work.train.input_ids]}
     columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
     if work.train.token_type_ids is not None:
         columns["token_type_ids"] = [row.tolist() for row in work.train.token_type_ids]
     if padded:
-        whole = work.preprocessor.tokenizer.pad(columns, padding="max_length", max_length=LENGTH)
-        columns = {name: whole[name] for name in columns}
+        padded_columns = work.preprocessor.tokenizer.pad(columns, padding="max_length", max_length=LENGTH)
+        columns = {name: padded_columns[name] for name in columns}
     lengths = [len(row) for row in columns["input_ids"]]
     return datasets.Dataset.from_dict(columns | {"labels": work.train.labels.tolist(), "length": lengths})

@@ -1,4 +1,4 @@
-"""What everybody trains: the rows, the model, and the options that say which."""
+"""What all variants train: the rows, the model, and the options that choose them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Work:
-    """What everybody trains: the rows as tokens, the model, and the folder of a cache of the train rows' logits."""
+    """What all variants train: the rows as tokens, the model, and the folder of a cache of the train rows' logits."""
 
     card: TaskCard
     train: EncodedSplit
@@ -72,7 +72,7 @@ def _checkpoint(args: argparse.Namespace, folder: Path) -> Path:
 
 
 def sized(checkpoint: Path, made: Path, layers: int, width: int, heads: int) -> Path:
-    """Make a checkpoint without weights: the other one's architecture in this size, with its tokenizer."""
+    """Make a checkpoint without weights: another one's architecture and tokenizer in this size."""
     config = transformers.AutoConfig.from_pretrained(
         checkpoint,
         num_hidden_layers=layers,
@@ -87,7 +87,7 @@ def sized(checkpoint: Path, made: Path, layers: int, width: int, heads: int) -> 
 
 
 def _write_cache(folder: Path, card: TaskCard, train: EncodedSplit) -> None:
-    """Logits of a teacher that knows nothing: reading and using them costs what it always does."""
+    """Write logits of an untrained teacher; reading and using them costs the same as any others."""
     logits = np.random.default_rng(0).normal(0, 3, (len(train), card.classes)).astype(np.float32)
     prints = Fingerprints(data=card.fingerprint, weights="none", preprocessing="none", code="none")
     with LogitWriter(
@@ -98,7 +98,7 @@ def _write_cache(folder: Path, card: TaskCard, train: EncodedSplit) -> None:
 
 
 def described(work: Work) -> dict[str, Any]:
-    """What was trained, and on what rows."""
+    """What was trained, and on which rows."""
     assert work.train.input_ids is not None
     student = work.student
     return {

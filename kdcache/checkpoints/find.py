@@ -49,8 +49,8 @@ def find_local(model: Model) -> Checkpoint | None:
         if kept is None:
             return None
         folder, downloaded = kept, True
-    whole = (folder / "config.json").is_file()
-    if not whole or (model.init == "pretrained" and not any(folder.glob("*.safetensors"))):
+    has_config = (folder / "config.json").is_file()
+    if not has_config or (model.init == "pretrained" and not any(folder.glob("*.safetensors"))):
         return None
     return Checkpoint(folder, model.init, model.layers, downloaded)
 

@@ -143,13 +143,13 @@ def _tensor(handle: Any, start: int, info: dict[str, Any], file: Path) -> tuple[
     if not 0 <= begin <= end <= file.stat().st_size - start:
         raise ValueError("a tensor lies outside the file")
     handle.seek(start + begin)
-    digest, left = hashlib.sha256(), end - begin
-    while left:
-        block = handle.read(min(CHUNK, left))
+    digest, bytes_left = hashlib.sha256(), end - begin
+    while bytes_left:
+        block = handle.read(min(CHUNK, bytes_left))
         if not block:
             raise ValueError("the file ends inside a tensor")
         digest.update(block)
-        left -= len(block)
+        bytes_left -= len(block)
     return str(info["dtype"]), list(info["shape"]), digest.hexdigest()
 
 

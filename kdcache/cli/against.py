@@ -142,7 +142,9 @@ def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
 def _note(cache: LogitCache, other: Sequence[str]) -> str:
     """Possible explanations of a difference: other fingerprints, another device."""
     device = cache.cost.device if cache.cost else "cpu"
-    here = "GPU" if torch.cuda.is_available() else "cpu"
+    device_here = "GPU" if torch.cuda.is_available() else "cpu"
     reasons = [f"other fingerprints: {', '.join(other)}"] if other else []
-    reasons += [f"cached on {device}, now on {here}"] if (device == "cpu") != (here == "cpu") else []
+    reasons += (
+        [f"cached on {device}, now on {device_here}"] if (device == "cpu") != (device_here == "cpu") else []
+    )
     return f" ({'; '.join(reasons)})" if reasons else ""

@@ -80,10 +80,10 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
     """
     _check_comparable(a, b)
     compared = _Differences(class_names(a))
-    for one, other in in_both(by_id(a, split), by_id(b, split)):
-        hashes = one.row_hashes, other.row_hashes
-        _check_hashes(f"{b.path}: split {split!r}", str(a.path), one.ids, *hashes)
-        compared.add(one.ids, one.logits, other.logits)
+    for rows_a, rows_b in in_both(by_id(a, split), by_id(b, split)):
+        hashes = rows_a.row_hashes, rows_b.row_hashes
+        _check_hashes(f"{b.path}: split {split!r}", str(a.path), rows_a.ids, *hashes)
+        compared.add(rows_a.ids, rows_a.logits, rows_b.logits)
     if not compared.rows:
         raise CacheError(
             f"{b.path}: split {split!r} has no row id in common with {a.path}; nothing to compare"
@@ -215,14 +215,14 @@ def _named(cache: LogitCache, counts: Ints) -> dict[str, int]:
 def _check_comparable(a: LogitCache, b: LogitCache) -> None:
     for cache in (a, b):
         cache.require_plain("a comparison of two teachers")
-    for what, expected, actual in (
+    for name, expected, actual in (
         ("classes", a.manifest.classes, b.manifest.classes),
         ("label names", class_names(a), class_names(b)),
         ("row hashes' algorithm", a.row_hash, b.row_hash),
     ):
         if expected != actual:
             raise CacheError(
-                f"{b.path}: cannot be compared with {a.path}: other {what}: expected {expected!s:.300}, "
+                f"{b.path}: cannot be compared with {a.path}: other {name}: expected {expected!s:.300}, "
                 f"found {actual!s:.300}"
             )
 
@@ -265,7 +265,9 @@ class _Differences:
         for row in np.argsort(-forward, kind="stable")[:LARGEST]:
             names = {"a": self.names[first[row]], "b": self.names[second[row]]}
             self.largest.append({"id": int(ids[row]), "kl": float(forward[row]), **names})
-        self.largest = sorted(self.largest, key=lambda one: -one["kl"])[:LARGEST]  # ties: lowest ids first
+        self.largest = sorted(self.largest, key=lambda difference: -difference["kl"])[
+            :LARGEST
+        ]  # ties: lowest ids first
 
     def of_outputs(self) -> dict[str, Any]:
         """The facts of a regression."""

@@ -45,8 +45,10 @@ def head(
 
     of_tokens = tokens.token_cache(cache)
     if of_tokens is not None:
-        found = {name: tokens.head_of(of_tokens, name, rows) for name in tokens.names(of_tokens, split)}
-        print_json({"path": str(cache), "splits": found}) if as_json else tokens.print_heads(found)
+        token_heads = {name: tokens.head_of(of_tokens, name, rows) for name in tokens.names(of_tokens, split)}
+        print_json({"path": str(cache), "splits": token_heads}) if as_json else tokens.print_heads(
+            token_heads
+        )
         return
     opened = _opened(cache)
     heads = {name: head_of(opened, name, rows, task) for name in _splits(opened, split)}
@@ -82,9 +84,9 @@ def verify(
     """
     if (against is None) != (task is None):
         raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
-    whole = _any_kind(cache).verify("quick" if quick else "full")
-    answer: dict[str, Any] = {"path": str(cache), **asdict(whole)}
-    text = f"{cache}: whole ({whole.level}: {whole.shards} shards, {whole.rows} rows, {whole.bytes} bytes)"
+    checked = _any_kind(cache).verify("quick" if quick else "full")
+    answer: dict[str, Any] = {"path": str(cache), **asdict(checked)}
+    text = f"{cache}: whole ({checked.level}: {checked.shards} shards, {checked.rows} rows, {checked.bytes} bytes)"
     if against is not None and task is not None:
         from kdcache.cli.against import rerun  # imports torch
 
@@ -127,14 +129,14 @@ def diff(
     from kdcache.cli import tokens
     from kdcache.cli.analysis import diff as diff_of
 
-    pair = tokens.both(a, b)
-    one: Any = pair[0] if pair else _opened(a)
-    other: Any = pair[1] if pair else _opened(b)
-    asked = tokens.names(one, split) if pair else _splits(one, split)
-    names = [name for name in asked if split or name in other.splits]
+    pair = tokens.open_both(a, b)
+    first: Any = pair[0] if pair else _opened(a)
+    second: Any = pair[1] if pair else _opened(b)
+    asked = tokens.names(first, split) if pair else _splits(first, split)
+    names = [name for name in asked if split or name in second.splits]
     if not names:
-        raise CacheError(f"{b}: has no split in common with {a} ({', '.join(other.splits)})")
-    answers = [(tokens.diff if pair else diff_of)(one, other, name) for name in names]
+        raise CacheError(f"{b}: has no split in common with {a} ({', '.join(second.splits)})")
+    answers = [(tokens.diff if pair else diff_of)(first, second, name) for name in names]
     if as_json:
         print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in answers}})
     else:

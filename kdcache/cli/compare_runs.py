@@ -103,7 +103,7 @@ def _git(*arguments: str) -> str | None:
 
 def compared(a: StudyRun, b: StudyRun) -> dict[str, Any]:
     """Both runs as one JSON-like object."""
-    params = [{"path": path, "a": one, "b": other} for path, one, other in different_params(a, b)]
+    params = [{"path": path, "a": value_a, "b": value_b} for path, value_a, value_b in different_params(a, b)]
     return {"a": a.name, "b": b.name, "params": params, "configurations": list(map(asdict, changes(a, b)))}
 
 

@@ -103,6 +103,8 @@ def _mean(mean: dict[str, float | None] | None) -> str:
 
 def _reasons(answer: dict[str, Any]) -> Iterator[str]:
     for trial in answer["trials"]:
-        for what, reason in trial["reasons"].items():
-            where = f"{trial['student']} {trial['regularizer']}" if what == "trial" else trial["teacher"]
-            yield cell(f"- {where}: {'' if what == 'trial' else f'no {what}: '}{reason}")
+        for quantity, reason in trial["reasons"].items():
+            subject = (
+                f"{trial['student']} {trial['regularizer']}" if quantity == "trial" else trial["teacher"]
+            )
+            yield cell(f"- {subject}: {'' if quantity == 'trial' else f'no {quantity}: '}{reason}")

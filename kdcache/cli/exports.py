@@ -122,9 +122,9 @@ def _write_dataset(cache: LogitCache, splits: list[str], folder: Path, task: Pat
         with tempfile.TemporaryDirectory(
             prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent
         ) as temporary:
-            whole = Path(temporary, folder.name)
-            exported.save_to_disk(whole)
-            os.replace(whole, folder)  # whole or absent
+            finished = Path(temporary, folder.name)
+            exported.save_to_disk(finished)
+            os.replace(finished, folder)  # whole or absent
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

@@ -51,7 +51,7 @@ def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
 
 
 def _looks(study: Study) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """A path in params.yaml, and how to look at what it names: false says that only the hub has it."""
+    """A path in params.yaml, and a check of what it names; the check returns false if only the hub has that."""
     for name, task in study.tasks.items():
         yield f"tasks.{name}", partial(_look_at_rows, task)
     for group, models in (("teachers", study.teachers), ("students", study.students)):
@@ -100,7 +100,7 @@ def _check_layers(model: Model, checkpoint: Checkpoint) -> None:
 
 
 def _check_reads(checkpoint: Checkpoint, kind: str) -> None:
-    """Whether it has what turns texts or images into its input; what is in those files the first stage checks."""
+    """Refuse a checkpoint without tokenizer or image size; the first stage checks the content of these files."""
     folder = checkpoint.folder
     if kind == "text":
         if not any((folder / name).is_file() for name in VOCABULARIES) and not any(folder.glob("*.model")):

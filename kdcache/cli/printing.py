@@ -168,12 +168,12 @@ def _plan_totals(plan: Mapping[str, Any]) -> list[str]:
     stages, steps = plan["stages"], plan["steps"]
     idle = f", {stages['not_applicable']} of them with nothing to do" if stages["not_applicable"] else ""
     disk = {part: "unknown" if size is None else decimal(size) for part, size in plan["disk_bytes"].items()}
-    sizes = ", ".join(f"{what} {disk[part]}" for part, what in DISK.items())
+    sizes = ", ".join(f"{name} {disk[part]}" for part, name in DISK.items())
     return [
         f"stages: {stages['total']}{idle}",
         *_plan_tuning(plan),
         *(f"{part}: {_states(plan[part])}" for part in ("teachers", "trials")),
-        f"optimizer steps: {_left(_count(steps['left']), _count(steps['total']))}",
+        f"optimizer steps: {_left_of_total(_count(steps['left']), _count(steps['total']))}",
         f"hours, one run after another: {_plan_hours(plan)}",
         f"disk, at most: {sizes} (DVC's cache may hold a second copy)",
     ]
@@ -186,8 +186,8 @@ def _plan_tuning(plan: Mapping[str, Any]) -> list[str]:
     each = f"at most {tuning['settings']} settings of each, {tuning['seeds']} seed(s) each"
     kinds = {"methods": "trials", "teachers": "teachers"}
     return [
-        f"tuning of {what}, {each}: {_states(tuning[key])}"
-        for what, key in kinds.items()
+        f"tuning of {name}, {each}: {_states(tuning[key])}"
+        for name, key in kinds.items()
         if tuning[key]["total"]
     ]
 
@@ -222,23 +222,23 @@ def _plan_hours(plan: Mapping[str, Any]) -> str:
     if not plan["devices"]:
         return "unknown (--calibrate times a few steps of each model)"
     hours = {part: _hours(seconds) for part, seconds in plan["seconds_known"].items()}
-    text = f"{_left(hours['left'], hours['total'])}, on {', '.join(plan['devices'])}"
-    whole = plan["seconds"]["total"] is not None
-    return text if whole else f"{text}, without the models whose speed or rows are unknown"
+    text = f"{_left_of_total(hours['left'], hours['total'])}, on {', '.join(plan['devices'])}"
+    is_complete = plan["seconds"]["total"] is not None
+    return text if is_complete else f"{text}, without the models whose speed or rows are unknown"
 
 
-def _left(left: str, total: str) -> str:
+def _left_of_total(left: str, total: str) -> str:
     return total if left == total else f"{left} left of {total}"
 
 
 def _states(counts: Mapping[str, int]) -> str:
     parts = [f"{counts['total']} in all", f"{counts['done']} done", f"{counts['missing']} to run"]
-    again = {
+    texts = {
         "stale": "to run again",
         "unkept": "to run once more for models to keep",
         "unchecked": "there, but whether they are up to date is unknown",
     }
-    return ", ".join([*parts, *(f"{counts[state]} {text}" for state, text in again.items() if counts[state])])
+    return ", ".join([*parts, *(f"{counts[state]} {text}" for state, text in texts.items() if counts[state])])
 
 
 def _count(value: int | None) -> str:
@@ -303,8 +303,8 @@ def _shortened(text: str) -> str:
     return text if len(text) <= TEXT else f"{text[: TEXT - 3]}..."
 
 
-def show(what: Table | str) -> None:
+def show(content: Table | str) -> None:
     """Print a table or a text, as wide as the terminal."""
     Console(width=None if sys.stdout.isatty() else 160).print(
-        what, soft_wrap=isinstance(what, str), highlight=False
+        content, soft_wrap=isinstance(content, str), highlight=False
     )

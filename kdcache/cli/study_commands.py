@@ -304,5 +304,5 @@ def compare_runs(
     """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
     from kdcache.cli.compare_runs import compared, print_compared, read_run
 
-    one, other = (read_run(name, params, metrics) for name in (a, b))
-    print_json(compared(one, other)) if as_json else print_compared(one, other)
+    first, second = (read_run(name, params, metrics) for name in (a, b))
+    print_json(compared(first, second)) if as_json else print_compared(first, second)

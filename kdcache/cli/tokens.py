@@ -28,16 +28,16 @@ def token_cache(path: Path) -> TokenCache | None:
     return TokenCache(path) if kind_of(path) == "tokens" else None
 
 
-def both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
+def open_both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
     """Two token caches; None if neither folder holds one.
 
     Raises:
         CacheError: only one of the folders holds one.
     """
-    one, other = token_cache(a), token_cache(b)
-    if (one is None) != (other is None):
+    first, second = token_cache(a), token_cache(b)
+    if (first is None) != (second is None):
         raise CacheError(f"{a} and {b}: one is a token cache, the other is not; compare two of a kind")
-    return None if one is None or other is None else (one, other)
+    return None if first is None or second is None else (first, second)
 
 
 def names(cache: TokenCache, split: str | None) -> list[str]:
@@ -83,22 +83,24 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
 
 def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:
     """Where two teachers differ on the sequences that both caches have; sequences are matched by their hashes."""
-    one, other = a.split(split), b.split(split)
-    _, first, second = np.intersect1d(one.row_hashes, other.row_hashes, return_indices=True)
-    left, right = one.part(first), other.part(second)
+    rows_a, rows_b = a.split(split), b.split(split)
+    _, first, second = np.intersect1d(rows_a.row_hashes, rows_b.row_hashes, return_indices=True)
+    shared_a, shared_b = rows_a.part(first), rows_b.part(second)
     facts: dict[str, Any] = {
         "split": split,
-        "rows_a": len(one),
-        "rows_b": len(other),
-        "rows_in_both": len(left),
+        "rows_a": len(rows_a),
+        "rows_b": len(rows_b),
+        "rows_in_both": len(shared_a),
     }
-    if not len(left):
+    if not len(shared_a):
         return facts
-    counted = _predicted(left)
-    for name, rows in (("a", left), ("b", right)):
+    counted = _predicted(shared_a)
+    for name, rows in (("a", shared_a), ("b", shared_b)):
         facts[f"teacher_nll_{name}"] = float(-rows.columns["label_logprob"].values[counted].mean())
         facts[f"entropy_{name}"] = float(rows.columns["entropy"].values[counted].mean())
-    apart = np.abs(left.columns["label_logprob"].values - right.columns["label_logprob"].values)[counted]
+    apart = np.abs(shared_a.columns["label_logprob"].values - shared_b.columns["label_logprob"].values)[
+        counted
+    ]
     facts["positions"] = int(counted.sum())
     facts["label_logprob_differs_by"] = float(apart.mean())
     facts["label_logprob_differs_most_by"] = float(apart.max())

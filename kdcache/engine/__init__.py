@@ -78,7 +78,7 @@ def run_trials(
     if engine == "local" and workers == 1:
         use_threads(threads_per_trial(1))
         log.info("%d trials to run, one at a time", len(plans))
-        with slots.one(1):
+        with slots.hold_one(1):
             failures = run_here(plans, run)
     else:
         with _pool(engine, run, workers, plans) as pool:

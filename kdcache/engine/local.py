@@ -200,7 +200,7 @@ def _work(
     threading.Thread(target=_end_with_stage, daemon=True).start()
     take_over(environment)
     use_threads(threads)
-    with slots.one(at_once) as shared:  # a place shared with other stages, if several run
+    with slots.hold_one(at_once) as shared:  # a place shared with other stages, if several run
         if len(gpus) > 1:
             os.environ[VISIBLE] = gpus[(place if shared is None else shared) % len(gpus)]
         while True:

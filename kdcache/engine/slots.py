@@ -25,7 +25,7 @@ PAUSE = 0.05  # seconds between two searches for a free place
 
 
 @contextmanager
-def one(count: int) -> Iterator[int | None]:
+def hold_one(count: int) -> Iterator[int | None]:
     """Wait for one of `count` places and hold it; yields its number, from 0, or None without KDCACHE_SLOTS."""
     folder = _folder()
     if folder is None:
@@ -40,22 +40,22 @@ def one(count: int) -> Iterator[int | None]:
 
 
 @contextmanager
-def some(wanted: int, count: int) -> Iterator[None]:
-    """Wait for `wanted` of `count` places, or for all of them where that is fewer, and hold them."""
+def hold_some(needed: int, count: int) -> Iterator[None]:
+    """Wait for `needed` of `count` places, or for all of them where that is fewer, and hold them."""
     folder = _folder()
     if folder is None:
         yield
         return
     with ExitStack() as held:
         with _turn(folder):
-            for _ in range(min(wanted, count)):
+            for _ in range(min(needed, count)):
                 _, lock = _first_free(folder, count)
                 held.callback(lock.release)
         yield
 
 
 @contextmanager
-def every() -> Iterator[None]:
+def hold_all() -> Iterator[None]:
     """Hold all places, for work that uses every core; waits until no other stage holds one."""
     folder = _folder()
     if folder is None:

@@ -27,7 +27,7 @@ def make_teacher(
     from kdcache.trials.teach import teach  # imports torch: not before there is work
 
     share_cores()
-    with _places(plan.model):
+    with _hold_places(plan.model):
         result = teach(plan)
     if store is not None and processes.is_main():
         store.put("teachers", plan.identity, plan.folder)
@@ -43,16 +43,16 @@ def make_cache(study: Study, layout: Layout, task: str, name: str, store: Store 
     from kdcache.trials.cache import cache_logits  # imports torch: not before there is work
 
     share_cores()
-    with _places(plan.model):
+    with _hold_places(plan.model):
         cache_logits(plan)
     if store is not None and processes.is_main():
         store.put("caches", cache_identity(plan), plan.folder)
 
 
-def _places(teacher: Teacher) -> AbstractContextManager[None]:
+def _hold_places(teacher: Teacher) -> AbstractContextManager[None]:
     """A place for each of its threads; all places where there is a GPU, whose memory it may need whole."""
     import torch
 
     if torch.cuda.is_available():
-        return slots.every()
-    return slots.some(teacher.threads, worker_count())
+        return slots.hold_all()
+    return slots.hold_some(teacher.threads, worker_count())

@@ -77,12 +77,12 @@ def _of_stored_rows(
     numbers = getattr(dataset, "_indices", None)
     if numbers is None or not all(_is_stored(dataset.features[name]) for name in needed):
         return hash_chunks((chosen(values, names, label) for values in _values(dataset, needed)), algorithm)
-    distinct, places = np.unique(numbers.column(0).to_numpy(), return_inverse=True)
+    distinct, positions = np.unique(numbers.column(0).to_numpy(), return_inverse=True)
     parts = (chosen(values, names, label) for values in _stored_values(dataset.data, distinct, needed))
     try:
-        return hash_chunks(parts, algorithm)[places]
+        return hash_chunks(parts, algorithm)[positions]
     except RowError as error:
-        raise RowError(int(np.argmax(places == error.row)), str(error)) from None
+        raise RowError(int(np.argmax(positions == error.row)), str(error)) from None
 
 
 def _stored_values(
@@ -94,8 +94,8 @@ def _stored_values(
     for some in np.split(numbers, borders):
         start = int(some[0]) // size * size if len(some) else 0
         block = storage.slice(start, size)
-        places = pa.array(some - start)
-        yield {name: block.column(name).combine_chunks().take(places) for name in names}
+        positions = pa.array(some - start)
+        yield {name: block.column(name).combine_chunks().take(positions) for name in names}
 
 
 def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Values]]:

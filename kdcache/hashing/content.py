@@ -233,8 +233,8 @@ def _of_frame(image: Any) -> list[bytes]:
         image = image.convert("RGBA")
     width, height = image.size
     shapes = {"L": (height, width), "RGB": (height, width, 3)}
-    what = repr(shapes[image.mode]) if image.mode in shapes else f"\0{image.mode}({width}, {height})"
-    return [what.encode(), image.tobytes()]
+    shape = repr(shapes[image.mode]) if image.mode in shapes else f"\0{image.mode}({width}, {height})"
+    return [shape.encode(), image.tobytes()]
 
 
 def type_name(value: Any) -> str:

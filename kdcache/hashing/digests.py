@@ -60,8 +60,8 @@ def digest_of(content: bytes | memoryview, algorithm: Algorithm = BLAKE2B) -> by
 
 def digests_of(contents: Iterable[bytes], algorithm: Algorithm = BLAKE2B) -> Digests:
     """The digests [n, 2] of rows that are already encoded."""
-    whole = b"".join([digest_of(content, algorithm) for content in contents])
-    return np.frombuffer(whole, "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
+    digests = b"".join([digest_of(content, algorithm) for content in contents])
+    return np.frombuffer(digests, "<u8").astype(np.uint64, copy=False).reshape(-1, 2)
 
 
 def length_and(part: bytes) -> bytes:
@@ -86,9 +86,9 @@ def label_bytes(label: int | float) -> bytes:
         ) from None
 
 
-def short(whole: bytes) -> int:
+def short(digest_bytes: bytes) -> int:
     """The row's hash, from its digest."""
-    return int.from_bytes(whole[:8], "little")
+    return int.from_bytes(digest_bytes[:8], "little")
 
 
 def checked_hashes(digests: Digests) -> npt.NDArray[np.uint64]:

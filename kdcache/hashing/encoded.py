@@ -163,11 +163,11 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _of_lists(array: pa.Array) -> pa.Array | None:
     """Lists of numbers, encoded as arrays of int64 or float64; empty lists are encoded as lists."""
     element = array.type.value_type
-    whole = pa.types.is_integer(element) and element != pa.uint64()
+    is_integer = pa.types.is_integer(element) and element != pa.uint64()
     flat = array.flatten()
-    if not (whole or pa.types.is_floating(element)) or flat.null_count:
+    if not (is_integer or pa.types.is_floating(element)) or flat.null_count:
         return None
-    numbers = normal(flat.cast(pa.int64() if whole else pa.float64()).to_numpy(zero_copy_only=False))
+    numbers = normal(flat.cast(pa.int64() if is_integer else pa.float64()).to_numpy(zero_copy_only=False))
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
     distinct, which = np.unique(lengths, return_inverse=True)
     marks = [with_lengths([array_mark(numbers.dtype, (length,))]) for length in distinct.tolist()]

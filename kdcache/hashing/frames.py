@@ -1,4 +1,4 @@
-"""Tables of pandas and polars as Arrow tables; neither library is imported unless one of its tables is given."""
+"""Tables of pandas, polars and datasets, recognised by their type alone; those of pandas and polars as Arrow tables."""
 
 from __future__ import annotations
 

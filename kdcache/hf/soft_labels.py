@@ -160,8 +160,8 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     inputs["labels"] = np.where(loss, inputs["input_ids"], IGNORED)
     batch: dict[str, Any] = {name: torch.from_numpy(values) for name, values in inputs.items()}
     if (sequences.starts.lengths > 1).any():
-        whole = [np.ones(count, np.int64) for count in sequences.tokens.lengths]
-        batch["attention_mask"] = torch.from_numpy(padded(whole, loss.shape[1]))
+        masks = [np.ones(count, np.int64) for count in sequences.tokens.lengths]
+        batch["attention_mask"] = torch.from_numpy(padded(masks, loss.shape[1]))
         batch["document_starts"] = [starts.tolist() for starts in sequences.starts.rows()]
     return batch
 

@@ -53,7 +53,7 @@ class ShardFile:
 
     stamp: tuple[int, ...]
     footer: ShardFooter | None = None
-    whole: bool = False  # its checksum was compared with the manifest's
+    is_verified: bool = False  # its checksum was compared with the manifest's
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class ShardedCache(Generic[M, R]):
         shard = self._checked_shard(group)
         path, file = self.path / shard.file, self._file(shard)
         footer = self._footer(group.split, group.shard)
-        if not file.whole:
+        if not file.is_verified:
             self._compare_checksum(shard)
         if not group.group < len(footer.rows) or footer.rows[group.group] != group.rows:
             raise CacheError(
@@ -208,32 +208,32 @@ class ShardedCache(Generic[M, R]):
         """A cheap stamp that changes when the file does. A link to a file counts as the file."""
         path = self.path / shard.file
         try:
-            found = path.stat()
+            status = path.stat()
         except FileNotFoundError:
             raise CacheError(f"{path}: the shard is missing; restore it or cache the logits again") from None
         except OSError as error:
             raise CacheError(f"{path}: cannot be read: {error.strerror or error}") from error
-        if not stat.S_ISREG(found.st_mode):  # a pipe would block, a device may never end
+        if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
             raise CacheError(f"{path}: is no regular file; restore it or cache the logits again")
-        if found.st_size != shard.bytes:
+        if status.st_size != shard.bytes:
             raise CacheError(
-                f"{path}: expected {shard.bytes} bytes, found {found.st_size}: truncated or replaced; "
+                f"{path}: expected {shard.bytes} bytes, found {status.st_size}: truncated or replaced; "
                 "restore it or cache the logits again"
             )
-        return found.st_mtime_ns, found.st_size, found.st_dev, found.st_ino
+        return status.st_mtime_ns, status.st_size, status.st_dev, status.st_ino
 
     def _compare_checksum(self, shard: ShardInfo) -> None:
         path, file = self.path / shard.file, self._file(shard)
         try:
-            found = fingerprint.of_file(path)
+            checksum = fingerprint.of_file(path)
         except KdcacheError as error:
             raise CacheError(str(error)) from error
-        if found != shard.sha256:
+        if checksum != shard.sha256:
             raise CacheError(
-                f"{path}: is damaged: expected the checksum {shard.sha256}, found {found}; "
+                f"{path}: is damaged: expected the checksum {shard.sha256}, found {checksum}; "
                 "restore it or cache the logits again"
             )
-        file.whole = True
+        file.is_verified = True
 
     def _footer(self, split: str, index: int) -> ShardFooter:
         shard = self.manifest.splits[split].shards[index]
@@ -250,11 +250,11 @@ class ShardedCache(Generic[M, R]):
         return file.footer
 
     def _check_fingerprints(self, expect: Fingerprints) -> None:
-        expected, found = expect.model_dump(), self.manifest.fingerprints.model_dump()
-        different = [name for name in expected if expected[name] != found[name]]
+        expected, actual = expect.model_dump(), self.manifest.fingerprints.model_dump()
+        different = [name for name in expected if expected[name] != actual[name]]
         if different:
             values = "; ".join(
-                f"{name}: expected {expected[name]}, found {found[name]}" for name in different
+                f"{name}: expected {expected[name]}, found {actual[name]}" for name in different
             )
             raise CacheError(
                 f"{self.path / MANIFEST}: these logits are of another {' and '.join(different)} ({values}); "
@@ -268,8 +268,8 @@ class ShardedCache(Generic[M, R]):
         groups = self.groups(name)
         parts = (self.read_group(group) for group in groups)
         with self._enough_memory(name):
-            whole: Any = self.manifest.whole(parts, self.manifest.splits[name].rows)
-        return sorted_by_id(self.path, name, whole)  # type: ignore[no-any-return]
+            rows: Any = self.manifest.whole(parts, self.manifest.splits[name].rows)
+        return sorted_by_id(self.path, name, rows)  # type: ignore[no-any-return]
 
     @contextmanager
     def _enough_memory(self, name: str) -> Iterator[None]:

@@ -73,34 +73,34 @@ def ensemble(
 
 
 def _means(
-    members: Sequence[LogitCache], split: str, of: Mean, shares: Sequence[float]
+    members: Sequence[LogitCache], split: str, kind: Mean, shares: Sequence[float]
 ) -> Iterator[CachedSplit]:
     """The mean of the members, piece by piece; at least one piece, so that an empty split is written too."""
     others = [Reader(by_id(member, split)) for member in members[1:]]
     shape = (0, members[0].manifest.classes)
     empty = CachedSplit(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(shape, np.float32))
     for first in chain([empty], by_id(members[0], split)):
-        total = np.full(first.logits.shape, 0.0 if of == "logits" else -np.inf)
+        total = np.full(first.logits.shape, 0.0 if kind == "logits" else -np.inf)
         parts = [first, *(other.take(len(first.ids)) if len(first.ids) else first for other in others)]
         for member, part, share in zip(members, parts, shares, strict=True):
             _check_rows(members[0], member, split, first, part)
             if share > 0:
-                _add(total, part.logits, of, share)
+                _add(total, part.logits, kind, share)
         yield CachedSplit(first.ids, first.row_hashes, total.astype(np.float32))
 
 
-def _add(total: Floats, logits: npt.NDArray[np.float32], of: Mean, share: float) -> None:
+def _add(total: Floats, logits: npt.NDArray[np.float32], kind: Mean, share: float) -> None:
     """Add one member to the sum of logits, or to the log of the sum of probabilities, in place."""
     values = logits.astype(np.float64)
-    if of == "logits":
+    if kind == "logits":
         total += share * values
     else:
         np.logaddexp(total, np.log(share) + log_softmax(values), out=total)
 
 
-def _fingerprints(members: Sequence[LogitCache], of: Mean, shares: Sequence[float]) -> Fingerprints:
+def _fingerprints(members: Sequence[LogitCache], kind: Mean, shares: Sequence[float]) -> Fingerprints:
     prints = [member.manifest.fingerprints for member in members]
-    weights = {"members": [member.identity for member in members], "mean": of, "weights": list(shares)}
+    weights = {"members": [member.identity for member in members], "mean": kind, "weights": list(shares)}
     return Fingerprints(
         data=prints[0].data,
         weights=fingerprint.of_json(weights),
@@ -125,9 +125,9 @@ def _shares(members: Sequence[LogitCache], weights: Sequence[float] | None) -> l
     return [float(share) for share in given / given.sum()]
 
 
-def _check_members(members: Sequence[LogitCache], path: Path, of: str) -> None:
-    if of not in get_args(Mean):
-        raise CacheError(f"{path}: no ensemble of {of!r}; there are: {', '.join(get_args(Mean))}")
+def _check_members(members: Sequence[LogitCache], path: Path, kind: str) -> None:
+    if kind not in get_args(Mean):
+        raise CacheError(f"{path}: no ensemble of {kind!r}; there are: {', '.join(get_args(Mean))}")
     if not members:
         raise CacheError(f"{path}: an ensemble needs caches to be made of, found none")
     for member in members:
@@ -137,22 +137,22 @@ def _check_members(members: Sequence[LogitCache], path: Path, of: str) -> None:
                 f"{path}: is (in) one of the ensemble's caches, {member.path}; choose another folder"
             )
         _check_alike(members[0], member)
-    if of == "probabilities" and members[0].manifest.classes < 2:
+    if kind == "probabilities" and members[0].manifest.classes < 2:
         raise CacheError(f"{members[0].path}: has one output (a regression), so no probabilities; use logits")
 
 
 def _check_alike(first: LogitCache, other: LogitCache) -> None:
-    for what, expected, found in (
+    for name, expected, actual in (
         ("hash of the rows", first.row_hash, other.row_hash),
         ("classes", first.manifest.classes, other.manifest.classes),
         ("label names", first.manifest.label_names, other.manifest.label_names),
         ("data (fingerprint)", first.manifest.fingerprints.data, other.manifest.fingerprints.data),
         ("splits (rows)", _split_rows(first), _split_rows(other)),
     ):
-        if expected != found:
+        if expected != actual:
             raise CacheError(
-                f"{other.path}: cannot be in an ensemble with {first.path}: other {what}: expected {expected!s:.300}, "
-                f"found {found!s:.300}; cache the logits of the same data"
+                f"{other.path}: cannot be in an ensemble with {first.path}: other {name}: expected {expected!s:.300}, "
+                f"found {actual!s:.300}; cache the logits of the same data"
             )
 
 
@@ -161,14 +161,14 @@ def _split_rows(cache: LogitCache) -> dict[str, int]:
 
 
 def _check_rows(
-    first: LogitCache, other: LogitCache, split: str, expected: CachedSplit, found: CachedSplit
+    first: LogitCache, other: LogitCache, split: str, expected: CachedSplit, actual: CachedSplit
 ) -> None:
-    different = (expected.ids != found.ids) | (expected.row_hashes != found.row_hashes)
+    different = (expected.ids != actual.ids) | (expected.row_hashes != actual.row_hashes)
     if different.any():
         row = int(np.argmax(different))
         raise CacheError(
             f"{other.path}: split {split!r} has other rows than {first.path}: expected row id {expected.ids[row]} "
-            f"with hash {int(expected.row_hashes[row]):016x}, found row id {found.ids[row]} with hash "
-            f"{int(found.row_hashes[row]):016x} ({int(different.sum())} of {len(different)} rows differ); "
+            f"with hash {int(expected.row_hashes[row]):016x}, found row id {actual.ids[row]} with hash "
+            f"{int(actual.row_hashes[row]):016x} ({int(different.sum())} of {len(different)} rows differ); "
             "cache the logits of the same data"
         )

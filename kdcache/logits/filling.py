@@ -97,10 +97,10 @@ class RowWriter(ABC, Generic[M, R]):
         """Keep the stored shards of each split, up to the first that is missing or damaged."""
         for folder in sorted(path for path in self.path.iterdir() if not path.is_symlink()):
             split = _OpenSplit(self._buffer())
-            while found := stored_shard(
+            while stored := stored_shard(
                 self.path, self._header, folder.name, len(split.shards), self._header.rows_per_shard
             ):
-                split.keep(*found)
+                split.keep(*stored)
             if split.shards:
                 self._splits[folder.name] = split
 
@@ -110,13 +110,15 @@ class RowWriter(ABC, Generic[M, R]):
 
     def _add(self, split: str, rows: R) -> None:
         """Append rows to a split; full shards go to disk at once."""
-        where = f"{self.path}: split {split!r}"
+        context = f"{self.path}: split {split!r}"
         if split not in self._splits:
             self._splits[split] = _OpenSplit(self._buffer())
         state = self._splits[split]
         duplicate = state.seen.add(rows.ids)
         if duplicate is not None:
-            raise CacheError(f"{where}: id {duplicate} was written twice; each row's logits belong to one id")
+            raise CacheError(
+                f"{context}: id {duplicate} was written twice; each row's logits belong to one id"
+            )
         done = 0
         while done < len(rows.ids):
             done += state.buffer.take(rows.part(slice(done, None)))
@@ -156,7 +158,7 @@ class RowWriter(ABC, Generic[M, R]):
         self._state = "broken by an earlier error"  # stays so if writing fails, since rows would be missing
         check_in_place(self._lock)
         try:
-            check_shard_count(sum(len(one.shards) for one in self._splits.values()) + 1)
+            check_shard_count(sum(len(open_split.shards) for open_split in self._splits.values()) + 1)
         except ValueError as error:
             raise CacheError(f"{self.path}: {error}") from None
         state.shards.append(

@@ -90,12 +90,12 @@ class Header(Layout):
 
     def whole(self, parts: Iterable[CachedSplit], count: int) -> CachedSplit:
         """The pieces in one float32 array, without a second copy in memory."""
-        whole, start = CachedSplit.empty(count, self.row_shape), 0
+        joined, start = CachedSplit.empty(count, self.row_shape), 0
         for part in parts:
             to = slice(start, start + len(part))
-            whole.ids[to], whole.row_hashes[to], whole.logits[to] = part.ids, part.row_hashes, part.logits
+            joined.ids[to], joined.row_hashes[to], joined.logits[to] = part.ids, part.row_hashes, part.logits
             start += len(part)
-        return whole
+        return joined
 
     def own_metadata(self) -> dict[str, Any]:
         return {"augmentation": self.augmentation.model_dump()} if self.augmentation else {}

@@ -135,15 +135,15 @@ class Gather:
             self._loaded[name] = _Loaded(self._disk.load(name))
         return self._loaded[name]
 
-    def _integers(self, what: str, values: Any) -> np.ndarray:
+    def _integers(self, name: str, values: Any) -> np.ndarray:
         """Arrays, lists and tensors as an array of integers [n]."""
         try:
             array: np.ndarray = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
         except (TypeError, ValueError) as error:
-            raise CacheError(f"{self.path}: {what} must be integers [n]: {error}") from error
+            raise CacheError(f"{self.path}: {name} must be integers [n]: {error}") from error
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise CacheError(
-                f"{self.path}: {what} must be integers [n], found {array.dtype} {list(array.shape)}"
+                f"{self.path}: {name} must be integers [n], found {array.dtype} {list(array.shape)}"
             )
         return array
 
@@ -183,7 +183,7 @@ class Gather:
             f"{int(missing.sum()) - 1} more of the {len(ids)} asked rows; cache the logits of this data"
         )
 
-    def _check_hashes(self, split: str, ids: np.ndarray, row_hashes: Any, found: np.ndarray) -> None:
+    def _check_hashes(self, split: str, ids: np.ndarray, row_hashes: Any, cached: np.ndarray) -> None:
         expected = self._integers("row hashes", row_hashes)
         if expected.shape != ids.shape:
             raise CacheError(
@@ -191,17 +191,17 @@ class Gather:
                 f"{list(expected.shape)}"
             )
         expected = expected.astype(np.uint64, copy=False)
-        different = expected != found
+        different = expected != cached
         if different.any():
-            self._refuse_rows(split, ids, expected, found, different)
+            self._refuse_rows(split, ids, expected, cached, different)
 
     def _refuse_rows(
-        self, split: str, ids: np.ndarray, expected: np.ndarray, found: np.ndarray, different: np.ndarray
+        self, split: str, ids: np.ndarray, expected: np.ndarray, cached: np.ndarray, different: np.ndarray
     ) -> NoReturn:
         first = int(np.argmax(different))
         raise CacheError(
             f"{self.path}: split {split!r}, row id {ids[first]}: the logits were cached for another row: "
-            f"expected row hash {int(expected[first]):016x}, found {int(found[first]):016x} "
+            f"expected row hash {int(expected[first]):016x}, found {int(cached[first]):016x} "
             f"({int(different.sum())} of {len(ids)} asked rows differ); the data changed or its ids were "
             "shuffled, cache the logits again"
         )

@@ -137,13 +137,13 @@ class LogitJob(Job[CachedSplit]):
         split, positions = place[0], self.positions(place)
         lengths = self.inputs.lengths_at(split, positions)
         logits = self.predictor.logits(self.inputs.splits[split], positions, lengths)
-        where = f"{self.path}: split {split!r}"
-        return checked_rows(where, positions, self.hashes[split][positions], logits, self.layout)
+        context = f"{self.path}: split {split!r}"
+        return checked_rows(context, positions, self.hashes[split][positions], logits, self.layout)
 
     def scores(self, split: str) -> Mapping[str, float] | None:
-        return None if self.score is None else self.score(split, self._whole(split))
+        return None if self.score is None else self.score(split, self._read_back(split))
 
-    def _whole(self, split: str) -> np.ndarray:
+    def _read_back(self, split: str) -> np.ndarray:
         """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
         parts = [self.stored(place) for place in self.places() if place[0] == split]
         empty = np.empty((0, *self.layout.row_shape), self.layout.dtype)
@@ -196,8 +196,8 @@ def _real(path: Path, logits: Any) -> Any:
         odd = logits.is_complex() or logits.is_quantized or logits.is_meta
         usable = str(logits.layout) == "torch.strided" and not odd
     if not usable:
-        what = f"{type(logits).__name__} of {kind}"
-        raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {what}")
+        actual = f"{type(logits).__name__} of {kind}"
+        raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {actual}")
     if not hasattr(logits, "detach"):
         return logits
     return logits.detach().float() if str(kind) == "torch.bfloat16" else logits.detach()

@@ -146,8 +146,8 @@ def _complete(job: Job[Any], run: str, locks: Sequence[FolderLock]) -> None:
         }
         seconds = max(part[2] for part in together)
         cost = _cost(sum(part[1] for part in together), seconds, run, job.device)
-        found = {name: job.scores(name) for name in splits}
-        scores = {name: values for name, values in found.items() if values is not None}
+        of_splits = {name: job.scores(name) for name in splits}
+        scores = {name: values for name, values in of_splits.items() if values is not None}
         _check_in_place(locks)
         store_manifest(job.path, job.sort, job.header, splits, scores, cost)
     processes.wait()

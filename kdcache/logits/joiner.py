@@ -75,19 +75,19 @@ class Joiner:
         Raises:
             CacheError: a row is not in the cache or differs from the cached row; or nothing tells which rows these are.
         """
-        there = list(names)
-        if self.column in there:
+        columns = list(names)
+        if self.column in columns:
             raise CacheError(
                 f"{self.cache.path}: there is a column {self.column!r} already; remove it, or name another with column="
             )
-        ids = values_of(self.id_column) if self.id_column is not None and self.id_column in there else None
-        hashes = self._hashes(there, values_of, hash_content)
-        if hashes is None and self.hash_column is None and ids is None and ID in there:
+        ids = values_of(self.id_column) if self.id_column is not None and self.id_column in columns else None
+        hashes = self._hashes(columns, values_of, hash_content)
+        if hashes is None and self.hash_column is None and ids is None and ID in columns:
             ids = values_of(ID)  # without hashes the ids are trusted
         if hashes is None and (ids is None or self.hash_column is not None):
-            self._refuse_unknown(there)
+            self._refuse_unknown(columns)
         if ids is None:
-            ids = self.cache.row_ids_of(self.split, hashes, self._hints(there, values_of))
+            ids = self.cache.row_ids_of(self.split, hashes, self._hints(columns, values_of))
         return np.asarray(ids), self.cache.logits(self.split, ids, hashes, view)
 
     def _hashes(

@@ -35,20 +35,22 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
     """
     path = folder / MANIFEST
     if not path.exists():
-        what = f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
-        raise CacheError(f"{folder}: {what}; cache the logits first (again, if that was interrupted)")
+        problem = (
+            f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
+        )
+        raise CacheError(f"{folder}: {problem}; cache the logits first (again, if that was interrupted)")
     try:
         raw = read_json(path, MOST_MANIFEST)
         _check_version(path, raw, sort.VERSION)
         checksum = raw.pop("checksum", None)
-        found = fingerprint.of_json(raw)
+        actual = fingerprint.of_json(raw)
     except CacheError:
         raise
     except KdcacheError as error:
         raise CacheError(str(error)) from error
-    if checksum != found:
+    if checksum != actual:
         raise CacheError(
-            f"{path}: was edited or damaged: its checksum says {checksum!r:.80}, its content gives {found}; "
+            f"{path}: was edited or damaged: its checksum says {checksum!r:.80}, its content gives {actual}; "
             "restore it or cache the logits again"
         )
     try:

@@ -76,7 +76,7 @@ def open_shard(
     try:
         file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
         found_schema, found_rows = file.schema_arrow, file.metadata.num_rows
-        found = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
+        found_footer = json.loads((found_schema.metadata or {}).get(METADATA_KEY, b"null"))
     except (pa.ArrowException, OSError, ValueError, RecursionError) as error:
         raise CacheError(
             f"{path}: is no whole Parquet file ({error!s:.300}); cache the logits again"
@@ -90,19 +90,21 @@ def open_shard(
         )
     if found_rows != rows:
         raise CacheError(f"{path}: expected {rows} rows, found {found_rows}; cache the logits again")
-    _check_footer(path, shard_metadata(header, split, index), found if isinstance(found, dict) else {})
+    _check_footer(
+        path, shard_metadata(header, split, index), found_footer if isinstance(found_footer, dict) else {}
+    )
     return file
 
 
-def _check_footer(path: Path, expected: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    differing = [key for key in (*expected, *OPTIONAL) if found.get(key) != expected.get(key)]
+def _check_footer(path: Path, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> None:
+    differing = [key for key in (*expected, *OPTIONAL) if actual.get(key) != expected.get(key)]
     if differing:
-        wanted, given = (
+        expected_text, actual_text = (
             ", ".join(f"{key} {quoted(side.get(key))}" for key in dict.fromkeys(differing))
-            for side in (expected, found)
+            for side in (expected, actual)
         )
         raise CacheError(
-            f"{path}: is not the shard that the manifest means; expected {wanted}; found {given}; "
+            f"{path}: is not the shard that the manifest means; expected {expected_text}; found {actual_text}; "
             "cache the logits again"
         )
 

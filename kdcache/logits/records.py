@@ -1,4 +1,4 @@
-"""The parts that every kind of cache's manifest has: shards, fingerprints, splits, cost; and their limits."""
+"""What every kind of cache's manifest has: shards and their names, fingerprints, splits, cost; and their limits."""
 
 from __future__ import annotations
 

@@ -30,10 +30,10 @@ class Rows(ABC):
         """The rows of one or more pieces, copied to new arrays."""
 
     @classmethod
-    def placed(cls, parts: Sequence[Self], places: np.ndarray) -> Self:
-        """The rows of several pieces, row k at position `places[k]`; `places`: int64 [N]."""
-        order = np.empty_like(places)
-        order[places] = np.arange(len(places))
+    def placed(cls, parts: Sequence[Self], positions: np.ndarray) -> Self:
+        """The rows of several pieces, row k at position `positions[k]`; `positions`: int64 [N]."""
+        order = np.empty_like(positions)
+        order[positions] = np.arange(len(positions))
         return cls.joined(parts).part(order)
 
     def fault(self) -> str | None:
@@ -73,12 +73,12 @@ class CachedSplit(Rows):
         )
 
     @classmethod
-    def placed(cls, parts: Sequence[CachedSplit], places: np.ndarray) -> CachedSplit:
+    def placed(cls, parts: Sequence[CachedSplit], positions: np.ndarray) -> CachedSplit:
         """As `Rows.placed`; each row is copied straight to its place, so that there is no third copy."""
-        block = cls.empty(len(places), parts[0].logits.shape[1:])
+        block = cls.empty(len(positions), parts[0].logits.shape[1:])
         for part in parts:
-            here, places = places[: len(part)], places[len(part) :]
-            block.ids[here], block.row_hashes[here], block.logits[here] = (
+            targets, positions = positions[: len(part)], positions[len(part) :]
+            block.ids[targets], block.row_hashes[targets], block.logits[targets] = (
                 part.ids,
                 part.row_hashes,
                 part.logits,

@@ -39,9 +39,9 @@ def by_id(cache: Grouped, split: str) -> Iterator[CachedSplit]:
     """
     groups = _in_order(cache, split)
     if groups is None:
-        whole = cache.split(split)
-        for start in range(0, len(whole.ids), PIECE):
-            yield whole.part(slice(start, start + PIECE))
+        rows = cache.split(split)
+        for start in range(0, len(rows.ids), PIECE):
+            yield rows.part(slice(start, start + PIECE))
         return
     for group in groups:
         rows = cache.read_group(group)
@@ -57,8 +57,8 @@ def _in_order(cache: Grouped, split: str) -> list[Group] | None:
     for group in cache.groups(split):
         ids = cache.read_ids(group)
         ranges.append((int(ids.min()), int(ids.max()), group))
-    ranges.sort(key=lambda one: one[0])
-    overlap = any(one[1] >= other[0] for one, other in pairwise(ranges))
+    ranges.sort(key=lambda bounds: bounds[0])
+    overlap = any(earlier[1] >= later[0] for earlier, later in pairwise(ranges))
     return None if overlap else [group for _, _, group in ranges]
 
 

@@ -46,8 +46,8 @@ def checked_header(folder: Path, sort: type[H], **values: Any) -> H:
 
 
 def _mistake(error: Any) -> str:
-    where, reason = ".".join(map(str, error["loc"])), str(error["msg"]).removeprefix("Value error, ")
-    return f"{where}: {reason}, found {error['input']!r}" if where else reason
+    key, reason = ".".join(map(str, error["loc"])), str(error["msg"]).removeprefix("Value error, ")
+    return f"{key}: {reason}, found {error['input']!r}" if key else reason
 
 
 def store_shard(folder: Path, header: Layout, split: str, index: int, rows: Rows) -> ShardInfo:
@@ -76,10 +76,10 @@ def stored_shard(
     try:
         data = read_regular(path, min(header.most_bytes(count), path.stat().st_size))
         rows: Any = header.decode(open_shard(data, path, header, split, index, count).read(), count)
-        again = header.encode(rows, shard_metadata(header, split, index))
+        encoded = header.encode(rows, shard_metadata(header, split, index))
     except (KdcacheError, OSError, pa.ArrowException, ValueError):
         return None
-    if again != data:
+    if encoded != data:
         return None
     return ShardInfo(file=file, rows=count, bytes=len(data), sha256=sha256(data)), rows
 
@@ -184,8 +184,8 @@ def as_cache_errors() -> Iterator[None]:
 
 @functools.cache  # each look-up parses a package's whole metadata, README and all
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            versions[package] = version(package)
+    return versions

@@ -120,7 +120,7 @@ class LogitStream(Generic[R]):
         begin, (number, workers) = self._begin, worker or (0, 1)
         if begin != _Place() and begin.workers != workers:
             raise CacheError(
-                f"{self._where}: the state is of a loader with {begin.workers} workers, this one has {workers}, "
+                f"{self._context}: the state is of a loader with {begin.workers} workers, this one has {workers}, "
                 "which share out the batches otherwise; use as many, or begin the epoch again with set_epoch"
             )
         self._begin, self._reached = _Place(), begin
@@ -130,7 +130,7 @@ class LogitStream(Generic[R]):
     def __getitem__(self, index: object) -> NoReturn:
         """Always refused. A DataLoader calls this if it does not recognise the stream as an IterableDataset."""
         raise CacheError(
-            f"{self._where}: a stream gives batches in its own order and none by number; for a DataLoader, import "
+            f"{self._context}: a stream gives batches in its own order and none by number; for a DataLoader, import "
             "torch before making the stream"
         )
 
@@ -167,28 +167,28 @@ class LogitStream(Generic[R]):
         expected = self._identity()
         known = {*expected, "epoch", "batches", "workers", "worker"}
         if not isinstance(state, dict) or set(state) != known:
-            raise CacheError(f"{self._where}: expected a stream's state, found {state!r:.200}")
+            raise CacheError(f"{self._context}: expected a stream's state, found {state!r:.200}")
         for name, value in expected.items():
             if state[name] != value:
                 raise CacheError(
-                    f"{self._where}: the state is of another stream: its {name} is {state[name]!r}, this one's "
+                    f"{self._context}: the state is of another stream: its {name} is {state[name]!r}, this one's "
                     f"{value!r}; resume with the same cache and settings, or begin the epoch again"
                 )
-        found = {"worker": 0} | {name: value for name, value in state.items() if value is not None}
+        given = {"worker": 0} | {name: value for name, value in state.items() if value is not None}
         for name, least in (("epoch", 0), ("batches", 0), ("workers", 1), ("worker", 0)):
-            _check_integer(name, found.get(name), least)
+            _check_integer(name, given.get(name), least)
         if (
-            state["batches"] > len(self) + 1 or found["worker"] >= state["workers"]
+            state["batches"] > len(self) + 1 or given["worker"] >= state["workers"]
         ):  # another rank may have one more
             raise CacheError(
-                f"{self._where}: the state says batch {state['batches']} of worker {state['worker']} of "
+                f"{self._context}: the state says batch {state['batches']} of worker {state['worker']} of "
                 f"{state['workers']}, but the epoch has {len(self)} batches; count them from the epoch's beginning"
             )
         self._epoch, self._passes = state["epoch"], 0
         self._begin = self._reached = _Place(state["batches"], state["workers"], state["worker"])
 
     @property
-    def _where(self) -> str:
+    def _context(self) -> str:
         return f"{self.cache.path}: stream of split {self.split!r}"
 
     def _identity(self) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class LogitStream(Generic[R]):
         for batch in self._batches(epoch, min(first + done, last), last):
             repeated = seen.add(batch.ids)
             if repeated is not None:
-                raise CacheError(f"{self._where} has row id {repeated} twice; cache the logits again")
+                raise CacheError(f"{self._context} has row id {repeated} twice; cache the logits again")
             done += 1
             if self._epoch == epoch:  # not after set_epoch
                 self._reached = _Place(done, workers, part if in_worker else None)
@@ -226,16 +226,16 @@ class LogitStream(Generic[R]):
     def _batches(self, epoch: int, first: int, last: int) -> Iterator[R]:
         """Batches `first` up to, not including, `last` of the rank's batches of an epoch."""
         start, stop = self._share()
-        wanted = range(start + first * self.batch_size, min(start + last * self.batch_size, stop))
-        return _cut(self._rows(epoch, wanted), self.batch_size)
+        span = range(start + first * self.batch_size, min(start + last * self.batch_size, stop))
+        return _cut(self._rows(epoch, span), self.batch_size)
 
-    def _rows(self, epoch: int, wanted: range) -> Iterator[R]:
-        """Blocks of shuffled rows that together are the `wanted` places of the epoch's line, in order."""
+    def _rows(self, epoch: int, span: range) -> Iterator[R]:
+        """Blocks of shuffled rows that together are the places `span` of the epoch's line, in order."""
         pieces = self._pieces(epoch)
         for i in range(0, len(pieces), self.buffer_groups):
             block = pieces[i : i + self.buffer_groups]
             first, last = block[0].place, block[-1].place + block[-1].rows
-            start, stop = max(first, wanted.start), min(last, wanted.stop)
+            start, stop = max(first, span.start), min(last, span.stop)
             if start < stop:
                 yield self._read_block(block, epoch).part(slice(start - first, stop - first))
 

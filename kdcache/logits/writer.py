@@ -89,8 +89,8 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
         """
         self._require_open()
         self._require_split_name(split)
-        where = f"{self.path}: split {split!r}"
-        self._add(split, checked_rows(where, ids, row_hashes, logits, self._logits_header))
+        context = f"{self.path}: split {split!r}"
+        self._add(split, checked_rows(context, ids, row_hashes, logits, self._logits_header))
 
 
 class _LogitBuffer(Buffer[CachedSplit]):
@@ -112,39 +112,40 @@ class _LogitBuffer(Buffer[CachedSplit]):
         return self._all.part(slice(0, self.filled))
 
 
-def checked_rows(where: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> CachedSplit:
+def checked_rows(context: str, ids: Any, row_hashes: Any, logits: Any, header: Header) -> CachedSplit:
     """The rows in the form in which they are stored.
 
     Raises:
-        CacheError: wrong shapes or types, negative ids, or logits that are not finite; the message begins with `where`.
+        CacheError: wrong shapes or types, negative ids, or logits that are not finite; each message begins with
+            `context`.
     """
-    ids = _checked_ids(where, ids)
-    row_hashes = _checked_hashes(where, row_hashes)
-    logits = _as_array(where, "logits", logits)
+    ids = _checked_ids(context, ids)
+    row_hashes = _checked_hashes(context, row_hashes)
+    logits = _as_array(context, "logits", logits)
     if logits.shape[1:] != header.row_shape:
         row_shape = ", ".join(map(str, header.row_shape))
-        raise CacheError(f"{where}: expected logits [n, {row_shape}], found the shape {list(logits.shape)}")
+        raise CacheError(f"{context}: expected logits [n, {row_shape}], found the shape {list(logits.shape)}")
     if not len(ids) == len(row_hashes) == len(logits):
         raise CacheError(
-            f"{where}: {len(ids)} ids, {len(row_hashes)} row hashes and {len(logits)} rows of logits "
+            f"{context}: {len(ids)} ids, {len(row_hashes)} row hashes and {len(logits)} rows of logits "
             "do not match"
         )
     if logits.dtype not in (np.float32, np.float16):
         raise CacheError(
-            f"{where}: expected float32 or float16 logits, found {logits.dtype}; convert them, e.g. .float()"
+            f"{context}: expected float32 or float16 logits, found {logits.dtype}; convert them, e.g. .float()"
         )
     with np.errstate(over="ignore"):  # an overflow becomes infinite, which is refused below
         stored = logits.astype(header.dtype, copy=False)
     if not np.isfinite(stored).all():
         row = int(np.argmin(np.isfinite(stored).reshape(len(stored), -1).all(axis=1)))
         raise CacheError(
-            f"{where}: row id {ids[row]} has the logits {logits[row].reshape(-1).tolist()[:8]}, which are not all "
+            f"{context}: row id {ids[row]} has the logits {logits[row].reshape(-1).tolist()[:8]}, which are not all "
             f"finite in {header.dtype}; check the model and its precision"
         )
     return CachedSplit(ids, row_hashes, stored)
 
 
-def _as_array(where: str, what: str, values: Any) -> np.ndarray:
+def _as_array(context: str, name: str, values: Any) -> np.ndarray:
     """Arrays, lists and tensors (on any device, with a gradient, in bfloat16) as an array."""
     try:
         if hasattr(values, "detach"):
@@ -154,21 +155,23 @@ def _as_array(where: str, what: str, values: Any) -> np.ndarray:
             raise ValueError("some of its values are masked; leave these rows out")
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise CacheError(f"{where}: {what} cannot be taken as an array: {error}") from None
+        raise CacheError(f"{context}: {name} cannot be taken as an array: {error}") from None
 
 
-def _checked_ids(where: str, values: Any) -> np.ndarray:
-    ids = _as_array(where, "ids", values)
+def _checked_ids(context: str, values: Any) -> np.ndarray:
+    ids = _as_array(context, "ids", values)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-        raise CacheError(f"{where}: ids must be integers [n], found {ids.dtype} {list(ids.shape)}")
+        raise CacheError(f"{context}: ids must be integers [n], found {ids.dtype} {list(ids.shape)}")
     if ids.size and (ids.min() < 0 or ids.max() > np.iinfo(np.int64).max):
-        raise CacheError(f"{where}: an id must be from 0 to 2^63 - 1, found {ids.min()} to {ids.max()}")
+        raise CacheError(f"{context}: an id must be from 0 to 2^63 - 1, found {ids.min()} to {ids.max()}")
     return ids.astype(np.int64, copy=False)
 
 
-def _checked_hashes(where: str, values: Any) -> np.ndarray:
-    hashes = _as_array(where, "row hashes", values)
+def _checked_hashes(context: str, values: Any) -> np.ndarray:
+    hashes = _as_array(context, "row hashes", values)
     unsigned = hashes.dtype.kind == "u" or (hashes.dtype.kind == "i" and not (hashes < 0).any())
     if hashes.ndim != 1 or (hashes.size and not unsigned):
-        raise CacheError(f"{where}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)}")
+        raise CacheError(
+            f"{context}: row hashes must be uint64 [n], found {hashes.dtype} {list(hashes.shape)}"
+        )
     return hashes.astype(np.uint64, copy=False)

@@ -79,7 +79,7 @@ def panels(metrics: Metrics, confidence: float) -> list[Panel]:
     """The figure's panels, in the order of comparisons.csv."""
     rows = _with_architecture(metrics)
     verdicts = zip(rows["verdict"], rows["negligible"], rows["outcome"], strict=True)
-    rows["verdict_words"] = [wording.outcome_words(*one) for one in verdicts]
+    rows["verdict_words"] = [wording.outcome_words(*verdict) for verdict in verdicts]
     domains = {str(task): _domain(group) for task, group in rows.groupby("task", sort=False)}
     groups = rows.groupby(["task", "checkpoint", "layers"], sort=False, dropna=False)
     return [_panel(str(key[0]), group, domains[str(key[0])], confidence) for key, group in groups]
@@ -124,7 +124,7 @@ def _in_words(title: str, rows: pd.DataFrame, confidence: float) -> str:
 def _row_in_words(row: Any) -> str:
     unit = unit_of(row.metric)
     ends = wording.gains(row.ci_low, row.ci_high, unit)
-    gain = f"{wording.gain(row.difference, unit)} {unit.many}, {ends}, {row.verdict_words}"
+    gain = f"{wording.gain(row.difference, unit)} {unit.plural}, {ends}, {row.verdict_words}"
     return f"{row.regularizer} on {row.student} ({row.init}) {gain}"
 
 
@@ -170,7 +170,7 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     shown = rows[kept].astype(object).where(rows[kept].notna(), None)
     unit = unit_of(str(rows["metric"].iloc[0]))
     shown["sign"] = [wording.SIGNS.get(verdict, "") for verdict in rows["verdict"]]
-    shown["gain"] = [f"{wording.gain(value, unit)} {unit.many}" for value in rows["difference"]]
+    shown["gain"] = [f"{wording.gain(value, unit)} {unit.plural}" for value in rows["difference"]]
     shown["interval"] = [
         wording.gains(*ends, unit) for ends in zip(rows["ci_low"], rows["ci_high"], strict=True)
     ]
@@ -199,9 +199,9 @@ def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Sc
 
     `first` is the place of the first method: 1 if the baseline is not drawn.
     """
-    places = range(first, first + len(methods))
-    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in places]
-    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in places]
+    indices = range(first, first + len(methods))
+    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in indices]
+    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in indices]
     return alt.Scale(domain=methods, range=colours), alt.Scale(domain=methods, range=shapes)
 
 
@@ -283,9 +283,11 @@ def static_image(spec: dict[str, Any]) -> str:
     """A chart as an SVG data URI in light colours: for paper, and for readers without JavaScript."""
     import vl_convert
 
-    whole = spec | {"width": STATIC_WIDTH, "padding": 4}
+    static_spec = spec | {"width": STATIC_WIDTH, "padding": 4}
     # The image has a text alternative; labels of the marks inside it would never be read out.
-    svg = vl_convert.vegalite_to_svg(whole, vl_version=_version(), config=_static_config() | {"aria": False})
+    svg = vl_convert.vegalite_to_svg(
+        static_spec, vl_version=_version(), config=_static_config() | {"aria": False}
+    )
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 

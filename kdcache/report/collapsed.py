@@ -23,7 +23,7 @@ class Collapsed:
     student: str
     regularizer: str
     seeds: list[int]
-    of: int
+    trials: int
     majority: float
     metric: str
 
@@ -33,7 +33,7 @@ class Collapsed:
         plural = "seed" if len(self.seeds) == 1 else "seeds"
         metric, majority = wording.metric(self.metric), wording.score(self.majority, unit_of(self.metric))
         return (
-            f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.of} learned "
+            f"{name}, {self.regularizer}: {plural} {wording.listing(map(str, self.seeds))} of {self.trials} learned "
             f"nothing: {metric} {_no_better(self.metric)} {majority}, what one answer for every row has."
         )
 
@@ -72,9 +72,9 @@ def majorities(metrics: Metrics) -> Mapping[str, float]:
     facts = metrics.provenance.get("tasks", {})
     judged = dict(zip(metrics.comparisons["task"], metrics.comparisons["metric"], strict=True))
     known = {
-        name: unit_of(judged.get(name, "")).size * of["majority"]
-        for name, of in facts.items()
-        if of.get("majority") is not None
+        name: unit_of(judged.get(name, "")).size * of_task["majority"]
+        for name, of_task in facts.items()
+        if of_task.get("majority") is not None
     }
     taught = {
         row.task: row.majority for row in rows_of(TeacherRow, metrics.teachers) if row.majority is not None

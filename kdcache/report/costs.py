@@ -111,13 +111,13 @@ def _readers(task: str, teacher: str, trials: pd.DataFrame, study: Study) -> pd.
 
 
 def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> TeacherCost:
-    trained = _of(by_kind["teacher"], task, teacher)
+    trained = _rows_of(by_kind["teacher"], task, teacher)
     # views: the same rows again, augmented; unlabelled: further rows
-    cached = pd.concat([_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
+    cached = pd.concat([_rows_of(by_kind[kind], task, teacher) for kind in ("cache", "views", "unlabelled")])
     readers = _readers(task, teacher, by_kind["trial"], study)
     students, passes = readers["model"].nunique(), _passes(readers, study)
-    both = pd.concat([trained, cached])
-    once = _total(both)
+    runs = pd.concat([trained, cached])
+    once = _total(runs)
     return TeacherCost(
         task=task,
         teacher=teacher,
@@ -129,21 +129,21 @@ def _teacher_cost(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], stu
         online=wording.seconds(_online(task, teacher, by_kind, study)),
         passes=wording.count(passes, "pass", "passes"),
         break_even=_break_even(_total(cached), _passed(task, teacher, by_kind, study), students),
-        memory=wording.megabytes(both["peak_memory_mb"].max()),
-        device=_devices(both),
+        memory=wording.megabytes(runs["peak_memory_mb"].max()),
+        device=_devices(runs),
     )
 
 
 def _online(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
     """Seconds that the teacher would take, if it ran in every epoch of every trial that reads its logits."""
-    return _total(_of(by_kind["teacher"], task, teacher)) + _passed(task, teacher, by_kind, study)
+    return _total(_rows_of(by_kind["teacher"], task, teacher)) + _passed(task, teacher, by_kind, study)
 
 
 def _passed(task: str, teacher: str, by_kind: dict[str, pd.DataFrame], study: Study) -> float:
     """Seconds of the teacher in all epochs of those trials, on unlabelled rows too if their method uses them."""
     readers, augment = _readers(task, teacher, by_kind["trial"], study), study.tasks[task].augment
     users = [name for name, method in study.methods().items() if method.unlabelled == "use"]
-    plain, more = (_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
+    plain, more = (_rows_of(by_kind[kind], task, teacher) for kind in ("cache", "unlabelled"))
     one_view = _total(more) / (augment.views if augment else 1)
     passes = _passes(readers[readers["regularizer"].isin(users)], study)
     return _total(plain) * _passes(readers, study) + one_view * passes
@@ -165,7 +165,7 @@ def _break_even(filled: float, passed: float, students: int) -> str:
     return f"student {math.floor(filled * students / passed) + 1}" if passed > 0 else wording.NONE
 
 
-def _of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
+def _rows_of(table: pd.DataFrame, task: str, model: str) -> pd.DataFrame:
     return table[(table["task"] == task) & (table["model"] == model)]
 
 

@@ -59,9 +59,9 @@ def _chart(rows: pd.DataFrame) -> alt.LayerChart:
     methods = list(dict.fromkeys(rows["regularizer"]))
     colours, shapes = method_scales(methods)
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
-    whole = alt.Axis(grid=False, tickMinStep=1, format="d")
+    integer_axis = alt.Axis(grid=False, tickMinStep=1, format="d")
     shared = alt.Chart().encode(
-        x=alt.X("epoch:Q", title="epoch", axis=whole, scale=alt.Scale(nice=False, padding=8)),
+        x=alt.X("epoch:Q", title="epoch", axis=integer_axis, scale=alt.Scale(nice=False, padding=8)),
         color=alt.Color("regularizer:N", scale=colours, legend=legend),
     )
     loss = alt.Y("loss:Q", title="training loss", scale=alt.Scale(zero=False), axis=alt.Axis(grid=False))

@@ -113,7 +113,7 @@ def certainty(metrics: Metrics, study: Study) -> str:
 
 
 def _say_little(metrics: Metrics, study: Study) -> str:
-    """What intervals of so few seeds are worth; empty with more than a few."""
+    """A warning about intervals of few seeds; empty with more seeds."""
     rows = metrics.comparisons.dropna(subset=["ci_low", "ci_high"])
     rows = rows[rows["seeds"] <= FEW_SEEDS]
     if rows.empty:
@@ -121,7 +121,7 @@ def _say_little(metrics: Metrics, study: Study) -> str:
     seeds = wording.count(int(rows["seeds"].min()), "seed")
     widest = wording.size(float((rows["ci_high"] - rows["ci_low"]).max()), study.unit)
     return (
-        f" With {seeds} an interval says little: the widest spans {widest} {study.unit.many}. "
+        f" With {seeds} an interval says little: the widest spans {widest} {study.unit.plural}. "
         "Take 5 seeds or more."
     )
 
@@ -136,9 +136,9 @@ def open_comparisons(metrics: Metrics, study: Study) -> int:
 
 def _open(metrics: Metrics, study: Study) -> str:
     """What is left to do in a study with looks."""
-    left = open_comparisons(metrics, study)
-    goes = "comparison is open" if left == 1 else "comparisons are open"
-    return f" {left} {goes}: “kdcache settle” goes on with more seeds." if left else ""
+    still_open = open_comparisons(metrics, study)
+    goes = "comparison is open" if still_open == 1 else "comparisons are open"
+    return f" {still_open} {goes}: “kdcache settle” goes on with more seeds." if still_open else ""
 
 
 def limits(metrics: Metrics) -> str:

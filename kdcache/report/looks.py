@@ -135,7 +135,7 @@ def _record(row: LookRow, unit: Unit) -> dict[str, Any]:
         "gain": row.difference,
         "low": row.ci_low,
         "high": row.ci_high,
-        "difference": f"{wording.gain(row.difference, unit)} {unit.many}",
+        "difference": f"{wording.gain(row.difference, unit)} {unit.plural}",
         "interval": wording.gains(row.ci_low, row.ci_high, unit),
         "outcome": row.outcome,
     }

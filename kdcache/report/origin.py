@@ -59,7 +59,7 @@ def made_with(metrics: Metrics) -> list[tuple[str, str]]:
     trials = [f"{name} {wording.listing(versions)}" for name, versions in made.get("versions", {}).items()]
     devices = [f"{wording.count(n, 'trial')} on {device}" for device, n in made.get("devices", {}).items()]
     statistics = [f"{name} {version}" for name, version in made.get("statistics", {}).items()]
-    adopted = [_adopted(one) for one in made.get("adopted", [])]
+    adopted = [_adopted(adoption) for adoption in made.get("adopted", [])]
     said = (
         ("Trained with", trials),
         ("Trained on", devices),

@@ -121,7 +121,7 @@ def _terms(metrics: Metrics, study: Study) -> dict[str, str]:
         "baseline": study.comparison.baseline,
         "confidence": declared.confidence(study),
         "margin": wording.margins(metrics.comparisons["margin"], study.unit),
-        "unit": study.unit.many,
+        "unit": study.unit.plural,
         "gained": f"{study.unit.gained.capitalize()} {'over' if study.unit.sign > 0 else 'than'}",
         "together": declared.FAMILIES[study.comparison.family],
         "correction": declared.CORRECTIONS[study.comparison.correction],

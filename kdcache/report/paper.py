@@ -90,7 +90,7 @@ def legend(study: Study) -> str:
     if len(study.looks) > 1:
         seeds, repeated = "the seeds of the look that decided", "repeated "
     return (
-        f"Mean ± standard deviation over {seeds} in {study.unit.many}; difference from {comparison.baseline}, "
+        f"Mean ± standard deviation over {seeds} in {study.unit.plural}; difference from {comparison.baseline}, "
         f"paired by seed, with its {repeated}{100 * (1 - comparison.alpha):g}% interval; verdict (correction: "
         f"{CORRECTIONS[comparison.correction]}, over {FAMILIES[comparison.family]})."
     )
@@ -101,9 +101,9 @@ def comparison_grids(metrics: Metrics, study: Study) -> list[Grid]:
     headings, rows = comparisons.comparison_lines(metrics.comparisons)
     shown = [headings.index(name) for name in NUMBERS if name in headings]
     heads = ["task", "student", "regularizer", *(headings[place] for place in shown), "verdict"]
-    caption = f"Every configuration against {study.comparison.baseline}; scores and differences in {study.unit.many}."
+    caption = f"Every configuration against {study.comparison.baseline}; scores and differences in {study.unit.plural}."
     cells = [[*row.names, *(row.numbers[place].text for place in shown), row.verdict_words] for row in rows]
-    return [_plain(caption, heads, cells, left={"task", "student", "regularizer", "verdict"})]
+    return [_plain(caption, heads, cells, left_aligned={"task", "student", "regularizer", "verdict"})]
 
 
 def calibration_grids(metrics: Metrics, study: Study) -> list[Grid]:
@@ -139,10 +139,10 @@ def across_grids(metrics: Metrics, study: Study) -> list[Grid]:
         for row in across.lines(metrics)
     ]
     caption = (
-        f"Over tasks, each alike: difference from {study.comparison.baseline} in {study.unit.many}, its interval over "
-        "tasks."
+        f"Over tasks, each alike: difference from {study.comparison.baseline} in {study.unit.plural}, its interval "
+        "over tasks."
     )
-    return [_plain(caption, heads, rows, left={"", "regularizer"})] if rows else []
+    return [_plain(caption, heads, rows, left_aligned={"", "regularizer"})] if rows else []
 
 
 def cost_grids(metrics: Metrics, study: Study) -> list[Grid]:
@@ -164,15 +164,15 @@ def cost_grids(metrics: Metrics, study: Study) -> list[Grid]:
     ]
     columns = ["task", "student", "trials", "each", "in all", "peak memory"]
     trained = [[row.task, row.student, row.trials, row.each, row.total, row.memory] for row in cost.students]
-    left = {"task", "teacher", "student", "logits read by"}
-    teachers = [_plain(f"Teachers, once, on {cost.device}.", heads, taught, left)] if taught else []
-    return [*teachers, _plain(f"Students, every trial, on {cost.device}.", columns, trained, left)]
+    left_aligned = {"task", "teacher", "student", "logits read by"}
+    teachers = [_plain(f"Teachers, once, on {cost.device}.", heads, taught, left_aligned)] if taught else []
+    return [*teachers, _plain(f"Students, every trial, on {cost.device}.", columns, trained, left_aligned)]
 
 
-def _plain(caption: str, heads: list[str], rows: list[list[str]], left: set[str]) -> Grid:
-    """A grid of one-line cells; `left` has the headings of columns with words, which are aligned left."""
+def _plain(caption: str, heads: list[str], rows: list[list[str]], left_aligned: set[str]) -> Grid:
+    """A grid of one-line cells; `left_aligned` has the headings of columns with words, which are aligned left."""
     cells = [[_text(cell) for cell in row] for row in rows]
-    return Grid(caption, [_text(head) for head in heads], [head not in left for head in heads], cells)
+    return Grid(caption, [_text(head) for head in heads], [head not in left_aligned for head in heads], cells)
 
 
 TABLES: dict[str, Callable[[Metrics, Study], list[Grid]]] = {

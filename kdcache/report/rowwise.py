@@ -76,7 +76,7 @@ def sentence(metrics: Metrics) -> str:
     return (
         "Two things could have come out otherwise: the seeds (heads, scratch weights, data order) and the choice of "
         f"the {span} validation rows. Typically other seeds would move a difference by "
-        f"{wording.size(seeds.median(), unit)} {unit.many} and other rows by {wording.size(rows.median(), unit)} "
+        f"{wording.size(seeds.median(), unit)} {unit.plural} and other rows by {wording.size(rows.median(), unit)} "
         f"(medians of the standard errors); the rows matter more in {larger} of {len(known)}. "
         "The verdicts above are about seeds, on these rows; the last interval is about both."
     )

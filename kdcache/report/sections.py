@@ -14,7 +14,7 @@ class Drawn:
     """A chart in the page: its id, its content, its specification for the browser, and its static image."""
 
     id: str
-    of: charts.Drawing | charts.Panel
+    content: charts.Drawing | charts.Panel
     spec: dict[str, Any]
     image: str
 
@@ -46,7 +46,7 @@ def draw(name: str, drawings: Sequence[charts.Drawing | charts.Panel]) -> list[D
     return [
         Drawn(
             id=f"{name}-{place}",
-            of=drawing,
+            content=drawing,
             spec=charts.fluid_spec(drawing.spec),
             image=charts.static_image(drawing.spec),
         )

@@ -61,7 +61,7 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [
         {"regularizer": row["regularizer"], "start": start, "gain": row[gain], "verdict": row["verdict"]}
         | {
-            "said": f"{wording.gain(row[gain], unit)} {unit.many}",
+            "said": f"{wording.gain(row[gain], unit)} {unit.plural}",
             "more": wording.gain(row["interaction"], unit),
         }
         | {"interval": wording.gains(row["ci_low"], row["ci_high"], unit)}

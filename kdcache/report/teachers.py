@@ -79,7 +79,7 @@ def in_a_sentence(metrics: Metrics) -> str:
 
 def _scored(row: TeacherRow) -> str:
     unit = unit_of(row.metric)
-    over = "" if row.gap is None else f", {wording.gain(row.gap, unit)} {unit.many} over its best student"
+    over = "" if row.gap is None else f", {wording.gain(row.gap, unit)} {unit.plural} over its best student"
     return (
         f"{row.teacher} on {row.task} {wording.score(row.validation, unit)} in {wording.metric(row.metric)} "
         f"({wording.score(row.train, unit)} on train){over}"
@@ -112,7 +112,7 @@ def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
     if _no_better(row.validation, row, margin):
         yield _at_chance(name, row.validation, row)
     if row.gap is not None and row.gap <= margin:
-        how = "not better" if row.gap <= 0 else f"only {wording.size(row.gap, unit)} {unit.many} better"
+        how = "not better" if row.gap <= 0 else f"only {wording.size(row.gap, unit)} {unit.plural} better"
         yield (
             f"{name} is {how} than its student {row.student} by plain fine-tuning "
             f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}): it has little "

@@ -76,8 +76,8 @@ class TuningSection:
     tasks: list[str]
     steps: list[int]
     warnings: list[str]
-    methods: bool  # they are tuned
-    teachers: bool  # some are tuned
+    methods: bool  # methods are tuned
+    teachers: bool  # teachers are tuned
     charts: list[Drawn]
 
     @property
@@ -90,17 +90,22 @@ def make_section(metrics: Metrics, study: Study) -> TuningSection | None:
     if study.tuning is None or metrics.tuning.empty:
         return None
     tuned = configurations(metrics)
-    tasks = list(dict.fromkeys(one.task for one in tuned))
-    steps = _steps(max(len(one.scores) for one in tuned))
+    tasks = list(dict.fromkeys(configuration.task for configuration in tuned))
+    steps = _steps(max(len(configuration.scores) for configuration in tuned))
     return TuningSection(
         design=_design(study.tuning),
-        rows=[[_line(one, study, steps) for one in tuned if one.task == task] for task in tasks],
+        rows=[
+            [_line(configuration, study, steps) for configuration in tuned if configuration.task == task]
+            for task in tasks
+        ],
         tasks=tasks,
         steps=steps,
         warnings=warnings(tuned, study.tuning),
         methods=bool(study.tuning.space),
-        teachers=any(one.teacher for one in tuned),
-        charts=draw("tuning", diagrams([one for one in tuned if not one.teacher])),
+        teachers=any(configuration.teacher for configuration in tuned),
+        charts=draw(
+            "tuning", diagrams([configuration for configuration in tuned if not configuration.teacher])
+        ),
     )
 
 
@@ -117,9 +122,14 @@ def _configuration(name: tuple[str, str, str, bool], rows: list[TuningRow]) -> C
     for row in rows:
         settings.setdefault(row.setting, []).append(row)
     scale = unit_of(rows[0].metric).size
-    scores = [scale * fmean(row.score for row in of if row.score is not None) for of in settings.values()]
-    chosen = next(place for place, of in enumerate(settings.values()) if of[0].chosen)
-    return Configuration(*name, rows[0].metric, scores, [of[0].values for of in settings.values()], chosen)
+    scores = [
+        scale * fmean(row.score for row in of_setting if row.score is not None)
+        for of_setting in settings.values()
+    ]
+    chosen = next(place for place, of_setting in enumerate(settings.values()) if of_setting[0].chosen)
+    return Configuration(
+        *name, rows[0].metric, scores, [of_setting[0].values for of_setting in settings.values()], chosen
+    )
 
 
 def _design(tuning: Tuning) -> str:
@@ -128,8 +138,8 @@ def _design(tuning: Tuning) -> str:
     return f"{wording.count(tuning.budget, 'setting')} of {seeds} each, scored on {held}% of train, held out"
 
 
-def _who(one: Configuration) -> str:
-    return f"teacher {one.model}" if one.teacher else one.model
+def _who(configuration: Configuration) -> str:
+    return f"teacher {configuration.model}" if configuration.teacher else configuration.model
 
 
 def _steps(settings: int) -> list[int]:
@@ -137,20 +147,22 @@ def _steps(settings: int) -> list[int]:
     return [*(n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) if n < settings), settings]
 
 
-def _line(one: Configuration, study: Study, steps: list[int]) -> TuningLine:
-    digits = 3 if one.lower else 1
-    margin = _margin(study, one.metric)
-    behind = sorted(abs(one.best - score) for score in one.scores)
+def _line(configuration: Configuration, study: Study, steps: list[int]) -> TuningLine:
+    digits = 3 if configuration.lower else 1
+    margin = _margin(study, configuration.metric)
+    behind = sorted(abs(configuration.best - score) for score in configuration.scores)
     near = sum(gap <= margin for gap in behind)
     return TuningLine(
-        model=_who(one),
-        regularizer=wording.NONE if one.teacher else one.regularizer,
-        metric=wording.metric(one.metric),
-        values=one.values[one.chosen],
-        best=wording.number(one.best, digits),
+        model=_who(configuration),
+        regularizer=wording.NONE if configuration.teacher else configuration.regularizer,
+        metric=wording.metric(configuration.metric),
+        values=configuration.values[configuration.chosen],
+        best=wording.number(configuration.best, digits),
         median_gap=wording.number(behind[len(behind) // 2], digits),
         near=f"{near} of {len(behind)}" if margin else wording.NONE,
-        expected=[wording.number(one.expected[n - 1], digits) if n <= len(behind) else "" for n in steps],
+        expected=[
+            wording.number(configuration.expected[n - 1], digits) if n <= len(behind) else "" for n in steps
+        ],
     )
 
 
@@ -161,15 +173,17 @@ def _margin(study: Study, metric: str) -> float:
 
 def warnings(tuned: Sequence[Configuration], tuning: Tuning) -> list[str]:
     """A sentence for every chosen value that is at the edge of its list."""
-    return [said for one in tuned for said in _edges(one, tuning)]
+    return [said for configuration in tuned for said in _edges(configuration, tuning)]
 
 
-def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
-    chosen = dict(part.rsplit(" ", 1) for part in one.values[one.chosen].split(", ") if " " in part)
-    of_teachers = tuning.of_teachers(one.regularizer) if one.teacher else None
-    name = wording.configuration(one.task, _who(one))
-    name = name if one.teacher else f"{name}, {one.regularizer}"
-    for key, values in (of_teachers or tuning).values(one.regularizer).items():
+def _edges(configuration: Configuration, tuning: Tuning) -> Iterator[str]:
+    chosen = dict(
+        part.rsplit(" ", 1) for part in configuration.values[configuration.chosen].split(", ") if " " in part
+    )
+    of_teachers = tuning.of_teachers(configuration.regularizer) if configuration.teacher else None
+    name = wording.configuration(configuration.task, _who(configuration))
+    name = name if configuration.teacher else f"{name}, {configuration.regularizer}"
+    for key, values in (of_teachers or tuning).values(configuration.regularizer).items():
         value = float(chosen.get(key, "nan"))
         for end, limit, word in (
             (min(values), LEAST.get(key), "smallest"),
@@ -185,29 +199,31 @@ def _edges(one: Configuration, tuning: Tuning) -> Iterator[str]:
 def diagrams(tuned: Sequence[Configuration]) -> list[Drawing]:
     """One chart per task and student: the expected best score against the number of settings, a line a method."""
     groups: dict[tuple[str, str], list[Configuration]] = {}
-    for one in tuned:
-        groups.setdefault((one.task, one.model), []).append(one)
+    for configuration in tuned:
+        groups.setdefault((configuration.task, configuration.model), []).append(configuration)
     return [_diagram(wording.configuration(*name), of_one) for name, of_one in groups.items()]
 
 
 def _diagram(title: str, tuned: list[Configuration]) -> Drawing:
     said = "; ".join(
-        f"{one.regularizer} from {wording.number(one.expected[0])} with one setting to "
-        f"{wording.number(one.expected[-1])} with {len(one.scores)}"
-        for one in tuned
+        f"{configuration.regularizer} from {wording.number(configuration.expected[0])} with one setting to "
+        f"{wording.number(configuration.expected[-1])} with {len(configuration.scores)}"
+        for configuration in tuned
     )
     spec = specification(_chart(tuned), HEIGHT)
     return Drawing(title, spec, f"{title}. Expected best {wording.metric(tuned[0].metric)}: {said}.")
 
 
 def _chart(tuned: list[Configuration]) -> alt.LayerChart:
-    methods = [one.regularizer for one in tuned]
+    methods = [configuration.regularizer for configuration in tuned]
     colours, shapes = method_scales(methods)
     legend = alt.Legend(orient="top", title=None, columns=3, symbolOpacity=1)
-    whole = alt.Axis(grid=False, tickMinStep=1, format="d")
+    integer_axis = alt.Axis(grid=False, tickMinStep=1, format="d")
     title = f"expected best {wording.metric(tuned[0].metric)}"
     shared = alt.Chart().encode(
-        x=alt.X("settings:Q", title="settings tried", axis=whole, scale=alt.Scale(nice=False, padding=8)),
+        x=alt.X(
+            "settings:Q", title="settings tried", axis=integer_axis, scale=alt.Scale(nice=False, padding=8)
+        ),
         y=alt.Y("score:Q", title=title, scale=alt.Scale(zero=False), axis=alt.Axis(grid=False)),
         color=alt.Color("regularizer:N", scale=colours, legend=legend, sort=methods),
     )
@@ -221,7 +237,7 @@ def _chart(tuned: list[Configuration]) -> alt.LayerChart:
 
 def _records(tuned: list[Configuration]) -> list[dict[str, Any]]:
     return [
-        {"regularizer": one.regularizer, "settings": n, "score": float(f"{score:.5g}")}
-        for one in tuned
-        for n, score in enumerate(one.expected, start=1)
+        {"regularizer": configuration.regularizer, "settings": n, "score": float(f"{score:.5g}")}
+        for configuration in tuned
+        for n, score in enumerate(configuration.expected, start=1)
     ]

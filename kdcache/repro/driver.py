@@ -148,7 +148,7 @@ class _Run:
             self._schedule.wait_again(stage)
 
     def _stop(self, received: list[int]) -> None:
-        """End all jobs that are still there: after a signal, or when this process itself goes wrong."""
+        """End all remaining jobs, after a signal or an error of this process."""
         if not self._jobs:
             return
         stopped = ", ".join(job.name for job in self._jobs)
@@ -162,7 +162,7 @@ class _Run:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """The signals to stop that have come so far; none interrupts anything here.
+    """The signals to stop that have been received so far; no signal interrupts this process.
 
     A hang-up that is ignored already, as `nohup` has it, stays ignored.
     """

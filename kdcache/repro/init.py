@@ -52,9 +52,11 @@ def start_project(folder: Path, kind: Template = "default", data: Texts | Images
     Raises:
         KdcacheError: the folder has a project already, or the data are not as described. Nothing is written then.
     """
-    there = [name for name in OURS if (folder / name).exists()]
-    if there:
-        raise KdcacheError(f"{folder}: has {', '.join(there)} already; name a folder without a project in it")
+    existing = [name for name in OURS if (folder / name).exists()]
+    if existing:
+        raise KdcacheError(
+            f"{folder}: has {', '.join(existing)} already; name a folder without a project in it"
+        )
     if folder.exists() and not folder.is_dir():
         raise KdcacheError(f"{folder}: is a file; name a folder")
     study = _study(kind) if data is None else _study_of(folder, data)

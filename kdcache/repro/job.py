@@ -78,7 +78,7 @@ class Job:
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End what is left of it."""
+        """End the processes that are left of it."""
         for process in self._started | self._descendants():
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -126,7 +126,7 @@ def _run(stages: list[str], allow_missing: bool, log: Path, environment: dict[st
 
 
 def _print_to(log: Path) -> None:
-    """All that this process and those it starts print goes to a file; nothing can be read."""
+    """Send all output of this process and its children to a file, and give them no input."""
     nothing, file = (
         os.open(os.devnull, os.O_RDONLY),
         os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),

@@ -144,7 +144,9 @@ class Images:
             pixels = [to_pixels(image) for image in images[:: math.ceil(len(images) / LOOKED_AT)]]
         except ValueError as error:
             raise KdcacheError(str(error)) from None
-        return max(max(one.shape[:2]) for one in pixels), max(3 if one.ndim == 3 else 1 for one in pixels)
+        return max(max(image.shape[:2]) for image in pixels), max(
+            3 if image.ndim == 3 else 1 for image in pixels
+        )
 
 
 def own_study(project: Path, data: Texts | Images) -> tuple[Any, str]:
@@ -206,8 +208,8 @@ def _look_at(data: Texts) -> tuple[str, int]:
     first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
     columns = [[text or "" for text in first.column(name).to_pylist()] for name in data.text]
     counts = [
-        len(one.ids)
-        for one in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
+        len(encoding.ids)
+        for encoding in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
     ]
     longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
     return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest

@@ -51,10 +51,11 @@ class Project:
             return Pipeline(
                 order=[step.addressing for step in steps],
                 upstream={
-                    step.addressing: {one.addressing for one in graph.successors(step)} for step in steps
+                    step.addressing: {needed.addressing for needed in graph.successors(step)}
+                    for step in steps
                 },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
-                changed={name: _named(what) for name, what in self._repo.status().items()},
+                changed={name: _named(status) for name, status in self._repo.status().items()},
                 superseded={
                     step.addressing for step in steps if _is_superseded(step, graph.successors(step))
                 },
@@ -128,7 +129,7 @@ def _named(status: Iterable[Any]) -> set[str]:
 
 def _is_superseded(stage: Any, upstream: Iterable[Any]) -> bool:
     """Whether a stage has to run although its dependencies are not here; the check of `dvc repro --allow-missing`."""
-    recorded = {out.fs_path: out.hash_info for one in upstream for out in one.outs}
+    recorded = {out.fs_path: out.hash_info for stage_above in upstream for out in stage_above.outs}
     return any(recorded.get(dep.fs_path, dep.hash_info) != dep.hash_info for dep in stage.deps)
 
 

@@ -38,10 +38,10 @@ class Trials:
     def read(self, stage: str, log: Path) -> None:
         """Read what a running stage has logged so far."""
         for line in _lines(log):
-            if found := TO_RUN.match(line):
-                self._total[stage] = int(found[1])
-            elif found := DONE.match(line):
-                self._done[stage] = int(found[1])
+            if match := TO_RUN.match(line):
+                self._total[stage] = int(match[1])
+            elif match := DONE.match(line):
+                self._done[stage] = int(match[1])
 
     def close(self, stage: str) -> None:
         """Count no more trials to do for a stage that has ended."""
@@ -91,19 +91,19 @@ class Display:
             description=self._counts(),
             completed=self._ended + self.trials.done,
             total=self._stages + self.trials.total,
-            left=self._left(),
+            left=self._time_left(),
             running=", ".join(_with_epoch(stage, log) for stage, log in running.items()),
         )
 
     def end(self, name: str, stages: Sequence[str], log: Path, ok: bool, seconds: float) -> None:
         """Report the end of stages that ran together: done, failed, or DVC found that they did not have to run."""
         self.trials.read(name, log)
-        for one in {name, *stages}:
-            self.trials.close(one)
+        for stage in {name, *stages}:
+            self.trials.close(stage)
         self._ended += len(stages)
         ran = any(line.startswith(RAN) for line in _lines(log))
         outcome = f"done in {duration(seconds)}" if ran else "did not have to run"
-        self.say(f"{name}: {outcome if ok else 'failed'}  ({self._counts()}{self._left()})")
+        self.say(f"{name}: {outcome if ok else 'failed'}  ({self._counts()}{self._time_left()})")
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
@@ -120,18 +120,18 @@ class Display:
         trials = f", trials {self.trials.done}/{self.trials.total}" if self.trials.total else ""
         return f"stages {self._ended}/{self._stages}{trials}"
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """The estimated remaining time, at the speed of stages and trials so far; "" at the start."""
         done = self._ended + self.trials.done
-        left = self._stages + self.trials.total - done
-        if not (done and left):
+        remaining = self._stages + self.trials.total - done
+        if not (done and remaining):
             return ""
-        return f", about {duration((time.monotonic() - self._begin) / done * left)} left"
+        return f", about {duration((time.monotonic() - self._begin) / done * remaining)} left"
 
 
 def _with_epoch(stage: str, log: Path) -> str:
     """A running stage, and how many epochs of its training are over where its log says so."""
-    epochs = [found[1] for line in _lines(log) if (found := EPOCH.search(line))]
+    epochs = [match[1] for line in _lines(log) if (match := EPOCH.search(line))]
     return f"{stage} (epochs {epochs[-1]})" if epochs else stage
 
 

@@ -32,7 +32,9 @@ class Schedule:
         self.states: dict[str, State] = {}
         self._upstream = upstream
         for name in self.order:
-            fresh = name not in changed and all(self.states[one] is State.FRESH for one in upstream[name])
+            fresh = name not in changed and all(
+                self.states[needed] is State.FRESH for needed in upstream[name]
+            )
             self.states[name] = State.FRESH if fresh else State.WAITING
         self._to_the_end = _to_the_end(self.order, upstream)
 
@@ -45,7 +47,9 @@ class Schedule:
         """Those of `names` that wait for others of them at most, in an order in which one process can run them."""
         together: list[str] = []
         for name in self.having(State.WAITING):
-            if name in names and all(self._has_ended(one) or one in together for one in self._upstream[name]):
+            if name in names and all(
+                self._has_ended(needed) or needed in together for needed in self._upstream[name]
+            ):
                 together.append(name)
         return together
 
@@ -61,7 +65,7 @@ class Schedule:
         self.states[name] = State.DONE if ok else State.FAILED
         dropped = []
         for later in self.having(State.WAITING):
-            if any(self.states[one] in (State.FAILED, State.DROPPED) for one in self._upstream[later]):
+            if any(self.states[needed] in (State.FAILED, State.DROPPED) for needed in self._upstream[later]):
                 self.states[later] = State.DROPPED
                 dropped.append(later)
         return dropped
@@ -71,7 +75,7 @@ class Schedule:
         return [name for name in self.order if self.states[name] in states]
 
     def _is_free(self, name: str) -> bool:
-        return all(self._has_ended(one) for one in self._upstream[name])
+        return all(self._has_ended(needed) for needed in self._upstream[name])
 
     def _has_ended(self, name: str) -> bool:
         return self.states[name] in (State.FRESH, State.DONE)

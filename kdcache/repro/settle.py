@@ -1,4 +1,4 @@
-"""Run a study with looks to its end: run the trials of a look, judge, decide who goes on, until nobody does."""
+"""Run a study with looks to its end: run the trials of a look, judge, and add seeds where comparisons are open."""
 
 from __future__ import annotations
 
@@ -91,16 +91,16 @@ def _line(study: Study, now: Standing, jobs: int) -> str:
         about = "" if minutes is None else f", about {wording.count(max(1, round(minutes)), 'minute')}"
         return f"{looked}; next {wording.count(sum(more.values()), 'trial')}{about}"
     trials, most = len(list(study.all_trials())), len(list(study.configurations())) * len(study.seeds)
-    left = [
-        wording.count(n, "comparison") + f" {what}"
-        for n, what in (
+    unsettled = [
+        wording.count(n, "comparison") + f" {outcome}"
+        for n, outcome in (
             (now.stopped("maximum"), f"undecided at the maximum of {len(study.seeds)} seeds"),
             (now.stopped("hopeless"), "given up, since more seeds would hardly decide"),
         )
         if n
     ]
     ran = f"{trials} of at most {most} trials" if trials < most else wording.count(trials, "trial")
-    return "; ".join([f"{result}, with {ran}", *left])
+    return "; ".join([f"{result}, with {ran}", *unsettled])
 
 
 def _more(study: Study, counts: SeedCounts) -> dict[tuple[str, str, str], int]:

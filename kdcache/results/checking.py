@@ -67,19 +67,19 @@ def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:
         )
 
 
-def _compare(what: str, kept: Any, asked: Params) -> None:
+def _compare(name: str, kept: Any, asked: Params) -> None:
     """Refuse if parameters differ from the study's.
 
     Args:
         kept: parameters as a result's JSON has them; an older result may lack some.
     """
     if not isinstance(kept, Mapping | None):
-        raise ComparisonError(f"{what} has no parameters but {quoted(kept)}; run `dvc repro`")
+        raise ComparisonError(f"{name} has no parameters but {quoted(kept)}; run `dvc repro`")
     now = {**LEFT_OUT, **asked.model_dump(mode="json", exclude=NAMES_ONLY)}
     for key, value in {**LEFT_OUT, **(kept or {})}.items():
         if key in now and value != now[key]:
             raise ComparisonError(
-                f"{what} was trained with {key} {value}, params.yaml says {now[key]}; params.yaml was changed while "
+                f"{name} was trained with {key} {value}, params.yaml says {now[key]}; params.yaml was changed while "
                 "it ran, or since: run `dvc repro`"
             )
 
@@ -100,7 +100,7 @@ def _check_identities(study: Study, layout: Layout, results: Sequence[TrialResul
 
 
 def _is_here(model: Model) -> bool:
-    here = find_local(model) is not None
-    if not here:
+    is_local = find_local(model) is not None
+    if not is_local:
         log.info("%s is not on this machine: its trials' identities are not checked", model.checkpoint)
-    return here
+    return is_local

@@ -37,9 +37,9 @@ Array: TypeAlias = npt.NDArray[Any]
 class Outputs:
     """The outputs of one configuration's trials for each validation row.
 
-    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression. Of two classes, 1 is
-    the one that f1 is of. Where a task is judged by a loss (nll, bits_per_byte), a row's output is the sum of its
-    losses, and its label what that is divided by: 1, or a document's tokens or bytes.
+    labels [N] and outputs [S, N]: classes (the largest logit), or real numbers for a regression. With two classes,
+    class 1 is the one that f1 is of. If a task is judged by a loss (nll, bits_per_byte), a row's output is the sum of
+    its losses, and its label is the divisor of that sum: 1, or a document's tokens or bytes.
     """
 
     seeds: tuple[int, ...]
@@ -49,7 +49,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class _Task:
-    """A prepared task's card, what it is judged by, and of each evaluated split the row hashes [N] and labels [N].
+    """A prepared task's card, its metric, and for each evaluated split the row hashes [N] and labels [N].
 
     The label of a document is its size in bytes.
     """
@@ -61,7 +61,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Read:
-    """Of one trial: of each validation row the output and what it is held against, and the sureness of all."""
+    """What was read of one trial: each validation row's output and label, and the sureness over all rows."""
 
     outputs: Array
     labels: Array
@@ -86,7 +86,9 @@ class Evaluation:
 
     def __init__(self, study: Study, root: Path, results: Iterable[TrialResult]) -> None:
         self._study, self._root = study, root
-        self._recorded = {(*_configuration(one), one.seed): one.metrics for one in results if one.metrics}
+        self._recorded = {
+            (*_configuration(result), result.seed): result.metrics for result in results if result.metrics
+        }
         self._tasks: dict[str, _Task] = {}
         self._scores: dict[tuple[str, str, str, int], dict[str, float]] = {}
         self._sureness: dict[Configuration, Array] = {}
@@ -106,7 +108,7 @@ class Evaluation:
         return Outputs(tuple(seeds), predictions.labels, np.stack(stacked))
 
     def scores(self, result: TrialResult) -> dict[str, float]:
-        """A trial's scores: on validation by the metric's name, on a further split by `<metric>_<split>`."""
+        """A trial's scores, by the metric's name on validation, and by `<metric>_<split>` on a further split."""
         key = (*_configuration(result), result.seed)
         if key not in self._scores:
             self.outputs(*_configuration(result))
@@ -128,7 +130,7 @@ class Evaluation:
         return self._tasks[task]
 
     def _read_documents(self, task: _Task, configuration: Configuration, seed: int) -> _Read:
-        """What a language model's trial says of the validation documents; its scores on every split are kept."""
+        """Read a language model's trial on the validation documents, and keep its scores on every split."""
         folder, scores = trial_folder(self._root.joinpath("trials", *configuration), seed), {}
         for split, (hashes, sizes) in task.rows.items():
             documents = read_documents(path_of(folder, split), hashes)
@@ -144,7 +146,7 @@ class Evaluation:
         return _Read(kept.sums / math.log(2), task.rows[VALIDATION][1], sureness)
 
     def _read_rows(self, task: _Task, configuration: Configuration, seed: int) -> _Read:
-        """What a trial's logits say of the validation rows; its scores on every evaluated split are kept."""
+        """Read a trial's logits on the validation rows, and keep its scores on every evaluated split."""
         folder = trial_folder(self._root.joinpath("trials", *configuration), seed)
         cache, scores = LogitCache(folder / LOGITS), {}
         logits = {split: _read_split(cache, split, hashes) for split, (hashes, _) in task.rows.items()}
@@ -165,7 +167,7 @@ def _labels(task: PreparedTask, split: str) -> Array:
 
 
 def _outputs(task: _Task, logits: Array) -> _Read:
-    """What logits say of the validation rows, by what the task is judged by."""
+    """The outputs on the validation rows from their logits: predictions, or losses if the task is judged by a loss."""
     card, labels = task.card, task.rows[VALIDATION][1]
     if card.regression:
         return _Read(logits[:, 0].astype(np.float64), labels, None)
@@ -226,7 +228,7 @@ def bin_sureness(logits: Array, labels: Array, bins: int = ECE_BINS) -> npt.NDAr
 
 
 def bins_of(sure: Array, right: Array, bins: int = ECE_BINS) -> npt.NDArray[np.float64]:
-    """`bin_sureness` of rows, or tokens, whose largest probability, and whether it is the label's, are known."""
+    """`bin_sureness` from the largest probability of each row or token, and whether that is the label's."""
     index = np.clip(np.ceil(sure * bins).astype(np.int64) - 1, 0, bins - 1)
     weights = (np.ones(len(sure)), sure, right)
-    return np.stack([np.bincount(index, weights=one, minlength=bins) for one in weights])
+    return np.stack([np.bincount(index, weights=row_weights, minlength=bins) for row_weights in weights])

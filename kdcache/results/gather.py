@@ -40,24 +40,24 @@ def read_trials(study: Study, trials: Path) -> list[TrialResult]:
     Raises:
         ResultsError: trials are missing (the first few are named), or a student's trials began with different weights.
     """
-    found, missing = [], []
+    results, missing = [], []
     for task, student, regularizer, seed in study.all_trials():
         folder = trial_folder(trials / task / student / regularizer, seed)
         result = read_result(folder)
         if result is None:
             missing.append(str(folder))
         else:
-            found.append(result)
+            results.append(result)
     if missing:
         listed = "\n".join(f"  {folder}" for folder in missing[:10])
         run = "kdcache settle" if study.comparison.looks else "dvc repro"
         raise ResultsError(f"{len(missing)} trials are missing (run `{run}`), the first are:\n{listed}")
-    _check_starts(found)
-    return found
+    _check_starts(results)
+    return results
 
 
 def _check_starts(results: list[TrialResult]) -> None:
-    """Refuse trials of a student that began with different models: a branch of the hub may move during a study."""
+    """Refuse trials of a student that began with different models: a hub branch may move during a study."""
     starts: dict[tuple[str, str], dict[str | None, TrialResult]] = {}
     for result in results:
         starts.setdefault((result.task, result.student), {}).setdefault(result.start, result)
@@ -92,7 +92,7 @@ def _trial_row(result: TrialResult, study: Study, scores: Mapping[str, float]) -
         student=result.student,
         family=result.family,
         init=result.init,
-        # Names from the study, since a trial stays valid when they change: a moved checkpoint, a renamed teacher.
+        # Names come from the study, since a trial stays valid if they change: a moved checkpoint, a renamed teacher.
         checkpoint=student.checkpoint,
         layers=result.layers,
         teacher=study.method(result.regularizer).teacher_name(student),
@@ -160,7 +160,7 @@ def curves_table(results: Iterable[TrialResult]) -> pd.DataFrame:
     """metrics/curves.csv: one row per configuration and epoch, with the mean and sd over seeds of the training loss.
 
     `seeds` is the number of seeds that have the epoch. The loss is the one that the regularizer trains on, soft labels
-    included: between regularizers its level means nothing, its course does.
+    included. So its level cannot be compared between regularizers, but its course can.
 
     Args:
         results: the results of `read_trials`.

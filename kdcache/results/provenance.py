@@ -29,10 +29,10 @@ def provenance(study: Study, root: Path, results: Sequence[TrialResult]) -> dict
     - tasks: {name: {rows: {split: count}, data: fingerprint, majority: the score on validation of one answer for every
       row, in the task's first metric, null for language modelling}}, and unlabelled: the fingerprint of the unlabelled
       rows, if any
-    - adopted: where trials' code was refactored since, [{from, to: fingerprints of the code, checked, of: trainings}]
-    - declared: where looks, margins or levels were changed after trials had been judged: by what, the first one first
-    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and where
-      there are such caches, views and unlabelled: the identities of those of its views and of its unlabelled rows
+    - adopted: if the trials' code was refactored later, [{from, to: fingerprints of the code, checked, of: trainings}]
+    - declared: if looks, margins or levels were changed after trials had been judged: all declarations, oldest first
+    - caches: list of {task, teacher, cache: its identity, data, weights, preprocessing, code: fingerprints}, and, if
+      they exist, views and unlabelled: the identities of the caches of its views and of its unlabelled rows
 
     Args:
         root: the folder that holds `tasks/` and `logits/`.
@@ -58,7 +58,8 @@ def _adopted(results: Sequence[TrialResult]) -> dict[str, Any]:
     """What was checked if the code was refactored after trials had run; see `kdcache adopt`."""
     adopted = {result.adopted for result in results if result.adopted is not None}
     facts = [
-        one.model_dump(by_alias=True) for one in sorted(adopted, key=lambda one: (one.before, one.after))
+        adoption.model_dump(by_alias=True)
+        for adoption in sorted(adopted, key=lambda adoption: (adoption.before, adoption.after))
     ]
     return {"adopted": facts} if facts else {}
 
@@ -74,6 +75,6 @@ def _task_facts(study: Study, root: Path, task: str) -> dict[str, Any]:
 def _cache_facts(study: Study, root: Path, task: str, teacher: str) -> dict[str, Any]:
     folder = root / "logits" / task / teacher
     cache = open_cache(folder)
-    beside = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
+    further_caches = {part: LogitCache(folder / part).identity for part in caches_beside(study.tasks[task])}
     prints = cache.manifest.fingerprints.model_dump()
-    return {"task": task, "teacher": teacher, "cache": cache.identity, **beside, **prints}
+    return {"task": task, "teacher": teacher, "cache": cache.identity, **further_caches, **prints}

@@ -122,8 +122,8 @@ def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
     lacking = [column for column in columns(table) if column not in header]
     needed = [column for column in lacking if column not in defaults(table)]
     if needed:
-        there = ", ".join(header)
-        raise ComparisonError(f"{path}: expected the columns {', '.join(needed)}, found {there}")
+        present = ", ".join(header)
+        raise ComparisonError(f"{path}: expected the columns {', '.join(needed)}, found {present}")
     later = {column: defaults(table)[column] for column in lacking}
     flags = {name: frame[name].str.lower() == "true" for name in texts if types[name] is bool}
     return frame.assign(**flags, **later)

@@ -32,11 +32,11 @@ TRAIN, VALIDATION = "train", "validation"
 def teachers_table(study: Study, root: Path, trials: pd.DataFrame) -> pd.DataFrame:
     """metrics/teachers.csv: one row per task and teacher, in the order of the study.
 
-    train, validation: the teacher's score in `metric`, the task's first, in its unit (points, nats, bits); train by the
-    labels that it was trained on. majority: on validation, the score of always answering train's commonest class (a
-    regression: its mean). classes: K, or the tokens of a language model's vocabulary. entropy (nats, 0 to ln K) and
-    confidence (the largest probability): means over train at temperature 1; blank for a regression, confidence also
-    for a language model. student: of those that the teacher can teach, the best without it, by plain fine-tuning.
+    train, validation: the teacher's score in `metric` (the task's first), in its unit (points, nats, bits); on train,
+    for the labels that it was trained on. majority: the score on validation of always answering train's commonest class
+    (for a regression, its mean). classes: K, or the tokens of a language model's vocabulary. entropy (nats, 0 to ln K)
+    and confidence (the largest probability): means over train at temperature 1; blank for a regression, confidence also
+    for a language model. student: of the students that the teacher can teach, the best without it (plain fine-tuning).
     student_score: its mean over seeds. gap: how much better the teacher is on validation.
 
     Args:
@@ -84,7 +84,7 @@ def _row(study: Study, root: Path, trials: pd.DataFrame, task: str, teacher: str
 
 
 def _taught_on(task: PreparedTask, folder: Path, metric: Metric) -> tuple[float, float, dict[str, Any]]:
-    """The scores on train and validation; and classes, entropy and confidence on train."""
+    """The scores on train and validation, and classes, entropy and confidence on train."""
     if task.card.language_modelling:
         return _distributions(task, TokenCache(folder), metric)
     cache = LogitCache(folder)
@@ -96,7 +96,7 @@ def _taught_on(task: PreparedTask, folder: Path, metric: Metric) -> tuple[float,
 def _distributions(
     task: PreparedTask, cache: TokenCache, metric: Metric
 ) -> tuple[float, float, dict[str, Any]]:
-    """Of a token cache, which keeps the true token's log-probability and the entropy, rounded to 11 bits."""
+    """The same from a token cache, which has the true token's log-probability and the entropy, rounded to 11 bits."""
     scores, entropy = [], 0.0
     for split in (TRAIN, VALIDATION):
         nll, count = 0.0, 0
@@ -115,7 +115,7 @@ def _distributions(
 
 @dataclass(frozen=True)
 class _Split:
-    """What a teacher says of a split's rows: outputs [N], labels [N], and of classes mean nll, entropy, confidence."""
+    """A teacher's outputs [N] on a split and the labels [N]; for classes also the mean nll, entropy and confidence."""
 
     outputs: npt.NDArray[Any]
     labels: npt.NDArray[Any]
@@ -160,7 +160,7 @@ def _read(cache: LogitCache, task: PreparedTask, split: str) -> _Split:
 def always_the_same(task: PreparedTask, metric: Metric) -> float | None:
     """The score on validation of one answer for every row: train's commonest class, or its mean.
 
-    Of nll that of train's shares of the classes; of language modelling there is none.
+    For nll the answer is the classes' shares in train. Language modelling has no such score.
     """
     card = task.card
     if card.language_modelling:
@@ -189,6 +189,10 @@ def _best_student(
 def _taught(study: Study, task: str, teacher: str) -> Iterator[str]:
     """The students on a task whose teacher it is, or that learn from it through a method that names it."""
     for name, student in study.students.items():
-        named = {one for method in study.methods().values() for one in method.teachers_of(student)}
+        named = {
+            teacher_name
+            for method in study.methods().values()
+            for teacher_name in method.teachers_of(student)
+        }
         if study.applies(student, task) and teacher in named | set(student.teachers):
             yield name

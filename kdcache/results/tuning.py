@@ -19,7 +19,7 @@ def tuning_table(study: Study, tuned: Sequence[Tuned]) -> pd.DataFrame:
     Each configuration's settings are numbered from 1; `values` has a setting's values. `score` is the score on the
     held-out rows, a fraction (nll: nats).
     """
-    return tabulate(TuningRow, (row for one in tuned for row in _rows(study, one)))
+    return tabulate(TuningRow, (row for choice in tuned for row in _rows(study, choice)))
 
 
 def _rows(study: Study, tuned: Tuned) -> Iterator[TuningRow]:

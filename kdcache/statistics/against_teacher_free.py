@@ -79,14 +79,14 @@ def _pool(cells: Cells, pairs: list[Pair], kd: str, free: list[str], names: dict
     seeds = {pair: _shared_seeds([cells[(*pair, name)] for name in (kd, *free)]) for pair in pairs}
     used = [pair for pair in pairs if seeds[pair]]
     shared = sorted(set.intersection(*(seeds[pair] for pair in used))) if used else []
-    left = len(pairs) - len(used)
+    unused = len(pairs) - len(used)
     return Contest(
         names,
         points={seed: _mean(cells, used, [kd], seed) for seed in shared},
         against={seed: _mean(cells, used, free, seed) for seed in shared},
         needed=tuple((*pair, name) for pair in pairs for name in (kd, *free)),
         family=ALL if names["init"] == ALL else "init",
-        note=f"{left} of {len(pairs)} task x student pairs lack trials and are left out" if left else "",
+        note=f"{unused} of {len(pairs)} task x student pairs lack trials and are left out" if unused else "",
     )
 
 

@@ -1,10 +1,8 @@
 """BCa bootstrap intervals of a mean difference over seeds (Efron 1987), by scipy.
 
-A bootstrap can only redraw the values it has. With five seeds its interval never leaves the range of the five values
-and
-is too short: it covers less than it says (docs/statistics.md has the numbers). So quote the t interval. The BCa
-interval
-is useful for its shape: if the two disagree much, the differences are far from normal.
+A bootstrap can only redraw the values it has. With five seeds its interval never leaves the range of the five values,
+and is too short: it covers less than it says (docs/statistics.md has the numbers). So quote the t interval. The BCa
+interval is useful for its shape: if the two disagree much, the differences are far from normal.
 """
 
 from __future__ import annotations
@@ -49,13 +47,13 @@ def bca_welch(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Interval 
 
 
 def _canonical(z: Scores) -> tuple[Scores, int]:
-    """A canonical form (sorted, the larger of z and -z) and its sign: order and mirroring do not change resamples."""
+    """A canonical form (sorted, the larger of z and -z) and its sign: order and mirroring change no resample."""
     up, down = np.sort(z), np.sort(-z)
     return (up, 1) if tuple(up.round(DECIMALS)) >= tuple(down.round(DECIMALS)) else (down, -1)
 
 
 def _bca(samples: tuple[Scores, ...], confidence: float) -> Interval | None:
-    """The interval in units of the spread about 0, so that shift and scale change no tie between resampled means."""
+    """The interval in units of the spread around 0, so that shift and scale change no tie between resampled means."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy warns if BCa has no answer; the result is then NaN
         interval = stats.bootstrap(

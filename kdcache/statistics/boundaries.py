@@ -51,7 +51,7 @@ class Paths:
     density: Array
 
     def at(self, angle: Array) -> Array:
-        """The density at any angles in between, [...]; by the nodes' polynomial, in barycentric form."""
+        """The density at angles in between, [...], by the nodes' polynomial in barycentric form."""
         x, weight = _gauss(NODES)
         place = (2 * angle - self.low - self.high) / (self.high - self.low)
         away = place[..., None] - x

@@ -86,7 +86,7 @@ def _rows(trials: pd.DataFrame, study: Study, metric: str) -> Iterator[Calibrati
 
 
 def _has(task: Task, metric: str) -> bool:
-    """Whether a task's trials have such a score: a language model's Brier score is not computed."""
+    """Whether a task's trials have this score: a language model has no Brier score."""
     return not (task.regression or (task.language_modelling and metric == "brier"))
 
 
@@ -102,11 +102,11 @@ def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study, metric
     margin = next((size for name, size in study.comparison.margin.items() if name == metric), None)
     confidence = 1 - design.nominal(look, design.alpha, 2)
     evidence, _ = evidence_of(scores, base, margin, confidence, notes)
-    whole = evidence.paired and evidence.seeds == len(seeds)
+    complete = evidence.paired and evidence.seeds == len(seeds)
     shared = {name: getattr(evidence, name) for name in SHARED}
     qs = {
-        "t_q": _sequential(design, look, evidence.t_p, 2, whole),
-        "tost_q": _sequential(design, look, evidence.tost_p, 1, whole),
+        "t_q": _sequential(design, look, evidence.t_p, 2, complete),
+        "tost_q": _sequential(design, look, evidence.tost_p, 1, complete),
     }
     return {**shared, **qs, "margin": margin, "note": "; ".join(notes)}
 

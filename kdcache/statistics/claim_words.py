@@ -65,7 +65,7 @@ class ClaimInWords:
     answer: str
     verdict: str  # supported, contradicted or inconclusive
     sentence: str
-    beside: str = ""
+    note: str = ""
     tested: str = ""  # the claim behind the verdict, in a few words
 
 
@@ -78,11 +78,11 @@ def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
     if claim["id"] not in KNOWN:
         return ClaimInWords(str(claim["question"]), verdict.capitalize(), verdict, str(claim["sentence"]))
     known = KNOWN[claim["id"]]
-    text, beside = known.words(claim, rows)
+    text, note = known.words(claim, rows)
     answer = known.answers.get(verdict)
     if answer is None and rows.none_goes_on:
-        answer, beside = "Undecided", f"{beside} {NONE_GOES_ON}".strip()
-    return ClaimInWords(known.question, answer or "Not settled", verdict, text, beside, known.tested)
+        answer, note = "Undecided", f"{note} {NONE_GOES_ON}".strip()
+    return ClaimInWords(known.question, answer or "Not settled", verdict, text, note, known.tested)
 
 
 def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
@@ -93,12 +93,14 @@ def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
     """
     asked = [(known, verdicts[name]) for name, known in KNOWN.items() if name in verdicts]
     shown = [known.shown[verdict] for known, verdict in asked if verdict in known.shown]
-    left = [known.topic for known, verdict in asked if verdict not in known.shown]
+    unanswered = [known.topic for known, verdict in asked if verdict not in known.shown]
     parts = [f"This study shows that {wording.listing(shown)}."] if shown else []
-    if left and shown:
-        parts.append(f"It leaves open {_either(left)}.")
-    elif left:
-        parts.append("This study settles none of its questions." if len(left) > 1 else "The answer is open.")
+    if unanswered and shown:
+        parts.append(f"It leaves open {_either(unanswered)}.")
+    elif unanswered:
+        parts.append(
+            "This study settles none of its questions." if len(unanswered) > 1 else "The answer is open."
+        )
     return " ".join([*parts, _counted(comparisons)]).strip()
 
 
@@ -114,7 +116,7 @@ def _counted(rows: pd.DataFrame) -> str:
     if known.empty:
         return ""
     unit = _unit(rows)
-    span = f"{wording.gain(known.min(), unit)} to {wording.gain(known.max(), unit)} {unit.many}"
+    span = f"{wording.gain(known.min(), unit)} to {wording.gain(known.max(), unit)} {unit.plural}"
     return f"{wording.count(len(rows), 'difference')} from the baseline, {span}: {said}."
 
 
@@ -123,10 +125,10 @@ def _pretrained(claim: Numbers, all_rows: ClaimRows) -> Words:
     within, beyond, open_ = (int(claim[key]) for key in ("within_margin", "beyond_margin", "undecided"))
     margins = wording.margins(rows["margin"], _unit(rows))
     shown = f"{_share(within, len(rows))} shown to lie within {margins} of plain fine-tuning"
-    others = [f"{n} {what}" for n, what in ((beyond, "beyond it"), (open_, "undecided")) if n]
+    others = [f"{n} {position}" for n, position in ((beyond, "beyond it"), (open_, "undecided")) if n]
     text = ", ".join([shown, *others])
-    beside = " ".join(part for part in (_wider(rows, beyond, open_), _limits(rows)) if part)
-    return f"{text}. {_extremes(rows)}".strip(), beside
+    note = " ".join(part for part in (_wider(rows, beyond, open_), _limits(rows)) if part)
+    return f"{text}. {_extremes(rows)}".strip(), note
 
 
 def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
@@ -170,7 +172,7 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
         return "No seed has all the trials that this comparison needs.", ""
     unit = _unit(rows.comparisons)
     text = (
-        f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.many} from scratch and "
+        f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.plural} from scratch and "
         f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of "
         f"{wording.gain(claim['interaction'], unit)} {wording.gains(claim['ci_low'], claim['ci_high'], unit)}."
     )
@@ -204,11 +206,11 @@ def _extremes(rows: pd.DataFrame) -> str:
         return ""
     unit = _unit(rows)
     ends = (wording.gain(end, unit) for end in (known.min(), known.max()))
-    return f"Differences run from {' to '.join(ends)} {unit.many}."
+    return f"Differences run from {' to '.join(ends)} {unit.plural}."
 
 
 def _unit(rows: pd.DataFrame) -> Unit:
-    """In which the comparisons of a study are judged; points, where the rows do not say."""
+    """The unit in which a study's comparisons are judged; points if the rows do not say."""
     return unit_of(str(rows["metric"].iloc[0])) if len(rows) and "metric" in rows else POINTS
 
 
@@ -237,7 +239,7 @@ def _limits(rows: pd.DataFrame) -> str:
     unit = _unit(rows)
     low, high = wording.score(limits.min(), unit), wording.score(limits.max(), unit)
     span = low if low == high else f"{low} to {high}"
-    return f"An inconclusive one would have shown a true difference of {span} {unit.many} (80% power)."
+    return f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power)."
 
 
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
@@ -250,8 +252,8 @@ def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
     said = wording.listing(_advantage(row) for row in pooled)
     counts = wording.listing(f"{claim[name]} {name}" for name in VERDICTS if claim.get(name))
     seeds = wording.count(int(pooled[0]["seeds"]), "seed")
-    beside = f"From {seeds}, over all tasks and students. One by one, corrected together: {counts or 'none'}."
-    return f"Against {against}, {said}.", beside
+    note = f"From {seeds}, over all tasks and students. One by one, corrected together: {counts or 'none'}."
+    return f"Against {against}, {said}.", note
 
 
 def _advantage(row: Numbers) -> str:
@@ -259,7 +261,7 @@ def _advantage(row: Numbers) -> str:
         return f"{row['regularizer']} cannot be compared: no seed has all its trials"
     unit = unit_of(row.get("metric", ""))
     ends = wording.gains(row["ci_low"], row["ci_high"], unit)
-    gain = f"{wording.gain(row['difference'], unit)} {unit.many} {ends}"
+    gain = f"{wording.gain(row['difference'], unit)} {unit.plural} {ends}"
     return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"
 
 

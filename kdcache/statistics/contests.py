@@ -110,16 +110,16 @@ def names_of(pairs: Sequence[Pair], kd: str, study: Study) -> dict[str, Any]:
     teachers = {study.method(kd).teacher_name(student) or "" for student in students}
     return {
         "regularizer": kd,
-        "task": _one({task for task, _ in pairs}),
-        "student": _one({student for _, student in pairs}),
-        "init": _one({s.init for s in students}),
-        "teacher": _one(teachers),
+        "task": _only_name({task for task, _ in pairs}),
+        "student": _only_name({student for _, student in pairs}),
+        "init": _only_name({s.init for s in students}),
+        "teacher": _only_name(teachers),
         "metric": "/".join(metrics),
         "margin": min(study.comparison.margin[metric] for metric in metrics),
     }
 
 
-def _one(names: set[str]) -> str:
+def _only_name(names: set[str]) -> str:
     return min(names) if len(names) == 1 else ALL
 
 

@@ -57,16 +57,18 @@ class Assumed:
 
     def draw(self, rng: Generator, repetitions: int, seeds: int) -> Array:
         """Differences [repetitions, comparisons, seeds]; half of each difference's variance comes from the baseline."""
-        of = self.baseline_of
-        baseline = rng.standard_normal((repetitions, of.max() + 1, seeds))[:, of]
+        baseline_of = self.baseline_of
+        baseline = rng.standard_normal((repetitions, baseline_of.max() + 1, seeds))[:, baseline_of]
         own = rng.standard_normal((repetitions, len(self.effects), seeds))
         sds, effects = np.array(self.sds)[:, None], np.array(self.effects)[:, None]
         return np.asarray(effects + sds * (own - baseline) / np.sqrt(2.0))
 
     def trials(self, many: Many) -> NDArray[np.intp]:
         """The trials of every repetition; a baseline has as many seeds as the longest of its comparisons."""
-        of = self.baseline_of
-        baselines = sum(many.seeds[:, of == number].max(axis=1) for number in range(of.max() + 1))
+        baseline_of = self.baseline_of
+        baselines = sum(
+            many.seeds[:, baseline_of == number].max(axis=1) for number in range(baseline_of.max() + 1)
+        )
         return np.asarray(many.seeds.sum(axis=1) + baselines)
 
 

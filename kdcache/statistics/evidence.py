@@ -17,7 +17,7 @@ Points: TypeAlias = dict[int, float]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the trials say of one comparison before any correction, see `Points`; `None`: not estimable."""
+    """The trials' evidence on one comparison before any correction, in the unit of `Points`; `None`: not estimable."""
 
     seeds: int
     paired: bool
@@ -42,7 +42,7 @@ class Evidence:
 
     @property
     def spread(self) -> power.Spread | None:
-        """The spread that decides what more seeds would show; `None` if not estimable."""
+        """The spread, which decides what more seeds would show; `None` if not estimable."""
         if self.paired:
             return None if self.sd_difference is None else power.Spread(self.sd_difference)
         if self.sd is None or self.baseline_sd is None:
@@ -79,8 +79,8 @@ def evidence_of(
             notes.append(f"paired on {len(matched)} matched seeds of {len(points)} against {len(base)}")
         return _paired([points[s] for s in matched], [base[s] for s in matched], margin, confidence, notes)
     if len(points) >= 2 and len(base) >= 2:
-        found = "1 matched seed" if matched else "no matched seeds"
-        notes.append(f"{found}: Welch on {len(points)} against {len(base)}")
+        matches = "1 matched seed" if matched else "no matched seeds"
+        notes.append(f"{matches}: Welch on {len(points)} against {len(base)}")
         return _unpaired(list(points.values()), list(base.values()), margin, confidence, notes)
     return _untestable(points, base, matched, notes)
 

@@ -57,7 +57,7 @@ def standing(trials: pd.DataFrame, study: Study) -> Standing:
 
 
 def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]]:
-    """The next look's number of seeds for every configuration that an open claim with looks of its own is about."""
+    """The next look's number of seeds, for every configuration of an open claim that has looks of its own."""
     interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
     if (interactions["scope"] == "pooled").any():
         students = [(task, student) for task, *pair in pairs(study) for student in pair]

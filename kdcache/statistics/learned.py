@@ -1,7 +1,7 @@
-"""Whether models learned anything: those that did not score no more than one answer for every row does.
+"""Whether models learned anything: a model that did not scores no more than the same answer for every row.
 
-A method that is equivalent to plain fine-tuning where neither learned says nothing of the method. So such a comparison
-gets no verdict.
+If neither a method nor plain fine-tuning learned anything, their equivalence says nothing about the method. So such a
+comparison gets no verdict.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ def unlearned_seeds(trials: pd.DataFrame, metric: str, majority: float) -> list[
 def without_unlearned(
     comparisons: pd.DataFrame, trials: pd.DataFrame, study: Study, majorities: Mapping[str, float]
 ) -> pd.DataFrame:
-    """comparisons.csv in which `equivalent` is taken back where no seed of either side learned anything.
+    """comparisons.csv, with `equivalent` taken back if no seed of either side learned anything.
 
     The verdict is then `inconclusive`, the outcome `nothing learned`, and the note says why.
 
     Args:
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
-    of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
+    trials_of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
     baseline, judged = study.comparison.baseline, comparisons.copy()
     for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
         task, student = str(row["task"]), str(row["student"])
-        sides = [of[task, student, name] for name in (str(row["regularizer"]), baseline)]
+        sides = [trials_of[task, student, name] for name in (str(row["regularizer"]), baseline)]
         if task in majorities and not any(
             _learned(side, str(row["metric"]), majorities[task]) for side in sides
         ):

@@ -86,10 +86,10 @@ def _detectable_errors(df: float, alpha: float, power: float) -> float:
 
 def _t_power(effect: float, df: float, critical: float) -> float:
     """P(|T'| > critical) for the noncentral t variable T' with noncentrality `effect`."""
-    return _expected(lambda s: _found(effect, critical * s), df, effect, critical)
+    return _expected(lambda s: _chance_beyond(effect, critical * s), df, effect, critical)
 
 
-def _found(effect: float, bound: Scores) -> Scores:
+def _chance_beyond(effect: float, bound: Scores) -> Scores:
     """P(|Z + effect| > bound) for a standard normal Z."""
     return np.asarray(special.ndtr(effect - bound) + special.ndtr(-effect - bound))
 

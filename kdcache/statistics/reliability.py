@@ -30,11 +30,11 @@ def tabulate_reliability(study: Study, read: ReadSureness) -> pd.DataFrame:
     """
     rows = [
         ReliabilityRow(
-            task=task, student=student, init=study.students[student].init, regularizer=regularizer, **one
+            task=task, student=student, init=study.students[student].init, regularizer=regularizer, **facts
         )
         for task, student, regularizer in study.configurations()
         if not study.tasks[task].regression
-        for one in reliability_bins(read(task, student, regularizer))
+        for facts in reliability_bins(read(task, student, regularizer))
     ]
     return tabulate(ReliabilityRow, rows)
 

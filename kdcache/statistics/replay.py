@@ -90,8 +90,8 @@ class Replay:
 def replay(design: Design, family: Sequence[Comparison], seeds: Sequence[int]) -> Replay:
     """Judge the comparisons of one family at every look for which their trials are there.
 
-    Scores after the look at which a comparison stops do not matter. A design with one look judges the trials that are
-    there, as `verdicts.compare` does. With several looks, a look waits until every open comparison has all its seeds.
+    Scores after the look at which a comparison stops do not matter. A design with one look judges the existing trials,
+    as `verdicts.compare` does. With several looks, a look waits until every open comparison has all its seeds.
 
     Args:
         seeds: in the declared order, at least as many as the last look has; look k uses the first looks[k - 1].
@@ -156,13 +156,13 @@ def _judge(
     """Judge the open comparisons at one look, corrected together with those that stopped earlier, at their last q."""
     size = len(going_on) + len(stopped)
     judging = [_judging(design, look, comparison, seeds, size) for comparison in going_on]
-    t_q = [one.t_q for one in judging] + [row.t_q for row in stopped]
-    tost_q = [one.tost_q for one in judging] + [row.tost_q for row in stopped]
+    t_q = [judged.t_q for judged in judging] + [row.t_q for row in stopped]
+    tost_q = [judged.tost_q for judged in judging] + [row.tost_q for row in stopped]
     t_corrected = correct_by_family(t_q, [0] * size, design.correction)
     tost_corrected = correct_by_family(tost_q, [0] * size, design.correction)
     return [
-        _row_and_outcome(design, look, one, corrected, size)
-        for one, corrected in zip(judging, zip(t_corrected, tost_corrected, strict=True), strict=False)
+        _row_and_outcome(design, look, judged, corrected, size)
+        for judged, corrected in zip(judging, zip(t_corrected, tost_corrected, strict=True), strict=False)
     ]
 
 
@@ -229,11 +229,11 @@ def _chance(design: Design, look: int, evidence: Evidence, margin: float, size: 
 
 
 def _row_and_outcome(
-    design: Design, look: int, one: _Judging, corrected: tuple[float | None, float | None], size: int
+    design: Design, look: int, judged: _Judging, corrected: tuple[float | None, float | None], size: int
 ) -> tuple[LookRow, Outcome]:
     """A comparison's row of looks.csv, and its outcome."""
-    comparison, evidence = one.comparison, one.evidence
-    outcome = _outcome(design, look, one, corrected, size)
+    comparison, evidence = judged.comparison, judged.evidence
+    outcome = _outcome(design, look, judged, corrected, size)
     t_q_corrected, tost_q_corrected = corrected
     row = LookRow(
         task=comparison.task,
@@ -246,11 +246,11 @@ def _row_and_outcome(
         t_p=evidence.t_p,
         tost_p=evidence.tost_p,
         share=design.shares[look - 1],
-        t_q=one.t_q,
-        tost_q=one.tost_q,
+        t_q=judged.t_q,
+        tost_q=judged.tost_q,
         t_q_corrected=t_q_corrected,
         tost_q_corrected=tost_q_corrected,
-        chance=one.chance,
+        chance=judged.chance,
         outcome=outcome.verdict,
         ci_low=evidence.ci_low,
         ci_high=evidence.ci_high,
@@ -264,16 +264,16 @@ def _sd(evidence: Evidence) -> float | None:
 
 
 def _outcome(
-    design: Design, look: int, one: _Judging, corrected: tuple[float | None, float | None], size: int
+    design: Design, look: int, judged: _Judging, corrected: tuple[float | None, float | None], size: int
 ) -> Outcome:
-    comparison, evidence, at = one.comparison, one.evidence, design.looks[look - 1]
+    comparison, evidence, at = judged.comparison, judged.evidence, design.looks[look - 1]
     word, negligible = verdict(evidence.difference, *corrected, design.alpha)
     if word in TOLD:
         by: StoppedBy = "equivalence" if word == "equivalent" else "difference"
         return Outcome(comparison.name, word, look, at, by, negligible)
     if look == len(design.looks):
         return Outcome(comparison.name, word if design.fixed else AT_MAXIMUM, look, at, "maximum")
-    if look > 1 and one.chance is not None and one.chance < design.stop_hopeless:
+    if look > 1 and judged.chance is not None and judged.chance < design.stop_hopeless:
         needs = to_settle(evidence, comparison.margin, design.strictest(size))["seeds_to_settle"]
         about = f"about {needs}" if needs else f"more than {power.MOST_SEEDS}"
         return Outcome(

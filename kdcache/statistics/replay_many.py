@@ -125,8 +125,8 @@ def _sample(d: Array, margin: float) -> _Sample:
 
 def _each(means: Array, p: Callable[[float], float]) -> Array:
     """The exact test's p for samples without spread; it is computed once for each of the few different means."""
-    values, places = np.unique(means, return_inverse=True)
-    return np.array([p(float(value)) for value in values])[places]
+    values, inverse = np.unique(means, return_inverse=True)
+    return np.array([p(float(value)) for value in values])[inverse]
 
 
 def _sequential(design: Design, look: int, p: ArrayLike, sides: Sides, flat: Mask) -> Array:

@@ -1,4 +1,4 @@
-"""Comparisons row by row: what the validation rows can show, and how much of the error comes from them.
+"""Comparisons row by row (or document by document): McNemar, tests and a bootstrap over the validation rows.
 
 A validation set is a sample. Seeds show how much training varies on these rows. They say nothing about other rows, and
 small validation sets vary a lot (with 277 rows, one row is 0.36 points). Since every trial predicts the same rows, the
@@ -154,8 +154,8 @@ def row_intervals(
             (predictions, labels), each [N], that gives a fraction and does not depend on the order of the rows; a
             function is called 2 S resamples times.
         labels: [N] classes or real numbers.
-        a, b: [S, N] predicted classes, real numbers for a correlation, or each row's sum of losses for a mean loss,
-            whose labels are then what it is divided by.
+        a, b: [S, N] predicted classes; for a correlation real numbers; for a mean loss each row's sum of losses, and
+            then `labels` are the divisors of these sums.
 
     Raises:
         ComparisonError: the shapes do not fit, a value is not finite, or the metric is unknown.
@@ -170,16 +170,18 @@ def row_intervals(
     mean, of_rows = settled(float(observed.mean()), 100.0), draws.mean(axis=1)
     rows = float(of_rows.var(ddof=1)) if np.ptp(of_rows) > NOISE else 0.0
     low, high = np.quantile(of_rows, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    found = RowIntervals(mean, low, high, math.sqrt(rows)) if rows else RowIntervals(mean, None, None, 0.0)
+    intervals = (
+        RowIntervals(mean, low, high, math.sqrt(rows)) if rows else RowIntervals(mean, None, None, 0.0)
+    )
     if len(observed) < 2:
-        return found
+        return intervals
     seeds, total = _variances(observed, draws, rows)
     if not total:
-        return replace(found, sd_seeds=0.0, sd_total=0.0)
+        return replace(intervals, sd_seeds=0.0, sd_total=0.0)
     df = (len(observed) - 1) * (total / seeds) ** 2 if seeds else math.inf
     half = t_quantile((1 + confidence) / 2, df) * math.sqrt(total)
     ends = {"total_low": mean - half, "total_high": mean + half}
-    return replace(found, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
+    return replace(intervals, sd_seeds=math.sqrt(seeds), sd_total=math.sqrt(total), **ends)
 
 
 def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, float]:
@@ -188,8 +190,8 @@ def _variances(observed: Floats, draws: Floats, rows: float) -> tuple[float, flo
     seeds = float(observed.var(ddof=1)) / count
     moved = draws - observed
     alone = moved - moved.mean(axis=1, keepdims=True)
-    both = float((alone**2).sum(axis=1).mean()) / (count - 1) / count
-    return seeds, max(0.0, rows - both) + max(0.0, seeds - both) + both
+    shared = float((alone**2).sum(axis=1).mean()) / (count - 1) / count
+    return seeds, max(0.0, rows - shared) + max(0.0, seeds - shared) + shared
 
 
 def _draws(
@@ -211,7 +213,7 @@ def _draws(
 
 
 def _differences(score: weighted.Score, weights: Floats, kinds: Outputs) -> Floats:
-    """Of the columns of `kinds` (label, S outputs of a, S of b): [R, S]."""
+    """Differences of the score [R, S], from the columns of `kinds` (label, S outputs of a, S of b)."""
     scores = np.stack([score(weights, output, kinds[:, 0]) for output in kinds.T[1:]], axis=1)
     seeds = scores.shape[1] // 2
     return np.asarray(scores[:, :seeds] - scores[:, seeds:])
@@ -239,9 +241,9 @@ def _same_shape(a: ArrayLike, b: ArrayLike, dtype: type | None = None) -> tuple[
 
 
 def _labels(labels: ArrayLike, outputs: Outputs) -> Outputs:
-    found = np.asarray(labels)
-    if found.shape != outputs.shape[1:] or not np.isfinite(found).all():
+    checked = np.asarray(labels)
+    if checked.shape != outputs.shape[1:] or not np.isfinite(checked).all():
         raise ComparisonError(
-            f"expected {outputs.shape[1]} finite labels, one a row, found shape {list(found.shape)}"
+            f"expected {outputs.shape[1]} finite labels, one a row, found shape {list(checked.shape)}"
         )
-    return found
+    return checked

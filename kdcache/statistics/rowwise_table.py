@@ -39,8 +39,8 @@ def compare_examples(study: Study, read: ReadOutputs, resamples: int = rowwise.R
       both; total_low, total_high: interval for other seeds on other rows
     - note: every departure from the plain case
 
-    gained to rows_p_corrected are about right and wrong, whatever the metric; a regression has none of them, nor has a
-    task that is judged by a loss.
+    The columns from gained to rows_p_corrected are about right and wrong answers, whatever the metric. They are blank
+    for a regression, and for a task that is judged by a loss.
 
     Args:
         read: gives a configuration's outputs; at most two are in memory.

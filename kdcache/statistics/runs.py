@@ -29,7 +29,7 @@ class StudyRun:
 
 @dataclass(frozen=True)
 class Side:
-    """A configuration in one run, in the metric's unit. verdict: `baseline`, or `absent` when the run lacks it."""
+    """A configuration in one run, in the metric's unit. verdict is also `baseline`, or `absent` if the run lacks it."""
 
     mean: float | None = None
     sd: float | None = None
@@ -39,7 +39,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Change:
-    """A configuration in both runs, and how much better the second is, matched by seed where it can be.
+    """A configuration in both runs, and how much better the second is, matched by seed if possible.
 
     same: both runs have the very same trials, by their identities. The interval is not corrected.
     """
@@ -59,9 +59,9 @@ class Change:
 
 def different_params(a: StudyRun, b: StudyRun) -> list[tuple[str, str, str]]:
     """(path, value in a, value in b) of every parameter that differs; values are JSON, or `absent`."""
-    one, other = _flat(a.params), _flat(b.params)
-    paths = dict.fromkeys([*one, *other])
-    values = ((path, one.get(path, ABSENT), other.get(path, ABSENT)) for path in paths)
+    params_a, params_b = _flat(a.params), _flat(b.params)
+    paths = dict.fromkeys([*params_a, *params_b])
+    values = ((path, params_a.get(path, ABSENT), params_b.get(path, ABSENT)) for path in paths)
     return [(path, x, y) for path, x, y in values if x != y]
 
 
@@ -125,8 +125,8 @@ def _points(rows: pd.DataFrame, metric: str) -> Points:
 def _change(key: Key, a: Configuration, b: Configuration, confidence: float) -> Change:
     change = low = high = None
     if a.points and b.points and a.metric == b.metric:
-        found, _ = evidence_of(b.points, a.points, None, confidence, [])
-        change, low, high = found.difference, found.ci_low, found.ci_high
+        evidence, _ = evidence_of(b.points, a.points, None, confidence, [])
+        change, low, high = evidence.difference, evidence.ci_low, evidence.ci_high
     same = all(a.identities.values()) and a.identities == b.identities and bool(a.identities)
     return Change(*key, b.metric or a.metric, a.side, b.side, change, low, high, same, _note(a, b))
 
@@ -139,5 +139,5 @@ def _note(a: Configuration, b: Configuration) -> str:
         return f"judged by {a.metric} and by {b.metric}"
     if a.points == b.points:
         return "same scores"
-    matched, one, other = len(a.points.keys() & b.points.keys()), len(a.points), len(b.points)
-    return "" if matched == max(one, other) else f"{matched} matched seeds of {one} and {other}"
+    matched, count_a, count_b = len(a.points.keys() & b.points.keys()), len(a.points), len(b.points)
+    return "" if matched == max(count_a, count_b) else f"{matched} matched seeds of {count_a} and {count_b}"

@@ -76,15 +76,18 @@ def replay_study(points: Cells, study: Study) -> StudyReplay:
 def first_seeds(points: Cells, study: Study, look: int) -> dict[Name, Points]:
     """The points at the seeds of look `look`, from 1."""
     seeds = set(study.seeds[: study.looks[look - 1]])
-    return {name: {s: value for s, value in of.items() if s in seeds} for name, of in points.items()}
+    return {
+        name: {s: value for s, value in of_configuration.items() if s in seeds}
+        for name, of_configuration in points.items()
+    }
 
 
 def looks_taken(study: Study, needed: Iterable[Points]) -> int:
     """How many looks can be taken with the trials of these configurations; a single look can always be taken."""
     if len(study.looks) == 1:
         return 1
-    there = set.intersection(*(set(points) for points in needed))
-    missing = next((place for place, seed in enumerate(study.seeds) if seed not in there), len(study.seeds))
+    common = set.intersection(*(set(points) for points in needed))
+    missing = next((place for place, seed in enumerate(study.seeds) if seed not in common), len(study.seeds))
     return sum(look <= missing for look in study.looks)
 
 

@@ -74,7 +74,7 @@ def _with_words(claim: dict[str, Any], rows: ClaimRows) -> dict[str, Any]:
         "tested": words.tested,
         "verdict": claim["verdict"],
         "sentence": words.sentence,
-        "beside": words.beside,
+        "beside": words.note,
         **claim,
     }
 
@@ -146,7 +146,7 @@ def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
     """What all seeds together, at the last look, can show; see `summarize`."""
     n, design, last = len(study.seeds), design_of(study), len(study.looks)
     size = int(compared["family_size"].max()) if len(compared) else 1
-    two, one = (
+    two_sided, one_sided = (
         [design.nominal(last, at, sides) for at in (design.alpha, design.strictest(size))] for sides in (2, 1)
     )
     facts: dict[str, Any] = {"seeds": n, "family_size": size}
@@ -161,10 +161,10 @@ def _design(study: Study, compared: pd.DataFrame) -> dict[str, Any]:
             )
         )
     return facts | {
-        "detectable_sd": power.detectable_difference(n, 1.0, two[0]),
-        "detectable_sd_corrected": power.detectable_difference(n, 1.0, two[1]),
-        "tost_margin_sd": power.tost_detectable_margin(n, 1.0, one[0]),
-        "tost_margin_sd_corrected": power.tost_detectable_margin(n, 1.0, one[1]),
+        "detectable_sd": power.detectable_difference(n, 1.0, two_sided[0]),
+        "detectable_sd_corrected": power.detectable_difference(n, 1.0, two_sided[1]),
+        "tost_margin_sd": power.tost_detectable_margin(n, 1.0, one_sided[0]),
+        "tost_margin_sd_corrected": power.tost_detectable_margin(n, 1.0, one_sided[1]),
         "sign_flip_floor": sign_flip_floor(n),
     }
 

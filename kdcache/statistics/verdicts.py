@@ -1,9 +1,9 @@
 """Every configuration against its baseline: better, worse, equivalent or inconclusive.
 
 `compare` gives one row per task x student x regularizer of the study, whether or not its trials are there:
-the grid comes from the study, so that a removed regularizer leaves and a missing one shows. Differences are
+the grid comes from the study, so that a removed regularizer disappears and a missing one is noticed. Differences are
 of the task's first metric, in its unit (`kdcache.study.metrics`: points, which are 100 x a fraction; nats; bits),
-matched by seed, and positive where the configuration is better: of a loss, that is where it has less.
+matched by seed. They are positive if the configuration is better, which for a loss means less.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     - seeds: how many of the configuration's the comparison uses; paired: whether they are matched. With looks, those
       of the look at which it was judged last (`look`, from 1)
     - mean, sd, baseline_mean, baseline_sd, over exactly those seeds; difference, ci_low, ci_high (1 - alpha;
-      with looks the repeated interval, valid at whatever look the comparison stops): mean - baseline_mean, or of a
-      score of which less is better the reverse, so that a gain is positive
+      with looks the repeated interval, valid at any look at which the comparison stops): mean - baseline_mean, or the
+      reverse if less is better, so that a gain is positive
     - t_p: the test the verdict uses: paired t, or Welch where paired is False, or the exact permutation test
-      where the scores have no spread; t_p_corrected: over the declared family, with
-      looks of t_q, t_p divided by the look's share of alpha
+      if the scores have no spread; t_p_corrected: over the declared family (with looks
+      it corrects t_q, which is t_p divided by the look's share of alpha)
     - welch_p, permutation_p (exact) and the smallest value that it can have, permutation_floor
     - hedges_g: g_av for matched seeds, g_s otherwise
     - margin (in the metric's unit), tost_p, tost_p_corrected, verdict, negligible (significant, yet within the margin)
@@ -62,7 +62,7 @@ def compare(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
       with 80% power: seeds_difference: a true difference as observed would be found; seeds_equivalence: it would
       be shown to lie within the margin (blank when it is not within); seeds_to_settle: the smaller of the two;
       settled_by: difference, equivalence, or `more than 1000 seeds` (the numbers are then blank)
-    - outcome: the verdict with its reason where there is none, see `replay.Outcome`; stopped_by: difference,
+    - outcome: the verdict, or why there is none, see `replay.Outcome`; stopped_by: difference,
       equivalence, maximum or hopeless; t_q, tost_q: as in looks.csv
 
     Args:
@@ -98,9 +98,8 @@ def _model_families(trials: pd.DataFrame) -> dict[str, str]:
 def points_table(trials: pd.DataFrame, study: Study) -> Cells:
     """(task, student, regularizer) -> {seed: the task's first metric}; NaN for a failed trial.
 
-    In the metric's unit, and more is better: an nll of 5.1 nats is -5.1 here (`Unit.worth`).
-
-    It has only trials that the study still asks for; see `compare` for the errors.
+    Points are in the metric's unit, turned so that more is better: an nll of 5.1 nats is -5.1 (`Unit.worth`). Only
+    trials that the study still asks for are included; see `compare` for the errors.
     """
     check_layout(trials, study)
     table = cells(trials, study, lambda row: _points(row, study.tasks[row["task"]].metrics[0]))
@@ -124,12 +123,12 @@ def check_layout(trials: pd.DataFrame, study: Study) -> None:
     metrics = {task.metrics[0] for name, task in study.tasks.items() if name in set(trials.get("task", ()))}
     missing = [column for column in (*KEYS, *sorted(metrics)) if column not in trials.columns]
     if missing and len(trials):
-        found = ", ".join(map(str, trials.columns))
-        raise ComparisonError(f"trials.csv: no column {', '.join(missing)} (there are: {found})")
+        present = ", ".join(map(str, trials.columns))
+        raise ComparisonError(f"trials.csv: no column {', '.join(missing)} (there are: {present})")
     if len(trials) and trials.duplicated(list(KEYS)).any():
         first = trials[trials.duplicated(list(KEYS))].iloc[0]
-        where = ", ".join(f"{key} {first[key]}" for key in KEYS)
-        raise ComparisonError(f"trials.csv: the trial {where} is listed twice; keep one")
+        trial = ", ".join(f"{key} {first[key]}" for key in KEYS)
+        raise ComparisonError(f"trials.csv: the trial {trial} is listed twice; keep one")
 
 
 def _points(row: Mapping[Hashable, Any], metric: str) -> float:
@@ -137,8 +136,8 @@ def _points(row: Mapping[Hashable, Any], metric: str) -> float:
     fraction = math.nan if value is None or pd.isna(value) else float(value)
     unit = unit_of(metric)
     if abs(fraction) > 1 and unit is POINTS:
-        where = ", ".join(f"{key} {row[key]}" for key in KEYS)
-        raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({where})")
+        trial = ", ".join(f"{key} {row[key]}" for key in KEYS)
+        raise ComparisonError(f"trials.csv: {metric} must be a fraction in -1..1, found {fraction} ({trial})")
     return unit.worth(fraction)
 
 
@@ -152,7 +151,7 @@ class _Compared:
 
 
 def _compare_cell(outcome: Outcome, table: Cells, study: Study) -> _Compared:
-    """Compare on the seeds of the look at which the comparison was last judged, or else of the look it waits for."""
+    """Compare on the seeds of the look at which the comparison was last judged, or else of the one it waits for."""
     task, student, regularizer = outcome.name
     baseline, design, notes = study.comparison.baseline, design_of(study), list[str]()
     look = outcome.last.look if outcome.last else outcome.look
@@ -203,7 +202,7 @@ def _row(
 
 
 def as_shown(evidence: Evidence, unit: Unit) -> dict[str, Any]:
-    """The evidence as columns: means are scores as people know them, differences stay gains."""
+    """The evidence as columns: means are plain scores, differences stay gains."""
     means = {name: getattr(evidence, name) for name in ("mean", "baseline_mean")}
     shown = {name: None if value is None else unit.shown(value) for name, value in means.items()}
     return {**asdict(evidence), **shown}
@@ -220,7 +219,7 @@ def _of_look(row: LookRow) -> dict[str, Any]:
 
 
 class Described(TypedDict):
-    """Columns that follow from the study: the student's init, and the teacher (blank unless its logits are used)."""
+    """Columns from the study: the student's init, and the teacher (blank unless its logits are used)."""
 
     init: str
     teacher: str

@@ -76,7 +76,7 @@ def spearman(weights: Floats, predictions: Outputs, labels: Outputs) -> Floats:
 
 
 def loss(weights: Floats, losses: Outputs, counts: Outputs) -> Floats:
-    """The mean loss: of rows that each have a sum of losses, and what it is divided by (their tokens, bytes, or 1)."""
+    """The mean loss of rows that each have a sum of losses and its divisor (their tokens, bytes, or 1)."""
     return np.asarray((weights @ losses) / (weights @ counts))
 
 
@@ -98,10 +98,10 @@ def _counts(
     """For each draw and class, [R, K]: rows rightly predicted as the class, predicted as it, and labelled as it."""
     known = np.union1d(predictions, labels) if classes is None else classes
     predicted, present = (side[:, None] == known for side in (predictions, labels))
-    right, guessed, there = (
+    right, guessed, labelled = (
         weights @ part.astype(np.float64) for part in (predicted & present, predicted, present)
     )
-    return right, guessed, there
+    return right, guessed, labelled
 
 
 def _correlation(xy: Floats, xx: Floats, yy: Floats) -> Floats:

@@ -129,7 +129,7 @@ def size(value: float | None, unit: Unit) -> str:
 
 def amount(value: float, unit: Unit = POINTS) -> str:
     """ "1 point", "0.5 points", "0.01 nats": what was declared, as it was."""
-    return f"{value:g} {unit.one if value == 1 else unit.many}"
+    return f"{value:g} {unit.singular if value == 1 else unit.plural}"
 
 
 def margins(values: Iterable[float], unit: Unit = POINTS) -> str:

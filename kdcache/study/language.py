@@ -49,7 +49,7 @@ def _models(study: Study, tasks: set[str], others: list[str]) -> Iterator[str]:
 
 
 def _undefined(method: Regularizer) -> str | None:
-    """Why a method has no loss at every token; None where it has."""
+    """Why a method has no loss at every token; None if it has one."""
     if method.is_base:
         return None
     if method.function is not None:
@@ -72,15 +72,15 @@ def _undefined(method: Regularizer) -> str | None:
 
 
 def _unlearnable(study: Study, tasks: set[str], method: Regularizer) -> str | None:
-    """Why the caches of a distiller do not hold what it needs; None where they do."""
+    """Why the caches of a distiller do not hold what it needs; None if they do."""
     if method.soft_labels not in ("teacher", "self"):
         return None
     for name, student in study.students.items():
         if any(study.applies(student, task) for task in tasks):
-            for where, estimate in _caches(study, name, student, method):
+            for key, estimate in _caches(study, name, student, method):
                 why = _not_in(method, estimate)
                 if why:
-                    return f"{where}: {why}"
+                    return f"{key}: {why}"
             if len(method.teachers_of(student)) > 1:
                 return f"students.{name} has several teachers; sparse distributions have no common tokens to average"
     return None
@@ -89,7 +89,7 @@ def _unlearnable(study: Study, tasks: set[str], method: Regularizer) -> str | No
 def _caches(
     study: Study, name: str, student: Student, method: Regularizer
 ) -> Iterator[tuple[str, TokenEstimate]]:
-    """Of each cache that a student learns from by the method: whose it is, and what is stored in it."""
+    """For each cache from which a student learns by the method: the key that declares it, and what is stored in it."""
     if method.soft_labels == "self":
         yield f"students.{name}.cache", student.estimate
     for teacher in method.teachers_of(student):

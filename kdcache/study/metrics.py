@@ -20,29 +20,29 @@ class Unit:
     """How a metric's values are judged and written.
 
     Args:
-        one, many: its name, "point" and "points".
-        size: how many of it a value of 1 is.
+        singular, plural: its name, "point" and "points".
+        size: how many units a value of 1 is.
         sign: 1 where more is better, -1 where less is.
         digits: decimals of a value; differences have one more.
     """
 
-    one: str
-    many: str
+    singular: str
+    plural: str
     size: float
     sign: int
     digits: int
 
     @property
     def gained(self) -> str:
-        """What a difference is, for an axis: "points gained", "nats better"."""
-        return f"{self.many} gained" if self.sign > 0 else f"{self.many} better"
+        """The words for a difference, for an axis: "points gained", "nats better"."""
+        return f"{self.plural} gained" if self.sign > 0 else f"{self.plural} better"
 
     def worth(self, value: float) -> float:
         """A metric's value in this unit, turned so that more is better: differences of it are gains."""
         return self.sign * self.size * value
 
     def shown(self, worth: float) -> float:
-        """The value in this unit as people know it: an nll of 5.1 is 5.1, not -5.1."""
+        """The value in this unit as it is shown: an nll of 5.1 is 5.1, not -5.1."""
         return self.sign * worth
 
 
@@ -52,5 +52,5 @@ BITS = Unit("bit a byte", "bits a byte", 1.0, -1, 3)
 
 
 def unit_of(metric: str) -> Unit:
-    """The unit that a metric is judged in: points for what is a fraction or a correlation, nats, or bits."""
+    """The unit in which a metric is judged: points for a fraction or a correlation, otherwise nats or bits."""
     return {"nll": NATS, "bits_per_byte": BITS}.get(metric, POINTS)

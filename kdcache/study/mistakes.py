@@ -191,14 +191,14 @@ def _missing_margins(entries: Entries) -> Iterator[str]:
 
 
 def _several_units(entries: Entries) -> Iterator[str]:
-    """What a study says over all of its tasks, it says in one unit."""
+    """Refuse first metrics with different units: a study's statements about all of its tasks have one unit."""
     units = {name: unit_of(task.metrics[0]) for name, task in entries.sound.tasks.items()}
     first = next(iter(units), None)
     other = next((name for name, unit in units.items() if first and unit != units[first]), None)
     if first and other:
         yield (
-            f"tasks.{other}.metrics: judged in {units[other].many}, but task {quoted(first)} in {units[first].many}; "
-            "the first metrics of one study are of one unit, so write two studies"
+            f"tasks.{other}.metrics: judged in {units[other].plural}, but task {quoted(first)} in "
+            f"{units[first].plural}; the first metrics of one study are of one unit, so write two studies"
         )
 
 
@@ -207,9 +207,9 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
     if tuning is None:
         return
     names = [*entries.names["regularizers"], *entries.names["distillers"]]
-    both = [seed for seed in tuning.seeds if seed in study.seeds]
-    if both:
-        yield f"tuning.seeds: {listed(both)} also in seeds; the seeds that choose are not to be those that judge"
+    shared = [seed for seed in tuning.seeds if seed in study.seeds]
+    if shared:
+        yield f"tuning.seeds: {listed(shared)} also in seeds; the seeds that choose are not to be those that judge"
     for name in tuning.space:
         if name != ALL and name not in names:
             yield f"tuning.space: no method {quoted(name)} (there are: {ALL}, {listed(names)})"
@@ -259,7 +259,7 @@ def _unusable_space(tuning: Tuning, group: str, name: str, method: Regularizer) 
     key, values = f"tuning.space.{name}", tuning.values(name)
     for own, tried in values.items():
         for value in tried if own not in RECIPE else ():
-            first = {other: one[0] for other, one in values.items() if other not in RECIPE}
+            first = {other: choices[0] for other, choices in values.items() if other not in RECIPE}
             try:
                 applied(method, {**first, own: value})
             except ValidationError as error:

@@ -11,7 +11,7 @@ from kdcache.study.estimates import TokenEstimate
 from kdcache.study.names import Name, Teachers, teacher_names
 from kdcache.study.values import ClassWeights, Keep, Params, Seed, Text
 
-# Keys that are dumped, and so are part of an identity, only where they are given; and what they are where not.
+# Keys that are dumped, and so are part of an identity, only if they are given; with their defaults.
 LEFT_OUT: dict[str, Any] = {
     "cache": None,
     "lora": None,
@@ -60,10 +60,10 @@ class Model(Params):
         return self.cache or TokenEstimate()
 
     @model_serializer(mode="wrap")
-    def _as_given(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Without what is as if it were not there: identities do not change when kdcache learns a key."""
+    def _as_given(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out newer keys with their defaults, so that identities do not change when kdcache gets a new key."""
         given = {key for key, value in LEFT_OUT.items() if getattr(self, key, value) != value}
-        return {key: value for key, value in whole(self).items() if key not in LEFT_OUT or key in given}
+        return {key: value for key, value in serialize(self).items() if key not in LEFT_OUT or key in given}
 
     def _mistakes(self) -> Iterator[str]:
         if self.lora is not None and self.init == "scratch":

@@ -108,7 +108,7 @@ class Study(Params):
         return study
 
     def is_chosen(self, task: str, student: str, regularizer: str) -> bool:
-        """Whether tuning has chosen a configuration's setting; true where no method is tuned."""
+        """Whether tuning has chosen a configuration's setting; true if no method is tuned."""
         name = task, student, regularizer
         return name in self._chosen or name not in self.tuned()
 
@@ -128,7 +128,7 @@ class Study(Params):
         return settings * len(self.tuning.seeds)
 
     def is_teacher_chosen(self, task: str, name: str) -> bool:
-        """Whether tuning has chosen for a teacher; true where no teacher is tuned."""
+        """Whether tuning has chosen a teacher's setting; true if no teacher is tuned."""
         tuned = self.tuning is not None and self.tuning.teachers is not None
         return not tuned or (task, name) in self._chosen_teachers
 
@@ -149,7 +149,7 @@ class Study(Params):
         More than one means that it was changed after trials had been judged; error rates then hold for none of them.
         """
         now = {"seeds": in_short(self.seeds), **self.comparison.model_dump(mode="json")}
-        return [one for one in self._declared if one != now] + [now]
+        return [declaration for declaration in self._declared if declaration != now] + [now]
 
     def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:
         """The seeds that a configuration has now: all of them, or in a study with looks the first few.
@@ -171,7 +171,7 @@ class Study(Params):
 
     @property
     def unit(self) -> Unit:
-        """In which differences are judged: the same for all tasks."""
+        """The unit in which differences are judged, which is the same for all tasks."""
         return unit_of(next(iter(self.tasks.values())).metrics[0])
 
     def applies(self, model: Model, task: str) -> bool:

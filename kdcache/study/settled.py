@@ -37,8 +37,8 @@ class Settled(BaseModel):
     @field_validator("declared")
     @classmethod
     def _have_seeds(cls, declared: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        for one in declared:
-            seeds = listed(one.get("seeds", []))
+        for declaration in declared:
+            seeds = listed(declaration.get("seeds", []))
             if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
                 raise ValueError(f"the seeds of a declaration are no list of whole numbers: {quoted(seeds)}")
         return declared
@@ -49,8 +49,8 @@ class Settled(BaseModel):
         After `cp studies/another.yaml params.yaml` the file is the earlier study's. Without a common seed there is no
         common trial, so its counts and declarations are of no concern.
         """
-        judged: list[Any] = [listed(one.get("seeds", [])) for one in self.declared]
-        if judged and not any(set(seeds) & set(one) for one in judged):
+        judged: list[Any] = [listed(declaration.get("seeds", [])) for declaration in self.declared]
+        if judged and not any(set(seeds) & set(earlier_seeds) for earlier_seeds in judged):
             return Settled()
         return self
 

@@ -59,7 +59,7 @@ def asked_for(study: Study) -> str:
 
 
 def with_chosen(study: Study, path: Path) -> Study:
-    """The study with what was chosen for it as it is now; as declared where tuned.json is absent, or of another study.
+    """The study with the values chosen for it; as declared if tuned.json is missing, or is another study's.
 
     Raises:
         KdcacheError: the file is not as `write_tuned` writes it, or has a value that tuning may not try.
@@ -98,7 +98,7 @@ def _given(choices: Iterable[tuple[N, Setting | None]]) -> dict[N, Setting]:
 
 
 def write_tuned(path: Path, study: Study, choices: Choices, teachers: TeacherChoices) -> None:
-    """Write them as they are given: in the order of the study."""
+    """Write the choices in the given order, which is the study's."""
     chosen: dict[str, dict[str, dict[str, dict[str, float]]]] = {}
     for task, student, method in choices:
         setting = dict(choices[task, student, method])

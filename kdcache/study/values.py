@@ -35,8 +35,10 @@ def _check_keep(value: object) -> object:
     if isinstance(value, str) and value in ("none", "all"):
         return value
     seeds = value if isinstance(value, list | tuple) and value else [None]
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds)
-    if not whole or len(set(seeds)) != len(seeds):
+    are_seeds = all(
+        isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds
+    )
+    if not are_seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"expected none, all or a list of different seeds, found {quoted(value)}")
     return value
 

@@ -25,7 +25,7 @@ def has_bfloat16(device: str) -> bool:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a GPU's count of peak memory anew; a CPU has none to reset."""
+    """Reset a GPU's peak memory; a CPU's cannot be reset."""
     if device.type == "cuda":
         import torch
 

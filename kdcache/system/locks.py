@@ -86,10 +86,10 @@ class FolderLock:
         if self._descriptor is None:
             return True
         try:
-            there = os.stat(self.folder)
+            current = os.stat(self.folder)
         except OSError:
             return False
-        return os.path.samestat(there, os.fstat(self._descriptor))
+        return os.path.samestat(current, os.fstat(self._descriptor))
 
     def release(self) -> None:
         """Let the lock go, if it is held."""

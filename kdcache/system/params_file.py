@@ -35,7 +35,7 @@ from kdcache.system.quoting import quoted, shown
 
 MOST_BYTES = 2**20
 MOST_VALUES = 20_000  # each takes 0.06 ms to read; DVC reads them several times
-CHARACTERS = 100  # so many characters of a text count as one more value
+CHARACTERS = 100  # every so many characters of a text count as one more value
 DEEPEST = 20  # levels of nested mappings and lists; a study needs 6
 LONGEST_NUMBER = 40  # characters
 TAG = "tag:yaml.org,2002:"
@@ -43,8 +43,9 @@ PLAIN = ("null", "bool", "int", "float", "str")
 
 
 def read_params(path: str | Path) -> Mapping[str, Any]:
-    """A study file's content, unchecked: mappings, lists, texts, numbers, booleans and None. Do not change it: it is
-    cached.
+    """A study file's content, unchecked: mappings, lists, texts, numbers, booleans and None.
+
+    The result is cached, so do not change it.
 
     Raises:
         ParamsError: the file is missing, not a regular file, or not a YAML mapping within the limits.

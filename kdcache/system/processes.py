@@ -98,7 +98,7 @@ def _connect() -> PartialState:
 
 @functools.cache
 def _leave_in_the_end() -> None:
-    """Once, however often the processes talk: else one that ends first can take the others down."""
+    """Leave the group of processes when this one ends; otherwise one that ends early can take the others down."""
     from accelerate import PartialState
 
     atexit.register(lambda: PartialState().destroy_process_group())

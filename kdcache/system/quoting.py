@@ -26,7 +26,7 @@ def shown(name: object) -> str:
 
 
 def listed(names: Iterable[object], most: int = MOST) -> str:
-    """`a, b, c, ... (57 in all)`: names in a row, cut after `most`; "none" for none."""
+    """Names in a row, cut after `most`: `a, b, c, ... (57 in all)`; "none" if there is no name."""
     every = names if isinstance(names, Sequence) else list(names)
     rest = [f"... ({len(every)} in all)"] if len(every) > most else []
     return ", ".join([*map(shown, every[:most]), *rest]) or "none"

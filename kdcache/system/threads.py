@@ -1,4 +1,4 @@
-"""A fixed number of CPU threads: sums are taken in another order with another number, which changes their last bits."""
+"""A fixed number of CPU threads: the number decides the order of sums, and so their last bits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def torch_threads(threads: int) -> Iterator[None]:
-    """Let torch compute on exactly so many threads, on any machine and whatever OMP_NUM_THREADS says."""
+    """Let torch compute on exactly this many threads, on any machine and whatever OMP_NUM_THREADS says."""
     import torch
 
     before = torch.get_num_threads()

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 LEARNING = ("torch", "transformers", "accelerate", "numpy")  # what a trained model depends on
-ADAPTERS = "peft"  # one with `lora` on this too
+ADAPTERS = "peft"  # a model with `lora` depends on this too
 
 
 def installed(names: Iterable[str] = LEARNING) -> dict[str, str]:
-    """The version of each library that is there; `python` is Python's own."""
+    """The version of each installed library among `names`; `python` is Python's own."""
     versions = {name: _version(name) for name in names}
-    return {name: found for name, found in versions.items() if found is not None}
+    return {name: version for name, version in versions.items() if version is not None}
 
 
 @functools.cache  # each look-up parses a package's whole metadata, README and all

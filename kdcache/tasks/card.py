@@ -30,9 +30,9 @@ class LabelNoise(BaseModel):
 
 
 class Unlabelled(BaseModel):
-    """The rows without labels: the `rest` of train or a `split` of the source, and their own fingerprint.
+    """The rows without labels, with their own fingerprint: the `rest` of train, or a `split` of the source.
 
-    `shared_rows` counts distinct ones whose content is also in a split that is evaluated.
+    `shared_rows` counts distinct rows whose content is also in an evaluated split.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,13 +45,14 @@ class Unlabelled(BaseModel):
 class TaskCard(BaseModel):
     """What a prepared task is: card.json.
 
-    `image_size` is [height, width] of the largest image and `channels` 3 when any image has colour; both are
-    null for texts. `shared_rows` counts distinct rows (content and label) that are in train and in a split that is
-    evaluated: they stay, being the data set's own, but they flatter its scores. `positive` is the class that f1 is of,
-    where there are two; on cards of kdcache 0.1, which lack it, the second. `fingerprint` covers the row
-    hashes of every labelled split in order, the label names, the modality and whether it is a regression; not paths,
-    metrics, max_length or augment, nor the unlabelled rows: what does not learn from them does not depend on them.
-    Rows of `kind: language_modelling` are documents, which have no labels.
+    - image_size: [height, width] of the largest image; channels: 3 if any image has colour. Both are null for texts.
+    - shared_rows: the number of distinct rows (content and label) that are in train and in an evaluated split. They
+      belong to the data set, so they stay, but they flatter its scores.
+    - positive: the class that f1 is of, if there are two. Cards of kdcache 0.1 lack it; there it is the second class.
+    - fingerprint: covers the row hashes of every labelled split in order, the label names, the modality and whether
+      it is a regression. It does not cover paths, metrics, max_length or augment. It does not cover unlabelled rows
+      either, since most trials do not learn from them.
+    - kind: rows of `language_modelling` are documents, which have no labels.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -89,12 +90,12 @@ class TaskCard(BaseModel):
 
     @property
     def language_modelling(self) -> bool:
-        """Whether the rows are documents, whose every token is predicted."""
+        """Whether the rows are documents, in which every token is predicted."""
         return self.kind == "language_modelling"
 
     @property
     def content(self) -> dict[str, Any]:
-        """What card.json says; a card of labelled rows is written as it was before there was another kind."""
+        """The content of card.json. `kind` is left out for labelled rows, as in the cards of earlier versions."""
         return self.model_dump(mode="json", exclude=None if self.language_modelling else {"kind"})
 
     @property

@@ -15,20 +15,20 @@ LONGEST = 60  # characters of a name in a message
 
 
 def listed(values: Iterable[Any], shown: int = SHOWN) -> str:
-    """`1, 2, 3, ... (57 in all)`: a message's list, cut after `shown` values."""
+    """A list in a message, cut after `shown` values: `1, 2, 3, ... (57 in all)`."""
     items = list(values)
     text = ", ".join(str(item) for item in items[:shown])
     return text if len(items) <= shown else f"{text}, ... ({len(items)} in all)"
 
 
 def shown(name: str) -> str:
-    """A name in a message: in quotes where something of it would not be seen, and cut."""
+    """A name in a message: in quotes if it has invisible characters, and cut if it is long."""
     cut = name if len(name) <= LONGEST else f"{name[:LONGEST]}..."
     return cut if cut and cut.isprintable() and cut == cut.strip() and "," not in cut else repr(cut)
 
 
 def shown_all(names: Iterable[str], at_most: int = SHOWN) -> str:
-    """`a, ' b', c`: names in a message."""
+    """Names in a message: `a, ' b', c`."""
     return listed(map(shown, names), at_most)
 
 
@@ -43,7 +43,7 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:
-    """`2 rows (row 3, 7)`, for a message."""
+    """Row numbers in a message: `2 rows (row 3, 7)`."""
     count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
     return (
         f"{count} (row {', '.join(str(row) for row in rows[:SHOWN])}{', ...' if len(rows) > SHOWN else ''})"
@@ -61,7 +61,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_integers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Texts that are all written as integers are ("7", "-1"; not "07"), as int64; None if there is another."""
+    """Texts as int64, if each is written as an integer ("7", "-1"; not "07"); otherwise None."""
     try:
         integers = texts.cast(pa.int64())
     except pa.ArrowInvalid:

@@ -1,7 +1,7 @@
 """Encoded images, decoded without loss: what 8-bit grey or RGB in sRGB cannot hold is refused, not dropped.
 
-Pillow hands out an 8-bit picture for almost anything: it cuts 16 bits a channel, takes the first of several frames, and
-forgets alpha, further channels and colour profiles. Two images that differ in nothing else would then be one row.
+Pillow gives an 8-bit picture for almost any file. It cuts channels of 16 bits, takes the first of several frames, and
+drops alpha, further channels and colour profiles. Images that differ only in these would then become the same row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FORMATS = (
     "GIF",
     "WEBP",
     "TIFF",
-)  # those of which `_refuse_more` knows what Pillow drops
+)  # the formats for which `_refuse_more` knows what Pillow drops
 MAX_PIXELS = 1 << 26  # 8,192 x 8,192: 200 MB as RGB
 PNG = b"\x89PNG\r\n\x1a\n"
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
@@ -41,7 +41,7 @@ def decode(data: bytes) -> Pixels:
     """An encoded image as uint8 [H, W] (grey) or [H, W, 3] (RGB), upright.
 
     Raises:
-        ValueError: it cannot be decoded, or holds more than that; says what.
+        ValueError: it cannot be decoded, or it holds more than the pixels would; the message says what.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -66,7 +66,7 @@ def decode(data: bytes) -> Pixels:
 
 
 def _more(image: Any, data: bytes) -> str | None:
-    """What an image holds that its decoded pixels would lose, from its header; None: nothing."""
+    """What an image's decoded pixels would lose, from its header; None if they lose nothing."""
     if image.width * image.height > MAX_PIXELS:
         return f"has {image.width:,} x {image.height:,} pixels, more than {MAX_PIXELS:,}; make it smaller"
     if _depth(image, data) > 8:
@@ -84,7 +84,7 @@ def _more(image: Any, data: bytes) -> str | None:
 
 
 def _has_fourth_byte(bmp: bytes) -> bool:
-    """Whether the byte beside blue, green and red, of which Pillow knows nothing, is more than padding."""
+    """Whether a fourth byte beside blue, green and red, which Pillow ignores, is more than padding."""
     start, header = struct.unpack_from("<II", bmp, 10)
     if header < 40 or struct.unpack_from("<HI", bmp, 28) != (
         32,
@@ -95,7 +95,7 @@ def _has_fourth_byte(bmp: bytes) -> bool:
 
 
 def _depth(image: Any, data: bytes) -> int:
-    """Bits a channel in the file, or 16 for what is no unsigned integer."""
+    """Bits a channel in the file; 16 if the values are no unsigned integers."""
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         return 16
     if data.startswith(PNG):
@@ -107,7 +107,7 @@ def _depth(image: Any, data: bytes) -> int:
 
 
 def _transparent_places(image: Any) -> str | None:
-    """What a decoded image loses with its alpha channel or its transparent colour; None: it is opaque."""
+    """What a decoded image loses with its alpha channel or its transparent colour; None if it is opaque."""
     if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
         return None
     alpha = (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
@@ -115,7 +115,7 @@ def _transparent_places(image: Any) -> str | None:
 
 
 def _other_colours(image: Any, data: bytes) -> str | None:
-    """What an image says of its colours, if they are not sRGB's: a profile, PNG's gamma and primaries, Exif."""
+    """How an image declares other colours than sRGB (profile, PNG's gamma and primaries, Exif); None if it does not."""
     convert = "convert its pixels to sRGB"
     coding = _chunk(data, b"cICP")
     if coding is not None:
@@ -137,7 +137,7 @@ def _other_colours(image: Any, data: bytes) -> str | None:
 
 @lru_cache(maxsize=64)  # a data set has a few profiles, in many images
 def _is_srgb(profile: bytes) -> bool:
-    """Whether colours by this ICC profile look as they would without it; False for one that cannot be read."""
+    """Whether colours look the same with this ICC profile as without; False if the profile cannot be read."""
     try:
         given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = {"RGB": "RGB", "GRAY": "L"}[given.profile.xcolor_space.strip()]

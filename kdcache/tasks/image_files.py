@@ -1,6 +1,6 @@
 """Images that are files of their own: in folders, or named in a column of CSV, JSON Lines or Parquet.
 
-All are looked at before any is decoded, so that one that is missing is known at once.
+All files are looked at before any is decoded, so that a missing file is reported at once.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class ImageFile(NamedTuple):
 
 
 def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
-    """Rows whose image column has paths, which count from `folder`; other rows as they are.
+    """Replace the paths in an image column, which count from `folder`, by files; other rows stay as they are.
 
     Raises:
-        TaskError: a path is missing, or is that of no image file; says of which row.
+        TaskError: a path is missing, or names no image file; the message names the row.
     """
     first = next(rows.batches(), None)
     if first is None or not _has_paths(first.schema.field(column).type):
@@ -43,23 +43,25 @@ def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
     for batch in rows.batches():
         for value in batch.column(column).to_pylist():
             name = value.get("path") if isinstance(value, dict) else value
-            path, where = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
+            path, context = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
             if not name:
-                raise TaskError(f"{where}: the image is missing; remove this row")
+                raise TaskError(f"{context}: the image is missing; remove this row")
             if "://" in name:
-                raise TaskError(f"{where}: {shown(name)} is an address; download the image and name its file")
-            files.append(image_file(where, path, f" ({shown(name)} counts from {folder})"))
+                raise TaskError(
+                    f"{context}: {shown(name)} is an address; download the image and name its file"
+                )
+            files.append(image_file(context, path, f" ({shown(name)} counts from {folder})"))
     return Rows(rows.label, rows.names, image_batches(column, files))
 
 
 def _has_paths(kind: pa.DataType) -> bool:
-    """Texts, or objects with nothing but a path; a struct of bytes and path is read as it is."""
+    """Whether a column has texts, or objects with a path alone; a struct of bytes and path is read as it is."""
     if pa.types.is_struct(kind):
         return [field.name for field in kind] == ["path"] and is_text(kind.field("path").type)
     return is_text(kind)
 
 
-def image_file(where: str, path: Path, note: str = "") -> ImageFile:
+def image_file(context: str, path: Path, note: str = "") -> ImageFile:
     """The path and the bytes of a file that may be an image; it is not opened.
 
     Raises:
@@ -69,31 +71,31 @@ def image_file(where: str, path: Path, note: str = "") -> ImageFile:
         status = path.stat()
     except FileNotFoundError:
         link = "leads to a file that does not exist" if path.is_symlink() else "the file does not exist"
-        raise TaskError(f"{where}: {shown_path(path)}: {link}{note}") from None
+        raise TaskError(f"{context}: {shown_path(path)}: {link}{note}") from None
     except (OSError, ValueError) as error:  # a name that no file can have is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise TaskError(f"{where}: {shown_path(path)}: cannot be read: {reason}") from None
+        raise TaskError(f"{context}: {shown_path(path)}: cannot be read: {reason}") from None
     if not stat.S_ISREG(status.st_mode):  # a pipe would block, a device may never end
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-        raise TaskError(f"{where}: {shown_path(path)}: is {kind}; expected an image file")
+        raise TaskError(f"{context}: {shown_path(path)}: is {kind}; expected an image file")
     if status.st_size == 0:
-        raise TaskError(f"{where}: {shown_path(path)}: the file is empty; remove or replace it")
+        raise TaskError(f"{context}: {shown_path(path)}: the file is empty; remove or replace it")
     if status.st_size > LARGEST:
         raise TaskError(
-            f"{where}: {shown_path(path)}: has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller"
+            f"{context}: {shown_path(path)}: has {status.st_size:,} bytes, more than {LARGEST:,}; make it smaller"
         )
     return ImageFile(str(path), status.st_size)
 
 
 def shown_path(path: Path) -> str:
-    """A path in a message: in quotes where something of it would not be seen, and cut where it is too long for one."""
+    """A path in a message: in quotes if it has invisible characters, and cut if it is long."""
     text = str(path)
     short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
     return short if text.isprintable() and text == text.strip() else repr(short)
 
 
 def image_batches(column: str, files: Sequence[ImageFile]) -> Batches:
-    """The files in batches, a column of structs with their paths; few at a time where they are large."""
+    """The files in batches, each a column of structs with their paths; large files come few at a time."""
     return partial(_batches, column, files)
 
 

@@ -17,12 +17,12 @@ from kdcache.tasks.columns import plain
 from kdcache.tasks.image_decoding import Pixels as Pixels
 from kdcache.tasks.image_decoding import decode
 
-HALF_FLOAT = 1 / 16  # of a level: by so much may k/255 be off that was kept as a 16-bit float
-LARGEST = 1 << 29  # bytes of a file; twice what the largest image takes that is read (`MAX_PIXELS`)
+HALF_FLOAT = 1 / 16  # of a level: the largest error of k/255 that was kept as a 16-bit float
+LARGEST = 1 << 29  # bytes of a file: twice the size of the largest image that is read (`MAX_PIXELS`)
 
 
 class ImageReader:
-    """Reads a split's images batch by batch, one decoded at a time, and remembers their largest extent."""
+    """Reads a split's images batch by batch, decodes one at a time, and remembers the largest height and width."""
 
     def __init__(self, split: str, column: str) -> None:
         self.split = split
@@ -53,7 +53,7 @@ class ImageReader:
         self.channels = max(self.channels, 3 if pixels.ndim == 3 else 1)
 
     def finish(self) -> None:
-        """Nothing is left to check: a bad image stops at its row."""
+        """Nothing is left to check: a bad image raises an error at its row."""
 
 
 def to_pixels(value: Any) -> Pixels:

@@ -12,7 +12,7 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Noisy:
-    """Labels [N] of which those in `rows`, ascending, are wrong."""
+    """Labels [N], and the ascending numbers of the rows whose label is wrong."""
 
     labels: Labels
     rows: npt.NDArray[np.int64]
@@ -21,8 +21,8 @@ class Noisy:
 def with_noise(labels: Labels, classes: int, fraction: float, seed: int) -> Noisy:
     """Replace the labels of round(fraction * N) rows, drawn without regard to class, by another class.
 
-    Every other class is equally likely ("symmetric" noise, without the true class among them). A row that is noisy
-    at some fraction is noisy at every larger one, with the same wrong label.
+    Every wrong class is equally likely ("symmetric" noise that never gives the true class). A row that is noisy at
+    some fraction is noisy at every larger fraction, with the same wrong label.
 
     Args:
         labels: [N] classes 0..K-1.

@@ -32,7 +32,7 @@ K = TypeVar("K")
 
 @dataclass(frozen=True)
 class Labels:
-    """Per split int64 class indices or float64 targets, [N]; and the class names in order ([] if real)."""
+    """For each split int64 class indices or float64 targets, [N]; and the class names in order ([] for targets)."""
 
     values: dict[str, npt.NDArray[Any]]
     names: list[str]
@@ -46,8 +46,8 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
         names: class names in order where the data declares them (`ClassLabel`), else None.
 
     Raises:
-        TaskError: missing or hidden (-1) labels; a type that does not fit; gaps; a class that train lacks; classes
-            whose names are the same, or look so.
+        TaskError: labels are missing, hidden (-1) or of a wrong type; class numbers have gaps; train lacks a class; or
+            two classes have names that are, or look, the same.
     """
     columns = {split: plain(column) for split, column in columns.items()}
     for split, column in columns.items():
@@ -71,9 +71,9 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
 
 
 def among_integers(columns: Mapping[K, pa.ChunkedArray], names: list[str] | None) -> dict[K, pa.ChunkedArray]:
-    """Where some labels are integers and others texts, as those of a CSV file are: the texts as integers, too.
+    """If some splits have integers and others texts (a CSV file has texts), turn the texts into integers too.
 
-    Nothing changes where a text is no integer, or where it is the declared name of another class than its number.
+    Nothing changes if a text is no integer, or is the declared name of a class with another number.
     """
     texts = {key: column for key, column in columns.items() if is_text(column.type)}
     if not any(pa.types.is_integer(column.type) for column in columns.values()):
@@ -163,16 +163,16 @@ def _from_strings(
         if indices.null_count:
             unseen = _sorted(pc.unique(column.filter(indices.is_null())).to_pylist())
             hint = "; -1 often means hidden, as in the test splits of GLUE" if unseen == ["-1"] else ""
-            what = (
+            problem = (
                 f"labels that train does not have: {shown_all(unseen)} (train has {shown_all(known)}){hint}"
             )
-            raise TaskError(f"{split}: {what}; a class must be in train to be learnt")
+            raise TaskError(f"{split}: {problem}; a class must be in train to be learnt")
         values[split] = np.asarray(indices.to_numpy(), dtype=np.int64)
     return values, known
 
 
 def _sorted(names: list[str]) -> list[str]:
-    """In the order of their letters; whole numbers in that of their values ("2" before "10")."""
+    """Names in alphabetical order; whole numbers in numerical order ("2" before "10")."""
     return sorted(names, key=int) if all(map(WHOLE.fullmatch, names)) else sorted(names)
 
 
@@ -188,8 +188,8 @@ def _refuse_negative(split: str, values: npt.NDArray[np.int64]) -> None:
     if not len(bad):
         return
     if (values[bad] == -1).all():
-        what = f"the label is -1 in {row_numbers(bad)}, which means hidden (as in the test splits of GLUE)"
-        raise TaskError(f"{split}: {what}; use a split with labels")
+        problem = f"the label is -1 in {row_numbers(bad)}, which means hidden (as in the test splits of GLUE)"
+        raise TaskError(f"{split}: {problem}; use a split with labels")
     raise TaskError(f"{split}: negative labels in {row_numbers(bad)}; labels must be 0..K-1")
 
 
@@ -218,7 +218,7 @@ def _refuse_absent(values: dict[str, npt.NDArray[np.int64]], names: list[str]) -
 
 
 def _refuse_twins(names: list[str]) -> None:
-    """Classes that nobody could tell apart."""
+    """Refuse classes whose names nobody could tell apart."""
     if not all(map(str.strip, names)):
         raise TaskError(f"a class has an empty name (classes: {', '.join(map(repr, names[:10]))})")
     same = similar_names(names, str)
@@ -235,7 +235,7 @@ def _refuse_twins(names: list[str]) -> None:
 
 
 def _look(name: str) -> str:
-    """A name without what nobody sees: kinds of white space, invisible characters, how a letter is encoded."""
+    """How a name looks: without kinds of white space, invisible characters, and different encodings of a letter."""
     visible = (
         letter for letter in name if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
     )

@@ -1,10 +1,10 @@
-"""Tasks: load a labelled data set, check it, keep it in one prepared form, and encode it for a model.
+"""Prepare a task: load its data set, check every row, and write it to Parquet in one form for all models.
 
-A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split (which is
-evaluated like validation, but for `unlabelled`) and, written last, `card.json`. The columns: `id` int64 (the row's
+A prepared task is a folder with `train.parquet`, `validation.parquet`, a file for each further split and, written last,
+`card.json`. Further splits are evaluated like validation, except `unlabelled`. The columns: `id` int64 (the row's
 position, 0..n-1), `row_hash` uint64 (its content and label, see `kdcache.hashing.rows.row_hash`), `text` [and
-`text_pair`] string or `image` binary (PNG), and `label` int64 (class index) or float64 (regression), which `unlabelled`
-and the documents of language modelling have not.
+`text_pair`] string or `image` binary (PNG), and `label` int64 (class index) or float64 (regression). `unlabelled`
+and the documents of language modelling have no `label`.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger(__name__)
 def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
     """Load the task's source, check every row, and write the prepared form into `folder`.
 
-    From the start until card.json is written again the folder counts as incomplete.
+    The folder counts as incomplete from the start until card.json is written again.
 
     Args:
         name: the task's name in params.yaml; default: the folder's name.
 
     Raises:
-        TaskError: the source cannot be had, or a row, label or column is not as declared.
+        TaskError: the source cannot be read, or a row, label or column is not as declared.
         KdcacheError: the folder cannot be written (disk full, no permission).
     """
     folder = Path(folder)
@@ -72,10 +72,10 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
 
 
 def check_source(spec: Task, most_images: int = 1000) -> None:
-    """Look at a task's source as `prepare_task` does, and write nothing; of a split's images the first are decoded.
+    """Check a task's source as `prepare_task` does, and write nothing. Only the first images of a split are decoded.
 
     Raises:
-        TaskError: what `prepare_task` would raise, but for what is wrong with an image that is not decoded.
+        TaskError: as `prepare_task`, except for mistakes in images that are not decoded.
     """
     with _reading_rows():
         loaded, labels, _ = _open(spec)
@@ -104,7 +104,7 @@ def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
 def _reading_rows() -> Iterator[None]:
     try:
         yield
-    except pa.ArrowException as error:  # what no check foresees, such as a batch of texts over 2 GiB
+    except pa.ArrowException as error:  # no check foresees it, such as a batch of texts over 2 GiB
         raise TaskError(f"its rows cannot be read: {str(error)[:300]}") from error
 
 
@@ -120,7 +120,7 @@ def _agreed_names(loaded: Loaded) -> list[str] | None:
 
 
 def _positive(spec: Task, names: list[str]) -> str | None:
-    """The class that f1 is of: the one that the task names, or the second of two; None where there are not two."""
+    """The class that f1 is of: the one that the task names, otherwise the second; None unless there are two."""
     if "f1" in spec.metrics and len(names) != 2:
         raise TaskError(
             f"metric f1 is for two classes, there are {len(names)} ({shown_all(names)}); use macro_f1"
@@ -135,7 +135,7 @@ def _positive(spec: Task, names: list[str]) -> str | None:
 
 
 def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
-    """The labels with the task's `label_noise` in train: all that follows, row hashes too, is of the noisy ones."""
+    """The labels, with the task's `label_noise` in train; everything later, row hashes too, sees the noisy labels."""
     if spec.label_noise == 0:
         return labels, None
     noisy = with_noise(labels.values["train"], len(labels.names), spec.label_noise, spec.noise_seed)
@@ -184,7 +184,7 @@ def _prepared(
     schema: pa.Schema,
     digests: list[Digests],
 ) -> Iterator[pa.Table]:
-    """The split in pieces; the digests of its rows are added to those that are given."""
+    """The split in pieces; the digests of its rows are appended to `digests`."""
     start, end, count = 0, 0, len(rows.label)
     for batch in rows.batches():
         end = start + batch.num_rows
@@ -246,7 +246,7 @@ def _card(
 
 
 def _unlabelled(spec: Task, folder: Path, hashes: dict[str, npt.NDArray[np.uint64]]) -> Unlabelled:
-    """The facts of the unlabelled rows; those of the evaluated splits are compared with them by content alone."""
+    """The facts of the unlabelled rows, whose content (without labels) is compared with the evaluated splits."""
     features = _features(spec)
     evaluated = [
         hash_rows(pq.read_table(folder / f"{split}.parquet", columns=features), features)

@@ -13,7 +13,7 @@ from kdcache.tasks.columns import listed
 
 
 class PreparedTask:
-    """A prepared task, opened once and handed on.
+    """A prepared task, opened once and passed on.
 
     Raises:
         TaskError: the task is not prepared, only in part, or its card is damaged.
@@ -26,10 +26,10 @@ class PreparedTask:
     def check(self, data: str) -> None:
         """
         Args:
-            data: the fingerprint of the data that are expected.
+            data: the fingerprint of the expected data.
 
         Raises:
-            TaskError: the task was prepared anew meanwhile, from other data.
+            TaskError: the task has meanwhile been prepared again, from other data.
         """
         if self.card.fingerprint != data:
             raise TaskError(

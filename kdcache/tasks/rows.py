@@ -23,7 +23,7 @@ Batches = Callable[[], Iterator[pa.Table]]
 class Rows:
     """A split, or one file of it: its labels, the class names it declares, and its features in batches.
 
-    The labels of the split `unlabelled`, and of documents, are nulls: a label column is not read.
+    The labels of the split `unlabelled` and of documents are nulls; no label column is read for them.
     """
 
     label: pa.ChunkedArray
@@ -33,9 +33,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class Columns:
-    """What is read of a split: text columns or the image column, and the label's; None where no label is read.
+    """The columns that are read of a split: texts or the image, and the label; None if no label is read.
 
-    The labels of a CSV file are texts, but for those of a regression: they are `scores`.
+    A CSV file's labels are read as texts; those of a regression (`scores`) as numbers.
     """
 
     texts: list[str]
@@ -54,7 +54,7 @@ class Columns:
 
 @dataclass(frozen=True)
 class Loaded:
-    """The splits of a task, what they resolved to (for card.json), how many rows were left out, and why."""
+    """The splits of a task, where they were found (for card.json), how many rows were left out, and why."""
 
     splits: dict[str, Rows]
     resolved: dict[str, Any]
@@ -79,7 +79,7 @@ def check_columns(origin: str, present: list[str], columns: Columns) -> None:
         present: the names of the columns that are there.
 
     Raises:
-        TaskError: a column is not there, or there twice.
+        TaskError: a column is missing, or there are two of its name.
     """
     for column in columns.all:
         count = present.count(column)

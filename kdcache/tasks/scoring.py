@@ -1,8 +1,8 @@
 """Scores of one model on one split: the task's metrics, and how well its probabilities are calibrated.
 
-Everything is computed from raw logits and labels, in float64. Metrics are fractions (accuracy 0.8 is 80%) and
-those of scikit-learn and scipy; calibration is a few lines of NumPy. A score is never NaN: what is undefined has a
-documented value or is an error.
+Everything is computed from raw logits and labels, in float64. Metrics are fractions (accuracy 0.8 is 80%), with
+the definitions of scikit-learn and scipy; calibration is a few lines of NumPy. A score is never NaN: where it is
+undefined, it has a documented value or is an error.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def accuracy(predictions: Labels, labels: Labels) -> float:
 
 
 def f1(predictions: Labels, labels: Labels, positive: int = 1) -> float:
-    """F1 of one class of two, class 1 as GLUE scores MRPC and QQP; 0 when it is never predicted nor present."""
+    """F1 of one class of two (GLUE scores class 1 of MRPC and QQP); 0 if it is neither predicted nor present."""
     right, predicted, present = _counts(predictions, labels)[:, positive]
     return float(2 * right / (predicted + present)) if predicted + present else 0.0
 
@@ -130,10 +130,10 @@ def matthews(predictions: Labels, labels: Labels) -> float:
 
 
 def _counts(predictions: Labels, labels: Labels) -> Labels:
-    """[3, K]: rows rightly predicted as each class, predicted as it, and of it.
+    """[3, K]: for each class the rows rightly predicted as it, predicted as it, and labelled as it.
 
-    Three counts give all of the scores above. scikit-learn takes 70 times as long for the same numbers, most of it to
-    look at what it was given, and `compare` scores thousands of trials; the tests hold both equal.
+    These counts give all of the scores above. scikit-learn takes 70 times as long for the same numbers, mostly to check
+    its input, and `compare` scores thousands of trials. Tests check that both give the same.
     """
     classes = max(2, int(predictions.max()) + 1, int(labels.max()) + 1)
     sides = (labels[predictions == labels], predictions, labels)
@@ -145,8 +145,8 @@ def score_tokens(
 ) -> dict[str, float]:
     """The scores of a language model on documents: nll in nats a token, bits_per_byte, and ece of its first choice.
 
-    bits_per_byte is the whole of the nll, the ends of the documents too, over the bytes of the texts; unlike nll it can
-    be compared between tokenizers.
+    bits_per_byte is the total nll, ends of documents included, in bits, divided by the bytes of the texts. Unlike nll,
+    it can be compared between tokenizers.
 
     Args:
         nll: [T] of each predicted token; confidence: [T] the largest probability; right: [T] whether it is the token's.
@@ -186,7 +186,7 @@ def ece(logits: Floats, labels: Labels, bins: int = ECE_BINS) -> float:
 
 
 def calibration_error(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int = ECE_BINS) -> float:
-    """`ece` of rows [N] whose largest probability, and whether it is the label's, are known."""
+    """`ece`, from each row's [N] largest probability and whether that is the label's."""
     index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     gaps = np.bincount(index, weights=correct - confidence, minlength=bins)
     return float(np.abs(gaps).sum() / len(correct))
@@ -267,7 +267,7 @@ def checked_classes(labels: npt.ArrayLike, rows: int, classes: int) -> Labels:
     """Class labels [N] as int64.
 
     Raises:
-        ScoringError: they are not as many as the rows, no integers, or none of the classes.
+        ScoringError: their number is not that of the rows, or they are no integers, or no class numbers.
     """
     given = np.asarray(labels)
     _check_rows(given.shape, rows)
@@ -287,10 +287,10 @@ def _check_rows(shape: tuple[int, ...], rows: int) -> None:
         raise ScoringError(f"expected {rows} labels, as many as rows of logits, found shape {list(shape)}")
 
 
-def _refuse_non_finite(values: Floats, what: str) -> None:
+def _refuse_non_finite(values: Floats, name: str) -> None:
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     if len(bad):
         raise ScoringError(
-            f"{what}: row {int(bad[0])} has a NaN or infinite value ({len(bad)} of {len(values)} rows); "
+            f"{name}: row {int(bad[0])} has a NaN or infinite value ({len(bad)} of {len(values)} rows); "
             "did training diverge?"
         )

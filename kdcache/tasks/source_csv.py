@@ -1,7 +1,7 @@
 """Rows from CSV files, by Python's own reader.
 
-Arrow's reader is faster, but loses a line feed where CRLF inside quotes lies across two of its blocks, refuses a long
-text beyond the first one, and guesses types: "0" and "00" become one label.
+Arrow's reader is faster, but it loses a line feed if a CRLF inside quotes lies across two of its blocks. It also
+refuses a long text after the first, and guesses types, so that "0" and "00" become one label.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from kdcache.tasks.columns import row_numbers, shown
 from kdcache.tasks.rows import BATCH, Columns, check_columns
 from kdcache.tasks.text_files import open_text
 
-LONGEST_FIELD = 1 << 28  # characters; what is longer is taken for a quote that is never closed
+LONGEST_FIELD = 1 << 28  # characters; a longer field is taken for a quote that is never closed
 LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 def read_csv(origin: str, path: Path, columns: Columns) -> pa.Table:
-    """The columns that are asked for, as texts; an empty label is missing, and scores are numbers.
+    """Read the columns that are asked for, as texts. An empty label counts as missing; scores are numbers.
 
     Fields are separated by commas and quoted by double quotes, which are doubled inside; the first line has the names.
 
     Raises:
-        TaskError: the file is not so, or a line has more or fewer fields than the first.
+        TaskError: the file has another form, or a line has more or fewer fields than the first.
     """
     with open_text(origin, path) as file, _long_fields():
         lines = csv.reader(file, strict=True)
@@ -48,7 +48,7 @@ def read_csv(origin: str, path: Path, columns: Columns) -> pa.Table:
 
 @contextmanager
 def _long_fields() -> Iterator[None]:
-    """The csv module's limit is one for the whole process, and 128 KiB."""
+    """Allow long fields meanwhile: the csv module has one limit for the whole process, by default 128 KiB."""
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
         yield
@@ -62,13 +62,13 @@ def _table(origin: str, lines: Any, header: list[str], columns: Columns) -> pa.T
     for block in _blocks(origin, lines, header):
         for column, position in positions.items():
             texts = pa.array(list(map(itemgetter(position), block)), pa.string())
-            whole = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
-            pieces[column] += [texts] if whole else texts.chunks
+            in_one_piece = isinstance(texts, pa.Array)  # over 2 GiB it comes in chunks
+            pieces[column] += [texts] if in_one_piece else texts.chunks
     return pa.table({column: pa.chunked_array(chunks, pa.string()) for column, chunks in pieces.items()})
 
 
 def _blocks(origin: str, lines: Any, header: list[str]) -> Iterator[list[list[str]]]:
-    """The rows in lists; empty lines are none."""
+    """The rows in blocks, each row a list; empty lines are skipped."""
     start = lines.line_num + 1
     while block := list(islice(lines, BATCH)):
         widths = set(map(len, block))
@@ -79,7 +79,7 @@ def _blocks(origin: str, lines: Any, header: list[str]) -> Iterator[list[list[st
 
 
 def _misshapen(block: list[list[str]], header: list[str], line: int) -> str:
-    """Which line has another number of fields than the header."""
+    """The error for a line whose number of fields is not that of the header."""
     for row in block:
         if row and len(row) != len(header):
             break

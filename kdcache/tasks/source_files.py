@@ -31,7 +31,7 @@ def load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
         files: split -> its file, or its files in order.
 
     Raises:
-        TaskError: a file is not there, cannot be read, or does not fit the others.
+        TaskError: a file is missing, cannot be read, or does not fit the others.
     """
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}

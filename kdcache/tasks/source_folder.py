@@ -26,13 +26,13 @@ OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", 
 
 
 def load_folder(task: Task, folder: str | dict[str, str]) -> Loaded:
-    """The rows of a folder of images: of each split in the order of its classes, then of its files' names.
+    """The rows of a folder of images; each split is in the order of its classes, then of the files' names.
 
     Args:
         folder: one that has a folder for each split, or split -> its folder.
 
     Raises:
-        TaskError: a folder is not there or not laid out so, or a file in it is no image; names it.
+        TaskError: a folder is missing or has another layout, or a file in it is no image; the message names it.
     """
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}
@@ -46,7 +46,7 @@ def load_folder(task: Task, folder: str | dict[str, str]) -> Loaded:
 
 
 def _open_split(split: str, folder: Path) -> Rows:
-    """The images of a split: in the folders of their classes; those without labels in the folder itself."""
+    """The images of a split, from the folders of their classes; images without labels lie in the folder itself."""
     origin = f"{split}: {folder}"
     if split == UNLABELLED:
         unlabelled = _images(origin, folder)
@@ -62,13 +62,13 @@ def _open_split(split: str, folder: Path) -> Rows:
 
 
 def _check_split(split: str, parent: Path) -> None:
-    """One folder for all splits has to have this one; says what is there instead."""
+    """Refuse a folder of splits that lacks this one; the message says what is there instead."""
     if not parent.is_dir():
         raise TaskError(f"{parent}: {_not_a_folder(parent)}")
     if (parent / split).is_dir():
         return
-    there = [entry.name for entry in _entries(parent) if entry.is_dir()]
-    other = next((name for name in there if OTHER_NAMES.get(name.casefold()) == split), None)
+    folders = [entry.name for entry in _entries(parent) if entry.is_dir()]
+    other = next((name for name in folders if OTHER_NAMES.get(name.casefold()) == split), None)
     advice = (
         f"to take {other!r} for it, write `folder: {{train: {parent / 'train'}, {split}: {parent / other}}}`"
         if other
@@ -76,7 +76,7 @@ def _check_split(split: str, parent: Path) -> None:
         "`folder: {train: ..., validation: ...}`"
     )
     raise TaskError(
-        f"{parent}: has no folder {split!r}; the folders in it: {shown_all(there) or 'none'}; {advice}"
+        f"{parent}: has no folder {split!r}; the folders in it: {shown_all(folders) or 'none'}; {advice}"
     )
 
 
@@ -113,13 +113,13 @@ def _images(origin: str, folder: Path) -> list[ImageFile]:
 
 
 def _entries(folder: Path, origin: str = "") -> list[Path]:
-    """What is in a folder but for hidden files and what systems leave there, in one order on every machine."""
+    """A folder's entries, in one order on every machine, without hidden files and those that systems leave there."""
     origin = origin or str(folder)
     try:
         entries = [entry for entry in folder.iterdir() if not _is_litter(entry.name)]
     except OSError as error:
-        there = folder.is_dir()
-        reason = f"cannot be read: {error.strerror}" if there else _not_a_folder(folder)
+        is_folder = folder.is_dir()
+        reason = f"cannot be read: {error.strerror}" if is_folder else _not_a_folder(folder)
         raise TaskError(f"{origin}: {reason}") from None
     for entry in entries:
         _check_name(origin, entry.name)
@@ -138,7 +138,7 @@ def _check_name(origin: str, name: str) -> None:
 
 
 def _name(entry: Path) -> str:
-    """The name of a class, or of a file: macOS takes letters and their accents apart, other systems do not."""
+    """The name of a class or a file, in one encoding: macOS separates letters from accents, other systems do not."""
     return unicodedata.normalize("NFC", entry.name)
 
 

@@ -16,7 +16,7 @@ from kdcache.tasks.source_files import file_digest, open_file
 
 
 def mirror_folder(source: Source) -> Path | None:
-    """Where `KDCACHE_MIRROR` has the hub's data set; None where there is no mirror."""
+    """The hub data set's folder in `KDCACHE_MIRROR`; None if there is no mirror."""
     try:
         return mirrored(source.hub or "")
     except KdcacheError as error:
@@ -54,7 +54,7 @@ def load_hub(task: Task) -> Loaded:
 
 
 def _commit(source: Source) -> str:
-    """The commit hash that the revision names; without the hub, the one that it last named."""
+    """The commit hash that the revision names; without the hub, the one that it named last."""
     from huggingface_hub import HfApi
 
     hub.limit_waiting()
@@ -74,7 +74,7 @@ def _open_hub_split(source: Source, commit: str, split: str, columns: Columns) -
 
 
 def _of_commit(origin: str, data: Any, commit: str, split: str, source: Source) -> Any:
-    """The data of that very commit: when `datasets` cannot reach the hub, it takes the newest that it has cached.
+    """The data of exactly that commit. (Without the hub, `datasets` takes the newest commit that it has cached.)
 
     Its cache folder ends in the commit hash: <name>/<configuration>/<version>/<commit>/<file>.arrow.
     """
@@ -104,14 +104,14 @@ def _hub_name(source: Source) -> str:
 
 @contextmanager
 def _asking_hub(source: Source, split: str | None = None) -> Iterator[None]:
-    """Every failure to get a hub data set, as one TaskError that says what to do."""
+    """Turn every failure to get a hub data set into one TaskError that says what to do."""
     try:
         yield
     except Exception as error:  # httpx, huggingface_hub, datasets and builders each raise their own kinds
-        what = _hub_name(source) + (f", split {split!r}" if split else "")
+        name = _hub_name(source) + (f", split {split!r}" if split else "")
         advice = hub.explain(
             error,
             "download its files and use `files`",
             "cannot be loaded; check its name, configuration, revision and splits",
         )
-        raise TaskError(f"{what}: {advice}") from error
+        raise TaskError(f"{name}: {advice}") from error

@@ -16,10 +16,12 @@ from kdcache.tasks.text_files import open_text
 
 
 def read_json_lines(origin: str, path: Path, columns: Columns) -> pa.Table:
-    """The columns that are asked for; a key that a line lacks is a missing value, that no line has, a missing column.
+    """Read the columns that are asked for.
+
+    A key that some lines lack gives missing values. A key that all lines lack is a missing column.
 
     Raises:
-        TaskError: a line is no JSON object, has a key twice, or a column's values are of several types.
+        TaskError: a line is no JSON object or has a key twice, or a column has values of several types.
     """
     values: dict[str, list[Any]] = {column: [] for column in columns.all}
     keys: dict[str, None] = {}

@@ -40,7 +40,7 @@ def _batches(origin: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
 
 
 def _checked(table: pa.Table) -> pa.Table:
-    """Arrow takes the file's word for it that a text is in UTF-8 and an index within its dictionary."""
+    """Check what Arrow believes of a file: that texts are in UTF-8, and indices within their dictionary."""
     table.validate(full=True)
     return table
 

@@ -22,20 +22,20 @@ STATE = "state.json"  # of one split: its Arrow files
 
 
 def load_saved(task: Task, saved: str) -> Loaded:
-    """The rows of a saved `DatasetDict`; `splits` of the source says where its names are others.
+    """The rows of a saved `DatasetDict`; `splits` of the source maps kdcache's names of splits to its own.
 
     Raises:
-        TaskError: the folder holds none, lacks a split or a column, or is damaged.
+        TaskError: the folder holds no DatasetDict, lacks a split or a column, or is damaged.
     """
     folder = Path(saved)
-    there = _split_names(folder)
+    stored = _split_names(folder)
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {"saved": folder.as_posix(), "fingerprints": {}}
     for split in task.source.split_names:
         chosen = (task.source.splits or {}).get(split, split)
-        if chosen not in there:
+        if chosen not in stored:
             raise TaskError(
-                f"{folder}: no split {chosen!r}; there are: {shown_all(there) or 'none'}; say which one to take with "
+                f"{folder}: no split {chosen!r}; there are: {shown_all(stored) or 'none'}; say which one to take with "
                 f"`splits: {{{split}: ...}}` beside `saved`"
             )
         data = _open(f"{split}: {folder / chosen}", folder / chosen)
@@ -46,14 +46,14 @@ def load_saved(task: Task, saved: str) -> Loaded:
 
 def _split_names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        what = "is no folder" if folder.exists() else "the folder does not exist"
+        problem = "is no folder" if folder.exists() else "the folder does not exist"
         raise TaskError(
-            f"{folder}: {what}; expected what `DatasetDict.save_to_disk` wrote, on this machine (paths count from the "
-            "working directory)"
+            f"{folder}: {problem}; expected what `DatasetDict.save_to_disk` wrote, on this machine (paths count from "
+            "the working directory)"
         )
     if not (folder / SPLITS).is_file():
-        one = (folder / STATE).is_file()
-        found = "one Dataset without splits" if one else f"no {SPLITS}"
+        is_dataset = (folder / STATE).is_file()
+        found = "one Dataset without splits" if is_dataset else f"no {SPLITS}"
         raise TaskError(
             f"{folder}: holds {found}; expected a DatasetDict: "
             'DatasetDict({"train": ..., "validation": ...}).save_to_disk(...)'
@@ -83,7 +83,7 @@ def _rows(origin: str, data: Any, columns: Columns) -> Rows:
 
 
 def _checked(origin: str, batches: Batches) -> Iterator[pa.Table]:
-    """The Arrow files are mapped into memory, and Arrow takes their word for where a text ends."""
+    """Check the Arrow files, which are mapped into memory: Arrow believes them about where a text ends."""
     with _reading(origin):
         for table in batches():
             table.validate(full=True)

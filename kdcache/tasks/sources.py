@@ -24,7 +24,7 @@ from kdcache.tasks.source_saved import load_saved
 
 
 def load_source(task: Task) -> Loaded:
-    """Open the train and validation splits of a task, the further ones that it names, and the rest of train.
+    """Open a task's train and validation splits, the further splits that it names, and the rest of train.
 
     Raises:
         TaskError: a file or column is missing, empty or unreadable, or the hub does not deliver the data set.
@@ -58,7 +58,7 @@ def _with_train_size(loaded: Loaded, task: Task, size: int) -> Loaded:
 
 
 def _rest(train: Rows, drawn: subsets.Indices) -> Rows:
-    """The rows that were not drawn, without their labels."""
+    """The train rows that `train_size` did not draw, without their labels."""
     others = np.setdiff1d(np.arange(len(train.label)), drawn)
     if len(others) == 0:
         raise TaskError(

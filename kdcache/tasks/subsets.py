@@ -16,13 +16,13 @@ Indices = npt.NDArray[np.int64]
 
 
 def stratified(classes: npt.ArrayLike, size: int, seed: int) -> Indices:
-    """`size` row numbers, ascending, of each class about its share; a larger size holds every smaller one.
+    """`size` row numbers, ascending, about in the classes' proportions; a larger size contains every smaller one.
 
     The rows of each class, in random order, are spread evenly over a line from 0 to 1; the first `size` are taken.
 
     Args:
         classes: [N] the class of each row; all the same for a plain random draw.
-        seed: which rows; the same draw on every machine.
+        seed: decides which rows; the draw is the same on every machine.
     """
     codes = np.unique(np.asarray(classes), return_inverse=True)[1]
     order = np.random.default_rng(seed).permutation(len(codes))
@@ -51,7 +51,7 @@ def _codes(labels: pa.ChunkedArray) -> Indices:
 
 
 def taken(batches: Batches, rows: Indices) -> Batches:
-    """The batches with these rows (ascending) only."""
+    """The batches, with only these rows (ascending)."""
     return partial(_taken, batches, rows)
 
 

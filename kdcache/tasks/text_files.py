@@ -34,8 +34,8 @@ def open_text(origin: str, path: Path) -> Iterator[TextIO]:
         origin: the split and the file, for messages.
 
     Raises:
-        TaskError: it cannot be read, or is no text in UTF-8; says what it seems to be. The bytes are looked at as
-            they are read: a bad one may be found late.
+        TaskError: it cannot be read, or is no text in UTF-8; the message says what it seems to be. Bytes are
+            checked as they are read, so a bad one may be found late.
     """
     try:
         _refuse_zero_bytes(origin, path)
@@ -48,7 +48,7 @@ def open_text(origin: str, path: Path) -> Iterator[TextIO]:
 
 
 def _refuse_zero_bytes(origin: str, path: Path) -> None:
-    """UTF-16 and UTF-32 without a mark are valid UTF-8 of letters with zero bytes between them."""
+    """Refuse UTF-16 and UTF-32 without a mark, which read as valid UTF-8 with zero bytes between the letters."""
     with path.open("rb") as file:
         head = file.read(4)
     if b"\0" in head and not head.startswith(tuple(SIGNATURES)):
@@ -56,10 +56,10 @@ def _refuse_zero_bytes(origin: str, path: Path) -> None:
 
 
 def _kind(path: Path) -> str:
-    """What a file is that is not in UTF-8."""
+    """What a file that is not in UTF-8 seems to be."""
     with path.open("rb") as file:
         head = file.read(8)
-        known = next((what for start, what in SIGNATURES.items() if head.startswith(start)), None)
+        known = next((kind for start, kind in SIGNATURES.items() if head.startswith(start)), None)
         if known is not None:
             return known
         file.seek(0)

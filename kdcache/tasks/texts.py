@@ -44,7 +44,7 @@ class TextReader:
     def finish(self) -> None:
         """
         Raises:
-            TaskError: a text was missing, empty or only white space.
+            TaskError: a text was missing, empty or only white space; the message lists all of them.
         """
         for column, rows in self._empty.items():
             if rows:

@@ -50,21 +50,21 @@ def trained_again(plan: TrialPlan, folder: Path, run: RunAll, otherwise: str) ->
         TrialError: a logit differs; names the first row and class, and possible reasons.
     """
     with_train = "train" in (read_manifest(plan.folder / LOGITS).splits if kept_places(plan) else {})
-    again = replace(plan, folder=folder, keep_train_logits=with_train, keep_model=True)
+    rerun = replace(plan, folder=folder, keep_train_logits=with_train, keep_model=True)
     if processes.is_main():
         shutil.rmtree(folder, ignore_errors=True)
-    run([again])
+    run([rerun])
     difference = trial_difference(plan, folder) if processes.is_main() else None
     if difference is not None:
         raise TrialError(
             f"{plan.name}: trained again it is another model: {difference}; {otherwise}, since it is not the one "
-            f"that was scored. {_why_different(plan, again)}"
+            f"that was scored. {_why_different(plan, rerun)}"
         )
     return folder / MODEL
 
 
-def _why_different(plan: TrialPlan, again: TrialPlan) -> str:
-    before, now = finished_result(plan.folder), finished_result(again.folder)
+def _why_different(plan: TrialPlan, rerun: TrialPlan) -> str:
+    before, now = finished_result(plan.folder), finished_result(rerun.folder)
     facts = [
         f"{name} was {getattr(before, name)}, is {getattr(now, name)}"
         for name in ("device", "precision", "versions")

@@ -93,8 +93,8 @@ def _imported(tree: ast.Module) -> dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                whole = alias.name if alias.asname else alias.name.split(".")[0]
-                names[alias.asname or whole] = whole
+                full_name = alias.name if alias.asname else alias.name.split(".")[0]
+                names[alias.asname or full_name] = full_name
         elif isinstance(node, ast.ImportFrom):
             ours = node.level > 0 or (node.module or "").split(".")[0] == OURS
             for alias in node.names:
@@ -171,9 +171,9 @@ def _found_spec(name: str) -> ModuleSpec | None:
     spec: ModuleSpec | None = None
     parts = name.split(".")
     for depth in range(1, len(parts) + 1):
-        whole = ".".join(parts[:depth])
-        specs = (finder.find_spec(whole, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
-        spec = next((one for one in specs if one is not None), None)
+        module = ".".join(parts[:depth])
+        specs = (finder.find_spec(module, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((candidate for candidate in specs if candidate is not None), None)
         if spec is None:
             return None
         path = list(spec.submodule_search_locations or [])

@@ -117,8 +117,8 @@ def _contents(cache: LogitCache | TokenCache, split: str) -> list[str]:
 
 def learned_from(folders: Sequence[Path], method: Regularizer) -> list[Path]:
     """The logit caches whose contents count: the folders', and those of unlabelled rows if the method uses them."""
-    beside = [folder / UNLABELLED for folder in folders] if method.unlabelled == "use" else []
-    return [*folders, *beside]
+    unlabelled = [folder / UNLABELLED for folder in folders] if method.unlabelled == "use" else []
+    return [*folders, *unlabelled]
 
 
 def caches_beside(task: Task) -> list[str]:

@@ -42,9 +42,9 @@ def why_cache(plan: CachePlan) -> str | None:
     """Why a teacher's logits have to be computed; None if the folder holds them, whole and checked."""
     if not plan.folder.exists():
         return "there are none yet"
-    left = [place for place in BESIDE if place not in plan.caches and (plan.folder / place).exists()]
-    if left:
-        return f"{', '.join(left)} is no longer asked for"
+    unneeded = [place for place in BESIDE if place not in plan.caches and (plan.folder / place).exists()]
+    if unneeded:
+        return f"{', '.join(unneeded)} is no longer asked for"
     try:
         for place, prints in plan.caches.items():
             if plan.language_modelling:
@@ -73,10 +73,10 @@ def missing_trials(
     kept = _clear(configuration, by_seed, store)
     missing = [plan for plan in plans if plan.seed not in kept]
     taken = [plan for plan in missing if store is not None and _take(store, plan)]
-    for what, seeds in (("kept", sorted(kept)), ("taken from the store", [plan.seed for plan in taken])):
+    for origin, seeds in (("kept", sorted(kept)), ("taken from the store", [plan.seed for plan in taken])):
         if seeds:
             note = "%s: %s: %d finished trials (seeds %s)"
-            log.info(note, configuration, what, len(seeds), ", ".join(map(str, seeds)))
+            log.info(note, configuration, origin, len(seeds), ", ".join(map(str, seeds)))
     to_train = [plan for plan in missing if plan not in taken]
     return [plan for plan in plans if plan in to_train or _lacks_model(plan)]
 

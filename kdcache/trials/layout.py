@@ -83,7 +83,7 @@ def own_folder() -> Path:
 
     DVC runs experiments in copies of the project under `.dvc/tmp/`: they share the project's own.
     """
-    here = Path.cwd()
-    parts = here.parts
-    project = Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else here
+    working_folder = Path.cwd()
+    parts = working_folder.parts
+    project = Path(*parts[: parts.index(".dvc")]) if ".dvc" in parts else working_folder
     return project / ".kdcache"

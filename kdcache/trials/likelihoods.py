@@ -102,7 +102,7 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
     Raises:
         CacheError: the file is missing, damaged, or of other documents.
     """
-    again = "run `dvc repro`"
+    advice = "run `dvc repro`"
     try:
         with open_regular(path) as file:  # a pipe would block
             table = pq.read_table(file)
@@ -114,13 +114,13 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
             raise ValueError("its values are not those of its checksum")
         _check_values(ids, documents)
     except FileNotFoundError:
-        raise CacheError(f"{path}: there are no likelihoods; {again}") from None
+        raise CacheError(f"{path}: there are no likelihoods; {advice}") from None
     except (KdcacheError, pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
-        raise CacheError(f"{path}: is damaged ({error!s:.200}); {again}") from None
+        raise CacheError(f"{path}: is damaged ({error!s:.200}); {advice}") from None
     if row_hashes is not None and not np.array_equal(documents.row_hashes, row_hashes):
         raise CacheError(
             f"{path}: has likelihoods of other documents than the prepared task ({len(ids)}, the task has "
-            f"{len(row_hashes)}); {again}"
+            f"{len(row_hashes)}); {advice}"
         )
     return documents
 

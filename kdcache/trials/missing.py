@@ -85,9 +85,9 @@ def trials_to_run(
     return missing_trials(folder, Planner(study, layout).trials(task, student, regularizer), store)
 
 
-def _not_tuned(what: str) -> TrialError:
+def _not_tuned(name: str) -> TrialError:
     return TrialError(
-        f"{TUNED}: has no values for {what} as params.yaml is now; run stage tune (`dvc repro` does)"
+        f"{TUNED}: has no values for {name} as params.yaml is now; run stage tune (`dvc repro` does)"
     )
 
 

@@ -31,7 +31,8 @@ def model_card(result: TrialResult, task: PreparedTask, scores: Mapping[str, flo
         "teacher": result.teacher or "none",
         "seed": str(result.seed),
         "trial identity": result.identity,
-        "trained with": f"kdcache {kdcache}, " + ", ".join(" ".join(one) for one in result.versions.items()),
+        "trained with": f"kdcache {kdcache}, "
+        + ", ".join(" ".join(version) for version in result.versions.items()),
         "computed in": f"{result.precision} on {result.device}",
     }
     rows = "documents" if task.card.language_modelling else "rows"

@@ -107,7 +107,7 @@ class Planner:
         self._common: dict[tuple[str, Model, str | None], Parts] = {}
         self._contents: dict[Path, str] = {}
 
-    def of(self, study: Study, layout: Layout) -> Planner:
+    def with_values(self, study: Study, layout: Layout) -> Planner:
         """A planner for the same tasks and models with other values or folders; it shares what was already read."""
         planner = copy(self)
         planner.study, planner.layout = study, layout

@@ -125,16 +125,16 @@ def read_teacher(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def _explained(path: Path, what: str, purpose: str) -> Iterator[None]:
+def _explained(path: Path, name: str, purpose: str) -> Iterator[None]:
     """Say of a file that cannot be read, or has other content, what it is and what to do."""
     advice = f"delete {path.parent} to {purpose}"
     try:
         yield
     except KdcacheError as error:
-        raise TrialError(f"{error} ({what}; {advice})") from None
+        raise TrialError(f"{error} ({name}; {advice})") from None
     except ValidationError as error:
         wrong = sorted({".".join(map(str, item["loc"])) or "(all)" for item in error.errors()})
-        raise TrialError(f"{path}: not {what}, see {', '.join(wrong)[:500]}; {advice}") from None
+        raise TrialError(f"{path}: not {name}, see {', '.join(wrong)[:500]}; {advice}") from None
 
 
 def finished_result(folder: Path) -> TrialResult:

@@ -38,12 +38,12 @@ def check_same(
         folder = Path(name)
         if teachers or caches:
             _check_teachers(folder, teachers, caches)
-        again = [
+        reruns = [
             replace(plan, folder=folder / f"trial-{place}", keep_model=False)
             for place, plan in enumerate(trials)
         ]
-        run(again)
-        for plan, other in zip(trials, again, strict=True):
+        run(reruns)
+        for plan, other in zip(trials, reruns, strict=True):
             check_losses(plan.name, finished_result(plan.folder).losses, finished_result(other.folder).losses)
             _check(plan.name, trial_difference(plan, other.folder))
 
@@ -54,10 +54,10 @@ def _check_teachers(folder: Path, teachers: Sequence[TeacherPlan], caches: Seque
 
     for place, plan in enumerate(teachers):
         log.info("training %s again", plan.name)
-        again = replace(plan, folder=folder / f"teacher-{place}")
-        result = teach(again)
+        rerun = replace(plan, folder=folder / f"teacher-{place}")
+        result = teach(rerun)
         check_losses(plan.name, read_teacher(plan.folder).get("losses", []), result["losses"])
-        if of_weights(plan.folder) != of_weights(again.folder):
+        if of_weights(plan.folder) != of_weights(rerun.folder):
             raise TrialError(f"{plan.name}: its weights come out differently; nothing is stamped")
     for place, cache in enumerate(caches):
         log.info("computing %s again", cache.name)
@@ -91,13 +91,13 @@ def kept_places(plan: TrialPlan) -> list[str]:
     return [PLAIN, *[VIEWS] * plan.keep_views]
 
 
-def trial_difference(plan: TrialPlan, again: Path) -> str | None:
+def trial_difference(plan: TrialPlan, rerun_folder: Path) -> str | None:
     """What of a trial comes out otherwise in another folder, in words; None when every bit is the same."""
-    pairs = [(plan.folder / LOGITS / place, again / LOGITS / place) for place in kept_places(plan)]
+    pairs = [(plan.folder / LOGITS / place, rerun_folder / LOGITS / place) for place in kept_places(plan)]
     differences = [first_difference(*pair) for pair in pairs]
     for split in plan.evaluated if plan.language_modelling else ():
-        both = (read_documents(path_of(folder, split)) for folder in (plan.folder, again))
-        differences.append(document_difference(split, *both))
+        documents = (read_documents(path_of(folder, split)) for folder in (plan.folder, rerun_folder))
+        differences.append(document_difference(split, *documents))
     return next((difference for difference in differences if difference is not None), None)
 
 

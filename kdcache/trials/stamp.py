@@ -20,14 +20,14 @@ from kdcache.trials.same import kept_places
 from kdcache.trials.saved_models import model_files, why_no_model
 
 
-def stamp_teacher(plan: TeacherPlan, checked: int, of: int) -> None:
+def stamp_teacher(plan: TeacherPlan, checked: int, population: int) -> None:
     """Give a finished teacher its planned identity; the weights stay as they are.
 
     Args:
-        checked, of: how many trainings were run again and compared, out of how many.
+        checked, population: how many trainings were run again and compared, out of how many.
     """
     kept = read_teacher(plan.folder)
-    adopted = _adopted(kept["parts"], plan.parts, checked, of).model_dump(by_alias=True)
+    adopted = _adopted(kept["parts"], plan.parts, checked, population).model_dump(by_alias=True)
     new = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
     write_json(plan.folder / TEACHER, {**kept, **new})
 
@@ -37,13 +37,13 @@ def stamp_cache(plan: CachePlan) -> None:
     _swap(plan.folder, partial(_write_cache, plan))
 
 
-def stamp_trial(plan: TrialPlan, checked: int, of: int) -> None:
+def stamp_trial(plan: TrialPlan, checked: int, population: int) -> None:
     """Give a finished trial its planned identity."""
-    _swap(plan.folder, partial(_write_trial, plan, checked, of))
+    _swap(plan.folder, partial(_write_trial, plan, checked, population))
 
 
-def _adopted(before: Parts, after: Parts, checked: int, of: int) -> Adopted:
-    values = {"from": before["code"], "to": after["code"], "checked": checked, "of": of}
+def _adopted(before: Parts, after: Parts, checked: int, population: int) -> Adopted:
+    values = {"from": before["code"], "to": after["code"], "checked": checked, "of": population}
     return Adopted.model_validate(values)
 
 
@@ -53,7 +53,7 @@ def _write_cache(plan: CachePlan, new: Path) -> None:
     shutil.copy2(plan.teacher_folder / TEACHER, new / TEACHER)
 
 
-def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
+def _write_trial(plan: TrialPlan, checked: int, population: int, new: Path) -> None:
     result = finished_result(plan.folder)
     if plan.language_modelling:
         copy_folder(plan.folder / LIKELIHOODS, new / LIKELIHOODS)
@@ -65,7 +65,7 @@ def _write_trial(plan: TrialPlan, checked: int, of: int, new: Path) -> None:
         shutil.copy2(plan.folder / COST, new / COST)
     if why_no_model(replace(plan, identity=result.identity)) is None:
         _write_model(plan, result.identity, new / MODEL)
-    adopted = _adopted(result.parts or {}, plan.parts, checked, of)
+    adopted = _adopted(result.parts or {}, plan.parts, checked, population)
     changed = {"identity": plan.identity, "parts": plan.parts, "adopted": adopted}
     write_result(new, result.model_copy(update=changed))
 
@@ -82,8 +82,8 @@ def _write_model(plan: TrialPlan, before: str, new: Path) -> None:
 def _swap(folder: Path, write: Callable[[Path], None]) -> None:
     """Write a new folder beside the old one, then replace the old one by it."""
     new, old = folder.with_name(f".{folder.name}.new.tmp"), folder.with_name(f".{folder.name}.old.tmp")
-    for left in (new, old):
-        shutil.rmtree(left, ignore_errors=True)
+    for folder_left in (new, old):
+        shutil.rmtree(folder_left, ignore_errors=True)
     new.mkdir()
     write(new)
     folder.rename(old)

@@ -42,7 +42,7 @@ HEADER = "state"
 
 
 class KeptState:
-    """Where one training's state is kept; `wanted` says when it is time.
+    """Where one training's state is kept; `is_due` says when it is time.
 
     Args:
         identity: the training's.
@@ -61,7 +61,7 @@ class KeptState:
             return None
         return self._load() if processes.from_main(self._usable) else None
 
-    def wanted(self) -> bool:
+    def is_due(self) -> bool:
         """Whether it is time, in every process; asked once after each step."""
         self._steps += 1
         if self.minutes is None:
@@ -123,13 +123,13 @@ class KeptState:
         return reason is None
 
     def _why_not(self, state: State) -> str | None:
-        kept, now = state.rest["of"], self._of()
+        kept, now = state.rest["of"], self._origin()
         different = [f"{key} was {kept.get(key)}, is {now[key]}" for key in now if kept.get(key) != now[key]]
         if different:
             return f"the last bits could differ, since {'; '.join(different)}"
         return None if state.rest["checksum"] == _checksum(state) else "it is damaged"
 
-    def _of(self) -> dict[str, Any]:
+    def _origin(self) -> dict[str, Any]:
         """Which training, and everything else that the last bits of its numbers may depend on."""
         device = PartialState().device
         cpu = {"cpu": machine(torch.get_num_threads())} if device.type == "cpu" else {}
@@ -142,7 +142,7 @@ class KeptState:
 
     def _save(self, state: State, path: Path) -> None:
         tensors = {name: value.cpu().contiguous() for name, value in state.tensors.items()}
-        rest = {**state.rest, "of": self._of()}
+        rest = {**state.rest, "of": self._origin()}
         rest["checksum"] = _checksum(State(tensors, rest))
         save_file(tensors, path, {HEADER: json.dumps(rest)})
 

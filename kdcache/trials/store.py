@@ -131,15 +131,15 @@ class Store:
         """
         limit = self.limit if limit is None else limit
         entries = self.entries()
-        left, removed = sum(entry.bytes for entry in entries), []
+        bytes_left, removed = sum(entry.bytes for entry in entries), []
         for entry in entries:
-            if left <= limit:
+            if bytes_left <= limit:
                 break
             shutil.rmtree(entry.folder, ignore_errors=True)
-            left -= entry.bytes
+            bytes_left -= entry.bytes
             removed.append(entry)
         if self.folder.is_dir():
-            write_json(self.folder / TOTAL, {"bytes": left})
+            write_json(self.folder / TOTAL, {"bytes": bytes_left})
         return removed
 
     def _entry(self, kind: Kind, identity: str) -> Path:
@@ -202,8 +202,8 @@ def run_and_store(plan: Any) -> None:
     from kdcache.trials.again import keep_student
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 
-    again = plan.keep_model and (plan.folder / RESULT).is_file()
-    keep_student(plan) if again else run_trial(plan)
+    only_model = plan.keep_model and (plan.folder / RESULT).is_file()
+    keep_student(plan) if only_model else run_trial(plan)
     store = project_store()
     if store is not None and (plan.folder / RESULT).is_file():
         store.put("trials", plan.identity, plan.folder)

@@ -111,9 +111,9 @@ def _check_known(study: Study, task: str, student: str, method: str) -> None:
         ("student", student, study.students),
         ("method", method, study.methods()),
     )
-    for what, name, known in groups:
+    for kind, name, known in groups:
         if name not in known:
-            raise TrialError(f"no {what} {name!r} in the study; there are: {', '.join(known)}")
+            raise TrialError(f"no {kind} {name!r} in the study; there are: {', '.join(known)}")
     if not study.applies(study.students[student], task):
         raise TrialError(f"students.{student}.tasks does not list {task!r}: there are no such trials")
 

@@ -26,7 +26,7 @@ PROJECT = "kdcache"
 RUN_KEY = {"mlflow": "run_name", "trackio": "name", "wandb": "name"}  # how a tracker is told a run's name
 
 
-def wanted() -> list[str]:
+def asked_trackers() -> list[str]:
     """The trackers that the environment names.
 
     Raises:
@@ -54,12 +54,14 @@ class Tracking:
         settings: of the training: numbers, texts and None, and lists and mappings of these.
 
     Raises:
-        TrialError: see `wanted`, or a tracker cannot be started.
+        TrialError: see `asked_trackers`, or a tracker cannot be started.
     """
 
     def __init__(self, name: str, identity: str, settings: Mapping[str, Any]) -> None:
         run = f"{name.replace(' / ', '/').replace(' ', '-')}-{identity[:8]}"
-        self._trackers = [_started(one, run) for one in wanted()] if processes.is_main() else []
+        self._trackers = (
+            [_started(tracker, run) for tracker in asked_trackers()] if processes.is_main() else []
+        )
         self._epochs = 0
         if self._trackers:
             flat = _flat(settings)

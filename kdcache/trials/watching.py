@@ -47,15 +47,15 @@ class TrainingWatch(Watch):
             self._bar.update()
 
     def wants_state(self) -> bool:
-        return self._kept.wanted()
+        return self._kept.is_due()
 
     def keep(self, state: State) -> None:
         self._kept.write(state)
 
     def epoch(self, epoch: Epoch) -> None:
         speed = epoch.rows / epoch.seconds if epoch.seconds else 0.0
-        what = "%s: epoch %d/%d: loss %.4f, %.1f s, %.0f rows/s"
-        log.info(what, self._name, epoch.number, epoch.of, epoch.loss, epoch.seconds, speed)
+        message = "%s: epoch %d/%d: loss %.4f, %.1f s, %.0f rows/s"
+        log.info(message, self._name, epoch.number, epoch.of, epoch.loss, epoch.seconds, speed)
         self._tracking.epoch(epoch)
 
     def scores(self, scores: Callable[[], Mapping[str, float]]) -> None:

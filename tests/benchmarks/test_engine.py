@@ -12,22 +12,22 @@ from kdcache.study import Study
 
 
 def small() -> Study:
-    return engine.study(tasks=1, pairs=1).model_copy(update={"seeds": [0, 1]})
+    return engine.make_study(tasks=1, pairs=1).model_copy(update={"seeds": [0, 1]})
 
 
 def test_the_study_has_the_trials_that_the_page_speaks_of() -> None:
-    of = engine.study(tasks=8, pairs=25)
-    assert len(list(of.configurations())) * len(of.seeds) == 10_000
+    study = engine.make_study(tasks=8, pairs=25)
+    assert len(list(study.configurations())) * len(study.seeds) == 10_000
 
 
 def test_a_study_goes_through_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    of = small()
-    engine.lay_out(of)
-    assert engine.plan_and_run(of) == {"ran": 20}
-    assert engine.plan(of) == {"missing": 0}
-    assert engine.compare(of) == {"comparisons": 8}  # 2 students x 4 regularizers beside the baseline
-    assert engine.report(of)["page_megabytes"] > 0
+    study = small()
+    engine.lay_out(study)
+    assert engine.plan_and_run(study) == {"ran": 20}
+    assert engine.plan(study) == {"missing": 0}
+    assert engine.compare(study) == {"comparisons": 8}  # 2 students x 4 regularizers beside the baseline
+    assert engine.report(study)["page_megabytes"] > 0
     trials = pd.read_csv("metrics/trials.csv").set_index(["student", "regularizer", "seed"])
     assert trials.loc[("m0", "base", 0), "accuracy"] == pytest.approx(
         0.85, abs=0.07

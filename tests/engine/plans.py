@@ -1,4 +1,4 @@
-"""Plans, and functions that run them in other processes: importable there."""
+"""Plans, and functions that run them; other processes can import these."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plans(folder: Path, count: int) -> list[TrialPlan]:
 
 
 def seeds(folder: Path) -> list[int]:
-    """Those that were run."""
+    """The seeds that were run."""
     return sorted(int(path.name.removeprefix("seed-")) for path in folder.glob("seed-*"))
 
 
@@ -50,7 +50,7 @@ def fail_on_odd_seeds(plan: TrialPlan) -> None:
 
 
 class Unpicklable(Exception):
-    """Like some of the hub's errors, it cannot be made from its message alone."""
+    """An error that, like some of the hub's, cannot be made from its message alone."""
 
     def __init__(self, code: int, place: str) -> None:
         super().__init__(f"code {code} in {place}")
@@ -88,7 +88,7 @@ def tell_pid_and_wait(plan: TrialPlan) -> None:
 
 
 def tell_variables_together(plan: TrialPlan) -> None:
-    """The worker's GPU and threads, once four trials run at the same time."""
+    """Write the worker's GPU and threads, once four trials run at the same time."""
     touch(plan)
     write(plan.folder / "gpu", os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     write(plan.folder / "threads", os.environ["RAYON_NUM_THREADS"])
@@ -101,7 +101,7 @@ def tell_setting(plan: TrialPlan) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Whole, or not there yet."""
+    """Write a file that is whole or absent."""
     path.with_suffix(".tmp").write_text(text)
     path.with_suffix(".tmp").rename(path)
 

@@ -54,11 +54,11 @@ def hold(place: AbstractContextManager[object], mark: Path, until: Path) -> None
 
 
 def hold_one(count: int, mark: Path, until: Path) -> None:
-    hold(slots.one(count), mark, until)
+    hold(slots.hold_one(count), mark, until)
 
 
 def hold_every(mark: Path, until: Path) -> None:
-    hold(slots.every(), mark, until)
+    hold(slots.hold_all(), mark, until)
 
 
 def start(target: object, *arguments: object) -> BaseProcess:
@@ -90,7 +90,7 @@ def test_a_killed_process_frees_its_place(folder: Path) -> None:
     assert killed.pid is not None
     os.kill(killed.pid, signal.SIGKILL)
     killed.join()
-    with slots.one(1):
+    with slots.hold_one(1):
         pass
 
 
@@ -112,14 +112,14 @@ def test_the_whole_machine_waits_for_trials_and_keeps_new_ones_off(folder: Path)
 
 
 def hold_some(wanted: int, count: int, mark: Path, until: Path) -> None:
-    hold(slots.some(wanted, count), mark, until)
+    hold(slots.hold_some(wanted, count), mark, until)
 
 
 def test_two_of_three_places_leave_one(folder: Path) -> None:
     teacher = start(hold_some, 2, 3, folder / "teacher", folder / "teacher-go")
     wait_for(folder / "teacher")
     assert [free(f"place-{place}") for place in range(3)] == [False, False, True]
-    with slots.one(3) as place:
+    with slots.hold_one(3) as place:
         assert place == 2
         second = start(hold_some, 2, 3, folder / "second", folder / "second-go")
         assert waits(folder / "second")
@@ -133,7 +133,7 @@ def test_two_of_three_places_leave_one(folder: Path) -> None:
 
 
 def test_more_places_than_there_are_is_all_of_them(folder: Path) -> None:
-    with slots.some(9, 2):
+    with slots.hold_some(9, 2):
         assert [free(f"place-{place}") for place in range(2)] == [False, False]
     assert free("place-0")
 
@@ -172,7 +172,7 @@ def tell_gpu(plan: TrialPlan) -> None:
 
 def test_the_place_decides_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "visible_gpus", lambda: ["3", "GPU-b"])
-    with slots.one(2) as place:  # another stage's only trial
+    with slots.hold_one(2) as place:  # another stage's only trial
         assert place == 0
         run_trials([plan(folder, 0)], tell_gpu, workers=2)
     assert (folder / "gpu").read_text() == "GPU-b"
@@ -181,14 +181,14 @@ def test_the_place_decides_the_gpu(folder: Path, monkeypatch: pytest.MonkeyPatch
 def test_processes_that_train_together_take_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    with slots.one(1):
+    with slots.hold_one(1):
         assert not free("place-0")
         monkeypatch.setenv("RANK", "1")
-        with slots.one(1), slots.some(2, 2), slots.every():
+        with slots.hold_one(1), slots.hold_some(2, 2), slots.hold_all():
             pass
 
 
 def test_nothing_is_waited_for_without_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(slots.SLOTS)
-    with slots.one(1), slots.one(1), slots.some(1, 1), slots.every(), slots.every():
+    with slots.hold_one(1), slots.hold_one(1), slots.hold_some(1, 1), slots.hold_all(), slots.hold_all():
         pass

@@ -1,4 +1,4 @@
-"""Two small real trials, by the stage that runs them, to see that every engine gets the same numbers."""
+"""Two small real trials, run by their stage, to check that every engine gets the same numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TRIALS = Path("data/trials/digits/vit-tiny-scratch/base")
 
 
 def workspace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The smallest study with its prepared task; the current folder from here on."""
+    """Make the smallest study with its prepared task, and make its folder the current one."""
     study = yaml.safe_load((ROOT / "studies" / "smoke.yaml").read_text())
     (folder / "params.yaml").write_text(yaml.safe_dump(study))
     (folder / "data").mkdir()
@@ -44,7 +44,7 @@ def train_with(*options: str) -> dict[str, Any]:
 
 
 def same_numbers(first: dict[str, Any], second: dict[str, Any]) -> None:
-    """Bit by bit; and two seeds are not the same."""
+    """Whether numbers are equal bit by bit, while two seeds differ."""
     assert first.keys() == second.keys()
     for name, value in first.items():
         np.testing.assert_equal(second[name], value)

@@ -1,4 +1,4 @@
-"""What is fuzzed: settle.json and tuned.json, which lie beside params.yaml in Git, and which people merge and edit."""
+"""Fuzzed files: settle.json and tuned.json, which lie beside params.yaml in Git, where people merge and edit them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ tuning:
 
 @cache
 def whole() -> dict[str, bytes]:
-    """The two files, as kdcache writes them for the study."""
+    """Both files, as kdcache writes them for the study."""
     with folder() as place:
         path = place / PARAMS
         path.write_text(STUDY_WITH_BOTH)

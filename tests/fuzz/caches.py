@@ -58,7 +58,7 @@ def put(path: Path, files: dict[str, bytes]) -> None:
 
 
 def read_cache(files: dict[str, bytes]) -> None:
-    """Open a cache of these files and read all of it, in every way there is."""
+    """Open a cache of these files and read all of it in every possible way."""
     with folder() as path:
         put(path, files)
         cache = LogitCache(path)
@@ -74,7 +74,7 @@ def read_cache(files: dict[str, bytes]) -> None:
 
 
 def sealed(manifest: dict[str, Any]) -> bytes:
-    """A manifest with a checksum that fits, whatever is in it."""
+    """A manifest with the right checksum, whatever its content."""
     manifest = {key: value for key, value in manifest.items() if key != "checksum"}
     return json.dumps({**manifest, "checksum": fingerprint.of_json(manifest)}).encode()
 
@@ -100,7 +100,7 @@ def odd_value(rng: Random) -> Any:
 
 
 def edit(rng: Random, node: Any) -> None:
-    """Change, add, remove or repeat something, somewhere in the object."""
+    """Change, add, remove or repeat something somewhere in the object."""
     while True:
         keys = list(node) if isinstance(node, dict) else list(range(len(node)))
         if not keys:
@@ -128,7 +128,7 @@ def manifest_case(rng: Random) -> bytes:
     if rng.random() < 0.3:
         return damaged(rng, text)
     manifest = json.loads(text)
-    if rng.random() < 0.15:  # what is not part of the identity may be anything of its kind
+    if rng.random() < 0.15:  # parts that are outside of the identity may have any value of their type
         manifest["versions"] = {f"library {k}": str(rng.random()) for k in range(rng.randint(0, 20))}
         manifest["scores"] = {"validation": {"accuracy": rng.random(), "nll": rng.uniform(-1e300, 1e300)}}
         return sealed(manifest)
@@ -155,7 +155,7 @@ def shard_case(rng: Random) -> bytes:
 
 
 def written(rng: Random, table: pa.Table) -> bytes:
-    """The table as Parquet, in one of the ways in which others write it."""
+    """The table as Parquet, in one of the ways in which other programs write it."""
     out = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -225,14 +225,14 @@ TABLE_CHANGES: tuple[Callable[[Random, pa.Table], pa.Table], ...] = (
 
 
 def read_shard(data: bytes) -> None:
-    """The shard in its cache, whose manifest has its size and checksum: only its content can be wrong."""
+    """Read the shard in a cache whose manifest has its size and checksum, so that only its content can be wrong."""
     manifest = json.loads(whole()["manifest.json"])
     shard = manifest["splits"]["train"]["shards"][0]
     shard["bytes"], shard["sha256"] = max(len(data), 1), sha256(data)
     read_cache({**whole(), SHARD: data, "manifest.json": sealed(manifest)})
 
 
-# ---- what a teacher returns, and of which rows ----
+# ---- what a teacher returns, and for which rows ----
 
 
 def teacher_case(rng: Random) -> bytes:
@@ -247,7 +247,7 @@ class Answer:
 
 
 def odd_output(rng: Random, rows: int) -> Any:
-    """Mostly logits [rows, K], in any of the ways that models return them; or something else."""
+    """A model's output: mostly logits [rows, K] in one of the ways that models return them, or something else."""
     shapes = [(rows, 2)] * 6 + [(rows,), (rows, 1, 2), (), (0, 2), (rows + 1, 2), (rows, 0), (rows, 3)]
     values = np.asarray(np.random.default_rng(rng.randrange(1000)).normal(size=rng.choice(shapes)))
     if rng.random() < 0.1 and values.size:

@@ -1,4 +1,4 @@
-"""What is fuzzed: folders of images by class, images that a file names, and a saved `DatasetDict`."""
+"""Fuzzed data: folders of images by class, images that a file names, and a saved `DatasetDict`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ODD_NAMES = (
 
 
 def seeded(rng: Random) -> bytes:
-    """A case that is made where it is read: the bytes are a seed."""
+    """A case whose bytes are a seed; its files are made where they are read."""
     return rng.randbytes(8)
 
 
@@ -67,7 +67,7 @@ def plain_images() -> tuple[bytes, ...]:
 
 
 def name(rng: Random, end: str = "") -> str:
-    """A name that a file can have: mostly a plain one."""
+    """A possible name of a file, mostly a plain one."""
     if rng.random() < 0.9:
         return rng.choice("abcdef") + str(rng.randrange(10)) + end
     odd = rng.choice(ODD_NAMES) if rng.random() < 0.5 else text(rng)
@@ -75,7 +75,7 @@ def name(rng: Random, end: str = "") -> str:
 
 
 def put(rng: Random, path: Path, odd: float) -> None:
-    """An image's file; now and then something that is no image, or no file."""
+    """Write an image's file; sometimes something that is no image, or no file."""
     if path.exists() or path.is_symlink() or len(path.name.encode()) > 255:
         return
     if rng.random() >= odd:
@@ -114,7 +114,7 @@ def _classes(rng: Random, split: Path, odd: float) -> None:
 
 
 def read_folder(data: bytes) -> object:
-    """Prepare a folder of images: classes, names and files are odd in half of the cases."""
+    """Prepare a folder of images. In half of the cases classes, names and files are odd."""
     rng = from_seed(data)
     odd = rng.choice((0, 0.03, 0.1, 0.4))
     with folder() as place:
@@ -133,7 +133,7 @@ def read_folder(data: bytes) -> object:
 
 
 def _named(rng: Random, place: Path, odd: float) -> str:
-    """A path as a file names it, of a file that is mostly there."""
+    """A path to an image as a file would name it; mostly the image exists."""
     if rng.random() < odd / 2:
         ways = (
             "",
@@ -197,7 +197,7 @@ def _as_json(rng: Random, rows: list[dict[str, str]], odd: float) -> bytes:
 
 @cache
 def saved() -> tuple[dict[str, bytes], ...]:
-    """The files of several, by their names."""
+    """The files of several saved ones, by their names."""
     disable_progress_bars()
     labels, rows = ClassLabel(names=["neg", "pos"]), list(range(12))
     texts = [f"text {row}" for row in rows]
@@ -225,7 +225,7 @@ def saved() -> tuple[dict[str, bytes], ...]:
 
 
 def _changed(rng: Random, content: bytes, others: list[bytes]) -> bytes:
-    """A file of a saved DatasetDict with damage; one of JSON mostly with values that are others."""
+    """A damaged file of a saved DatasetDict; JSON mostly gets other values."""
     if content.startswith(b"{") and rng.random() < 0.8:
         with contextlib.suppress(ValueError):  # it is damaged already
             values = json.loads(content)

@@ -1,8 +1,8 @@
-"""Fuzzing of what reads other people's files: for every input the answer or one kdcache error.
+"""Fuzzing of all that reads other people's files: every input must give an answer or one kdcache error.
 
-A case may take 5 s of a processor and 1 GB. A `Reader` makes the bytes of a case from its number, and reads them: a
-case that fails can be tried again alone, `read(make(Random(number)))`. `python -m tools.fuzz` tries many, in processes
-of their own, since a crash in a library's C code ends a process.
+A case may take 5 s of CPU and 1 GB. A `Reader` makes the bytes of a case from its number, and reads them. So a case
+that fails can be repeated alone: `read(make(Random(number)))`. `python -m tools.fuzz` tries many in processes of their
+own, since a crash in a library's C code ends a process.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from kdcache.errors import KdcacheError
 
 SECONDS = 5.0
 MEGABYTES = 1000.0
-LONGEST_MESSAGE = 5000  # characters: it may quote its input, in parts
+LONGEST_MESSAGE = 5000  # characters: a message may quote parts of its input
 
 
 @dataclass(frozen=True)
 class Reader:
-    """How the bytes of a case are made, and what reads them: it returns, or raises a KdcacheError."""
+    """How the bytes of a case are made and read. Reading returns an answer, or raises a KdcacheError."""
 
     name: str
     make: Callable[[Random], bytes]
@@ -31,11 +31,11 @@ class Reader:
 
 @dataclass
 class Outcome:
-    """What became of the cases: so many answers and refusals; faults say the case's number and what was wrong."""
+    """How the cases ended: the numbers of answers and refusals; faults have the case's number and what was wrong."""
 
     answers: int = 0
     refusals: int = 0
-    seconds: float = 0.0  # of a processor, of the slowest
+    seconds: float = 0.0  # CPU seconds of the slowest case
     megabytes: float = 0.0  # by which the process grew
     faults: list[str] = field(default_factory=list)
 
@@ -45,12 +45,12 @@ class Outcome:
 
 
 def fuzz(reader: Reader, numbers: Iterable[int]) -> Outcome:
-    """Read the cases of these numbers."""
+    """Read the cases with these numbers."""
     outcome, before = Outcome(), peak_megabytes()
     for number in numbers:
         try:
             data = reader.make(Random(number))
-        except Exception as error:  # of the fuzzing itself; the other cases are tried all the same
+        except Exception as error:  # an error of the fuzzing itself; the other cases are still tried
             outcome.faults.append(f"{reader.name}, case {number} cannot be made: {error!r:.300}")
             continue
         start = time.process_time()
@@ -67,7 +67,7 @@ def fuzz(reader: Reader, numbers: Iterable[int]) -> Outcome:
 
 
 def _fault(reader: Reader, data: bytes, outcome: Outcome) -> str | None:
-    """Read one case, and count what became of it; what is wrong with that."""
+    """Read one case and count how it ended; returns what is wrong with that."""
     try:
         reader.read(data)
     except KdcacheError as error:
@@ -75,7 +75,7 @@ def _fault(reader: Reader, data: bytes, outcome: Outcome) -> str | None:
         if not message or len(message) > LONGEST_MESSAGE:
             return f"{type(error).__name__} has a message of {len(message)} characters"
         outcome.refusals += 1
-    except BaseException as error:  # what is looked for: SystemExit and MemoryError too
+    except BaseException as error:  # SystemExit and MemoryError are looked for too
         if isinstance(error, KeyboardInterrupt):
             raise
         return f"{type(error).__name__}: {str(error)[:300]}"
@@ -85,7 +85,7 @@ def _fault(reader: Reader, data: bytes, outcome: Outcome) -> str | None:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process ever had; a growth that stays below an earlier peak is not seen."""
+    """The peak memory of this process; growth below an earlier peak is not noticed."""
     return peak_memory() / 2**20
 
 
@@ -109,7 +109,7 @@ NUMBERS = (
 
 
 def damaged(rng: Random, data: bytes, others: Sequence[bytes] = ()) -> bytes:
-    """The bytes with one to four things wrong: bits flipped, parts cut, doubled, overwritten, or from another file."""
+    """The bytes, damaged one to four times: bits flipped, parts cut, doubled, overwritten or from another file."""
     changed = bytearray(data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         _damage(rng, changed, others or (data,))

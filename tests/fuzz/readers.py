@@ -1,4 +1,4 @@
-"""What is fuzzed: params.yaml, CSV, JSON Lines, Parquet, images; each with inputs that are odd, and damaged ones."""
+"""Fuzzed files: params.yaml, CSV, JSON Lines, Parquet and images, each with odd and with damaged inputs."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ ODD_TEXTS = (
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A folder for a case; nothing is flushed to the disk, which is what most of the time would go to."""
+    """A folder for a case. Nothing is flushed to the disk, which would take most of the time."""
     flush, os.fsync = os.fsync, lambda descriptor: None
     try:
         with tempfile.TemporaryDirectory() as name:
@@ -109,7 +109,7 @@ TASKS = (ROWS, ROWS, {**ROWS, "metrics": ["pearson"]}, {"image": "text", "metric
 
 
 def prepare(suffix: str) -> Callable[[bytes], object]:
-    """Prepare a task whose file is the case: a classification, a regression, or one of images."""
+    """Prepare a task whose file is the case: a classification, a regression, or a task of images."""
 
     def read(data: bytes) -> object:
         with folder() as place:
@@ -244,7 +244,7 @@ def _picture(rng: Random) -> Image.Image:
 
 @cache
 def _pictures(form: str) -> tuple[bytes, ...]:
-    """Files of a format, in every mode that it takes, with frames, profiles, Exif, transparency."""
+    """Files of a format in each of its modes, with frames, profiles, Exif and transparency."""
     rng, files = Random(form), []
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -252,7 +252,7 @@ def _pictures(form: str) -> tuple[bytes, ...]:
         choices: list[dict[str, Any]] = [{}, {"exif": exif.tobytes()}, {"icc_profile": rng.randbytes(200)}]
         choices += [{"transparency": 0}, {"save_all": True, "append_images": [_picture(rng)]}]
         buffer = io.BytesIO()
-        with contextlib.suppress(Exception):  # what a format cannot hold is refused in many ways
+        with contextlib.suppress(Exception):  # a format refuses what it cannot hold in many ways
             _picture(rng).save(buffer, form, **rng.choice(choices))
             files.append(buffer.getvalue())
     return tuple(files)
@@ -283,7 +283,7 @@ def image_case(rng: Random) -> bytes:
 
 
 def read_image(data: bytes) -> object:
-    """The pixels, of a shape that fits; a ValueError is what the reader of a split makes a TaskError of."""
+    """Read pixels of a valid shape; a ValueError becomes the TaskError that the reader of a split would raise."""
     try:
         pixels = to_pixels(data)
     except ValueError as error:
@@ -412,7 +412,7 @@ def params_case(rng: Random) -> bytes:
 
 
 def _with_odd_yaml(rng: Random) -> str:
-    """The study, where a value, a key or a line is something that YAML has a meaning of its own for."""
+    """The study, with a value, a key or a line that has a special meaning in YAML."""
     lines = STUDY.splitlines()
     odd, place = rng.choice(ODD_YAML), rng.randrange(len(lines) + 1)
     if place == len(lines) or rng.random() < 0.2:
@@ -425,7 +425,7 @@ def _with_odd_yaml(rng: Random) -> str:
 
 
 def _replace(rng: Random, node: Any) -> None:
-    """Somewhere in it: another value, a value less, or one more."""
+    """Change, remove or add a value somewhere in it."""
     keys = list(node) if isinstance(node, dict) else list(range(len(node)))
     key = rng.choice(keys) if keys else None
     if key is not None and isinstance(node[key], dict | list) and rng.random() < 0.8:

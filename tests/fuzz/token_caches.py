@@ -32,7 +32,7 @@ def teacher(input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None)
 
 @cache
 def whole(number: int) -> dict[str, bytes]:
-    """The files of a cache by one of the estimators: two shards of train, and one of validation."""
+    """The files of a cache with one of the estimators: two shards of train, and one of validation."""
     rng = np.random.default_rng(0)
     splits = {
         name: [{"input_ids": rng.integers(0, VOCABULARY, rng.integers(2, 9)).tolist()} for _ in range(rows)]
@@ -47,7 +47,7 @@ def whole(number: int) -> dict[str, bytes]:
 
 
 def read_cache(files: dict[str, bytes]) -> None:
-    """Open a cache of these files and read all of it, in every way there is."""
+    """Open a cache of these files and read all of it in every possible way."""
     with folder() as path:
         caches.put(path, files)
         cache = TokenCache(path)
@@ -62,7 +62,7 @@ def read_cache(files: dict[str, bytes]) -> None:
         cache.verify("full")
 
 
-# A case begins with the number of its estimator.
+# A case begins with its estimator's number.
 
 
 def manifest_case(rng: Random) -> bytes:
@@ -95,7 +95,7 @@ def shard_case(rng: Random) -> bytes:
 
 
 def read_shard(data: bytes) -> None:
-    """The shard in its cache, whose manifest has its size and checksum: only its content can be wrong."""
+    """Read the shard in a cache whose manifest has its size and checksum, so that only its content can be wrong."""
     files, shard = whole(data[0]), data[1:]
     manifest = json.loads(files["manifest.json"])
     said = manifest["splits"]["train"]["shards"][0]
@@ -104,7 +104,7 @@ def read_shard(data: bytes) -> None:
 
 
 def with_an_odd_list(rng: Random, table: pa.Table) -> pa.Table:
-    """Some rows of one of the columns of lists with other values, or with more or fewer of them."""
+    """Give some rows of a column of lists other values, or more or fewer of them."""
     lists = [field for field in table.schema if pa.types.is_list(field.type)]
     if not lists:
         return table

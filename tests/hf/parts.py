@@ -45,7 +45,7 @@ def language_model(seed: int) -> GPT2LMHeadModel:
 
 
 def texts(count: int = 8) -> Dataset:
-    """Rows with a text, which a cache's hashes cover, and what a model takes of it."""
+    """Rows with a text, which a cache's hashes cover, and its encoding for a model."""
     rows = [
         {"text": f"text {i}", "input_ids": [(i * 7 + j) % VOCABULARY for j in range(4)], "label": i % CLASSES}
         for i in range(count)
@@ -74,7 +74,7 @@ def token_cache(path: Path, estimator: Any = None) -> TokenCache:
 
 
 def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    """Plain gradient descent, so that weights say what the gradients were."""
+    """Arguments for plain gradient descent, so that the weights show the gradients."""
     plain = {
         "optim": "sgd",
         "learning_rate": 0.5,

@@ -1,6 +1,6 @@
-"""Run as a program: ask kdcache for what stdin lists, in one process, and print one line of JSON for each.
+"""Run as a program: ask kdcache for everything that stdin lists, in one process, and print a line of JSON for each.
 
-A process of its own, because the hub's client reads HF_ENDPOINT and HF_HOME when it is imported.
+It needs a process of its own, because the hub's client reads HF_ENDPOINT and HF_HOME when it is imported.
 """
 
 from __future__ import annotations

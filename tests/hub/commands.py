@@ -1,7 +1,7 @@
-"""Run as a program: do the `kdcache` commands that stdin lists, each a line of JSON, in one process without torch.
+"""Run as a program: run the `kdcache` commands that stdin lists (a line of JSON each) in one process without torch.
 
-A process of its own, because the hub's client reads HF_ENDPOINT and HF_HOME when it is imported. Each answer is a line
-of JSON: the exit code, and what the command printed.
+It needs a process of its own, because the hub's client reads HF_ENDPOINT and HF_HOME when it is imported. Each answer
+is a line of JSON: the exit code, and what the command printed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """A stand-in of the Hugging Face hub: enough of its HTTP for huggingface_hub and datasets, in this process.
 
-Repositories have commits, branches that move, and locks: `gated` (listed for everybody, files for who may), `private`
-(not there for others). `Hub.faults` makes it hang, break off, or answer with a status. `Hub.requests` keeps what was
-asked. Who has TOKEN can make data sets and commit to them; Parquet files that are uploaded go to LFS. There is no xet.
+Repositories have commits and branches that move. They can be `gated` (everybody sees them listed, some may have their
+files) or `private` (invisible to others). `Hub.faults` makes the hub hang, break off, or answer with a status.
+`Hub.requests` keeps the requests. With TOKEN one can make data sets and commit to them; uploaded Parquet files go to
+LFS. There is no xet.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ import yaml
 TOKEN = "hf_StandInSecretToken0123456789abcdef"
 LICENCES = ("apache-2.0", "cc-by-4.0", "mit", "other")
 Fault = str | int | Callable[[], object]
-READER = "hf_StandInReadingToken0123456789abcdef"  # may see everything and change nothing
+READER = "hf_StandInReadingToken0123456789abcdef"  # its owner may see everything and change nothing
 
 
 @dataclass
 class Repository:
-    """`commits` has the files of each commit, `branches` the commit that each points to, `large` what came by LFS."""
+    """`commits` has the files of each commit, `branches` the commit of each branch, `large` the uploads by LFS."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
@@ -52,15 +53,17 @@ class Repository:
         return revision if revision in self.commits else self.branches.get(revision)
 
     def etag(self, data: bytes) -> str:
-        """The sha256 of what is in LFS, git's sha1 of anything else."""
+        """The sha256 of a file in LFS; git's sha1 of any other file."""
         large = hashlib.sha256(data).hexdigest()
         return large if large in self.large else hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 @dataclass
 class Hub:
-    """`faults` maps a part of a path to "hang", a status, "break off" (half of a file comes), "break off once" (what is
-    asked for from the middle on comes whole), or a function that is called first.
+    """A hub and its faults.
+
+    `faults` maps a part of a path to "hang", a status, "break off" (only half of a file is sent), "break off once" (the
+    second half is sent when it is asked for), or a function that is called first.
     """
 
     url: str = ""
@@ -74,13 +77,13 @@ class Hub:
         return next((fault for part, fault in self.faults.items() if part in path), None)
 
     def asked(self, part: str) -> int:
-        """How many requests had this in their path."""
+        """The number of requests with this in their path."""
         return sum(part in path for _, path, _ in self.requests)
 
 
 @contextmanager
 def serve() -> Iterator[Hub]:
-    """The hub at a free local port, as long as the block lasts."""
+    """Run the hub at a free local port inside this block."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
@@ -193,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _repository(self, kind: str, name: str) -> Repository:
         repository = {"models": self.hub.models, "datasets": self.hub.datasets}.get(kind, {}).get(name)
         if repository is None or (repository.private and not self._trusted()):
-            status = 404 if self._trusted() else 401  # the hub does not tell strangers what there is
+            status = 404 if self._trusted() else 401  # the hub does not tell strangers what exists
             raise _Refused(status, "RepoNotFound", "Repository not found")
         return repository
 
@@ -209,8 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
     # ---- uploads ----
 
     def _received(self, parts: list[str]) -> Any:
-        """What is said to who uploads."""
-        if parts[0] == "large":  # no token: the address is the secret
+        """The answer to an upload."""
+        if parts[0] == "large":  # needs no token: the address is the secret
             return self._keep(self.hub.datasets["/".join(parts[1:3])], parts[3])
         if parts == ["api", "validate-yaml"]:
             return self._check_card(json.loads(self.body)["content"])
@@ -249,7 +252,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"url": f"{self.hub.url}/datasets/{name}"}
 
     def _mode(self, repository: Repository, revision: str, file: dict[str, Any]) -> dict[str, Any]:
-        """How a file is to come, and what is there: the client leaves out what is the same."""
+        """How a file is to be uploaded, and which file exists: the client leaves out equal files."""
         path = file["path"]
         there = repository.commits[self._commit(repository, revision)].get(path)
         return {
@@ -258,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
         }  # fmt: skip
 
     def _places(self, name: str, objects: list[dict[str, Any]]) -> Any:
-        """LFS: where each object is to be put; nowhere, if it is there."""
+        """LFS: the address to which each object is uploaded; none if it exists."""
         known = self._repository("datasets", name).large
         places = [
             {
@@ -316,7 +319,7 @@ def _entry(repository: Repository, path: str, data: bytes) -> dict[str, Any]:
 def _listing(
     repository: Repository, files: dict[str, bytes], folder: str, recursive: bool
 ) -> list[dict[str, Any]]:
-    """What is in a folder of a commit; `folder` ends in a slash, or is empty for the top."""
+    """The entries of a commit's folder; `folder` ends in a slash, or is empty for the top."""
     inside = [path for path in files if path.startswith(folder)]
     if not inside:
         raise _Refused(404, "EntryNotFound", f"{folder} does not exist")

@@ -1,4 +1,4 @@
-"""A real checkout with a study of seconds: a text task from CSV files, a teacher and a student of a few weights."""
+"""A real checkout with a study of seconds: a text task from CSV files, a teacher and a student of few weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Checkout:
         self.folder = folder
         self.study: dict[str, Any] = {}
         for name in ("kdcache", "stages", ".dvc"):
-            # __pycache__ comes along: a copy is as old as its source, so it need not be compiled again.
+            # __pycache__ is copied too: copies keep the age of their source, so nothing is compiled again.
             ignored = shutil.ignore_patterns("*.pyc.*", "cache", "tmp")
             shutil.copytree(REPOSITORY / name, folder / name, ignore=ignored)
         for name in ("dvc.yaml", ".dvcignore"):
@@ -46,7 +46,7 @@ class Checkout:
         self.run("git", "init", "--quiet")
 
     def run(self, *command: str) -> str:
-        """Run a command in the checkout; its output, standard error included."""
+        """Run a command in the checkout; returns its output, standard error included."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
@@ -55,7 +55,7 @@ class Checkout:
         return output
 
     def repro(self, *options: str) -> list[str]:
-        """`dvc repro`; the names of the stages that ran."""
+        """Run `dvc repro`; returns the names of the stages that ran."""
         lines = self.run("dvc", "repro", *options).splitlines()
         return [line.split("'")[1] for line in lines if line.startswith("Running stage")]
 

@@ -119,7 +119,7 @@ def comparisons() -> pd.DataFrame:
 
 
 def cost() -> pd.DataFrame:
-    """Teachers, caches and trials; seconds chosen so that sums are easy: a teacher 100 s, a cache 4 s."""
+    """Teachers, caches and trials, with seconds that are easy to add up: a teacher 100 s, a cache 4 s."""
     rows = []
     for task, teacher in (("bbc-headlines", "bert-small"), ("digits", "resnet")):
         for kind, spent in (("teacher", 100.0), ("cache", 4.0)):
@@ -171,7 +171,7 @@ TEACHER |= {"ci_high": -0.02, "seeds": 5, "verdict": "worse", "negligible": True
 
 
 def examples() -> pd.DataFrame:
-    """One row per comparison: the rows' error is 0.5 for all, the seeds' 0.2 and for vit-tiny 0.8."""
+    """One row per comparison. The rows' error is 0.5 for all; the seeds' is 0.8 for vit-tiny and 0.2 for others."""
     rows = comparisons()[["task", "student", "init", "regularizer", "seeds", "difference"]]
     seeds = [0.8 if student == "vit-tiny" else 0.2 for student in rows["student"]]
     return rows.assign(
@@ -194,7 +194,7 @@ def calibration() -> pd.DataFrame:
 
 
 def reliability() -> pd.DataFrame:
-    """Two bins and one with too few rows to be drawn: 90 rows 10 points too sure, 100 rows 20, 10 rows 100."""
+    """Three bins: 90 rows 10 points too sure, 100 rows 20, and 10 rows 100, which are too few to be drawn."""
     bins = [(0.6, 0.5, 90), (0.9, 0.7, 100), (1.0, 0.0, 10)]
     rows = [
         {"task": task, "student": student, "init": init, "regularizer": method, "low": 0.0, "high": 1.0}
@@ -207,7 +207,7 @@ def reliability() -> pd.DataFrame:
 
 
 def teachers() -> pd.DataFrame:
-    """bert-small is 1.5 points over bert-tiny and nearly hard; resnet is a point under vit-tiny."""
+    """bert-small is 1.5 points over bert-tiny, with nearly hard labels; resnet is a point under vit-tiny."""
     rows = [
         ("bbc-headlines", "bert-small", 5, 100.0, 81.5, 24.0, 0.03, 0.995, "bert-tiny", 80.0, 1.5),
         ("digits", "resnet", 10, 97.0, 94.0, 10.0, 0.9, 0.75, "vit-tiny", 95.0, -1.0),
@@ -218,7 +218,7 @@ def teachers() -> pd.DataFrame:
 
 
 def curves() -> pd.DataFrame:
-    """Three epochs a configuration: the loss 1.2, 0.8, 0.5, for KD twice that; sd 0.1, and no sd in the last epoch."""
+    """Three epochs a configuration, with losses 1.2, 0.8 and 0.5 (KD: twice that); sd 0.1, blank in the last epoch."""
     rows = [
         {"task": task, "student": student, "init": init, "regularizer": method, "epoch": epoch, "seeds": 5}
         | {"loss": loss * (2 if method == "kd" else 1), "sd": 0.1 if epoch < 3 else None}

@@ -28,7 +28,7 @@ def test_pretrained(metrics: Metrics) -> None:
     )
     assert claim.tested == "none beyond the margin"
     # tf_reg alone is inconclusive: 1.35 x 1.90
-    assert claim.beside == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
+    assert claim.note == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
 
 
 def test_no_effect_beyond_the_margin_answers_no(metrics: Metrics) -> None:
@@ -47,7 +47,7 @@ def test_scratch_names_the_winners(metrics: Metrics) -> None:
         "1 of 8 comparisons is better than plain fine-tuning: "
         "kd with bert-tiny-scratch on bbc-headlines, +2.40 [1.30, 3.50]."
     )
-    assert claim.beside.startswith("1 worse, 3 equivalent and 3 inconclusive.")
+    assert claim.note.startswith("1 worse, 3 equivalent and 3 inconclusive.")
 
 
 def test_winners_that_are_none_together_are_not_settled_and_it_says_why(metrics: Metrics) -> None:
@@ -63,7 +63,7 @@ def test_interaction(metrics: Metrics) -> None:
     claim = claims(metrics)[2]
     assert claim.answer == "Not settled"
     assert plain(claim.sentence).endswith("a difference of +0.42 [−0.50, 1.35].")
-    assert claim.beside == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
+    assert claim.note == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
 
 
 @pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])
@@ -74,7 +74,7 @@ def test_where_every_comparison_has_ended_nobody_gets_more_seeds(
     metrics.comparisons.loc[0, "stopped_by"] = stopped_by
     claim = claims(metrics)[2]
     assert claim.answer == answer
-    assert claim.beside.endswith("with “settle: claims” they would.") == (answer == "Undecided")
+    assert claim.note.endswith("with “settle: claims” they would.") == (answer == "Undecided")
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_pool_says_what_it_speaks_of(metrics: Metrics, tasks: tuple[str, str],
     rows = [row | {"task": task, "scratch": name} for task, name in zip(tasks, "ab", strict=True)]
     asked = [claim | {"unit": "pairs", "n": 2} for claim in samples.claims() if claim["id"] == "interaction"]
     pooled = replace(metrics, summary={"claims": asked, "interaction": rows})
-    assert claims(pooled)[0].beside.startswith(said)
+    assert claims(pooled)[0].note.startswith(said)
 
 
 def test_an_interaction_without_trials_says_so(metrics: Metrics) -> None:
@@ -108,7 +108,7 @@ def test_better_in_the_table_beside_undecided_is_explained(metrics: Metrics) -> 
     metrics.comparisons.loc[2, "negligible"] = (
         False  # kd on bert-tiny: better, not shown to be within the margin
     )
-    assert claims(metrics)[0].beside.startswith(
+    assert claims(metrics)[0].note.startswith(
         "“Undecided” is about the margin, with all 4 comparisons together: the 1 better in the table, "
         "where each family is corrected alone, is among them."
     )
@@ -120,7 +120,7 @@ def test_teacher(metrics: Metrics) -> None:
     assert plain(claim.sentence) == (
         "Against the mean of label_smoothing and tf_reg, kd −0.32 points [−0.61, −0.02], worse, negligible."
     )
-    assert claim.beside == (
+    assert claim.note == (
         "From 5 seeds, over all tasks and students. One by one, corrected together: 1 worse and 5 inconclusive."
     )
 

@@ -84,7 +84,7 @@ def put_task(
     folder = root / "tasks" / name
     folder.mkdir(parents=True)
     rows = {"id": np.arange(len(labels)), "row_hash": HASHES[: len(labels)], "label": labels}
-    for split in ("train", "validation"):  # of the same rows
+    for split in ("train", "validation"):  # both have the same rows
         pq.write_table(pa.table(rows), folder / f"{split}.parquet")
     names = [] if regression else ["a", "b"]
     card = {"name": name, "modality": "image", "regression": regression, "label_names": names,
@@ -102,7 +102,7 @@ def put_logits(
     trial: str = "one/small/base",
     splits: Sequence[str] = ("validation",),
 ) -> None:
-    """A trial's logit cache, its rows written in another order than their ids, in two shards."""
+    """Write a trial's logit cache in two shards, with rows in another order than their ids."""
     folder, places = root / "trials" / trial / f"seed-{seed}" / "logits", list(order)
     prints = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
     names = ["a", "b"] if logits.shape[1] > 1 else []

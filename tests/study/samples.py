@@ -62,7 +62,7 @@ def write(folder: Path, study: object) -> Path:
 
 
 def text_of(study: object) -> str:
-    """As YAML 1.2."""
+    """The study as YAML 1.2."""
     text = io.StringIO()
     YAML().dump(study, text)
     return text.getvalue()

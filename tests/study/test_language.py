@@ -45,7 +45,7 @@ def test_a_correct_study(tmp_path: Path) -> None:
     assert study.tasks["bbc"].language_modelling
     assert study.teachers["big"].estimate.values == {"eps": 0.02, "draws": 2, "seed": 0}
     assert study.students["small"].estimate.values == {"eps": 1 / 64, "draws": 1, "seed": 0}
-    assert study.unit.many == "nats"
+    assert study.unit.plural == "nats"
 
 
 WRONG = [

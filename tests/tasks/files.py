@@ -1,4 +1,4 @@
-"""Tasks of files, and what is read of them."""
+"""Tasks made of files, and the rows that are read of them."""
 
 from __future__ import annotations
 

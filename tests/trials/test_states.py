@@ -87,7 +87,7 @@ def test_what_a_killed_writer_left_is_cleared() -> None:
 def test_no_folder_is_made_before_a_state_is_kept(project: Path) -> None:
     keeper = kept(how_often=5)
     assert keeper.read() is None
-    assert not keeper.wanted()
+    assert not keeper.is_due()
     keeper.remove()
     keeper.release()
     assert list(project.iterdir()) == []
@@ -97,16 +97,16 @@ def test_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(states.time, "monotonic", lambda: clock[0])
     keeper = kept(how_often=2)
-    wanted = []
+    due = []
     for _ in range(6):
         clock[0] += 50
-        wanted.append(keeper.wanted())
-        if wanted[-1]:
+        due.append(keeper.is_due())
+        if due[-1]:
             keeper.write(state())
-    assert wanted == [False, False, True, False, False, True]  # after 150 s, and 150 s later
+    assert due == [False, False, True, False, False, True]  # after 150 s, and 150 s later
     keeper.release()
     clock[0] += 1e9
-    assert not kept(how_often=None).wanted()
+    assert not kept(how_often=None).is_due()
 
 
 def test_off_takes_no_state_either() -> None:

@@ -12,7 +12,7 @@ from accelerate import tracking as accelerate_tracking
 from kdcache.errors import TrialError
 from kdcache.training.watching import Epoch
 from kdcache.trials import tracking
-from kdcache.trials.tracking import TRACK, Tracking, wanted
+from kdcache.trials.tracking import TRACK, Tracking, asked_trackers
 
 SETTINGS = {"student": {"epochs": 2, "lora": None, "tasks": ["a", "b"]}, "regularizer": {"alpha": 0.5}}
 NAME, IDENTITY = "digits / vit / base / seed 0", "0123456789abcdef"
@@ -84,10 +84,10 @@ def test_a_tracker_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb"])
     monkeypatch.setenv(TRACK, "wandb,tensorbord")
     with pytest.raises(TrialError, match=r"'tensorbord' is no tracker of Accelerate .*installed are: wandb"):
-        wanted()
+        asked_trackers()
     monkeypatch.setenv(TRACK, "tensorboard")
     with pytest.raises(TrialError, match="'tensorboard' is not installed; installed are: wandb"):
-        wanted()
+        asked_trackers()
 
 
 class Faulty(accelerate_tracking.GeneralTracker):

@@ -5,9 +5,10 @@ A recipe (architecture, data layout, optimizer, token budget) and some texts bec
 parameters, made on one CPU thread. A run can be stopped at any time: everything random is derived from (seed,
 step), so a resumed run equals an uninterrupted one. See docs/pretraining.md.
 
-recipe.py says what a run is; texts.py, tokenizer_training.py and sequences.py make its data. masking.py asks what a
-step must predict, architectures.py and forward.py answer, trainer.py and loop.py learn. state.py keeps how far a run
-is, card.py documents it, and run.py does all of it. distillation.py, pieces.py and embeddings.py are the second phase.
+recipe.py declares a run; texts.py, tokenizer_training.py and sequences.py make its data. masking.py chooses what a step
+must predict, architectures.py and forward.py compute the predictions, trainer.py and loop.py train. state.py keeps the
+progress, card.py documents the run, and run.py does all of it. distillation.py, pieces.py and embeddings.py are the
+second phase.
 """
 
 from tools.pretraining.card import add_to_card

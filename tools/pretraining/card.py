@@ -60,7 +60,7 @@ def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
 
 
 def _rest_of_the_run(trainer: Trainer) -> str:
-    """Of a checkpoint kept on the way: the steps that were still to come, and that the rate had not decayed."""
+    """A note for a checkpoint kept during a run: how many steps were left, and that the rate had not decayed."""
     at = trainer.progress
     return (
         f"a run of {at.steps:,} steps ({at.steps * trainer.recipe.tokens_per_step:,} tokens) that went on; "
@@ -72,7 +72,7 @@ def distilled_card(name: str, start: str, distiller: Distiller, command: str) ->
     """The card of the checkpoint that distillation started from, with a section on the distillation.
 
     Args:
-        start: that card. Its section of accuracies is left out: they were of the weights before.
+        start: that card. Its accuracies are left out, since they belong to the earlier weights.
     """
     recipe, at = distiller.recipe, distiller.progress
     intro, *sections = start.split("\n## ")
@@ -103,7 +103,7 @@ def _table(rows: dict[str, str]) -> str:
 
 
 def read_card(out_dir: Path) -> str:
-    """A checkpoint's card; a PretrainingError when it has none."""
+    """A checkpoint's card; PretrainingError if it has none."""
     path = out_dir / CARD
     if not path.is_file():
         raise PretrainingError(f"{path}: no model card; pre-train the checkpoint first")
@@ -111,7 +111,7 @@ def read_card(out_dir: Path) -> str:
 
 
 def read_row(card: str, key: str) -> float:
-    """The number that a row of a card's table begins with: `| tokens seen | 1,001,472 (0.1 epochs) |` says 1001472."""
+    """The first number in a row of a card's table: 1001472 for `| tokens seen | 1,001,472 (0.1 epochs) |`."""
     row = re.search(rf"^\| {re.escape(key)} \| ([\d,]+(?:\.\d+)?)", card, re.MULTILINE)
     if row is None:
         raise PretrainingError(

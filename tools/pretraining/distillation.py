@@ -1,8 +1,8 @@
-"""Sentence-embedding distillation: a BERT learns to embed a text, by its pooled CLS, as a sentence encoder does.
+"""Sentence-embedding distillation: the pooled CLS of a BERT learns to give a sentence encoder's embedding.
 
 The loss is 1 - cosine between the teacher's embedding and a linear projection of the student's pooler output. The
-pooler is what a classification head reads, so fine-tuning starts from what was learned. The projection only brings the
-student's width to the teacher's; it is thrown away.
+pooler is what a classification head reads, so fine-tuning starts from what was learned. The projection only adapts the
+student's width to the teacher's, and is not saved.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Student(nn.Module):
     def __init__(self, folder: Path, width: int, seed: int) -> None:
         """Load the encoder from a checkpoint folder; weights that it lacks are drawn from the seed.
 
-        At first those are the pooler's.
+        Without an earlier distillation these are the pooler's.
 
         Raises:
             ModelError, PretrainingError: the folder is no model, or no BERT.
@@ -126,7 +126,7 @@ class Distiller(Loop):
         )
 
     def _batch(self, step: int) -> Ids:
-        """Indices into the training pieces: each of them once an epoch, pieces of like length together."""
+        """Indices into the training pieces: every piece once an epoch, pieces of similar length together."""
         epoch, index = divmod(step, self.epoch_steps)
         if self.batches[0] != epoch:
             self.batches = epoch, epoch_batches(self.lengths, self.recipe.batch_size, self.recipe.seed, epoch)

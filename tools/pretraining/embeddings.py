@@ -50,7 +50,7 @@ class SentenceEncoder:
 
     @torch.no_grad()
     def __call__(self, texts: Sequence[str]) -> Embeddings:
-        """Embeddings [N, D] of N texts. Those of like length share a batch, so that little is padding."""
+        """Embeddings [N, D] of N texts. Texts of similar length share a batch, so that there is little padding."""
         encoded = self.tokenizer(list(texts), truncation=True, max_length=LONGEST)["input_ids"]
         order = np.argsort([len(ids) for ids in encoded], kind="stable")
         embeddings = np.empty((len(texts), self.model.config.hidden_size), np.float16)
@@ -64,7 +64,7 @@ class SentenceEncoder:
 
 
 def load_encoder(folder: Path) -> Any:
-    """A checkpoint's encoder in float32, in eval mode; its pooler, if it has none, is drawn at random.
+    """A checkpoint's encoder in float32, in eval mode; a missing pooler is drawn at random.
 
     Raises:
         ModelError: the folder is no model.
@@ -109,8 +109,8 @@ def mean_pool(hidden: Tensor, mask: Tensor) -> Tensor:
 def cached_embeddings(encoder: Path, pieces: Sequence[str], folder: Path) -> tuple[Embeddings, str]:
     """The encoder's embeddings [N, D] of the pieces, kept in a folder, and a digest of what made them.
 
-    They are kept in files of 10,000 pieces, each written whole and named after the encoder and these pieces. So a run
-    that was stopped goes on after the last file, and a longer list of pieces needs only the added ones.
+    The files have 10,000 pieces each. Each is written whole, and named after the encoder and its pieces. So a stopped
+    run continues after the last file, and for a longer list of pieces only the added ones are computed.
 
     Raises:
         ModelError: the encoder's folder is no model.

@@ -1,7 +1,7 @@
 """The exact fast path: logits and loss at the predicted positions only.
 
-Two savings that change no number: vocabulary logits are computed only where the loss looks, and so are the queries
-and the feed-forward block of the last layer.
+Two savings that change no number: vocabulary logits are computed only at the positions of the loss, and so are the
+queries and the feed-forward block of the last layer.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def prediction_loss(model: nn.Module, asked: Predictions) -> Tensor:
 def predicted_logits(model: Any, inputs: Tensor, positions: Tensor) -> Tensor:
     """Vocabulary logits [B*P, V] at `positions` [B, P] of full, unpadded sequences `inputs` [B, S].
 
-    Equal to the model's own logits there, at less cost: at the other S - P positions the last layer computes
-    nothing but keys and values, since nothing reads the rest.
+    They equal the model's own logits there, at less cost: at the other S - P positions the last layer computes
+    only keys and values, since nothing else of them is used.
     """
     if model.config.model_type == "gpt2":
         return _gpt2_logits(model, inputs, positions)

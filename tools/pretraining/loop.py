@@ -36,7 +36,7 @@ def make_optimizer(model: nn.Module, peak: float, weight_decay: float) -> torch.
 
 
 class Loop(ABC):
-    """One run: a model, its optimizer and how far it is. A subclass says what a step learns from."""
+    """One run: a model, its optimizer and its progress. A subclass decides what a step learns from."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class Loop(ABC):
 
     @abstractmethod
     def evaluate(self) -> float:
-        """The loss on what was held out."""
+        """The loss on the held-out data."""
 
     def run(
         self,
@@ -72,7 +72,8 @@ class Loop(ABC):
     ) -> None:
         """Train to the step `until` (default: the target), writing the state every `save_seconds` and at the end.
 
-        A log line comes every `log_seconds`. Going on after `until` gives the numbers of a run that did not stop there.
+        There is a log line every `log_seconds`. A run that continues after `until` gives the same numbers as one that
+        did not stop there.
         """
         last = self.progress.steps if until is None else until
         begun = time.monotonic() - self.progress.seconds
@@ -89,7 +90,9 @@ class Loop(ABC):
             if loss.isfinite() and saving.due():
                 save_state(state, self.model, self.optimizer, self.progress, identity)
         if losses:
-            self._mean(losses)  # a state that is lost for good is not written over one that is not
+            self._mean(
+                losses
+            )  # raises if the run has diverged, so that a good state is not overwritten by a bad one
         self._validate()
         save_state(state, self.model, self.optimizer, self.progress, identity)
 
@@ -136,7 +139,7 @@ class Loop(ABC):
 
 
 class _Timer:
-    """Tells when so many seconds have passed since it last told so."""
+    """Tells when a period of seconds has passed since it last did."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.last = seconds, time.monotonic()

@@ -1,4 +1,4 @@
-"""Which sequences a step sees, and what it asks about them.
+"""Which sequences a step sees, and what the model has to predict in them.
 
 All of it is a function of (seed, step): the first steps see short pieces, an epoch visits every sequence in a new
 order, and a resumed run draws the numbers that an uninterrupted one would have drawn.
@@ -43,10 +43,10 @@ def _epoch_order(seed: int, epoch: int, rows: int) -> Ids:
 def batch_at(sequences: Sequences, recipe: PretrainingRecipe, step: int) -> Ids:
     """The batch [B, S] of a step; an epoch visits all sequences in a new order, in whole batches.
 
-    The first `short_tokens` come as more, shorter rows: among few positions attention soon finds out that
-    neighbours matter. Otherwise it can stay on a plateau for long (sequence length warm-up, Li et al. 2022,
-    arXiv 2108.06084). The `last_short_tokens` come as short rows, too, each with its own first and last token,
-    as a short text is laid out in fine-tuning; docs/pretraining.md has what was measured.
+    The first `short_tokens` come as more, shorter rows: with few positions, attention soon learns that neighbours
+    matter. Otherwise it can stay on a plateau for long (sequence length warm-up, Li et al. 2022, arXiv 2108.06084).
+    The `last_short_tokens` come as short rows too, each with its own first and last token, like a short text in
+    fine-tuning. docs/pretraining.md has the measurements.
     """
     epoch, index = divmod(step, len(sequences) // recipe.batch_size)
     order = _epoch_order(recipe.seed, epoch, len(sequences))
@@ -60,7 +60,7 @@ def batch_at(sequences: Sequences, recipe: PretrainingRecipe, step: int) -> Ids:
 
 
 def _short_texts(batch: Ids, recipe: PretrainingRecipe) -> Ids:
-    """The sequences cut into short rows; BERT's and RoBERTa's begin with CLS and end with SEP, in place of a token."""
+    """The sequences, cut into short rows; those of BERT and RoBERTa begin with CLS and end with SEP."""
     rows = batch.reshape(-1, recipe.short_length)
     if recipe.family != "gpt2":
         rows[:, 0], rows[:, -1] = batch[0, 0], batch[0, -1]
@@ -69,7 +69,7 @@ def _short_texts(batch: Ids, recipe: PretrainingRecipe) -> Ids:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a step asks: given `inputs` [B, S], the model must say `labels` [B, P] at `positions` [B, P]."""
+    """The task of a step: from `inputs` [B, S], predict `labels` [B, P] at `positions` [B, P]."""
 
     inputs: Tensor
     positions: Tensor
@@ -81,8 +81,8 @@ def mask_tokens(
 ) -> Predictions:
     """BERT's objective (Devlin et al. 2019, section 3.1) at P positions a sequence.
 
-    Of the predicted positions 80% read MASK, 10% a random ordinary token and 10% themselves. A special token
-    is predicted only in a sequence that has fewer than P others.
+    Of the predicted positions 80% read MASK, 10% a random ordinary token and 10% themselves. Special tokens are
+    predicted only in sequences with fewer than P other tokens.
 
     Args:
         special: ids of the special tokens, sorted.

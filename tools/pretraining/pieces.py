@@ -10,16 +10,16 @@ import numpy as np
 from tools.pretraining.errors import PretrainingError
 from tools.pretraining.recipe import Distillation
 
-FEWEST_WORDS = 3  # fewer say too little to have a meaning of their own
+FEWEST_WORDS = 3  # a piece of fewer words says too little
 
 # A sentence ends where its line ends, or after a full stop, question or exclamation mark before a space.
 _ENDS = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
-    """`recipe.pieces` different pieces of the texts (all when there are fewer), in an order drawn by the seed.
+    """`recipe.pieces` different pieces of the texts (all if there are fewer), in an order drawn from the seed.
 
-    A larger `recipe.pieces` adds pieces at the end and changes none before.
+    A larger `recipe.pieces` adds pieces at the end, and changes no earlier ones.
 
     Raises:
         PretrainingError: the texts have no piece: all are shorter than three words.
@@ -32,7 +32,7 @@ def sample_pieces(texts: Sequence[str], recipe: Distillation) -> list[str]:
 
 
 def cut(text: str, longest: int) -> Iterator[str]:
-    """The sentences. One of more than `longest` words is cut into as few parts as can be, of nearly equal length."""
+    """The sentences. One of more than `longest` words is cut into as few parts as possible, of nearly equal length."""
     for sentence in _ENDS.split(text):
         words = sentence.split()
         parts = -(-len(words) // longest)

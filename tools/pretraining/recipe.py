@@ -88,7 +88,7 @@ class PretrainingRecipe(BaseModel):
         return self.batch_size * self.sequence_length
 
     def steps_for(self, tokens: int) -> int:
-        """How many whole steps it takes to see at least `tokens`."""
+        """The number of whole steps that see at least `tokens` tokens."""
         return -(-tokens // self.tokens_per_step)
 
     @property
@@ -100,7 +100,7 @@ def load_recipe(path: Path, name: str, **changes: Any) -> PretrainingRecipe:
     """The recipe called `name` in a YAML file of recipes, with some keys changed.
 
     Raises:
-        PretrainingError: there is no such file or recipe, or it has mistakes: all are listed.
+        PretrainingError: there is no such file or recipe, or it has mistakes, which are all listed.
     """
     recipes = _read_recipes(path)
     if name not in recipes:

@@ -1,6 +1,6 @@
-"""A whole run: texts to a checkpoint folder with weights, tokenizer and card, resuming what an earlier one left.
+"""A whole run: from texts to a checkpoint folder with weights, tokenizer and card; an earlier run is resumed.
 
-It has one phase, language modelling, or a second one, sentence-embedding distillation, when the recipe says so.
+The first phase is language modelling. If the recipe says so, sentence-embedding distillation is the second.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ log = logging.getLogger(__name__)
 
 STATE = "state.safetensors"
 DISTILLATION_STATE = "distillation.safetensors"
-EMBEDDINGS = "embeddings"  # a folder of files with the sentence encoder's
-KEPT = "kept.json"  # which folders the run has left, and their weights' fingerprints
-LANGUAGE_MODEL = "language-model"  # where the first of two phases leaves its checkpoint
+EMBEDDINGS = "embeddings"  # the folder of the sentence encoder's embeddings
+KEPT = "kept.json"  # the folders that the run has written, and their weights' fingerprints
+LANGUAGE_MODEL = "language-model"  # where the first of two phases saves its checkpoint
 
 
 def pretrain(
@@ -53,15 +53,15 @@ def pretrain(
 ) -> Progress:
     """Train on `texts`, resuming what `work_dir` holds, and save model, tokenizer and card in `out_dir`.
 
-    `corpus` and `command` are for the card: what the texts are, and how to run this again. A recipe with
-    `distillation` needs `teacher_dir`, the sentence encoder. With `start_dir`, a finished checkpoint, it begins there
-    and leaves language modelling out. `keep_at` are amounts of tokens: when language modelling has seen one, it
-    leaves the model of that moment in a folder of its own, see `kept_folder`.
+    `corpus` and `command` are for the card: what the texts are, and how to repeat the run. A recipe with
+    `distillation` needs `teacher_dir`, the sentence encoder. With `start_dir`, a finished checkpoint, language
+    modelling is left out. `keep_at` are amounts of tokens: when language modelling has seen one, the model as it is
+    then is saved in a folder of its own, see `kept_folder`.
 
     Raises:
         PretrainingError: texts, tokenizer, start, `keep_at` or the saved state do not fit the recipe, another run is
             using `work_dir`, or the loss became infinite or NaN.
-        ModelError: start or teacher are no models.
+        ModelError: start or teacher is no model.
     """
     _check_folders(recipe, start_dir, teacher_dir)
     _check_kept(recipe, start_dir, keep_at)
@@ -124,7 +124,7 @@ def _model_language(
     corpus: str,
     command: str,
 ) -> Progress:
-    """One run; it saves the model at the steps of `kept` (ascending) in their folders, and at its end in `out_dir`."""
+    """Train one language model, and save it at the steps of `kept` (ascending) and, at the end, in `out_dir`."""
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, tokenizer_dir)
     trainer, identity = _resumed(recipe, texts, tokenizer, work_dir)
     for step, folder in [*_still_to_come(kept, trainer.progress, work_dir), (recipe.steps, out_dir)]:
@@ -133,12 +133,12 @@ def _model_language(
         save_checkpoint(trainer.model, tokenizer, folder)
         card = model_card(folder.name, trainer, len(texts), corpus, command)
         write_atomically(folder / CARD, card.encode("utf-8"))
-        write_json(work_dir / KEPT, _left(work_dir) | {folder.name: fingerprints.of_weights(folder)})
+        write_json(work_dir / KEPT, _kept_weights(work_dir) | {folder.name: fingerprints.of_weights(folder)})
     return trainer.progress
 
 
 def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Path) -> list[tuple[int, Path]]:
-    """The amounts that a resumed run has before it. Those that it passed must be there: they cannot be made again."""
+    """The amounts that a resumed run has not reached yet; the folders of the others must exist."""
     for step, folder in kept:
         if step < at.step and not _is_there(folder, work_dir):
             raise PretrainingError(
@@ -149,11 +149,13 @@ def _still_to_come(kept: Sequence[tuple[int, Path]], at: Progress, work_dir: Pat
 
 
 def _is_there(folder: Path, work_dir: Path) -> bool:
-    """Whether this run has left the folder, and nobody has changed it since."""
-    return (folder / CARD).is_file() and _left(work_dir).get(folder.name) == fingerprints.of_weights(folder)
+    """Whether this run has written the folder, and nobody has changed it since."""
+    return (folder / CARD).is_file() and _kept_weights(work_dir).get(folder.name) == fingerprints.of_weights(
+        folder
+    )
 
 
-def _left(work_dir: Path) -> dict[str, str]:
+def _kept_weights(work_dir: Path) -> dict[str, str]:
     return dict(read_json(work_dir / KEPT)) if (work_dir / KEPT).exists() else {}
 
 
@@ -167,7 +169,7 @@ def _distil(
     command: str,
 ) -> Progress:
     assert recipe.distillation is not None
-    card = read_card(start_dir)  # its lack shows before the work, not after it
+    card = read_card(start_dir)  # a missing card shows before the work, not after it
     tokenizer = prepare_tokenizer(recipe, texts, work_dir, start_dir)
     pieces = sample_pieces(texts, recipe.distillation)
     embeddings, key = cached_embeddings(teacher_dir, pieces, work_dir / EMBEDDINGS)
@@ -199,7 +201,7 @@ def _exclusive(directory: Path) -> Iterator[None]:
 def _resumed(
     recipe: PretrainingRecipe, texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, work_dir: Path
 ) -> tuple[Trainer, str]:
-    """The run's trainer, as far as its state says, and the run's identity: the recipe of its phase without `tokens`."""
+    """The run's trainer, resumed from its state, and the run's identity: the recipe of its phase without `tokens`."""
     sequences, key = prepare_sequences(recipe, tokenizer, texts, work_dir)
     identity = digest([recipe.model_dump_json(exclude={"tokens", "distillation"}), key])
     trainer = Trainer(recipe, tokenizer, sequences)

@@ -53,7 +53,7 @@ def save_array(array: npt.NDArray[Any], path: Path) -> None:
 def pack_sequences(
     family: Family, tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], length: int
 ) -> Sequences:
-    """Documents, joined and cut into full sequences [N, length]: no padding, the short last one is dropped.
+    """Documents, joined and cut into full sequences [N, length], without padding; a short last one is dropped.
 
     BERT and RoBERTa: CLS ... SEP, with a SEP between documents, as a fine-tuned short text is laid out.
     GPT-2: an end-of-text token after each document.

@@ -1,4 +1,4 @@
-"""How far a run is, and the one file that says so: weights, AdamW moments and progress, replaced atomically."""
+"""A run's state in one file: weights, AdamW moments and progress. The file is replaced atomically."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tools.pretraining.errors import PretrainingError
 
 @dataclass
 class Progress:
-    """How far a run is; stored in the header of its state file."""
+    """The progress of a run, stored in the header of its state file."""
 
     step: int = 0
     seconds: float = 0.0
@@ -42,7 +42,7 @@ def save_state(
 
 
 def load_state(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: str) -> Progress:
-    """Fill model and optimizer from a state file; returns how far the run was. Another run's file is an error."""
+    """Fill model and optimizer from a state file, and return the progress. Another run's file is an error."""
     try:
         with safe_open(path, framework="pt") as state:
             metadata = state.metadata() or {}

@@ -1,6 +1,6 @@
 """The tokenizer of a run: trained on its texts, or taken from another checkpoint's folder.
 
-Both kinds lowercase, and depend on the texts alone: training twice gives the same token ids.
+Both kinds lowercase. A trained one depends on the texts alone: training twice gives the same token ids.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def _wordpiece_vocabulary(
 ) -> dict[str, int]:
     """A vocabulary that depends on the texts alone.
 
-    The trainer numbers characters inside words in the order of a hash map, which differs from run to run;
-    listed as its "special" tokens they get a fixed order.
+    The trainer numbers the characters inside words in the order of a hash map, which differs from run to run. If they
+    are listed as its "special" tokens, they get a fixed order.
     """
     alphabet = _alphabet(texts, normalizer, ALPHABET)
     inside = [f"##{c}" for c in alphabet if c not in punctuation and unicodedata.category(c)[0] != "P"]

@@ -35,13 +35,13 @@ log = logging.getLogger(__name__)
 def decay_start(recipe: PretrainingRecipe, resumed_at: int) -> int:
     """The step at which the rate begins to fall, `decay_fraction` of the steps before the end.
 
-    A resumed run with a new target begins the decay where it resumes at the earliest, from the rate it had there.
+    In a resumed run with a new target, the decay begins no earlier than where it resumes, from the rate it had there.
     """
     return max(recipe.steps - round(recipe.decay_fraction * recipe.steps), resumed_at)
 
 
 class Trainer(Loop):
-    """One run: model, optimizer, sequences, progress; all that is random derives from the recipe's seed."""
+    """One run: model, optimizer, sequences and progress. All random numbers derive from the recipe's seed."""
 
     def __init__(
         self, recipe: PretrainingRecipe, tokenizer: PreTrainedTokenizerFast, sequences: Sequences

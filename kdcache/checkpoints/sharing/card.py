@@ -78,7 +78,7 @@ def _facts(cache: LogitCache | TokenCache) -> Iterable[tuple[str, str]]:
             yield "tokenizer", f"`{_plain(manifest.vocabulary.tokenizer)}`"
         yield (
             "kept at a token",
-            ", ".join(f"{key} {_plain(str(it))}" for key, it in manifest.estimator.items()),
+            ", ".join(f"{key} {_plain(str(value))}" for key, value in manifest.estimator.items()),
         )
         yield "temperature", f"{manifest.temperature:g}"
     else:

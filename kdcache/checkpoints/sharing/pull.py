@@ -59,7 +59,7 @@ def pull(source: str, folder: str | Path, expect: Mapping[str, str] | None = Non
         raise CacheError(f"{address}: there is no {MANIFEST} at commit {remote.commit}, so no cache is there")
     _check_expected(remote, manifest, expect or {})
     downloaded = not _holds_something(place)
-    whole = _fetched(remote, manifest, place) if downloaded else _same(remote, manifest, place)
+    verification = _fetched(remote, manifest, place) if downloaded else _same(remote, manifest, place)
     return {
         "path": str(place),
         "address": str(address),
@@ -67,8 +67,8 @@ def pull(source: str, folder: str | Path, expect: Mapping[str, str] | None = Non
         "downloaded": downloaded,
         "identity": manifest.identity,
         "rows": {name: split.rows for name, split in manifest.splits.items()},
-        "shards": whole.shards,
-        "bytes": whole.bytes,
+        "shards": verification.shards,
+        "bytes": verification.bytes,
         "fingerprints": manifest.fingerprints.model_dump(),
     }
 
@@ -77,11 +77,11 @@ def _check_expected(remote: Remote, manifest: Sealed, expect: Mapping[str, str])
     unknown = [name for name in expect if name not in EXPECTED]
     if unknown:
         raise CacheError(f"{unknown[0]!r:.80}: is no fingerprint's name; there are: {', '.join(EXPECTED)}")
-    found = {"identity": manifest.identity, **manifest.fingerprints.model_dump()}
+    actual = {"identity": manifest.identity, **manifest.fingerprints.model_dump()}
     for name, value in expect.items():
-        if found[name] != value:
+        if actual[name] != value:
             raise CacheError(
-                f"{remote.address}: expected {name} {value}, found {found[name]} at commit {remote.commit}; nothing "
+                f"{remote.address}: expected {name} {value}, found {actual[name]} at commit {remote.commit}; nothing "
                 "was downloaded"
             )
 
@@ -98,15 +98,15 @@ def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
         CacheError: it holds something else, or this cache is not whole.
     """
     try:
-        there = read_manifest(place)
+        existing = read_manifest(place)
     except CacheError as error:
         raise CacheError(
             f"{place}: is there already, and is no cache ({error}); choose another folder"
         ) from None
-    if there.identity != manifest.identity:
+    if existing.identity != manifest.identity:
         names = (str(place), str(remote.address))
         raise CacheError(
-            f"{place}: holds another cache ({difference(there, manifest, names)}); choose another folder"
+            f"{place}: holds another cache ({difference(existing, manifest, names)}); choose another folder"
         )
     try:
         return open_cache(place).verify("full")
@@ -130,10 +130,10 @@ def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
             f"manifest says: {listed(missing)}; ask whoever pushed it, or pull another revision"
         )
     final = Path(os.path.realpath(place))  # a link to an empty folder stays one
-    with _beside(final) as work:
+    with _work_folder(final) as work:
         cache = _download(remote, manifest, work)
         try:
-            whole = open_cache(cache).verify("full")
+            verification = open_cache(cache).verify("full")
         except CacheError as error:
             shutil.rmtree(cache)  # so that the next pull downloads it again
             raise CacheError(f"{remote.address}: what came is damaged, and was removed: {error}") from None
@@ -141,11 +141,11 @@ def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
             _sync(cache)
             cache.rename(final)
             sync_folder(final.parent)
-    return whole
+    return verification
 
 
 @contextmanager
-def _beside(final: Path) -> Iterator[Path]:
+def _work_folder(final: Path) -> Iterator[Path]:
     """A work folder beside the destination. After a failure it stays, so that the next pull continues there.
 
     Raises:

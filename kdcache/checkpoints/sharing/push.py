@@ -64,11 +64,16 @@ def push(
     api = connect()
     _require_login(address)
     cache = open_cache(path)
-    whole = cache.verify("full")
+    verification = cache.verify("full")
     card = card_of(cache, address, licence)
     with asking(address, "the hub does not take its card; choose another licence"):
         _validate(api, card)
-    answer = {"path": str(path), "address": str(address), "rows": whole.rows, "bytes": whole.bytes}
+    answer = {
+        "path": str(path),
+        "address": str(address),
+        "rows": verification.rows,
+        "bytes": verification.bytes,
+    }
     with asking(address, "cannot be written to the hub"):
         remote = _repository(api, address, private)
         if not replace and _is_there(remote, cache.manifest):
@@ -79,7 +84,7 @@ def push(
         if with_card:
             files[CARD] = card.encode()
         commit = _upload(
-            api, remote, files, gone, message or f"Cache {cache.identity[:12]}, {whole.rows} rows"
+            api, remote, files, gone, message or f"Cache {cache.identity[:12]}, {verification.rows} rows"
         )
     return {**answer, "commit": commit, "uploaded": True, "card": with_card}
 
@@ -146,12 +151,12 @@ def _is_there(remote: Remote, manifest: Sealed) -> bool:
     Raises:
         CacheError: another cache is there, or its manifest cannot be read.
     """
-    there = remote.manifest
-    if there is None:
+    existing = remote.manifest
+    if existing is None:
         return False
-    if there.identity != manifest.identity:
+    if existing.identity != manifest.identity:
         raise CacheError(
-            f"{remote.address}: another cache is there ({difference(there, manifest, ('there', 'here'))}); name "
+            f"{remote.address}: another cache is there ({difference(existing, manifest, ('there', 'here'))}); name "
             "another folder or repository, or --replace it"
         )
     return not remote.lacks(shards_of(manifest))
@@ -170,17 +175,17 @@ def _replaced(remote: Remote, files: Collection[str], replace: bool) -> list[str
         CacheError: there are files of the same names that belong to no cache.
     """
     try:
-        there = remote.manifest
+        existing = remote.manifest
     except CacheError:  # only with `replace`: it was read before
-        there = None
-    if there is None and not replace:
+        existing = None
+    if existing is None and not replace:
         foreign = sorted(set(files) & remote.files.keys())
         if foreign:
             raise CacheError(
                 f"{remote.address}: {foreign[0]} is there already and is no cache's; name another folder, "
                 "or --replace it"
             )
-    old = [] if there is None else [COST, *(shard.file for shard in shards_of(there))]
+    old = [] if existing is None else [COST, *(shard.file for shard in shards_of(existing))]
     return [name for name in old if name in remote.files and name not in files]
 
 

@@ -58,11 +58,11 @@ def parse(text: str) -> Address:
     Raises:
         CacheError: the text is no such address.
     """
-    found = ADDRESS.fullmatch(text)
-    if found is None or (found["revision"] and found["last"]):
+    match = ADDRESS.fullmatch(text)
+    if match is None or (match["revision"] and match["last"]):
         raise CacheError(f"{text!r:.200}: is no address of a cache on the hub; write it as {FORM}")
-    revision = unquote(found["revision"] or found["last"] or MAIN)
-    return Address(found["repository"], found["folder"].strip("/"), revision)
+    revision = unquote(match["revision"] or match["last"] or MAIN)
+    return Address(match["repository"], match["folder"].strip("/"), revision)
 
 
 def connect() -> HfApi:
@@ -156,8 +156,8 @@ class Remote:
         return [shard.file for shard in shards if not self._has(shard)]
 
     def _has(self, shard: ShardInfo) -> bool:
-        there = self.files.get(shard.file)
-        return there is not None and there.size == shard.bytes and there.sha256 in (None, shard.sha256)
+        stored = self.files.get(shard.file)
+        return stored is not None and stored.size == shard.bytes and stored.sha256 in (None, shard.sha256)
 
 
 def look(api: HfApi, address: Address) -> Remote:
@@ -187,14 +187,16 @@ def shards_of(manifest: Sealed) -> list[ShardInfo]:
     return [shard for split in manifest.splits.values() for shard in split.shards]
 
 
-def difference(there: Sealed, expected: Sealed, names: tuple[str, str]) -> str:
+def difference(existing: Sealed, expected: Sealed, names: tuple[str, str]) -> str:
     """How two caches differ, for a message: the fingerprints that differ, if any.
 
     Args:
         names: what each is called, such as ("there", "here").
     """
-    one, other = there.fingerprints.model_dump(), expected.fingerprints.model_dump()
-    different = [name for name in one if one[name] != other[name]]
+    actual_prints, expected_prints = existing.fingerprints.model_dump(), expected.fingerprints.model_dump()
+    different = [name for name in actual_prints if actual_prints[name] != expected_prints[name]]
     if not different:
         return "its fingerprints are the same, but its rows, splits or values are others"
-    return "; ".join(f"{key}: {names[0]} {one[key]}, {names[1]} {other[key]}" for key in different)
+    return "; ".join(
+        f"{key}: {names[0]} {actual_prints[key]}, {names[1]} {expected_prints[key]}" for key in different
+    )

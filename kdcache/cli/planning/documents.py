@@ -75,33 +75,33 @@ class Counting:
 
     @cached_property
     def _counted(self) -> dict[Path, tuple[str, Size | str]]:
-        """Of each checkpoint's folder: its name in the study, and what its tokenizer says, or why it says nothing."""
+        """By checkpoint folder: its name in the study, and the sizes by its tokenizer or why they are unknown."""
         return {}
 
     def size(self, model: Model, checkpoint: Checkpoint | None) -> PackedSize | None:
-        """The task as the model takes it; None if nobody told and the task or the checkpoint is not here."""
-        found = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
-        if not isinstance(found, Size):
+        """The task's size for the model; None if it was not given, and the task or the checkpoint is not here."""
+        counted = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
+        if not isinstance(counted, Size):
             return None
-        return PackedSize(**vars(found), length=self.length, estimate=model.estimate)
+        return PackedSize(**vars(counted), length=self.length, estimate=model.estimate)
 
     def notes(self, name: str) -> list[str]:
-        """What the tokenizers said, a line for each.
+        """The numbers that the tokenizers gave, a line for each.
 
         Args:
             name: the task's.
         """
-        found = []
+        lines = []
         for checkpoint, size in self._counted.values():
             if isinstance(size, str):
-                found.append(f"task {name}: its packed sequences are unknown: {size}")
+                lines.append(f"task {name}: its packed sequences are unknown: {size}")
             else:
                 about = "about " if self._is_estimated else ""
-                found.append(
+                lines.append(
                     f"task {name}: by the tokenizer of {checkpoint}, {about}{size.train:,} packed sequences to learn "
                     f"from and {size.evaluated:,} to be judged by"
                 )
-        return found
+        return lines
 
     @property
     def _is_estimated(self) -> bool:

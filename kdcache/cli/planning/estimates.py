@@ -58,7 +58,7 @@ def _measured(plan: Plan) -> dict[tuple[str, str, str], Speed | None]:
     """Each job's measured speed; a model in tuning has the speed it has in the study."""
     own = {key(job): measured(job) for job in plan.jobs if job.kind in ("teacher", "student")}
     alike = {key(job): (job.kind.removeprefix("tuned "), job.task, job.model) for job in plan.jobs}
-    return {name: own.get(of) for name, of in alike.items()}
+    return {name: own.get(alike_key) for name, alike_key in alike.items()}
 
 
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
@@ -169,10 +169,10 @@ def _described(job: Job, speed: Speed | None) -> dict[str, Any]:
         **states,
         "steps_each": steps,
         "steps_total": _sum(run.steps for run in job.runs),
-        "steps_left": None if steps is None else _sum(run.steps for run in job.left),
+        "steps_left": None if steps is None else _sum(run.steps for run in job.remaining),
         "seconds_a_step": speed.step if speed else None,
         "seconds_total": _seconds(job, job.runs, speed),
-        "seconds_left": _seconds(job, job.left, speed),
+        "seconds_left": _seconds(job, job.remaining, speed),
         "logit_bytes": _sum(run.kept_bytes for run in job.runs),
         "device": speed.device if speed else None,
         "speed_from": speed.source if speed else None,

@@ -44,7 +44,7 @@ def describe_design(
         "shares": list(design_of(study).shares),
         "least": configurations * study.looks[0],
         "most": configurations * study.looks[-1],
-        "forecasts": [_described(name, found) for name, found in cases],
+        "forecasts": [_described(name, forecast) for name, forecast in cases],
     }
 
 

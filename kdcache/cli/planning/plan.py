@@ -74,7 +74,7 @@ def _start(model: Model) -> Start:
 
 
 def prepared_card(task: Task, folder: Path) -> TaskCard | None:
-    """The card of a prepared task; None if the task is not prepared, or not as the study now says.
+    """The card of a prepared task; None if the task is not prepared, or differs from the study's declaration.
 
     Raises:
         TaskError: the card is damaged.
@@ -157,7 +157,7 @@ class _Lookup:
         yield from self._counting.notes(self.task)
         if self.study.tasks[self.task].has_unlabelled:
             for name, run in self._taught.items():
-                if run.state == "done" and not _whole(run.logits / UNLABELLED, (PLAIN,)):
+                if run.state == "done" and not _are_whole(run.logits / UNLABELLED, (PLAIN,)):
                     yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
 
     def size_for(self, model: Model) -> Size | None:
@@ -179,7 +179,7 @@ class _Lookup:
 
     @property
     def _documents(self) -> bool:
-        """Whether the rows are documents, of which not logits but likelihoods are kept."""
+        """Whether the rows are documents, for which likelihoods are kept instead of logits."""
         return self.study.tasks[self.task].language_modelling
 
     @property
@@ -215,7 +215,7 @@ class _Lookup:
     def _teacher(self, name: str, teacher: Teacher) -> Run:
         """A teacher's run. It is done if its logits of the labelled rows exist: other logits need no new training."""
         folder = self.data / "logits" / self.task / name
-        record = _record(folder) if _whole(folder, self._parts) else None
+        record = _record(folder) if _are_whole(folder, self._parts) else None
         record = record and {
             **_finished(self.data / "teachers" / self.task / name, record),
             "identity": record["identity"],
@@ -273,7 +273,7 @@ class _Lookup:
         if any(run.state not in ("done", "unkept") for run in sources):
             return "unchecked"
         folders = learned_from([run.logits for run in sources], method)
-        if not all(_whole(folder, (PLAIN,)) for folder in folders):
+        if not all(_are_whole(folder, (PLAIN,)) for folder in folders):
             return "unchecked"
         soft_labels = [content_of(folder) for folder in folders]
         return _state(result.identity, self._identity(student, method, seed, *soft_labels))
@@ -324,11 +324,11 @@ def _result(folder: Path, parts: Sequence[str], documents: bool) -> TrialResult 
         result = read_result(folder)
     except KdcacheError:
         return None
-    there = (folder / LIKELIHOODS).is_dir() if documents else _whole(folder / LOGITS, parts)
-    return result if result is not None and there else None
+    has_outputs = (folder / LIKELIHOODS).is_dir() if documents else _are_whole(folder / LOGITS, parts)
+    return result if result is not None and has_outputs else None
 
 
-def _whole(folder: Path, parts: Sequence[str]) -> bool:
+def _are_whole(folder: Path, parts: Sequence[str]) -> bool:
     """Whether all caches of a folder of logits exist."""
     try:
         for part in parts:

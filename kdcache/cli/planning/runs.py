@@ -39,7 +39,7 @@ class Size:
         return None if self.classes is None else rows * (ROW_BYTES + LOGIT_BYTES * self.classes)
 
     def score_bytes(self, rows: int) -> int | None:
-        """The bytes of what a trial keeps of some evaluated rows: of their logits."""
+        """The bytes of the logits that a trial keeps of some evaluated rows."""
         return self.cache_bytes(rows)
 
     def trial_bytes(self, train: int, evaluated: int) -> int | None:
@@ -75,6 +75,6 @@ class Job:
     size: Size | None = None  # of the task, in the rows that this model takes
 
     @property
-    def left(self) -> tuple[Run, ...]:
+    def remaining(self) -> tuple[Run, ...]:
         """The runs that are still to do, as far as known."""
         return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))

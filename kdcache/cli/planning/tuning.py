@@ -58,7 +58,7 @@ class _Lookup:
     def _tried_of_teacher(self, name: str, teacher: Teacher) -> Iterator[Run]:
         tuning = self.tuning.of_teachers(self.study.comparison.baseline)
         if tuning is not None and self.study.applies(teacher, self.task):
-            lookup = replace(self, tuning=tuning, layout=self.layout.of(teachers=True))
+            lookup = replace(self, tuning=tuning, layout=self.layout.with_trials(teachers=True))
             yield from lookup._settings(name, teacher, self.study.comparison.baseline, Regularizer())
 
     def _taught(self, name: str) -> Iterator[Run]:
@@ -96,9 +96,9 @@ class _Lookup:
         run = self._trial(
             folder / "unknown", applied(model, {"epochs": max(1, round(fmean(epochs)))}), method, how
         )
-        there = len(list(folder.glob(f"*/seed-*/{RESULT}")))
+        existing = len(list(folder.glob(f"*/seed-*/{RESULT}")))
         for place in range(self.tuning.budget * len(self.tuning.seeds)):
-            yield run if place >= there else replace(run, state="unchecked", logits=folder)
+            yield run if place >= existing else replace(run, state="unchecked", logits=folder)
 
     def _trial(self, folder: Path, model: Model, method: str, how: Regularizer) -> Run:
         state: State = "unchecked" if (folder / RESULT).is_file() else "missing"

@@ -50,7 +50,9 @@ def finished_by_tuning(study: Study, root: Path = Path()) -> Finished:
     with suppress(_Unfinished):
         tuned = []
         if study.tuning.teachers is not None:
-            reading = _Reading(teachers_as_students(study), layout.of(teachers=True), None, trials=trials)
+            reading = _Reading(
+                teachers_as_students(study), layout.with_trials(teachers=True), None, trials=trials
+            )
             tuned = list(tune_teachers(reading))
         tuning_study = study_of(study).with_chosen({}, teacher_choices(tuned))
         models = finished_models(Planner(tuning_study, layout), needed_teachers(study))

@@ -75,7 +75,8 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
     if UNLABELLED in card.rows:
         counts[UNLABELLED] = card.rows[UNLABELLED]
     of_class = {
-        split: np.bincount(of, minlength=len(names)).tolist() if names else [] for split, of in labels.items()
+        split: np.bincount(classes, minlength=len(names)).tolist() if names else []
+        for split, classes in labels.items()
     }
     changes = {
         "rows": counts,
@@ -90,8 +91,8 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
 
 
 def _is_there(folder: Path, card: TaskCard) -> bool:
-    whole = all((folder / f"{split}.parquet").is_file() for split in card.rows)
-    return whole and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
+    has_all_splits = all((folder / f"{split}.parquet").is_file() for split in card.rows)
+    return has_all_splits and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:

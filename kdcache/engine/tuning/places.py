@@ -25,7 +25,7 @@ class TuningLayout(Layout):
     settings: Choices = field(default_factory=dict)
     trials: str = STUDENT_TRIALS
 
-    def of(self, teachers: bool) -> TuningLayout:
+    def with_trials(self, teachers: bool) -> TuningLayout:
         """The same folders, but the trials are those by which teachers are tuned, or students."""
         return replace(self, trials=TEACHER_TRIALS if teachers else STUDENT_TRIALS)
 

@@ -106,12 +106,12 @@ def _tune_one(trying: Trying, name: Configuration) -> Tuned:
 
 def choices(tuned: Sequence[Tuned]) -> Choices:
     """The chosen setting of each configuration."""
-    return {one.configuration: one.setting for one in tuned if not one.teacher}
+    return {choice.configuration: choice.setting for choice in tuned if not choice.teacher}
 
 
 def teacher_choices(tuned: Sequence[Tuned]) -> TeacherChoices:
     """The chosen setting of each teacher."""
-    return {one.configuration[:2]: one.setting for one in tuned if one.teacher}
+    return {choice.configuration[:2]: choice.setting for choice in tuned if choice.teacher}
 
 
 def needed_teachers(study: Study) -> list[tuple[str, str]]:
@@ -133,7 +133,7 @@ def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> l
     """Every teacher on every task that it is for; none where params.yaml says nothing of it."""
     if declared(study).teachers is None:
         return []
-    return list(tune_teachers(Trying(teachers_as_students(study), layout.of(teachers=True), store)))
+    return list(tune_teachers(Trying(teachers_as_students(study), layout.with_trials(teachers=True), store)))
 
 
 def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: Store | None) -> None:
@@ -141,9 +141,9 @@ def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: St
     asked = {layout.task(task) for task in study.tasks}
     for task, teacher in needed_teachers(study):
         asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}
-    for one in tuned:
-        folder = layout.of(one.teacher).method(*one.configuration)
-        asked |= {folder / folder_of(tried.setting) for tried in one.tried}
+    for choice in tuned:
+        folder = layout.with_trials(choice.teacher).method(*choice.configuration)
+        asked |= {folder / folder_of(tried.setting) for tried in choice.tried}
     for folder in _outputs(layout.data):
         if folder not in asked and folder.is_dir():
             log.info("%s: removed (no longer asked for)", folder)

@@ -42,7 +42,7 @@ def search(tuning: Tuning, method: str, attempt: Try) -> list[Tried]:
     known = known_settings(tuning, method)
     if known is not None:
         scores = attempt(known)
-        return [Tried(setting, tuple(of)) for setting, of in zip(known, scores, strict=True)]
+        return [Tried(setting, tuple(of_setting)) for setting, of_setting in zip(known, scores, strict=True)]
     return list(_one_by_one(tuning, method, attempt))
 
 
@@ -57,7 +57,7 @@ def known_settings(tuning: Tuning, method: str) -> list[Setting] | None:
 
 def best(tried: Sequence[Tried], lower: bool) -> int:
     """The index of the setting with the best mean; among equals, the first."""
-    means = [-one.mean if lower else one.mean for one in tried]
+    means = [-setting.mean if lower else setting.mean for setting in tried]
     return means.index(max(means))
 
 
@@ -70,17 +70,17 @@ def _one_by_one(tuning: Tuning, method: str, attempt: Try) -> Iterator[Tried]:
     distributions, seen = _distributions(axes), set[tuple[int, ...]]()
     while len(seen) < tuning.budget:
         asked = study.ask(distributions)
-        places = tuple(asked.params[key] for key in axes)
-        repeated = places in seen
+        indices = tuple(asked.params[key] for key in axes)
+        repeated = indices in seen
         if repeated:
-            places = next(place for place in unused if place not in seen)
-        seen.add(places)
-        setting = {key: values[at] for (key, values), at in zip(axes.items(), places, strict=True)}
+            indices = next(place for place in unused if place not in seen)
+        seen.add(indices)
+        setting = {key: values[at] for (key, values), at in zip(axes.items(), indices, strict=True)}
         (scores,) = attempt([setting])
         tried = Tried(setting, tuple(scores))
         if repeated:
             study.tell(asked, state=TrialState.FAIL)
-            params: dict[str, Any] = dict(zip(axes, places, strict=True))
+            params: dict[str, Any] = dict(zip(axes, indices, strict=True))
             study.add_trial(create_trial(params=params, distributions=distributions, value=tried.mean))
         else:
             study.tell(asked, tried.mean)

@@ -57,7 +57,9 @@ class Trying:
 
     def _plans(self, configuration: Configuration, setting: Setting) -> list[TrialPlan]:
         settings = {**self.chosen, configuration: setting}
-        planner = self._planner.of(self.study.with_chosen(settings), replace(self.layout, settings=settings))
+        planner = self._planner.with_values(
+            self.study.with_chosen(settings), replace(self.layout, settings=settings)
+        )
         return planner.trials(*configuration)
 
     def _scores(self, plans: Sequence[Sequence[TrialPlan]]) -> list[list[float]]:
@@ -65,7 +67,9 @@ class Trying:
 
     def _missing(self, plans: Sequence[Sequence[TrialPlan]]) -> list[TrialPlan]:
         return [
-            one for of_one in plans for one in missing_trials(of_one[0].folder.parent, of_one, self.store)
+            plan
+            for of_configuration in plans
+            for plan in missing_trials(of_configuration[0].folder.parent, of_configuration, self.store)
         ]
 
     def _score(self, plan: TrialPlan) -> float:

@@ -47,10 +47,10 @@ def _sampled(d: NDArray[np.float64], seed: int) -> float:
     size = np.sort(np.abs(d))
     observed = abs(float(d.sum())) - significance.ROUNDING * float(size.sum())
     rng = np.random.default_rng(seed)
-    extreme, left, rows = 0, significance.RESAMPLES, max(1, CHUNK // d.size)
-    while left:
-        count = min(rows, left)
+    extreme, remaining, rows = 0, significance.RESAMPLES, max(1, CHUNK // d.size)
+    while remaining:
+        count = min(rows, remaining)
         signs = rng.integers(0, 2, size=(count, d.size), dtype=np.int8) * 2.0 - 1.0
         extreme += int(np.sum(np.abs(signs @ size) >= observed))
-        left -= count
+        remaining -= count
     return (1 + extreme) / (1 + significance.RESAMPLES)

@@ -26,10 +26,10 @@ def check_own(cache: LogitCache | TokenCache, identity: str) -> None:
     Raises:
         CacheError: they are of another trial.
     """
-    found = cache.manifest.fingerprints.weights
-    if found != identity:
+    weights = cache.manifest.fingerprints.weights
+    if weights != identity:
         raise CacheError(
-            f"{cache.path}: has the logits of another trial, {found:.80}, expected {identity:.80}; run `dvc repro`"
+            f"{cache.path}: has the logits of another trial, {weights:.80}, expected {identity:.80}; run `dvc repro`"
         )
 
 
@@ -54,10 +54,10 @@ def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerpri
     """
     cache = TokenCache(folder, expect)
     cache.verify("full")
-    kept, wanted = cache.manifest.estimator, estimator_of(estimate).facts()
-    if kept != wanted or cache.manifest.temperature != estimate.temperature:
+    kept, declared = cache.manifest.estimator, estimator_of(estimate).facts()
+    if kept != declared or cache.manifest.temperature != estimate.temperature:
         raise CacheError(
-            f"{folder}: stored is {kept} at temperature {cache.manifest.temperature:g}, declared {wanted} at "
+            f"{folder}: stored is {kept} at temperature {cache.manifest.temperature:g}, declared {declared} at "
             f"{estimate.temperature:g}"
         )
 

@@ -64,23 +64,23 @@ def distance_to_teacher(
     cache, packed = TokenCache(folder), inputs.packed(split)
     _check_same(cache, packed, inputs, split)
     reasons = _reasons(cache)
-    found: dict[str, list[npt.NDArray[np.float64]]] = {
+    parts: dict[str, list[npt.NDArray[np.float64]]] = {
         name: [] for name in ("kl", "acceptance") if name not in reasons
     }
     device = PartialState().device
     network = network.to(device).eval()
     with torch.inference_mode():
-        for start in range(0, len(packed) if found else 0, batch_size):
+        for start in range(0, len(packed) if parts else 0, batch_size):
             rows = np.arange(start, min(start + batch_size, len(packed)))
             logits = network(**inputs_of(packed.sequences.part(rows), device)).logits
             draws = list(_draws(cache, split, rows, device))
             chosen = draws[0].loss
-            if "kl" in found:
+            if "kl" in parts:
                 each = [kd_token_loss(logits, batch, temperature=1.0, reduction="none") for batch in draws]
-                found["kl"].append(_values(torch.stack(each).mean(0), chosen))
-            if "acceptance" in found:
-                found["acceptance"].append(_values(_overlap(logits, draws[0]), chosen))
-    means = {name: _mean(np.concatenate(values), packed) for name, values in found.items()}
+                parts["kl"].append(_values(torch.stack(each).mean(0), chosen))
+            if "acceptance" in parts:
+                parts["acceptance"].append(_values(_overlap(logits, draws[0]), chosen))
+    means = {name: _mean(np.concatenate(values), packed) for name, values in parts.items()}
     return Distance(means.get("kl"), means.get("acceptance"), len(packed.document), reasons)
 
 

@@ -27,14 +27,14 @@ def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any
     """Train one trial and keep its likelihoods; of a baseline that Self-KD learns from its own distributions too."""
     inputs = open_documents(plan.task_folder, plan.model, plan.data)
     trained, run = learn_tokens(inputs, plan.model, plan.method, plan.seed, plan.soft_labels, watch)
-    found = {split: documents_of(trained, inputs, split, plan.model) for split in plan.evaluated}
+    by_split = {split: documents_of(trained, inputs, split, plan.model) for split in plan.evaluated}
     if PartialState().is_main_process:
         remove(plan.folder / RESULT)
     if plan.keep_train_logits:
         prints = logit_fingerprints(inputs.card, inputs.checkpoint, weights=plan.identity)
         write_distributions(trained, inputs, ["train"], plan.model, plan.folder / LOGITS, prints, plan.name)
     if PartialState().is_main_process:
-        for split, documents in found.items():
+        for split, documents in by_split.items():
             write_documents(path_of(plan.folder, split), documents)
     return inputs, trained, run
 
@@ -42,10 +42,10 @@ def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any
 def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model) -> Documents:
     """What a trained model says of a split's documents."""
     packed = inputs.packed(split)
-    found = token_likelihoods(network, packed, inputs.vocabulary, model.batch_size)
+    likelihoods = token_likelihoods(network, packed, inputs.vocabulary, model.batch_size)
     lengths = np.bincount(packed.document, minlength=packed.documents)
     hashes = inputs.task.rows(split, ["row_hash"])["row_hash"].to_numpy()
-    columns = (found.nll, found.confidence, found.right)
+    columns = (likelihoods.nll, likelihoods.confidence, likelihoods.right)
     return Documents(hashes, *(Ragged(column, lengths) for column in columns))
 
 

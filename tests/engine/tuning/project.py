@@ -46,9 +46,9 @@ def write_project(labels: list[str] = LABELS, said: list[str] | None = None, **c
     """The project's files in the current folder, and its prepared task.
 
     Args:
-        labels: of the train rows.
-        said: of which class the words of each train row are; default: its label.
-        changes: of the study, at its top.
+        labels: those of the train rows.
+        said: the class whose words each train row has; default: that of its label.
+        changes: replace top-level groups of the study.
     """
     save_checkpoint(Path("bert"), "bert")
     write_rows(Path("train.csv"), said or labels, labels)
@@ -73,12 +73,12 @@ def write_rows(path: Path, said: list[str], labels: list[str]) -> None:
 
 
 def tuned(study: Study) -> dict[str, Tuned]:
-    """What tune finds of the student, by method."""
+    """The results of tuning the student, by method."""
     return {one.configuration[2]: one for one in tune(study) if not one.teacher}
 
 
 def results(trials: str = "trials") -> dict[str, tuple[int, str]]:
-    """Each trial of tuning that is there: its folder, when its result was written, and its identity."""
+    """For each existing trial of tuning its folder, when its result was written, and its identity."""
     found = Path("data/tuning", trials).glob("*/*/*/*/seed-*/result.json")
     return {
         str(path.parent): (path.stat().st_mtime_ns, json.loads(path.read_text())["identity"])

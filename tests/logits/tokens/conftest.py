@@ -21,7 +21,7 @@ def sequences(count: int, seed: int = 0, longest: int = 12, vocabulary: int = VO
 
 
 class Table:
-    """A teacher whose distribution follows from the tokens so far, whatever else is in the batch."""
+    """A teacher whose distribution depends on the tokens so far, and on nothing else in the batch."""
 
     def __init__(self, vocabulary: int = VOCABULARY, spread: float = 2.5, seed: int = 0) -> None:
         random = torch.Generator().manual_seed(seed)

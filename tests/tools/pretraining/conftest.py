@@ -1,4 +1,4 @@
-"""What takes longest, once: a tokenizer and a checkpoint of each family."""
+"""What takes longest is made once: a tokenizer and a checkpoint of each family."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tokenizers() -> Tokenizers:
 
 @pytest.fixture(scope="session")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a corpus and one checkpoint of each family, made by the command; tests leave it as it is."""
+    """A folder with a corpus and one checkpoint of each family, made by the command; tests do not change it."""
     root = tmp_path_factory.mktemp("pretrain")
     pq.write_table(pa.table({"text": TEXTS}), root / "corpus.parquet")
     recipes = {family: {"family": family, "tokens": 384, **SIZES} for family in FAMILIES}

@@ -45,7 +45,7 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
 
 
 def run(root: Path, name: str, *options: str) -> None:
-    """The command, on the corpus and the recipes in a folder; later options win."""
+    """Run the command on the corpus and the recipes in a folder; later options win."""
     stage.main(
         [
             name,
