@@ -168,3 +168,28 @@ np.testing.assert_allclose(np.stack(frame["teacher_logits"]), expected, rtol=1e-
     program = "\n".join(["import numpy as np", *snippets("your-own-loop.md"), check])
     (tmp_path / "snippets.py").write_text(program, encoding="utf-8")
     assert "cannot join logits to a dict" in run(["snippets.py"], tmp_path)
+
+
+SAME = """
+import copy
+students = [copy.deepcopy(student), copy.deepcopy(student)]
+for taught, one in zip((taught_by_the_teacher, taught_by_the_cache), students):
+    torch.manual_seed(5)
+    taught(one)
+for first, second, before in zip(*(one.parameters() for one in [*students, student])):
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
+    assert (first - before).abs().max() > 0.01
+print("the same student")
+"""
+
+
+def test_a_loop_with_the_cache_is_no_longer_than_with_the_teacher_and_trains_the_same(tmp_path: Path) -> None:
+    found = snippets("your-own-loop.md")
+    with_teacher, with_cache = (
+        next(text for text in found if text.startswith(f"def taught_by_the_{who}("))
+        for who in ("teacher", "cache")
+    )
+    assert len(with_cache.splitlines()) == len(with_teacher.splitlines()) - 3
+    before = found[: found.index(with_teacher)]
+    (tmp_path / "both.py").write_text("\n".join([*before, with_teacher, with_cache, SAME]), encoding="utf-8")
+    assert run(["both.py"], tmp_path).endswith("the same student\n")

@@ -16,7 +16,8 @@ import typer
 
 from kdcache.errors import KdcacheError
 
-EXTRAS = {"huggingface_hub": "hub"}  # the extra that installs a library, if it is not `study`
+# The extra that installs a library, if it is not `study`.
+EXTRAS = {"huggingface_hub": "hub", "onnxruntime": "onnx", "onnxscript": "onnx"}
 app = typer.Typer(name="kdcache", no_args_is_help=True)
 Version = Annotated[
     bool,

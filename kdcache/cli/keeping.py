@@ -32,7 +32,7 @@ def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
 
 
 def handed_out(
-    params: Path, configuration: tuple[str, str, str], seed: int | None, out: Path
+    params: Path, configuration: tuple[str, str, str], seed: int | None, out: Path, onnx: bool
 ) -> dict[str, Any]:
     """Run `kdcache.trials.student.hand_out`; returns what it did, as one JSON-like object."""
     from kdcache.trials.student import hand_out
@@ -40,7 +40,7 @@ def handed_out(
     _log()
     return {
         "out": str(out),
-        **asdict(hand_out(load_study(params), Layout(), *configuration, seed, out, _run)),
+        **asdict(hand_out(load_study(params), Layout(), *configuration, seed, out, _run, onnx)),
     }
 
 

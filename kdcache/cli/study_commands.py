@@ -167,6 +167,9 @@ def student(
     method: Annotated[str, typer.Argument(help="The regularizer's or distiller's name.")],
     out: Annotated[Path, typer.Option(help="The folder for the model: not there yet, or empty.")],
     seed: Annotated[int | None, typer.Option(help="Of which trial; default: the first seed.")] = None,
+    onnx: Annotated[
+        bool, typer.Option("--onnx", help="Write model.onnx too, checked on every row of validation.")
+    ] = False,
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
@@ -177,7 +180,7 @@ def student(
     """
     from kdcache.cli.keeping import handed_out
 
-    answer = handed_out(params, (task, name, method), seed, out)
+    answer = handed_out(params, (task, name, method), seed, out, onnx)
     text = "{out}: {student} by {regularizer}, seed {seed}, on {task}: {scored}\n{how}"
     scored = ", ".join(f"{metric} {value:.6g}" for metric, value in answer["scores"].items())
     how = (
@@ -185,6 +188,7 @@ def student(
         if answer["trained_again"]
         else "as it was kept"
     )
+    how += ", as ONNX too: its logits are torch's to 1e-4" if onnx else ""
     print_json(answer) if as_json else typer.echo(text.format(**answer, scored=scored, how=how))
 
 

@@ -12,6 +12,7 @@ COST = "cost.json"  # of either: time and memory, which are no part of a result
 LOGITS = "logits"  # a trial's own logit cache
 LIKELIHOODS = "likelihoods"  # of a language model's trial: of every token of the evaluated splits
 MODEL = "model"  # a trial's trained model, where it is kept
+ONNX = "model.onnx"  # in the folder of a model that is handed out, on request
 STUDENT, CARD = "student.json", "README.md"  # of a kept model: its record, and its card
 INAPPLICABLE = "not-applicable.json"
 SEED_FOLDER = re.compile(r"seed-(\d+)")

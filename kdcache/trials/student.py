@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from kdcache.errors import KdcacheError, TrialError
@@ -43,6 +45,7 @@ def hand_out(
     seed: int | None,
     out: Path,
     run: RunAll,
+    onnx: bool = False,
 ) -> HandedOut:
     """Write the trained model of a finished trial to a folder: a copy of the kept model, or the model trained again.
 
@@ -51,18 +54,24 @@ def hand_out(
         seed: default: the configuration's first seed.
         out: a new or empty folder. It ends up whole, or as it was.
         run: runs trials, as `kdcache.engine.run_trials` does.
+        onnx: write the model as ONNX, too.
 
     Raises:
-        TrialError: the study has no such trial; the trial is not finished, or not as the study now says; or it was
-            trained again and a logit differs.
+        TrialError: the study has no such trial; the trial is not finished, or not as the study now says; it was
+            trained again and a logit differs; or ONNX is asked for, and the model cannot be exported or gives other
+            logits.
         KdcacheError: `out` has files, or cannot be written.
     """
     _check_empty(out)
     plan = _planned(study, layout, task, student, method, seed)
+    export = _exporter(plan) if onnx else None
     work = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
     try:
         kept = why_no_model(plan) is None
-        os.rename(_copied(plan, work) if kept else trained_again(plan, work, run, "nothing is written"), out)
+        model = _copied(plan, work) if kept else trained_again(plan, work, run, "nothing is written")
+        if export is not None:
+            export(model)
+        os.rename(model, out)
         sync_folder(out.parent)
     except OSError as error:
         raise KdcacheError(f"{out}: cannot be written: {error.strerror or error}") from error
@@ -116,6 +125,14 @@ def _check_known(study: Study, task: str, student: str, method: str) -> None:
             raise TrialError(f"no {kind} {name!r} in the study; there are: {', '.join(known)}")
     if not study.applies(study.students[student], task):
         raise TrialError(f"students.{student}.tasks does not list {task!r}: there are no such trials")
+
+
+def _exporter(plan: TrialPlan) -> Callable[[Path], None]:
+    """What adds ONNX to a model's folder; whatever rules it out is raised now, before anything is trained."""
+    from kdcache.trials.onnx import add_onnx, check_exporter  # imports torch
+
+    check_exporter(plan.language_modelling)
+    return partial(add_onnx, task_folder=plan.task_folder)
 
 
 def _copied(plan: TrialPlan, folder: Path) -> Path:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import transformers
 
 from kdcache.cli import main
@@ -78,3 +82,47 @@ def test_a_student_is_handed_out_or_the_reason_is_said(
         capsys, "films", "smal", "base", "--out", "third", code=1
     )
     assert not Path("third").exists()
+
+
+def test_a_student_as_onnx_is_used_as_the_page_says(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime", reason="kdcache[onnx] is not installed")
+    pytest.importorskip("onnxscript", reason="kdcache[onnx] is not installed")
+    asked = ("films", "small", "base", "--seed", "4", "--onnx", "--out", "headlines")
+    assert ", as ONNX too: its logits are torch's" in said(capsys, *asked)
+    page = (Path(__file__).parents[2] / "docs" / "students.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python\n(import onnxruntime\n.*?)^```$", page, re.M | re.S)
+    found: dict[str, Any] = {}
+    exec(snippet, found)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained("headlines").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained("headlines")
+    assert "token_type_ids" in tokenizer("a")
+    with torch.no_grad():
+        expected = [
+            model(**tokenizer(text, truncation=True, return_tensors="pt")).logits[0].tolist()
+            for text in found["texts"]
+        ]
+    assert found["logits"] == pytest.approx(np.array(expected), abs=1e-4)
+
+
+def test_onnx_says_what_it_needs_before_anything_is_trained(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr("kdcache.trials.student.trained_again", lambda *_: pytest.fail("trained"))
+    error = said(capsys, "films", "small", "base", "--onnx", "--out", "first", code=1)
+    assert error == "kdcache: this needs onnxruntime: pip install 'kdcache[onnx]'\n"
+    assert not Path("first").exists()
+
+
+def test_nothing_is_handed_out_if_the_onnx_model_is_another(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kdcache.trials import onnx
+
+    monkeypatch.setattr(onnx, "check_exporter", lambda *_: None)
+    monkeypatch.setattr(onnx, "_export", lambda *_: None)
+    monkeypatch.setattr(onnx, "_in_onnx", lambda _: lambda inputs: np.zeros((len(inputs["input_ids"]), 2)))
+    before = sorted(here.iterdir())
+    error = said(capsys, "films", "small", "base", "--seed", "4", "--onnx", "--out", "first", code=1)
+    assert "the ONNX model is another: validation, row id " in error
+    assert sorted(here.iterdir()) == before
