@@ -57,7 +57,7 @@ def test_what_is_run_as_a_whole(model):
 
 @pytest.mark.parametrize("step", [1, 7, 300, 1000])
 def test_pieces(step):
-    """As many positions at a time as asked for, whatever the head gets at once; positions not asked for are not made."""
+    """As many positions at a time as asked for, whatever the head gets at once; no others are made."""
     torch.manual_seed(0)
     values, head = torch.randn(3, 200, 8), torch.nn.Linear(8, 20)
     places = torch.arange(1, 600, 2)
