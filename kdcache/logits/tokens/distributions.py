@@ -1,20 +1,26 @@
 """Distributions over a vocabulary at some positions, and what is asked of them, in as few passes over V as it takes.
 
-A pass over V is what time goes into here: one `exp` of V numbers can cost a tenth of a small model.
+A pass over V is what time goes into here: a small model takes as long for a position as ten of them. They are made for
+a few positions at a time, so that a pass finds in a CPU's cache what the pass before it has left there.
+
+The vocabulary is cut into blocks of SIZE tokens. A block's weight is the sum of its tokens', in an order that does not
+depend on the batch. Whatever looks for single tokens looks at the blocks first.
 """
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from kdcache.logits.tokens.arrays import by_numpy, dots, places_of, sums, take_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMPOSSIBLE = -1e4  # stands for log 0 where p log p is to be 0
+SIZE = 16  # tokens of a block
+BITS = 1 / math.log(2)  # of a nat
+PASS = 1 << 19  # values of a pass, on a CPU
 
 
 class Distributions:
@@ -22,16 +28,36 @@ class Distributions:
 
     Args:
         logits: float32 [n, V], log-probabilities or any that differ from them by a constant a row; -inf is fine.
+
+    Attributes:
+        weights: [n x blocks, SIZE], exp(logits - the row's largest), which `split_off` sets to zero; behind V, zeros.
+        blocks: how many a row has.
+        sums: [n, blocks], the blocks' weights.
+        totals: [n], a row's weight, of all its tokens.
     """
 
     def __init__(self, logits: Tensor) -> None:
+        n, vocabulary = logits.shape
         self.logits = logits
-        self.probabilities: Tensor = logits.softmax(1)  # [n, V]
+        self.blocks = -(-vocabulary // SIZE)
+        weights = logits.new_empty(n, self.blocks * SIZE)
+        self.weights = weights.view(-1, SIZE)
+        self.sums = logits.new_empty(n, self.blocks)
+        self._largest, self._products = logits.new_empty(n), logits.new_empty(n)
+        step = max(PASS // vocabulary, 1) if by_numpy(logits) else max(n, 1)
+        for start in range(0, n, step):
+            at = slice(start, start + step)
+            given, made = logits[at], weights[at]
+            self._largest[at] = given.amax(1)
+            _powers(given, self._largest[at], made)
+            self.sums[at] = sums(made.view(-1, self.blocks, SIZE))
+            self._products[at] = dots(made[:, :vocabulary], given)
+        self.totals = self.sums.sum(1)
 
     @cached_property
     def normalizers(self) -> Tensor:
-        """log(sum of exp(logits)), [n]: by the most probable token, which saves the sum."""
-        return self.logits.amax(1) - self.probabilities.amax(1).log()
+        """log(sum of exp(logits)), [n]."""
+        return self._largest + self.totals.log()
 
     def logprobs_at(self, row: Tensor, token: Tensor) -> Tensor:
         """Natural log-probabilities [m] of some tokens [m] of some rows [m]."""
@@ -39,29 +65,43 @@ class Distributions:
 
     def logprobs(self) -> Tensor:
         """All natural log-probabilities, [n, V]."""
-        return self.logits.log_softmax(1)
+        return (self.logits - self.normalizers[:, None]).clamp_max_(0)
 
     def entropies(self) -> Tensor:
-        """Entropies in nats, [n]; not a number where the logits are not all finite or -inf."""
-        import torch
-
-        found: Tensor = self.normalizers - torch.linalg.vecdot(self.probabilities, self.logits)
+        """Entropies in nats, [n]; not a number where the logits are not all finite or -inf. Before `split_off`."""
+        found = self.normalizers - self._products / self.totals
         if not bool(found.isfinite().all()):  # 0 * -inf
-            found = -(self.probabilities * self.logprobs().clamp_min(IMPOSSIBLE)).sum(1)
+            weights = self.weights.view(len(self.logits), -1)[:, : self.logits.shape[1]]
+            products = dots(weights, self.logits.masked_fill(weights == 0, 0))
+            found = self.normalizers - products / self.totals
         return found
 
-    def at_least(self, eps: float) -> tuple[Tensor, Tensor]:
-        """(rows [m], tokens [m]), in order, of all tokens of probability eps or more."""
-        import torch
+    def split_off(self, eps: float) -> tuple[Tensor, Tensor]:
+        """Take all tokens of probability eps or more out of `weights` and `sums`.
 
-        if self.probabilities.is_cpu:  # NumPy is several times faster here
-            flat = torch.from_numpy(np.flatnonzero(self.probabilities.numpy() >= np.float32(eps)))
-        else:
-            flat = (self.probabilities >= eps).reshape(-1).nonzero().reshape(-1)
-        width = self.probabilities.shape[1]
-        return flat // width, flat % width
+        Returns:
+            (rows [m], tokens [m]), in order.
+        """
+        bounds = eps * self.totals
+        # A block weighs as much as its heaviest token, or more, in floating point too.
+        at = places_of(self.sums >= bounds[:, None])
+        weights = take_rows(self.weights, at)
+        heavy = weights >= bounds[at // self.blocks][:, None]
+        rest = weights.masked_fill(heavy, 0)
+        self.weights[at] = rest
+        self.sums.view(-1)[at] = sums(rest)
+        which, token = heavy.nonzero(as_tuple=True)
+        block = at[which]
+        row = block // self.blocks
+        return row, (block - row * self.blocks) * SIZE + token
 
 
-def array(values: Tensor) -> npt.NDArray[Any]:
-    """A tensor of any device as an array."""
-    return values.detach().cpu().numpy()
+def _powers(logits: Tensor, largest: Tensor, powers: Tensor) -> None:
+    """exp(logits - largest), followed by zeros: by powers of two, which take half the time."""
+    import torch
+
+    vocabulary = logits.shape[1]
+    powers[:, vocabulary:] = 0
+    part = powers[:, :vocabulary]
+    torch.add(-BITS * largest[:, None], logits, alpha=BITS, out=part)
+    torch.exp2(part, out=part)

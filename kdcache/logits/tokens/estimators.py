@@ -14,8 +14,11 @@ from kdcache.errors import CacheError
 
 MOST_DRAWS = 1 << 12
 MOST_ENTRIES = 1 << 16  # of one draw at one position
-SYSTEMATIC, MULTINOMIAL = "systematic-v2", "multinomial-v2"
-EARLIER = {SYSTEMATIC: ("systematic-v1",), MULTINOMIAL: ("multinomial-v1",)}  # read, and no longer drawn
+SYSTEMATIC, MULTINOMIAL = "systematic-v3", "multinomial-v3"
+EARLIER = {  # read, and no longer drawn
+    SYSTEMATIC: ("systematic-v1", "systematic-v2"),
+    MULTINOMIAL: ("multinomial-v1", "multinomial-v2"),
+}
 
 
 @dataclass(frozen=True)

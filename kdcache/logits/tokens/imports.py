@@ -15,8 +15,9 @@ from kdcache.logits.shards import checked_header
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import TopK
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
-from kdcache.logits.tokens.inference import ROWS_PER_SHARD, Kept, half
+from kdcache.logits.tokens.inference import ROWS_PER_SHARD
 from kdcache.logits.tokens.inputs import read_sequences
+from kdcache.logits.tokens.kept import Kept, half
 from kdcache.logits.tokens.rows import TokenRows
 from kdcache.logits.tokens.sampling import Drawn
 from kdcache.logits.tokens.writer import TokenWriter

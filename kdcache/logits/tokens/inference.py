@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,24 +16,17 @@ from kdcache.logits.jobs import Job, Place, evaluating, write_cache
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.shards import checked_header
 from kdcache.logits.tokens.cache import TokenCache
-from kdcache.logits.tokens.distributions import Distributions, array
 from kdcache.logits.tokens.estimators import Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
-from kdcache.logits.tokens.rows import Ragged, TokenRows, to_gaps
-from kdcache.logits.tokens.sampling import Drawn, Numbers, draw_with, random_numbers
+from kdcache.logits.tokens.kept import Kept
+from kdcache.logits.tokens.outputs import Outputs, in_two, of_transformers
+from kdcache.logits.tokens.rows import TokenRows
 from kdcache.system.files import user_path
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
-PIECE = {
-    True: 1 << 19,
-    False: 1 << 26,
-}  # values processed at once: on a CPU, what its cache holds; on a GPU, more
-LOWEST = float(np.finfo(np.float16).min)  # stands for log 0
+FIRST = 16  # tokens of the first row, which show what a model gives
 
 
 def write_token_logits(
@@ -83,19 +76,18 @@ def write_token_logits(
     splits = read_splits(str(folder), sequences)
     hashes = {name: rows.hashes for name, rows in splits.items()}
     with evaluating(teacher, device) as device:
-        model = Teacher(folder, teacher, device, temperature, batch_size)
-        outputs = model.outputs(splits)
-        size = vocabulary or outputs
-        if not 1 <= size <= outputs:
+        model = Teacher(folder, teacher, device, batch_size, splits)
+        size = vocabulary or model.outputs
+        if not 1 <= size <= model.outputs:
             raise CacheError(
-                f"{folder}: expected a vocabulary of 1 to {outputs} tokens, found {vocabulary!r}"
+                f"{folder}: expected a vocabulary of 1 to {model.outputs} tokens, found {vocabulary!r}"
             )
         for name, rows in splits.items():
             rows.check_tokens(f"{folder}: split {name!r}", size)
         header = checked_header(
             folder,
             TokenHeader,
-            vocabulary=Vocabulary(size=size, tokenizer=_tokenizer(folder, tokenizer), outputs=outputs),
+            vocabulary=Vocabulary(size=size, tokenizer=_tokenizer(folder, tokenizer), outputs=model.outputs),
             estimator=how.facts(),
             temperature=float(temperature),
             rows_per_shard=rows_per_shard or _rows_per_shard(how, size, splits),
@@ -161,141 +153,61 @@ class TokenJob(Job[TokenRows]):
         loss = padded(sequences.loss.rows(), longest, np.bool_)[:, 1:]
         row, position = np.nonzero(loss)
         kept = Kept(self.layout, ids, sequences, row, position)
-        logits = self.model(sequences)
-        return kept.of(logits, padded(sequences.tokens.rows(), longest)[:, 1:][loss])
+        return kept.of(self.model(sequences), padded(sequences.tokens.rows(), longest)[:, 1:][loss])
 
 
-@dataclass(frozen=True)
-class Kept:
-    """Selects what is stored of a batch's distributions, at the p positions whose next token is to be predicted."""
-
-    layout: TokenHeader
-    ids: npt.NDArray[np.int64]
-    sequences: Sequences
-    row: npt.NDArray[np.int64]  # [p], each such position's row in the batch
-    position: npt.NDArray[np.int64]  # [p], each one's place in its row
-
-    def of(self, logits: Tensor, labels: npt.NDArray[np.int64]) -> TokenRows:
-        """The rows of the batch, from the logits [b, L, outputs] and the true next tokens [p]."""
-        import torch
-
-        numbers = random_numbers(self.layout.how, self.ids[self.row], self.position)
-        places = torch.from_numpy(self.row * logits.shape[1] + self.position).to(logits.device)
-        flat, size = logits.flatten(0, 1), self.layout.vocabulary.size
-        step = max(PIECE[logits.is_cpu] // size, 1)
-        pieces = []
-        for start in range(0, len(places), step):
-            at = slice(start, start + step)
-            chosen = flat.index_select(0, places[at])[:, :size].float()
-            pieces.append(self._piece(chosen, labels[at], numbers[at], start))
-        return self.assembled(pieces)
-
-    def _piece(
-        self, logits: Tensor, labels: npt.NDArray[np.int64], numbers: Numbers, start: int
-    ) -> tuple[Drawn, npt.NDArray[Any], npt.NDArray[Any]]:
-        import torch
-
-        given = Distributions(logits if self.layout.temperature == 1 else logits / self.layout.temperature)
-        entropy = given.entropies()
-        if not bool(entropy.isfinite().all()):
-            bad = start + int(entropy.isfinite().int().argmin())
-            raise CacheError(
-                f"row id {self.ids[self.row[bad]]}, position {self.position[bad]}: the teacher's logits are not all "
-                "finite; check the model and its precision"
-            )
-        every = torch.arange(len(labels), device=logits.device)
-        label = given.logprobs_at(every, torch.from_numpy(labels).to(logits.device))
-        drawn = draw_with(self.layout.how, given, numbers)
-        return drawn, half(array(label)), half(array(entropy.clamp_min(0)))
-
-    def assembled(self, pieces: Sequence[tuple[Drawn, npt.NDArray[Any], npt.NDArray[Any]]]) -> TokenRows:
-        drawn = _all([piece[0] for piece in pieces])
-        lengths, draws = self.sequences.tokens.lengths, self.layout.how.draws
-        places = (np.cumsum(lengths - 1) - (lengths - 1))[self.row] + self.position
-
-        def spread(values: npt.NDArray[Any]) -> Ragged:
-            """The values spread over every position of the batch, with zeros where nothing is stored."""
-            whole = np.zeros(int((lengths - 1).sum()), values.dtype)
-            whole[places] = values
-            return Ragged(whole, lengths - 1)
-
-        heads, tails = spread(drawn.heads), spread(drawn.tails)
-        ids = np.zeros_like(lengths) if self.layout.shape.full else heads.sums()
-        found = {
-            "tokens": self.sequences.tokens,
-            "starts": self.sequences.starts,
-            "loss": self.sequences.loss,
-            "heads": heads,
-            "tails": tails,
-            "head_ids": Ragged(
-                to_gaps(drawn.head_ids, drawn.heads) if len(drawn.head_ids) else drawn.head_ids, ids
-            ),
-            "head_logprobs": Ragged(half(drawn.head_logprobs), heads.sums()),
-            "tail_ids": Ragged(to_gaps(drawn.tail_ids, np.repeat(drawn.tails, draws)), draws * tails.sums()),
-            "label_logprob": spread(
-                np.concatenate([np.zeros(0, np.float32), *(piece[1] for piece in pieces)])
-            ),
-            "entropy": spread(np.concatenate([np.zeros(0, np.float32), *(piece[2] for piece in pieces)])),
-        }
-        columns = {
-            name: Ragged(found[name].values.astype(dtype), found[name].lengths)
-            for name, dtype in self.layout.columns().items()
-        }
-        return TokenRows(self.ids, self.sequences.hashes, self.layout.shape, columns)
-
-
-def _all(parts: Sequence[Drawn]) -> Drawn:
-    none = np.zeros(0, np.int64)
-    every = [Drawn(none, none, none, np.zeros(0, np.float32), none), *parts]
-    names = Drawn.__dataclass_fields__
-    return Drawn(*(np.concatenate([getattr(part, name) for part in every]) for name in names))
-
-
-def half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Values rounded to the 11 bits of a float16, but as float32, which more readers of Parquet know."""
-    return np.asarray(values.clip(LOWEST, -LOWEST).astype(np.float16).astype(np.float32))
-
-
-@dataclass(frozen=True)
 class Teacher:
-    """Runs the model: from sequences to logits."""
+    """Runs the model: from sequences to what it gives for them.
 
-    path: Path
-    model: Callable[..., Any]
-    device: Any
-    temperature: float
-    batch_size: int
+    Args:
+        path: the cache's folder, for messages.
 
-    def outputs(self, splits: Mapping[str, Sequences]) -> int:
-        """How many logits the model gives at a position, found by running it on the first row."""
-        if self.batch_size < 1:
-            raise CacheError(f"{self.path}: batch_size must be 1 or more, found {self.batch_size}")
-        for rows in splits.values():
-            if len(rows):
-                first = np.zeros(1, np.int64)
-                return int(
-                    self(
-                        Sequences(*(part.part(first) for part in (rows.tokens, rows.starts, rows.loss)))
-                    ).shape[2]
-                )
-        raise CacheError(f"{self.path}: there are no sequences")
+    Raises:
+        CacheError: there are no sequences, or the model gives no logits.
+    """
 
-    def __call__(self, sequences: Sequences) -> Tensor:
-        """Logits [b, L, outputs]."""
+    def __init__(
+        self, path: Path, model: Any, device: Any, batch_size: int, splits: Mapping[str, Sequences]
+    ) -> None:
         import torch
 
-        inputs = {name: torch.from_numpy(values) for name, values in model_inputs(sequences).items()}
-        shape = inputs["input_ids"].shape
+        if batch_size < 1:
+            raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
+        self.path, self.batch_size = path, batch_size
+        self._model, self._device, self._in_two = model, device, None
+        first = next((rows.part(slice(0, 1)) for rows in splits.values() if len(rows)), None)
+        if first is None:
+            raise CacheError(f"{path}: there are no sequences")
+        if of_transformers(model):
+            first = first.cut(FIRST)
+        logits = self(first).values
+        self.outputs = logits.shape[2]  # logits at a position
         with torch.inference_mode():
-            on_device = {name: values.to(self.device or "cpu") for name, values in inputs.items()}
-            output = self.model(**on_device, **without_cache(self.model))
-        logits = torch.as_tensor(getattr(output, "logits", output))
+            self._in_two = in_two(model, self._inputs(first), logits)
+
+    def __call__(self, sequences: Sequences) -> Outputs:
+        """What the model gives for a batch [b, L]."""
+        import torch
+
+        inputs = self._inputs(sequences)
+        with torch.inference_mode():
+            if self._in_two:
+                return self._in_two(**inputs)
+            output = self._model(**inputs)
+        logits, shape = torch.as_tensor(getattr(output, "logits", output)), inputs["input_ids"].shape
         if logits.ndim != 3 or logits.shape[:2] != shape or not logits.is_floating_point():
             raise CacheError(
                 f"{self.path}: expected logits [{shape[0]}, {shape[1]}, V] from the teacher, found {logits.dtype} "
                 f"{list(logits.shape)}"
             )
-        return logits
+        return Outputs(logits)
+
+    def _inputs(self, sequences: Sequences) -> dict[str, Any]:
+        import torch
+
+        inputs = {name: torch.from_numpy(values) for name, values in model_inputs(sequences).items()}
+        on_device = {name: values.to(self._device or "cpu") for name, values in inputs.items()}
+        return {**on_device, **without_cache(self._model)}
 
 
 def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:

@@ -33,6 +33,12 @@ class Sequences:
         """Some of the sequences."""
         return Sequences(self.tokens.part(chosen), self.starts.part(chosen), self.loss.part(chosen))
 
+    def cut(self, length: int) -> Sequences:
+        """The sequences' first tokens, at most `length` of each."""
+        starts = [row[row < length] for row in self.starts.rows()]
+        tokens, loss = ([row[:length] for row in column.rows()] for column in (self.tokens, self.loss))
+        return Sequences(Ragged.of(tokens, np.int64), Ragged.of(starts, np.int64), Ragged.of(loss, np.bool_))
+
     def check_tokens(self, where: str, vocabulary: int) -> None:
         """Refuse tokens that are not in the vocabulary.
 

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.logits.tokens.distributions import Distributions, array
+from kdcache.logits.tokens.arrays import array
+from kdcache.logits.tokens.distributions import Distributions
 from kdcache.logits.tokens.estimators import RS, Estimator, Full, Threshold, TopK
 from kdcache.logits.tokens.masses import ONE, Ints, Masses
 from kdcache.logits.tokens.philox import uniforms
@@ -55,7 +56,7 @@ def random_numbers(estimator: Estimator, rows: Ints, positions: Ints) -> Numbers
 def draw_with(estimator: Estimator, given: Distributions, numbers: Numbers) -> Drawn:
     """The entries that an estimator stores of n distributions, with their `random_numbers`.
 
-    Of `given` the probabilities may be used up: ask for all else before.
+    The weights of `given` may be used up: ask for entropies before.
     """
     if isinstance(estimator, Threshold):
         return _threshold(estimator, given, numbers)
@@ -71,23 +72,21 @@ def draw_with(estimator: Estimator, given: Distributions, numbers: Numbers) -> D
 
 
 def _threshold(estimator: Threshold, given: Distributions, offsets: Numbers) -> Drawn:
-    row, token = given.at_least(estimator.eps)
-    head_logprobs = array(given.logprobs_at(row, token))
-    given.probabilities[row, token] = 0
-    tail = Masses(given.probabilities)
+    row, token = given.split_off(estimator.eps)
+    tail = Masses(given)
     counts = np.maximum(np.floor(tail.totals / (estimator.eps * ONE)).astype(np.int64), 1)
     counts[tail.totals == 0] = 0
     starts = (offsets + np.arange(estimator.draws) / estimator.draws) % 1.0  # [n, draws]
     run, k = _ragged(np.repeat(counts, estimator.draws))
-    of_run = run // estimator.draws
-    steps = (starts.reshape(-1)[run] + k) * (tail.totals / np.maximum(counts, 1))[of_run]
-    tokens = _sorted(run, tail.tokens_at(of_run, steps), given.logits.shape[1])
+    of_run = run // estimator.draws if estimator.draws > 1 else run
+    steps = (starts.reshape(-1).take(run) + k) * (tail.totals / np.maximum(counts, 1)).take(of_run)
+    tokens = tail.tokens_at(of_run, steps)
     heads = np.bincount(array(row), minlength=len(counts)).astype(np.int64)
-    return Drawn(heads, counts, array(token), head_logprobs, tokens)
+    return Drawn(heads, counts, array(token), array(given.logprobs_at(row, token)), tokens)
 
 
 def _multinomial(estimator: RS, given: Distributions, numbers: Numbers) -> Drawn:
-    every = Masses(given.probabilities)
+    every = Masses(given)
     n = len(numbers)
     run = np.repeat(np.arange(n * estimator.draws), estimator.n)
     row = run // estimator.draws

@@ -281,7 +281,7 @@ def test_kinds_of_caches_are_not_confused(tmp_path):
 def test_what_the_manifest_says(tmp_path):
     write_cache(tmp_path, tokenizer={"a": 0})
     manifest = json.loads((tmp_path / "manifest.json").read_text())
-    sampler = {"kind": "threshold", "eps": 1 / 12, "draws": 2, "seed": 0, "sampler": "systematic-v2"}
+    sampler = {"kind": "threshold", "eps": 1 / 12, "draws": 2, "seed": 0, "sampler": "systematic-v3"}
     assert manifest["estimator"] == sampler
     assert (manifest["format_version"], manifest["kind"], manifest["predicts"]) == (2, "tokens", "next")
     assert len(manifest["vocabulary"]["tokenizer"]) == 64

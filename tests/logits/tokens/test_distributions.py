@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.logits.tokens.distributions import Distributions, array
+from kdcache.logits.tokens.arrays import array
+from kdcache.logits.tokens.distributions import SIZE, Distributions
 
 
 @pytest.mark.parametrize("shift", [0.0, -40.0, 300.0])
@@ -32,7 +33,42 @@ def test_logits_that_are_no_distribution_have_no_entropy(bad):
     assert Distributions(logits).entropies().isfinite().tolist() == [True, False, True]
 
 
-def test_at_least():
+def test_weights_are_the_probabilities():
+    logits = 4 * torch.randn(9, 50, generator=torch.Generator().manual_seed(1))
+    given = Distributions(logits)
+    assert (given.blocks, tuple(given.weights.shape)) == (4, (9 * 4, SIZE))
+    weights = given.weights.view(9, 64)
+    np.testing.assert_allclose(weights[:, :50] / given.totals[:, None], logits.double().softmax(1), rtol=3e-6)
+    assert (weights[:, 50:] == 0).all()
+    np.testing.assert_allclose(given.sums, given.weights.view(9, 4, SIZE).sum(2), rtol=1e-6)
+    np.testing.assert_allclose(given.logprobs(), logits.double().log_softmax(1), atol=2e-6)
+
+
+def test_split_off():
     given = Distributions(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]).log())
-    rows, tokens = given.at_least(0.24)
+    rows, tokens = given.split_off(0.24)
     assert (rows.tolist(), tokens.tolist()) == ([0, 0, 0, 1], [0, 1, 2, 2])
+    np.testing.assert_allclose(given.sums[:, 0] / given.totals, [0, 0.2], rtol=1e-6)
+    np.testing.assert_allclose(given.weights[1, :3] / given.totals[1], [0.1, 0.1, 0], rtol=1e-6)
+    assert [len(part) for part in given.split_off(0.24)] == [0, 0]
+
+
+@pytest.mark.parametrize("vocabulary", [5, 700, 20000])
+def test_passes_over_a_few_positions_at_a_time_change_nothing(monkeypatch, vocabulary):
+    logits = 3 * torch.randn(30, vocabulary, generator=torch.Generator().manual_seed(3))
+    whole = Distributions(logits)
+    monkeypatch.setattr("kdcache.logits.tokens.distributions.PASS", 7 * vocabulary)
+    parts = Distributions(logits)
+    assert torch.equal(whole.weights, parts.weights)
+    assert torch.equal(whole.totals, parts.totals)
+    assert torch.equal(whole.entropies(), parts.entropies())
+
+
+def test_all_heavy_tokens_are_split_off():
+    """Also where a block has several of them, or many light ones that are heavy together."""
+    logits = 3 * torch.randn(50, 700, generator=torch.Generator().manual_seed(2))
+    probabilities = logits.double().softmax(1).numpy()
+    for eps in (0.4, 0.05, 0.003):
+        rows, tokens = Distributions(logits).split_off(eps)
+        expected = np.nonzero(probabilities >= eps)
+        assert (rows.tolist(), tokens.tolist()) == tuple(part.tolist() for part in expected)

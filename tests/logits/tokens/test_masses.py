@@ -1,4 +1,4 @@
-"""Tokens by cumulated probability, against the sum over all of a vocabulary in the blocks' order."""
+"""Tokens by cumulated probability, against the sum over all of a vocabulary."""
 
 from itertools import accumulate
 
@@ -6,44 +6,63 @@ import numpy as np
 import pytest
 import torch
 
-from kdcache.logits.tokens.masses import ONE, SIZE, Masses, _block_sums
+from kdcache.logits.tokens import arrays
+from kdcache.logits.tokens.distributions import Distributions
+from kdcache.logits.tokens.masses import ONE, Masses
 
 
-def probabilities(n: int, vocabulary: int, spread: float = 2.0) -> torch.Tensor:
-    return (spread * torch.randn(n, vocabulary, generator=torch.Generator().manual_seed(0))).softmax(1)
-
-
-def in_blocks(vocabulary: int) -> list[int]:
-    """All tokens, block after block."""
-    blocks = -(-vocabulary // SIZE)
-    return [token for block in range(blocks) for token in range(block, vocabulary, blocks)]
+def logits(n: int, vocabulary: int, spread: float = 2.0) -> torch.Tensor:
+    return spread * torch.randn(n, vocabulary, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("vocabulary", [1, 7, 16, 17, 300, 1024])
 def test_every_point_finds_its_token(vocabulary):
-    given = probabilities(5, vocabulary)
-    masses = Masses(given.clone())
+    given = logits(5, vocabulary)
+    of = Distributions(given)
+    masses = Masses(of)
     np.testing.assert_allclose(masses.totals / ONE, 1, atol=1e-6)
-    order = in_blocks(vocabulary)
+    weights = of.weights.view(5, -1)[:, :vocabulary].double()
+    probabilities = weights / weights.sum(1, keepdim=True)
     for row in range(5):
-        ends = list(accumulate(float(given[row, token]) for token in order))
+        ends = list(accumulate(probabilities[row].tolist()))
         middles = [(start + end) / 2 for start, end in zip([0, *ends], ends, strict=False)]
-        found = masses.tokens_at(np.full(vocabulary, row), np.array(middles) * ONE)
-        assert found.tolist() == order
+        found = masses.tokens_at(np.full(vocabulary, row), np.array(middles) * masses.totals[row])
+        assert found.tolist() == list(range(vocabulary))
 
 
-def test_a_token_without_probability_is_never_found():
-    given = torch.zeros(1, 100)
-    given[0, [3, 50, 99]] = torch.tensor([0.5, 1e-20, 0.5])
-    points = np.linspace(0, 1.1 * ONE, 999)  # beyond the end too
-    found = Masses(given).tokens_at(np.zeros(999, int), points)
-    assert set(found.tolist()) == {3, 99}
+def test_what_was_split_off_is_never_found():
+    """Nor a token that had no probability before; points run beyond the end too."""
+    given = torch.full((2, 100), -torch.inf)
+    given[1, [3, 50, 60, 99]] = torch.tensor([0.25, 1e-20, 0.5, 0.25]).log()
+    given[0, 5] = 0.0
+    of = Distributions(given)
+    assert [part.tolist() for part in of.split_off(0.4)] == [[0, 1], [5, 60]]
+    masses = Masses(of)
+    np.testing.assert_allclose(masses.totals / ONE, [0, 0.5], atol=1e-6)
+    points = np.linspace(0, 0.6 * ONE, 999)
+    assert set(masses.tokens_at(np.ones(999, int), points).tolist()) == {3, 99}
 
 
-def test_block_sums_are_added_up_in_order():
-    """What another device does step by step is bit for bit what NumPy does at once."""
-    values = probabilities(40, 64 * SIZE, 5.0).view(40, SIZE, 64)
-    steps = values[:, 0].clone()
-    for k in range(1, SIZE):
-        steps += values[:, k]
-    assert torch.equal(_block_sums(values), steps)
+def test_another_device_gives_the_same(monkeypatch):
+    """What PyTorch does there is what NumPy does here, up to the order in which a block is added up."""
+
+    def found() -> tuple[list[list[int]], np.ndarray, np.ndarray]:
+        of = Distributions(logits(40, 1000, 4.0))
+        heads = [part.tolist() for part in of.split_off(1 / 30)]
+        masses = Masses(of)
+        rows = np.repeat(np.arange(40), 200)
+        points = np.tile(np.linspace(0, 1, 200), 40) * masses.totals[rows]
+        return (
+            heads,
+            of.entropies().numpy(),
+            masses.tokens_at(rows, points),
+        )
+
+    here = found()
+    for module in ("arrays", "distributions"):
+        monkeypatch.setattr(f"kdcache.logits.tokens.{module}.by_numpy", lambda values: False)
+    assert not arrays.by_numpy(torch.zeros(1))
+    there = found()
+    assert here[0] == there[0]
+    np.testing.assert_allclose(here[1], there[1], rtol=1e-5)
+    assert (here[2] == there[2]).mean() > 0.999
