@@ -6,7 +6,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: study test lint docs bench reports fuzz floors clean
+.PHONY: study test lint docs bench reports fuzz floors floors-study clean
 
 study: .venv/ready
 	kdcache settle
@@ -32,6 +32,17 @@ floors:
 	build/floors/bin/python -m pip install --quiet --disable-pip-version-check -c build/floors.txt .
 	build/floors/bin/python -m pip check
 	build/floors/bin/python -m pytest -q -p no:cacheprovider tests/test_core_install.py
+
+# the extra `study` likewise: a small study, from the installed package, in a project of its own
+floors-study:
+	$(PYTHON) -m venv --clear build/floors-study
+	build/floors-study/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	build/floors-study/bin/python -m tools.floors study > build/floors-study.txt
+	build/floors-study/bin/python -m pip install --quiet --disable-pip-version-check -c build/floors-study.txt ".[study]"
+	build/floors-study/bin/python -m pip check
+	export PATH="$(CURDIR)/build/floors-study/bin:$$PATH" && project=$$(mktemp -d)/study && \
+	  kdcache init $$project --template images && cp studies/smoke.yaml $$project/params.yaml && \
+	  cd $$project && rm -f settle.json && kdcache repro
 
 # about six hours: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev

@@ -128,7 +128,7 @@ def _in_onnx(path: Path) -> Run:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda inputs: session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]  # type: ignore[no-any-return]
+    return lambda inputs: session.run(["logits"], {name: value.numpy() for name, value in inputs.items()})[0]
 
 
 def _logits(run: Run, batches: Batcher, order: npt.NDArray[np.int64], size: int) -> Logits:
