@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import statistics
 import tempfile
 import time
@@ -80,25 +81,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="sequences of 128 tokens")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--speed",
+        action="store_true",
+        help="measure writing and codecs again; the rest stays as --json has it",
+    )
     parser.add_argument("--smollm2", type=Path, help="folder with SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--smollm2-rows", type=int, default=16, help="sequences of 128 tokens for it")
     parser.add_argument("--json", type=Path, default=JSON)
     parser.add_argument("--page", type=Path, default=PAGE)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    run = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
+    now = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
+    run = {**json.loads(args.json.read_text()), "speed": now} if args.speed else {**now, "speed": now}
     model, rows = gpt2(), texts(args.rows)
-    run["sizes"] = {
-        "gpt2-tiny": sizes(model, rows),
-        "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
-    }
-    run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
+    if not args.speed:
+        run["sizes"] = {
+            "gpt2-tiny": sizes(model, rows),
+            "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
+        }
+        run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
+        run["step"] = steps(model, rows, args.repeats)
     run["writing"] = {
         "gpt2-tiny": writing(model, rows, args.repeats),
         LARGER: writing(larger(), rows[: max(args.rows // 4, 1)], args.repeats),
     }
     run["codecs"] = codecs(model, rows, args.repeats)
-    run["step"] = steps(model, rows, args.repeats)
     if args.smollm2:
         run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
         run["sizes"][SMOLLM2] = found["sizes"]
