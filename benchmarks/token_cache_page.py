@@ -71,9 +71,9 @@ def _writing_table(run: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(number(one[key]) for key in ("bare", "in_pieces", "cached")),
+            *(number(one[key]) if one[key] else "not measured" for key in ("bare", "in_pieces", "cached")),
             number(one["cached"] / one["bare"]),
-            number(one["cached"] / one["in_pieces"]),
+            number(one["cached"] / one["in_pieces"]) if one["in_pieces"] else "",
         ]
         for name, one in found.items()
     ]
