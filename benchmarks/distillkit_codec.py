@@ -45,10 +45,11 @@ def measured(tokens: torch.Tensor, logits: torch.Tensor, setting: dict[str, Any]
     from distillkit.compression import DistributionQuantizationConfig, LogprobCompressor
     from distillkit.sample_common import StreamingParquetWriter, compressed_logit_schema
 
+    schema = compressed_logit_schema()
     codec = LogprobCompressor(DistributionQuantizationConfig(d=logits.shape[2], **setting, **FIXED))
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
-        with StreamingParquetWriter(folder, compressed_logit_schema(), len(tokens)) as writer:
+        with StreamingParquetWriter(folder, schema, len(tokens), queue_maxsize=len(tokens)) as writer:
             for row, values in zip(tokens, logits, strict=True):
                 parts = codec.compress(values.log_softmax(1))
                 writer.write(

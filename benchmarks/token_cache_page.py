@@ -28,7 +28,10 @@ def page(run: dict[str, Any]) -> str:
     )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]
+    speed = run["speed"]
     cost = (
+        f"{speed['date']}, load {speed['load_before']} before; {speed['rows']} sequences (a quarter of them for the "
+        f"larger model), medians of {speed['repeats']}. "
         "`bare` calls the model on batches of 8 sequences and gets all their logits, 32 MiB of new memory each time. "
         f"`in pieces` runs the same model's body, and its head on {HEAD} positions at a time, as the writer does; "
         "nothing is kept of what it gives. The ratio to the second is what selecting and storing cost. The larger "
@@ -68,9 +71,9 @@ def _writing_table(run: dict[str, Any]) -> str:
     rows = [
         [
             name,
-            *(number(one[key]) for key in ("bare", "in_pieces", "cached")),
+            *(number(one[key]) if one[key] else "not measured" for key in ("bare", "in_pieces", "cached")),
             number(one["cached"] / one["bare"]),
-            number(one["cached"] / one["in_pieces"]),
+            number(one["cached"] / one["in_pieces"]) if one["in_pieces"] else "",
         ]
         for name, one in found.items()
     ]

@@ -20,7 +20,7 @@ from kdcache.logits.tokens.estimators import Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
 from kdcache.logits.tokens.kept import Kept
-from kdcache.logits.tokens.outputs import Outputs, in_two, of_transformers
+from kdcache.logits.tokens.outputs import InTwo, Outputs, in_two, of_transformers
 from kdcache.logits.tokens.rows import TokenRows
 from kdcache.system.files import user_path
 
@@ -174,7 +174,8 @@ class Teacher:
         if batch_size < 1:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
         self.path, self.batch_size = path, batch_size
-        self._model, self._device, self._in_two = model, device, None
+        self._model, self._device = model, device
+        self._in_two: InTwo | None = None
         first = next((rows.part(slice(0, 1)) for rows in splits.values() if len(rows)), None)
         if first is None:
             raise CacheError(f"{path}: there are no sequences")
