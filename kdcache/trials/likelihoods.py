@@ -104,8 +104,9 @@ def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None)
     """
     advice = "run `dvc repro`"
     try:
-        with open_regular(path) as file:  # a pipe would block
-            table = pq.read_table(file)
+        # A pipe would block. Arrow's threads with a Python file abort the process now and then when it ends.
+        with open_regular(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
+            table = parquet.read(use_threads=False)
         said: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"null"))
         if not table.schema.equals(SCHEMA):
             raise ValueError("its columns are others")

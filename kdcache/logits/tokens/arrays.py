@@ -84,4 +84,5 @@ def dots(one: Tensor, other: Tensor) -> Tensor:
 
     if by_numpy(one):
         return torch.from_numpy(np.vecdot(one.numpy(), other.numpy()))
-    return torch.linalg.vecdot(one, other)
+    products: Tensor = torch.linalg.vecdot(one, other)
+    return products

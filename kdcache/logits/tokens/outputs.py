@@ -38,7 +38,8 @@ class Outputs:
         with torch.inference_mode():
             for start in range(0, len(places), size):
                 chosen = values.index_select(0, places[start : start + size])
-                yield from (chosen if self.head is None else self.head(chosen)).float().split(step)
+                logits = (chosen if self.head is None else self.head(chosen)).float()
+                yield from torch.split(logits, step)
 
 
 @dataclass(frozen=True)
