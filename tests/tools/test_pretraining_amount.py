@@ -187,7 +187,7 @@ def test_none_are_the_students_without_pretraining_and_only_those(scratch):
         "at-2": Amount(2_000_000, 6.0),
         "at-8": FOUND["at-8"],
     }
-    places = dose._places(found)
+    places = dose._positions(found)
     axis = dose._x(found, places).to_dict()["axis"]
     assert axis["values"] == sorted(set(places.values()))
     none = [str(value) for value in axis["values"][:-2]]
