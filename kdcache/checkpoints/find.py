@@ -56,7 +56,7 @@ def find_local(model: Model) -> Checkpoint | None:
 
 
 def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
-    """A hub id's folder. If a mirror is set, it is there; otherwise it is downloaded."""
+    """A hub id's folder. If a mirror is set, the folder is there. Otherwise it is downloaded."""
     if revision is None:
         raise ModelError(
             f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "

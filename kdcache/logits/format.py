@@ -22,7 +22,7 @@ from kdcache.logits.rows import CachedSplit
 FORMAT_VERSION = 1
 ROWS_PER_SHARD = 65536
 MOST_VALUES = 2**31 - 1  # logits of a row: Arrow counts a list's elements in 32 bits
-GROUP_BYTES = 4 << 20  # about a row group's logits: small enough to shuffle, big enough to read fast
+GROUP_BYTES = 4 << 20  # approximate; a row group is then small enough to shuffle, and big enough to read fast
 
 Dtype = Literal["float32", "float16"]
 

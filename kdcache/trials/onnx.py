@@ -1,4 +1,4 @@
-"""A saved student as ONNX, by torch's exporter. It must give torch's logits on every row of validation."""
+"""A saved student as ONNX, by torch's exporter. It gives torch's logits on every row of validation, or is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold rows out of train: make a new task from the train rows of a prepared task.
+"""Hold rows out of train: make a new task from only the train rows of a prepared task.
 
 Tuning uses this task. The held-out rows are its validation split. The prepared task's own validation and further
 evaluated splits are never opened. Rows without labels are taken over.

@@ -1,4 +1,4 @@
-"""Functions for tensors on any device. On a CPU they use NumPy if it is several times as fast as PyTorch."""
+"""Functions for tensors on any device. On a CPU they use NumPy's, which are several times as fast."""
 
 from __future__ import annotations
 

@@ -40,11 +40,11 @@ def import_topk(
     """Write a top-k token cache from log-probabilities, and open it.
 
     Args:
-        rows: mappings with `input_ids` [L] and log-probabilities in one of two forms. As vLLM gives them:
-            `prompt_logprobs`, L items. Item j is about token j (None for the first). It is a mapping from token id to a
-            log-probability, or to an object with one as `.logprob` or ["logprob"]. As in a row of DistillKit's Parquet
-            after its codec has decoded it: `topk_ids` and `topk_logprobs` [L - 1, k], about the next token (or [L, k];
-            then the last position predicts nothing).
+        rows: mappings with `input_ids` [L] and log-probabilities in one of two forms. Either as vLLM gives them, in
+            `prompt_logprobs` with L items. Item j is about token j (None for the first). It is a mapping from token id
+            to a log-probability, or to an object with one as `.logprob` or ["logprob"]. Or as in a row of DistillKit's
+            Parquet, decoded by its codec: `topk_ids` and `topk_logprobs` [L - 1, k], about the next token. They may
+            also be [L, k]; then the last position predicts nothing.
         k: how many tokens are kept. A position with fewer tokens is refused. (vLLM adds the actual token, which is used
             for `label_logprob`.)
         vocabulary: V.

@@ -218,7 +218,7 @@ def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _full(student: _Student, batch: TokenBatch, tau: float, divergence: str) -> Tensor:
-    """KL [P] with every token's log-probability, some positions at a time."""
+    """KL [P] from every token's log-probability, some positions at a time."""
     from torch.utils.checkpoint import checkpoint
 
     assert batch.full is not None
