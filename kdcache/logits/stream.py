@@ -162,8 +162,7 @@ class LogitStream(Generic[R]):
         Row groups before that place are not read again, except those in the buffer there.
 
         Raises:
-            CacheError: the state is not a state, or it is from another cache, split, seed, batch size or number of
-                ranks.
+            CacheError: this is not a state, or it is of another cache, split, seed, batch size or number of ranks.
         """
         expected = self._identity()
         known = {*expected, "epoch", "batches", "workers", "worker"}
