@@ -31,7 +31,7 @@ class Checkpoint:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, which names the model's type."""
+        """The content of config.json. It names the model's type."""
         return read_config(self.folder)
 
     @property
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @cached_property
     def weights(self) -> str:
-        """Fingerprint of config and weights, or of the config alone when it starts from scratch."""
+        """Fingerprint of config and weights, or of the config alone if the model starts from scratch."""
         return (fingerprints.of_weights if self.init == "pretrained" else fingerprints.of_config)(self.folder)
 
     @property
@@ -65,7 +65,7 @@ class Checkpoint:
         return fingerprint.of_json({"files": files, "max_length": max_length})
 
     def start_fingerprint(self, max_length: int | None) -> str:
-        """Fingerprint of what a model starts from and how it reads rows, by content: a branch of the hub may move."""
+        """Fingerprint of what a model starts from and how it reads rows: of the content, as hub branches move."""
         return fingerprint.of_json([self.weights_fingerprint, self.preprocessing_fingerprint(max_length)])
 
 
@@ -85,10 +85,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """One of a checkpoint's JSON files; an empty dictionary if the file is missing.
+    """The content of one of a checkpoint's JSON files; an empty dictionary if the file is missing.
 
     Raises:
-        ModelError: the file cannot be read, or is no JSON object.
+        ModelError: the file cannot be read, or is not a JSON object.
     """
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """Find a checkpoint's folder, on disk or on the hub. Imports no torch.
 
-All other code works on a local folder, so a hub checkpoint is first downloaded, at its pinned revision. Only
+All other code works on a local folder. So a hub checkpoint is first downloaded, at its pinned revision. Only
 configurations, tokenizers and safetensors are fetched, never pickles and never code.
 """
 
@@ -15,7 +15,7 @@ from kdcache.checkpoints.mirror import mirrored
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.study import Model
 
-# What transformers reads from the top of a repository; other copies of the weights (onnx/, *.bin, ...) are not fetched.
+# What transformers reads from the top of a repository. Other copies of the weights (onnx/, *.bin, ...) are not fetched.
 SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
@@ -24,7 +24,7 @@ def find_checkpoint(model: Model) -> Checkpoint:
     """The checkpoint of a model, downloaded from the hub if it is not a folder on this machine.
 
     Raises:
-        ModelError: the checkpoint is no folder and cannot be had from the hub; a hub id has no revision; config.json
+        ModelError: the checkpoint is not a folder and the hub does not give it; a hub id has no revision; config.json
             cannot be read; or there are no weights although `init: pretrained` asks for them.
     """
     folder = Path(model.checkpoint)
@@ -42,7 +42,7 @@ def find_checkpoint(model: Model) -> Checkpoint:
 
 
 def find_local(model: Model) -> Checkpoint | None:
-    """The checkpoint of a model if all of it is on this machine already, else None; nothing is downloaded."""
+    """The checkpoint of a model if all of it is on this machine already, else None. Nothing is downloaded."""
     folder, downloaded = Path(model.checkpoint), False
     if not folder.is_dir():
         kept = _kept(model.checkpoint, model.revision)
@@ -56,7 +56,7 @@ def find_local(model: Model) -> Checkpoint | None:
 
 
 def _from_hub(name: str, revision: str | None, weights: bool) -> Path:
-    """A hub id's folder: in the mirror if one is set, else downloaded."""
+    """A hub id's folder. If a mirror is set, the folder is there. Otherwise it is downloaded."""
     if revision is None:
         raise ModelError(
             f"checkpoint {name!r}: no such folder; if it is a hub id, give its revision "
@@ -76,14 +76,14 @@ def _kept(name: str, revision: str | None) -> Path | None:
         folder = mirrored(name)
         if folder is None:
             folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except (KdcacheError, OSError, ValueError):  # not in the mirror; not in the cache; no hub id at all
+    except (KdcacheError, OSError, ValueError):  # not in the mirror, not in the cache, or not a hub id
         return None
     return folder
 
 
 @functools.cache
 def _download(name: str, revision: str, weights: bool) -> Path:
-    """Download a checkpoint once per process, so that a run sees one version throughout; returns its folder."""
+    """Download a checkpoint once per process, so that a run sees the same version throughout. Return its folder."""
     import huggingface_hub
 
     hub.limit_waiting()

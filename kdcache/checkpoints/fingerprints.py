@@ -20,7 +20,7 @@ VOLATILE_CONFIG_KEYS = frozenset(
     {"_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "torch_dtype", "dtype"}
 )
 
-# Keys of a tokenizer's settings that say where its files were found: transformers writes them when it saves one.
+# Keys of a tokenizer's settings that say where its files were found. transformers writes them when it saves one.
 VOLATILE_TOKENIZER_KEYS = frozenset(
     {"is_local", "local_files_only", "name_or_path", "tokenizer_file", "vocab_file"}
 )
@@ -51,8 +51,8 @@ def of_weights(folder: Path) -> str:
     no weights (an architecture to be initialised) is allowed. Then only the config counts.
 
     Raises:
-        ModelError: config.json is missing, a `*.safetensors` file is not one, a tensor is in two files, or the only
-            weights are in another format.
+        ModelError: config.json is missing, a `*.safetensors` file is not in that format, a tensor is in two files, or
+            the only weights are in another format.
     """
     folder = Path(folder)
     config = _config(folder)
@@ -71,7 +71,7 @@ def of_config(folder: Path) -> str:
     """Fingerprint of a checkpoint's architecture: its config.json as canonical JSON, without `VOLATILE_CONFIG_KEYS`.
 
     Raises:
-        ModelError: there is no config.json, or it is not JSON.
+        ModelError: config.json is missing, or is not JSON.
     """
     return of_json(_config(Path(folder)))
 
@@ -79,10 +79,10 @@ def of_config(folder: Path) -> str:
 def of_tokenizer(folder: Path) -> str:
     """Fingerprint of a checkpoint's tokenizer and preprocessor files (those of `TOKENIZER_FILES` that exist).
 
-    Settings count as JSON, without keys that say where the files came from; vocabularies by their bytes.
+    Settings count as JSON, without keys that say where the files came from. Vocabularies count by their bytes.
 
     Raises:
-        ModelError: none of these files exists, or one that should be JSON is not.
+        ModelError: none of these files exists, or a file that should be JSON is not JSON.
     """
     folder = Path(folder)
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
@@ -122,7 +122,7 @@ def _without(value: Any, keys: frozenset[str]) -> Any:
 def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
     """(name, [dtype, shape, sha256 of its bytes]) of every tensor, read without loading torch.
 
-    A safetensors file is: header size (8 bytes, little-endian), header (JSON), data; offsets count from the
+    A safetensors file is: header size (8 bytes, little-endian), header (JSON), data. Offsets count from the
     end of the header.
     """
     try:

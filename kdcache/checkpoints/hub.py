@@ -1,4 +1,4 @@
-"""Ask the Hugging Face hub: requests have time limits, and each failure becomes one line that says what to do.
+"""Ask the Hugging Face hub. Requests have time limits, and each failure becomes one line that says what to do.
 
 The hub's client, `datasets` and the HTTP library below them raise dozens of errors, nested in one another. The
 innermost cause is what matters. No message contains the access token.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 PATIENCE = 10.0  # seconds without a byte from the hub
-COMMIT_PATIENCE = 300.0  # seconds: a commit of many files takes the hub a while
+COMMIT_PATIENCE = 300.0  # seconds: the hub needs a while for a commit of many files
 COMMIT = re.compile(r"[0-9a-f]{40}")
 LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
@@ -34,7 +34,7 @@ UNREACHABLE = {
 
 
 def limit_waiting() -> None:
-    """Make every request of this process give up after PATIENCE, a commit after COMMIT_PATIENCE.
+    """Make every request of this process give up after PATIENCE, and a commit after COMMIT_PATIENCE.
 
     The hub's client sets no limit for most requests.
     """
@@ -57,7 +57,7 @@ def explain(error: Exception, instead: str, otherwise: str) -> str:
     """An error of the hub in one line: what is wrong and what to do.
 
     Args:
-        instead: what to do without the hub, in case it cannot be reached.
+        instead: what to do without the hub if it cannot be reached.
         otherwise: what to say about an error that has nothing to do with the hub.
     """
     causes = list(_causes(error))
@@ -101,7 +101,7 @@ def _status(error: BaseException) -> int | None:
 
 
 def _without_token(text: str) -> str:
-    """The text without the access token, since an HTTP library prints the whole header if it is ill-formed."""
+    """The text without the access token. An HTTP library prints the whole header if it is not well-formed."""
     from huggingface_hub import get_token
 
     token = get_token()

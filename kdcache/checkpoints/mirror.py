@@ -1,8 +1,8 @@
 """Local folders instead of the hub, for machines without a network: `KDCACHE_MIRROR=DIR`.
 
-`DIR/<owner>/<name>/` stands for the hub id `<owner>/<name>`: a model is a transformers folder, a data set holds
+`DIR/<owner>/<name>/` stands for the hub id `<owner>/<name>`. A model is a transformers folder. A data set holds
 `<configuration>/<split>.parquet`, or `<split>.parquet` if it has no configurations. Fingerprints cover content, so a
-trial's identity is the same as with the hub. While a mirror is set, the hub is never asked.
+trial's identity is the same as with the hub. If a mirror is set, the hub is never asked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MIRROR = "KDCACHE_MIRROR"
 
 
 def mirrored(name: str) -> Path | None:
-    """The mirror's folder for a hub id; None when no mirror is set.
+    """The mirror's folder for a hub id; None if no mirror is set.
 
     Raises:
         KdcacheError: the mirror is not a folder, or lacks this id.

@@ -1,6 +1,6 @@
 """The `kdcache` command, for questions about a study file or a logit cache.
 
-`app` is the application; `study_commands` and `cache_commands` have the commands. Each command gets its answer from
+`app` is the application. `study_commands` and `cache_commands` have the commands. Each command gets its answer from
 another module (`analysis`, `against`, `compare_runs`, `exports`, `head`, `keeping`, `plans`), and `printing` shows the
 answer to people.
 """

@@ -99,7 +99,7 @@ def _draw(cache: LogitCache, split: str, task: Path, rows: int, seed: int) -> pa
 
 
 def _encode(table: pa.Table, preprocessor: Preprocessor, card: TaskCard) -> EncodedSplit:
-    """As `modelling.encoding.encode_split`, but only for these rows."""
+    """Does what `modelling.encoding.encode_split` does, but only for these rows."""
     ids, hashes = table["id"].to_numpy(), table["row_hash"].to_numpy()
     labels = labels_of(table, card)
     if card.modality == "image":
@@ -140,7 +140,7 @@ def _other_fingerprints(cache: LogitCache, inputs: Inputs) -> list[str]:
 
 
 def _note(cache: LogitCache, other: Sequence[str]) -> str:
-    """Possible explanations of a difference: other fingerprints, another device."""
+    """Possible explanations of a difference: other fingerprints, or another device."""
     device = cache.cost.device if cache.cost else "cpu"
     device_here = "GPU" if torch.cuda.is_available() else "cpu"
     reasons = [f"other fingerprints: {', '.join(other)}"] if other else []

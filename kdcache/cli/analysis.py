@@ -1,7 +1,7 @@
-"""Describe a teacher's cached logits (how sure it is, and how often right), and compare two teachers.
+"""Describe a teacher's cached logits (how sure it is, and how often it is right), and compare two teachers.
 
-Everything is computed in float64 from raw logits at temperature 1; entropies and divergences are in nats. Splits are
-read one row group at a time, so caches larger than memory can be described and compared.
+Everything is computed in float64 from raw logits at temperature 1. Entropies and divergences are in nats. Splits are
+read one row group at a time. So caches larger than memory can be described and compared.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def stats(cache: LogitCache, split: str, labels: npt.ArrayLike | None = None) ->
         percentiles over the rows, and `predictions`, the number of rows per predicted class. For a regression:
         `output`, with mean and percentiles of the output. With labels also `labels` (accuracy, nll, brier and ece; for
         a regression pearson, spearman and mse) and `agreement`: for each class, the share of its rows that are
-        predicted as it (None if it has no rows).
+        predicted to be in it (None if it has no rows).
 
     Raises:
         CacheError: there is no such split, or it is empty or damaged.
@@ -76,7 +76,7 @@ def diff(a: LogitCache, b: LogitCache, split: str) -> dict[str, Any]:
         predicted classes. For a regression: `mean_difference` and `max_difference` of the absolute difference.
 
     Raises:
-        CacheError: the caches differ in classes or in a row of the same id, or have no row in common.
+        CacheError: the caches differ in their classes or in a row with the same id, or have no row in common.
     """
     _check_comparable(a, b)
     compared = _Differences(class_names(a))
@@ -102,7 +102,7 @@ def task_rows(cache: LogitCache, split: str, task: Path, columns: list[str] | No
 
     Args:
         task: the prepared task's folder, see `kdcache.tasks`.
-        columns: the columns to read beside `id` and `row_hash`; default: all.
+        columns: the columns to read in addition to `id` and `row_hash`; default: all.
 
     Raises:
         CacheError: the cache has other classes or other rows than the task.
@@ -148,7 +148,7 @@ def _require_rows(cache: LogitCache, split: str) -> None:
 class _Certainty:
     """Gathers, piece by piece, how sure a classifier is on each row and how often it is right.
 
-    It keeps 17 bytes a row (percentiles need all values), for any number of classes.
+    It keeps 17 bytes for each row (percentiles need all values), for any number of classes.
     """
 
     def __init__(self, rows: int, classes: int) -> None:
@@ -241,7 +241,7 @@ def _check_hashes(
 
 
 class _Differences:
-    """Gathers, piece by piece, how two teachers differ on the rows that both have; no row is kept."""
+    """Gathers, piece by piece, how two teachers differ on the rows that both have. It keeps no row."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
@@ -267,7 +267,7 @@ class _Differences:
             self.largest.append({"id": int(ids[row]), "kl": float(forward[row]), **names})
         self.largest = sorted(self.largest, key=lambda difference: -difference["kl"])[
             :LARGEST
-        ]  # ties: lowest ids first
+        ]  # if several are equal, the lowest ids come first
 
     def of_outputs(self) -> dict[str, Any]:
         """The facts of a regression."""
@@ -301,7 +301,7 @@ class _MeanAndMax:
 
 
 def _kl(p: Floats, q: Floats) -> Floats:
-    """Each row's KL(p||q) = sum_k p_k (log p_k - log q_k), from log-probabilities; rounding never makes it negative."""
+    """Each row's KL(p||q) = sum_k p_k (log p_k - log q_k), from log-probabilities. Rounding never makes it negative."""
     divergence: Floats = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0.0)
     return divergence
 

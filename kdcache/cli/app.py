@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for s
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; ends with SystemExit, which has the exit code."""
+    """Run the command line. It ends with SystemExit, which has the exit code."""
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="kdcache")
     except KdcacheError as error:

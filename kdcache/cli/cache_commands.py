@@ -26,7 +26,7 @@ Task = Annotated[Path | None, typer.Option(help="The prepared task's folder (it 
 
 @app.command()
 def info(cache: Cache, as_json: Json = False) -> None:
-    """What a logit cache holds, what it was computed from and what that cost."""
+    """Show what a logit cache holds, what it was computed from and what that cost."""
     answer = _any_kind(cache).info()
     print_json(answer) if as_json else printing().print_info(answer)
 
@@ -39,7 +39,7 @@ def head(
     task: Task = None,
     as_json: Json = False,
 ) -> None:
-    """The first rows by id with their top probabilities; with --task also their text and label."""
+    """Show the first rows by id with their top probabilities. With --task also their text and label."""
     from kdcache.cli import tokens
     from kdcache.cli.head import head_of
 
@@ -101,7 +101,7 @@ def verify(
 
 @app.command()
 def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = False) -> None:
-    """How sure a teacher is and what it predicts; with --task also how often it is right, and its calibration."""
+    """Show how sure a teacher is and what it predicts. With --task also how often it is right, and its calibration."""
     from kdcache.cli.analysis import stats as stats_of
     from kdcache.cli.analysis import task_rows
 
@@ -125,7 +125,7 @@ def diff(
     split: Annotated[str | None, typer.Option(help="Only this split; default: all that both have.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Where two teachers differ: how often they disagree, and how far apart their probabilities are."""
+    """Show where two teachers differ: how often they disagree, and how far apart their probabilities are."""
     from kdcache.cli import tokens
     from kdcache.cli.analysis import diff as diff_of
 
@@ -185,7 +185,7 @@ def ensemble(
     overwrite: Annotated[bool, typer.Option(help="Replace a cache that is at OUT.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make one logit cache of several teachers' caches: the mean of their logits or of their probabilities."""
+    """Make one logit cache from several teachers' caches: the mean of their logits or of their probabilities."""
     from kdcache.logits.ensemble import ensemble as make_ensemble
 
     if len(caches) < 2:

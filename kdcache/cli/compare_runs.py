@@ -83,7 +83,7 @@ def _commit(name: str) -> str:
         raise ComparisonError(
             f"{name}: neither a folder nor a Git revision or DVC experiment of this repository"
         )
-    if len(named) > 1:  # DVC allows the same name once for each commit that experiments start from
+    if len(named) > 1:  # DVC allows the same name once for each commit from which experiments start
         raise ComparisonError(
             f"{name}: {len(named)} DVC experiments are called so; name one by its hash: {', '.join(sorted(named))}"
         )

@@ -19,11 +19,11 @@ from kdcache.trials.saved_models import why_no_model
 
 
 def find_distances(params: Path, teacher: str | None, split: str) -> dict[str, Any]:
-    """The distance of every trial's kept model from a teacher, as one JSON-like object; or why there is none.
+    """The distance of every trial's kept model from a teacher, as one JSON-like object, or why there is none.
 
     Args:
-        teacher: the teacher's name; default: each student's own.
-        split: whose tokens: validation, or another evaluated split.
+        teacher: the teacher's name; default: each student's own teacher.
+        split: the split whose tokens are used: validation, or another evaluated split.
 
     Raises:
         KdcacheError: the study has no language modelling or no such teacher, or a cache is damaged.
@@ -85,7 +85,7 @@ def _measured(plan: TrialPlan, cache: Path, split: str) -> dict[str, Any]:
 
 
 def print_distances(answer: dict[str, Any]) -> None:
-    """A line for each trial, and below them why something is missing."""
+    """Print a line for each trial, and below the lines why something is missing."""
     table = Table("task", "student", "method", "seed", "teacher", "KL, nats", "acceptance")
     for trial in answer["trials"]:
         names = (cell(str(trial[key])) for key in ("task", "student", "regularizer", "seed", "teacher"))

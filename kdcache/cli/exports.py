@@ -23,7 +23,7 @@ EXPORT_ROWS = 65536  # rows turned into text at a time
 
 
 def write_export(cache: LogitCache, splits: list[str], out: str, form: str | None, task: Path | None) -> str:
-    """Write these splits to `out`; returns the format, which is `form`, or else follows from the name `out`.
+    """Write these splits to `out`. Return the format: `form`, or by default the format that the name `out` says.
 
     Args:
         out: a file, which is replaced if it exists; for a data set a new folder, marked by a final `/` (or by `form`).
@@ -92,7 +92,7 @@ def _write_parquet(cache: LogitCache, splits: list[str], path: Path) -> None:
 
 
 def _logit_table(cache: LogitCache, split: str) -> pa.Table:
-    """The split as an Arrow table: id, row_hash, logits; sorted by id."""
+    """The split as an Arrow table: id, row_hash and logits, sorted by id."""
     part, fields = cache.split(split), schema(cache.manifest.classes)
     logits = pa.FixedSizeListArray.from_arrays(part.logits.reshape(-1), type=fields.field("logits").type)
     return pa.Table.from_arrays([pa.array(part.ids), pa.array(part.row_hashes), logits], schema=fields)
@@ -124,7 +124,7 @@ def _write_dataset(cache: LogitCache, splits: list[str], folder: Path, task: Pat
         ) as temporary:
             finished = Path(temporary, folder.name)
             exported.save_to_disk(finished)
-            os.replace(finished, folder)  # whole or absent
+            os.replace(finished, folder)  # so the folder is whole or absent
     except OSError as error:
         raise CacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

@@ -43,7 +43,7 @@ def _outputs(logits: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 
 def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[dict[str, Any]]:
-    """Text and text_pair, or the image's size; and the label, with classes by name."""
+    """Text and text_pair, or the image's size, and the label, with classes by name."""
     table = task_rows(cache, split, task).slice(0, rows).drop_columns(["id", "row_hash"])
     names = class_names(cache)
     return [{name: _value(name, value, names) for name, value in row.items()} for row in table.to_pylist()]
@@ -51,7 +51,7 @@ def _task_columns(cache: LogitCache, split: str, rows: int, task: Path) -> list[
 
 def _value(column: str, value: Any, names: list[str]) -> Any:
     if column == "image":
-        from PIL import Image  # not there without the libraries of studies
+        from PIL import Image  # missing without the libraries of studies
 
         with Image.open(io.BytesIO(value)) as image:
             return f"{image.width} x {image.height} {image.mode}"

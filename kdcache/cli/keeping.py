@@ -18,7 +18,7 @@ from kdcache.trials.store import KINDS, Store, project_store
 
 
 def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
-    """Run `kdcache.trials.adopt.adopt`; returns what it did, as one JSON-like object."""
+    """Run `kdcache.trials.adopt.adopt`. Return what it did, as one JSON-like object."""
     from kdcache import engine
     from kdcache.engine.tuning.finished import finished_by_tuning
     from kdcache.trials.adopt import adopt
@@ -34,7 +34,7 @@ def adopt_results(params: Path, sample: int, seed: int) -> dict[str, Any]:
 def handed_out(
     params: Path, configuration: tuple[str, str, str], seed: int | None, out: Path, onnx: bool
 ) -> dict[str, Any]:
-    """Run `kdcache.trials.student.hand_out`; returns what it did, as one JSON-like object."""
+    """Run `kdcache.trials.student.hand_out`. Return what it did, as one JSON-like object."""
     from kdcache.trials.student import hand_out
 
     _log()
@@ -71,7 +71,7 @@ def stored() -> dict[str, Any]:
 
 
 def freed(gigabytes: float) -> dict[str, Any]:
-    """Free the store down to a size; returns the number of removed entries, their bytes, and the bytes left."""
+    """Free the store down to a size. Return the number of removed entries, their bytes, and the bytes left."""
     store = _store()
     removed = store.free(int(gigabytes * 1e9))
     return {

@@ -1,6 +1,6 @@
-"""What a study file names: data, checkpoints and functions, looked at before anything runs.
+"""Check what a study file names: data, checkpoints and functions, before anything runs.
 
-Nothing is downloaded, and torch is imported only where a method has a function of the user's own.
+Nothing is downloaded, and torch is imported only if a method has a function of the user's own.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ VOCABULARIES = sorted({*TOKENIZER_FILES} - SETTINGS)
 
 
 def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
-    """What a study names, looked at.
+    """Look for mistakes in what a study names.
 
     Returns:
-        What will fail, each with its path in params.yaml; and what only a network could tell.
+        What will fail, each with its path in params.yaml; and what cannot be checked without a network.
     """
     mistakes: list[str] = []
     unseen: list[str] = []
@@ -51,7 +51,7 @@ def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
 
 
 def _looks(study: Study) -> Iterator[tuple[str, Callable[[], bool]]]:
-    """A path in params.yaml, and a check of what it names; the check returns false if only the hub has that."""
+    """A path in params.yaml, and a check of what it names. The check returns false if only the hub has that."""
     for name, task in study.tasks.items():
         yield f"tasks.{name}", partial(_look_at_rows, task)
     for group, models in (("teachers", study.teachers), ("students", study.students)):
@@ -82,10 +82,10 @@ def _look_at_checkpoint(model: Model, tasks: Sequence[Task]) -> bool:
 
 
 def _on_this_machine(model: Model) -> Checkpoint | None:
-    """The checkpoint, if it can be had without a network.
+    """The checkpoint, if it is available without a network.
 
     Raises:
-        ModelError: it cannot be had with one either.
+        ModelError: it is not available with a network either.
     """
     asks_nothing = Path(model.checkpoint).is_dir() or model.revision is None or os.environ.get(MIRROR)
     return find_checkpoint(model) if asks_nothing else find_local(model)
@@ -100,7 +100,7 @@ def _check_layers(model: Model, checkpoint: Checkpoint) -> None:
 
 
 def _check_reads(checkpoint: Checkpoint, kind: str) -> None:
-    """Refuse a checkpoint without tokenizer or image size; the first stage checks the content of these files."""
+    """Refuse a checkpoint without tokenizer or image size. The first stage checks the content of these files."""
     folder = checkpoint.folder
     if kind == "text":
         if not any((folder / name).is_file() for name in VOCABULARIES) and not any(folder.glob("*.model")):
@@ -118,7 +118,7 @@ def _check_reads(checkpoint: Checkpoint, kind: str) -> None:
 
 
 def _look_at_function(method: Regularizer) -> bool:
-    """Import it as a stage does: from the working directory, or as it is installed."""
+    """Import the method's function as a stage does: from the working directory, or as an installed module."""
     from kdcache.training.regularizers import make_loss  # imports torch
 
     sys.path.insert(0, str(Path.cwd()))

@@ -27,14 +27,14 @@ def find_plan(
     sd: float | None = None,
     effects: str | None = None,
 ) -> dict[str, Any]:
-    """The plan of a study file; its hours come from speeds measured here, or from finished runs.
+    """The plan of a study file. Its hours come from speeds measured here, or from finished runs.
 
-    A study with looks is planned as if every configuration ran all its seeds; `design` says how many trials it will
+    A study with looks is planned as if every configuration ran all its seeds. `design` says how many trials it will
     probably need.
 
     Args:
         rows: `TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]` for tasks that are not prepared.
-        sd, effects: assumptions, see `describe_design`; `effects` has numbers separated by commas.
+        sd, effects: assumptions, see `describe_design`. `effects` has numbers separated by commas.
     """
     study = load_study(params)
     design = describe_design(study, data.parent / "metrics/comparisons.csv", sd, _parse_effects(effects))

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from kdcache.logits import LogitCache
 
-CLASSES = 8  # logits of at most so many classes are shown
-TOP = 3  # probabilities that are shown
-TEXT = 80  # characters of a row's text
-CLASS_ROWS = 30  # classes in the table by class
+CLASSES = 8  # up to this many classes, the logits are shown
+TOP = 3  # how many probabilities are shown
+TEXT = 80  # how many characters of a row's text are shown
+CLASS_ROWS = 30  # how many classes the table by class has
 LEFT = ("text", "text_pair", "label", "image")  # columns that are not numbers
 NAMES = {
     "entropy": "entropy (nats)",
@@ -29,7 +29,7 @@ ELSEWHERE = ("predictions", "agreement", "labels")  # shown in other tables
 
 
 def print_info(facts: Mapping[str, Any]) -> None:
-    """Print `LogitCache.info()`, one fact a line."""
+    """Print `LogitCache.info()`, one fact per line."""
     table = Table("key", "value", show_header=False)
     for key, value in facts.items():
         table.add_row(cell(key.replace("_", " ")), cell(_text(value), lines=True))
@@ -37,7 +37,7 @@ def print_info(facts: Mapping[str, Any]) -> None:
 
 
 def print_heads(cache: LogitCache, splits: Mapping[str, list[dict[str, Any]]], with_task: bool) -> None:
-    """Print the first rows of each split: the task's columns or else the logits, and the top probabilities."""
+    """Print the first rows of each split: the task's columns (without a task, the logits) and the top probabilities."""
     for split, rows in splits.items():
         if with_task:
             show(_task_head(cache, split, rows))
@@ -91,7 +91,7 @@ def _top(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def print_stats(cache: LogitCache, splits: Sequence[Mapping[str, Any]]) -> None:
-    """Print `analysis.stats`, a column for each split; then the numbers by class."""
+    """Print `analysis.stats` with a column for each split, then the numbers by class."""
     columns = {item["split"]: {**_flat(item), **_flat(item.get("labels", {}))} for item in splits}
     show(_columns(columns))
     if "predictions" in splits[0]:
@@ -116,7 +116,7 @@ def _by_class(classes: int, splits: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_diffs(a: str, b: str, splits: Sequence[Mapping[str, Any]]) -> None:
-    """Print `analysis.diff`, a column for each split; then the rows that differ most."""
+    """Print `analysis.diff` with a column for each split, then the rows that differ most."""
     show(f"a: {cell(a)}\nb: {cell(b)}")
     show(_columns({item["split"]: _flat(item) for item in splits}))
     for item in splits:
@@ -134,7 +134,7 @@ def _largest(item: Mapping[str, Any]) -> Table:
 
 
 def print_store(content: Mapping[str, Any]) -> None:
-    """Print `cli.keeping.stored`, a line for each kind."""
+    """Print `cli.keeping.stored` with a line for each kind."""
     table = Table("kind", title=cell(f"{content['folder']}, at most {decimal(content['limit_bytes'])}"))
     for head in ("entries", "size"):
         table.add_column(head, justify="right")
@@ -264,7 +264,7 @@ def _columns(columns: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested numbers by one key: {"top_probability": {"mean": 0.9}} becomes {"top probability, mean": 0.9}."""
+    """Nested numbers, each under one key: {"top_probability": {"mean": 0.9}} becomes {"top probability, mean": 0.9}."""
     flat = {}
     for key, value in values.items():
         name = NAMES.get(key, key.replace("_", " "))
@@ -284,7 +284,7 @@ def _number(value: Any) -> str:
 
 
 def _text(value: Any, between: str = "\n") -> str:
-    """A value as text: a dictionary has a line for each key, and a dictionary inside it stays on one line."""
+    """A value as text. A dictionary has a line for each key, and a dictionary inside it stays on one line."""
     if isinstance(value, dict):
         return between.join(f"{key}: {_text(item, ', ')}" for key, item in value.items()) or "none"
     if isinstance(value, list):

@@ -126,9 +126,9 @@ def settle(
         bool, typer.Option("--dry-run", help="Say what would run next, and run nothing.")
     ] = False,
 ) -> None:
-    """Run a study to its end: look after look, more seeds only where a comparison is open, a report after each.
+    """Run a study to its end: look after look, with more seeds only for open comparisons, and a report after each look.
 
-    Ctrl-C keeps all that is finished; run it again to go on.
+    Ctrl-C keeps all that is finished. Run the command again to go on.
     """
     from kdcache.repro import settle as settling  # imports DVC
 
@@ -145,9 +145,10 @@ def adopt(
     seed: Annotated[int, typer.Option(min=0, help="Which trials are drawn.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """After a refactoring: run some finished trials again, and keep all results if not a bit of them differs.
+    """After a refactoring: run some finished trials again, and keep all results if every bit of them is the same.
 
-    Every model family, method and task is among them, and teachers with their logits. Nothing but the code may differ.
+    The trials have every model family, method and task. Teachers are run again with their logits. Only the code may
+    differ.
     """
     from kdcache.cli.keeping import adopt_results
 
@@ -173,10 +174,10 @@ def student(
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Hand out a trained student: a folder that transformers loads, with a card of where it comes from.
+    """Hand out a trained student: a folder that transformers loads, with a card that says where the model comes from.
 
-    A model that was kept (`keep` in params.yaml) is copied. Another is trained again; its logits have to be those of
-    the trial, bit for bit.
+    A model that was kept (`keep` in params.yaml) is copied. Any other model is trained again. Its logits must be those
+    of the trial, bit for bit.
     """
     from kdcache.cli.keeping import handed_out
 
@@ -201,10 +202,10 @@ def distance(
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """How far trained language models are from their teacher: KL in nats a token, and the acceptance rate.
+    """Show how far trained language models are from their teacher: KL in nats per token, and the acceptance rate.
 
-    Of the trials whose models were kept (`keep` in params.yaml), from the teacher's token cache. KL is unbiased from a
-    sampled cache, and has its standard error over documents. The acceptance rate needs a full cache.
+    The models are those that trials kept (`keep` in params.yaml). The teacher's token cache stands for the teacher. KL
+    from a sampled cache is unbiased, and has its standard error over documents. The acceptance rate needs a full cache.
     """
     from kdcache.cli.distances import find_distances, print_distances
 
@@ -220,7 +221,7 @@ app.add_typer(store, name="store")
 
 @store.command("list")
 def list_store(as_json: Json = False) -> None:
-    """What is kept: how many trials, teachers and caches, and their bytes."""
+    """Show what is kept: how many trials, teachers and caches, and their bytes."""
     from kdcache.cli.keeping import stored
 
     result = stored()
@@ -232,7 +233,7 @@ def gc(
     gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most so many GB.")],
     as_json: Json = False,
 ) -> None:
-    """Free space: the longest unused entries go first."""
+    """Free space. The entries that were unused for longest go first."""
     from kdcache.cli.keeping import freed
 
     result = freed(gigabytes)
@@ -265,13 +266,13 @@ def plan(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """What a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
+    """Show what a study takes: stages, trials, optimizer steps, hours and disk, and what of it is there already.
 
-    For a study with looks also how many trials it will probably need and what they decide, simulated from --sd and
-    --effects, or from the spreads of its own results where there are some.
+    For a study with looks, it also shows how many trials the study will probably need and what they decide. That is
+    simulated from --sd and --effects, or from the spreads of the study's own results if there are some.
 
-    Hours come from finished runs, or from --calibrate, which fetches a hub model's configuration and tokenizer but no
-    weights; nothing else asks a network.
+    Hours come from finished runs, or from --calibrate. It fetches a hub model's configuration and tokenizer but no
+    weights. Nothing else asks a network.
     """
     from kdcache.cli.plans import find_plan
 
@@ -288,7 +289,7 @@ def table(
     metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
 ) -> None:
-    """A table of a study's results for a paper: the words of the report as LaTeX (booktabs), Markdown or CSV."""
+    """Print a table of a study's results for a paper: the report's words as LaTeX (booktabs), Markdown or CSV."""
     from kdcache.report.paper import paper_table
     from kdcache.results.reading import read_metrics
     from kdcache.study import load_study
@@ -305,7 +306,7 @@ def compare_runs(
     params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
-    """Two runs of a study side by side: which parameters differ, and what became of every configuration."""
+    """Show two runs of a study side by side: which parameters differ, and the result of every configuration."""
     from kdcache.cli.compare_runs import compared, print_compared, read_run
 
     first, second = (read_run(name, params, metrics) for name in (a, b))

@@ -15,12 +15,12 @@ from kdcache.logits.manifests import kind_of
 from kdcache.logits.tokens import TokenCache
 from kdcache.logits.tokens.rows import TokenRows
 
-TOP = 5  # tokens shown for a position
-SHOWN = 12  # positions shown for a row
+TOP = 5  # how many tokens are shown for a position
+SHOWN = 12  # how many positions are shown for a row
 
 
 def token_cache(path: Path) -> TokenCache | None:
-    """The token cache in a folder; None if the folder holds none.
+    """The token cache in a folder; None if the folder has no token cache.
 
     Raises:
         CacheError: the token cache is incomplete or damaged.
@@ -29,10 +29,10 @@ def token_cache(path: Path) -> TokenCache | None:
 
 
 def open_both(a: Path, b: Path) -> tuple[TokenCache, TokenCache] | None:
-    """Two token caches; None if neither folder holds one.
+    """Two token caches; None if neither folder has one.
 
     Raises:
-        CacheError: only one of the folders holds one.
+        CacheError: only one of the folders has a token cache.
     """
     first, second = token_cache(a), token_cache(b)
     if (first is None) != (second is None):
@@ -82,7 +82,7 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
 
 
 def diff(a: TokenCache, b: TokenCache, split: str) -> dict[str, Any]:
-    """Where two teachers differ on the sequences that both caches have; sequences are matched by their hashes."""
+    """Where two teachers differ on the sequences that both caches have. Sequences are matched by their hashes."""
     rows_a, rows_b = a.split(split), b.split(split)
     _, first, second = np.intersect1d(rows_a.row_hashes, rows_b.row_hashes, return_indices=True)
     shared_a, shared_b = rows_a.part(first), rows_b.part(second)

@@ -1,7 +1,7 @@
 """Run missing trials: in this process, in several worker processes of this machine, or on a Ray cluster.
 
-`run_trials` is the one interface. The engine, and the trials that run at the same time, change when a trial ends, never
-its result. A worker that dies (killed, out of memory) interrupts only its own trial, which is tried once more.
+`run_trials` is the one interface. The engine and the number of trials at the same time change when a trial ends, never
+its result. A worker that dies (killed, out of memory) interrupts only its own trial. That trial is tried once more.
 
     resources.py   how many trials at once, on how many threads, on which GPU
     pool.py        hands out plans, retries the trial of a dead worker, gathers failures
@@ -60,13 +60,13 @@ def run_trials(
     workers: int | None = None,
     engine: str | None = None,
 ) -> None:
-    """Run every plan; if some fail, the others still run, and one error names those that failed.
+    """Run every plan. If some fail, the others still run, and one error names those that failed.
 
     Args:
         run: runs one plan; default `kdcache.trials.run.run_trial`.
-        workers: trials at once; default `KDCACHE_WORKERS`, else one per GPU, else one per CPU core; on Ray as many as
-            fit. With 1, trials run in this process.
-        engine: "local" or "ray"; default `KDCACHE_ENGINE`, else "ray" when `RAY_ADDRESS` is set.
+        workers: trials at once; default: `KDCACHE_WORKERS`. Without it: one per GPU, or one per CPU core if there is no
+            GPU; on Ray as many as fit. With 1, trials run in this process.
+        engine: "local" or "ray"; default: `KDCACHE_ENGINE`. Without it: "ray" if `RAY_ADDRESS` is set, else "local".
 
     Raises:
         TrialError: trials failed (the message gives each one's reason, with the traceback of an unexpected error), or

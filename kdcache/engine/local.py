@@ -1,4 +1,4 @@
-"""Worker processes on this machine: each runs one plan after another, and is replaced if it dies.
+"""Worker processes on this machine. Each runs one plan after another, and is replaced if it dies.
 
 They are forked from a server that has imported torch and the other modules once. Forking this process instead could
 copy a lock that a thread holds, and spawning would import everything again in each worker. The server never touches a
@@ -42,9 +42,9 @@ class Workers(Pool):
     """Worker processes, spread over the GPUs. Each keeps what it has loaded for its next plan.
 
     Args:
-        workers: trials at once, among which the cores are divided; default one per GPU, else one per core.
-        plans: the number of plans to run; no more processes than that are started.
-        modules: modules that the workers need besides `kdcache.trials.run`; the server imports them once.
+        workers: trials at once. The cores are divided among them. Default: one per GPU, or one per core without a GPU.
+        plans: the number of plans to run. No more processes than that are started.
+        modules: modules that the workers need in addition to `kdcache.trials.run`. The server imports them once.
     """
 
     def __init__(self, run: Run, workers: int | None, plans: int, modules: Sequence[str] = ()) -> None:
@@ -127,7 +127,7 @@ def default_workers(gpus: Sequence[str] | None = None) -> int:
 def visible_gpus() -> list[str]:
     """The GPUs that torch sees, by their names in CUDA_VISIBLE_DEVICES.
 
-    A worker, which has imported torch, is asked, so that this process need not import it.
+    A worker is asked, which has imported torch. So this process need not import it.
 
     Raises:
         TrialError: no worker can be started.
@@ -147,7 +147,7 @@ def visible_gpus() -> list[str]:
 
 
 def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
-    """The modules of transformers with the plans' architectures; importing one takes over a second."""
+    """The modules of transformers with the plans' architectures. Importing one takes over a second."""
     from kdcache.checkpoints.find import find_checkpoint
 
     families = set()
@@ -160,7 +160,7 @@ def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
 def _server(modules: Sequence[str] = ()) -> ForkServerContext:
     """The server process that workers are forked from. It is started if necessary, without waiting for its imports.
 
-    The server ignores a module that does not exist; the worker that needs it reports it.
+    The server ignores a module that does not exist. The worker that needs it reports it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["kdcache.trials.run", *modules])
@@ -212,7 +212,7 @@ def _work(
 
 
 def _end_with_stage() -> None:
-    """End this worker when its stage ends: without the stage's lock, nobody may write into the stage's folders."""
+    """End this worker when its stage ends: then the stage's lock is gone, and nobody may write into its folders."""
     stage = multiprocessing.parent_process()
     if stage is not None:
         stage.join()

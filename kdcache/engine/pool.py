@@ -49,7 +49,7 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, plan: TrialPlan) -> None:
-        """Start a plan; call it only if there is room."""
+        """Start a plan. Call it only if there is room."""
 
     @abstractmethod
     def next(self) -> tuple[TrialPlan, Outcome]:
@@ -69,7 +69,7 @@ class Pool(ABC):
 
 
 def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
-    """Run every plan; returns a line for each that failed. A plan whose worker died is tried once more."""
+    """Run every plan. Return a line for each that failed. A plan whose worker died is tried once more."""
     waiting, running, lost = deque(plans), 0, set[Path]()
     failures: dict[Path, str] = {}
     while waiting or running:
@@ -92,14 +92,14 @@ def run_in(pool: Pool, plans: Sequence[TrialPlan]) -> list[str]:
 
 
 def _clear_interrupted(folder: Path) -> None:
-    """Remove an interrupted trial, which starts again from the beginning. A finished trial stays: only its model was
-    being made."""
+    """Remove an interrupted trial. It starts again from the beginning. A finished trial stays: only its model was being
+    made."""
     if not (folder / RESULT).is_file():
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
-    """Run every plan in this process; returns a line for each that failed."""
+    """Run every plan in this process. Return a line for each that failed."""
     failures = []
     for done, plan in enumerate(plans, start=1):
         reason = attempt(run, plan)
@@ -113,7 +113,7 @@ def run_here(plans: Sequence[TrialPlan], run: Run) -> list[str]:
 
 
 def attempt(run: Run, plan: TrialPlan) -> str | None:
-    """Run one plan; returns None, or the reason of its failure as a text, since not every exception can be pickled."""
+    """Run one plan. Return None, or the reason of its failure as a text: not every exception can be pickled."""
     try:
         run(plan)
     except KdcacheError as error:

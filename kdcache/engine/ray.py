@@ -1,6 +1,6 @@
 """Trials as tasks on a Ray cluster whose machines share a file system.
 
-RAY_ADDRESS names the cluster (`ray job submit` sets it); without it, a Ray on this machine is used, or started. Each
+RAY_ADDRESS names the cluster (`ray job submit` sets it). Without it, a Ray on this machine is used, or started. Each
 task reserves a CPU for each of its threads, and the share KDCACHE_GPUS_PER_TRIAL of a GPU. Each task carries its
 folder, modules and number of threads, so that it computes the same as a local worker process.
 """
@@ -28,7 +28,7 @@ UNLIMITED = 1 << 30
 
 
 class RayTasks(Pool):
-    """Tasks on a Ray cluster, which queues them until a machine has room.
+    """Tasks on a Ray cluster. The cluster queues them until a machine has room.
 
     Args:
         workers: trials at once; default: as many as fit.
@@ -92,7 +92,7 @@ class RayTasks(Pool):
             self._ray.shutdown()
 
     def _gpu_share(self) -> float:
-        """The share of a GPU that the user asks for; default: a whole GPU if the cluster has any, else none."""
+        """The share of a GPU that the user asks for. Default: a whole GPU if the cluster has any, else none."""
         share = gpus_per_trial()
         return float(self._ray.cluster_resources().get("GPU", 0) > 0) if share is None else share
 
@@ -120,14 +120,14 @@ def _connect(ray: Any) -> None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Variables for the workers: those of this process that a trial may depend on, and the path of its modules."""
+    """Variables for the workers: this process's variables that a trial may depend on, and the path of its modules."""
     passed = {name: value for name, value in settings().items() if name not in SECRETS}
     modules = [str(Path(entry).resolve()) for entry in sys.path]  # "" means the current folder
     return {"OMP_NUM_THREADS": str(threads), **passed, "PYTHONPATH": os.pathsep.join(modules)}
 
 
 def _work(run: Run, plan: TrialPlan, folder: str, threads: int, secrets: dict[str, str]) -> str | None:
-    """Run a plan in the stage's folder; called in a worker on any machine of the cluster."""
+    """Run a plan in the stage's folder. A worker on any machine of the cluster calls this."""
     try:
         os.chdir(folder)
     except OSError as error:

@@ -25,7 +25,7 @@ def settings() -> dict[str, str]:
 
 
 def take_over(given: Mapping[str, str]) -> None:
-    """Replace this process's settings by these. A worker inherits old ones: from when its fork server was started."""
+    """Replace this process's settings by these. A worker's own are old: they are from when its fork server started."""
     for name in settings().keys() - given.keys():
         del os.environ[name]
     os.environ.update(given)
@@ -41,7 +41,7 @@ def workers_asked_for() -> int | None:
 
 
 def threads_per_trial(workers: int) -> int:
-    """CPU threads of each trial when `workers` run at once: KDCACHE_THREADS, else an equal share of the cores.
+    """CPU threads of each trial if `workers` run at once: KDCACHE_THREADS if set, else an equal share of the cores.
 
     Raises:
         TrialError: KDCACHE_THREADS is not a whole number above 0.

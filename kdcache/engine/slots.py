@@ -26,7 +26,7 @@ PAUSE = 0.05  # seconds between two searches for a free place
 
 @contextmanager
 def hold_one(count: int) -> Iterator[int | None]:
-    """Wait for one of `count` places and hold it; yields its number, from 0, or None without KDCACHE_SLOTS."""
+    """Wait for one of `count` places and hold it. Yields its number, from 0, or None without KDCACHE_SLOTS."""
     folder = _folder()
     if folder is None:
         yield None
@@ -41,7 +41,7 @@ def hold_one(count: int) -> Iterator[int | None]:
 
 @contextmanager
 def hold_some(needed: int, count: int) -> Iterator[None]:
-    """Wait for `needed` of `count` places, or for all of them where that is fewer, and hold them."""
+    """Wait for `needed` of `count` places and hold them. If there are fewer, wait for all of them."""
     folder = _folder()
     if folder is None:
         yield
@@ -56,12 +56,12 @@ def hold_some(needed: int, count: int) -> Iterator[None]:
 
 @contextmanager
 def hold_all() -> Iterator[None]:
-    """Hold all places, for work that uses every core; waits until no other stage holds one."""
+    """Hold all places, for work that uses every core. Waits until no other stage holds a place."""
     folder = _folder()
     if folder is None:
         yield
         return
-    with _turn(folder):  # held to the end, so that no worker starts meanwhile
+    with _turn(folder):  # held to the end, so that no worker starts in the meantime
         for path in folder.glob("place-*"):
             with FileLock(path).acquire(poll_interval=PAUSE):
                 pass

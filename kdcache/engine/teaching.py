@@ -1,4 +1,4 @@
-"""Make a teacher, or its logits, if they are missing: on its share of this machine's places."""
+"""Make a teacher, or its logits, if they are missing. This takes its share of the machine's places."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def make_teacher(
     study: Study, layout: Layout, task: str, name: str, store: Store | None
 ) -> TeacherPlan | None:
-    """Fine-tune a teacher on a prepared task, unless it is there or in the store; returns the plan if trained."""
+    """Fine-tune a teacher on a prepared task, unless it is there or in the store. Return the plan if it was trained."""
     plan = processes.from_main(lambda: teacher_to_train(study, layout, task, name, store))
     if plan is None:
         return None
@@ -50,7 +50,7 @@ def make_cache(study: Study, layout: Layout, task: str, name: str, store: Store 
 
 
 def _hold_places(teacher: Teacher) -> AbstractContextManager[None]:
-    """A place for each of its threads; all places where there is a GPU, whose memory it may need whole."""
+    """Hold a place for each thread of the teacher. With a GPU, hold all places: it may need the GPU's whole memory."""
     import torch
 
     if torch.cuda.is_available():

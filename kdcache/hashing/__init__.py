@@ -1,1 +1,1 @@
-"""Hashes that tell whether two things are the same: of a row, and fingerprints of JSON, values and files."""
+"""Hashes that tell whether two things are the same: row hashes, and fingerprints of JSON, values and files."""

@@ -17,7 +17,7 @@ from kdcache.hashing.frames import as_table, is_dataset
 
 Named: TypeAlias = tuple[Column, Values]
 Chunk: TypeAlias = tuple[list[Named], Named | None]  # some rows: columns that the hash covers, and the label
-BOOKKEEPING = ("id", "row_hash")  # columns about the row, not of it: `row_hash`, and `id` beside it
+BOOKKEEPING = ("id", "row_hash")  # columns that say something about the row: `row_hash`, and `id` beside it
 ROWS_AT_ONCE, BYTES_AT_ONCE = 4096, 32 << 20  # the bytes are approximate
 
 
@@ -41,7 +41,7 @@ def hash_chunks(chunks: Iterable[Chunk], algorithm: Algorithm) -> Digests:
     """The digests of rows that come in chunks.
 
     Raises:
-        RowError: a row cannot be hashed; its number counts from the first row of all chunks. (A chunk's own RowError
+        RowError: a row cannot be hashed. Its number counts from the first row of all chunks. (A chunk's own RowError
             counts from the chunk's first row.)
     """
     parts, done = [np.empty((0, 2), np.uint64)], 0
@@ -99,7 +99,7 @@ def _stored_values(
 
 
 def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Values]]:
-    """A data set's columns in chunks: as Arrow if stored as plain values, else (images) as `datasets` decodes them."""
+    """A data set's columns in chunks: as Arrow if stored as plain values. `datasets` decodes the others (images)."""
     stored = [name for name in names if _is_stored(dataset.features[name])]
     decoded = [name for name in names if name not in stored]
     size = rows_at_once(dataset.data.nbytes, dataset.data.num_rows)
@@ -115,7 +115,7 @@ def _values(dataset: Any, names: Sequence[Column]) -> Iterator[dict[Column, Valu
 
 def _is_stored(feature: Any) -> bool:
     """Whether `datasets` returns a feature's values as Arrow stores them: plain values, and lists of them."""
-    inner = getattr(feature, "feature", feature)  # of a list
+    inner = getattr(feature, "feature", feature)  # a list's items have a feature of their own
     return type(inner).__name__ in ("Value", "ClassLabel")
 
 
@@ -149,7 +149,7 @@ def content_columns(
 def _present_columns(
     names: Sequence[str], columns: Sequence[Column] | None, label: Column | None
 ) -> Sequence[Column]:
-    """The columns that the hash covers, which must be among `names`, and the label too."""
+    """The columns that the hash covers. They and the label must be among `names`."""
     content = content_columns(names, columns, label)
     for name in [*content, *listed(label)]:
         if name not in names:

@@ -1,4 +1,4 @@
-"""The containers in which people keep rows, and how each is taken.
+"""The containers in which people keep rows, and what kdcache makes of each.
 
 | given                                                        | taken as                                         |
 | ------------------------------------------------------------ | ------------------------------------------------ |
@@ -23,7 +23,7 @@ from kdcache.hashing.frames import as_table, is_dataset, kinds_of
 
 TABLES = ("arrow", "pandas", "polars")  # formats in which a data set gives tables, not rows
 GIVE = "give a datasets.Dataset, a table of Arrow, pandas or polars, a list of rows, or a torch data set"
-INSTEAD = {  # containers that give no rows by position, and what to do to get rows
+INSTEAD = {  # containers that do not give rows by position, and what to do to get rows
     "polars.LazyFrame": "call its collect() first",
     "pandas.Series": "call its to_frame() first",
     "polars.Series": "call its to_frame() first",
@@ -57,7 +57,7 @@ def by_position(data: Any) -> Any:
     """One split as something with a length and rows by position: a data set without its format, `TableRows`, or `data`.
 
     Raises:
-        CacheError: `data` has no rows by position; the message says what to pass.
+        CacheError: `data` has no rows by position. The message says what to pass.
     """
     if is_dataset(data):
         return data.with_format(None) if data.format["type"] in TABLES else data
@@ -116,9 +116,9 @@ def is_single(value: Any) -> bool:
 
 
 def are_rows(data: Any) -> bool:
-    """Whether data that are no table and no data set are rows of one split, by position, and not batches.
+    """Whether data that are neither a table nor a data set are rows of one split, by position, and not batches.
 
-    A list or other sequence holds rows if its first item is a tuple, or a mapping with at least one single value; a
+    A list or other sequence holds rows if its first item is a tuple, or a mapping with at least one single value. A
     batch has only lists, arrays or tensors. Other data are rows if they are a torch data set or cannot be iterated.
     """
     kinds = kinds_of(data)

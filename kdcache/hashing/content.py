@@ -1,4 +1,4 @@
-"""What a value of a row adds to the row's hash: a list of parts, each of them bytes (digests.py joins the parts).
+"""What a value of a row adds to the row's hash: a list of parts, each of them bytes. digests.py joins the parts.
 
 | value                                | parts                                                                |
 | ------------------------------------ | -------------------------------------------------------------------- |
@@ -15,8 +15,8 @@
 
 A mark begins with a zero byte, so that no text looks like one. Column names are not part of the hash.
 
-Different values give different parts. A PNG with more than Pillow's pixels show (16 bits a colour, further frames, a
-colour profile) counts by its file's bytes, and an image of several frames by all of its frames.
+Different values give different parts. If a PNG has more than Pillow's pixels show (16 bits a colour, more frames, a
+colour profile), it counts by its file's bytes. An image of several frames counts by all of its frames.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ import numpy.typing as npt
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.system.files import open_regular
 
-Column: TypeAlias = str | int  # a name; or a position, for rows that are tuples or lists
+Column: TypeAlias = str | int  # a name, or a position if rows are tuples or lists
 PNG = b"\x89PNG\r\n\x1a\n"
-ORIENTATION = 0x0112  # Exif's
+ORIENTATION = 0x0112  # the Exif tag
 NONE, BOOLEAN, INTEGER, FLOAT, LIST = b"\0none", b"\0bool", b"\0int", b"\0float", b"\0list"  # marks
 # Chunks of a PNG that are visible in its pixels (tRNS as alpha, eXIf as the rotation) or do not change the picture.
 PICTURE_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"}
@@ -44,7 +44,7 @@ OTHER_CHUNKS = {b"sRGB", b"pHYs", b"tEXt", b"zTXt", b"iTXt", b"tIME", b"bKGD", b
 
 
 def plain_value(value: Any) -> Any:
-    """A NumPy scalar, or an array or tensor without dimensions, as the Python value it holds."""
+    """A NumPy scalar, or an array or tensor without dimensions, as a Python value."""
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         return value.item()
     return value
@@ -58,7 +58,7 @@ def value_parts(value: Any, column: Column) -> list[bytes]:
     """
     try:
         return _parts(plain_value(value), column)
-    except (RuntimeError, OverflowError) as error:  # nested too deep; a tensor without values
+    except (RuntimeError, OverflowError) as error:  # nested too deep, or a tensor without values
         raise CacheError(f"column {column!r} holds a value that cannot be hashed: {error}") from None
 
 
@@ -150,13 +150,13 @@ def of_array(array: npt.NDArray[Any], column: Column) -> list[bytes]:
 
 
 def normal(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Numbers in C order, little-endian, with -0.0 as 0.0."""
+    """Numbers in C order and little-endian, with 0.0 for -0.0."""
     array = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return array + array.dtype.type(0) if array.dtype.kind in "fc" else array
 
 
 def array_mark(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """The mark of an array: its shape, and its type unless that is uint8."""
+    """The mark of an array: its shape, and also its type if that is not uint8."""
     text = repr(shape).encode()
     return text if dtype == np.uint8 else b"\0" + dtype.name.encode() + text
 
@@ -189,7 +189,7 @@ def _of_bytes(data: bytes, column: Column) -> list[bytes]:
 
 def _pixels_say_all(png: bytes) -> bool:
     """Whether Pillow's pixels are the whole picture: no 16-bit colours, no frames, no colour profile."""
-    if len(png) < 26 or (png[24] == 16 and png[25] != 0):  # bits a channel; 0: grey
+    if len(png) < 26 or (png[24] == 16 and png[25] != 0):  # 16 bits per channel, and not grey (0)
         return len(png) < 26
     place = len(PNG)
     while place + 8 <= len(png):
@@ -211,7 +211,7 @@ def _of_image(image: Any, column: Column) -> list[bytes]:
 
 
 def _upright(image: Any) -> Any:
-    """The image turned upright if its Exif data say that it is rotated, as in a prepared task."""
+    """The image, turned upright if its Exif data say that it is rotated, as in a prepared task."""
     if not hasattr(image, "getexif") or image.getexif().get(ORIENTATION, 1) == 1:
         return image
     from PIL import ImageOps

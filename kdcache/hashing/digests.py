@@ -14,26 +14,26 @@ import xxhash
 
 from kdcache.errors import CacheError
 
-# A cache's manifest names the algorithm. kdcache 0.1 used XXH3, for which anybody can make up rows that share a hash.
+# A cache's manifest names the algorithm. kdcache 0.1 used XXH3. With XXH3 anybody can make up rows that share a hash.
 Algorithm = Literal["blake2b", "xxh3"]
 BLAKE2B: Algorithm = "blake2b"
 XXH3: Algorithm = "xxh3"
 
-BYTES = 16  # of a digest: 8 for the row's hash, 8 more to tell rows apart that share a hash
+BYTES = 16  # in a digest: 8 for the row's hash, and 8 more to tell rows apart that share a hash
 Digests: TypeAlias = npt.NDArray[np.uint64]  # [N, 2]
 
 
 def row_hash(parts: Sequence[bytes], label: int | float | None, algorithm: Algorithm = BLAKE2B) -> int:
-    """Stable 64-bit hash of one row's content and label; it joins logits to the rows they belong to.
+    """Stable 64-bit hash of one row's content and label. It joins logits to the rows they belong to.
 
-    The first 8 bytes, little-endian, of the 16-byte BLAKE2b over, for each part, its length (8 bytes, little-endian)
-    and its bytes; then the label as `i` and 8 bytes (signed, little-endian) or `f` and 8 bytes (IEEE 754 double,
-    little-endian; -0.0 counts as 0.0). With `xxh3` it is the XXH3-64 (seed 0) of the same bytes.
+    It is the first 8 bytes, little-endian, of a 16-byte BLAKE2b. That covers, for each part, its length (8 bytes,
+    little-endian) and its bytes; then the label as `i` and 8 bytes (signed, little-endian) or `f` and 8 bytes (IEEE 754
+    double, little-endian; -0.0 counts as 0.0). With `xxh3` it is the XXH3-64 (seed 0) of the same bytes.
 
     Args:
         parts: text columns in UTF-8, or the image's bytes, in column order.
-        label: class index, or the target of a regression. None, for a row without a label, counts as one more part
-            `\\0unlabelled` and the label 0.
+        label: the class index, or the target of a regression. None is for a row without a label. It counts as one more
+            part `\\0unlabelled` and the label 0.
 
     Returns:
         An unsigned 64-bit integer.
@@ -45,7 +45,7 @@ def row_hash(parts: Sequence[bytes], label: int | float | None, algorithm: Algor
 
 
 def digest(parts: Sequence[bytes], label: int | float | None, algorithm: Algorithm = BLAKE2B) -> bytes:
-    """The 16 bytes of which the first 8 are the row's hash."""
+    """The row's digest, 16 bytes. The first 8 are the row's hash."""
     if label is None:
         return digest([*parts, b"\0unlabelled"], 0, algorithm)
     return digest_of(with_lengths(parts) + label_bytes(label), algorithm)
@@ -70,7 +70,7 @@ def length_and(part: bytes) -> bytes:
 
 
 def with_lengths(parts: Iterable[bytes]) -> bytes:
-    """Parts as they are encoded: no two lists of parts have the same bytes."""
+    """Parts as they are encoded. Two different lists of parts never have the same bytes."""
     return b"".join([length_and(part) for part in parts])
 
 

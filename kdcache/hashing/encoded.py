@@ -2,7 +2,7 @@
 
 A column of texts, numbers or lists of numbers becomes one Arrow column of binary values, each with its lengths and
 marks, in a few passes over whole buffers. The columns are then joined, so that each row is one value. Other columns
-(images, nested values) are encoded value by value with `content.value_parts`; the bytes are the same either way.
+(images, nested values) are encoded value by value with `content.value_parts`. The bytes are the same either way.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def canonical_rows(
 
     Args:
         columns: the names and the values [n] of the columns that the hash covers, in order.
-        label: the name and the values [n] of the label; None: the rows have none.
+        label: the name and the values [n] of the label; None if the rows have none.
 
     Raises:
         RowError: a value has no stable content.
@@ -69,7 +69,7 @@ def canonical_rows(
 
 
 def label_ending(value: Any, name: Column) -> bytes:
-    """The end of a row's canonical bytes: a numeric label, or any other label as one more part followed by the label 0.
+    """The end of a row's canonical bytes: a numeric label; any other label is one more part, and then the label 0.
 
     Raises:
         CacheError: the label does not fit into 64 bits, or has no stable content.
@@ -122,7 +122,7 @@ def _as_arrow(values: Values) -> pa.Array | None:
         return None
     try:
         return pa.array(values, ARROW_TYPES[kinds.pop()])
-    except (pa.ArrowException, OverflowError, UnicodeError):  # 2^70, half an emoji
+    except (pa.ArrowException, OverflowError, UnicodeError):  # such as 2^70, or half an emoji
         return None
 
 
@@ -161,7 +161,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 def _of_lists(array: pa.Array) -> pa.Array | None:
-    """Lists of numbers, encoded as arrays of int64 or float64; empty lists are encoded as lists."""
+    """Lists of numbers, encoded as arrays of int64 or float64. Empty lists are encoded as lists."""
     element = array.type.value_type
     is_integer = pa.types.is_integer(element) and element != pa.uint64()
     flat = array.flatten()
@@ -178,7 +178,7 @@ def _of_lists(array: pa.Array) -> pa.Array | None:
 
 
 def _stacked(values: Values) -> pa.Array | None:
-    """Arrays or tensors of one type and shape, stacked and encoded; None if anything else is among them."""
+    """Arrays or tensors of one type and shape, stacked and encoded; None if there is anything else."""
     first: Any = values[0] if len(values) else None
     if not isinstance(first, np.ndarray) and not hasattr(first, "detach"):
         return None
@@ -187,7 +187,7 @@ def _stacked(values: Values) -> pa.Array | None:
         return None
     try:
         array = np.stack([value if kind is np.ndarray else value.detach().cpu().numpy() for value in values])
-    except (TypeError, RuntimeError):  # bfloat16, sparse
+    except (TypeError, RuntimeError):  # such as bfloat16, or sparse tensors
         return None
     if array.dtype.kind not in "biufc" or array.ndim == 1:
         return None
@@ -210,7 +210,7 @@ def _with_missing(encoded: pa.Array, values: pa.Array, missing: bytes) -> pa.Arr
 
 def _float64(array: pa.Array) -> npt.NDArray[np.float64]:
     numbers: npt.NDArray[np.float64] = array.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
-    return numbers + 0.0  # of -0.0: 0.0
+    return numbers + 0.0  # turns -0.0 into 0.0
 
 
 def _of_8_bytes(numbers: npt.NDArray[Any]) -> pa.Array:
@@ -218,7 +218,7 @@ def _of_8_bytes(numbers: npt.NDArray[Any]) -> pa.Array:
 
 
 def _of_equal_lengths(array: npt.NDArray[Any], width: int) -> pa.Array:
-    """The array's bytes in C order, `width` a row."""
+    """The array's bytes in C order, `width` bytes for each row."""
     return _of_lengths(array, np.full(len(array), width, np.int64))
 
 

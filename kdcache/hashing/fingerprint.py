@@ -52,7 +52,7 @@ def _described(value: Any) -> Any:
         return repr(value) if isinstance(value, float) else value
     if isinstance(value, bytes):
         return {"bytes": hashlib.sha256(value).hexdigest()}
-    if hasattr(value, "detach"):  # a torch tensor; some of its types, such as bfloat16, NumPy does not have
+    if hasattr(value, "detach"):  # a torch tensor; NumPy lacks some of its types, such as bfloat16
         flat = value.detach().cpu().contiguous().reshape(-1)
         array, kind = flat.view(_torch_bytes()).numpy(), str(value.dtype).removeprefix("torch.")
     elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":

@@ -1,4 +1,4 @@
-"""Tables of pandas, polars and datasets, recognised by their type alone; those of pandas and polars as Arrow tables."""
+"""Recognise tables of pandas, polars and datasets by their type alone. Give the first two as Arrow tables."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def is_dataset(data: Any) -> bool:
 
 
 def as_table(data: Any) -> pa.Table | None:
-    """A table of Arrow, pandas (without its index) or polars as an Arrow table; None if `data` is no table.
+    """A table of Arrow, pandas (without its index) or polars as an Arrow table; None if `data` is not a table.
 
     Raises:
-        CacheError: a column holds values that Arrow has no type for.
+        CacheError: a column holds values for which Arrow has no type.
     """
     kinds = kinds_of(data)
     if isinstance(data, pa.Table):
@@ -56,5 +56,5 @@ def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
 
 
 def kinds_of(data: Any) -> set[str]:
-    """The names of the data's type and its base classes, with their library: `pandas.DataFrame`."""
+    """The names of the data's type and its base classes, with their library, such as `pandas.DataFrame`."""
     return {f"{kind.__module__.partition('.')[0]}.{kind.__name__}" for kind in type(data).mro()}

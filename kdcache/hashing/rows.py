@@ -1,15 +1,15 @@
 """Stable hashes of a data set's rows, for people whose data are not a prepared task.
 
-A logit cache keeps a hash of every row's content and label, so that logits can only ever meet the row they were
-computed from. A prepared task stores these hashes; this module computes the same ones for any other data: a
+A logit cache keeps a hash of every row's content and label. So logits can only ever meet the row that they were
+computed from. A prepared task stores these hashes. This module computes the same hashes for any other data: a
 `datasets.Dataset`, a torch data set, a table or a list of rows. docs/library.md says how to use them.
 
-content.py says what a value adds to the hash, digests.py how the parts are joined. Column names do not count.
+content.py says what a value adds to the hash, and digests.py how the parts are joined. Column names do not count.
 
 What a hash promises. By chance, two different rows almost never share a hash (among 100 million rows, with a
-probability of 3 in 10,000), and if they do, they are refused when the rows are hashed. By malice, nobody can make up a
-row that passes for a given other row (2^64 tries). Somebody who writes both rows can make two that share a hash (2^32
-tries); within one data set they are refused.
+probability of 3 in 10,000). If they do, they are refused when the rows are hashed. An attacker cannot make up a row
+that passes for a given other row (it takes 2^64 tries). Somebody who writes both rows can make two that share a hash
+(2^32 tries). Within one data set they are refused.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def hash_row(
     Args:
         row: a mapping from column to value, or a tuple or list of values.
         columns: the columns to hash, in this order (positions, if the row is a tuple or list). Default: all but the
-            label, sorted by name; if the row has a `row_hash`, that and the row's `id` are left out too.
+            label, sorted by name. If the row has a `row_hash`, that and the row's `id` are left out too.
         label: the label's column; None if the rows have no label.
-        algorithm: that of the cache the hash is compared with.
+        algorithm: the algorithm of the cache with which the hash is compared.
 
     Returns:
         An unsigned 64-bit integer.
@@ -98,8 +98,8 @@ def hash_rows(
         uint64 [N].
 
     Raises:
-        CacheError: as for `hash_row`, naming the row; two different rows share a hash; or `dataset` has no rows by
-            position.
+        CacheError: as for `hash_row`, and the message names the row; two different rows share a hash; or `dataset` has
+            no rows by position.
     """
     try:
         digests = hash_columns(dataset, columns, label, algorithm)
@@ -120,14 +120,14 @@ def hash_batch(
     """`hash_row` of every row of a batch.
 
     Args:
-        batch: maps each column to its n values, one a row, as a list, array or tensor.
+        batch: maps each column to its n values, one for each row, as a list, array or tensor.
         columns, label, algorithm: as for `hash_row`.
 
     Returns:
         uint64 [n].
 
     Raises:
-        CacheError: as for `hash_row`, naming the row; or the columns have different lengths.
+        CacheError: as for `hash_row`, and the message names the row; or the columns have different lengths.
     """
     names = content_columns(batch, columns, label)
     values = {name: _listed_values(batch[name], name) for name in [*names, *listed(label)] if name in batch}
@@ -141,7 +141,7 @@ def hash_batch(
 
 
 def _listed_values(values: Any, column: Column) -> Sequence[Any]:
-    """A column's values, one a row; a one-dimensional array or tensor becomes Python numbers."""
+    """A column's values, one for each row. A one-dimensional array or tensor becomes Python numbers."""
     if len(getattr(values, "shape", ())) == 1:
         values = values.tolist()
     single = isinstance(values, str | bytes) or getattr(values, "shape", None) == ()
@@ -153,8 +153,8 @@ def _listed_values(values: Any, column: Column) -> Sequence[Any]:
 
 
 def _chunks(dataset: Any, columns: Sequence[Column] | None, label: Column | None) -> Iterator[Chunk]:
-    start, size = 0, 1  # the first row alone: it says how many fit
-    while start < len(dataset):  # not iter(): torch data sets need only have an index
+    start, size = 0, 1  # the first row alone: it shows how many rows fit
+    while start < len(dataset):  # not iter(): a torch data set may have only an index
         rows = [dataset[index] for index in range(start, min(start + size, len(dataset)))]
         for chunk in _of_python(rows, columns, label):
             yield chunk
@@ -166,7 +166,7 @@ def _chunks(dataset: Any, columns: Sequence[Column] | None, label: Column | None
 def _of_python(
     rows: Sequence[Row], columns: Sequence[Column] | None, label: Column | None
 ) -> Iterator[Chunk]:
-    """Chunks of rows; consecutive rows with the same columns share a chunk."""
+    """Chunks of rows. Consecutive rows with the same columns share a chunk."""
     start = 0
     while start < len(rows):
         names = _row_columns(rows[start], columns, label)

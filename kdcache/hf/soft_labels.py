@@ -19,7 +19,7 @@ from kdcache.logits.tokens.inference import model_inputs
 from kdcache.logits.tokens.inputs import KEYS, padded, read_sequences
 from kdcache.losses import kd_loss
 
-# From the student's logits: the batch's mean loss, and the number of items (rows, or predicted tokens) in the mean.
+# Turns the student's logits into the batch's mean loss and the number of items (rows, or predicted tokens) in it.
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
 IGNORED = -100  # transformers' label of a token that is not to be predicted
@@ -54,13 +54,13 @@ class FromLogits:
     split: str
     alpha: float
     temperature: float
-    by: Mapping[str, Any]  # the arguments of `join` that say how rows are told apart
+    by: Mapping[str, Any]  # the arguments of `join` that say how to tell rows apart
 
     def joined(self, rows: Any) -> Any:
         """The rows, each with its logits.
 
         Raises:
-            CacheError: a row differs from the cached row, or the data give no rows by position.
+            CacheError: a row differs from the cached row, or the data do not give rows by position.
         """
         if rows is None or self.cache is None:
             return rows
@@ -90,7 +90,7 @@ class FromLogits:
 
 @dataclass(frozen=True)
 class FromTokens:
-    """Soft labels from a language model's distributions, which are found by the tokens of each batch."""
+    """Soft labels from a language model's distributions. They are found by the tokens of each batch."""
 
     keys: ClassVar[tuple[str, ...]] = ("loss_mask", "document_starts")
     cache: TokenCache
@@ -147,12 +147,12 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             see `kdcache.logits.tokens.inputs.read_sequences`.
 
     Returns:
-        int64 tensors [n, L]: `input_ids` and `labels` (-100 where nothing is to be predicted); `attention_mask` if
-        there is padding; if a row has several documents `position_ids`, `document_starts` as lists, and an
-        `attention_mask`, which finds a row in the cache. The model is not to get that one: it would mix the documents.
+        int64 tensors [n, L]: `input_ids` and `labels` (-100 if nothing is to be predicted). If there is padding, also
+        `attention_mask`. If a row has several documents, also `position_ids`, `document_starts` (as lists) and an
+        `attention_mask` that finds a row in the cache. Do not give that mask to the model: it would mix the documents.
 
     Raises:
-        CacheError: a row is not usable.
+        CacheError: a row cannot be used.
     """
     sequences = read_sequences("a batch", rows)
     inputs = model_inputs(sequences)

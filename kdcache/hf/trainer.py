@@ -26,9 +26,9 @@ class KDTrainer(Trainer):
         KDTrainer(student, arguments, collator, train_dataset=rows, cache="cache", columns=["text"], label="label",
                   alpha=0.9, temperature=2.0).train()
 
-    With a logit cache, the cache's `join` adds the logits to every row of `train_dataset` when the trainer is made; a
-    row that is not in the cache, or was changed, is an error. With a token cache, every batch finds its distributions
-    by its tokens, and each epoch uses another draw.
+    With a logit cache, the cache's `join` adds the logits to every row of `train_dataset` when the trainer is made. A
+    row that was changed or is not in the cache is an error. With a token cache, the distributions are found by the
+    tokens of every batch, and each epoch uses another draw.
 
     The loss is `kdcache.kd_loss` or `kdcache.kd_token_loss`: a mean over all rows (or predicted tokens) of an optimizer
     step, for any number of accumulated batches and processes. Evaluation needs no logits: `eval_loss` is the plain
@@ -36,14 +36,14 @@ class KDTrainer(Trainer):
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset: as for the Trainer. `train_dataset` must have the
-            columns that `columns` and `label` name; the Trainer drops them after the join. For a token cache the
+            columns that `columns` and `label` name. The Trainer drops them after the join. For a token cache the
             default collator pads `input_ids` on the right and makes the `labels`.
         cache: a logit cache or a token cache, or its folder. None: the rows have `teacher_logits` already (they were
             joined before, or are a `kdcache.AugmentedDataset`).
         split: the cache's split that the rows come from.
         alpha: the weight of the distillation term, from 0 to 1.
-        temperature: default: the cache's own, which is 1 for raw logits.
-        columns, label, id_column, hash_column: how the rows of a logit cache are told apart, see `LogitCache.join`.
+        temperature: default: the cache's own temperature, which is 1 for raw logits.
+        columns, label, id_column, hash_column: how to tell the rows of a logit cache apart, see `LogitCache.join`.
         options: all other options of the Trainer.
 
     Raises:
@@ -124,14 +124,14 @@ class KDTrainer(Trainer):
         return super().prediction_step(model, self._model_inputs(inputs), *options, **more)
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The batch without the keys of the loss; a language model keeps the documents of a row apart."""
+        """The batch without the keys of the loss. A language model keeps the documents of a row apart."""
         apart = without_cache(self.model) if isinstance(self._soft, FromTokens) else {}
         left_out = {*self._soft.keys, *(["attention_mask"] if "document_starts" in inputs else [])}
         return {**{name: value for name, value in inputs.items() if name not in left_out}, **apart}
 
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
-    """The batch's part of the mean over an optimizer step's items; the batch's own mean if their number is unknown."""
+    """The batch's part of the mean over an optimizer step's items, or its own mean if their number is unknown."""
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
     mean, items = target(logits)
     return mean if num_items_in_batch is None else mean * items / num_items_in_batch

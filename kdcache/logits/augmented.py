@@ -1,4 +1,4 @@
-"""A student's rows, augmented into the very views whose logits a teacher's cache holds."""
+"""A student's rows, augmented into exactly the views whose logits a teacher's cache holds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class AugmentedDataset:
-    """Rows as the teacher saw them, each with the logits of exactly that view: a map-style data set for a DataLoader.
+    """Rows as the teacher saw them, each with the logits of exactly its view: a map-style data set for a DataLoader.
 
     Its use::
 
@@ -31,18 +31,18 @@ class AugmentedDataset:
                 batch["image"], batch["teacher_logits"]  # the replayed inputs; float32 [n, K]
 
     As in `LogitCache.join`, a row is found by its id or its content, and checked by its hash before the augmentation.
-    What a row becomes depends only on the row and the epoch, not on the order, the workers or the random numbers drawn
-    before. Call `set_epoch` between epochs; it reaches workers that stay (`persistent_workers`) too. Each worker keeps
-    the split in memory; forked workers share it if it was read before the fork.
+    The augmented row depends only on the row and the epoch. The order, the workers and the random numbers drawn before
+    do not matter. Call `set_epoch` between epochs. It also reaches workers that stay (`persistent_workers`). Each
+    worker keeps the split in memory. Forked workers share it if it was read before the fork.
 
     Args:
         cache: a cache with views.
-        dataset: sized and indexable by position; its rows are mappings, tuples or lists, not augmented yet.
+        dataset: sized and indexable by position. Its rows are mappings, tuples or lists, not augmented yet.
         augment: the same augmentation as for the teacher's inputs.
         split: the cache's split that the rows come from.
         augment_column: the value of a row that `augment` gets, as in `write_logits`; None for the whole row.
-        column: name of the new value; in a tuple or list, the new value comes last.
-        id_column, hash_column, columns, label: how rows are told apart, see `join.join`.
+        column: name of the new value. In a tuple or list, the new value comes last.
+        id_column, hash_column, columns, label: how to tell rows apart, see `join.join`.
 
     Raises:
         CacheError: the cache has no views, or no such split. Later, when rows are read: a row is not in the cache, or
@@ -79,13 +79,13 @@ class AugmentedDataset:
         self._augmenter = Augmenter(augment, augment_column, augmentation.seed)
         self._joiner = Joiner(cache, split, column, id_column, hash_column, columns, label)
         self._epoch = torch.zeros((), dtype=torch.int64)
-        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # workers see it change
+        self._epoch.share_memory_()  # type: ignore[no-untyped-call]  # so that workers see it change
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch, which decides the view of every row: `epoch % V`."""
+        """Set the epoch. It decides the view of every row: `epoch % V`."""
         if not isinstance(epoch, int) or isinstance(epoch, bool) or epoch < 0:
             raise CacheError(f"an epoch must be an integer of 0 or more, found {epoch!r}")
         self._epoch.fill_(epoch)

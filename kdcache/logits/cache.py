@@ -1,7 +1,7 @@
 """A complete logit cache, open for reading: its facts, and its logits by row id, as a stream, or joined to rows.
 
 Opening reads the manifest and checks the files' sizes. Values are read when they are first needed: a whole split into
-memory (`logits`, `split`), or row group by row group (`read_group`, `stream`) if a split is larger than memory. A
+memory (`logits`, `split`), or row group by row group (`read_group`, `stream`) for a split that is larger than memory. A
 shard's checksum is compared with the manifest's before any of its values is used.
 """
 
@@ -36,8 +36,8 @@ class LogitCache:
             None accepts any.
 
     Raises:
-        CacheError: the cache is incomplete, damaged, of another format version, or not the one expected. The methods
-            raise the same error when they meet a damaged shard later.
+        CacheError: the cache is incomplete, damaged, of another format version, or not the expected cache. The methods
+            raise the same error if they find a damaged shard later.
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
@@ -56,7 +56,7 @@ class LogitCache:
 
     @property
     def cost(self) -> Cost | None:
-        """What computing the logits took, from cost.json beside the manifest; None if that file is not here."""
+        """What computing the logits took, from cost.json beside the manifest; None if that file is missing."""
         return read_cost(self.path) or self.manifest.cost
 
     @property
@@ -76,7 +76,7 @@ class LogitCache:
 
     @property
     def views(self) -> int | None:
-        """V, the number of augmented views of each row; None if the logits are of rows that were not augmented."""
+        """V, the number of augmented views of each row; None if the rows were not augmented."""
         return self._gather.views
 
     def logits(
@@ -86,8 +86,8 @@ class LogitCache:
 
         Args:
             split: e.g. "train".
-            ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
-            row_hashes: uint64 [n], the hashes of the caller's rows with these ids; checked if given.
+            ids: integers [n] (array, list or tensor), in any order, repeats allowed. All must be in the cache.
+            row_hashes: uint64 [n], the hashes of the caller's rows with these ids. They are checked if given.
                 int64 counts as the same 64 bits (data sets and tensors often have no uint64).
             view: for a cache with views: the view's number, one for all rows or one for each row [n]. None: all views.
 
@@ -106,10 +106,10 @@ class LogitCache:
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
-            hints: integers [n], ids that the rows may have. A hint is ignored if its row has another content.
+            hints: integers [n], ids that the rows may have. A hint is ignored if its row has other content.
 
         Returns:
-            int64 [n]. If several rows have the same content: the hint, or else the lowest of their ids.
+            int64 [n]. If several rows have the same content: the hint, or without a hint the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
@@ -117,7 +117,7 @@ class LogitCache:
         return self._gather.row_ids_of(split, row_hashes, hints)
 
     def split(self, name: str) -> CachedSplit:
-        """A whole split in memory, sorted by id; read once, then kept."""
+        """A whole split in memory, sorted by id. It is read once, then kept."""
         return self._gather.split(name)
 
     def groups(self, split: str) -> list[Group]:
@@ -125,7 +125,7 @@ class LogitCache:
         return self._disk.groups(split)
 
     def read_group(self, group: Group) -> CachedSplit:
-        """The rows of one row group, in the order of writing, read-only; no other rows of the split are in memory.
+        """The rows of one row group, in the order of writing, read-only. No other rows of the split are in memory.
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
@@ -187,7 +187,7 @@ class LogitCache:
         """Refuse a view that the cache does not have.
 
         Raises:
-            CacheError: names the views that there are.
+            CacheError: there is no such view. The message says which views there are.
         """
         self._gather.check_view(view)
 
@@ -195,7 +195,7 @@ class LogitCache:
         """Refuse a cache with views, for work that needs logits of rows that were not augmented.
 
         Raises:
-            CacheError: the cache has views; the message says that `doing`, such as "an ensemble", takes none.
+            CacheError: the cache has views. The message says that `doing`, such as "an ensemble", takes none.
         """
         if self.views is not None:
             raise CacheError(
@@ -204,7 +204,7 @@ class LogitCache:
             )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, even in files that were checked before; in bounded memory (8 bytes per row of a split).
+        """Look for damage, even in files that were checked before. Uses 8 bytes of memory per row of a split.
 
         Args:
             level: "quick" reads every shard's footer: columns, types, rows, and which cache the shard belongs to.

@@ -1,9 +1,9 @@
 """Make a folder ready for a cache: remove the files of an earlier cache, and nothing else.
 
-A cache's own files are: its manifest; a file that reads as its cost; in real sub-folders, files with the exact name of
-a shard and this format's key in the Parquet footer; and temporary files with the exact names. A Parquet file, manifest
-or cost.json of other origin makes the folder unusable for a cache: the folder is refused with that file's name, and
-nothing is removed. Other files do not matter.
+A cache's own files are: its manifest; a file that can be read as its cost; in real sub-folders, files that have the
+exact name of a shard and this format's key in the Parquet footer; and temporary files with the exact names. A Parquet
+file, manifest or cost.json of other origin makes the folder unusable for a cache. The folder is then refused with that
+file's name, and nothing is removed. Other files do not matter.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARQUET = b"PAR1"  # a Parquet file begins and ends with it
 
 
 def clear(folder: Path, keep: Collection[str] = ()) -> None:
-    """Make a folder ready for writing: its manifest goes first, then temporary files and shards not in `keep`.
+    """Make a folder ready for writing. Its manifest goes first, then temporary files and the shards not in `keep`.
 
     Afterwards the folder counts as an incomplete cache.
 
@@ -36,7 +36,7 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
         keep: shard files relative to the folder, such as "train/part-00000.parquet".
 
     Raises:
-        CacheError: the folder has a file that no logit cache wrote; nothing was removed.
+        CacheError: the folder has a file that no logit cache wrote. Then nothing was removed.
     """
     with as_cache_errors(), os_errors(folder):
         _refuse_foreign_manifest(folder)
@@ -53,7 +53,7 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
 
 
 def _split_folders(folder: Path) -> list[Path]:
-    """The sub-folders that can be splits: no links, which lead outside, and none with a manifest, another cache."""
+    """The sub-folders that can be splits. Not links, which lead outside, nor folders with a manifest (other caches)."""
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]
     return [path for path in inside if SPLIT_NAME.fullmatch(path.name) and not (path / MANIFEST).exists()]
 
@@ -87,7 +87,7 @@ def _is_own(path: Path) -> bool:
     try:
         return METADATA_KEY in (pq.read_schema(path).metadata or {})
     except (pa.ArrowException, OSError):
-        return begin in (PARQUET, b"") or path.is_symlink()  # of a link only the link goes
+        return begin in (PARQUET, b"") or path.is_symlink()  # if it is a link, only the link is removed
 
 
 def _refuse_foreign_manifest(folder: Path) -> None:
@@ -108,7 +108,7 @@ def _refuse_foreign_cost(folder: Path) -> None:
 
 
 def _is_own_manifest(path: Path) -> bool:
-    """Whether a manifest is some logit cache's, possibly damaged.
+    """Whether a manifest belongs to some logit cache. It may be damaged.
 
     Raises:
         KdcacheError: it is not a regular file, or larger than a manifest can be.

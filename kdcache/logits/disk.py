@@ -23,7 +23,7 @@ from kdcache.logits.rows import Rows
 M = TypeVar("M", bound=Sealed)
 R = TypeVar("R", bound=Rows)
 
-# Zstandard expands 4 bytes to at most 128 KiB (a run of one value): a footer that promises more lies.
+# Zstandard expands 4 bytes to at most 128 KiB (a run of one value). A footer that promises more is false.
 MOST_COMPRESSION = 1 << 16
 # A row group that is larger than this, and too large for its file, would break the promise of bounded memory.
 GROUP_BYTES, GROUP_COMPRESSION = 64 << 20, 16
@@ -44,7 +44,7 @@ class ShardFooter:
     """A shard's Parquet footer, checked."""
 
     metadata: Any  # pyarrow.parquet.FileMetaData
-    rows: list[int]  # of each row group
+    rows: list[int]  # the rows of each row group
 
 
 @dataclass
@@ -75,7 +75,7 @@ class ShardedCache(Generic[M, R]):
         expect: the fingerprints that the logits must come from; None accepts any.
 
     Raises:
-        CacheError: the cache is incomplete, damaged, of another format version, or not the one expected.
+        CacheError: the cache is incomplete, damaged, of another format version, or not the expected cache.
     """
 
     def __init__(self, path: Path, sort: type[M], expect: Fingerprints | None = None) -> None:
@@ -88,7 +88,7 @@ class ShardedCache(Generic[M, R]):
             self._check_fingerprints(expect)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For worker processes: without data that they can read again; shards whose checksum was compared stay so."""
+        """For worker processes: without data that they can read again. Shards that were verified stay so."""
         files = {name: replace(file, footer=None) for name, file in self._files.items()}
         return {**self.__dict__, "_files": files}
 
@@ -107,7 +107,7 @@ class ShardedCache(Generic[M, R]):
         ]
 
     def read_group(self, group: Group) -> R:
-        """The rows of one row group, in the order of writing, read-only; no other rows of the split are in memory.
+        """The rows of one row group, in the order of writing, read-only. No other rows of the split are in memory.
 
         The first call for a shard reads its whole file, in pieces, to compare its checksum.
         """
@@ -130,7 +130,7 @@ class ShardedCache(Generic[M, R]):
 
     @contextmanager
     def _reading(self, group: Group, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """A row group as it is stored, from a shard that was checked; errors of decoding inside become CacheErrors."""
+        """A row group as it is stored, from a checked shard. Decoding errors inside the context become CacheErrors."""
         shard = self._checked_shard(group)
         path, file = self.path / shard.file, self._file(shard)
         footer = self._footer(group.split, group.shard)
@@ -152,7 +152,7 @@ class ShardedCache(Generic[M, R]):
             )
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, even in files that were checked before; in bounded memory (8 bytes per row of a split).
+        """Look for damage, even in files that were checked before. Uses 8 bytes of memory per row of a split.
 
         Args:
             level: "quick" reads every shard's footer: columns, types, rows, and which cache the shard belongs to.
@@ -197,7 +197,7 @@ class ShardedCache(Generic[M, R]):
         return shards[group.shard]
 
     def _file(self, shard: ShardInfo) -> ShardFile:
-        """What is known about a shard's file; an empty record if the file has changed since."""
+        """What is known about a shard's file. If the file has changed since, the record is empty."""
         stamp = self._stamp(shard)
         known = self._files.get(shard.file)
         if known is None or known.stamp != stamp:
@@ -264,7 +264,7 @@ class ShardedCache(Generic[M, R]):
     def load(self, name: str) -> R:
         """A whole split in memory, sorted by id, read-only."""
         for shard in self._split_info(name).shards:
-            self._compare_checksum(shard)  # before the footers are parsed, and memory is asked for
+            self._compare_checksum(shard)  # before the footers are parsed, and memory is allocated
         groups = self.groups(name)
         parts = (self.read_group(group) for group in groups)
         with self._enough_memory(name):
@@ -333,7 +333,7 @@ def _check_group_size(path: Path, number: int, size: int, shard: ShardInfo) -> N
 
 
 def sorted_by_id(path: Path, split: str, rows: R) -> R:
-    """The rows in ascending order of their ids, read-only; a repeated id is refused."""
+    """The rows in ascending order of their ids, read-only. A repeated id is refused."""
     if not (rows.ids[1:] > rows.ids[:-1]).all():
         rows = rows.part(np.argsort(rows.ids, kind="stable"))
         refuse_duplicates(path, split, rows.ids)

@@ -36,12 +36,12 @@ def ensemble(
 ) -> LogitCache:
     """Write the (weighted) mean of several caches as a cache of its own, in float32 and sorted by id.
 
-    All members must be of the same data: the same splits, row ids, row hashes, classes and label names. A few row
-    groups of each member are in memory at once; a split that was not written in ascending order of ids is held whole.
+    All members must have the same data: the same splits, row ids, row hashes, classes and label names. A few row
+    groups of each member are in memory at once. A split that was not written in ascending order of ids is held whole.
 
     Args:
         caches: the members, open or as folders.
-        path: the new cache's folder, which must not be a member's; an existing cache there is replaced.
+        path: the new cache's folder, which must not be a member's. An existing cache there is replaced.
         of: "logits": z = sum_m w_m z_m. "probabilities": z = log sum_m w_m softmax(z_m), so that softmax(z) is the
             mean of the members' probabilities.
         weights: one number >= 0 for each member, scaled to the sum 1. None gives all members the same weight.
@@ -50,8 +50,8 @@ def ensemble(
         The new cache, open. Its `weights` fingerprint covers the members, `of` and the weights.
 
     Raises:
-        CacheError: the members differ in their data (the first difference is named) or cannot be read; `of` or
-            `weights` is not usable; or the new cache cannot be written.
+        CacheError: the members differ in their data (the message names the first difference) or cannot be read; `of`
+            or `weights` cannot be used; or the new cache cannot be written.
     """
     members = [cache if isinstance(cache, LogitCache) else LogitCache(cache) for cache in caches]
     path = user_path(path)
@@ -75,7 +75,7 @@ def ensemble(
 def _means(
     members: Sequence[LogitCache], split: str, kind: Mean, shares: Sequence[float]
 ) -> Iterator[CachedSplit]:
-    """The mean of the members, piece by piece; at least one piece, so that an empty split is written too."""
+    """The mean of the members, piece by piece. There is at least one piece, so that an empty split is written too."""
     others = [Reader(by_id(member, split)) for member in members[1:]]
     shape = (0, members[0].manifest.classes)
     empty = CachedSplit(np.empty(0, np.int64), np.empty(0, np.uint64), np.empty(shape, np.float32))
@@ -110,7 +110,7 @@ def _fingerprints(members: Sequence[LogitCache], kind: Mean, shares: Sequence[fl
 
 
 def _common(values: list[str]) -> str:
-    """The value that all members share, or else a fingerprint of the list of values."""
+    """The value that all members share; if they differ, a fingerprint of the list of values."""
     return values[0] if len(set(values)) == 1 else fingerprint.of_json(values)
 
 

@@ -32,7 +32,7 @@ class Buffer(ABC, Generic[R]):
         return self.filled == self.size
 
     def take(self, rows: R) -> int:
-        """Copy the first rows, as many as there is room for; returns how many."""
+        """Copy as many of the first rows as there is room for. Return how many."""
         count = min(len(rows), self.size - self.filled)
         self.put(rows.part(slice(0, count)))
         self.filled += count
@@ -46,7 +46,7 @@ class Buffer(ABC, Generic[R]):
 
     @abstractmethod
     def put(self, rows: R) -> None:
-        """Copy rows after the `filled` ones; the caller has made sure that they fit."""
+        """Copy rows after the `filled` ones. The caller has made sure that they fit."""
 
     @abstractmethod
     def rows(self) -> R:
@@ -94,7 +94,7 @@ class RowWriter(ABC, Generic[M, R]):
             )
 
     def _keep_stored_shards(self) -> None:
-        """Keep the stored shards of each split, up to the first that is missing or damaged."""
+        """Keep the stored shards of each split, up to the first shard that is missing or damaged."""
         for folder in sorted(path for path in self.path.iterdir() if not path.is_symlink()):
             split = _OpenSplit(self._buffer())
             while stored := stored_shard(
@@ -105,11 +105,11 @@ class RowWriter(ABC, Generic[M, R]):
                 self._splits[folder.name] = split
 
     def written(self, split: str) -> int:
-        """How many rows the split has so far, those of an interrupted run included: the next row's position."""
+        """How many rows the split has so far, including those of an interrupted run: the next row's position."""
         return self._splits[split].rows if split in self._splits else 0
 
     def _add(self, split: str, rows: R) -> None:
-        """Append rows to a split; full shards go to disk at once."""
+        """Append rows to a split. Full shards go to disk at once."""
         context = f"{self.path}: split {split!r}"
         if split not in self._splits:
             self._splits[split] = _OpenSplit(self._buffer())
@@ -155,7 +155,7 @@ class RowWriter(ABC, Generic[M, R]):
             )
 
     def _write_shard(self, split: str, state: _OpenSplit[R]) -> None:
-        self._state = "broken by an earlier error"  # stays so if writing fails, since rows would be missing
+        self._state = "broken by an earlier error"  # stays so if writing fails, because rows would be missing
         check_in_place(self._lock)
         try:
             check_shard_count(sum(len(open_split.shards) for open_split in self._splits.values()) + 1)

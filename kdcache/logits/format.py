@@ -1,6 +1,6 @@
 """The logit cache's format, version 1: the shards, the manifest, and what is refused.
 
-Names, types, encodings and sizes are decided here; the writer and the reader follow. docs/cache-format.md describes
+Names, types, encodings and sizes are decided here. The writer and the reader follow. docs/cache-format.md describes
 the format for readers in other languages. Nothing is pickled or executed.
 """
 
@@ -22,7 +22,7 @@ from kdcache.logits.rows import CachedSplit
 FORMAT_VERSION = 1
 ROWS_PER_SHARD = 65536
 MOST_VALUES = 2**31 - 1  # logits of a row: Arrow counts a list's elements in 32 bits
-GROUP_BYTES = 4 << 20  # aim for a row group's logits: small enough to shuffle, big enough to read fast
+GROUP_BYTES = 4 << 20  # approximate; a row group is then small enough to shuffle, and big enough to read fast
 
 Dtype = Literal["float32", "float16"]
 
@@ -52,8 +52,8 @@ class Header(Layout):
 
     @model_serializer(mode="wrap")
     def _without_what_older_caches_lack(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out `augmentation` if there are no views, and `row_hash` if it is XXH3: the bytes and the identity of
-        such a cache stay those from before these fields existed."""
+        """Leave out `augmentation` if there are no views, and `row_hash` if it is XXH3. Then the bytes and the identity
+        of such a cache stay as they were before these fields existed."""
         fields: dict[str, Any] = dump(self)
         if self.augmentation is None:
             fields.pop("augmentation", None)
@@ -127,7 +127,7 @@ def schema(row_values: int, dtype: Dtype = "float32") -> pa.Schema:
 
 
 def rows_per_group(row_values: int, dtype: Dtype = "float32", least: int = 1024) -> int:
-    """Rows of a row group: the power of two whose logits come to about 4 MiB, within [least, 65536]."""
+    """Rows of a row group: the power of two whose logits take about 4 MiB, within [least, 65536]."""
     rows = GROUP_BYTES // (row_values * np.dtype(dtype).itemsize)
     return int(min(max(1 << max(rows.bit_length() - 1, 0), least), 65536))
 

@@ -1,4 +1,4 @@
-"""Logits by row id, in any order, from splits in memory; row hashes check that each row is the right one."""
+"""Logits by row id, in any order, from splits in memory. Row hashes check that each row is the right one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdcache.logits.rows import CachedSplit
 
 
 class Gather:
-    """The splits of a cache in memory; each is read when it is first needed."""
+    """The splits of a cache in memory. Each is read when it is first needed."""
 
     def __init__(self, disk: ShardedCache[Manifest, CachedSplit]) -> None:
         self._disk = disk
@@ -37,7 +37,7 @@ class Gather:
 
     @property
     def views(self) -> int | None:
-        """V, the number of augmented views of each row; None if the logits are of rows that were not augmented."""
+        """V, the number of augmented views of each row; None if the rows were not augmented."""
         augmentation = self._disk.manifest.augmentation
         return augmentation.views if augmentation else None
 
@@ -48,8 +48,8 @@ class Gather:
 
         Args:
             split: e.g. "train".
-            ids: integers [n], in any order, repeats allowed; all must be in the cache. Arrays, lists, tensors.
-            row_hashes: uint64 [n], the hashes of the caller's rows with these ids; checked if given.
+            ids: integers [n] (array, list or tensor), in any order, repeats allowed. All must be in the cache.
+            row_hashes: uint64 [n], the hashes of the caller's rows with these ids. They are checked if given.
                 int64 counts as the same 64 bits (data sets and tensors often have no uint64).
             view: for a cache with views: the view's number, one for all rows or one for each row [n]. None: all views.
 
@@ -77,10 +77,10 @@ class Gather:
         Args:
             split: e.g. "train".
             row_hashes: uint64 [n] (or the same bits as int64), in any order, repeats allowed.
-            hints: integers [n], ids that the rows may have. A hint is ignored if its row has another content.
+            hints: integers [n], ids that the rows may have. A hint is ignored if its row has other content.
 
         Returns:
-            int64 [n]. If several rows have the same content: the hint, or else the lowest of their ids.
+            int64 [n]. If several rows have the same content: the hint, or without a hint the lowest of their ids.
 
         Raises:
             CacheError: a hash is not in the cache.
@@ -88,7 +88,7 @@ class Gather:
         loaded = self._load_once(split)
         asked = self._integers("row hashes", row_hashes).astype(np.uint64)
         hashes, ids = loaded.by_hash
-        positions = np.searchsorted(hashes, asked)  # the first of equals, which has the lowest id
+        positions = np.searchsorted(hashes, asked)  # the first of equal hashes, which has the lowest id
         missing = np.ones(len(asked), dtype=bool)
         inside = positions < len(hashes)
         missing[inside] = hashes[positions[inside]] != asked[inside]
@@ -119,14 +119,14 @@ class Gather:
         return np.where(right, known[positions], ids)
 
     def split(self, name: str) -> CachedSplit:
-        """A whole split in memory, sorted by id; read once, then kept."""
+        """A whole split in memory, sorted by id. It is read once, then kept."""
         return self._load_once(name).rows
 
     def check_view(self, view: Any) -> None:
         """Refuse a view that the cache does not have.
 
         Raises:
-            CacheError: names the views that there are.
+            CacheError: there is no such view. The message says which views there are.
         """
         self._checked_views(view, 1)
 
@@ -170,7 +170,7 @@ class Gather:
     def _positions(self, split: str, loaded: _Loaded, asked: np.ndarray) -> np.ndarray:
         ids, known = asked.astype(np.int64), loaded.rows.ids
         if loaded.dense:
-            if not ids.size or int(ids.view(np.uint64).max()) < len(known):  # negative ids are huge there
+            if not ids.size or int(ids.view(np.uint64).max()) < len(known):  # negative ids become huge here
                 return ids
             missing = (ids < 0) | (ids >= len(known))
         else:
@@ -212,11 +212,11 @@ class _Loaded:
 
     def __init__(self, rows: CachedSplit) -> None:
         self.rows = rows
-        ids = rows.ids  # sorted and distinct: when they are 0 .. N-1, an id is a position
+        ids = rows.ids  # sorted and distinct: if they are 0 .. N-1, an id is a position
         self.dense = len(ids) > 0 and int(ids[0]) == 0 and int(ids[-1]) == len(ids) - 1
 
     @cached_property
     def by_hash(self) -> tuple[np.ndarray, np.ndarray]:
-        """(sorted row hashes, their ids); the ids of equal hashes are ascending."""
+        """(sorted row hashes, their ids). The ids of equal hashes are ascending."""
         order = np.argsort(self.rows.row_hashes, kind="stable")
         return self.rows.row_hashes[order], self.rows.ids[order]

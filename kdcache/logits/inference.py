@@ -1,6 +1,6 @@
 """`write_logits`: run a model over a data set once and keep its logits, shard by shard.
 
-`jobs.py` has the part that all caches share: which shards are kept, who computes the others, and writing them.
+`jobs.py` has the part that all caches share: which shards are kept, who computes the others, and how they are written.
 """
 
 from __future__ import annotations
@@ -63,39 +63,38 @@ def write_logits(
 ) -> LogitCache:
     """Write the model's raw logits on every row of a data set, and open the cache.
 
-    A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under `accelerate
-    launch` or `torchrun` the processes divide the shards among themselves, and each returns the opened cache.
+    A complete cache with the same fingerprints is opened as it is. An incomplete cache is completed. Under
+    `accelerate launch` or `torchrun` the processes divide the shards, and each process returns the opened cache.
 
     Args:
         model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
-            one argument) and returns logits [b, K], or an object with `.logits`. A module is moved to the device, and
+            only argument) and returns logits [b, K], or an object with `.logits`. A module is moved to the device, and
             is in evaluation mode during the call.
         dataset: sized and indexable by row position, which becomes the row's id; or a table of Arrow, pandas or
             polars; or a mapping from split names to such data sets. A single data set becomes the split "train".
         label_names: the K names in order, or none.
-        collate: turns a list of rows into a batch; default: torch's `default_collate`, of mappings without `label`,
-            of tuples their first element.
+        collate: turns a list of rows into a batch. Default: torch's `default_collate` of mappings without `label`, or
+            of the first elements of tuples.
         columns, label: the part of a row that its hash covers, see `kdcache.hashing.rows.hash_row`; default: all.
         row_hashes: uint64 [N] (per split, if there are several), if you have hashed the rows already.
-        lengths: integers [N] (per split, if there are several); within a shard, rows of similar length then share a
-            batch.
+        lengths: integers [N] (per split, if there are several). Rows of similar length in a shard then share a batch.
         fingerprints: what the logits are computed from. Default, for a module: the row hashes, its weights, the first
             batch as it reaches the model, and its class.
-        augment: an augmentation, to cache views: the model gets each row V times, augmented before `collate` with the
+        augment: an augmentation, to cache views. The model gets each row V times, augmented before `collate` with the
             seed of each view, and a student replays these views (`AugmentedDataset`). `views` says what it may be. The
             row hashes are those of the rows before the augmentation.
-        augment_column: the value of a row (a position, if rows are tuples) that `augment` takes and returns; default:
+        augment_column: the value of a row (a position, if rows are tuples) that `augment` takes and returns. Default:
             the whole row.
-        augmentation: how many views, their seed, and a description of `augment`; give both or neither.
+        augmentation: how many views, their seed, and a description of `augment`. Give both or neither.
         score: computes the model's scores for the manifest, from a split's name and its logits [N, K] (or [N, V, K])
             in the order of the rows. One split's logits are then held in memory.
         run: a name for this run, for cost.json.
-        rows_per_shard: the rows that an interruption loses at most and that are held in memory; processes divide the
-            work by shards.
+        rows_per_shard: the largest number of rows that an interruption loses, and that are held in memory. Processes
+            divide the work by shards.
         dtype: "float32", or "float16" to round to half the size.
         device: where batches and a module go. Default, for a module: Accelerate's device if there are several
-            processes, else the device it is on.
-        overwrite: replace a complete cache of other fingerprints.
+            processes, else the device that it is on.
+        overwrite: replace a complete cache that has other fingerprints.
 
     Raises:
         CacheError: the rows, the logits or the options cannot be used, the folder holds another cache, or writing
@@ -184,7 +183,7 @@ def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
 
 
 def _real(path: Path, logits: Any) -> Any:
-    """Logits in a form that can be stored. Anything but an array or tensor is passed on: the predictor refuses it.
+    """Logits in a form that can be stored. Anything that is no array or tensor is passed on; the predictor refuses it.
 
     Raises:
         CacheError: the logits are complex numbers, texts or objects, or a sparse, quantized or meta tensor.

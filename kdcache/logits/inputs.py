@@ -22,7 +22,7 @@ class Inputs:
     """The data sets to run a model over."""
 
     splits: Mapping[str, Any]  # sized, and indexable by position
-    hashes: Mapping[str, npt.NDArray[np.uint64]]  # [N] of each split
+    hashes: Mapping[str, npt.NDArray[np.uint64]]  # [N] for each split
     lengths: Any  # a mapping from split to [N], or [N] of the only split, or None
 
     def lengths_at(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
@@ -46,7 +46,7 @@ def read_inputs(
         dataset, columns, label, row_hashes, lengths: as for `write_logits`.
 
     Raises:
-        CacheError: the data give no rows by position; or the hashes or lengths do not fit the rows.
+        CacheError: the data do not give rows by position; or the hashes or lengths do not fit the rows.
     """
     splits = _by_split(path, dataset)
     hashes = {

@@ -1,7 +1,7 @@
-"""Compute any kind of cache shard by shard: stored shards are kept, missing ones are divided among the processes.
+"""Compute any kind of cache shard by shard. Stored shards are kept. Missing shards are divided among the processes.
 
 One process computes a whole shard, from batches that never reach into the next shard, writes it, and never touches it
-again. So an interrupted run continues with the missing shards, several processes can divide the shards, and the cache
+again. So an interrupted run continues with the missing shards, and several processes can divide the shards. The cache
 has the same bytes either way.
 """
 
@@ -49,13 +49,13 @@ R = TypeVar("R", bound=Rows)
 
 @dataclass(frozen=True)
 class Job(ABC, Generic[R]):
-    """The cache to be written; the same on every process."""
+    """The cache to be written. It is the same on every process."""
 
     path: Path
     sort: type[Sealed]
     header: Layout
-    hashes: Mapping[str, npt.NDArray[np.uint64]]  # the rows' hashes [N] of each split
-    device: Any  # that computes the logits
+    hashes: Mapping[str, npt.NDArray[np.uint64]]  # the rows' hashes [N] for each split
+    device: Any  # the device that computes the logits
 
     @abstractmethod
     def compute(self, place: Place) -> R:
@@ -66,7 +66,7 @@ class Job(ABC, Generic[R]):
         return None
 
     def differences(self, manifest: Sealed) -> list[str]:
-        """What differs in an existing manifest: header fields, or the rows; empty if it is the same cache."""
+        """What differs in an existing manifest: header fields, or the rows. Empty if it is the same cache."""
         header = self.header
         fields = [key for key in type(header).model_fields if getattr(manifest, key) != getattr(header, key)]
         rows = {name: split.rows for name, split in manifest.splits.items()}
@@ -84,7 +84,7 @@ class Job(ABC, Generic[R]):
         return np.arange(start, min(start + self.header.rows_per_shard, len(self.hashes[split])))
 
     def stored(self, place: Place) -> tuple[ShardInfo, R] | None:
-        """The shard, if it is on disk, whole, and has these very rows; else None."""
+        """The shard, if it is on disk, is whole, and has exactly these rows; else None."""
         positions = self.positions(place)
         shard = stored_shard(self.path, self.header, *place, len(positions))
         if shard is None:
@@ -101,13 +101,13 @@ def write_cache(job: Job[Any], overwrite: bool, run: str) -> None:
     except ValueError as error:
         raise CacheError(f"{job.path}: {error}") from None
     with ExitStack() as held:
-        locks: list[FolderLock] = []  # the main process's
+        locks: list[FolderLock] = []  # only the main process has locks
         if not processes.from_main(lambda: _is_complete(job, overwrite, held, locks)):
             _complete(job, run, locks)
 
 
 def _is_complete(job: Job[Any], overwrite: bool, held: ExitStack, locks: list[FolderLock]) -> bool:
-    """Whether the cache is complete already; if not, lock the folder and remove an earlier cache's files."""
+    """Whether the cache is complete already. If not, lock the folder and remove an earlier cache's files."""
     if (job.path / MANIFEST).exists():
         different = job.differences(load_manifest(job.path, job.sort))
         if different and not overwrite:
@@ -132,7 +132,7 @@ def _is_whole(job: Job[Any]) -> bool:
 
 
 def _complete(job: Job[Any], run: str, locks: Sequence[FolderLock]) -> None:
-    """Write the shards that are missing, each process its share, then the manifest."""
+    """Write the missing shards, each process its share. Then write the manifest."""
     start = time.perf_counter()
     places = job.places()
     share = places[processes.rank() :: processes.count()]
@@ -161,7 +161,7 @@ def _check_in_place(locks: Sequence[FolderLock]) -> None:
 def _write_shards(
     job: Job[Any], places: Sequence[Place], locks: Sequence[FolderLock]
 ) -> tuple[dict[Place, ShardInfo], int]:
-    """Make sure these shards are stored; returns their facts and the number of rows that had to be computed.
+    """Make sure these shards are stored. Return their facts and the number of rows that had to be computed.
 
     A second thread encodes and writes a shard while the model computes the next.
     """
@@ -178,7 +178,7 @@ def _write_shards(
             rows = job.compute(place)
             computed += len(rows)
             _check_in_place(locks)
-            _collect(writing, infos)  # one shard waits at most: memory stays bounded
+            _collect(writing, infos)  # at most one shard waits, so memory stays bounded
             writing[place] = pool.submit(store_shard, job.path, job.header, *place, rows)
         _collect(writing, infos)
     return infos, computed
@@ -191,7 +191,7 @@ def _collect(writing: dict[Place, Future[ShardInfo]], infos: dict[Place, ShardIn
 
 
 def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
-    """What computing the rows took; the speed is 0 if no time was measured."""
+    """What computing the rows took. The speed is 0 if no time was measured."""
     import torch
 
     device = torch.device(given or "cpu")
@@ -206,8 +206,8 @@ def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
 
 @contextmanager
 def evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """Put a module in evaluation mode on its device, which is yielded, and afterwards back in its old mode; a plain
-    callable stays as it is, and `device` is yielded."""
+    """Put a module in evaluation mode on its device, and afterwards back in its old mode. Yields the device. A plain
+    callable stays as it is; then `device` is yielded."""
     import torch
 
     if not isinstance(model, torch.nn.Module):

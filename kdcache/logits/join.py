@@ -45,34 +45,34 @@ def join(
     Args:
         cache: the open cache.
         data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); a torch
-            data set of such rows; a torch `DataLoader` or any other iterable of batches (mappings from column to n
             values: tensors, arrays or lists). Or a `DatasetDict`, or another mapping from splits to any of these.
-        split: the cache's split that the rows come from. Each split of a mapping takes the cache's split of its name.
+        split: the cache's split that the rows come from. Each split of a mapping takes the cache's split with its name.
+        column: the name of the new column or key.
         column: name of the new column or key.
-        id_column: a column of int64 row ids, as in the cache; each row must then be the one that was cached under its
+        id_column: a column of int64 row ids, as in the cache. Each row must then be the row that was cached under its
             id. None: a column `id` need not hold the cache's ids.
         hash_column: uint64 row hashes (int64 with the same bits is fine, as torch prefers it). None: there are no
             hashes, and the ids (in `id_column`, or `id`) are trusted.
         columns, label: the columns that the hashes in the cache cover. A loader's batches must have them.
-        view: for a cache with views, the number of the view that the data's inputs are of. If the view changes from
+        view: for a cache with views, the number of the view that the data's inputs show. If the view changes from
             epoch to epoch, as is usual, use `kdcache.AugmentedDataset`.
 
     Returns:
         For a `datasets.Dataset` or a table: a copy with one more column, float32 [K]. For a list of rows: a list of
         rows, each with a float32 [K] tensor. For a torch data set: a data set whose rows get the tensor when they are
         read. For a mapping: a mapping with each split joined. Otherwise: an iterable of the same length that can be
-        iterated as often as `data`; its batches have float32 [n, K] tensors on the device of the ids (or of the batch's
-        first tensor, if there are no ids).
+        iterated as often as `data`. Its batches have float32 [n, K] tensors on the device of the ids (or, without ids,
+        on the device of the batch's first tensor).
 
     Raises:
         CacheError: the cache has views and `view` is None; the data have the column already; nothing tells which rows
-            these are; a row is not in the cache, or differs from the cached row. With a loader, the error comes with
+            these are; or a row is not in the cache, or differs from the cached row. With a loader, the error comes with
             the batch and names the batch's number.
     """
     _check_view(cache, view)
     options = (column, id_column, hash_column, columns, label, view)
     if isinstance(data, Mapping) and data and not has_columns(data):
-        kind: Any = type(data)  # a DatasetDict stays one
+        kind: Any = type(data)  # a DatasetDict stays a DatasetDict
         return kind({name: _joined(Joiner(cache, name, *options), rows) for name, rows in data.items()})
     return _joined(Joiner(cache, split, *options), data)
 
@@ -113,7 +113,7 @@ def _check_view(cache: CachedRows, view: int | None) -> None:
 
 
 class JoinedRows:
-    """The rows of a torch data set (or any with a length and an index), each joined to its logits when it is read."""
+    """The rows of a torch data set (or anything with a length and an index). Each gets its logits when it is read."""
 
     def __init__(self, data: Any, joiner: Joiner) -> None:
         import torch
@@ -130,7 +130,7 @@ class JoinedRows:
 
 
 class JoinedBatches:
-    """The batches of `data`, each with its rows' logits; as long as `data`, and iterable as often."""
+    """The batches of `data`, each with its rows' logits. As long as `data`, and can be iterated as often."""
 
     def __init__(self, data: Iterable[Any], joiner: Joiner) -> None:
         self.data = data
@@ -188,7 +188,7 @@ def _joined_dataset(joiner: Joiner, data: Any) -> Any:
 def _with_stored_column(
     data: Any, numbers: npt.NDArray[np.int64], column: str, logits: Logits, feature: Any
 ) -> Any:
-    """A shuffled or filtered data set with one more column, which is added to its storage.
+    """A shuffled or filtered data set with one more column. The column is added to the storage.
 
     `add_column` would rewrite all rows of such a data set in its order, at a few thousand a second.
     """

@@ -1,7 +1,7 @@
 """Find the logits of rows: what `join` and `AugmentedDataset` have in common.
 
 If columns or a label are named, rows are found by their content alone. Otherwise they are found by the row hashes in
-the data; an id beside a hash only chooses among rows of the same content. Ids alone are trusted only on request.
+the data. An id beside a hash only chooses among rows with the same content. Ids alone are trusted only on request.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ID, HASH = "id", "row_hash"  # the names in prepared tasks
 
 
 class CachedRows(Protocol):
-    """The part of a cache that joining needs; `Gather` and `LogitCache` have it."""
+    """The part of a cache that joining needs. `Gather` and `LogitCache` have it."""
 
     @property
     def path(self) -> Path: ...
@@ -42,7 +42,7 @@ class CachedRows(Protocol):
 
 @dataclass(frozen=True)
 class Joiner:
-    """The arguments of `join` that say how rows are told apart."""
+    """The arguments of `join` that say how to tell rows apart."""
 
     cache: CachedRows
     split: str
@@ -112,7 +112,7 @@ class Joiner:
     def _hints(
         self, names: Sequence[Column], values_of: Callable[[Column], npt.NDArray[Any]]
     ) -> npt.NDArray[Any] | None:
-        """Values of a column `id` that `id_column` does not name; they may or may not be the cache's ids."""
+        """Values of a column `id` that `id_column` does not name. They need not be the cache's ids."""
         if self.by_content or ID not in names:
             return None
         hints = values_of(ID)
@@ -133,7 +133,7 @@ class Joiner:
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:
-    """Ids or hashes of a batch as an array; a list of them may hold Python integers or 0-d tensors."""
+    """Ids or hashes of a batch as an array. A list of them may hold Python integers or 0-d tensors."""
     if hasattr(values, "detach"):
         return np.asarray(values.detach().cpu().numpy())
     if isinstance(values, Sequence) and not isinstance(values, str):

@@ -1,4 +1,4 @@
-"""manifest.json, which is written last and read first: its checksum, its version, and what is refused."""
+"""manifest.json: its checksum, its version, and what is refused. It is written last and read first."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kdcache.logits.records import MANIFEST, MOST_MANIFEST, Sealed
 from kdcache.system.files import read_json
 
 M = TypeVar("M", bound=Sealed)
-SHOWN = 5  # mistakes that one message lists
+SHOWN = 5  # how many mistakes one message lists
 OPENED_BY = {(1, None): "kdcache.LogitCache", (2, "tokens"): "kdcache.TokenCache"}  # by version and kind
 
 
@@ -30,8 +30,8 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
         sort: the manifest's class, of the expected format.
 
     Raises:
-        CacheError: the folder or the manifest is missing (the cache is incomplete), or the manifest is of another
-            format version, was edited, or is damaged.
+        CacheError: the folder or the manifest is missing (the cache is incomplete), or the manifest has another format
+            version, was edited, or is damaged.
     """
     path = folder / MANIFEST
     if not path.exists():

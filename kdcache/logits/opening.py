@@ -19,7 +19,7 @@ def open_cache(path: str | Path) -> LogitCache | TokenCache:
     """A complete cache, open for reading.
 
     Raises:
-        CacheError: the folder holds no cache, or one that is incomplete, damaged or of another format version.
+        CacheError: the folder holds no cache, or its cache is incomplete, damaged or of another format version.
     """
     if kind_of(user_path(path)) == "tokens":
         from kdcache.logits.tokens.cache import TokenCache
@@ -31,10 +31,10 @@ def open_cache(path: str | Path) -> LogitCache | TokenCache:
 
 
 def read_manifest(folder: Path) -> Manifest | TokenManifest:
-    """A cache's manifest alone; its shards need not be there.
+    """A cache's manifest alone. Its shards need not be there.
 
     Raises:
-        CacheError: there is no manifest, or it was edited, is damaged, or is of a newer format.
+        CacheError: there is no manifest, or it was edited, is damaged, or has a newer format.
     """
     if kind_of(folder) == "tokens":
         from kdcache.logits.tokens.format import TokenManifest

@@ -17,7 +17,7 @@ from kdcache.logits.records import Layout
 from kdcache.system.quoting import quoted
 
 METADATA_KEY = b"kdcache"  # key of the shard's own description in the Parquet footer
-OPTIONAL = ("augmentation", "kind")  # keys that only some footers have; refused where they are not expected
+OPTIONAL = ("augmentation", "kind")  # keys that only some footers have; refused if they are not expected
 
 
 def shard_metadata(header: Layout, split: str, index: int) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def open_shard(
     """Open a shard, from its bytes or its file, and check that it is shard `index` of the split, with `rows` rows.
 
     Raises:
-        CacheError: not a Parquet file, other columns or types, another number of rows, or the shard of another cache or
-            place.
+        CacheError: it is not a Parquet file, or has other columns or types or another number of rows; or it is a
+            shard of another cache or place.
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(source) if isinstance(source, bytes) else source)
@@ -115,7 +115,7 @@ def sha256(data: bytes) -> str:
 
 
 def shard_content(path: Path) -> str:
-    """The checksum of a shard's columns, from its footer; equal if two shards hold the same rows and logits.
+    """The checksum of a shard's columns, from its footer. It is equal if two shards hold the same rows and logits.
 
     Raises:
         CacheError: the file is not a shard of a logit cache.

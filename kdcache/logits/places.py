@@ -1,7 +1,7 @@
 """The caches in a teacher's folder of logits.
 
-The folder itself is a cache (PLAIN: the labelled rows, not augmented). Sub-folders may hold further caches: of the
-train rows in each augmented view, and of the rows without labels (in each view, if any). They are separate, so that
+The folder itself is a cache (PLAIN: the labelled rows, not augmented). Sub-folders may hold more caches: of the train
+rows in each augmented view, and of the rows without labels (in each view, if there are views). They are separate. So
 trials that do not use them do not depend on them.
 """
 

@@ -1,4 +1,4 @@
-"""Probabilities of logits, with NumPy alone: the commands about caches work without the libraries of studies."""
+"""Probabilities of logits, with NumPy alone. So the commands about caches work without the libraries of studies."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from kdcache.logits.rows import Rows
 
 MANIFEST = "manifest.json"
 MOST_MANIFEST = 16 << 20  # bytes
-MOST_SHARDS = 65536  # whose manifest is about 12 MB
+MOST_SHARDS = 65536  # the manifest of so many shards has about 12 MB
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 SHA256 = r"^[0-9a-f]{64}$"
 
@@ -26,7 +26,7 @@ class Record(BaseModel):
 
 
 class Fingerprints(Record):
-    """What the logits were computed from; a cache is used only if all four agree."""
+    """What the logits were computed from. A cache is used only if all four agree."""
 
     data: str
     weights: str
@@ -78,14 +78,14 @@ class Layout(Record):
     """
 
     VERSION: ClassVar[int]
-    if TYPE_CHECKING:  # fields of every header, each in its own place among its format's
+    if TYPE_CHECKING:  # fields of every header; each format declares them among its own
         format_version: int
         rows_per_shard: int
         fingerprints: Fingerprints
 
     @property
     def row_text(self) -> str:
-        """A row's size, for messages, such as the 3 in `10 rows x 3`."""
+        """A row's size for messages, such as the 3 in `10 rows x 3`."""
         raise NotImplementedError
 
     def arrow_schema(self) -> pa.Schema:
@@ -93,7 +93,7 @@ class Layout(Record):
         raise NotImplementedError
 
     def encode(self, rows: Any, metadata: dict[str, Any]) -> bytes:
-        """A shard's bytes; the same rows give the same bytes."""
+        """A shard's bytes. The same rows give the same bytes."""
         raise NotImplementedError
 
     def decode(self, table: pa.Table, count: int) -> Rows:
@@ -139,7 +139,7 @@ class Sealed(Layout):
 
     @property
     def identity(self) -> str:
-        """Fingerprint of everything that decides the values: equal exactly if two caches hold the same values."""
+        """Fingerprint of everything that decides the values. Caches share it exactly if they hold the same values."""
         content = self.model_dump(mode="json", exclude={"scores", "cost", "versions"})
         return fingerprint.of_json(content)
 
@@ -177,5 +177,5 @@ def _check_split(name: str, split: SplitInfo, rows_per_shard: int) -> None:
 
 
 def shard_file(split: str, index: int) -> str:
-    """Name of a shard relative to the cache; shard k holds the rows written at [k R, (k + 1) R)."""
+    """Name of a shard relative to the cache. Shard k holds the rows written at [k R, (k + 1) R)."""
     return f"{split}/part-{index:05d}.parquet"

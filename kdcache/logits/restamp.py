@@ -1,4 +1,4 @@
-"""Write a cache again with other fingerprints: the same rows and logits, or distributions, in the same shards."""
+"""Write a cache again with other fingerprints: the same rows and logits (or distributions), in the same shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def restamped(source: Path, target: Path, fingerprints: Fingerprints) -> LogitCache | TokenCache:
-    """Copy a cache to `target` as one that was computed from these fingerprints; in bounded memory.
+    """Copy a cache to `target` as if it was computed from these fingerprints, in bounded memory.
 
     Raises:
         CacheError: the cache is damaged, or the copy cannot be written.

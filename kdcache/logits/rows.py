@@ -74,7 +74,7 @@ class CachedSplit(Rows):
 
     @classmethod
     def placed(cls, parts: Sequence[CachedSplit], positions: np.ndarray) -> CachedSplit:
-        """As `Rows.placed`; each row is copied straight to its place, so that there is no third copy."""
+        """Does what `Rows.placed` does. Each row is copied straight to its place, so there is no third copy."""
         block = cls.empty(len(positions), parts[0].logits.shape[1:])
         for part in parts:
             targets, positions = positions[: len(part)], positions[len(part) :]

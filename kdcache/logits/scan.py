@@ -1,6 +1,6 @@
 """Go through splits in ascending order of ids, a row group at a time, to describe or compare caches in little memory.
 
-Shards are usually written in ascending order of ids, so that each row group is the next piece. If the ids of row groups
+Shards are usually written in ascending order of ids. Then each row group is the next piece. If the ids of row groups
 overlap (the rows were written in another order), the split is read whole and cut into pieces.
 """
 
@@ -17,11 +17,11 @@ import numpy.typing as npt
 from kdcache.logits.disk import Group, refuse_duplicates
 from kdcache.logits.rows import CachedSplit
 
-PIECE = 65536  # rows of a split that is read whole, at most
+PIECE = 65536  # largest piece, in rows, of a split that is read whole
 
 
 class Grouped(Protocol):
-    """The part of a cache that scanning needs; a `LogitCache` has it."""
+    """The part of a cache that scanning needs. A `LogitCache` has it."""
 
     @property
     def path(self) -> Path: ...
@@ -85,7 +85,7 @@ class Reader:
         self._rest: CachedSplit | None = None
 
     def take(self, count: int) -> CachedSplit:
-        """The next rows; fewer than `count` only at the end."""
+        """The next rows. There are fewer than `count` only at the end."""
         parts: list[CachedSplit] = []
         while count:
             piece = self._rest if self._rest is not None else next(self._pieces, None)

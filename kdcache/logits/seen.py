@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-BITMAP_IDS = 1 << 28  # ids below this are kept in a bitmap, larger (unusual) ones in a set
+BITMAP_IDS = 1 << 28  # smaller ids are kept in a bitmap, larger (unusual) ids in a set
 
 
 @dataclass
 class SeenIds:
-    """The ids of a split so far: a bitmap, since ids are usually row positions, and a set for very large ids."""
+    """The ids of a split so far: a bitmap, because ids are usually row positions, and a set for very large ids."""
 
     bitmap: np.ndarray = field(default_factory=lambda: np.zeros(1024, dtype=bool))
     large: set[int] = field(default_factory=set)

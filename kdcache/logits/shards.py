@@ -1,7 +1,7 @@
 """A cache's files while it is written: store a shard, recognise a shard of an earlier run, write the manifest.
 
 `LogitWriter` and `write_logits` are built on this. Shard k of a split holds the rows at positions [k R, (k + 1) R)
-with R = `rows_per_shard`, and the same rows give the same bytes; so what an interrupted run left can be kept, and
+with R = `rows_per_shard`, and the same rows give the same bytes. So the shards of an interrupted run can be kept, and
 processes can write different shards of one cache without talking to each other.
 """
 
@@ -36,7 +36,7 @@ def checked_header(folder: Path, sort: type[H], **values: Any) -> H:
     """The header of a cache to be written.
 
     Raises:
-        CacheError: the options do not make a cache; every mistake is named.
+        CacheError: the options cannot be used for a cache. The message has every mistake.
     """
     try:
         return sort.model_validate(values)
@@ -95,7 +95,7 @@ def store_manifest(
     """Write the manifest, which makes the cache complete.
 
     Raises:
-        CacheError: a score is not finite, or of a split that does not exist; or the manifest cannot be written.
+        CacheError: a score is not finite or is for a split that does not exist, or the manifest cannot be written.
     """
     try:
         numbers = {
@@ -130,10 +130,10 @@ def _check_shards(folder: Path, manifest: Sealed) -> None:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[FolderLock]:
-    """Be the only writer of a cache's folder, which is created if missing.
+    """Be the only writer of a cache's folder. The folder is created if it is missing.
 
     Raises:
-        CacheError: another process, or another writer in this process, is writing here; or there can be no folder.
+        CacheError: another process, or another writer in this process, is writing here; or the folder cannot be made.
     """
     lock = FolderLock(folder)
     with as_cache_errors(), os_errors(folder):
@@ -173,7 +173,7 @@ def os_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def as_cache_errors() -> Iterator[None]:
-    """Turn errors of writing files into CacheErrors, which add that the cache is incomplete."""
+    """Turn errors of writing files into CacheErrors that also say that the cache is incomplete."""
     try:
         yield
     except CacheError:
@@ -182,7 +182,7 @@ def as_cache_errors() -> Iterator[None]:
         raise CacheError(f"{error}; the logit cache is incomplete") from error
 
 
-@functools.cache  # each look-up parses a package's whole metadata, README and all
+@functools.cache  # each look-up parses a package's whole metadata, including its README
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in PACKAGES:

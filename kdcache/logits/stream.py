@@ -1,15 +1,15 @@
 """Go through a split batch by batch in bounded memory: shuffled, divided among processes, resumable.
 
-The order of an epoch is a function of the cache, the settings and the epoch's number alone:
+The order of an epoch depends only on the cache, the settings and the epoch's number:
 
-1. The split's row groups are permuted by (seed, epoch), in the same way on every rank. Laid end to end, they are a line
-   of N rows.
-2. Rank r of R takes the rows [r N / R, (r + 1) N / R) of that line, so ranks differ by at most one row. (If a border
-   falls inside a row group, both ranks read the group and each takes its own rows.)
+1. The split's row groups are permuted by (seed, epoch), in the same way on every rank. One after the other, they are a
+   line of N rows.
+2. Rank r of R takes the rows [r N / R, (r + 1) N / R) of that line. So ranks differ by at most one row. (If a border is
+   inside a row group, both ranks read the group and each takes its own rows.)
 3. A rank reads `buffer_groups` row groups at a time, shuffles their rows by (seed, epoch, place in the line), and cuts
    the resulting sequence of rows into batches.
 4. Each worker of a DataLoader takes a consecutive run of the rank's batches. The batches are the same with any number
-   of workers; only their order differs.
+   of workers. Only their order differs.
 """
 
 from __future__ import annotations
@@ -48,15 +48,15 @@ class LogitStream(Generic[R]):
 
         loader = torch.utils.data.DataLoader(stream, batch_size=None, num_workers=2)
 
-    The workers have copies of the stream. So call `set_epoch` before each epoch (`persistent_workers` do not hear of
-    it: they count the epochs themselves), and tell `state_dict` how many batches the loader has given. Each process
-    compares a shard's checksum before it first reads from it; workers need not after `cache.verify("full")` in the
-    main process.
+    The workers have copies of the stream. So call `set_epoch` before each epoch (`persistent_workers` do not get that
+    call: they count the epochs themselves), and tell `state_dict` how many batches the loader has given. Each process
+    compares a shard's checksum before it first reads from it. After `cache.verify("full")` in the main process, workers
+    do not need to.
 
     Args:
         cache: the cache's shards.
         split: e.g. "train".
-        batch_size: rows of a batch; a rank's last batch may be smaller.
+        batch_size: rows of a batch. A rank's last batch may be smaller.
         rank, world_size: this process's number, and the number of processes that share the rows.
         seed: decides the order; None keeps the order of writing in every epoch.
         buffer_groups: how many row groups are shuffled together.
@@ -64,7 +64,7 @@ class LogitStream(Generic[R]):
             loops whose ranks must take the same number of steps.
 
     Raises:
-        CacheError: a setting makes no sense, there is no such split, or (when iterating) a shard is damaged.
+        CacheError: a setting makes no sense, there is no such split, or (while iterating) a shard is damaged.
     """
 
     def __init__(
@@ -98,9 +98,9 @@ class LogitStream(Generic[R]):
         self._groups = cache.groups(split)
         self._total = sum(group.rows for group in self._groups)
         self._epoch = 0
-        self._begin = _Place()  # where the next pass over the epoch begins
-        self._reached = _Place()  # what the passes so far have given
-        self._passes = 0  # that began in this worker process
+        self._begin = _Place()  # the place where the next pass over the epoch begins
+        self._reached = _Place()  # the place that the passes have reached so far
+        self._passes = 0  # passes that began in this worker process
         _make_iterable_dataset()
 
     def __len__(self) -> int:
@@ -111,9 +111,9 @@ class LogitStream(Generic[R]):
         return -((first - last) // self.batch_size)
 
     def __iter__(self) -> Iterator[R]:
-        """The batches of the epoch (the first time after `load_state_dict`: its rest); then the next epoch is set."""
+        """The batches of the epoch. The first time after `load_state_dict`: its rest. Then the next epoch is set."""
         worker = _worker()
-        if worker is not None:  # each pass over the loader is an epoch, also one that was left early
+        if worker is not None:  # each pass over the loader is an epoch, even if it was left early
             if self._passes:
                 self.set_epoch(self._epoch + 1)
             self._passes += 1
@@ -135,13 +135,13 @@ class LogitStream(Generic[R]):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Go to the beginning of an epoch, which decides the order. A loaded state's place in this epoch is kept."""
+        """Go to the beginning of an epoch. It decides the order. A loaded state's place in this epoch is kept."""
         _check_integer("epoch", epoch, 0)
         if epoch != self._epoch:
             self._epoch, self._begin, self._reached = epoch, _Place(), _Place()
 
     def state_dict(self, taken: int | None = None, workers: int = 0) -> dict[str, Any]:
-        """The stream's place, as a JSON-like object for `load_state_dict`; valid for every rank at the same step.
+        """The stream's place, as a JSON-like object for `load_state_dict`. It is valid for every rank at this step.
 
         Args:
             taken: how many batches of this epoch a DataLoader has given so far, counted from the epoch's beginning,
@@ -162,7 +162,7 @@ class LogitStream(Generic[R]):
         Row groups before that place are not read again, except those in the buffer there.
 
         Raises:
-            CacheError: the state is of another cache, split, seed, batch size or number of ranks, or is not a state.
+            CacheError: this is not a state, or it is of another cache, split, seed, batch size or number of ranks.
         """
         expected = self._identity()
         known = {*expected, "epoch", "batches", "workers", "worker"}
@@ -179,7 +179,7 @@ class LogitStream(Generic[R]):
             _check_integer(name, given.get(name), least)
         if (
             state["batches"] > len(self) + 1 or given["worker"] >= state["workers"]
-        ):  # another rank may have one more
+        ):  # another rank may have one batch more
             raise CacheError(
                 f"{self._context}: the state says batch {state['batches']} of worker {state['worker']} of "
                 f"{state['workers']}, but the epoch has {len(self)} batches; count them from the epoch's beginning"
@@ -192,7 +192,7 @@ class LogitStream(Generic[R]):
         return f"{self.cache.path}: stream of split {self.split!r}"
 
     def _identity(self) -> dict[str, Any]:
-        """All that decides the batches, except the rank: all ranks are at the same step."""
+        """Everything that decides the batches, except the rank, because all ranks are at the same step."""
         return {
             "cache": self.cache.identity,
             "split": self.split,
@@ -217,7 +217,7 @@ class LogitStream(Generic[R]):
             if repeated is not None:
                 raise CacheError(f"{self._context} has row id {repeated} twice; cache the logits again")
             done += 1
-            if self._epoch == epoch:  # not after set_epoch
+            if self._epoch == epoch:  # not if set_epoch was called
                 self._reached = _Place(done, workers, part if in_worker else None)
             yield batch
         if not in_worker and self._epoch == epoch:
@@ -266,18 +266,18 @@ class LogitStream(Generic[R]):
 
 @dataclass(frozen=True)
 class _Place:
-    """How many batches of an epoch a rank has given with this many workers, or one of these workers alone."""
+    """How many batches of an epoch a rank has given with this many workers, or only one of these workers."""
 
     batches: int = 0
-    workers: int = 1  # 1 without workers too
+    workers: int = 1  # also 1 without workers
     worker: int | None = None  # None: all workers together, as the training loop counts
 
     def part_and_done(self, number: int, workers: int) -> tuple[int, int]:
         """(the part of the rank's batches that worker `number` continues, how many batches of it were given).
 
-        A DataLoader takes its workers' batches in turn, beginning with worker 0: of n batches, part p gave those
-        numbered p, p + workers, ... below n. Worker 0 goes on with the part whose turn it is, so that the order
-        stays.
+        A DataLoader takes its workers' batches in turn, beginning with worker 0. Of n batches, part p gave those with
+        the numbers p, p + workers, ... below n. Worker 0 continues the part whose turn it is. So the order stays the
+        same.
         """
         if self.worker is not None:
             return self.worker, self.batches
@@ -300,12 +300,12 @@ class _Piece:
 
 
 def _even_parts(count: int, parts: int) -> list[int]:
-    """`count` divided into `parts` parts that differ by at most one, the larger ones first."""
+    """`count` divided into `parts` parts that differ by at most one. The larger parts come first."""
     return [count // parts + (k < count % parts) for k in range(parts)]
 
 
 def _cut(blocks: Iterable[R], size: int) -> Iterator[R]:
-    """The rows of the blocks in batches of `size`; only the last may be smaller."""
+    """The rows of the blocks in batches of `size`. Only the last batch may be smaller."""
     pending: list[R] = []
     missing = size
     for block in blocks:
@@ -318,7 +318,7 @@ def _cut(blocks: Iterable[R], size: int) -> Iterator[R]:
                 yield type(pending[0]).joined(pending)
                 pending, missing = [], size
         pending = [type(pending[0]).joined(pending)] if pending else []
-        del block  # so that one block at a time is in memory
+        del block  # so that only one block at a time is in memory
     if pending:
         yield type(pending[0]).joined(pending)
 
@@ -339,7 +339,7 @@ def _worker() -> tuple[int, int] | None:
 
 
 def _make_iterable_dataset() -> None:
-    """Make streams IterableDatasets if torch is imported already; torch is not imported for this."""
+    """Make streams IterableDatasets if torch is imported already. This does not import torch."""
     if "torch" in sys.modules:
         from torch.utils.data import IterableDataset
 

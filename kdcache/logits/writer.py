@@ -1,4 +1,4 @@
-"""Write a logit cache row by row, in batches of any size: whole shards go to disk, the manifest comes last."""
+"""Write a logit cache row by row, in batches of any size. Whole shards go to disk, and the manifest comes last."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdcache.system.files import user_path
 
 
 class LogitWriter(RowWriter[Manifest, CachedSplit]):
-    """Writes one cache; a context manager.
+    """Writes one cache. It is a context manager.
 
     Entering removes an existing cache at `path`, its manifest first. Until `finish` has written the new manifest, the
     folder counts as incomplete and no reader accepts it. Two writers never share a folder. Its use::
@@ -30,21 +30,21 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
             writer.finish(scores={"train": {"accuracy": 0.98}})
 
     With `resume`, the whole shards of an interrupted run with the same options are kept. `written(split)` says how
-    many rows they hold; write the rows after those, in the same order as in the first run (only the caller knows it).
-    The cache then has the same bytes as an uninterrupted run's.
+    many rows they hold. Write the rows after those, in the same order as in the first run (only the caller knows it).
+    The cache then has the same bytes as that of an uninterrupted run.
 
     Args:
         path: the cache's folder, created if missing.
         classes: K, the number of logits of a row (1 for a regression).
         label_names: the K names in order, or none for a regression.
         fingerprints: what the logits are computed from.
-        rows_per_shard: rows of every shard except a split's last; affects the files, not the values.
+        rows_per_shard: rows of every shard except a split's last. It affects the files, not the values.
         dtype: "float32", or "float16" to round to half the size.
         resume: keep the whole shards of an interrupted run with these options.
-        augmentation: the logits are of V augmented views of each row; None: of the row as it is.
+        augmentation: the logits are of V augmented views of each row; None: of the rows themselves.
 
     Raises:
-        CacheError: from every method, if the input is not usable, another process is writing this cache, or writing
+        CacheError: from every method, if the input cannot be used, another process is writing this cache, or writing
             fails.
     """
 
@@ -79,7 +79,7 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
         return _LogitBuffer(self._logits_header)
 
     def write(self, split: str, ids: Any, row_hashes: Any, logits: Any) -> None:
-        """Append rows to a split; full shards go to disk at once.
+        """Append rows to a split. Full shards go to disk at once.
 
         Args:
             split: its name, e.g. "train".
@@ -94,7 +94,7 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
 
 
 class _LogitBuffer(Buffer[CachedSplit]):
-    """A shard's rows, in arrays that are reused for the next shard."""
+    """A shard's rows, in arrays that are used again for the next shard."""
 
     def __init__(self, header: Header) -> None:
         super().__init__(header.rows_per_shard)
@@ -116,7 +116,7 @@ def checked_rows(context: str, ids: Any, row_hashes: Any, logits: Any, header: H
     """The rows in the form in which they are stored.
 
     Raises:
-        CacheError: wrong shapes or types, negative ids, or logits that are not finite; each message begins with
+        CacheError: shapes or types are wrong, ids are negative, or logits are not finite. Each message begins with
             `context`.
     """
     ids = _checked_ids(context, ids)

@@ -1,8 +1,8 @@
 """Prove that a refactoring changed no result, and give finished results the identity of the present code.
 
 A sample of the finished teachers, caches and trials is run again in a temporary folder. All results are stamped with
-the new identity only if every loss and every logit of the sample is the same, bit for bit. Nothing but the code may
-differ: other data, weights, parameters or library versions are refused.
+the new identity only if every loss and every logit of the sample is the same, bit for bit. Only the code may differ:
+other data, weights, parameters or library versions are refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from kdcache.trials.store import Store
 log = logging.getLogger(__name__)
 
 CODE = ("code", "function")  # the parts of an identity that may differ
-P = TypeVar("P", TeacherPlan, TrialPlan)  # of trainings
+P = TypeVar("P", TeacherPlan, TrialPlan)  # plans of trainings
 
 
 @dataclass(frozen=True)
@@ -80,15 +80,15 @@ def adopt(
 
     Args:
         run: runs trials, as `kdcache.engine.run_trials` does.
-        sample: the smallest number of trials that are run again. Every task, model family and method is among them;
-            beside them, a teacher of every task and family is run again, with its logits.
+        sample: the smallest number of trials that are run again. The sample has every task, model family and method.
+            A teacher of every task and family is run again too, with its logits.
         seed: decides which trials are drawn.
         store: teachers, caches and trials are put there under their new identities.
         besides: finished results that are not the study's own, such as those of its tuning. No other process may write
             to their folders meanwhile.
 
     Raises:
-        TrialError: something other than the code differs, or a value does (the first is named); nothing is stamped.
+        TrialError: something other than the code differs, or a value differs (the first is named). Nothing is stamped.
     """
     with ExitStack() as held:
         for folder in _output_folders(study, layout):
@@ -121,7 +121,7 @@ def _output_folders(study: Study, layout: Layout) -> Iterable[Path]:
 
 
 def finished_models(planner: Planner, names: Iterable[tuple[str, str]]) -> Finished:
-    """The finished ones among these teachers (task, teacher), with their logits."""
+    """Those of these teachers (task, teacher) that are finished, with their logits."""
     layout = planner.layout
     done = [name for name in names if (layout.teacher(*name) / TEACHER).is_file()]
     caches = [planner.cache(*name) for name in done if layout.cache(*name).is_dir()]
@@ -168,7 +168,7 @@ def _differs_in_code(plan: TeacherPlan | TrialPlan, kept: Mapping[str, Any]) -> 
             f"{folder}: more than the code of {name} differs ({facts}); `dvc repro` runs it again"
         )
     versions = kept.get("versions") or {}
-    now = installed({*LEARNING, *versions})  # peft's too, where it was needed
+    now = installed({*LEARNING, *versions})  # also peft's version, if a result needed peft
     if different and versions != now:
         raise TrialError(
             f"{folder}: only the code may differ, but {name} was made with {versions}, and {now} are installed"

@@ -1,4 +1,4 @@
-"""Train a finished trial again to get its model, which must give the kept logits, bit for bit."""
+"""Train a finished trial again to get its model. The model must give the kept logits, bit for bit."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from kdcache.trials.saved_models import why_no_model
 
 
 def keep_student(plan: TrialPlan) -> None:
-    """Train a finished trial again, only to keep its model; nothing else of the trial is touched.
+    """Train a finished trial again, only to keep its model. Nothing else in the trial's folder is touched.
 
     Raises:
-        TrialError: the model gives other logits; it is then not kept.
+        TrialError: the model gives other logits. It is then not kept.
     """
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 
@@ -44,10 +44,10 @@ def trained_again(plan: TrialPlan, folder: Path, run: RunAll, otherwise: str) ->
     """Train a trial again in another folder, and return its model's folder.
 
     Args:
-        otherwise: what happens to a model that gives other logits, for the message.
+        otherwise: says in the error message what happens to a model that gives other logits.
 
     Raises:
-        TrialError: a logit differs; names the first row and class, and possible reasons.
+        TrialError: a logit differs. The message names the first row and class, and possible reasons.
     """
     with_train = "train" in (read_manifest(plan.folder / LOGITS).splits if kept_places(plan) else {})
     rerun = replace(plan, folder=folder, keep_train_logits=with_train, keep_model=True)

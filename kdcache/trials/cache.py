@@ -33,9 +33,9 @@ Write = Callable[..., LogitCache]
 
 
 def cache_logits(plan: CachePlan) -> None:
-    """Write a fine-tuned teacher's logits, in the caches that the plan names.
+    """Write a fine-tuned teacher's logits into the caches that the plan names.
 
-    A whole cache with the right fingerprints stays as it is.
+    A cache that is whole and has the right fingerprints stays as it is.
     """
     with torch_threads(plan.model.threads):
         if plan.language_modelling:
@@ -72,7 +72,7 @@ def _cache_rows(plan: CachePlan) -> None:
 
 
 def _cache_distributions(plan: CachePlan) -> None:
-    """A language model's distributions at every token of train and of the evaluated splits."""
+    """Write a language model's distributions at every token of train and of the evaluated splits."""
     inputs = DocumentInputs(PreparedTask(plan.task_folder), find_checkpoint(plan.model))
     model = build_causal_model(inputs.checkpoint, inputs.card, plan.model.seed)
     if PartialState().is_main_process:
@@ -101,7 +101,7 @@ def _clear(plan: CachePlan) -> None:
 
 
 def _write_rows(write: Write, inputs: Inputs, splits: Sequence[str], pad: int) -> None:
-    """Write the logits of rows that are not augmented; splits with labels are scored."""
+    """Write the logits of rows that are not augmented. Splits with labels are scored."""
     rows = {split: inputs.rows(split) for split in splits}
     batches = {split: Batcher(data, pad, PartialState().device) for split, data in rows.items()}
     write(
@@ -116,7 +116,7 @@ def _write_rows(write: Write, inputs: Inputs, splits: Sequence[str], pad: int) -
 
 
 def _write_views(write: Write, inputs: Inputs, split: str) -> None:
-    """Write the logits of an augmented task's rows, in each of their views."""
+    """Write the logits of every view of an augmented task's rows."""
     augment = inputs.card.augment
     assert augment is not None  # otherwise there are no views
     images = Images(inputs.task, split, inputs.preprocessor)

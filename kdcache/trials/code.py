@@ -1,7 +1,7 @@
 """The part of an identity that stands for the code: a hash of all modules that compute values.
 
-The code that counts is all of `INFERENCE` for a logit cache, all of `TRAINING` for a trained model; no list of files is
-kept by hand. What is in the rooms of `TOKENS` counts for language models alone, and so does the token cache's code.
+All code in `INFERENCE` counts for a logit cache, and all code in `TRAINING` for a trained model. No list of files is
+kept by hand. The packages in `TOKENS` and the token cache's code count for language models only.
 
 A refactoring changes nothing here: comments, docstrings, formatting, imports, which file or folder a definition is in,
 and the order of definitions do not count. A changed number, operator, default, name or text does.
@@ -28,7 +28,7 @@ from kdcache.hashing.fingerprint import of_json
 
 INFERENCE = ("kdcache.modelling", "kdcache.logits.predicting")
 TRAINING = (*INFERENCE, "kdcache.training")
-# What only language models use: rooms inside those above that count for nothing else, and the token cache's own code.
+# What only language models use: packages inside those above that count for nothing else, and the token cache's code.
 TOKENS = ("kdcache.modelling.tokens", "kdcache.training.tokens")
 TOKEN_CACHE = "kdcache.logits.tokens"
 OURS = "kdcache"
@@ -36,17 +36,17 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def of_training(tokens: bool) -> str:
-    """What trains a model: on labelled rows, or on every token of documents."""
+    """A hash of the code that trains a model: on labelled rows, or on every token of documents."""
     return of_packages([*TRAINING, TOKEN_CACHE]) if tokens else of_packages(TRAINING, without=TOKENS)
 
 
 def of_inference(tokens: bool) -> str:
-    """What gives a trained model's logits of labelled rows, or its distributions at every token of documents."""
+    """A hash of the code that computes a trained model's logits of rows, or its distributions at every token."""
     return of_packages([*INFERENCE, TOKEN_CACHE]) if tokens else of_packages(INFERENCE, without=TOKENS)
 
 
 def of_packages(names: Sequence[str], without: Sequence[str] = ()) -> str:
-    """What every module of the packages (and of the packages inside them) computes.
+    """A hash of all that the modules of the packages (and of the packages inside them) compute.
 
     Args:
         without: packages inside them that do not count.
@@ -80,7 +80,7 @@ def _of_files(files: Iterator[Path] | list[Path]) -> str:
 
 @functools.lru_cache(maxsize=256)
 def definitions(source: bytes) -> frozenset[str]:
-    """A digest of each top-level definition and statement of a module; cached, because every identity needs it."""
+    """A digest of each top-level definition and statement of a module. It is cached: every identity needs it."""
     tree = ast.parse(source)
     tree = _Canonical(_imported(tree)).visit(tree)
     texts = (json.dumps(_plain(statement), sort_keys=True) for statement in tree.body)
@@ -103,7 +103,7 @@ def _imported(tree: ast.Module) -> dict[str, str]:
 
 
 class _Canonical(ast.NodeTransformer):
-    """Leaves out everything that computes nothing, and replaces imported names by their full names."""
+    """Leaves out everything that computes nothing. Replaces imported names by their full names."""
 
     def __init__(self, imported: dict[str, str]) -> None:
         self._imported = imported
@@ -136,7 +136,7 @@ class _Canonical(ast.NodeTransformer):
 
 
 def _plain(node: Any) -> Any:
-    """A syntax tree as JSON: node types and values, without line numbers; the same in every version of Python."""
+    """A syntax tree as JSON: node types and values, without line numbers. It is the same in every version of Python."""
     if isinstance(node, ast.Constant):
         return ["Constant", type(node.value).__name__, repr(node.value)]
     if isinstance(node, ast.AST):
@@ -166,7 +166,7 @@ def _source(module: str) -> Path:
 
 
 def _found_spec(name: str) -> ModuleSpec | None:
-    """As importlib.util.find_spec, but without importing the packages above the module."""
+    """Does what importlib.util.find_spec does, but without importing the packages above the module."""
     path: list[str] | None = None
     spec: ModuleSpec | None = None
     parts = name.split(".")

@@ -1,7 +1,7 @@
 """A training's identity: a hash of all parts that decide its numbers, kept together with these parts.
 
 The parts are: the data, what the model starts from, how it reads rows, its recipe, the method, the soft labels, the
-seed and the code. Each result lists its parts, so a message can say what differs when an identity has changed.
+seed and the code. Each result lists its parts. So a message can say what differs when an identity has changed.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from kdcache.trials import code
 if TYPE_CHECKING:
     from kdcache.logits.tokens import TokenCache
 
-# Parameters that name things, or say what is kept, without changing a trial's numbers: what names stand for (the
-# checkpoint's weights, the teacher's logits) is in the identity by its fingerprint.
+# Parameters that name things, or say what is kept, without changing a trial's numbers. The things that they name (the
+# checkpoint's weights, the teacher's logits) are in the identity by their fingerprints.
 NAMES_ONLY = {"checkpoint", "revision", "tasks", "teacher", "keep", "cache"}
-# Keys that there were not always: they count where they are given, so that identities without them stay what they are.
+# Keys that were added later. They count only if they are given, so that identities without them stay as they are.
 LATER = {"tail"}
 
 Parts = dict[str, Any]
 
 
 def common_parts(card: TaskCard, checkpoint: Checkpoint, model: Model, function: str | None = None) -> Parts:
-    """The parts that all trainings of a model on a task share. Slow: it hashes weights and code.
+    """The parts that all trainings of a model on a task share. This is slow: it hashes weights and code.
 
     Args:
-        function: the method's own loss function, whose code counts too.
+        function: the method's own loss function. Its code counts too.
     """
     return {
         "data": card.fingerprint,
@@ -55,7 +55,7 @@ def training_parts(common: Mapping[str, Any], method: Regularizer, seed: int, *s
 
     Args:
         common: see `common_parts`.
-        soft_labels: for distillers, the contents of the caches to learn from, in order; see `content_of`.
+        soft_labels: only for distillers: the contents of the caches to learn from, in order; see `content_of`.
     """
     own = {
         "method": method.model_dump(exclude=NAMES_ONLY | left_out(method)),
@@ -66,7 +66,7 @@ def training_parts(common: Mapping[str, Any], method: Regularizer, seed: int, *s
 
 
 def left_out(method: Regularizer) -> set[str]:
-    """The keys of a method that are not said where they are not given."""
+    """The keys of a method that are left out of the identity because they are not given."""
     return {key for key in LATER if getattr(method, key) is None}
 
 
@@ -76,7 +76,7 @@ def identity_of(parts: Mapping[str, Any]) -> str:
 
 
 def content_of(folder: Path) -> str:
-    """A hash of a logit cache's content (rows, logits, label names, views), whatever model or code computed it.
+    """A hash of a logit cache's content (rows, logits, label names, views), by whatever model or code it was computed.
 
     Soft labels count by their content. If other code gives the same logits for a teacher or a baseline's trial, the
     trials that learned from them stay valid.
@@ -99,7 +99,7 @@ def content_of(folder: Path) -> str:
 
 
 def _labels(cache: LogitCache | TokenCache) -> dict[str, Any]:
-    """What its soft labels are."""
+    """What kind of soft labels the cache holds."""
     manifest = cache.manifest
     if isinstance(manifest, Manifest):
         return {
@@ -111,7 +111,7 @@ def _labels(cache: LogitCache | TokenCache) -> dict[str, Any]:
 
 
 def _contents(cache: LogitCache | TokenCache, split: str) -> list[str]:
-    """The checksum of each shard's rows and logits; the manifest protects the shards that have it in their footers."""
+    """The checksum of each shard's rows and logits, from the shard's footer. The manifest protects the shard."""
     return [shard_content(cache.path / shard.file) for shard in cache.manifest.splits[split].shards]
 
 
@@ -122,12 +122,12 @@ def learned_from(folders: Sequence[Path], method: Regularizer) -> list[Path]:
 
 
 def caches_beside(task: Task) -> list[str]:
-    """The places of the further caches in a teacher's folder of logits, according to the task in params.yaml."""
+    """The places of the further caches in a teacher's folder of logits, as the task in params.yaml declares them."""
     return [*[VIEWS] * (task.augment is not None), *[UNLABELLED] * task.has_unlabelled]
 
 
 def teacher_caches(card: TaskCard, checkpoint: Checkpoint, weights: str) -> dict[str, Fingerprints]:
-    """The caches in a teacher's folder of logits: for each place, the fingerprints of what it is computed from.
+    """The caches in a teacher's folder of logits: for each place, the fingerprints of everything it is computed from.
 
     The arguments are those of `logit_fingerprints`.
     """
@@ -141,7 +141,7 @@ def teacher_caches(card: TaskCard, checkpoint: Checkpoint, weights: str) -> dict
 
 
 def logit_fingerprints(card: TaskCard, checkpoint: Checkpoint, weights: str) -> Fingerprints:
-    """What a logit cache of labelled rows is computed from.
+    """The fingerprints of everything that a logit cache of labelled rows is computed from.
 
     Args:
         checkpoint: decides the preprocessing.
@@ -156,7 +156,7 @@ def logit_fingerprints(card: TaskCard, checkpoint: Checkpoint, weights: str) -> 
 
 
 def _preprocessing(card: TaskCard, checkpoint: Checkpoint) -> str:
-    """Fingerprint of how a model reads rows; it includes `augment`, so that it covers the views too."""
+    """Fingerprint of how a model reads rows. It includes `augment`, so it covers the views too."""
     plain = checkpoint.preprocessing_fingerprint(card.max_length)
     if card.augment is None:
         return plain

@@ -24,7 +24,7 @@ CHANGED = "its identity changed: other data, parameters, weights or code"
 
 
 def why_teach(folder: Path, identity: str) -> str | None:
-    """Why a teacher has to be trained; None if the folder holds this very teacher, whole."""
+    """Why a teacher has to be trained; None if the folder holds exactly this teacher, whole."""
     if not (folder / TEACHER).exists():
         return "there is none yet"
     try:
@@ -39,7 +39,7 @@ def why_teach(folder: Path, identity: str) -> str | None:
 
 
 def why_cache(plan: CachePlan) -> str | None:
-    """Why a teacher's logits have to be computed; None if the folder holds them, whole and checked."""
+    """Why a teacher's logits have to be computed; None if the folder holds them whole. They are checked."""
     if not plan.folder.exists():
         return "there are none yet"
     unneeded = [place for place in BESIDE if place not in plan.caches and (plan.folder / place).exists()]
@@ -61,9 +61,9 @@ def why_cache(plan: CachePlan) -> str | None:
 def missing_trials(
     configuration: Path, plans: Sequence[TrialPlan], store: Store | None = None
 ) -> list[TrialPlan]:
-    """Bring a configuration's folder up to date as far as possible without training; returns the plans left to run.
+    """Bring a configuration's folder up to date as far as possible without training. Return the plans left to run.
 
-    A finished trial stays exactly if its seed is planned, its identity is the planned one and its logits are whole.
+    A finished trial stays only if its seed is planned, its identity is the planned one and its logits are whole.
     Everything else (other seeds, other identities, interrupted or damaged trials) is removed, so no stale result
     survives. Missing trials are then taken from the store if it has them.
 
@@ -95,7 +95,7 @@ def _lacks_model(plan: TrialPlan) -> bool:
 
 
 def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store | None) -> set[int]:
-    """Remove what is not asked for; returns the seeds whose trials are there."""
+    """Remove what is not asked for. Return the seeds whose trials stay."""
     configuration.mkdir(parents=True, exist_ok=True)
     kept = set()
     for folder in sorted(configuration.iterdir()):
@@ -113,7 +113,7 @@ def _clear(configuration: Path, by_seed: Mapping[int, TrialPlan], store: Store |
 
 
 def why_stale(folder: Path, plan: TrialPlan | None) -> str | None:
-    """Why a folder must be removed; None if it holds the planned trial, finished."""
+    """Why a folder must be removed; None if it holds the planned trial and that trial is finished."""
     if plan is None:
         return "no longer asked for"
     try:
@@ -144,7 +144,7 @@ def _why_no_likelihoods(folder: Path, plan: TrialPlan) -> str | None:
 
 
 def _take(store: Store, plan: TrialPlan) -> bool:
-    """Take a trial from the store; whether it had the trial. The trial is checked like any other before it stays."""
+    """Take a trial from the store, and say whether the store had it. It is checked like any other before it stays."""
     if not store.take("trials", plan.identity, plan.folder):
         return False
     reason = why_stale(plan.folder, plan)
@@ -155,7 +155,7 @@ def _take(store: Store, plan: TrialPlan) -> bool:
 
 
 def _put_aside(store: Store, folder: Path) -> None:
-    """Put a whole finished trial that is no longer asked for into the store: it may be asked for again."""
+    """Put a whole finished trial that is no longer asked for into the store, because it may be asked for again."""
     try:
         result = read_result(folder) if folder.is_dir() else None
         if result is not None:
@@ -167,4 +167,4 @@ def _put_aside(store: Store, folder: Path) -> None:
                 logits.verify("full")
             store.put("trials", result.identity, folder)
     except KdcacheError:
-        return  # damaged: of no use to anybody
+        return  # damaged: nobody can use it

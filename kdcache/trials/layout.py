@@ -1,4 +1,4 @@
-"""The folders of a project: the only module that knows them (dvc.yaml names the same folders)."""
+"""The folders of a project. No other module knows them (dvc.yaml names the same folders)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RESULT = "result.json"  # of a finished trial
-TEACHER = "teacher.json"  # of a finished teacher; also beside its logits
-COST = "cost.json"  # of either: time and memory, which are no part of a result
+TEACHER = "teacher.json"  # of a finished teacher; a copy lies beside its logits
+COST = "cost.json"  # of a trial or a teacher: time and memory, which are no part of a result
 LOGITS = "logits"  # a trial's own logit cache
-LIKELIHOODS = "likelihoods"  # of a language model's trial: of every token of the evaluated splits
-MODEL = "model"  # a trial's trained model, where it is kept
+LIKELIHOODS = "likelihoods"  # of a language model's trial: those of every evaluated token
+MODEL = "model"  # a trial's trained model, if it is kept
 ONNX = "model.onnx"  # in the folder of a model that is handed out, on request
-STUDENT, CARD = "student.json", "README.md"  # of a kept model: its record, and its card
+STUDENT, CARD = "student.json", "README.md"  # a kept model's record, and its card
 INAPPLICABLE = "not-applicable.json"
 SEED_FOLDER = re.compile(r"seed-(\d+)")
 
@@ -80,9 +80,9 @@ def trial_folder(configuration: Path, seed: int) -> Path:
 
 
 def own_folder() -> Path:
-    """What kdcache keeps for itself of the project that the current folder is in, outside Git and DVC.
+    """The folder `.kdcache` of the project that the current folder is in; outside Git and DVC.
 
-    DVC runs experiments in copies of the project under `.dvc/tmp/`: they share the project's own.
+    DVC runs experiments in copies of the project under `.dvc/tmp/`. The copies share the project's own folder.
     """
     working_folder = Path.cwd()
     parts = working_folder.parts

@@ -1,8 +1,9 @@
-"""What a language model's trial keeps of a split: of every token its likelihood, document by document.
+"""What a language model's trial keeps of a split: the likelihood of every token, document by document.
 
-A Parquet file a split. Its rows are the prepared task's documents, with `id`, `row_hash`, and of each predicted token
-`nll` (nats), `confidence` (the largest probability) and `right` (whether that is the token's). The footer has a
-checksum of the columns. [tokens, V] logits would be some thousand times as large.
+There is one Parquet file for each split. Its rows are the prepared task's documents. Each row has `id` and `row_hash`,
+and three values for each predicted token: `nll` (nats), `confidence` (the largest probability) and `right` (whether
+the most probable token is the right one). The footer has a checksum of the columns. Logits [tokens, V] would be about
+a thousand times as large.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ SCHEMA = pa.schema(
 ENCODINGS = {"id": "DELTA_BINARY_PACKED", "row_hash": "PLAIN"} | {
     f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in ("nll", "confidence")
 }
-ROWS = 1 << 14  # of a row group
+ROWS = 1 << 14  # in a row group
 
 
 @dataclass(frozen=True)
 class Documents:
-    """A split's documents [N], and of each predicted token what a model says of it."""
+    """A split's documents [N], and a model's values for each of their predicted tokens."""
 
     row_hashes: npt.NDArray[np.uint64]
     nll: Ragged
@@ -63,12 +64,12 @@ class Documents:
 
     @property
     def sums(self) -> npt.NDArray[np.float64]:
-        """Of each document the sum of its tokens' nll, in nats."""
+        """The sum of the tokens' nll for each document, in nats."""
         return np.add.reduceat(self.nll.values.astype(np.float64), self.nll.starts)
 
 
 def path_of(trial: Path, split: str) -> Path:
-    """Where a trial keeps a split's."""
+    """The path of a trial's file for a split."""
     return trial / LIKELIHOODS / f"{split}.parquet"
 
 
@@ -94,17 +95,17 @@ def write_documents(path: Path, documents: Documents) -> None:
 
 
 def read_documents(path: Path, row_hashes: npt.NDArray[np.uint64] | None = None) -> Documents:
-    """A split's file, whole and checked.
+    """Read a split's file whole, and check it.
 
     Args:
-        row_hashes: of the prepared task's rows, in their order; None accepts any.
+        row_hashes: the hashes of the prepared task's rows, in their order; None accepts any rows.
 
     Raises:
-        CacheError: the file is missing, damaged, or of other documents.
+        CacheError: the file is missing or damaged, or it has other documents.
     """
     advice = "run `dvc repro`"
     try:
-        # A pipe would block. Arrow's threads with a Python file abort the process now and then when it ends.
+        # A pipe would block. With a Python file, Arrow's threads sometimes abort the process when it ends.
         with open_regular(path) as file, pq.ParquetFile(file, pre_buffer=False) as parquet:
             table = parquet.read(use_threads=False)
         said: Mapping[str, Any] = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"null"))
@@ -173,7 +174,7 @@ def _checksum(ids: npt.NDArray[np.int64], documents: Documents) -> str:
 
 
 def document_difference(split: str, kept: Documents, now: Documents) -> str | None:
-    """The first document whose likelihoods are others, in words; None when every bit is the same."""
+    """The first document whose likelihoods differ, in words; None if every bit is the same."""
     if not np.array_equal(kept.row_hashes, now.row_hashes) or not np.array_equal(kept.tokens, now.tokens):
         return f"the likelihoods of {split} are of other documents or tokens now"
     for name, column in kept.columns.items():

@@ -1,6 +1,7 @@
 """What a stage still has to make: nothing if its output is there already, or in the store.
 
-Each function brings a stage's output folder up to date as far as possible without computing, and returns the rest.
+Each function brings a stage's output folder up to date as far as possible without computing. It returns the plans of
+what is left to do.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 def teacher_to_train(
     study: Study, layout: Layout, task: str, teacher: str, store: Store | None = None
 ) -> TeacherPlan | None:
-    """The teacher, when it has to be trained.
+    """The teacher's plan if it has to be trained, else None.
 
     Raises:
         TrialError: teachers are tuned, and nothing has been chosen for this one yet.
@@ -63,7 +64,7 @@ def cache_to_write(
 def cache_identity(plan: CachePlan) -> str:
     """The identity of a folder of logits in the store.
 
-    It is a hash of all that its caches are computed from, of what is kept, and of its teacher's record.
+    It is a hash of everything that the caches are computed from, of what is kept, and of the teacher's record.
     """
     teacher = fingerprint.of_file(plan.teacher_folder / TEACHER)
     caches = {place: prints.model_dump() for place, prints in plan.caches.items()}
@@ -92,7 +93,7 @@ def _not_tuned(name: str) -> TrialError:
 
 
 def check_still_asked_for(plans: Sequence[TrialPlan | TeacherPlan], layout: Layout) -> None:
-    """Refuse if params.yaml, the data or the code changed while a stage ran: DVC would record their new state for it.
+    """Refuse if params.yaml, the data or the code changed while a stage ran: DVC would record the new state for it.
 
     Args:
         plans: the plans that the stage has run.

@@ -17,7 +17,7 @@ def model_card(result: TrialResult, task: PreparedTask, scores: Mapping[str, flo
     """The card, in Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
-        scores: the trial's, as fractions 0..1; see `trial_scores`.
+        scores: the trial's scores, as fractions 0..1; see `trial_scores`.
         folder: the saved model's folder.
     """
     pipeline = "text-generation" if task.card.language_modelling else f"{task.card.modality}-classification"
@@ -94,5 +94,5 @@ def _between(settings: Mapping[str, Any]) -> str:
 
 
 def _token(value: Any) -> str:
-    """A special token from a tokenizer's settings, where it is a text, or an object that holds one."""
+    """A special token from a tokenizer's settings; there it is a text, or an object that holds a text."""
     return str(value.get("content", "") if isinstance(value, dict) else value or "")

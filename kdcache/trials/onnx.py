@@ -1,4 +1,4 @@
-"""A saved student as ONNX, by torch's exporter: it gives torch's logits on every row of validation, or is refused."""
+"""A saved student as ONNX, by torch's exporter. It gives torch's logits on every row of validation, or is refused."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import ONNX, STUDENT
 from kdcache.trials.saved_models import model_files
 
-OPSET = 20  # of ONNX's operators
-TOLERANCE = 1e-4  # of a logit; of its size, where that is over 1
+OPSET = 20  # the version of ONNX's operators
+TOLERANCE = 1e-4  # of a logit: absolute, but relative for a logit of size above 1
 CPU = torch.device("cpu")
 Logits = npt.NDArray[np.float32]
 Run = Callable[[dict[str, Tensor]], Logits]
@@ -36,10 +36,10 @@ log = logging.getLogger(__name__)
 
 
 def check_exporter(language_model: bool) -> None:
-    """Raise what would stand in the way of any export, before time is spent on training.
+    """Raise whatever would prevent any export, before time is spent on training.
 
     Raises:
-        TrialError: a language model's student is asked for.
+        TrialError: the student is a language model.
         ModuleNotFoundError: onnxruntime or onnxscript is not installed.
     """
     if language_model:
@@ -54,12 +54,12 @@ def check_exporter(language_model: bool) -> None:
 def add_onnx(folder: Path, task_folder: Path) -> None:
     """Write model.onnx into a saved student's folder. Both models compute in float32, on the CPU.
 
-    Its inputs have the names of the model's own: `input_ids`, `attention_mask` and, for models with segments,
+    Its inputs have the same names as the model's: `input_ids`, `attention_mask` and, for models with segments,
     `token_type_ids`, int64 [batch, length]; or `pixel_values`, float32 [batch, C, H, W]. Its output is `logits`,
-    float32 [batch, K]. A batch may be of any size and of any length.
+    float32 [batch, K]. A batch may have any size and any length.
 
     Raises:
-        TrialError: the model cannot be exported, or a logit of validation is another; names the row.
+        TrialError: the model cannot be exported, or a logit of validation differs; the message names the row.
     """
     inputs = Inputs(PreparedTask(task_folder), Checkpoint(folder, "pretrained"))
     model = build_model(inputs.checkpoint, inputs.card, 0, inputs.preprocessor).eval()
@@ -70,9 +70,9 @@ def add_onnx(folder: Path, task_folder: Path) -> None:
     try:
         _export(model, batches(sent([by_length[[0, -1]]], CPU)[0]), folder / ONNX)
         run = _in_onnx(folder / ONNX)
-        # In other batches than torch, so that most rows are padded otherwise.
+        # In other batches than torch, so that most rows get another padding.
         found = _logits(run, batches, np.arange(len(rows)), 7)
-    except Exception as error:  # torch, onnxscript and onnxruntime each have their own
+    except Exception as error:  # torch, onnxscript and onnxruntime each have exceptions of their own
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         raise TrialError(
             f"a {inputs.checkpoint.family} model cannot be exported to ONNX: {reason}"
@@ -94,7 +94,7 @@ def _export(model: torch.nn.Module, example: dict[str, Tensor], path: Path) -> N
             output_names=["logits"],
             dynamic_shapes=dict.fromkeys(example, free),
         )
-        program.save(path)  # weights of over 2 GB go to a file beside it
+        program.save(path)  # weights of over 2 GB go to a second file beside it
     for file in path.parent.glob(f"{path.name}*"):
         with file.open("rb") as written:
             os.fsync(written.fileno())
@@ -102,7 +102,7 @@ def _export(model: torch.nn.Module, example: dict[str, Tensor], path: Path) -> N
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Hide what the exporter and its libraries say of each other, and of every node that they change."""
+    """Hide the exporter's and its libraries' messages about each other, and about every node that they change."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -132,7 +132,7 @@ def _in_onnx(path: Path) -> Run:
 
 
 def _logits(run: Run, batches: Batcher, order: npt.NDArray[np.int64], size: int) -> Logits:
-    """Logits [N, K] in the order of the rows, computed in batches of another order."""
+    """Logits [N, K] in the order of the rows, computed in batches that follow another order."""
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     found = np.concatenate([run(batches(batch)) for batch in sent(parts, CPU)])
     logits = np.empty_like(found)

@@ -1,4 +1,4 @@
-"""A study's plans: its teachers, their caches and its trials, each with its identity and all that running it needs.
+"""A study's plans: its teachers, their caches and its trials, each with its identity and all that is needed to run it.
 
 Nothing here imports torch, so that a stage with nothing to do ends at once.
 """
@@ -36,16 +36,16 @@ class TrialPlan:
     identity: str
     task: str
     task_folder: Path
-    data: str  # the fingerprint of the prepared task
+    data: str  # the prepared task's fingerprint
     student: str
     model: Student
     regularizer: str
     method: Regularizer
     seed: int
-    soft_labels: tuple[Path, ...]  # logit caches to learn from; several are averaged
+    soft_labels: tuple[Path, ...]  # logit caches to learn from; if there are several, they are averaged
     keep_train_logits: bool
     evaluated: tuple[str, ...] = ("validation",)  # the splits to score, see TaskCard
-    keep_views: bool = False  # beside the train logits, keep those of every augmented view
+    keep_views: bool = False  # keep the logits of every augmented view too, beside the train logits
     parts: Parts = field(default_factory=dict)  # the parts of the identity
     keep_model: bool = False  # keep the trained model; not part of the identity
     language_modelling: bool = False  # the rows are documents: keep likelihoods, and learn from distributions
@@ -98,7 +98,7 @@ class CachePlan:
 
 
 class Planner:
-    """Makes the plans of a study; tasks, checkpoints and code are read and hashed once."""
+    """Makes the plans of a study. Tasks, checkpoints and code are read and hashed only once."""
 
     def __init__(self, study: Study, layout: Layout) -> None:
         self.study, self.layout = study, layout
@@ -108,7 +108,7 @@ class Planner:
         self._contents: dict[Path, str] = {}
 
     def with_values(self, study: Study, layout: Layout) -> Planner:
-        """A planner for the same tasks and models with other values or folders; it shares what was already read."""
+        """A planner for the same tasks and models with other values or folders. It shares what was already read."""
         planner = copy(self)
         planner.study, planner.layout = study, layout
         return planner
@@ -159,7 +159,7 @@ class Planner:
         ]
 
     def trial(self, task: str, student: str, regularizer: str, seed: int) -> TrialPlan:
-        """The plan of one seed, as in `trials`; a Self-KD trial needs only that seed's baseline to be finished."""
+        """The plan of one seed, as in `trials`. For a Self-KD trial, only that seed's baseline needs to be finished."""
         model, method = self.study.as_tuned(task, student, regularizer)
         soft_labels = self._soft_labels(task, student, regularizer, seed)
         contents = [self._content(folder) for folder in learned_from(soft_labels, method)]

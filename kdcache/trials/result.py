@@ -1,4 +1,4 @@
-"""result.json: what was run in a trial, and its result; cost.json beside it: time and memory.
+"""result.json says what was run in a trial, and its result. cost.json beside it has time and memory.
 
 A result holds nothing that differs if the same trial runs again on the same kind of machine: no time, memory or path.
 """
@@ -24,7 +24,7 @@ OPTIONAL = ("parts", "adopted", "likelihoods", "metrics", "seconds", "peak_memor
 class Adopted(BaseModel):
     """Says that a result's code was refactored and proved to compute the same; see `kdcache.trials.adopt`.
 
-    `from` and `to` are the code's fingerprints; `checked` of `of` finished trainings were run again and compared.
+    `from` and `to` are the code's fingerprints. `checked` of `of` finished trainings were run again and compared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -38,10 +38,10 @@ class Adopted(BaseModel):
 class TrialResult(BaseModel):
     """The content of result.json: what was run, and its losses. The scores follow from the logits beside it.
 
-    `commit` is the commit that a hub checkpoint's revision stood for, `start` a fingerprint of what the model started
-    from, and `parts` what `identity` is the hash of. `likelihoods` has the checksums, by split, of what a language
-    model's trial keeps, so that those of another trial are noticed. Results of kdcache 0.1 have no parts; they have
-    scores (`metrics`, fractions 0..1) and cost instead.
+    `commit` is the commit that a hub checkpoint's revision stood for. `start` is a fingerprint of what the model
+    started from. `identity` is the hash of `parts`. `likelihoods` has the checksum of each split's likelihoods of a
+    language model, so that those of another trial are noticed. Results of kdcache 0.1 have no parts; they have scores
+    (`metrics`, fractions 0..1) and cost instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,7 +74,7 @@ class TrialResult(BaseModel):
 
 
 class TeacherRecord(BaseModel):
-    """What is read of teacher.json by others than its stage. That of kdcache 0.1 has no parts; it has cost instead."""
+    """The part of teacher.json that other stages read. Records of kdcache 0.1 have cost instead of parts."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -112,10 +112,10 @@ def read_result(folder: Path) -> TrialResult | None:
 
 
 def read_teacher(folder: Path) -> dict[str, Any]:
-    """teacher.json, of a teacher or beside its logits.
+    """The content of a teacher.json, which is in a teacher's folder and beside its logits.
 
     Raises:
-        TrialError: it is not there, or not what stage teach writes.
+        TrialError: the file is missing, or not what stage teach writes.
     """
     path = folder / TEACHER
     with _explained(path, "a teacher's record", "make it again"):
@@ -126,7 +126,7 @@ def read_teacher(folder: Path) -> dict[str, Any]:
 
 @contextmanager
 def _explained(path: Path, name: str, purpose: str) -> Iterator[None]:
-    """Say of a file that cannot be read, or has other content, what it is and what to do."""
+    """If a file cannot be read or has other content, say what the file is and what to do."""
     advice = f"delete {path.parent} to {purpose}"
     try:
         yield
@@ -158,7 +158,7 @@ def write_result(folder: Path, result: TrialResult) -> None:
 
 
 def read_cost(folder: Path) -> TrialCost | None:
-    """What a trial or a teacher took; None if cost.json is not here, since DVC does not keep it."""
+    """The cost of a trial or a teacher; None if there is no cost.json here, because DVC does not keep it."""
     try:
         return TrialCost.model_validate(read_json(folder / COST))
     except (KdcacheError, ValidationError):

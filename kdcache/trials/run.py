@@ -36,8 +36,8 @@ def run_trial(plan: TrialPlan) -> None:
     """Train, predict and save one trial, with its model if that is to be kept; result.json is written last.
 
     Raises:
-        KdcacheError: the task was prepared anew meanwhile, the logits to learn from are of other rows, or training
-            failed.
+        KdcacheError: the task was prepared anew in the meantime, the logits to learn from belong to other rows, or
+            training failed.
     """
     with watched(plan.name, plan.identity, _params(plan)) as watch:
         learned = run_on_documents if plan.language_modelling else _run_on_rows
@@ -68,7 +68,7 @@ def _run_on_rows(plan: TrialPlan, watch: TrainingWatch) -> tuple[Inputs, Any, Tr
 
 
 def training_cost(run: Training) -> TrialCost:
-    """What a training took."""
+    """Time, memory and device of a training."""
     return TrialCost(seconds=run.seconds, peak_memory_mb=run.peak_memory_mb, device=run.device)
 
 
@@ -123,7 +123,7 @@ def _prediction_cost(seconds: float, rows: int, run: str) -> Cost:
 def _write_logits(
     plan: TrialPlan, inputs: Inputs, logits: Mapping[str, Logits], views: Logits | None, cost: Cost
 ) -> None:
-    """Write the trial's own cache [N, K], and for a baseline on an augmented task the cache of its views [N, V, K]."""
+    """Write the trial's own cache [N, K]. For a baseline on an augmented task, write its views' cache [N, V, K] too."""
     folder, card = plan.folder / LOGITS, inputs.card
     prints = logit_fingerprints(card, inputs.checkpoint, weights=plan.identity)
     if views is not None and card.augment is not None:

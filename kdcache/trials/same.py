@@ -32,7 +32,7 @@ def check_same(
     """Run these plans again in a temporary folder, and compare every loss, weight and logit with the kept ones.
 
     Raises:
-        TrialError: a value differs; the first one is named.
+        TrialError: a value differs; the message names the first one.
     """
     with tempfile.TemporaryDirectory(prefix="kdcache-adopt-") as name:
         folder = Path(name)
@@ -85,14 +85,14 @@ def _at(values: Sequence[float], epoch: int) -> str:
 
 
 def kept_places(plan: TrialPlan) -> list[str]:
-    """The caches that a finished trial keeps in its folder of logits; a language model's only where it is learned."""
+    """The caches that a finished trial keeps in its logits folder. A language model's are kept only to be learned."""
     if plan.language_modelling and not (plan.folder / LOGITS).exists():
         return []
     return [PLAIN, *[VIEWS] * plan.keep_views]
 
 
 def trial_difference(plan: TrialPlan, rerun_folder: Path) -> str | None:
-    """What of a trial comes out otherwise in another folder, in words; None when every bit is the same."""
+    """What differs when the trial is run again in another folder, in words; None if every bit is the same."""
     pairs = [(plan.folder / LOGITS / place, rerun_folder / LOGITS / place) for place in kept_places(plan)]
     differences = [first_difference(*pair) for pair in pairs]
     for split in plan.evaluated if plan.language_modelling else ():
@@ -104,14 +104,14 @@ def trial_difference(plan: TrialPlan, rerun_folder: Path) -> str | None:
 def _check(name: str, difference: str | None) -> None:
     """
     Raises:
-        TrialError: names the first row whose logit, distribution or likelihood is another.
+        TrialError: names the first row whose logit, distribution or likelihood differs.
     """
     if difference is not None:
         raise TrialError(f"{name}: the code computes something else: {difference}; nothing is stamped")
 
 
 def first_difference(kept: Path, now: Path) -> str | None:
-    """The first row whose logit is another in a second cache, in words; None when every bit is the same."""
+    """The first row whose logit differs in a second cache, in words; None if every bit is the same."""
     if kind_of(kept) == "tokens":
         return _token_difference(TokenCache(kept), TokenCache(now))
     before, after = LogitCache(kept), LogitCache(now)

@@ -18,7 +18,7 @@ def teacher_files(folder: Path) -> str:
 
 
 def model_files(folder: Path, record: str) -> str:
-    """Fingerprint of a saved model's files, those in folders of it too, without its record and cost.json."""
+    """Fingerprint of a saved model's files, including those in its subfolders, without its record and cost.json."""
     own = [
         path for path in folder.iterdir() if path.name not in (record, COST) and not path.name.startswith(".")
     ]
@@ -27,7 +27,7 @@ def model_files(folder: Path, record: str) -> str:
 
 
 def why_no_model(plan: TrialPlan) -> str | None:
-    """Why a finished trial's trained model is not available; None if the folder holds this very model, whole."""
+    """Why a finished trial's trained model is not available; None if the folder holds exactly this model, whole."""
     folder = plan.folder / MODEL
     if not folder.exists():
         return "it was not kept"

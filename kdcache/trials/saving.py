@@ -1,4 +1,4 @@
-"""Save a trained model as a checkpoint folder; a student's has a card, and works in transformers' pipelines."""
+"""Save a trained model as a checkpoint folder. A student's folder has a card, and works in transformers' pipelines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdcache.trials.saved_models import model_files
 from kdcache.trials.scores import trial_scores
 
 # What `kdcache.modelling.encoding` does with an image, as settings of transformers (`resample` 2 is bilinear). This
-# processor does nothing else, for any model; the processor of a model's own family may crop images.
+# processor does nothing more, for any model. A model family's own processor may crop images.
 IMAGES = {
     "image_processor_type": "ViTImageProcessor",
     "do_resize": True,
@@ -42,12 +42,12 @@ def save_checkpoint(model: Any, inputs: Inputs, folder: Path) -> None:
 
 
 def forget_old_head(config: Any) -> None:
-    """Remove the settings of an old head from a config: they can replace the softmax in transformers' pipelines."""
+    """Remove the settings of an old head from a config: in transformers' pipelines they can replace the softmax."""
     vars(config).pop("function_to_apply", None)
 
 
 def save_student(model: Any, inputs: Inputs, trial: Path, folder: Path, result: TrialResult) -> None:
-    """Save a trial's trained model: a checkpoint, its card and student.json. `folder` appears whole, or not at all.
+    """Save a trial's trained model: a checkpoint, its card and student.json. `folder` appears whole or not at all.
 
     Args:
         trial: the folder with the trial's logits, from which its scores are computed.
@@ -71,7 +71,7 @@ def save_student(model: Any, inputs: Inputs, trial: Path, folder: Path, result: 
 
 
 def _say_how_rows_are_read(inputs: Inputs, folder: Path) -> None:
-    """Write settings with which a pipeline gives the model the trial's inputs: texts as long, and the same pixels."""
+    """Write settings by which a pipeline gives the model the trial's inputs: the same text lengths and pixels."""
     if inputs.card.modality == "image":
         path, size = folder / "preprocessor_config.json", inputs.preprocessor.size
         write_json(path, {**read_json(path), **IMAGES, "size": {"height": size, "width": size}})

@@ -33,7 +33,7 @@ def score_documents(documents: Documents, task: PreparedTask, split: str) -> dic
 
 
 def bytes_of(task: PreparedTask, split: str) -> npt.NDArray[np.int64]:
-    """How many bytes each document of a split has, in UTF-8."""
+    """How many bytes of UTF-8 each document of a split has."""
     texts = task.rows(split, ["text"])["text"]
     return np.asarray(pc.binary_length(texts).to_numpy(), dtype=np.int64)
 
@@ -44,7 +44,7 @@ def trial_scores(trial: Path, task: PreparedTask) -> dict[str, float]:
     Scores on validation are named by their metric, those on a further split `<metric>_<split>`.
 
     Raises:
-        CacheError: what the trial keeps is missing, damaged, or of other rows.
+        CacheError: what the trial keeps is missing or damaged, or belongs to other rows.
     """
     return _document_scores(trial, task) if task.card.language_modelling else _row_scores(trial, task)
 

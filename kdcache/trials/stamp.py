@@ -71,7 +71,7 @@ def _write_trial(plan: TrialPlan, checked: int, population: int, new: Path) -> N
 
 
 def _write_model(plan: TrialPlan, before: str, new: Path) -> None:
-    """Copy a kept model; its card and record name the trial's identity, so they are written anew."""
+    """Copy a kept model. Its card and record name the trial's identity, so these two are written anew."""
     copy_folder(plan.folder / MODEL, new)
     card = (new / CARD).read_text(encoding="utf-8").replace(before, plan.identity)
     write_atomically(new / CARD, card.encode())

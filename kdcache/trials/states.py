@@ -1,9 +1,9 @@
-"""The state of a training that is under way, on disk, so that one that is killed need not begin again.
+"""The state of a running training, on disk, so that a training that is killed need not begin again.
 
-It lies in `.kdcache/training/<identity>/` of the project, outside what DVC and the store keep, and goes when the
-training's result is written. A state is one file: tensors as safetensors, the rest in its header, and a checksum. It
-says of which training it is and how that was run, and no other takes it: what comes out is what an uninterrupted
-training gives, bit for bit.
+It lies in `.kdcache/training/<identity>/` of the project, outside of what DVC and the store keep. It is removed when
+the training's result is written. A state is one file: the tensors as safetensors, the rest in the header, and a
+checksum. It says which training it belongs to and how that was run. No other training takes it. So the result is that
+of an uninterrupted training, bit for bit.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ log = logging.getLogger(__name__)
 EVERY = "KDCACHE_STATE_MINUTES"  # how often a state is kept; "off": never
 DEFAULT_MINUTES = 5.0
 FILE = "state.safetensors"
-UNUSED_DAYS = 14  # a state that nobody went on from for so long goes
-ASKED = 20  # of so many steps each, several processes agree whether it is time
+UNUSED_DAYS = 14  # a state is removed if nobody continued from it for so long
+ASKED = 20  # number of steps after which the processes agree again whether it is time
 HEADER = "state"
 
 
 class KeptState:
-    """Where one training's state is kept; `is_due` says when it is time.
+    """The place where one training's state is kept. `is_due` says when to keep one.
 
     Args:
-        identity: the training's.
-        minutes: from one state to the next; None: none is kept, nor taken.
+        identity: the training's identity.
+        minutes: the time between two states; None: none is kept or taken.
     """
 
     def __init__(self, identity: str, minutes: float | None) -> None:
@@ -56,13 +56,13 @@ class KeptState:
         self._last, self._steps, self._held = time.monotonic(), 0, False
 
     def read(self) -> State | None:
-        """The state that an interrupted training left, or None; each process reads it, the main one decides."""
+        """The state that an interrupted training left, or None. Each process reads it, and the main one decides."""
         if self.minutes is None:
             return None
         return self._load() if processes.from_main(self._usable) else None
 
     def is_due(self) -> bool:
-        """Whether it is time, in every process; asked once after each step."""
+        """Whether it is time to keep a state; the same in every process. To be asked once after each step."""
         self._steps += 1
         if self.minutes is None:
             return False
@@ -71,7 +71,7 @@ class KeptState:
         return self._steps % ASKED == 0 and processes.from_main(self._is_time)
 
     def write(self, state: State) -> None:
-        """Keep the state in place of the one before. When that cannot be done the training goes on without."""
+        """Keep the state in place of the one before. If that fails, the training goes on without it."""
         if processes.is_main() and self._hold():
             try:
                 write_atomically(self.folder / FILE, lambda path: self._save(state, path))
@@ -80,12 +80,12 @@ class KeptState:
         self._last = time.monotonic()
 
     def remove(self) -> None:
-        """The training is over, its result written."""
+        """Remove the state: the training is over, and its result is written."""
         if processes.is_main() and self._held:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def release(self) -> None:
-        """Let others have it."""
+        """Let other processes have the state."""
         self._lock.release()
         self._held = False
 
@@ -94,25 +94,25 @@ class KeptState:
         return time.monotonic() - self._last >= 60 * self.minutes
 
     def _hold(self) -> bool:
-        """Whether this process alone writes here: the same training may run elsewhere, in a copy of the project."""
+        """Whether only this process writes here: the same training may also run in a copy of the project."""
         try:
             if not self._held:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._held = self._lock.acquire()
                 for part in self.folder.glob(f".*{TEMPORARY_SUFFIX}") if self._held else ():
-                    part.unlink()  # of a state that was being written when its process was killed
+                    part.unlink()  # a process was killed while it wrote this state
         except OSError as error:
             log.warning("%s: the state of the training is not kept: %s", self.folder, error.strerror or error)
         return self._held
 
     def _usable(self) -> bool:
-        """Whether there is a state, whole, of this training, run as it is now. Any other stays until it is replaced."""
+        """Whether there is a whole state of this training, run as it is now. Others stay until they are replaced."""
         _clear_unused(self.folder.parent)
         if not (self.folder / FILE).is_file() or not self._hold():
             return False
         try:
             reason = self._why_not(self._load())
-        except Exception as error:  # a damaged or edited file can make almost anything fail
+        except Exception as error:  # a damaged or edited file can raise almost anything
             reason = f"it is damaged ({str(error)[:200] or type(error).__name__})"
         if reason is not None:
             log.warning(
@@ -130,7 +130,7 @@ class KeptState:
         return None if state.rest["checksum"] == _checksum(state) else "it is damaged"
 
     def _origin(self) -> dict[str, Any]:
-        """Which training, and everything else that the last bits of its numbers may depend on."""
+        """Which training this is, and everything else that can change the last bits of its numbers."""
         device = PartialState().device
         cpu = {"cpu": machine(torch.get_num_threads())} if device.type == "cpu" else {}
         run = {
@@ -158,10 +158,10 @@ def _checksum(state: State) -> str:
 
 
 def minutes() -> float | None:
-    """How often a state is kept, by the environment; None: never.
+    """How often a state is kept, as the environment says; None: never.
 
     Raises:
-        TrialError: KDCACHE_STATE_MINUTES is neither `off` nor a number from 0.
+        TrialError: KDCACHE_STATE_MINUTES is neither `off` nor a number of at least 0.
     """
     text = os.environ.get(EVERY)
     if text == "off":
@@ -176,7 +176,7 @@ def minutes() -> float | None:
 
 
 def _clear_unused(folder: Path) -> None:
-    """Remove what was left by trainings that are not asked for any more."""
+    """Remove the states of trainings that nobody asks for any more."""
     for file in folder.glob(f"*/{FILE}"):
         lock = FolderLock(file.parent)
         try:

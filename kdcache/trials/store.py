@@ -1,8 +1,8 @@
 """The store: finished trials, teachers and caches by identity, so that nothing is computed twice.
 
-The store lies in the project's folder `.kdcache/`, beside .dvc and outside Git; `dvc exp` in temporary copies of the
-project shares it. An entry is a copy of a finished folder with the checksum of each file. It is added in one step when
-the folder is finished, and checked in full before it is taken; a damaged entry is never taken.
+The store lies in the project's folder `.kdcache/`, beside .dvc and outside Git. `dvc exp` shares it in its temporary
+copies of the project. An entry is a copy of a finished folder with the checksum of each file. It is added in one step
+when the folder is finished, and checked in full before it is taken. A damaged entry is never taken.
 
     .kdcache/store/<kind>/<identity>/seal.json   the files of `content`, their sizes and checksums
     .kdcache/store/<kind>/<identity>/content/
@@ -55,14 +55,14 @@ class Store:
 
     Args:
         folder: default: `.kdcache/store` of the project that the current folder is in.
-        limit: the largest size in bytes; entries that were unused for longest are removed first.
+        limit: the largest size in bytes. The entries that were unused for longest are removed first.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
     def put(self, kind: Kind, identity: str, folder: Path) -> None:
-        """Store a copy of a finished folder; an existing entry stays as it is.
+        """Store a copy of a finished folder. An existing entry stays as it is.
 
         Raises:
             KdcacheError: the copy cannot be written. The folder itself is not touched.
@@ -76,7 +76,7 @@ class Store:
             files = _checksums(copy / CONTENT)
             size = sum(path.stat().st_size for path in _files(copy / CONTENT))
             write_json(copy / SEAL, {"kind": kind, "identity": identity, "bytes": size, "files": files})
-            if entry.exists():  # one without a seal: left by a killed process, or damaged
+            if entry.exists():  # it has no seal: it is damaged, or was left by a killed process
                 shutil.rmtree(entry)
             os.rename(copy, entry)
             sync_folder(entry.parent)
@@ -87,7 +87,7 @@ class Store:
         self._count(size)
 
     def take(self, kind: Kind, identity: str, folder: Path) -> bool:
-        """Copy an entry to `folder`, in one step; False if there is no entry, or it is damaged.
+        """Copy an entry to `folder`, in one step. Return False if there is no entry, or it is damaged.
 
         Raises:
             KdcacheError: the copy cannot be written.
@@ -98,7 +98,7 @@ class Store:
         copy = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             seal = _read_seal(entry)
-            _check_names(entry / CONTENT, seal)  # before anything is copied that was never put
+            _check_names(entry / CONTENT, seal)  # before anything is copied that the store did not put there
             copy_folder(entry / CONTENT, copy)
             if seal.get("identity") != identity or seal["files"] != _checksums(copy):
                 raise KdcacheError("its files are not as they were stored")
@@ -110,7 +110,7 @@ class Store:
             log.warning("%s: is not used (%s) and removed", entry, error)
             shutil.rmtree(entry, ignore_errors=True)
             return False
-        except FileNotFoundError:  # freed meanwhile by another process
+        except FileNotFoundError:  # another process freed it in the meantime
             return False
         except OSError as error:
             raise KdcacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -119,11 +119,11 @@ class Store:
         return True
 
     def entries(self) -> list[Entry]:
-        """All entries, those unused for longest first."""
+        """All entries. Those that were unused for longest come first."""
         return sorted(self._entries(), key=lambda entry: entry.used)
 
     def free(self, limit: int | None = None) -> list[Entry]:
-        """Remove entries, those unused for longest first, until at most `limit` bytes are left (default: the store's
+        """Remove the entries that were unused for longest, until at most `limit` bytes are left (default: the store's
         own limit).
 
         Returns:
@@ -175,7 +175,7 @@ class Store:
 def project_store() -> Store | None:
     """The store of the project that the current folder is in; None if KDCACHE_STORE is `off`.
 
-    DVC runs experiments in copies of the project under `.dvc/tmp/`; these share the project's store.
+    DVC runs experiments in copies of the project under `.dvc/tmp/`. These share the project's store.
 
     Raises:
         TrialError: KDCACHE_STORE_GB is not a number above 0.
@@ -198,7 +198,7 @@ def _limit() -> int:
 
 
 def run_and_store(plan: Any) -> None:
-    """Run a `TrialPlan` and put the trial into the project's store; if the trial is finished, only make its model."""
+    """Run a `TrialPlan` and put the trial into the project's store. If the trial is finished, only make its model."""
     from kdcache.trials.again import keep_student
     from kdcache.trials.run import run_trial  # imports torch: not before there is work
 
@@ -217,7 +217,7 @@ def _read_seal(entry: Path) -> dict[str, Any]:
 
 
 def _check_names(content: Path, seal: dict[str, Any]) -> None:
-    """Refuse what was not stored: other names, links, and what is no file."""
+    """Refuse what the store did not put there: other names, links, and anything that is not a file."""
     for path in content.rglob("*"):
         known = path.relative_to(content).as_posix() in seal["files"] and path.is_file()
         if path.is_symlink() or not (known or path.is_dir()):
@@ -225,10 +225,10 @@ def _check_names(content: Path, seal: dict[str, Any]) -> None:
 
 
 def _bytes_in(path: Path) -> int:
-    """The number of bytes that a file of the store says.
+    """The number of bytes that a file of the store states.
 
     Raises:
-        KdcacheError: it says none.
+        KdcacheError: the file states no number.
     """
     content = read_json(path)
     size = content.get("bytes") if isinstance(content, dict) else None

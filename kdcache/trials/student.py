@@ -52,14 +52,14 @@ def hand_out(
     Args:
         method: the regularizer's or distiller's name.
         seed: default: the configuration's first seed.
-        out: a new or empty folder. It ends up whole, or as it was.
+        out: a new or empty folder. In the end it has the whole model, or is as it was.
         run: runs trials, as `kdcache.engine.run_trials` does.
-        onnx: write the model as ONNX, too.
+        onnx: also write the model as ONNX.
 
     Raises:
         TrialError: the study has no such trial; the trial is not finished, or not as the study now says; it was
-            trained again and a logit differs; or ONNX is asked for, and the model cannot be exported or gives other
-            logits.
+            trained again and a logit differs; or ONNX is asked for, but the model cannot be exported or its ONNX gives
+            other logits.
         KdcacheError: `out` has files, or cannot be written.
     """
     _check_empty(out)
@@ -94,7 +94,7 @@ def _planned(
     """The plan of a trial that must be finished, whole and as the study says.
 
     Raises:
-        TrialError: the trial is not, or the study asks for no such trial.
+        TrialError: the study asks for no such trial, or the trial is not finished, whole and as the study says.
     """
     _check_known(study, task, student, method)
     seeds = study.seeds_of(task, student, method)
@@ -128,7 +128,7 @@ def _check_known(study: Study, task: str, student: str, method: str) -> None:
 
 
 def _exporter(plan: TrialPlan) -> Callable[[Path], None]:
-    """What adds ONNX to a model's folder; whatever rules it out is raised now, before anything is trained."""
+    """The function that adds ONNX to a model's folder. Whatever rules ONNX out is raised now, before any training."""
     from kdcache.trials.onnx import add_onnx, check_exporter  # imports torch
 
     check_exporter(plan.language_modelling)

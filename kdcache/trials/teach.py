@@ -28,7 +28,7 @@ from kdcache.trials.watching import TrainingWatch, watched
 
 
 def teach(plan: TeacherPlan) -> dict[str, Any]:
-    """Fine-tune a teacher on a prepared task and save it; `teacher.json` is written last.
+    """Fine-tune a teacher on a prepared task and save it. `teacher.json` is written last.
 
     Returns:
         The content of teacher.json: identity and its parts, params, metrics, steps, losses, device.
@@ -80,7 +80,7 @@ def _scores(trained: Any, inputs: Inputs, model: Teacher) -> dict[str, float]:
 
 
 def _save(model: Any, inputs: Inputs, folder: Path, result: Mapping[str, Any], run: Training) -> None:
-    """Save the model. teacher.json is removed first and written last, so its presence means a complete folder."""
+    """Save the model. teacher.json is removed first and written last: if it is there, the folder is complete."""
     remove(folder / TEACHER)
     if folder.exists():
         shutil.rmtree(folder)

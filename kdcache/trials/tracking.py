@@ -1,7 +1,7 @@
-"""A training in TensorBoard, trackio, W&B, MLflow and others: what KDCACHE_TRACK names, by Accelerate's trackers.
+"""Show a training in TensorBoard, trackio, W&B, MLflow and others, by Accelerate's trackers. KDCACHE_TRACK names them.
 
-They are told the settings at the start, the loss of each epoch, and the scores at the end. None changes a result, and
-one that fails meanwhile is left out. Trackers that write to a folder have `.kdcache/tracking`.
+The trackers are told the settings at the start, the loss of each epoch, and the scores at the end. They never change a
+result. A tracker that fails during training is left out. Trackers that write to a folder have `.kdcache/tracking`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def asked_trackers() -> list[str]:
     """The trackers that the environment names.
 
     Raises:
-        TrialError: Accelerate does not know one, or it is not installed.
+        TrialError: Accelerate does not know one of them, or one is not installed.
     """
     names = [name.strip() for name in os.environ.get(TRACK, "").split(",") if name.strip()]
     installed = sorted({str(name) for name in get_available_trackers()} & set(LOGGER_TYPE_TO_CLASS))
@@ -47,14 +47,15 @@ def asked_trackers() -> list[str]:
 
 
 class Tracking:
-    """One training's trackers, in the main process; none where the environment names none.
+    """One training's trackers, in the main process; there are none if the environment names none.
 
     Args:
-        name: the training's, "digits / vit / base / seed 0"; its run is digits/vit/base/seed-0-<identity>.
-        settings: of the training: numbers, texts and None, and lists and mappings of these.
+        name: the training's name, such as "digits / vit / base / seed 0"; its run is then called
+            digits/vit/base/seed-0-<identity>.
+        settings: the training's settings: numbers, texts and None, and lists and mappings of these.
 
     Raises:
-        TrialError: see `asked_trackers`, or a tracker cannot be started.
+        TrialError: as in `asked_trackers`, or a tracker cannot be started.
     """
 
     def __init__(self, name: str, identity: str, settings: Mapping[str, Any]) -> None:
@@ -68,14 +69,14 @@ class Tracking:
             self._each(lambda tracker: tracker.store_init_configuration(flat))
 
     def epoch(self, epoch: Epoch) -> None:
-        """Its loss, seconds and rows a second, at the epoch's number."""
+        """Report an epoch's loss, seconds and rows a second, at the epoch's number."""
         self._epochs = epoch.number
         speed = epoch.rows / epoch.seconds if epoch.seconds else 0.0
         values = {"loss": epoch.loss, "seconds": epoch.seconds, "rows_per_second": speed}
         self._each(lambda tracker: tracker.log(values, step=epoch.number))
 
     def scores(self, scores: Callable[[], Mapping[str, float]]) -> None:
-        """What the trained model scores, at the last epoch; asked for only when somebody wants to know."""
+        """Report the trained model's scores, at the last epoch. They are computed only if there is a tracker."""
         if self._trackers:
             values = {f"score/{name}": value for name, value in scores().items()}
             self._each(lambda tracker: tracker.log(values, step=self._epochs))
@@ -87,7 +88,7 @@ class Tracking:
         for tracker in list(self._trackers):
             try:
                 tell(tracker)
-            except Exception as error:  # it may raise anything, and the training is not to end by it
+            except Exception as error:  # a tracker may raise anything, and that must not end the training
                 log.warning("%s is left out from now on: %s: %s", tracker.name, type(error).__name__, error)
                 self._trackers.remove(tracker)
 
@@ -96,7 +97,7 @@ def _started(name: str, run: str) -> GeneralTracker:
     kind = LOGGER_TYPE_TO_CLASS[name]
     processes.device()  # Accelerate's trackers ask it which process this is
     try:
-        if kind.requires_logging_directory:  # it has a folder for each run
+        if kind.requires_logging_directory:  # it gets a folder for each run
             tracker = kind(run, own_folder() / FOLDER)
         else:
             tracker = kind(PROJECT, **({RUN_KEY[name]: run} if name in RUN_KEY else {}))
@@ -107,7 +108,7 @@ def _started(name: str, run: str) -> GeneralTracker:
 
 
 def _flat(settings: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    """{"student": {"epochs": 2}} as {"student.epochs": 2}; lists as text, and nothing that is None."""
+    """{"student": {"epochs": 2}} as {"student.epochs": 2}. Lists become text, and None is left out."""
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):

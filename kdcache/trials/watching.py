@@ -1,4 +1,4 @@
-"""What looks on while a model is trained: lines for epochs, a bar on a terminal, trackers, and its state on disk."""
+"""What watches a training: lines for epochs, a bar on a terminal, trackers, and its state on disk."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrainingWatch(Watch):
     """Shows one training, and keeps its state.
 
     Args:
-        name: the training's, for people.
+        name: the training's name, for people.
     """
 
     def __init__(self, name: str, kept: KeptState, tracking: Tracking) -> None:
@@ -59,7 +59,7 @@ class TrainingWatch(Watch):
         self._tracking.epoch(epoch)
 
     def scores(self, scores: Callable[[], Mapping[str, float]]) -> None:
-        """What the trained model scores; asked for only where a tracker wants to know."""
+        """Report the trained model's scores. They are computed only if a tracker wants them."""
         self._tracking.scores(scores)
 
     def close(self) -> None:
@@ -70,13 +70,13 @@ class TrainingWatch(Watch):
 
 @contextmanager
 def watched(name: str, identity: str, settings: Mapping[str, Any]) -> Iterator[TrainingWatch]:
-    """Train and write the result within this; the state that was kept meanwhile goes when it ends well.
+    """Train and write the result inside this context. If it ends well, the kept state is removed.
 
     Args:
-        settings: the training's, for trackers.
+        settings: the training's settings, for trackers.
 
     Raises:
-        TrialError: KDCACHE_STATE_MINUTES or KDCACHE_TRACK is not as it should be, or a tracker cannot be started.
+        TrialError: KDCACHE_STATE_MINUTES or KDCACHE_TRACK is not valid, or a tracker cannot be started.
     """
     kept = KeptState(identity, minutes())
     watch = TrainingWatch(name, kept, Tracking(name, identity, settings))
@@ -90,6 +90,6 @@ def watched(name: str, identity: str, settings: Mapping[str, Any]) -> Iterator[T
 
 
 def shows_bar() -> bool:
-    """On a terminal; of several processes or workers none: their bars would write over each other."""
+    """Whether to show a bar: only on a terminal. Several processes or workers show none; their bars would mix."""
     alone = processes.is_main() and multiprocessing.parent_process() is None
     return alone and sys.stderr.isatty()

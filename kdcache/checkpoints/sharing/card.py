@@ -1,4 +1,4 @@
-"""A shared cache's data set card: README.md, made from the cache's manifest alone."""
+"""A shared cache's data set card: README.md. Only the cache's manifest is read for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdcache.logits.tokens.cache import TokenCache
 
 CARD = "README.md"
 TAGS = ("knowledge-distillation", "logits", "kdcache")
-MOST_NAMES, MOST_LETTERS = 20, 60  # label names that are shown, and characters of a text
+MOST_NAMES, MOST_LETTERS = 20, 60  # how many label names are shown, and characters of a text
 VERIFYING = (
     "`kdcache pull` compares every checksum and reads every value before the cache is in its place. With `--expect` it "
     "takes no other weights and no other rows. Later, `kdcache verify FOLDER` checks the same."
@@ -28,7 +28,7 @@ CALLED = {
 
 
 def card_of(cache: LogitCache | TokenCache, address: Address, licence: str) -> str:
-    """The card of a cache: what it is, whose logits it holds, how many, and how to read and verify it."""
+    """The card of a cache: what it is, whose logits it holds and how many, and how to read and verify it."""
     kind = "Token" if isinstance(cache, TokenCache) else "Logit"
     parts = [
         _front_matter(licence),

@@ -1,4 +1,4 @@
-"""`kdcache pull`: download a cache from the hub; its folder appears whole and verified, or not at all."""
+"""`kdcache pull`: download a cache from the hub. Its folder appears whole and verified, or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from kdcache.system.files import MOST_JSON, sync_folder, user_path
 from kdcache.system.locks import FolderLock
 from kdcache.system.quoting import listed
 
-PARTS = "part-[0-9][0-9][0-9][0-9][0-9].parquet"  # the hub's client takes patterns; a split has up to 65,536 shards
+PARTS = "part-[0-9][0-9][0-9][0-9][0-9].parquet"  # a pattern for the hub's client: a split has up to 65,536 shards
 EXPECTED = ("identity", *Fingerprints.model_fields)
 
 
@@ -47,7 +47,7 @@ def pull(source: str, folder: str | Path, expect: Mapping[str, str] | None = Non
         split, `shards`, `bytes` and `fingerprints`.
 
     Raises:
-        CacheError: the address has no cache, or one that is incomplete, damaged or not the one expected; the folder
+        CacheError: the address has no cache, or its cache is incomplete, damaged or not the one expected; the folder
             holds something else; or the hub refuses. The folder is then as before.
     """
     address, place = parse(source), user_path(folder)
@@ -92,7 +92,7 @@ def _holds_something(place: Path) -> bool:
 
 
 def _same(remote: Remote, manifest: Sealed, place: Path) -> Verification:
-    """Verify a folder that must hold this very cache.
+    """Verify a folder that must hold exactly this cache.
 
     Raises:
         CacheError: it holds something else, or this cache is not whole.
@@ -129,7 +129,7 @@ def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
             f"{remote.address}: the cache is incomplete or damaged at commit {remote.commit}: not there, or not as its "
             f"manifest says: {listed(missing)}; ask whoever pushed it, or pull another revision"
         )
-    final = Path(os.path.realpath(place))  # a link to an empty folder stays one
+    final = Path(os.path.realpath(place))  # a link to an empty folder stays a link
     with _work_folder(final) as work:
         cache = _download(remote, manifest, work)
         try:
@@ -146,7 +146,7 @@ def _fetched(remote: Remote, manifest: Sealed, place: Path) -> Verification:
 
 @contextmanager
 def _work_folder(final: Path) -> Iterator[Path]:
-    """A work folder beside the destination. After a failure it stays, so that the next pull continues there.
+    """A work folder beside the destination. After a failure it stays, and the next pull continues there.
 
     Raises:
         CacheError: another process is downloading there.
@@ -166,10 +166,10 @@ def _work_folder(final: Path) -> Iterator[Path]:
 
 
 def _download(remote: Remote, manifest: Sealed, work: Path) -> Path:
-    """Download the cache's files at the commit and return their folder; files of an earlier pull are kept.
+    """Download the cache's files at the commit and return their folder. Files of an earlier pull are kept.
 
     Raises:
-        CacheError: not all of them came.
+        CacheError: some of the files did not arrive.
     """
     import huggingface_hub
 

@@ -46,9 +46,9 @@ def push(
 
     Args:
         folder: the cache's folder.
-        target: `hf://datasets/OWNER/NAME[/FOLDER][@BRANCH]`; the repository is created if it does not exist.
+        target: `hf://datasets/OWNER/NAME[/FOLDER][@BRANCH]`. The repository is created if it does not exist.
         licence: an id that the hub knows, such as `cc-by-4.0`, or `other`.
-        private: create a private repository; an existing public one is refused.
+        private: create a private repository. An existing public repository is refused.
         message: the commit's message.
         replace: overwrite what is at the target with the cache and its card.
 
@@ -97,7 +97,7 @@ def _writable(target: str) -> Address:
 
 
 def _checked(licence: str) -> str:
-    licence = licence.lower()  # SPDX writes Apache-2.0, the hub apache-2.0
+    licence = licence.lower()  # SPDX writes Apache-2.0, and the hub writes apache-2.0
     if not LICENCE.fullmatch(licence):
         raise CacheError(
             f"{licence!r:.80}: is no licence's id; give one that the hub knows, such as cc-by-4.0, or other"
@@ -115,7 +115,7 @@ def _require_login(address: Address) -> None:
 def _validate(api: HfApi, card: str) -> None:
     """Ask the hub whether it accepts the card, before anything is created there.
 
-    `DatasetCard.validate` is not used: older versions ignore HF_ENDPOINT and ask huggingface.co.
+    `DatasetCard.validate` is not used: its older versions ignore HF_ENDPOINT and ask huggingface.co.
     """
     from huggingface_hub import get_session, hf_raise_for_status
 
@@ -127,7 +127,7 @@ def _validate(api: HfApi, card: str) -> None:
 
 
 def _repository(api: HfApi, address: Address, private: bool) -> Remote:
-    """What is at the address; a missing repository is created."""
+    """What is at the address. A missing repository is created."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -146,7 +146,7 @@ def _repository(api: HfApi, address: Address, private: bool) -> Remote:
 
 
 def _is_there(remote: Remote, manifest: Sealed) -> bool:
-    """Whether the whole of this very cache is at the address.
+    """Whether all of exactly this cache is at the address.
 
     Raises:
         CacheError: another cache is there, or its manifest cannot be read.
@@ -172,11 +172,11 @@ def _replaced(remote: Remote, files: Collection[str], replace: bool) -> list[str
     """The files of an earlier cache that the new cache lacks and that are to be deleted.
 
     Raises:
-        CacheError: there are files of the same names that belong to no cache.
+        CacheError: there are files with the same names that belong to no cache.
     """
     try:
         existing = remote.manifest
-    except CacheError:  # only with `replace`: it was read before
+    except CacheError:  # only with `replace`: without it, the manifest was read before
         existing = None
     if existing is None and not replace:
         foreign = sorted(set(files) & remote.files.keys())
@@ -190,7 +190,7 @@ def _replaced(remote: Remote, files: Collection[str], replace: bool) -> list[str
 
 
 def _upload(api: HfApi, remote: Remote, files: dict[str, Path | bytes], gone: list[str], message: str) -> str:
-    """Upload in one commit on top of the commit that was looked at, and return it; refused if the branch has moved.
+    """Upload in one commit on top of the commit that was looked at, and return it. A moved branch is refused.
 
     `upload_folder` is not used: with Xet it makes several commits of a large folder.
     """

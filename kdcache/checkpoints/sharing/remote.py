@@ -36,7 +36,7 @@ ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Address:
-    """A folder of a data set repository at a branch, a tag or a commit; `folder` is empty for the top."""
+    """A folder of a data set repository at a branch, a tag or a commit. `folder` is empty for the top."""
 
     repository: str
     folder: str
@@ -53,10 +53,10 @@ class Address:
 
 
 def parse(text: str) -> Address:
-    """Read `hf://datasets/OWNER/NAME[/FOLDER][@REVISION]`; without a revision it is `main`.
+    """Read `hf://datasets/OWNER/NAME[/FOLDER][@REVISION]`. Without a revision it is `main`.
 
     Raises:
-        CacheError: the text is no such address.
+        CacheError: the text is not such an address.
     """
     match = ADDRESS.fullmatch(text)
     if match is None or (match["revision"] and match["last"]):
@@ -102,7 +102,7 @@ def asking(address: Address, otherwise: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file's size in bytes, and its sha256 if the hub knows it (of large files)."""
+    """A file's size in bytes, and its sha256 if the hub knows it (it does for large files)."""
 
     size: int
     sha256: str | None
@@ -119,10 +119,10 @@ class Remote:
 
     @cached_property
     def manifest(self) -> Sealed | None:
-        """The cache's manifest; None if there is none.
+        """The cache's manifest; None if there is no manifest.
 
         Raises:
-            CacheError: the file is not a manifest, damaged, of a newer format, or cannot be downloaded.
+            CacheError: the file is not a manifest, is damaged, has a newer format, or cannot be downloaded.
         """
         if MANIFEST not in self.files:
             return None
@@ -161,7 +161,7 @@ class Remote:
 
 
 def look(api: HfApi, address: Address) -> Remote:
-    """What is at an address now. Errors of the hub's client pass through."""
+    """What is at an address now. Errors of the hub's client are passed on."""
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.hf_api import RepoFile
 
@@ -171,7 +171,7 @@ def look(api: HfApi, address: Address) -> Remote:
             address.repository, address.folder or None, recursive=True, revision=info.sha, repo_type=TYPE
         )
         entries = list(tree)
-    except EntryNotFoundError:  # a folder that is not there yet
+    except EntryNotFoundError:  # the folder does not exist yet
         entries = []
     start = len(address.inside(""))
     files = {
@@ -188,7 +188,7 @@ def shards_of(manifest: Sealed) -> list[ShardInfo]:
 
 
 def difference(existing: Sealed, expected: Sealed, names: tuple[str, str]) -> str:
-    """How two caches differ, for a message: the fingerprints that differ, if any.
+    """How two caches differ, for a message. It names the fingerprints that differ, if any.
 
     Args:
         names: what each is called, such as ("there", "here").

@@ -1,6 +1,6 @@
-"""A task of documents as one model takes it: how many packed sequences, and how many bytes are kept of them.
+"""The size of a task of documents for one model: how many packed sequences, and how many bytes are kept of them.
 
-Only the model's tokenizer knows the sequences; it counts the documents' tokens. Loading it imports torch.
+Only the model's tokenizer can tell the number of sequences: it counts the documents' tokens. Loading it imports torch.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from kdcache.study import Model
 from kdcache.study.estimates import TokenEstimate
 from kdcache.tasks.prepared import PreparedTask
 
-COUNTED = 4096  # documents of a split whose tokens are counted; of more, the rest is estimated by its bytes
-TOKEN_BYTES = 9  # of an evaluated token: nll, confidence, right
+COUNTED = 4096  # documents of a split whose tokens are counted; for more, the bytes give an estimate
+TOKEN_BYTES = 9  # for an evaluated token: nll, confidence, right
 
 
 @dataclass(frozen=True)
 class PackedSize(Size):
-    """A task's numbers for one model: packed sequences in place of rows, the vocabulary's size in place of classes."""
+    """A task's numbers for one model. Packed sequences take the place of rows, and V that of classes."""
 
     length: int = 0  # tokens of a sequence
     estimate: TokenEstimate = field(default_factory=TokenEstimate)
 
     def cache_bytes(self, rows: int) -> int | None:
-        """The bytes of a token cache of some sequences before Parquet compresses them, an upper bound."""
+        """An upper bound for the bytes of a token cache of some sequences, before Parquet compresses them."""
         if self.classes is None:
             return None
         how = KINDS[self.estimate.estimator](**self.estimate.values)
         position = stored_bytes(how, self.classes)
-        token = _token_bytes(self.classes) + 1  # and its place in the loss mask
+        token = _token_bytes(self.classes) + 1  # plus its place in the loss mask
         return rows * (ROW_BYTES + self.length * token + (self.length - 1) * position)
 
     def score_bytes(self, rows: int) -> int | None:
@@ -48,7 +48,7 @@ class PackedSize(Size):
 
 
 def stored_bytes(how: Estimator, vocabulary: int) -> int:
-    """The bytes of one position in a token cache, at most, uncompressed: entries, counts, entropy, true token."""
+    """The largest number of bytes of one position, uncompressed: entries, counts, entropy, true token."""
     token, most = _token_bytes(vocabulary), how.most(vocabulary)
     exact, sampled = token + 4, token * how.draws
     entry = {Threshold: max(exact, sampled), RS: sampled, TopK: exact, Full: 4}[type(how)]
@@ -64,8 +64,8 @@ class Counting:
     """Counts one prepared task's packed sequences, for one model after the other.
 
     Args:
-        task: None if it is not prepared.
-        told: the sequences, if they are told instead; they are then the same for every model.
+        task: the prepared task; None if it is not prepared.
+        told: the number of sequences, if the user gives it. It is then the same for every model.
         length: tokens of a sequence.
     """
 
@@ -75,21 +75,21 @@ class Counting:
 
     @cached_property
     def _counted(self) -> dict[Path, tuple[str, Size | str]]:
-        """By checkpoint folder: its name in the study, and the sizes by its tokenizer or why they are unknown."""
+        """For each checkpoint folder: its name in the study, and the sizes by its tokenizer or why they are unknown."""
         return {}
 
     def size(self, model: Model, checkpoint: Checkpoint | None) -> PackedSize | None:
-        """The task's size for the model; None if it was not given, and the task or the checkpoint is not here."""
+        """The task's size for the model; None if the user did not give it and the task or the checkpoint is missing."""
         counted = self.told or self._by_tokenizer(model.checkpoint, checkpoint)
         if not isinstance(counted, Size):
             return None
         return PackedSize(**vars(counted), length=self.length, estimate=model.estimate)
 
     def notes(self, name: str) -> list[str]:
-        """The numbers that the tokenizers gave, a line for each.
+        """The numbers that the tokenizers gave, one line for each.
 
         Args:
-            name: the task's.
+            name: the task's name.
         """
         lines = []
         for checkpoint, size in self._counted.values():
@@ -135,17 +135,17 @@ class Counting:
 
 
 def sequences_of(tokens: int, documents: int, length: int) -> int:
-    """How many sequences some documents are packed into; see `kdcache.modelling.tokens.packing.pack`.
+    """How many sequences some documents are packed into, as by `kdcache.modelling.tokens.packing.pack`.
 
     Args:
-        tokens: of all documents, without those that end them.
+        tokens: the number of all documents' tokens, without the tokens that end documents.
     """
     stream = tokens + documents + 1
     return -(-(stream - 1) // (min(length, stream) - 1))
 
 
 def count_tokens(texts: pa.ChunkedArray, tokenizer: Any) -> int:
-    """The tokens of all texts; of more than COUNTED, as many a byte as in a random sample of them."""
+    """The tokens of all texts. If there are more than COUNTED texts, a random sample gives the tokens per byte."""
     sample = texts
     if len(texts) > COUNTED:
         sample = texts.take(np.random.default_rng(0).choice(len(texts), COUNTED, replace=False))

@@ -1,7 +1,7 @@
 """Estimate what a planned study takes: stages, optimizer steps, hours, disk.
 
-The hours come from measured speeds: from `kdcache.cli.planning.timing`, which times models on this machine, or else
-from finished runs.
+The hours come from measured speeds. These are from `kdcache.cli.planning.timing`, which times models on this machine,
+or from finished runs.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def measured(job: Job) -> Speed | None:
         return None
     costs = [open_cache(logits).cost if logits.exists() else None for _, logits in finished_runs]
     return Speed(
-        # A teacher that stays as its checkpoint is has no steps.
+        # An untrained teacher (a checkpoint as it is) has no steps.
         step=fmean(finished["seconds"] / max(finished["steps"], 1) for finished, _ in finished_runs),
         row=fmean(1 / cost.rows_per_second if cost else 0.0 for cost in costs),
         device=", ".join(dict.fromkeys(finished["device"] for finished, _ in finished_runs)),
@@ -55,14 +55,14 @@ def measured(job: Job) -> Speed | None:
 
 
 def _measured(plan: Plan) -> dict[tuple[str, str, str], Speed | None]:
-    """Each job's measured speed; a model in tuning has the speed it has in the study."""
+    """Each job's measured speed. A model in tuning has the same speed as in the study."""
     own = {key(job): measured(job) for job in plan.jobs if job.kind in ("teacher", "student")}
     alike = {key(job): (job.kind.removeprefix("tuned "), job.task, job.model) for job in plan.jobs}
     return {name: own.get(alike_key) for name, alike_key in alike.items()}
 
 
 def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = None) -> dict[str, Any]:
-    """The plan as one JSON-like object; unknown values are None.
+    """The plan as one JSON-like object. Unknown values are None.
 
     `steps_each` of a job lists the different numbers of steps of its runs. (A method that uses unlabelled rows has
     more.)
@@ -89,12 +89,12 @@ def describe(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed] | None = N
 
 
 def cost_of(trials: int, described: Mapping[str, Any]) -> dict[str, Any]:
-    """Seconds and bytes of logits of a study that ends after `trials` trials; teachers and the rest are included.
+    """Seconds and bytes of logits of a study that ends after `trials` trials, including teachers and the rest.
 
     Each trial counts as an average trial.
 
     Args:
-        described: the result of `describe` for all trials that the study may have; unknown values stay None.
+        described: the result of `describe` for all trials that the study may have. Unknown values stay None.
     """
     share = trials / described["trials"]["total"]
     costs: dict[str, Any] = {"trials": trials}
@@ -115,7 +115,7 @@ def key(job: Job) -> tuple[str, str, str]:
 
 
 def _stages(study: Study) -> dict[str, int]:
-    """The number of DVC's stages, including those of pairs that `tasks:` excludes, which only leave a note."""
+    """The number of DVC's stages. It includes those of pairs that `tasks:` excludes, which only leave a note."""
     tasks, taught = len(study.tasks), len(study.tasks) * len(study.teachers)
     pairs = tasks * len(study.students)
     counts = {
@@ -134,7 +134,7 @@ def _stages(study: Study) -> dict[str, int]:
 
 
 def _tuning(plan: Plan) -> dict[str, Any]:
-    """The settings of each method, their trials, and the teachers they learn from, if the study is tuned."""
+    """If the study is tuned: the settings of each method, their trials, and the teachers that they learn from."""
     tuning = plan.study.tuning
     if tuning is None:
         return {}
@@ -216,7 +216,7 @@ def _weight_bytes(plan: Plan, speeds: Mapping[tuple[str, str, str], Speed | None
 
 
 def _kept_models(job: Job, study: Study) -> int:
-    """How many trained models will be kept: one for a teacher, and for a student as many as `keep` says."""
+    """How many trained models will be kept: one for a teacher; for a student as many as `keep` says."""
     if job.kind == "tuned student":
         return 0
     if not isinstance(job.params, Student):

@@ -26,12 +26,12 @@ def describe_design(
     """The looks, the smallest and largest number of trials, and a forecast for each assumption.
 
     Args:
-        comparisons: comparisons.csv of this study; its spreads and differences are assumed if `sd` is not given.
+        comparisons: comparisons.csv of this study. Its spreads and differences are assumed if `sd` is not given.
         sd: the sd of the paired differences, in points.
-        effects: true differences in points, each assumed for all comparisons; default: 0, half a margin and a margin.
+        effects: true differences in points, each assumed for all comparisons. Default: 0, half a margin and a margin.
 
     Raises:
-        KdcacheError: effects without an sd; or the file is not what its name says.
+        KdcacheError: effects are given without an sd; or the file is not what its name says.
     """
     if effects and sd is None:
         raise KdcacheError(
@@ -60,7 +60,7 @@ def _given(study: Study, sd: float, effects: Sequence[float] | None) -> Iterator
 
 
 def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
-    """A forecast from the study's own results; too optimistic, since observed differences lie further from 0."""
+    """A forecast from the study's own results. It is too optimistic, since observed differences lie further from 0."""
     if not comparisons.exists():
         return
     table = read_table(comparisons.read_text(encoding="utf-8"), comparisons, ComparisonRow)

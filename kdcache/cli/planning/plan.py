@@ -45,7 +45,7 @@ def plan_study(study: Study, data: Path, rows: Mapping[str, Size] | None = None)
     """Count what the study has to run, and look up which results exist.
 
     Args:
-        data: the folder that holds `tasks/`, `teachers/`, `logits/`, `trials/` and `tuning/`; it need not exist.
+        data: the folder that holds `tasks/`, `teachers/`, `logits/`, `trials/` and `tuning/`. It need not exist.
         rows: sizes of tasks that are not prepared.
 
     Raises:
@@ -69,7 +69,7 @@ def _models(study: Study) -> list[Model]:
 
 
 def _start(model: Model) -> Start:
-    """Where a model starts; tuning changes its recipe, but not this."""
+    """Where a model starts. Tuning changes its recipe, but not this."""
     return model.checkpoint, model.revision, model.init, model.layers
 
 
@@ -122,7 +122,7 @@ def _notes(
             fix = f"dvc repro prepare@{task}, or --rows"
             yield f"task {task}: not prepared as the study says, so its rows and steps are unknown ({fix})"
         elif study.tasks[task].language_modelling:
-            continue  # each tokenizer finds other rows in it
+            continue  # each tokenizer counts other rows in it
         elif size.unlabelled is None and study.tasks[task].has_unlabelled:
             yield f"task {task}: how many unlabelled rows it has is unknown (the fourth number of --rows)"
     absent = {(checkpoint, revision): None for (checkpoint, revision, *_), at in local.items() if at is None}
@@ -161,7 +161,7 @@ class _Lookup:
                     yield f"teacher {name} on {self.task}: is done, but its logits of the unlabelled rows are to come"
 
     def size_for(self, model: Model) -> Size | None:
-        """The task's numbers, in the rows that a model takes."""
+        """The task's numbers, in the rows that a model takes (sequences for a language model)."""
         return self._counting.size(model, self.local[_start(model)]) if self._documents else self.size
 
     @cached_property
@@ -171,7 +171,7 @@ class _Lookup:
         return Counting(task, told, self.study.tasks[self.task].max_length or 0)
 
     def _steps(self, model: Model, method: Regularizer) -> int | None:
-        """Optimizer steps of a run: every epoch has each row once, and unlabelled rows too if the method uses them."""
+        """Optimizer steps of a run. Every epoch has each row once, and unlabelled rows too if the method uses them."""
         size, more = self.size_for(model), self._unlabelled if method.unlabelled == "use" else 0
         if size is None or more is None:
             return None
@@ -201,7 +201,7 @@ class _Lookup:
         return None if self.size is None else self.size.unlabelled
 
     def _train_logits(self, size: Size) -> int:
-        """How many rows of train logits a teacher, or a baseline's trial, keeps: not augmented, and in each view."""
+        """How many rows of train logits a teacher or a baseline's trial keeps: not augmented, and in each view."""
         return size.train * (1 + self.views)
 
     @cached_property
@@ -228,11 +228,11 @@ class _Lookup:
         if size is None or more is None:
             return Run(state, steps, None, None, record, folder)
         kept = self._train_logits(size) + size.evaluated + more * max(1, self.views)
-        predicted = kept + size.evaluated  # scored once, then cached
+        predicted = kept + size.evaluated  # each is scored once, then cached
         return Run(state, steps, predicted, size.cache_bytes(kept), record, folder)
 
     def _trials(self, name: str, student: Student) -> list[Run]:
-        """The runs of all methods and seeds, the baseline's first, since Self-KD learns from it."""
+        """The runs of all methods and seeds. The baseline's come first, since Self-KD learns from it."""
         baseline = self.study.comparison.baseline
         seeds = {method: self.study.seeds_of(self.task, name, method) for method in self.study.methods()}
         own = {seed: self._trial(name, student, baseline, seed) for seed in seeds.pop(baseline)}
@@ -256,7 +256,7 @@ class _Lookup:
         return Run(state, self._steps(student, how), predicted, kept, finished, folder / LOGITS)
 
     def _outputs(self, student: Student, is_baseline: bool) -> tuple[int | None, int | None]:
-        """How many rows a trial predicts, and the bytes that it keeps of them; None if unknown."""
+        """How many rows a trial predicts, and how many bytes of them it keeps; None if unknown."""
         size = self.size_for(student)
         if size is None:
             return None, None
@@ -287,7 +287,7 @@ class _Lookup:
     def _identity(self, model: Model, method: Regularizer, seed: int, *soft_labels: str) -> str | None:
         """The identity of a training; None if the task or the checkpoint is not here.
 
-        A local folder gives the same identity as the hub id that it stands for; nothing is downloaded.
+        A local folder gives the same identity as the hub id that it stands for. Nothing is downloaded.
         """
         checkpoint = self.local[_start(model)]
         if self.card is None or checkpoint is None:
@@ -310,7 +310,7 @@ def _finished(folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _record(folder: Path) -> dict[str, Any] | None:
-    """The teacher's record in a cache's folder; None if there is nothing that a stage would keep."""
+    """The teacher's record in a cache's folder; None if there is no record that a stage would keep."""
     try:
         record = read_json(folder / TEACHER)
     except KdcacheError:
@@ -319,7 +319,7 @@ def _record(folder: Path) -> dict[str, Any] | None:
 
 
 def _result(folder: Path, parts: Sequence[str], documents: bool) -> TrialResult | None:
-    """A trial's result; None if there is none that a stage would keep."""
+    """A trial's result; None if there is no result that a stage would keep."""
     try:
         result = read_result(folder)
     except KdcacheError:

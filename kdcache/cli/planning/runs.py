@@ -12,9 +12,9 @@ from kdcache.study import Model
 ROW_BYTES = 16  # id and row hash of a cached row
 LOGIT_BYTES = 4  # float32
 
-# done: the result exists, as the study asks for it. unkept: so too, but the model to keep is missing, so it is trained
-# once more. stale: it exists, but with other data, parameters, weights or code, so it runs again. unchecked: it exists,
-# but the task is not prepared or the checkpoint not on this machine. missing: it does not exist.
+# done: the result exists, as the study asks for it. unkept: the same, but the model to keep is missing, so it is
+# trained once more. stale: it exists, but with other data, parameters, weights or code, so it runs again. unchecked: it
+# exists, but the task is not prepared or the checkpoint is not on this machine. missing: it does not exist.
 State = Literal["done", "unkept", "stale", "unchecked", "missing"]
 STATES: tuple[State, ...] = get_args(State)
 Kind = Literal[
@@ -26,7 +26,7 @@ Kind = Literal[
 class Size:
     """A task's numbers: train rows, rows of all evaluated splits together, and outputs K (None if unknown).
 
-    `unlabelled` is the number of rows without labels, None if unknown; it is ignored for a task without such rows.
+    `unlabelled` is the number of rows without labels, None if unknown. It is ignored for a task without such rows.
     """
 
     train: int
@@ -35,7 +35,7 @@ class Size:
     unlabelled: int | None = None
 
     def cache_bytes(self, rows: int) -> int | None:
-        """The bytes of a cache of some rows before Parquet compresses them, an upper bound; None if K is unknown."""
+        """An upper bound for the bytes of a cache of some rows before Parquet compresses them; None if K is unknown."""
         return None if self.classes is None else rows * (ROW_BYTES + LOGIT_BYTES * self.classes)
 
     def score_bytes(self, rows: int) -> int | None:
@@ -50,13 +50,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Run:
-    """One fine-tuning: its state, its steps, how many rows it then predicts, and the bytes that it keeps of them.
+    """One fine-tuning: its state, its steps, how many rows it then predicts, and how many bytes of them it keeps.
 
-    A row is what the model takes: of documents, a packed sequence.
+    A row is what the model takes. For documents that is a packed sequence.
     """
 
     state: State
-    steps: int | None  # optimizer steps; None when the task's rows are unknown
+    steps: int | None  # optimizer steps; None if the task's rows are unknown
     predicted: int | None
     kept_bytes: int | None
     finished: Mapping[str, Any] | None  # its steps, seconds and device, if it is finished
@@ -72,9 +72,9 @@ class Job:
     model: str
     params: Model
     runs: tuple[Run, ...]
-    size: Size | None = None  # of the task, in the rows that this model takes
+    size: Size | None = None  # the task's size, in the rows that this model takes
 
     @property
     def remaining(self) -> tuple[Run, ...]:
-        """The runs that are still to do, as far as known."""
+        """The runs that are still to do, as far as is known."""
         return tuple(run for run in self.runs if run.state in ("missing", "stale", "unkept"))

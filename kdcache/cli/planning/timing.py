@@ -1,7 +1,7 @@
 """Time how fast a model trains and predicts on this machine: a few optimizer steps on rows of typical length.
 
 The rows are made up, since only their number and lengths decide the time. The model has the checkpoint's architecture
-and random weights, so only the configuration and the tokenizer of a hub checkpoint are fetched.
+and random weights. So only the configuration and the tokenizer of a hub checkpoint are fetched.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from kdcache.training.tokens.targets import hard_targets
 log = logging.getLogger(__name__)
 STEPS = 5  # timed steps, after one to warm up
 Rows = TypeVar("Rows", EncodedSplit, Packed)
-CLASSES = 2  # assumed for a task that is not prepared; hardly matters for the time
+CLASSES = 2  # assumed for a task that is not prepared; it hardly matters for the time
 
 
 def calibrate(plan: Plan, data: Path) -> tuple[dict[tuple[str, str, str], Speed], list[str]]:
@@ -82,7 +82,7 @@ def _architecture(model: Model) -> Model:
         "gradient_checkpointing",
     }
     scratch = Model(**model.model_dump(include=keep), init="scratch", learning_rate=1e-5, epochs=1)
-    return scratch.model_copy(update={"lora": model.lora})  # of random weights too
+    return scratch.model_copy(update={"lora": model.lora})  # LoRA on random weights too
 
 
 def _attempt(task: Task, job: Job, size: Size | None, data: Path) -> Speed | str:
@@ -140,7 +140,7 @@ def time_model(model: Model, card: TaskCard, folder: Path | None, steps: int = S
 
 
 def time_language_model(model: Model, card: TaskCard, steps: int = STEPS) -> Speed:
-    """Time a language model on packed sequences of the task's max_length; a row is a sequence.
+    """Time a language model on packed sequences of the task's max_length. A row is a sequence.
 
     Args:
         model: `init: scratch`, so that no weights are needed.
@@ -170,7 +170,7 @@ def _timed(
     train: Callable[[Any, Rows], tuple[Any, Training]],
     predict: Callable[[Any], Any],
 ) -> Speed:
-    """Train on the first rows to warm up, then measure training and predicting on the second ones."""
+    """Train on the first rows to warm up. Then measure training and predicting on the second rows."""
     with to_be_trained(network, model, 0) as trained:
         trained, _ = train(trained, rows[0])
         trained, run = train(trained, rows[1])
@@ -190,7 +190,7 @@ def _timed(
 def _lengths(
     preprocessor: Preprocessor, card: TaskCard, folder: Path | None, count: int
 ) -> npt.NDArray[np.int64]:
-    """The number of tokens in each of `count` rows: of random train rows, or else max_length; 0 for images."""
+    """The number of tokens in each of `count` rows: of random train rows, or by default max_length; 0 for images."""
     if card.modality == "image" or folder is None:
         return np.full(count, card.max_length or 0, dtype=np.int64)
     table = PreparedTask(folder).rows("train")
@@ -215,7 +215,7 @@ def _made_up(preprocessor: Preprocessor, lengths: npt.NDArray[np.int64], card: T
 
 
 def _made_up_text(vocabulary: int, length: int, count: int) -> Packed:
-    """`count` full sequences of one document."""
+    """`count` full sequences, each with one document."""
     tokens = np.random.default_rng(0).integers(vocabulary, size=count * (length - 1) - 1)
     return pack([tokens], 0, length)
 

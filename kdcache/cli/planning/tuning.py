@@ -20,13 +20,13 @@ from kdcache.trials.layout import LOGITS, RESULT, TEACHER, trial_folder
 def tuning_jobs(
     study: Study, data: Path, sizes: Mapping[str, Callable[[Model], Size | None]]
 ) -> Iterator[Job]:
-    """For each tuned task, its teachers, then its students with all their settings and seeds.
+    """For each tuned task: its teachers, then its students with all their settings and seeds.
 
     Existing results count as unchecked: only stage `tune` finds out whether they are still valid.
 
     Args:
         data: the project's data folder.
-        sizes: of each task, its numbers in the rows that a model takes.
+        sizes: for each task, a function that gives its numbers in the rows that a model takes.
     """
     if study.tuning is None:
         return
@@ -45,11 +45,11 @@ class _Lookup:
     size_for: Callable[[Model], Size | None]
 
     def _held(self, size: Size) -> int:
-        """The number of held-out rows; of documents, about as many sequences."""
+        """The number of held-out rows. For documents: about as many sequences."""
         return round(self.tuning.hold_out * size.train)
 
     def teachers(self) -> Iterator[Job]:
-        """Of each, the settings that it tries, and where it is learned from itself and its logits."""
+        """For each teacher, the runs of its settings, and its own run if students learn from it."""
         for name, teacher in self.study.teachers.items():
             runs = [*self._tried_of_teacher(name, teacher), *self._taught(name)]
             if runs:
@@ -83,7 +83,7 @@ class _Lookup:
         """The runs of all settings that a model tries with a method."""
         settings = known_settings(self.tuning, method)
         folder = self.layout.method(self.task, name, method)
-        if settings is None:  # each depends on the scores of those before
+        if settings is None:  # each setting depends on the scores of those before
             yield from self._unknown(folder, model, method, how)
         for setting in settings or ():
             for seed in self.tuning.seeds:
@@ -91,7 +91,7 @@ class _Lookup:
                 yield self._trial(place, applied(model, setting), method, how)
 
     def _unknown(self, folder: Path, model: Model, method: str, how: Regularizer) -> Iterator[Run]:
-        """As many runs as the budget says, of the space's mean number of epochs."""
+        """As many runs as the budget says, with the space's mean number of epochs."""
         epochs = self.tuning.values(method).get("epochs", [model.epochs])
         run = self._trial(
             folder / "unknown", applied(model, {"epochs": max(1, round(fmean(epochs)))}), method, how
@@ -106,7 +106,7 @@ class _Lookup:
         return Run(state, self._steps(model, how), predicted, kept, None, folder / LOGITS)
 
     def _outputs(self, model: Model, is_baseline: bool) -> tuple[int | None, int | None]:
-        """How many rows a trial predicts, and the bytes that it keeps of them; without views and unlabelled rows."""
+        """How many rows a trial predicts, and how many bytes of them it keeps, without views and unlabelled rows."""
         size = self.size_for(model)
         if size is None:
             return None, None

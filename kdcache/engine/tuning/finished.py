@@ -1,4 +1,4 @@
-"""What tuning has finished: its plans, found by going through the same search again without running a trial."""
+"""The plans of what tuning has finished, found by going through the same search again without running a trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hold rows out of train: make a new task from a prepared task's train rows alone.
+"""Hold rows out of train: make a new task from only the train rows of a prepared task.
 
 Tuning uses this task. The held-out rows are its validation split. The prepared task's own validation and further
 evaluated splits are never opened. Rows without labels are taken over.
@@ -33,11 +33,11 @@ def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> Ta
     """Write a task with `fraction` of the train rows as validation, and the others as train.
 
     The held-out rows are drawn stratified by class (for a regression, at random). All rows keep their hashes and their
-    order, and get new ids 0..n-1. Nothing is written if the folder has this task already.
+    order, and get new ids 0..n-1. If the folder has this task already, nothing is written.
 
     Args:
         fraction: the held-out part of train, above 0 and below 1.
-        seed: decides which rows are held out; the same rows on every machine.
+        seed: decides which rows are held out. It gives the same rows on every machine.
 
     Raises:
         TaskError: there are too few train rows, or the task's files are damaged.
@@ -84,7 +84,7 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
         "source": source,
         "dropped": {},
         "shared_rows": len(np.intersect1d(*hashes.values())),
-        "label_noise": None,  # how many wrong labels came to which side is not known here
+        "label_noise": None,  # it is not known here how many wrong labels came to which side
         "fingerprint": rows_fingerprint(card.modality, card.regression, names, hashes, card.kind),
     }
     return card.model_copy(update=changes)

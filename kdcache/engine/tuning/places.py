@@ -1,4 +1,4 @@
-"""The folders of tuning's trials: in data/tuning, separate from the study's, each setting in its own folder."""
+"""The folders of tuning's trials, in data/tuning and separate from the study's. Each setting has its own folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TuningLayout(Layout):
     trials: str = STUDENT_TRIALS
 
     def with_trials(self, teachers: bool) -> TuningLayout:
-        """The same folders, but the trials are those by which teachers are tuned, or students."""
+        """The same folders, but with the trials of teachers that are tuned, or with the students' trials."""
         return replace(self, trials=TEACHER_TRIALS if teachers else STUDENT_TRIALS)
 
     @property
@@ -43,5 +43,5 @@ class TuningLayout(Layout):
 
 
 def folder_of(setting: Setting) -> str:
-    """A setting's folder; its name depends on nothing else, so that a changed space runs only the new settings."""
+    """A setting's folder. Its name depends on nothing else, so a changed space runs only the new settings."""
     return f"setting-{fingerprint.of_json(dict(sorted(setting.items())))[:16]}"

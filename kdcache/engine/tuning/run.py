@@ -35,7 +35,7 @@ class Tuned:
 
     Args:
         metric: the score that chose it.
-        teacher: whether it is a teacher. Its name then stands in place of the student's.
+        teacher: whether this is about a teacher. Its name then stands in place of the student's.
     """
 
     configuration: Configuration
@@ -50,11 +50,11 @@ class Tuned:
 
 
 def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[Tuned]:
-    """Bring data/tuning up to date: every teacher that is tuned, and every configuration, with its settings tried.
+    """Bring data/tuning up to date: try the settings of every teacher that is tuned, and of every configuration.
 
-    They are returned in the study's order, the teachers first.
+    The results are returned in the study's order, the teachers first.
 
-    Only the train split of the prepared tasks is read. Finished trials stay, so a killed run continues where it was.
+    Only the train split of the prepared tasks is read. Finished trials stay, so a killed run continues from there.
 
     Raises:
         KdcacheError: a task is not prepared or has too few rows, a trial failed, or params.yaml was changed meanwhile.
@@ -80,13 +80,13 @@ def tune(study: Study, root: Path = Path(), store: Store | None = None) -> list[
 
 
 def tune_teachers(trying: Trying) -> Iterator[Tuned]:
-    """Tune each teacher; `trying` is of `teachers_as_students`."""
+    """Tune each teacher. `trying` has the study that `teachers_as_students` makes."""
     for name in trying.study.configurations():
         yield replace(_tune_one(trying, name), teacher=True)
 
 
 def tune_methods(trying: Trying) -> Iterator[Tuned]:
-    """Tune each configuration, the baseline's first: Self-KD learns from its trials at its chosen setting."""
+    """Tune each configuration, the baseline first: Self-KD learns from its trials at its chosen setting."""
     baseline = trying.study.comparison.baseline
     for name in sorted(trying.study.tuned(), key=lambda name: name[2] != baseline):
         yield _tune_one(trying, name)
@@ -130,14 +130,14 @@ def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
 
 
 def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> list[Tuned]:
-    """Every teacher on every task that it is for; none where params.yaml says nothing of it."""
+    """Tune every teacher on every task that it is for; no teacher if params.yaml does not ask for it."""
     if declared(study).teachers is None:
         return []
     return list(tune_teachers(Trying(teachers_as_students(study), layout.with_trials(teachers=True), store)))
 
 
 def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: Store | None) -> None:
-    """Remove results that are no longer asked for; their trials stay in the store."""
+    """Remove results that are no longer asked for. Their trials stay in the store."""
     asked = {layout.task(task) for task in study.tasks}
     for task, teacher in needed_teachers(study):
         asked |= {layout.teacher(task, teacher), layout.cache(task, teacher)}
@@ -155,7 +155,7 @@ def _clear(layout: TuningLayout, study: Study, tuned: Sequence[Tuned], store: St
 
 
 def _outputs(data: Path) -> list[Path]:
-    """The folders of tuning that are made as one: a task, a teacher, its logits, a setting's trials."""
+    """The folders of tuning that are each made as a whole: a task, a teacher, its logits, a setting's trials."""
     depths = {
         "tasks": "*",
         "teachers": "*/*",

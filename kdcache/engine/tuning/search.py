@@ -1,6 +1,6 @@
-"""Which settings are tried: all of a small space, or those that Optuna draws from a larger one; none twice.
+"""Which settings are tried: all of a small space, or those that Optuna draws from a larger space. None comes twice.
 
-The same space, budget, seed and scores give the same settings. So a search saves no state: after an interruption it
+The same space, budget, seed and scores give the same settings. So a search saves no state. After an interruption it
 starts again and finds its trials finished.
 """
 
@@ -18,7 +18,7 @@ from kdcache.study.tuning import Setting, Tuning, Values, grid
 
 Scores: TypeAlias = Sequence[float]  # a setting's scores, one for each seed
 Try: TypeAlias = Callable[[Sequence[Setting]], Sequence[Scores]]
-DIGITS = 12  # means that agree in so many decimals count as equal: sums of equal scores differ by rounding
+DIGITS = 12  # means that agree in this many decimals count as equal: sums of equal scores differ by rounding
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Tried:
 
 
 def search(tuning: Tuning, method: str, attempt: Try) -> list[Tried]:
-    """Try as many settings of a method as the budget allows, each once; returns them in the order of trying.
+    """Try as many settings of a method as the budget allows, each once. Return them in the order of trying.
 
     Args:
         attempt: gives the scores of settings; it may run the settings of one call at the same time.
@@ -62,8 +62,8 @@ def best(tried: Sequence[Tried], lower: bool) -> int:
 
 
 def _one_by_one(tuning: Tuning, method: str, attempt: Try) -> Iterator[Tried]:
-    """Optuna's proposals, each made after the scores of the earlier ones; a new setting replaces a repeated one."""
-    from optuna.trial import TrialState, create_trial  # takes half a second, so only if there is a search
+    """Optuna's proposals, each made after the scores of the earlier ones. If one is repeated, a new one replaces it."""
+    from optuna.trial import TrialState, create_trial  # takes half a second, so only when it is needed
 
     axes = {key: sorted(values) for key, values in tuning.values(method).items()}
     study, unused = _optuna_study(tuning), _shuffled(axes, tuning.seed)
@@ -103,7 +103,7 @@ def _optuna_study(tuning: Tuning) -> Any:
 
 
 def _distributions(axes: Values) -> dict[str, Any]:
-    """Optuna's distributions over indices into the sorted lists: neighbours are similar, which a sampler can use."""
+    """Optuna's distributions over indices into the sorted lists. Neighbours are similar, and a sampler can use that."""
     from optuna.distributions import IntDistribution
 
     return {key: IntDistribution(0, len(values) - 1) for key, values in axes.items()}

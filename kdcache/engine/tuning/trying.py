@@ -26,9 +26,9 @@ class Trying:
     """Tries settings of a study's configurations.
 
     Args:
-        study: the one of tuning, see `study_of` and `teachers_as_students`.
-        layout: where its trials lie.
-        chosen: what other configurations learn from, here the baseline of Self-KD: it grows as tuning goes on.
+        study: tuning's study, see `study_of` and `teachers_as_students`.
+        layout: the folders of its trials.
+        chosen: what other configurations learn from, here the baseline of Self-KD. It grows as tuning goes on.
     """
 
     study: Study
@@ -41,7 +41,7 @@ class Trying:
         self._tasks: dict[str, PreparedTask] = {}
 
     def scores(self, configuration: Configuration, settings: Sequence[Setting]) -> list[list[float]]:
-        """The scores of each setting, one for each seed; the missing trials of all settings are run together.
+        """The scores of each setting, one for each seed. The missing trials of all settings are run together.
 
         Raises:
             TrialError: trials failed, or the task has no such score.
@@ -89,7 +89,7 @@ class Trying:
 
 
 def metric_of(study: Study, task: str) -> str:
-    """The metric by which a task's settings are judged: the declared one, or else the task's first."""
+    """The metric by which a task's settings are judged: the declared metric, or by default the task's first."""
     return declared(study).metric or study.tasks[task].metrics[0]
 
 
@@ -116,9 +116,9 @@ def study_of(study: Study) -> Study:
 
 
 def teachers_as_students(study: Study) -> Study:
-    """The study in which teachers are tuned: each is a student, and its only method is plain fine-tuning.
+    """The study in which teachers are tuned. Each is a student, and its only method is plain fine-tuning.
 
-    So a setting of a teacher is a trial like any other: run beside others, kept in the store, scored on held-out rows.
+    So a teacher's setting is a trial like any other: run beside others, kept in the store, scored on held-out rows.
     """
     baseline = study.comparison.baseline
     students = {

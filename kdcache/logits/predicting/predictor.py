@@ -31,12 +31,12 @@ class Predictor:
             raise CacheError(f"{path}: batch_size must be 1 or more, found {batch_size}")
         self.path, self.model, self.collate = path, model, collate
         self.batch_size, self.device, self.views = batch_size, device, views
-        self.classes: int | None = None  # K, once the model has said so
+        self.classes: int | None = None  # K, known after the model has run once
 
     def batches(self, dataset: Any, positions: np.ndarray) -> Iterator[Any]:
         """The rows at these positions as the model gets them: one batch, or one for each view."""
         ids = positions.tolist()
-        rows: Any = fetched(dataset, ids)  # a Batcher gives a whole batch, which `collate` lets pass
+        rows: Any = fetched(dataset, ids)  # `collate` passes on the whole batch that a Batcher gives
         if self.views is None:
             yield self.collate(rows)
             return
@@ -60,7 +60,7 @@ class Predictor:
         """The logits [b, K] in what the model returned.
 
         Raises:
-            CacheError: it returned no array of two dimensions, nor an object that has one as `.logits`.
+            CacheError: the model returned neither an array of two dimensions nor an object that has one as `.logits`.
         """
         logits = (
             output["logits"]
@@ -145,7 +145,7 @@ def view_maker(
 
 @dataclass(frozen=True)
 class FirstBatch:
-    """The first batch as the model gets it, and the classes that come out."""
+    """The first batch as the model gets it, and the number of classes that come out."""
 
     classes: int
     batch: Any

@@ -1,13 +1,14 @@
-"""Views: logits of augmented inputs, and the student's way back to exactly those inputs.
+"""Views: logits of augmented inputs, and how the student gets exactly these inputs again.
 
 A teacher that saw an image cropped and flipped has logits of that crop, not of the image. So a cache of augmented
-inputs keeps V views of each row, each with a seed of its own, and the student replays the seed: its input is bit for
-bit what the teacher saw (FKD, Shen & Xing 2022, arXiv 2112.01528, which keeps the crops' coordinates; TinyViT, Wu et
-al. 2022, arXiv 2207.10666, which keeps seeds, as here).
+inputs keeps V views of each row, each with its own seed. The student replays the seed: its input is bit for bit what
+the teacher saw (FKD, Shen & Xing 2022, arXiv 2112.01528, which keeps the crops' coordinates; TinyViT, Wu et al. 2022,
+arXiv 2207.10666, which keeps seeds, as here).
 
-A seed is not stored but derived (`view_seed`). The augmentation is any function of a row, or of one of its values,
-that draws its random numbers from Python's `random`, NumPy's global generator or torch's CPU generator; `replay` seeds
-all three. One with a generator of its own can draw that one's seed there, for instance `random.getrandbits(32)`.
+A seed is not stored but derived (`view_seed`). The augmentation is any function of a row, or of one of its values. It
+draws its random numbers from Python's `random`, NumPy's global generator or torch's CPU generator. `replay` seeds all
+three. A function with a generator of its own can draw that generator's seed there, for instance by
+`random.getrandbits(32)`.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ Out = TypeVar("Out")
 def view_seed(seed: int, row_id: int, view: int) -> int:
     """Seed of a row's view, from 0 to 2^63 - 1.
 
-    The first 8 bytes, little-endian and without the highest bit, of the SHA-256 of the ASCII text "seed:row_id:view",
-    such as "0:17:3".
+    It is the first 8 bytes, little-endian and without the highest bit, of the SHA-256 of the ASCII text
+    "seed:row_id:view", such as "0:17:3".
     """
     digest = hashlib.sha256(f"{seed}:{row_id}:{view}".encode("ascii")).digest()
     return int.from_bytes(digest[:8], "little") & (2**63 - 1)
 
 
 def replay(transform: Callable[[In], Out], value: In, seed: int) -> Out:
-    """`transform(value)` under a seed, whatever random numbers were drawn before; none of them are used up.
+    """`transform(value)` under a seed, whatever random numbers were drawn before. It uses up none of them.
 
     `random.seed(seed)`, `numpy.random.seed([seed % 2^32, seed // 2^32, 1])` and `manual_seed(seed)` of torch's CPU
-    generator come before the call; the three generators' states are put back after it. They belong to the process, not
-    to a thread: do not draw from them in another thread meanwhile. (A DataLoader's workers are processes.)
+    generator come before the call. The three generators' states are put back after it. They belong to the process, not
+    to a thread. So do not draw from them in another thread meanwhile. (A DataLoader's workers are processes.)
     """
     with _seeded(seed):
         return transform(value)
@@ -58,7 +59,7 @@ def _seeded(seed: int) -> Iterator[None]:
     python, legacy, generator = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
     try:
         random.seed(seed)
-        np.random.seed([seed % 2**32, seed // 2**32, 1])  # without the 1, Python's very numbers
+        np.random.seed([seed % 2**32, seed // 2**32, 1])  # without the 1, it gives Python's numbers
         torch.default_generator.manual_seed(seed)
         yield
     finally:
@@ -73,8 +74,8 @@ class Augmenter:
 
     Args:
         transform: the augmentation, from a value to a value. It may work in place: it gets a copy.
-        column: the value of the row it is given (a position, if rows are tuples); None: the whole row.
-        seed: the cache's, see `Augmentation`.
+        column: the value of the row that `transform` gets (a position, if rows are tuples); None: the whole row.
+        seed: the cache's seed, see `Augmentation`.
     """
 
     transform: Callable[[Any], Any]
@@ -95,14 +96,14 @@ class Augmenter:
         return _replaced(row, self.column, replay(self.transform, copy.deepcopy(value), seed))
 
     def check_replay(self, row: Any, row_id: int, times: int = 8) -> None:
-        """Refuse an augmentation that gives something else each time; what cannot be compared is taken on trust.
+        """Refuse an augmentation that gives something else each time. What cannot be compared is trusted.
 
         Raises:
             CacheError: the first view of this row is not the same every time.
         """
         try:
             found = {hash_row([self(row, row_id, 0)]) for _ in range(times)}
-        except CacheError:  # of a type without a stable content
+        except CacheError:  # its type has no stable content
             return
         if len(found) > 1:
             raise CacheError(
@@ -113,7 +114,7 @@ class Augmenter:
 
 
 def fetched(dataset: Any, positions: list[int]) -> Sequence[Any]:
-    """The rows of a data set at these positions; in one go, where it can."""
+    """The rows of a data set at these positions, all at once if the data set can do that."""
     if hasattr(dataset, "__getitems__"):
         rows: Sequence[Any] = dataset.__getitems__(positions)
         return rows
@@ -121,11 +122,11 @@ def fetched(dataset: Any, positions: list[int]) -> Sequence[Any]:
 
 
 def _replaced(row: Any, column: Column, value: Any) -> Any:
-    """The row with another value in one place; the row itself stays as it is."""
+    """The row with another value in one place. The row itself stays as it is."""
     if isinstance(row, Mapping):
         return {**row, column: value}
     values = list(row)
-    values[int(column)] = value  # a position, since the row had a value there
+    values[int(column)] = value  # `column` is a position, since the row had a value there
     return tuple(values) if isinstance(row, tuple) else values
 
 

@@ -1,4 +1,4 @@
-"""The token cache: a causal language model's distributions over its vocabulary, a sparse one at every token."""
+"""The token cache: a causal language model's distributions over its vocabulary, one sparse distribution per token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors of any device, with NumPy's functions on a CPU where they are several times as fast as PyTorch's."""
+"""Functions for tensors on any device. On a CPU they use NumPy's, which are several times as fast."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def take_rows(values: Tensor, places: Tensor) -> Tensor:
 
 
 def places_of(mask: Tensor) -> Tensor:
-    """The places in the flat mask where it is true, rising."""
+    """The places in the flat mask where it is true, ascending."""
     import torch
 
     if by_numpy(mask):
@@ -49,7 +49,7 @@ def places_of(mask: Tensor) -> Tensor:
 
 
 def search(line: Tensor, points: Tensor) -> Tensor:
-    """How many numbers of the rising line [n] are equal to or below each point [m]."""
+    """For each point [m]: how many numbers of the ascending line [n] are equal to it or below it."""
     import torch
 
     if by_numpy(line):
@@ -58,7 +58,7 @@ def search(line: Tensor, points: Tensor) -> Tensor:
 
 
 def cumulated(values: Tensor) -> Tensor:
-    """The sums of all integers [n] so far, after a zero: [n + 1]."""
+    """The running sums of integers [n], after a zero: [n + 1]."""
     import torch
 
     line = torch.zeros(len(values) + 1, dtype=torch.int64, device=values.device)
@@ -70,7 +70,7 @@ def cumulated(values: Tensor) -> Tensor:
 
 
 def sums(values: Tensor) -> Tensor:
-    """Sums over the last dimension, a short one, in an order that depends on nothing else."""
+    """Sums over the last dimension, which is short. The order of adding depends on nothing else."""
     import torch
 
     if by_numpy(values):

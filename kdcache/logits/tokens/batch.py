@@ -28,7 +28,7 @@ class TokenBatch:
     loss: Tensor  # bool [n, L - 1]: whether the next token is to be predicted
     position: Tensor  # int64 [E]: each entry's position, from 0 to P - 1, ascending
     token: Tensor  # int64 [E]: each entry's token
-    weight: Tensor  # float32 [E]: each entry's weight; those of a position sum to one, except with top-k
+    weight: Tensor  # float32 [E]: each entry's weight; a position's weights sum to one, except with top-k
     entropy: Tensor  # float32 [n, L - 1]: the teacher's entropy
     label_logprob: Tensor  # float32 [n, L - 1]: the teacher's log-probability of the true next token
     full: Tensor | None  # float32 [n, L - 1, V]: log-probabilities from a full cache, which has no entries
@@ -110,7 +110,7 @@ def _places(lengths: npt.NDArray[np.int64], longest: int) -> npt.NDArray[np.int6
 def _entries(
     rows: TokenRows, header: TokenHeader, epoch: int, places: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """(position, token, weight) of all entries of a draw; a position's weights sum to one, except with top-k."""
+    """(position, token, weight) of all entries of a draw. A position's weights sum to one, except with top-k."""
     if rows.shape.full:
         none = np.zeros(0, np.int64)
         return none, none, np.zeros(0, np.float32)
@@ -119,7 +119,7 @@ def _entries(
     owner = np.repeat(np.arange(len(heads)), heads)
     mass = np.bincount(owner, kept, len(heads))
     if header.how.sums_to_one:
-        alone = (tails == 0) | (mass >= 1)  # the head is everything (1 or more by float16's rounding)
+        alone = (tails == 0) | (mass >= 1)  # the head has everything (1 or more by float16's rounding)
         kept /= np.where(alone, mass, 1.0)[owner]
         mass = np.where(alone, 1.0, mass)
     else:
@@ -135,7 +135,7 @@ def _entries(
 def _of_draw(
     ids: npt.NDArray[np.int64], tails: npt.NDArray[np.int64], draws: int, chosen: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """(tail ids, the position of each) of one draw, out of the tail ids of all draws."""
+    """(tail ids, the position of each) of one draw, taken from the tail ids of all draws."""
     owner = np.repeat(np.arange(len(tails)), tails)
     if draws == 1:
         return ids, owner

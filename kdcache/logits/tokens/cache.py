@@ -30,8 +30,8 @@ class TokenCache:
         expect: the fingerprints that the distributions must come from; None accepts any.
 
     Raises:
-        CacheError: the cache is incomplete, damaged, of another format, or not the one expected. The methods raise the
-            same error when they meet a damaged shard later.
+        CacheError: the cache is incomplete, damaged, of another format, or not the expected cache. The methods raise
+            the same error if they find a damaged shard later.
     """
 
     def __init__(self, path: str | Path, expect: Fingerprints | None = None) -> None:
@@ -70,7 +70,7 @@ class TokenCache:
         return read_cost(self.path) or self.manifest.cost
 
     def split(self, name: str) -> TokenRows:
-        """A whole split in memory as it is stored, sorted by id; read once, then kept."""
+        """A whole split in memory as it is stored, sorted by id. It is read once, then kept."""
         return self._load(name).rows
 
     def groups(self, split: str) -> list[Group]:
@@ -78,7 +78,7 @@ class TokenCache:
         return self._disk.groups(split)
 
     def read_group(self, group: Group) -> TokenRows:
-        """The rows of one row group, in the order of writing; no other rows of the split are in memory."""
+        """The rows of one row group, in the order of writing. No other rows of the split are in memory."""
         return self._disk.read_group(group)
 
     def batch(self, ids: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
@@ -107,7 +107,7 @@ class TokenCache:
         return batch_of(loaded.rows.part(places), self.manifest, epoch)
 
     def match(self, rows: Any, split: str = "train", *, epoch: int = 0) -> TokenBatch:
-        """The targets of your own batch, found by its tokens, so that no wrong order or id can matter.
+        """The targets of your own batch. They are found by its tokens, so no wrong order or id can matter.
 
         Args:
             rows: a collated batch (`input_ids` [n, L], and `attention_mask`, `labels`, ... if it has them), or a list
@@ -118,8 +118,8 @@ class TokenCache:
             A batch of n rows in their order, padded to the same L.
 
         Raises:
-            CacheError: a sequence is not in the cache. A distribution belongs to a prefix, so the same text packed, cut
-                or tokenised in another way is another sequence.
+            CacheError: a sequence is not in the cache. A distribution belongs to a prefix. So if the same text is
+                packed, cut or tokenised in another way, it is another sequence.
         """
         sequences = read_sequences(f"{self.path}: split {split!r}", rows)
         loaded, asked = self._load(split), sequences.hashes
@@ -144,7 +144,7 @@ class TokenCache:
         """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
 
         Raises:
-            CacheError: at the first batch with a sequence that is not in the cache; the message has its number.
+            CacheError: at the first batch with a sequence that is not in the cache. The message has the batch's number.
         """
         for number, batch in enumerate(batches):
             try:
@@ -164,10 +164,10 @@ class TokenCache:
         )  # fmt: skip
 
     def verify(self, level: Literal["quick", "full"] = "quick") -> Verification:
-        """Look for damage, even in files that were checked before; in bounded memory.
+        """Look for damage, even in files that were checked before, in bounded memory.
 
         Args:
-            level: "quick" reads every shard's footer; "full" also recomputes all checksums, reads every value, and
+            level: "quick" reads every shard's footer. "full" also recomputes all checksums, reads every value, and
                 compares every sequence with its hash.
 
         Raises:
@@ -176,7 +176,7 @@ class TokenCache:
         return self._disk.verify(level)
 
     def info(self) -> dict[str, Any]:
-        """The cache's facts as one JSON-like object; reads every row group once."""
+        """The cache's facts as one JSON-like object. This reads every row group once."""
         manifest, counts = self.manifest, _Counts()
         for split in self.splits:
             for group in self.groups(split):
@@ -207,7 +207,7 @@ class TokenCache:
 
 
 class TokenStream(LogitStream[TokenRows]):
-    """A stream whose batches are `TokenBatch`es; epoch e gives draw e modulo the cache's draws."""
+    """A stream whose batches are `TokenBatch`es. Epoch e gives draw e modulo the cache's draws."""
 
     def __iter__(self) -> Iterator[TokenBatch]:  # type: ignore[override]
         epoch, header = self._epoch, self.cache.manifest
@@ -222,7 +222,7 @@ class _Loaded:
 
     @cached_property
     def by_hash(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int64]]:
-        """(sorted row hashes, the places of their rows); among equal hashes, the lowest id comes first."""
+        """(sorted row hashes, the places of their rows). Among equal hashes, the lowest id comes first."""
         order = np.argsort(self.rows.row_hashes, kind="stable")
         return self.rows.row_hashes[order], order
 

@@ -1,10 +1,10 @@
-"""Distributions over a vocabulary at some positions, and what is asked of them, in as few passes over V as it takes.
+"""Distributions over a vocabulary at some positions, and values computed from them in as few passes over V as possible.
 
-A pass over V is what time goes into here: a small model takes as long for a position as ten of them. They are made for
-a few positions at a time, so that a pass finds in a CPU's cache what the pass before it has left there.
+The passes over V take most of the time: for one position, a small model takes as long as ten passes. Each pass is made
+for a few positions at a time. So it finds in the CPU's cache what the pass before it has left there.
 
-The vocabulary is cut into blocks of SIZE tokens. A block's weight is the sum of its tokens', in an order that does not
-depend on the batch. Whatever looks for single tokens looks at the blocks first.
+The vocabulary is cut into blocks of SIZE tokens. A block's weight is the sum of its tokens' weights, in an order that
+does not depend on the batch. A search for single tokens looks at the blocks first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIZE = 16  # tokens of a block
-BITS = 1 / math.log(2)  # of a nat
+BITS = 1 / math.log(2)  # bits in a nat
 PASS = 1 << 19  # values of a pass, on a CPU
 
 
@@ -27,13 +27,14 @@ class Distributions:
     """softmax(logits) at n positions.
 
     Args:
-        logits: float32 [n, V], log-probabilities or any that differ from them by a constant a row; -inf is fine.
+        logits: float32 [n, V], log-probabilities, or values that differ from them by a constant per row; -inf is fine.
 
     Attributes:
-        weights: [n x blocks, SIZE], exp(logits - the row's largest), which `split_off` sets to zero; behind V, zeros.
-        blocks: how many a row has.
+        weights: [n x blocks, SIZE], exp(logits - the row's largest); after the V-th token, zeros. `split_off` sets the
+            weights of the tokens that it takes out to zero.
+        blocks: how many blocks a row has.
         sums: [n, blocks], the blocks' weights.
-        totals: [n], a row's weight, of all its tokens.
+        totals: [n], the weight of all of a row's tokens.
     """
 
     def __init__(self, logits: Tensor) -> None:
@@ -68,7 +69,7 @@ class Distributions:
         return (self.logits - self.normalizers[:, None]).clamp_max_(0)
 
     def entropies(self) -> Tensor:
-        """Entropies in nats, [n]; not a number where the logits are not all finite or -inf. Before `split_off`."""
+        """Entropies in nats, [n]; NaN if the logits are not all finite or -inf. Call this before `split_off`."""
         found = self.normalizers - self._products / self.totals
         if not bool(found.isfinite().all()):  # 0 * -inf
             weights = self.weights.view(len(self.logits), -1)[:, : self.logits.shape[1]]
@@ -77,13 +78,13 @@ class Distributions:
         return found
 
     def split_off(self, eps: float) -> tuple[Tensor, Tensor]:
-        """Take all tokens of probability eps or more out of `weights` and `sums`.
+        """Take all tokens with probability eps or more out of `weights` and `sums`.
 
         Returns:
             (rows [m], tokens [m]), in order.
         """
         bounds = eps * self.totals
-        # A block weighs as much as its heaviest token, or more, in floating point too.
+        # A block weighs at least as much as its heaviest token, in floating point too.
         at = places_of(self.sums >= bounds[:, None])
         weights = take_rows(self.weights, at)
         heavy = weights >= bounds[at // self.blocks][:, None]
@@ -97,7 +98,7 @@ class Distributions:
 
 
 def _powers(logits: Tensor, largest: Tensor, powers: Tensor) -> None:
-    """exp(logits - largest), followed by zeros: by powers of two, which take half the time."""
+    """exp(logits - largest), followed by zeros. It is computed by powers of two, which takes half the time."""
     import torch
 
     vocabulary = logits.shape[1]

@@ -1,7 +1,7 @@
 """Estimators: which part of a distribution over a vocabulary is stored at a position.
 
-Each position has a head, tokens that are stored with their log-probabilities, and a tail, tokens that share the
-remaining probability equally. `sampling.py` selects them.
+Each position has a head and a tail. The head's tokens are stored with their log-probabilities. The tail's tokens share
+the remaining probability equally. `sampling.py` selects them.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from kdcache.errors import CacheError
 
 MOST_DRAWS = 1 << 12
-MOST_ENTRIES = 1 << 16  # of one draw at one position
+MOST_ENTRIES = 1 << 16  # in one draw at one position
 SYSTEMATIC, MULTINOMIAL = "systematic-v3", "multinomial-v3"
-EARLIER = {  # read, and no longer drawn
+EARLIER = {  # old samplers: their caches can be read, but nothing is drawn with them any more
     SYSTEMATIC: ("systematic-v1", "systematic-v2"),
     MULTINOMIAL: ("multinomial-v1", "multinomial-v2"),
 }
@@ -63,17 +63,17 @@ class _Drawn(Estimator):
 
 @dataclass(frozen=True)
 class Threshold(_Drawn):
-    """Keep every token of probability eps or more; sample the others without replacement, at one common weight.
+    """Keep every token of probability eps or more. Sample the others without replacement, all with the same weight.
 
-    Unbiased, and every draw sums to one. From the tail, which has the probability T, max(1, floor(T / eps)) tokens are
-    drawn by systematic sampling: a token's chance is proportional to its probability, and each drawn token gets the
-    weight T divided by their number. The optimal unbiased sparsification, for the squared distance as for KL, has the
+    This is unbiased, and every draw sums to one. The tail has the probability T. From it, max(1, floor(T / eps)) tokens
+    are drawn by systematic sampling: a token's chance is proportional to its probability, and each drawn token gets the
+    weight T divided by their number. The optimal unbiased sparsification, for the squared distance and for KL, has the
     same form: heavy tokens keep their value and the others share one value (Barnes et al., "Efficient Unbiased
     Sparsification", arXiv 2402.14925).
 
     Args:
-        eps: the threshold, in (0, 1/2]; about 1/eps entries are stored at a position of high entropy.
-        draws: the number of independent tails; each epoch reads another one. V tails together are a sample of
+        eps: the threshold, in (0, 1/2]. At a position of high entropy, about 1/eps entries are stored.
+        draws: the number of independent tails. Each epoch reads another tail. V tails together are a sample with the
             threshold eps / V.
         seed: the seed of the draws.
 
@@ -98,8 +98,9 @@ class Threshold(_Drawn):
 
 @dataclass(frozen=True)
 class RS(_Drawn):
-    """Random sampling KD: n tokens drawn with replacement, each with weight 1/n (Anshumann et al., ACL 2025, arXiv
-    2503.16870, who named it; here for comparison). Unbiased, and sums to one.
+    """Random sampling KD: n tokens drawn with replacement, each with weight 1/n. Unbiased, and sums to one.
+
+    Anshumann et al. (ACL 2025, arXiv 2503.16870) gave it the name. It is here for comparison.
 
     Args:
         n: the number of tokens drawn, repeats included.
@@ -125,12 +126,12 @@ class RS(_Drawn):
 
 @dataclass(frozen=True)
 class TopK(Estimator):
-    """The k most probable tokens; of the other tokens, only their total probability is known.
+    """The k most probable tokens. Of the other tokens, only their total probability is known.
 
-    Biased, since the other tokens are lost. `kd_token_loss` puts their probability in one bucket, or renormalises.
+    This is biased: the other tokens are lost. `kd_token_loss` puts their probability in one bucket, or renormalises.
 
     Args:
-        k: how many tokens; all of them, if the vocabulary has fewer.
+        k: how many tokens. If the vocabulary has fewer, all of them.
 
     Raises:
         CacheError: k is out of its range.

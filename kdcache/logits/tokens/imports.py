@@ -40,19 +40,19 @@ def import_topk(
     """Write a top-k token cache from log-probabilities, and open it.
 
     Args:
-        rows: mappings with `input_ids` [L] and either `prompt_logprobs`, as vLLM gives them: L items, of which item j
-            is about token j (None for the first), each a mapping from token id to a log-probability or to an object
-            with one as `.logprob` or ["logprob"]; or `topk_ids` and `topk_logprobs` [L - 1, k] (or [L, k], whose last
-            position predicts nothing), about the next token, as in a row of DistillKit's Parquet once its codec has
-            decoded it.
-        k: how many tokens are kept; a position with fewer is refused. (vLLM adds the actual token, which is used for
-            `label_logprob`.)
+        rows: mappings with `input_ids` [L] and log-probabilities in one of two forms. Either as vLLM gives them, in
+            `prompt_logprobs` with L items. Item j is about token j (None for the first). It is a mapping from token id
+            to a log-probability, or to an object with one as `.logprob` or ["logprob"]. Or as in a row of DistillKit's
+            Parquet, decoded by its codec: `topk_ids` and `topk_logprobs` [L - 1, k], about the next token. They may
+            also be [L, k]; then the last position predicts nothing.
+        k: how many tokens are kept. A position with fewer tokens is refused. (vLLM adds the actual token, which is used
+            for `label_logprob`.)
         vocabulary: V.
-        fingerprints: what the log-probabilities come from; they cannot be computed here.
+        fingerprints: what the log-probabilities come from. They cannot be computed here.
 
     Returns:
-        The cache. Its entropy is that of the k tokens and one bucket of all others. If the true token is not among the
-        given tokens, its `label_logprob` is the whole bucket's, an upper bound.
+        The cache. Its entropy is computed from the k tokens and one bucket of all others. If the true token is not
+        among the given tokens, its `label_logprob` is the whole bucket's, which is an upper bound.
 
     Raises:
         CacheError: names the row and position, what was expected and what was found.

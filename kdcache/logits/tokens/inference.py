@@ -26,7 +26,7 @@ from kdcache.system.files import user_path
 
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
-FIRST = 16  # tokens of the first row, which show what a model gives
+FIRST = 16  # number of tokens of the first row that are run to see what a model gives
 
 
 def write_token_logits(
@@ -47,27 +47,28 @@ def write_token_logits(
 ) -> TokenCache:
     """Write what an estimator selects from a causal language model's distributions, and open the cache.
 
-    A complete cache of the same fingerprints is opened as it is; an incomplete one is completed. Under
-    `accelerate launch` or `torchrun` the processes divide the shards among themselves.
+    A complete cache with the same fingerprints is opened as it is. An incomplete cache is completed. Under
+    `accelerate launch` or `torchrun` the processes divide the shards.
 
     Args:
-        teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L] (and
-            `position_ids`, if rows have several documents, or else `attention_mask`, if rows were padded) and returns
-            logits [b, L, V], or an object with `.logits`; those at position j predict token j + 1.
+        teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L]. If rows
+            have several documents, it also gets `position_ids`; otherwise, if rows were padded, `attention_mask`. It
+            returns logits [b, L, V], or an object with `.logits`. The logits at position j predict token j + 1.
         sequences: rows (a list, a data set) with `input_ids`, see `inputs.read_sequences`; or a mapping from split
             names to such rows. Rows without a split become the split "train".
-        estimator: selects what is stored; default: `Threshold(1/64, draws=1, seed=0)`.
-        temperature: the distributions are softmax(logits / temperature). Only a full cache serves other temperatures
-            later.
-        batch_size: rows that the teacher gets at once; it does not affect the draws.
-        vocabulary: V, if the teacher has more outputs than its tokenizer has tokens; the outputs from V on are cut off.
-        tokenizer: a tokenizer of transformers, or any JSON value that stands for one; the manifest has its fingerprint.
+        estimator: selects what is stored. Default: `Threshold(1/64, draws=1, seed=0)`.
+        temperature: the distributions are softmax(logits / temperature). Only a full cache can be used with other
+            temperatures later.
+        batch_size: rows that the teacher gets at once. It does not affect the draws.
+        vocabulary: V, if the teacher has more outputs than its tokenizer has tokens. Outputs from V on are cut off.
+        tokenizer: a tokenizer of transformers, or any JSON value that stands for one. The manifest has its fingerprint.
         fingerprints: what the distributions come from. Default, for a module: the sequences' hashes, its weights, the
             options above, and its class.
         run: a name for this run, for cost.json.
-        rows_per_shard: the rows that an interruption loses at most; processes divide the work by shards. Default 256.
-        device: where batches and a module go; default: the device the module is on.
-        overwrite: replace a complete cache of other fingerprints.
+        rows_per_shard: the largest number of rows that an interruption loses. Processes divide the work by shards.
+            Default: 256.
+        device: where batches and a module go. Default: the device that the module is on.
+        overwrite: replace a complete cache that has other fingerprints.
 
     Raises:
         CacheError: rows, logits or options cannot be used, the folder holds another cache, or writing fails.
@@ -157,7 +158,7 @@ class TokenJob(Job[TokenRows]):
 
 
 class Teacher:
-    """Runs the model: from sequences to what it gives for them.
+    """Runs the model: from sequences to its outputs.
 
     Args:
         path: the cache's folder, for messages.
@@ -212,10 +213,10 @@ class Teacher:
 
 
 def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """A batch as a transformers model takes it: padded on the right; positions begin anew with each document.
+    """A batch as a transformers model takes it: padded on the right, with positions that begin anew in each document.
 
-    Where rows have several documents there is no attention mask: with one, transformers does not keep documents apart.
-    A causal model needs none, since it never looks to the right, where the padding is.
+    If rows have several documents there is no attention mask: with a mask, transformers does not keep documents apart.
+    A causal model does not need it. It never looks to the right, where the padding is.
     """
     lengths = sequences.tokens.lengths
     longest = max(int(lengths.max()), length or 0)
@@ -229,9 +230,9 @@ def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, n
 
 
 def without_cache(model: Any) -> dict[str, bool]:
-    """What a model of transformers is called with beside its inputs, so that it keeps a row's documents apart.
+    """Further arguments for a model of transformers, so that it keeps a row's documents apart.
 
-    Where it would cache keys and values, for generation, it lets every token see all earlier documents of its row.
+    If the model caches keys and values (for generation), every token sees all earlier documents of its row.
     """
     return {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
 

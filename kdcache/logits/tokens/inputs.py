@@ -23,8 +23,8 @@ class Sequences:
     """The sequences of a split."""
 
     tokens: Ragged
-    starts: Ragged  # where documents begin, ascending from 0
-    loss: Ragged  # one bool a token: whether it is to be predicted; never the first token
+    starts: Ragged  # the places where documents begin, ascending from 0
+    loss: Ragged  # a bool for each token: whether it is to be predicted; false for the first token
 
     def __len__(self) -> int:
         return len(self.tokens.lengths)
@@ -43,7 +43,7 @@ class Sequences:
         """Refuse tokens that are not in the vocabulary.
 
         Raises:
-            CacheError: names the first such token.
+            CacheError: there is such a token. The message names the first.
         """
         wrong = np.flatnonzero(self.tokens.values >= vocabulary)
         if len(wrong):
@@ -60,10 +60,10 @@ class Sequences:
 
 
 def read_splits(where: str, sequences: Any) -> dict[str, Sequences]:
-    """Sequences by split; rows without a split are `train`.
+    """Sequences by split. Rows without a split are `train`.
 
     Raises:
-        CacheError: a row or a split's name is not usable; the message begins with `where`.
+        CacheError: a row or a split's name cannot be used. The message begins with `where`.
     """
     whole = isinstance(sequences, Mapping) and "input_ids" not in sequences
     splits = dict(sequences) if whole else {"train": sequences}
@@ -78,12 +78,12 @@ def read_sequences(where: str, rows: Any) -> Sequences:
 
     Args:
         where: the beginning of messages.
-        rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch), with
-            `input_ids`; optionally `attention_mask` (0 for padding, on the right), `labels` (-100 for a token that is
-            not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
+        rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch). They
+            have `input_ids`, and optionally `attention_mask` (0 for padding, on the right), `labels` (-100 for a token
+            that is not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
 
     Raises:
-        CacheError: names the row, what was expected and what was found.
+        CacheError: a row cannot be used. The message names it, and says what was expected and what was found.
     """
     if isinstance(rows, Mapping):
         count = len(rows.get("input_ids", ()))

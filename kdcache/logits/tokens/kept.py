@@ -22,7 +22,7 @@ from kdcache.logits.tokens.sampling import Drawn, Numbers, draw_with, random_num
 if TYPE_CHECKING:
     from torch import Tensor, device
 
-PIECE = 1 << 21  # values that are worked on at once on a CPU: enough for NumPy's calls not to count
+PIECE = 1 << 21  # values worked on at once on a CPU: enough for NumPy's calls not to take long
 PIECE_OF_A_GPU = 1 << 26
 LOWEST = float(np.finfo(np.float16).min)  # stands for log 0
 
@@ -34,11 +34,11 @@ class Kept:
     layout: TokenHeader
     ids: npt.NDArray[np.int64]
     sequences: Sequences
-    row: npt.NDArray[np.int64]  # [p], each such position's row in the batch
-    position: npt.NDArray[np.int64]  # [p], each one's place in its row
+    row: npt.NDArray[np.int64]  # [p], the row in the batch of each such position
+    position: npt.NDArray[np.int64]  # [p], the place in the row of each such position
 
     def of(self, outputs: Outputs, labels: npt.NDArray[np.int64]) -> TokenRows:
-        """The rows of the batch, from what the model gives for it and the true next tokens [p]."""
+        """The rows of the batch, from the model's outputs for it and the true next tokens [p]."""
         import torch
 
         device, size = outputs.values.device, self.layout.vocabulary.size
@@ -119,5 +119,5 @@ def _all(parts: Sequence[Drawn]) -> Drawn:
 
 
 def half(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Values rounded to the 11 bits of a float16, but as float32, which more readers of Parquet know."""
+    """Values rounded to the 11 bits of a float16, but as float32: more readers of Parquet know that type."""
     return np.asarray(values.clip(LOWEST, -LOWEST).astype(np.float16).astype(np.float32))

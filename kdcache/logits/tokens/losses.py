@@ -1,8 +1,8 @@
 """Losses at every token against a token cache. The gradient is the only new tensor as large as the student's logits.
 
-Let z be the student's logits at a position, lse = logsumexp z and q = softmax z. Every loss except a full cache's needs
-only lse, z at the stored entries and at the true token, and the sum of z. `_Read` computes these, some positions at a
-time, and returns all their gradients in one tensor.
+Let z be the student's logits at a position, lse = logsumexp z and q = softmax z. Every loss, except that of a full
+cache, needs only lse, z at the stored entries and at the true token, and the sum of z. `_Read` computes these, some
+positions at a time, and returns all their gradients in one tensor.
 """
 
 from __future__ import annotations
@@ -41,22 +41,24 @@ def kd_token_loss(
 
     Let t be the cache's target (entries i with weights t_i that sum to one) and H the teacher's entropy:
 
-    - sampled (`Threshold`, `RS`): lse - sum_i t_i z_i - H. The mean over draws is the full KL; so for the gradient.
+    - sampled (`Threshold`, `RS`): lse - sum_i t_i z_i - H. The mean over draws is the full KL.
+      The same holds for the gradient.
     - top-k, `bucket`: sum_K p log(p / q) + T log(T / (1 - sum_K q)), with T the probability of all other tokens.
-    - top-k, `renormalise`: lse - sum_K (p_i / P) z_i with P = sum_K p, minus its minimum. Biased: warns.
+    - top-k, `renormalise`: lse - sum_K (p_i / P) z_i with P = sum_K p, minus its minimum. It is biased, and warns.
     - full: sum_v p (log p - log q).
 
     Args:
-        logits: the student's [n, L, V], or [n, L - 1, V] without the last position. V is the cache's, or more (padded
-            outputs, which are ignored).
+        logits: the student's logits [n, L, V], or [n, L - 1, V] without the last position. V is the cache's V, or more
+            (padded outputs, which are ignored).
         alpha: the weight of the distillation term, from 0 to 1.
-        temperature: tau; default: the cache's. Another temperature needs a full cache.
+        temperature: tau. Default: the cache's temperature. Another temperature needs a full cache.
         tail: what is done with the probability of the tokens that a top-k cache lacks.
-        divergence: `reverse_kl`, KL(student || teacher), needs a full cache.
+        divergence: `reverse_kl` is KL(student || teacher). It needs a full cache.
         reduction: "mean" over the positions that have a token to predict, or "none": [n, L - 1], zeros elsewhere.
 
     Raises:
-        CacheError: the logits do not fit the batch; or the cache lacks what the loss needs (the message says what).
+        CacheError: the logits do not fit the batch, or the cache lacks something that the loss needs (the message says
+            what).
     """
     student = _Student.of(logits, batch)
     tau = batch.temperature if temperature is None else float(temperature)
@@ -77,7 +79,7 @@ def smoothed_token_loss(
     """Label smoothing, in closed form: (1 - alpha)(lse - z_y) + alpha (lse - mean z). No teacher is needed.
 
     Args:
-        logits, reduction: as of `kd_token_loss`.
+        logits, reduction: as for `kd_token_loss`.
         alpha: the weight of the uniform distribution over all V tokens.
     """
     lse, _, label, total = _Student.of(logits, batch).read(batch, entries=False)
@@ -95,11 +97,11 @@ def designed_token_loss(
 ) -> Tensor:
     """TF-reg, in closed form: (1 - alpha) CE + alpha tau^2 KL(p_tau || softmax(z / tau)), without a teacher.
 
-    p has `correct` on the true token and the rest spread evenly; p_tau is p^(1 / tau), normalised. Since p_tau has only
-    two values, the KL needs only z at the true token, the sum of z, and logsumexp(z / tau).
+    p has `correct` on the true token, and the rest is spread evenly. p_tau is p^(1 / tau), normalised. It has only two
+    values. So the KL needs only z at the true token, the sum of z, and logsumexp(z / tau).
 
     Args:
-        logits, reduction: as of `kd_token_loss`.
+        logits, reduction: as for `kd_token_loss`.
     """
     count = batch.vocabulary
     other = (1 - correct) / (count - 1)
@@ -196,7 +198,7 @@ def _sums(values: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
-    """KL of targets that sum to one, or are renormalised: cross-entropy minus the teacher's (or target's) entropy."""
+    """KL for targets that sum to one, or are renormalised: cross-entropy minus the teacher's (or target's) entropy."""
     weight = batch.weight
     if isinstance(batch.estimator, TopK):
         weight = weight / _sums(weight, batch)[batch.position]
@@ -207,7 +209,7 @@ def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
-    """KL over the k tokens and one bucket of all others; only the student's bucket has a floor."""
+    """KL over the k tokens and one bucket of all others. Only the student's bucket has a lower limit."""
     log_q = entries - lse[batch.position]
     rest = (1 - _sums(batch.weight, batch)).clamp_min(0)
     student = torch.log1p(-_sums(log_q.exp(), batch).clamp_max(1 - 1e-6))
@@ -216,7 +218,7 @@ def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
 
 
 def _full(student: _Student, batch: TokenBatch, tau: float, divergence: str) -> Tensor:
-    """KL [P] against every token's log-probability, some positions at a time."""
+    """KL [P] from every token's log-probability, some positions at a time."""
     from torch.utils.checkpoint import checkpoint
 
     assert batch.full is not None

@@ -1,6 +1,6 @@
 """Find tokens by their cumulated probability, at many positions at once, without adding up all V of each.
 
-The blocks of all positions are added up in one line, as integers; only blocks that a point lies in are looked into. So
+The blocks of all positions are added up in one line, as integers. Only blocks in which a point lies are looked into. So
 a position's sums do not depend on its batch.
 """
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 Ints = npt.NDArray[np.int64]
 ONE = 1 << 40  # the integer that stands for probability one
-MOST_ROWS = 1 << 20  # so that their sum fits 64 bits
+MOST_ROWS = 1 << 20  # with more rows, their sum would not fit 64 bits
 
 
 class Masses:
-    """What is left of n distributions, each row's tokens in their order.
+    """The probabilities that are left of n distributions. Each row has its tokens in their order.
 
     Attributes:
         totals: the rows' probabilities [n], in 1/ONE.
@@ -38,7 +38,7 @@ class Masses:
         self.totals: Ints = np.diff(ends)
 
     def tokens_at(self, rows: Ints, points: npt.NDArray[np.float64]) -> Ints:
-        """The tokens [m] on which these points of the rows' cumulated masses lie; each from 0 to the row's total."""
+        """The tokens [m] at these points of the rows' cumulated masses. Each point is from 0 to the row's total."""
         import torch
 
         whole = np.minimum(points.astype(np.int64), (self.totals - 1).take(rows)) + self._starts.take(rows)
@@ -51,7 +51,7 @@ class Masses:
 
 
 def _within(weights: Tensor, share: Tensor) -> Tensor:
-    """Which of a block's tokens [m] lies at this share, from 0 to 1, of the block's weights [m, SIZE]."""
+    """The token of a block [m] at this share, from 0 to 1, of the block's weights [m, SIZE]."""
     import torch
 
     # In float64: in float32 the last shares would be rounded to the block's end.

@@ -1,8 +1,8 @@
-"""A language model's logits at the positions where they are asked for, a few positions at a time.
+"""A language model's logits at only those positions for which they are needed, a few positions at a time.
 
-The last layer of a model, its head, makes V numbers of a few hundred. Where the head can be called alone, the logits of
-a whole batch [b, L, V] never exist: allocating and filling that much memory takes a small model a third of its time,
-and positions that nobody asks for cost nothing.
+A model's last layer, its head, makes V numbers out of a few hundred. If the head can be called alone, the logits of a
+whole batch [b, L, V] never exist. To allocate and fill that much memory takes a small model a third of its time. And
+positions that nobody asks for cost nothing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-HEAD = 256  # positions that a head gets at once, or more: with fewer, reading its weights would take too long
+HEAD = 256  # least number of positions that a head gets at once: with fewer, reading its weights would take too long
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model gives for a batch.
+    """A model's outputs for a batch.
 
     Args:
-        values: [b, L, outputs], logits; or [b, L, H], what the head makes logits of.
-        head: gives logits [n, outputs] for values [n, H]; None, if the values are logits.
+        values: [b, L, outputs], logits; or [b, L, H], from which the head makes logits.
+        head: gives logits [n, outputs] for values [n, H]; None if the values are logits.
     """
 
     values: Tensor
@@ -54,18 +54,18 @@ class InTwo:
 
 
 def of_transformers(model: Any) -> bool:
-    """Whether this is a model of transformers itself, not a module around one."""
+    """Whether this is a model of transformers itself, not a module around such a model."""
     return hasattr(type(model), "get_output_embeddings")
 
 
 def in_two(model: Any, inputs: Mapping[str, Any], logits: Tensor) -> InTwo | None:
     """The model as its body and its head, if these two alone give its logits, bit for bit.
 
-    Some models do more to them (they scale or cap them, for example), and a module around a model hides its parts: such
-    a model is run as a whole.
+    Some models do more to the logits (for example, they scale or cap them), and a module around a model hides the
+    model's parts. Such a model is run as a whole.
 
     Args:
-        inputs: a batch. logits: what the model gives for it.
+        inputs: a batch. logits: the model's logits for it.
     """
     import torch
 

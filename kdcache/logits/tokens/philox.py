@@ -1,7 +1,7 @@
-"""Random numbers that are a function of a seed, a row, a position and a draw, and of nothing else.
+"""Random numbers that depend only on a seed, a row, a position and a draw.
 
-Philox4x32 with 10 rounds, the counter-based generator of Random123 (Salmon et al., "Parallel random numbers: as easy as
-1, 2, 3"). It has no state, so batches, processes and interruptions do not change the numbers.
+They come from Philox4x32 with 10 rounds, the counter-based generator of Random123 (Salmon et al., "Parallel random
+numbers: as easy as 1, 2, 3"). It has no state. So batches, processes and interruptions do not change the numbers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Words = npt.NDArray[np.uint32]
 MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 WEYL = (0x9E3779B9, 0xBB67AE85)  # added to the key after each round
 ROUNDS = 10
-BLOCKS = 1 << 20  # at most so many blocks, of two numbers each, for one draw at one position
+BLOCKS = 1 << 20  # the most blocks, of two numbers each, for one draw at one position
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 
@@ -43,8 +43,8 @@ def uniforms(
 
     Args:
         seed: 0 to 2^63 - 1.
-        rows: row ids [n], 0 or more. positions: in their rows, [n], below 2^32.
-        draw: below 2^12; different draws get independent numbers.
+        rows: row ids [n], 0 or more. positions: the positions in these rows, [n], below 2^32.
+        draw: below 2^12. Different draws get independent numbers.
         count: how many numbers at each position, at most 2^21.
 
     Returns:

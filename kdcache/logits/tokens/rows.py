@@ -24,7 +24,7 @@ class Ragged:
 
     @classmethod
     def of(cls, rows: Sequence[npt.NDArray[Any]], dtype: Any) -> Ragged:
-        """From one array a row."""
+        """Rows from one array for each row."""
         values = np.concatenate([np.zeros(0, dtype), *rows]).astype(dtype, copy=False)
         return cls(values, np.array([len(row) for row in rows], np.int64))
 
@@ -34,7 +34,7 @@ class Ragged:
         return np.asarray(np.cumsum(self.lengths) - self.lengths)
 
     def rows(self) -> list[npt.NDArray[Any]]:
-        """One array a row."""
+        """One array for each row."""
         return np.split(self.values, np.cumsum(self.lengths)[:-1]) if len(self.lengths) else []
 
     def sums(self) -> npt.NDArray[np.int64]:
@@ -65,12 +65,12 @@ class Shape:
 
     vocabulary: int
     draws: int
-    full: bool  # every token is in the head, whose ids are not stored
+    full: bool  # every token is in the head, and the head's ids are not stored
 
 
 @dataclass(frozen=True)
 class TokenRows(Rows):
-    """Sequences as they are stored, column by column (see `format.py`); token ids are stored as gaps (`to_gaps`)."""
+    """Sequences as they are stored, column by column (see `format.py`). Token ids are stored as gaps (`to_gaps`)."""
 
     shape: Shape
     columns: Mapping[str, Ragged]
@@ -127,19 +127,19 @@ class TokenRows(Rows):
         return f"has other tokens in row id {self.ids[wrong[0]]} than its hash says" if len(wrong) else None
 
     def head_ids(self) -> npt.NDArray[np.int64]:
-        """The heads' token ids, one position after the other; a full cache has none."""
+        """The heads' token ids, one position after the other. A full cache has none."""
         if self.shape.full:
             return np.zeros(0, np.int64)
         return from_gaps(self.columns["head_ids"].values, self.columns["heads"].values)
 
     def tail_ids(self) -> npt.NDArray[np.int64]:
-        """The tails' token ids, one position after the other; within a position, one draw after the other."""
+        """The tails' token ids, one position after the other. Within a position, one draw comes after the other."""
         runs = np.repeat(self.columns["tails"].values, self.shape.draws)
         return from_gaps(self.columns["tail_ids"].values, runs)
 
 
 def to_gaps(ids: npt.NDArray[np.int64], runs: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Each run's first id, then the differences; `runs` has the runs' lengths. Ascending ids give gaps of 0 or more."""
+    """Each run's first id, then the differences. `runs` has the runs' lengths. Ascending ids give gaps of 0 or more."""
     gaps = np.diff(ids, prepend=0)
     first = _first_places(runs)
     gaps[first] = ids[first]
@@ -161,8 +161,8 @@ def _first_places(runs: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
 def row_hashes(tokens: Ragged, starts: Ragged, loss: Ragged) -> npt.NDArray[np.uint64]:
     """The hashes uint64 [n] of sequences.
 
-    Each is the first 8 bytes, little-endian, of the 16-byte BLAKE2b over three parts, each preceded by its length (8
-    bytes): the token ids and the document starts (uint32, little-endian), and the loss mask (one byte a token).
+    Each is the first 8 bytes, little-endian, of a 16-byte BLAKE2b over three parts: the token ids, the document starts
+    (both uint32, little-endian) and the loss mask (one byte per token). Before each part comes its length (8 bytes).
     """
     rows = zip(_as(tokens, "<u4"), _as(starts, "<u4"), _as(loss, "u1"), strict=True)
     return np.array([short(digest_of(with_lengths(parts))) for parts in rows], np.uint64)

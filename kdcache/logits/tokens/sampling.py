@@ -29,11 +29,11 @@ class Drawn:
 
 
 def draw(estimator: Estimator, logits: Any, rows: npt.ArrayLike, positions: npt.ArrayLike) -> Drawn:
-    """The entries that an estimator stores of some distributions.
+    """The entries that an estimator stores for some distributions.
 
     Args:
         logits: float32 [n, V], or log-probabilities, a tensor on any device or an array; -inf is fine.
-        rows, positions: integers [n], whose distributions these are: with the seed they decide the draws.
+        rows, positions: integers [n] that say where these distributions belong. With the seed they decide the draws.
     """
     import torch
 
@@ -42,7 +42,7 @@ def draw(estimator: Estimator, logits: Any, rows: npt.ArrayLike, positions: npt.
 
 
 def random_numbers(estimator: Estimator, rows: Ints, positions: Ints) -> Numbers:
-    """What an estimator draws with at some positions [n]: uniform numbers [n, as many as it takes]."""
+    """The random numbers of an estimator at some positions [n]: uniform, [n, as many as it needs]."""
     if isinstance(estimator, Threshold):
         return uniforms(estimator.seed, rows, positions)
     if isinstance(estimator, RS):
@@ -54,9 +54,9 @@ def random_numbers(estimator: Estimator, rows: Ints, positions: Ints) -> Numbers
 
 
 def draw_with(estimator: Estimator, given: Distributions, numbers: Numbers) -> Drawn:
-    """The entries that an estimator stores of n distributions, with their `random_numbers`.
+    """The entries that an estimator stores for n distributions, with their `random_numbers`.
 
-    The weights of `given` may be used up: ask for entropies before.
+    The weights of `given` may be used up. So ask for entropies before.
     """
     if isinstance(estimator, Threshold):
         return _threshold(estimator, given, numbers)
@@ -105,12 +105,12 @@ def _top(given: Distributions, k: int) -> Drawn:
 
 
 def _ragged(counts: Ints) -> tuple[Ints, Ints]:
-    """(row, number within the row) of all items, where row i has `counts[i]` items."""
+    """(row, number within the row) of all items. Row i has `counts[i]` items."""
     row = np.repeat(np.arange(len(counts)), counts)
     first = np.cumsum(counts) - counts
     return row, np.arange(len(row)) - first[row]
 
 
 def _sorted(runs: Ints, tokens: Ints, vocabulary: int) -> Ints:
-    """The tokens, rising within each run; the runs [m] themselves rise."""
+    """The tokens, ascending within each run. The runs [m] must be ascending."""
     return np.asarray(np.sort(runs * vocabulary + tokens) - runs * vocabulary)

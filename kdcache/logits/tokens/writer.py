@@ -8,17 +8,17 @@ from kdcache.logits.tokens.rows import TokenRows
 
 
 class TokenWriter(RowWriter[TokenManifest, TokenRows]):
-    """Writes one token cache; a context manager, see `LogitWriter`."""
+    """Writes one token cache. It is a context manager, see `LogitWriter`."""
 
     def _buffer(self) -> Buffer[TokenRows]:
         assert isinstance(self._header, TokenHeader)
         return _TokenBuffer(self._header)
 
     def write(self, split: str, rows: TokenRows) -> None:
-        """Append rows to a split; full shards go to disk at once.
+        """Append rows to a split. Full shards go to disk at once.
 
         Raises:
-            CacheError: the split's name is not usable, an id was written before, or writing fails.
+            CacheError: the split's name cannot be used, an id was written before, or writing fails.
         """
         self._require_open()
         self._require_split_name(split)
@@ -26,7 +26,7 @@ class TokenWriter(RowWriter[TokenManifest, TokenRows]):
 
 
 class _TokenBuffer(Buffer[TokenRows]):
-    """A shard's rows, in the pieces in which they came."""
+    """A shard's rows, in the pieces in which they were given."""
 
     def __init__(self, header: TokenHeader) -> None:
         super().__init__(header.rows_per_shard)

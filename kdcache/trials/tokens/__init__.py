@@ -1,1 +1,1 @@
-"""Trials, teachers and caches of language models: what is kept of them, and how it is made and checked."""
+"""Trials, teachers and caches of language models: what they keep, and how that is made and checked."""

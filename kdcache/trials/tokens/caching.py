@@ -1,4 +1,4 @@
-"""Write a language model's distributions, a teacher's or a baseline's own, as its `cache` in params.yaml says."""
+"""Write the distributions of a teacher, or of a baseline for Self-KD, as its `cache` in params.yaml says."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_distributions(
 ) -> None:
     """Write the distributions of a trained model at every token of some splits, in float32.
 
-    A cache that is there, whole and of the same fingerprints, stays as it is.
+    A cache that is there, is whole and has the same fingerprints stays as it is.
     """
     device = PartialState().device
     write_token_logits(

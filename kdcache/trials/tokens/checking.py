@@ -1,4 +1,4 @@
-"""Whether what a language model's trial or teacher keeps is whole, and what is asked for now. Imports no torch."""
+"""Check that a language model's trial or teacher keeps what is asked for now, and keeps it whole. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def estimator_of(estimate: TokenEstimate) -> Estimator:
 
 
 def check_own(cache: LogitCache | TokenCache, identity: str) -> None:
-    """Refuse logits that another trial's model gave: somebody copied them here.
+    """Refuse logits that come from another trial's model: somebody copied them here.
 
     Raises:
-        CacheError: they are of another trial.
+        CacheError: they belong to another trial.
     """
     weights = cache.manifest.fingerprints.weights
     if weights != identity:
@@ -34,10 +34,10 @@ def check_own(cache: LogitCache | TokenCache, identity: str) -> None:
 
 
 def check_own_likelihoods(folder: Path, result: TrialResult) -> None:
-    """Refuse likelihoods that another trial's model gave.
+    """Refuse likelihoods that come from another trial's model.
 
     Raises:
-        CacheError: they are of another trial, missing or damaged.
+        CacheError: they belong to another trial, are missing or are damaged.
     """
     for path in sorted((folder / LIKELIHOODS).iterdir()):
         if checksum_in(path) != (result.likelihoods or {}).get(path.stem):
@@ -47,10 +47,10 @@ def check_own_likelihoods(folder: Path, result: TrialResult) -> None:
 
 
 def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerprints | None = None) -> None:
-    """Look for damage in a token cache, and for another estimator than the one that is declared.
+    """Look for damage in a token cache, and for an estimator other than the declared one.
 
     Raises:
-        CacheError: it is damaged, of other fingerprints, or holds something else.
+        CacheError: the cache is damaged, has other fingerprints, or holds something else.
     """
     cache = TokenCache(folder, expect)
     cache.verify("full")
@@ -63,10 +63,10 @@ def check_distributions(folder: Path, estimate: TokenEstimate, expect: Fingerpri
 
 
 def check_all(folder: Path) -> None:
-    """Look for damage in all that a finished trial keeps, whatever it is asked for now.
+    """Look for damage in everything that a finished trial keeps, whatever it is asked for now.
 
     Raises:
-        CacheError: something is damaged, or another trial's.
+        CacheError: something is damaged, or belongs to another trial.
     """
     check_own_likelihoods(folder, finished_result(folder))
     for path in (folder / LIKELIHOODS).iterdir():
@@ -79,7 +79,7 @@ def check_trial(plan: TrialPlan) -> None:
     """Look for damage in what a finished trial keeps: its likelihoods, and its own distributions if they are learned.
 
     Raises:
-        CacheError: something is missing, damaged, or another trial's.
+        CacheError: something is missing or damaged, or belongs to another trial.
     """
     for split in plan.evaluated:
         read_documents(path_of(plan.folder, split))

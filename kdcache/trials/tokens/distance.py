@@ -26,7 +26,7 @@ from kdcache.modelling.tokens.packing import Packed
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over tokens, and its standard error over documents (None of a single one)."""
+    """A mean over tokens, and its standard error over documents (None if there is only one document)."""
 
     value: float
     error: float | None
@@ -34,12 +34,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Distance:
-    """Of a student from a teacher on one split; what cannot be computed is None, and `reasons` says why.
+    """A student's distance from a teacher on one split. What cannot be computed is None; `reasons` says why.
 
     Args:
-        kl: KL(teacher || student) in nats a token, the mean of an unbiased estimate at every token.
-        acceptance: the sum over the vocabulary of min(teacher, student), the share of the student's tokens that
-            speculative decoding would accept.
+        kl: KL(teacher || student) in nats per token, the mean of an unbiased estimate at every token.
+        acceptance: the mean over tokens of the sum over the vocabulary of min(teacher, student): the share of the
+            student's tokens that speculative decoding would accept.
         tokens: how many tokens were predicted.
     """
 
@@ -52,14 +52,14 @@ class Distance:
 def distance_to_teacher(
     network: Any, inputs: DocumentInputs, folder: Path, split: str, batch_size: int
 ) -> Distance:
-    """Run a model over a split's documents beside what a teacher's token cache holds of them.
+    """Run a model over a split's documents, and compare it with a teacher's token cache of them.
 
     Args:
         network: a causal language model that takes the tokens of `inputs`.
         folder: the teacher's token cache, with this split.
 
     Raises:
-        CacheError: the cache is damaged, or of other data or sequences.
+        CacheError: the cache is damaged, or belongs to other data or sequences.
     """
     cache, packed = TokenCache(folder), inputs.packed(split)
     _check_same(cache, packed, inputs, split)
@@ -97,7 +97,7 @@ def _check_same(cache: TokenCache, packed: Packed, inputs: DocumentInputs, split
 
 
 def _reasons(cache: TokenCache) -> dict[str, str]:
-    """Why a cache does not give the one or the other."""
+    """Why a cache does not give KL or acceptance, if it does not."""
     how, reasons = cache.manifest.how, {}
     if isinstance(how, TopK):
         reasons["kl"] = (
@@ -117,7 +117,7 @@ def _reasons(cache: TokenCache) -> dict[str, str]:
 
 
 def _draws(cache: TokenCache, split: str, rows: npt.NDArray[np.int64], device: Any) -> Iterator[TokenBatch]:
-    """Each draw of some sequences; the mean of their estimates varies less than one."""
+    """Each draw of some sequences. The mean of several draws' estimates varies less than one estimate."""
     return (cache.batch(rows, split, epoch=draw).to(device) for draw in range(cache.manifest.how.draws))
 
 
@@ -137,7 +137,7 @@ def _values(table: Tensor, chosen: Tensor) -> npt.NDArray[np.float64]:
 
 
 def _mean(values: npt.NDArray[np.float64], packed: Packed) -> Mean:
-    """The mean over tokens; tokens of a document depend on each other, so its error is that of a ratio of sums."""
+    """The mean over tokens. Tokens of one document depend on each other, so the error is that of a ratio of sums."""
     sums = np.bincount(packed.document, values, packed.documents)
     counts = np.bincount(packed.document, minlength=packed.documents)
     mean, documents = float(values.mean()), packed.documents

@@ -1,4 +1,4 @@
-"""Run one trial of a language model, or make a teacher of one: train it, and keep what it says of every token."""
+"""Run one trial of a language model, or make its teacher: train it, and keep its likelihood of every token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdcache.trials.tokens.caching import write_distributions
 
 
 def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any, Training]:
-    """Train one trial and keep its likelihoods; of a baseline that Self-KD learns from its own distributions too."""
+    """Train one trial and keep its likelihoods. If Self-KD learns from it, its own distributions are kept too."""
     inputs = open_documents(plan.task_folder, plan.model, plan.data)
     trained, run = learn_tokens(inputs, plan.model, plan.method, plan.seed, plan.soft_labels, watch)
     by_split = {split: documents_of(trained, inputs, split, plan.model) for split in plan.evaluated}
@@ -40,7 +40,7 @@ def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any
 
 
 def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model) -> Documents:
-    """What a trained model says of a split's documents."""
+    """A trained model's likelihoods of a split's documents."""
     packed = inputs.packed(split)
     likelihoods = token_likelihoods(network, packed, inputs.vocabulary, model.batch_size)
     lengths = np.bincount(packed.document, minlength=packed.documents)
@@ -52,7 +52,7 @@ def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model)
 def teach_on_documents(
     plan: TeacherPlan, watch: Watch
 ) -> tuple[DocumentInputs, Any, Training, dict[str, float]]:
-    """Fine-tune a teacher, for no epoch at all if so declared; with its scores."""
+    """Fine-tune a teacher (for no epoch at all, if so declared). Return its scores too."""
     inputs = open_documents(plan.task_folder, plan.model, plan.data)
     trained, run = learn_tokens(inputs, plan.model, Regularizer(), plan.model.seed, watch=watch)
     scores = {}
