@@ -18,13 +18,13 @@ def page(run: dict[str, Any]) -> str:
         f"One thread of {run['machine']}, load {run['load_before']} before; {run['date']}; {run['rows']} sequences of "
         f"{LENGTH} tokens; medians of {run['repeats']}. Times are CPU seconds of the process, since others used the "
         "machine as well. `gpt2-tiny` has 8,192 tokens and flat distributions. `made up` has "
-        f"{VOCABULARY:,} and an entropy like a large model's; of it an eighth of the sequences is cached. "
-        "The fixed part of each file, some kB, is counted: it weighs more in files as small as these than in a full "
-        "shard."
+        f"{VOCABULARY:,} tokens and an entropy like a large model's; an eighth of the sequences is cached of it. "
+        "The fixed part of each file, a few kB, is counted. It weighs more in such small files than in a full shard."
     )
     theory = (
-        "E ||target - p||^2 of eps = 1/50, and of random sampling KD whose n gives as many different tokens. By "
-        "theory: the sum of p (w - p) over the tail, and the sum of p (1 - p) / n."
+        "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that "
+        "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
+        "p (1 - p) / n."
     )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]

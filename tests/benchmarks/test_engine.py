@@ -58,7 +58,7 @@ def test_the_page_states_totals_and_whether_the_goal_is_met() -> None:
     }
     page = engine.page(run)
     assert "| compare | 50 | 5.00 | 400 |" in page
-    assert "Together 10.0 ms of CPU a trial; the goal of at most 20 ms is met" in page
+    assert "Together this is 10.0 ms of CPU a trial; the goal of at most 20 ms is met" in page
     assert "| 100 | 2.0 | 3.0 | 2.0 | 3.0 | 20 |" in page
     run["study"]["milliseconds_per_trial"] = 21.0  # type: ignore[index]
     assert "the goal of at most 20 ms is missed" in engine.page(run)

@@ -26,7 +26,7 @@ def test_there_is_a_class_for_every_table() -> None:
             "CalibrationRow",
             "ReliabilityRow",
         ),
-        *("AcrossRow", "InteractionRow", "TeacherNeededRow"),
+        *("AcrossRow", "InteractionRow", "TeacherNeededRow", "StorageRow"),
     }
 
 
