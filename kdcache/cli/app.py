@@ -54,7 +54,7 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(version: Version = False) -> None:
-    """Look at studies and logit caches."""
+    """Run studies, and look into studies and logit caches."""
 
 
 def printing() -> ModuleType:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kdcache.logits.tokens import TokenCache
 
 Cache = Annotated[Path, typer.Argument(help="A logit cache's folder (it holds manifest.json).")]
-Split = Annotated[str | None, typer.Option(help="Only this split; default: all.")]
+Split = Annotated[str | None, typer.Option(help="Only this split. Default: all.")]
 Task = Annotated[Path | None, typer.Option(help="The prepared task's folder (it holds card.json).")]
 
 
@@ -61,17 +61,17 @@ def head(
 @app.command()
 def verify(
     cache: Cache,
-    quick: Annotated[bool, typer.Option(help="Only files, sizes and footers, not every byte.")] = False,
+    quick: Annotated[bool, typer.Option(help="Check files, sizes and footers, not every byte.")] = False,
     against: Annotated[
         Path | None,
         typer.Option(metavar="TEACHER", help="Also re-run this teacher's checkpoint; needs --task."),
     ] = None,
     task: Task = None,
-    split: Annotated[str | None, typer.Option(help="Re-run on this split; default: all.")] = None,
+    split: Annotated[str | None, typer.Option(help="Re-run on this split. Default: all.")] = None,
     rows: Annotated[
         int, typer.Option(min=1, help="Random rows to re-run the teacher on, of each split.")
     ] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Which random rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
     tolerance: Annotated[
         float,
         typer.Option(min=0, help="Largest |difference| / (1 + |cached logit|); bfloat16 needs about 0.1."),
@@ -122,7 +122,7 @@ def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = 
 def diff(
     a: Annotated[Path, typer.Argument(help="A logit cache's folder.")],
     b: Annotated[Path, typer.Argument(help="Another cache's folder, of the same data.")],
-    split: Annotated[str | None, typer.Option(help="Only this split; default: all that both have.")] = None,
+    split: Annotated[str | None, typer.Option(help="Only this split. Default: all that both have.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show where two teachers differ: how often they disagree, and how far apart their probabilities are."""
@@ -177,12 +177,12 @@ def ensemble(
     out: Annotated[Path, typer.Argument(help="The new cache's folder.")],
     caches: Annotated[list[Path], typer.Argument(help="The caches to combine, two or more.")],
     of: Annotated[
-        Literal["logits", "probabilities"], typer.Option(help="The mean of what the new logits are.")
+        Literal["logits", "probabilities"], typer.Option(help="What is averaged.")
     ] = "logits",
     weight: Annotated[
-        list[float] | None, typer.Option(help="A cache's weight; once for each, in their order.")
+        list[float] | None, typer.Option(help="A cache's weight. Give one for each cache, in their order.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace a cache that is at OUT.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the cache at OUT, if there is one.")] = False,
     as_json: Json = False,
 ) -> None:
     """Make one logit cache from several teachers' caches: the mean of their logits or of their probabilities."""
@@ -211,11 +211,11 @@ def push(
         str, typer.Option(help="The licence's id as the hub writes it, such as cc-by-4.0; or `other`.")
     ],
     private: Annotated[
-        bool, typer.Option("--private", help="Make the repository a private one, where it is not there.")
+        bool, typer.Option("--private", help="If the repository is new, make it private.")
     ] = False,
     message: Annotated[str | None, typer.Option(help="The commit's message.")] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Put this cache and its card in the place of what is there.")
+        bool, typer.Option("--replace", help="Replace the cache and the card that are there.")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -239,7 +239,7 @@ def push(
 @app.command()
 def pull(
     source: Annotated[str, typer.Argument(help="hf://datasets/OWNER/NAME[/FOLDER][@REVISION]")],
-    folder: Annotated[Path, typer.Argument(help="Where the cache is to be.")],
+    folder: Annotated[Path, typer.Argument(help="The folder that the cache is written to.")],
     expect: Annotated[
         list[str] | None,
         typer.Option(

@@ -19,7 +19,7 @@ from kdcache.errors import KdcacheError
 def check(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
     files: Annotated[
-        bool, typer.Option("--files/--no-files", help="Look at what it names: data, checkpoints, functions.")
+        bool, typer.Option("--files/--no-files", help="Also check what it names: data, checkpoints, functions.")
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -65,7 +65,7 @@ def check(
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The project's folder; it is made where it is not there.")],
+    folder: Annotated[Path, typer.Argument(help="The project's folder. It is created if needed.")],
     template: Annotated[
         Literal["default", "text", "images", "language-model", "paper"],
         typer.Option(help="Which study to start from."),
@@ -77,13 +77,13 @@ def init(
         ),
     ] = None,
     text: Annotated[
-        list[str] | None, typer.Option(metavar="COLUMN", help="The texts' column; twice for pairs.")
+        list[str] | None, typer.Option(metavar="COLUMN", help="The column of the texts. Give two for pairs.")
     ] = None,
-    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The classes' column.")] = None,
+    label: Annotated[str | None, typer.Option(metavar="COLUMN", help="The column of the classes.")] = None,
     images: Annotated[
         Path | None,
         typer.Option(
-            help="Your own images: a folder with train/ and validation/, a folder for each class in both."
+            help="Your own images: a folder with train/ and validation/, each with a folder per class."
         ),
     ] = None,
 ) -> None:
@@ -103,14 +103,14 @@ def init(
 
 @app.command()
 def repro(
-    targets: Annotated[list[str] | None, typer.Argument(help="Stages; default: all of dvc.yaml.")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="The stages to run. Default: all of dvc.yaml.")] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", "-k", help="When a stage fails, run those that do not need it.")
+        bool, typer.Option("--keep-going", "-k", help="When a stage fails, still run the stages that do not need it.")
     ] = False,
     allow_missing: Annotated[
         bool,
-        typer.Option("--allow-missing", help="Do not make again what is only not here, such as a teacher."),
+        typer.Option("--allow-missing", help="Do not make outputs again that are only missing here, such as a teacher."),
     ] = False,
 ) -> None:
     """Do what `dvc repro` does, with several independent stages at once on this machine."""
@@ -141,8 +141,8 @@ def settle(
 @app.command()
 def adopt(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
-    sample: Annotated[int, typer.Option(min=1, help="Trials that are run again at least.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Which trials are drawn.")] = 0,
+    sample: Annotated[int, typer.Option(min=1, help="The least number of trials to run again.")] = 8,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of trials.")] = 0,
     as_json: Json = False,
 ) -> None:
     """After a refactoring: run some finished trials again, and keep all results if every bit of them is the same.
@@ -166,8 +166,8 @@ def student(
     task: Annotated[str, typer.Argument(help="The task's name in params.yaml.")],
     name: Annotated[str, typer.Argument(metavar="STUDENT", help="The student's name.")],
     method: Annotated[str, typer.Argument(help="The regularizer's or distiller's name.")],
-    out: Annotated[Path, typer.Option(help="The folder for the model: not there yet, or empty.")],
-    seed: Annotated[int | None, typer.Option(help="Of which trial; default: the first seed.")] = None,
+    out: Annotated[Path, typer.Option(help="The folder for the model. It must be new or empty.")],
+    seed: Annotated[int | None, typer.Option(help="The trial's seed. Default: the first one.")] = None,
     onnx: Annotated[
         bool, typer.Option("--onnx", help="Write model.onnx too, checked on every row of validation.")
     ] = False,
@@ -196,9 +196,9 @@ def student(
 @app.command()
 def distance(
     teacher: Annotated[
-        str | None, typer.Option(help="From which teacher; default: each student's own.")
+        str | None, typer.Option(help="The teacher. Default: each student's own.")
     ] = None,
-    split: Annotated[str, typer.Option(help="On the documents of which evaluated split.")] = "validation",
+    split: Annotated[str, typer.Option(help="The evaluated split whose documents are used.")] = "validation",
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
     as_json: Json = False,
 ) -> None:
@@ -214,7 +214,7 @@ def distance(
 
 
 store = typer.Typer(
-    help="Finished trials, teachers and caches that are kept by their identity.", no_args_is_help=True
+    help="Show or free the store of finished trials, teachers and caches.", no_args_is_help=True
 )
 app.add_typer(store, name="store")
 
@@ -230,7 +230,7 @@ def list_store(as_json: Json = False) -> None:
 
 @store.command()
 def gc(
-    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most so many GB.")],
+    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most this many GB.")],
     as_json: Json = False,
 ) -> None:
     """Free space. The entries that were unused for longest go first."""
@@ -283,7 +283,7 @@ def plan(
 @app.command()
 def table(
     what: Annotated[
-        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="Which table.")
+        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="The table to print.")
     ] = "main",
     form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
     metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),
@@ -301,7 +301,7 @@ def table(
 @app.command()
 def compare_runs(
     a: Annotated[str, typer.Argument(help="A Git revision, a DVC experiment, or a folder with a study.")],
-    b: Annotated[str, typer.Argument(help="Another.")],
+    b: Annotated[str, typer.Argument(help="The other one, likewise.")],
     metrics: Annotated[Path, typer.Option(help="The metrics folder in each.")] = Path("metrics"),
     params: Annotated[Path, typer.Option(help="The study file in each.")] = Path("params.yaml"),
     as_json: Json = False,
