@@ -41,7 +41,7 @@ class Size:
     share: int  # it is given 1 / share of the rows
 
 
-TINY, SMALL = Size("bert-tiny", 2, 128, 8), Size("bert-small", 4, 192, 32)
+TINY, SMALL = Size("bert-tiny", 2, 128, 2), Size("bert-small", 4, 192, 8)
 LARGE = Size("bert-large", 24, 1024, 64)
 CASES = ((TINY, 3), (TINY, 1000), (SMALL, 3))
 GPU_CASES = ((TINY, 3), (LARGE, 3))

@@ -41,13 +41,18 @@ def number(value: float | None, digits: int = 1) -> str:
         return NONE
     if math.isinf(value):
         return "∞" if value > 0 else f"{MINUS}∞"
-    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+    return f"{_rounded(value, digits) + 0.0:.{digits}f}".replace("-", MINUS)
+
+
+def _rounded(value: float, digits: int) -> float:
+    """Like Python's `round`, for NumPy's numbers too: theirs makes 1.62 of 1.615, and one number must read the same."""
+    return round(float(value), digits)
 
 
 def signed(value: float | None, digits: int = 2) -> str:
     """Like `number`, with a plus sign in front of gains."""
     text = number(value, digits)
-    return f"+{text}" if value is not None and text[0].isdigit() and round(value, digits) > 0 else text
+    return f"+{text}" if value is not None and text[0].isdigit() and _rounded(value, digits) > 0 else text
 
 
 def mean_sd(mean: float | None, sd: float | None, digits: int = 1) -> str:
