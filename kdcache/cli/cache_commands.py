@@ -176,9 +176,7 @@ def export(
 def ensemble(
     out: Annotated[Path, typer.Argument(help="The new cache's folder.")],
     caches: Annotated[list[Path], typer.Argument(help="The caches to combine, two or more.")],
-    of: Annotated[
-        Literal["logits", "probabilities"], typer.Option(help="What is averaged.")
-    ] = "logits",
+    of: Annotated[Literal["logits", "probabilities"], typer.Option(help="What is averaged.")] = "logits",
     weight: Annotated[
         list[float] | None, typer.Option(help="A cache's weight. Give one for each cache, in their order.")
     ] = None,

@@ -19,7 +19,8 @@ from kdcache.errors import KdcacheError
 def check(
     params: Annotated[Path, typer.Argument(help="The study file.")] = Path("params.yaml"),
     files: Annotated[
-        bool, typer.Option("--files/--no-files", help="Also check what it names: data, checkpoints, functions.")
+        bool,
+        typer.Option("--files/--no-files", help="Also check what it names: data, checkpoints, functions."),
     ] = True,
     as_json: Json = False,
 ) -> None:
@@ -103,14 +104,19 @@ def init(
 
 @app.command()
 def repro(
-    targets: Annotated[list[str] | None, typer.Argument(help="The stages to run. Default: all of dvc.yaml.")] = None,
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="The stages to run. Default: all of dvc.yaml.")
+    ] = None,
     jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", "-k", help="When a stage fails, still run the stages that do not need it.")
+        bool,
+        typer.Option(
+            "--keep-going", "-k", help="When a stage fails, still run the stages that do not need it."
+        ),
     ] = False,
     allow_missing: Annotated[
         bool,
-        typer.Option("--allow-missing", help="Do not make outputs again that are only missing here, such as a teacher."),
+        typer.Option("--allow-missing", help="Accept outputs that are only missing here, such as a teacher."),
     ] = False,
 ) -> None:
     """Do what `dvc repro` does, with several independent stages at once on this machine."""
@@ -195,9 +201,7 @@ def student(
 
 @app.command()
 def distance(
-    teacher: Annotated[
-        str | None, typer.Option(help="The teacher. Default: each student's own.")
-    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="The teacher. Default: each student's own.")] = None,
     split: Annotated[str, typer.Option(help="The evaluated split whose documents are used.")] = "validation",
     params: Annotated[Path, typer.Option(help="The study file.")] = Path("params.yaml"),
     as_json: Json = False,
@@ -283,7 +287,8 @@ def plan(
 @app.command()
 def table(
     what: Annotated[
-        Literal["main", "comparisons", "calibration", "across", "cost"], typer.Argument(help="The table to print.")
+        Literal["main", "comparisons", "calibration", "across", "cost"],
+        typer.Argument(help="The table to print."),
     ] = "main",
     form: Annotated[Literal["latex", "markdown", "csv"], typer.Option("--format")] = "markdown",
     metrics: Annotated[Path, typer.Option(help="The folder with the study's metrics.")] = Path("metrics"),

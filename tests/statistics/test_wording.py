@@ -20,7 +20,9 @@ def test_a_difference_has_a_sign_unless_it_rounds_to_zero(value: float | None, t
 
 def test_a_number_of_numpy_reads_like_the_same_number_of_python() -> None:
     halves = [step / 200 for step in range(-1000, 1001)]  # every 0.005: where the two round differently
-    assert [wording.signed(np.float64(value)) for value in halves] == [wording.signed(value) for value in halves]
+    assert [wording.signed(np.float64(value)) for value in halves] == [
+        wording.signed(value) for value in halves
+    ]
 
 
 def test_missing_numbers_are_dashes_and_never_nan() -> None:
