@@ -24,6 +24,7 @@ from kdcache.tasks.columns import (
     row_numbers,
     shown,
     shown_all,
+    without_decimals,
 )
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
@@ -98,8 +99,7 @@ def similar_names(names: list[str], key: Callable[[str], str]) -> list[str]:
 
 
 def _targets(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
+    column = without_decimals(column)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TaskError(f"{split}: a regression needs numbers as labels, found {column.type}")
     values = np.asarray(column.to_numpy(), dtype=np.float64)
