@@ -48,6 +48,11 @@ def test_a_string_label_that_train_lacks() -> None:
         labels(["a", "b"], ["a", "d", "c"])
 
 
+def test_a_string_label_that_looks_like_one_of_train() -> None:
+    with pytest.raises(TaskError, match=r"not have: 'e\\u0301' \(train has a, '\\xe9'\)"):
+        labels(["a", "\u00e9"], ["e\u0301"])
+
+
 def test_an_empty_string_label() -> None:
     with pytest.raises(TaskError, match=r"train: the label is an empty text in 1 row \(row 1\)"):
         labels(["a", " ", "b"], ["a"])

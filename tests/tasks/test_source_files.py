@@ -78,6 +78,11 @@ def test_a_missing_column_lists_those_there(tmp_path: Path, name: str) -> None:
     refusal("no column 'topic'; there are: sentence, label", path, path, text=["sentence"], label="topic")
 
 
+def test_a_missing_column_that_looks_like_one_that_is_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "te\u0301xt,label\na,0\n")
+    refusal(r"no column 't\\xe9xt'; there are: 'te\\u0301xt', label", path, path, text=["t\u00e9xt"])
+
+
 def test_a_column_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,text,label\na,b,0\n")
     refusal("2 columns are named 'text'", path, path)
