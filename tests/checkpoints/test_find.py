@@ -48,7 +48,9 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert find_checkpoint(student(folder)).family == "bert"
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "preprocessor_config.json", "vocab.txt"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "preprocessor_config.json", "vocab.txt"]
+)
 def test_a_pipe_is_not_opened(tmp_path: Path, name: str) -> None:
     folder = checkpoint(tmp_path)
     (folder / name).unlink(missing_ok=True)
