@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdcache.checkpoints import fingerprints, hub
-from kdcache.errors import ModelError
+from kdcache.errors import KdcacheError, ModelError
 from kdcache.hashing import fingerprint
+from kdcache.system.files import open_regular
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,14 @@ def read_settings(path: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or is not a JSON object.
     """
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            settings = json.loads(file.read().decode("utf-8"))
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except KdcacheError as error:
+        raise ModelError(str(error)) from None
     except ValueError as error:
         raise ModelError(f"{path}: not valid JSON ({error}); fetch the checkpoint again") from None
     if not isinstance(settings, dict):

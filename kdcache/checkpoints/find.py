@@ -14,6 +14,7 @@ from kdcache.checkpoints.checkpoint import Checkpoint, read_config
 from kdcache.checkpoints.mirror import mirrored
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.study import Model
+from kdcache.system.files import refuse_pipes
 
 # What transformers reads from the top of a repository. Other copies of the weights (onnx/, *.bin, ...) are not fetched.
 SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
@@ -25,12 +26,16 @@ def find_checkpoint(model: Model) -> Checkpoint:
 
     Raises:
         ModelError: the checkpoint is not a folder and the hub does not give it; a hub id has no revision; config.json
-            cannot be read; or there are no weights although `init: pretrained` asks for them.
+            cannot be read; something is a pipe; or there are no weights although `init: pretrained` asks for them.
     """
     folder = Path(model.checkpoint)
     downloaded = not folder.is_dir()
     if downloaded:
         folder = _from_hub(model.checkpoint, model.revision, weights=model.init == "pretrained")
+    try:
+        refuse_pipes(folder)
+    except (KdcacheError, OSError) as error:
+        raise ModelError(str(error)) from None
     read_config(folder)
     if model.init == "pretrained" and not any(folder.glob("*.safetensors")):
         raise ModelError(

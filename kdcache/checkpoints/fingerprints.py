@@ -13,7 +13,7 @@ from typing import Any
 
 from kdcache.errors import KdcacheError, ModelError
 from kdcache.hashing.fingerprint import CHUNK, of_file, of_json
-from kdcache.system.files import read_json
+from kdcache.system.files import open_regular, read_json
 
 # Keys of config.json that say who wrote the file and how, not what the model computes.
 VOLATILE_CONFIG_KEYS = frozenset(
@@ -126,7 +126,7 @@ def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
     end of the header.
     """
     try:
-        with file.open("rb") as handle:
+        with open_regular(file) as handle:
             size = struct.unpack("<Q", handle.read(8))[0]
             if not 2 <= size <= file.stat().st_size - 8:
                 raise ValueError("header size does not fit the file")
@@ -134,6 +134,8 @@ def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
             header.pop("__metadata__", None)
             start = 8 + size
             return [(name, [*_tensor(handle, start, info, file)]) for name, info in header.items()]
+    except KdcacheError as error:
+        raise ModelError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelError(f"{file}: is no whole safetensors file ({error}); fetch or train it again") from None
 

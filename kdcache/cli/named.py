@@ -76,6 +76,7 @@ def _look_at_checkpoint(model: Model, tasks: Sequence[Task]) -> bool:
     if checkpoint is None:
         return False
     _check_layers(model, checkpoint)
+    _check_length(checkpoint, tasks)
     for kind in {task.modality for task in tasks}:
         _check_reads(checkpoint, kind)
     return True
@@ -96,6 +97,18 @@ def _check_layers(model: Model, checkpoint: Checkpoint) -> None:
     if model.layers is not None and isinstance(depth, int) and model.layers > depth:
         raise ModelError(
             f"{checkpoint.folder}: layers: {model.layers} asked for, but the checkpoint has {depth}"
+        )
+
+
+def _check_length(checkpoint: Checkpoint, tasks: Sequence[Task]) -> None:
+    """Refuse a max_length beyond the model's positions. (Some models take fewer than these: training counts them.)"""
+    key = "n_positions" if checkpoint.family == "gpt2" else "max_position_embeddings"
+    positions = checkpoint.config.get(key)
+    longest = max((task.max_length or 0 for task in tasks), default=0)
+    if isinstance(positions, int) and 0 < positions < longest:
+        raise ModelError(
+            f"{checkpoint.folder}: the model has positions for {positions} tokens, a task of it has "
+            f"max_length: {longest}; lower max_length or choose another checkpoint"
         )
 
 

@@ -84,7 +84,7 @@ class Task(Params):
     label: Text = "label"
     metrics: list[Metric] = Field(min_length=1)
     positive: ClassName | None = None  # the positive class of f1, with two classes; default: the second
-    max_length: int | None = Field(default=None, ge=4)
+    max_length: int | None = Field(default=None, ge=4, le=2**20)  # tokens; no model takes more
     train_size: int | None = Field(default=None, ge=1)  # so many train rows, stratified; default: all
     sample_seed: Seed = 0  # decides which rows train_size draws
     unlabelled: Literal["rest"] | None = None  # use the train rows outside train_size as rows without labels

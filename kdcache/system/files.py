@@ -182,6 +182,18 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def refuse_pipes(folder: Path) -> None:
+    """Refuse a folder for libraries that open what is in it: a pipe would block them, and a device may never end.
+
+    Raises:
+        KdcacheError: something in the folder itself is neither a regular file nor a folder.
+        OSError: the folder cannot be read.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise KdcacheError(f"{path}: is a pipe, socket or device; put a regular file there, or remove it")
+
+
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file.
 

@@ -63,6 +63,8 @@ def parse_params(text: str, path: str | Path) -> Mapping[str, Any]:
         raise ParamsError(path, [_description(error)]) from None
     except (ValueError, OverflowError) as error:  # of ruamel.yaml: "\\U7fffffff" is beyond Unicode
         raise ParamsError(path, [f"is not valid YAML: {_first_line(str(error))}"]) from None
+    except AssertionError as error:  # of ruamel.yaml: %YAML 1.3
+        raise ParamsError(path, [f"is no YAML 1.2: {_first_line(str(error))}; leave %YAML out"]) from None
     if not isinstance(content, dict):
         actual = "an empty file" if content is None else quoted(content)
         raise ParamsError(path, [f"expected a mapping with seeds, tasks, students, ..., found {actual}"])

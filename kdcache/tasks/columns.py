@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
@@ -27,9 +28,23 @@ def shown(name: str) -> str:
     return cut if cut and cut.isprintable() and cut == cut.strip() and "," not in cut else repr(cut)
 
 
-def shown_all(names: Iterable[str], at_most: int = SHOWN) -> str:
-    """Names in a message: `a, ' b', c`."""
-    return listed(map(shown, names), at_most)
+def shown_all(names: Iterable[str], at_most: int = SHOWN, beside: Iterable[str] = ()) -> str:
+    """Names in a message: `a, ' b', c`; in ASCII if they would look like another, also of those beside them."""
+    names = list(names)
+    looks: dict[str, set[str]] = {}
+    for name in (*names, *beside):
+        looks.setdefault(look(shown(name)), set()).add(name)
+    alone = [len(looks[look(shown(name))]) == 1 for name in names]
+    clear = [shown(name) if one else ascii(name[:LONGEST]) for name, one in zip(names, alone, strict=True)]
+    return listed(clear, at_most)
+
+
+def look(name: str) -> str:
+    """How a name looks: without kinds of white space, invisible characters, and different encodings of a letter."""
+    visible = (
+        letter for letter in name if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
+    )
+    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -40,6 +55,14 @@ def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     return column
+
+
+def without_decimals(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The column, its decimals as the nearest doubles; Arrow's own cast is off by the last bit now and then."""
+    if not pa.types.is_decimal(column.type):
+        return column
+    nearest = [None if value is None else float(value) for value in column.to_pylist()]
+    return pa.chunked_array([pa.array(nearest, pa.float64())])
 
 
 def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:

@@ -48,7 +48,7 @@ def decode(data: bytes) -> Pixels:
             more = _more(image, data)
             if more is None:
                 ImageOps.exif_transpose(image, in_place=True)
-                more = _transparent_places(image)
+                more = _transparent_places(image, data)
             grey = image.mode in ("1", "L", "LA")
             if more is None:
                 return np.asarray(
@@ -73,14 +73,13 @@ def _more(image: Any, data: bytes) -> str | None:
         return "has more than 8 bits a channel; convert it to 8 bits"
     if image.mode not in MODES:
         return f"has colour space {image.mode}; convert it to RGB or grey"
-    frames = 2 if _has_chunk(data, b"fdAT") else getattr(image, "n_frames", 1)
-    if frames > 1:
+    if _chunk(data, b"fdAT") is not None or getattr(image, "is_animated", False):
         return "has several frames or pages; keep one"
     if image.format == "TIFF" and image.tag_v2.get(277, 1) != len(image.getbands()):
         return f"has {image.tag_v2[277]} channels, of which {image.mode} has room for {len(image.getbands())}"
     if image.format == "BMP" and _has_fourth_byte(data):
         return "has a fourth byte a pixel, which may be alpha; save it with 24 bits a pixel"
-    return _other_colours(image, data)
+    return _other_colours(image, data) or _missing_parts(image)
 
 
 def _has_fourth_byte(bmp: bytes) -> bool:
@@ -102,14 +101,30 @@ def _depth(image: Any, data: bytes) -> int:
         return data[24]
     if image.format == "TIFF":
         bits, kinds = image.tag_v2.get(258, (1,)), image.tag_v2.get(339, (1,))
-        return 16 if set(kinds) != {1} else max(bits)
+        palette = image.tag_v2.get(320, ())  # 16 bits a colour: 8 bits come twice, or with zeros
+        fine = any(colour % 256 not in (0, colour // 256) for colour in palette)
+        return 16 if set(kinds) != {1} or fine else max(bits)
     return 8
 
 
-def _transparent_places(image: Any) -> str | None:
+def _missing_parts(image: Any) -> str | None:
+    """What Pillow would make up: what a GIF's only frame leaves out, colours that a palette lacks; None if nothing."""
+    if image.format == "GIF" and image.tile[0][1] != (0, 0, *image.size):
+        return f"has a frame that does not cover its {image.width} x {image.height} pixels; save it again"
+    if image.mode not in ("P", "PA"):
+        return None
+    colours, last = len(image.getpalette() or []) // 3, image.getchannel(0).getextrema()[1]
+    return (
+        f"has pixels of colour {last}, but a palette of {colours}; save it again" if last >= colours else None
+    )
+
+
+def _transparent_places(image: Any, data: bytes) -> str | None:
     """What a decoded image loses with its alpha channel or its transparent colour; None if it is opaque."""
     if image.mode not in ("LA", "PA", "RGBA") and "transparency" not in image.info:
         return None
+    if image.mode == "L" and data.startswith(PNG) and data[24] < 8:
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)  # Pillow scales the pixels alone
     alpha = (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
     return None if alpha.getextrema()[0] == 255 else "is transparent in places; put it on a background"
 
@@ -121,6 +136,8 @@ def _other_colours(image: Any, data: bytes) -> str | None:
     if coding is not None:
         return None if coding == SRGB_CICP else f"has colours by a cICP chunk that is not sRGB's; {convert}"
     profile = image.info.get("icc_profile")
+    if not profile and _chunk(data, b"iCCP") is not None:
+        return f"has a colour profile that cannot be read; {convert}"
     if profile:
         return None if _is_srgb(profile) else f"has a colour profile that is not sRGB's; {convert}"
     if image.getexif().get_ifd(0xA005).get(1) == ADOBE_RGB:
@@ -157,10 +174,6 @@ def _patches(mode: str) -> Image.Image:
         return Image.fromarray(np.arange(256, dtype=np.uint8)[None])
     levels = np.linspace(0, 255, 6).astype(np.uint8)
     return Image.fromarray(np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3))
-
-
-def _has_chunk(data: bytes, name: bytes) -> bool:
-    return _chunk(data, name) is not None
 
 
 def _chunk(data: bytes, name: bytes) -> bytes | None:

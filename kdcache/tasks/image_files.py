@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kdcache.errors import TaskError
 from kdcache.tasks.columns import is_text, shown
@@ -31,34 +33,64 @@ class ImageFile(NamedTuple):
 
 
 def named_images(origin: str, rows: Rows, column: str, folder: Path) -> Rows:
-    """Replace the paths in an image column, which count from `folder`, by files; other rows stay as they are.
+    """Replace the paths in an image column, which count from `folder`, by files; embedded images stay as they are.
 
     Raises:
         TaskError: a path is missing, or names no image file; the message names the row.
     """
     first = next(rows.batches(), None)
-    if first is None or not _has_paths(first.schema.field(column).type):
+    if first is None:
+        return rows
+    kind, origin = first.schema.field(column).type, f"{origin}: image column {column!r}"
+    if _may_have_paths(kind):
+        return replace(rows, batches=partial(_with_paths, origin, rows.batches, column, folder))
+    if not _has_paths(kind):
         return rows
     files: list[ImageFile] = []
     for batch in rows.batches():
         for value in batch.column(column).to_pylist():
             name = value.get("path") if isinstance(value, dict) else value
-            path, context = folder / (name or ""), f"{origin}: image column {column!r}, row {len(files)}"
-            if not name:
-                raise TaskError(f"{context}: the image is missing; remove this row")
-            if "://" in name:
-                raise TaskError(
-                    f"{context}: {shown(name)} is an address; download the image and name its file"
-                )
-            files.append(image_file(context, path, f" ({shown(name)} counts from {folder})"))
+            files.append(_named_file(f"{origin}, row {len(files)}", folder, name))
     return Rows(rows.label, rows.names, image_batches(column, files))
 
 
 def _has_paths(kind: pa.DataType) -> bool:
-    """Whether a column has texts, or objects with a path alone; a struct of bytes and path is read as it is."""
-    if pa.types.is_struct(kind):
-        return [field.name for field in kind] == ["path"] and is_text(kind.field("path").type)
-    return is_text(kind)
+    """Whether a column has texts, or objects with a path and no bytes."""
+    if not pa.types.is_struct(kind):
+        return is_text(kind)
+    fields = {field.name: field.type for field in kind}
+    return is_text(fields.pop("path", pa.null())) and fields in ({}, {"bytes": pa.null()})
+
+
+def _may_have_paths(kind: pa.DataType) -> bool:
+    """Whether a column has objects of bytes and path, of which some rows may have the path alone."""
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    return is_text(fields.get("path", pa.null())) and fields.get("bytes", pa.null()) != pa.null()
+
+
+def _with_paths(origin: str, batches: Batches, column: str, folder: Path) -> Iterator[pa.Table]:
+    """The rows, with a whole path where a row has a path and no bytes."""
+    start = 0
+    for batch in batches():
+        images = batch.column(column)
+        if pc.struct_field(images, "bytes").null_count:
+            values = images.to_pylist()
+            for row, value in enumerate(values, start):
+                if value and value["bytes"] is None and value["path"] is not None:
+                    value["path"] = _named_file(f"{origin}, row {row}", folder, value["path"]).path
+            position = batch.schema.get_field_index(column)
+            yield batch.set_column(position, column, pa.array(values, images.type))
+        else:
+            yield batch
+        start += batch.num_rows
+
+
+def _named_file(context: str, folder: Path, name: str | None) -> ImageFile:
+    if not name:
+        raise TaskError(f"{context}: the image is missing; remove this row")
+    if "://" in name:
+        raise TaskError(f"{context}: {shown(name)} is an address; download the image and name its file")
+    return image_file(context, folder / name, f" ({shown(name)} counts from {folder})")
 
 
 def image_file(context: str, path: Path, note: str = "") -> ImageFile:

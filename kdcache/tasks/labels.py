@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,10 +19,12 @@ from kdcache.tasks.columns import (
     is_blank,
     is_text,
     listed,
+    look,
     plain,
     row_numbers,
     shown,
     shown_all,
+    without_decimals,
 )
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
@@ -98,8 +99,7 @@ def similar_names(names: list[str], key: Callable[[str], str]) -> list[str]:
 
 
 def _targets(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
-    if pa.types.is_decimal(column.type):
-        column = column.cast(pa.float64())
+    column = without_decimals(column)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TaskError(f"{split}: a regression needs numbers as labels, found {column.type}")
     values = np.asarray(column.to_numpy(), dtype=np.float64)
@@ -163,9 +163,8 @@ def _from_strings(
         if indices.null_count:
             unseen = _sorted(pc.unique(column.filter(indices.is_null())).to_pylist())
             hint = "; -1 often means hidden, as in the test splits of GLUE" if unseen == ["-1"] else ""
-            problem = (
-                f"labels that train does not have: {shown_all(unseen)} (train has {shown_all(known)}){hint}"
-            )
+            absent, present = shown_all(unseen, beside=known), shown_all(known, beside=unseen)
+            problem = f"labels that train does not have: {absent} (train has {present}){hint}"
             raise TaskError(f"{split}: {problem}; a class must be in train to be learnt")
         values[split] = np.asarray(indices.to_numpy(), dtype=np.int64)
     return values, known
@@ -226,17 +225,9 @@ def _refuse_twins(names: list[str]) -> None:
         raise TaskError(
             f"two classes are named {shown(same[0])} (classes: {shown_all(names)}); names must differ"
         )
-    similar = similar_names(names, _look)
+    similar = similar_names(names, look)
     if similar:
         raise TaskError(
             f"classes that look the same: {', '.join(ascii(name[:LONGEST]) for name in similar)}; "
             "write each class in one way"
         )
-
-
-def _look(name: str) -> str:
-    """How a name looks: without kinds of white space, invisible characters, and different encodings of a letter."""
-    visible = (
-        letter for letter in name if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf")
-    )
-    return " ".join(unicodedata.normalize("NFC", "".join(visible)).split())

@@ -114,7 +114,8 @@ def _agreed_names(loaded: Loaded) -> list[str] | None:
     for split, names in declared.items():
         if names != declared[first]:
             raise TaskError(
-                f"{first} declares the classes {shown_all(declared[first])}, {split} {shown_all(names)}"
+                f"{first} declares the classes {shown_all(declared[first], beside=names)}, {split} "
+                f"{shown_all(names, beside=declared[first])}"
             )
     return declared.get(first)
 
@@ -129,7 +130,8 @@ def _positive(spec: Task, names: list[str]) -> str | None:
         return names[1] if len(names) == 2 else None
     if spec.positive not in names or len(names) != 2:
         raise TaskError(
-            f"positive: {shown(spec.positive)} is to be one of two classes; there are {shown_all(names)}"
+            f"positive: {shown_all([spec.positive], beside=names)} is to be one of two classes; there are "
+            f"{shown_all(names, beside=[spec.positive])}"
         )
     return spec.positive
 

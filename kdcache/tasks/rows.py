@@ -13,7 +13,7 @@ import pyarrow.csv
 
 from kdcache.errors import TaskError
 from kdcache.study import UNLABELLED, Task
-from kdcache.tasks.columns import plain, shown_all
+from kdcache.tasks.columns import look, plain, shown_all
 
 BATCH = 1024  # rows read at a time
 Batches = Callable[[], Iterator[pa.Table]]
@@ -84,7 +84,9 @@ def check_columns(origin: str, present: list[str], columns: Columns) -> None:
     for column in columns.all:
         count = present.count(column)
         if count == 0:
-            raise TaskError(f"{origin}: no column {column!r}; there are: {shown_all(present, 30) or 'none'}")
+            there = shown_all(present, 30, beside=[column]) or "none"
+            asked = ascii(column) if look(column) in map(look, present) else repr(column)
+            raise TaskError(f"{origin}: no column {asked}; there are: {there}")
         if count > 1:
             raise TaskError(f"{origin}: {count} columns are named {column!r}; names must differ")
 

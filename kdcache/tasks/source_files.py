@@ -13,7 +13,7 @@ import pyarrow as pa
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.hashing import fingerprint
 from kdcache.study import Task
-from kdcache.tasks.columns import shown_all
+from kdcache.tasks.columns import is_text, shown_all, without_decimals
 from kdcache.tasks.image_files import named_images
 from kdcache.tasks.labels import among_integers
 from kdcache.tasks.rows import Columns, Loaded, Rows, columns_of, rows_of_table
@@ -99,14 +99,21 @@ def _joined(split: str, parts: list[Rows]) -> Rows:
         lists = "; ".join(map(shown_all, declared))
         raise TaskError(f"{split}: its files declare different class names: {lists}")
     names = declared[0] if declared else None
-    labels = dict(enumerate(part.label for part in parts))
+    labels = among_integers(dict(enumerate(part.label for part in parts)), names)
     try:
-        tables = [pa.table({"label": label}) for label in among_integers(labels, names).values()]
+        tables = [pa.table({"label": label}) for label in _alike(list(labels.values()))]
         label = pa.concat_tables(tables, promote_options="permissive").column("label")
     except pa.ArrowException:
         kinds = ", ".join(str(part.label.type) for part in parts)
         raise TaskError(f"{split}: the labels of its files are of different types: {kinds}") from None
     return Rows(label, names, partial(_chained, parts))
+
+
+def _alike(labels: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """The labels of files, texts in one width; decimals beside floats become floats."""
+    if any(pa.types.is_floating(label.type) for label in labels):
+        labels = list(map(without_decimals, labels))
+    return [label.cast(pa.large_string()) if is_text(label.type) else label for label in labels]
 
 
 def _chained(parts: list[Rows]) -> Iterator[pa.Table]:

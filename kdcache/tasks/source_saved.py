@@ -72,6 +72,7 @@ def _open(origin: str, folder: Path) -> Any:
     import datasets
 
     with _reading(origin):
+        files.refuse_pipes(folder)
         return datasets.Dataset.load_from_disk(str(folder), keep_in_memory=False)
 
 

@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from kdcache.checkpoints import find
-from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.checkpoint import Checkpoint, read_settings
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
 from kdcache.study import Student
@@ -46,6 +46,29 @@ def test_a_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path)
     assert find_checkpoint(student(folder)).folder == folder
     assert find_checkpoint(student(folder)).family == "bert"
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "tokenizer.json", "preprocessor_config.json", "vocab.txt"]
+)
+def test_a_pipe_is_not_opened(tmp_path: Path, name: str) -> None:
+    folder = checkpoint(tmp_path)
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=f"{name}: is a pipe, socket or device; put a regular file there"):
+        find_checkpoint(student(folder))
+
+
+def test_a_pipe_that_comes_later_is_not_opened(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path)
+    found = find_checkpoint(student(folder))
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"model\.safetensors: is no regular file"):
+        found.weights  # noqa: B018
+    os.mkfifo(folder / "preprocessor_config.json")
+    with pytest.raises(ModelError, match=r"preprocessor_config\.json: is no regular file"):
+        read_settings(folder / "preprocessor_config.json")
 
 
 def test_a_folder_without_config(tmp_path: Path) -> None:

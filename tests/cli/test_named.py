@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,8 @@ def test_what_is_right(project: Path) -> None:
         ({"tasks__mine__source": {"saved": "bert"}}, "tasks.mine: bert: holds no dataset_dict.json"),
         ({"tasks__mine__text": ["sentence"]},
          "tasks.mine: train: rows.csv: no column 'sentence'; there are: text, label"),
+        ({"tasks__mine__max_length": 2**20},
+         "students.s.checkpoint: bert: the model has positions for 32 tokens, a task of it has max_length: 1048576; "),
         ({"tasks__mine__train_size": 100}, "tasks.mine: train_size: 100"),
         ({"tasks__mine__positive": "z"}, "tasks.mine: positive: z is to be one of two classes; there are x, y"),
         ({"students__s__checkpoint": "nowhere"}, "students.s.checkpoint: checkpoint 'nowhere': no such folder"),
@@ -120,6 +124,18 @@ def test_a_model_without_what_reads_the_rows(project: Path) -> None:
     ]
     mistakes = looked(students__s__checkpoint="bare", students__s__init="scratch")[0]
     assert [mistake[:50] for mistake in mistakes] == ["students.s.checkpoint: bare: no tokenizer (tokeniz"]
+
+
+def test_a_pipe_in_a_checkpoint(project: Path, bert: Path) -> None:
+    (project / "bert").unlink()
+    shutil.copytree(bert, project / "bert")
+    (project / "bert" / "model.safetensors").unlink()
+    os.mkfifo(project / "bert" / "model.safetensors")
+    mistakes, _ = looked()
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith(
+        "students.s.checkpoint: bert/model.safetensors: is a pipe, socket or device; put a regular file there"
+    )
 
 
 def test_images_past_the_first_are_not_decoded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

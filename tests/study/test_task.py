@@ -56,6 +56,8 @@ ONE = [
     ({"tasks.news.text": ["a", "b", "c"]}, "tasks.news.text: expected at most 2, found 3"),
     ({"tasks.news.text": ["a", "label"]}, "tasks.news: the label column 'label' is also an input column"),
     ({"tasks.news.max_length": ABSENT}, "tasks.news: a text task needs max_length (tokens)"),
+    ({"tasks.news.max_length": 99999999999999999999},
+     "tasks.news.max_length: Input should be less than or equal to 1048576, found 99999999999999999999"),
     ({"tasks.news.max_length": 0},
      "tasks.news.max_length: Input should be greater than or equal to 4, found 0"),
     ({"tasks.digits.max_length": 8}, "tasks.digits: max_length belongs to a text task"),

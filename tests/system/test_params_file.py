@@ -133,6 +133,8 @@ REFUSED = [
     ("a: 1\0b: 2", "is not valid YAML: unacceptable character #x0000"),
     ("a: '\x1b'", "is not valid YAML: unacceptable character #x001b"),
     ("a: 1\n---\nb: 2", "line 2, column 1: a second document begins"),
+    ("%YAML 1.3\n---\na: no", "is no YAML 1.2: version minor part can only be 2 or 1, got (1, 3); leave %YAML out"),
+    ("%YAML 1.0\n---\na: no", "is no YAML 1.2: version minor part can only be 2 or 1, got (1, 0); leave %YAML out"),
     ("%YAML 1.1\n---\na: no", "line 2, column 1: is YAML 1.1; leave %YAML out"),
     ("a: 1\nb: {c: 1, c: 2}", "line 2, column 11: the key 'c' is given twice"),
     ("1: a\n1.0: b", "line 2, column 1: the key 1.0 is given twice"),

@@ -41,6 +41,13 @@ def test_a_name_shows_what_would_not_be_seen(name: str, message: str) -> None:
     assert shown_all(["a", name]) == f"a, {message}"
 
 
+def test_names_that_look_the_same_are_told_apart() -> None:
+    composed, decomposed = "t\u00e9xt", "te\u0301xt"
+    assert shown_all([composed, "label"]) == "t\u00e9xt, label"
+    assert shown_all([composed, decomposed]) == r"'t\xe9xt', 'te\u0301xt'"
+    assert shown_all([decomposed, "label"], beside=[composed]) == r"'te\u0301xt', label"
+
+
 @pytest.mark.parametrize(
     ("texts", "integers"),
     [

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 from kdcache.tasks import image_decoding
 from kdcache.tasks.image_decoding import decode
@@ -225,6 +225,103 @@ ADOBE = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.
 def test_images_that_are_refused(data: bytes, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         decode(data)
+
+
+def png_by_hand(pixels: bytes, depth: int, kind: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG of one row of four pixels, with these chunks before its pixels."""
+    header = struct.pack(">IIBBBBB", 4, 1, depth, kind, 0, 0, 0)
+    parts = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(b"\0" + pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in parts
+    )
+
+
+@pytest.mark.parametrize(
+    ("depth", "pixels", "colour", "expected"),
+    [
+        (2, b"\x1b", 1, None),  # 0, 1, 2, 3
+        (2, b"\x3c", 1, [0, 255, 255, 0]),  # 0, 3, 3, 0
+        (4, b"\x01\x5f", 5, None),  # 0, 1, 5, 15
+        (4, b"\x01\x5f", 4, [0, 17, 85, 255]),
+        (1, b"\x50", 1, None),
+        (1, b"\x00", 1, [0, 0, 0, 0]),
+    ],
+)
+def test_a_transparent_grey_of_few_bits(depth: int, pixels: bytes, colour: int, expected: Any) -> None:
+    data = png_by_hand(pixels, depth, 0, (b"tRNS", struct.pack(">H", colour)))
+    if expected is None:
+        with pytest.raises(ValueError, match="is transparent in places"):
+            decode(data)
+    else:
+        assert decode(data).tolist() == [expected]
+
+
+def test_a_palette_that_lacks_colours() -> None:
+    short = (b"PLTE", bytes(range(6)))
+    assert decode(png_by_hand(b"\0\1\1\0", 8, 3, short)).tolist() == [
+        [[0, 1, 2], [3, 4, 5], [3, 4, 5], [0, 1, 2]]
+    ]
+    with pytest.raises(ValueError, match="has pixels of colour 2, but a palette of 2; save it again"):
+        decode(png_by_hand(b"\0\1\2\0", 8, 3, short))
+    with pytest.raises(ValueError, match="has pixels of colour 0, but a palette of 0"):
+        decode(png_by_hand(bytes(4), 8, 3))
+
+
+def test_a_bmp_palette_that_lacks_colours() -> None:
+    data = bytearray(saved(Image.fromarray(RGB).quantize(8), "BMP"))
+    data[46:50] = struct.pack("<I", 3)  # the number of its colours
+    with pytest.raises(ValueError, match=r"has pixels of colour \d, but a palette of 3"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "GIF", "TIFF"])
+@pytest.mark.parametrize("colours", [2, 5, 16, 200])
+def test_a_palette_of_any_length(form: str, colours: int) -> None:
+    image = Image.fromarray(RNG.integers(0, 256, (20, 20, 3), dtype=np.uint8)).quantize(colours)
+    assert np.array_equal(decode(saved(image, form)), np.asarray(image.convert("RGB")))
+
+
+def test_a_gif_whose_frame_is_smaller_than_its_picture() -> None:
+    data = bytearray(saved(RGB, "GIF"))
+    data[6:8] = struct.pack("<H", 9)  # the picture's width; the frame's is 5
+    with pytest.raises(ValueError, match="has a frame that does not cover its 9 x 6 pixels"):
+        decode(bytes(data))
+
+
+@pytest.mark.parametrize("profile", [b"x\0\0damaged", b"x\0\0" + zlib.compress(b"")])
+def test_a_damaged_colour_profile(profile: bytes) -> None:
+    with pytest.raises(ValueError, match="has a colour profile that cannot be read"):
+        decode(with_chunk(saved(RGB), b"iCCP", profile))
+
+
+@pytest.mark.parametrize(("more", "read"), [(0, True), (1, True), (2, False)])
+def test_a_tiff_palette_of_16_bits(more: int, read: bool) -> None:
+    """A colour c of 8 bits is 256c or 257c; 256c + 2 is none of them."""
+    image = Image.fromarray(RGB).quantize(8)
+    data = saved(image, "TIFF")
+    palette = Image.open(io.BytesIO(data)).tag_v2[320]  # type: ignore[attr-defined]
+    colours = [colour + (colour // 256 if more == 1 else more) for colour in palette]
+    data = data.replace(struct.pack("<768H", *palette), struct.pack("<768H", *colours))
+    if read:
+        assert np.array_equal(decode(data), np.asarray(image.convert("RGB")))
+    else:
+        with pytest.raises(ValueError, match="more than 8 bits a channel"):
+            decode(data)
+
+
+def test_many_pages_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = saved(GREY, "TIFF", save_all=True, append_images=[Image.fromarray(GREY)] * 50)
+    looked_at: list[int] = []
+    seek = TiffImagePlugin.TiffImageFile._seek
+    monkeypatch.setattr(
+        TiffImagePlugin.TiffImageFile,
+        "_seek",
+        lambda image, frame: (looked_at.append(frame), seek(image, frame)),
+    )
+    with pytest.raises(ValueError, match="several frames or pages"):
+        decode(data)
+    assert len(looked_at) < 4
 
 
 @pytest.mark.parametrize("gamma", [2.2, 2.19921875])

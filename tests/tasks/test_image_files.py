@@ -108,3 +108,37 @@ def test_a_path_that_no_file_can_have_is_cut_in_the_message(tmp_path: Path, name
     with pytest.raises(TaskError, match=r"row 0: .*\.\.\.") as refused:
         load_source(task(listed(tmp_path, ".csv", [name, NAMES[1]], LABELS)))
     assert len(str(refused.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        (".jsonl", "path"),
+        (".jsonl", "bytes and path"),
+        (".parquet", "path"),
+        (".parquet", "bytes and path"),
+        (".parquet", "some bytes"),  # JSON has none
+    ],
+)
+def test_a_path_without_bytes_counts_from_the_file_too(
+    folder: Path, suffix: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "a.png").write_bytes(png([[200, 201]]))  # the wrong one
+    monkeypatch.chdir(tmp_path)
+    images: list[dict[str, Any]] = [{"path": "pictures/a.png"}, {"path": "pictures/a.png"}]
+    if kind != "path":
+        images = [{"bytes": None, **image} for image in images]
+    if kind == "some bytes":
+        images[1] = {"bytes": png([[1, 2]]), "path": "elsewhere.png"}
+    prepare_task(task(listed(folder, suffix, images, LABELS)), tmp_path / "out")
+    kept = PreparedTask(tmp_path / "out").rows("train", columns=["image"]).column("image").to_pylist()
+    assert [from_png(image).tolist() for image in kept] == [[[1, 2]], [[1, 2]]]
+
+
+def test_what_the_path_of_one_row_may_not_be(folder: Path, tmp_path: Path) -> None:
+    images = [{"bytes": png([[1, 2]]), "path": None}, {"bytes": None, "path": "no.png"}]
+    with pytest.raises(
+        TaskError, match=r"image column 'file', row 1: .*set/no\.png: the file does not exist"
+    ):
+        prepare_task(task(listed(folder, ".parquet", images, LABELS)), tmp_path / "out")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kdcache.errors import TaskError
@@ -46,6 +46,11 @@ def test_a_string_label_that_train_lacks() -> None:
         TaskError, match=r"validation: labels that train does not have: c, d \(train has a, b\)"
     ):
         labels(["a", "b"], ["a", "d", "c"])
+
+
+def test_a_string_label_that_looks_like_one_of_train() -> None:
+    with pytest.raises(TaskError, match=r"not have: 'e\\u0301' \(train has a, '\\xe9'\)"):
+        labels(["a", "\u00e9"], ["e\u0301"])
 
 
 def test_an_empty_string_label() -> None:
@@ -221,6 +226,15 @@ def test_decimal_scores() -> None:
     found = labels(train, pa.array([Decimal("2")], pa.decimal256(40, 2)), regression=True)
     assert found.values["train"].tolist() == [1.25, -3.5]
     assert found.values["validation"].tolist() == [2.0]
+
+
+@given(
+    st.decimals(-(10**12), 10**12, places=4), st.sampled_from([pa.decimal128(30, 4), pa.decimal256(60, 4)])
+)
+@example(Decimal("297.9"), pa.decimal128(12, 4))  # Arrow's cast gives 297.90000000000003
+def test_a_decimal_score_is_the_nearest_double(score: Decimal, kind: pa.DataType) -> None:
+    train = pa.array([score], kind)
+    assert labels(train, train, regression=True).values["train"].tolist() == [float(str(score))]
 
 
 def test_bytes_are_no_texts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,6 +78,11 @@ def test_a_missing_column_lists_those_there(tmp_path: Path, name: str) -> None:
     refusal("no column 'topic'; there are: sentence, label", path, path, text=["sentence"], label="topic")
 
 
+def test_a_missing_column_that_looks_like_one_that_is_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", "te\u0301xt,label\na,0\n")
+    refusal(r"no column 't\\xe9xt'; there are: 'te\\u0301xt', label", path, path, text=["t\u00e9xt"])
+
+
 def test_a_column_twice(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", "text,text,label\na,b,0\n")
     refusal("2 columns are named 'text'", path, path)
@@ -105,3 +111,18 @@ def test_csv_texts_and_parquet_integers_in_one_split(tmp_path: Path) -> None:
     assert read(load_source(task([first, second], second)))["label"] == [1, 0, 1, 0]
     third = write(tmp_path / "c.csv", "text,label\nmore,00\n")
     refusal("labels of its files are of different types: int64, string", [first, third], second)
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view()])
+def test_texts_of_any_width_are_texts(tmp_path: Path, kind: pa.DataType) -> None:
+    first = parquet(tmp_path / "a.parquet", {"text": ["a"], "label": pa.array(["x"], kind)})
+    second = parquet(tmp_path / "b.parquet", {"text": ["b"], "label": ["y"]})
+    third = write(tmp_path / "c.csv", "text,label\nc,x\n")
+    assert read(load_source(task([first, second, third], first)))["label"] == ["x", "y", "x"]
+
+
+def test_decimals_beside_floats_are_the_nearest_floats(tmp_path: Path) -> None:
+    first = parquet(tmp_path / "a.parquet", {"text": ["a"], "label": pa.array([Decimal("297.9")])})
+    second = write(tmp_path / "b.jsonl", '{"text": "b", "label": 0.5}')
+    declared = task([first, second], second, metrics=["pearson"])
+    assert read(load_source(declared))["label"] == [297.9, 0.5]

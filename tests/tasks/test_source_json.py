@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from kdcache.errors import TaskError
 from kdcache.tasks.rows import Columns
 from kdcache.tasks.source_json import read_json_lines
 from kdcache.tasks.sources import load_source
@@ -39,7 +41,22 @@ def test_json_lines(tmp_path: Path) -> None:
         ),
         ('{"text": "x", "label": "\\udc00"}', "column 'label' has half of a surrogate pair in row 0"),
         ('{"text": "x", "label": ' + "9" * 5000 + "}", "line 1: is not JSON .*digits"),
-        ('{"text": "x", "label": ' + "9" * 30 + "}", "column 'label' mixes types: .*[Ii]nt"),
+        (
+            '{"text": "x", "label": ' + "9" * 30 + "}",
+            "column 'label' has an integer in row 0 that is too large",
+        ),
+        (
+            '{"text": "x", "label": 0.5}\n{"text": "y", "label": 9007199254740993}',
+            "column 'label' has an integer in row 1 that is too large to be kept exactly",
+        ),
+        (
+            '{"text": "x", "label": 0.5}\n{"text": "y", "label": true}',
+            r"column 'label' mixes numbers \(first in row 0\) and true/false \(first in row 1\)",
+        ),
+        (
+            '{"text": "x", "label": true}\n{"text": "y", "label": 0}',
+            r"column 'label' mixes numbers \(first in row 1\) and true/false \(first in row 0\)",
+        ),
         ('{"text": "x", "label": {"\\ud800": 1}}', "column 'label' has half of a surrogate pair"),
         ('{"\\ud800": "x", "label": 0}', r"no column 'text'; there are: '\\ud800', label"),
         ('{"text": [["a"], 1], "label": 0}', "column 'text' mixes types"),
@@ -80,3 +97,34 @@ def test_rows_are_those_that_json_reads(
     table = read_json_lines("", path, Columns(["text"], None, "label"))
     assert table.column("text").to_pylist() == [row["text"] for row in expected]
     assert table.column("label").to_pylist() == [row["label"] for row in expected]
+
+
+@pytest.mark.parametrize(
+    ("images", "found"),
+    [
+        (
+            ([[0, 1]], [[0.0, 0.5019607843137255]]),
+            "floats (first in row 1) and integers (first in row 0)",
+        ),
+        (([[0, 255]], [[7, 7.0]]), "floats (first in row 1) and integers (first in row 0)"),
+        (([[0, 1.0]],), "floats (first in row 0) and integers (first in row 0)"),
+        (([[[0.5], [1.0]]], [[[True], [1.0]]]), "floats (first in row 0) and true/false (first in row 1)"),
+    ],
+)
+def test_images_of_several_kinds_of_numbers(tmp_path: Path, images: Any, found: str) -> None:
+    """Arrow would make integers floats: a level of 1 would become 255 through another row."""
+    lines = [json.dumps({"image": image, "label": 0}) for image in images]
+    path = write(tmp_path / "a.jsonl", "\n".join(lines))
+    with pytest.raises(TaskError, match=re.escape(f"column 'image' mixes {found}; write every value")):
+        read_json_lines("a.jsonl", path, Columns([], "image", "label"))
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [(2**63 - 1, -(2**63)), (0.5, 2**53), (1, 0.5), (True, False), (None, 1)]
+)
+def test_numbers_that_are_kept_exactly(tmp_path: Path, first: Any, second: Any) -> None:
+    lines = [json.dumps({"text": "", "label": label}) for label in (first, second)]
+    table = read_json_lines(
+        "", write(tmp_path / "a.jsonl", "\n".join(lines)), Columns(["text"], None, "label")
+    )
+    assert table.column("label").to_pylist() == [first, second]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,14 @@ def test_a_truncated_arrow_file(saved: Path, keep: int) -> None:
         saved,
         splits={"validation": "test"},
     )
+
+
+@pytest.mark.parametrize("pattern", ["*.arrow", "state.json", "dataset_info.json"])
+def test_a_pipe(saved: Path, pattern: str) -> None:
+    path = next((saved / "train").glob(pattern))
+    path.unlink()
+    os.mkfifo(path)
+    refusal(f"train: .*{path.name}: is a pipe, socket or device", saved, splits={"validation": "test"})
 
 
 def test_a_text_that_is_none(saved: Path) -> None:
