@@ -189,6 +189,7 @@ def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
     """The model, wrapped so that its logits are checked before they become float32: all must be real numbers."""
 
     def run(*batch: Any, **columns: Any) -> Any:
-        return returned_logits(path, model(*batch, **columns))
+        logits = returned_logits(path, model(*batch, **columns))
+        return logits.float() if str(getattr(logits, "dtype", "")) == "torch.bfloat16" else logits
 
     return run

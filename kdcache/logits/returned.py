@@ -37,6 +37,4 @@ def returned_logits(path: Path, output: Any) -> Any:
     if not usable:
         actual = f"{type(logits).__name__} of {kind}"
         raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {actual}")
-    if not hasattr(logits, "detach"):
-        return logits
-    return logits.detach().float() if str(kind) == "torch.bfloat16" else logits.detach()
+    return logits.detach() if hasattr(logits, "detach") else logits
