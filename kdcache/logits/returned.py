@@ -23,7 +23,7 @@ def returned_logits(path: Path, output: Any) -> Any:
         CacheError: the logits are complex numbers, texts or objects, or a sparse, quantized or meta tensor, or some of
             them are masked.
     """
-    logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
+    logits: Any = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
     kind = getattr(logits, "dtype", None)
     if np.ma.is_masked(logits) or hasattr(logits, "get_mask"):  # NumPy's and torch's masked values
         raise CacheError(
