@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kdcache.errors import CacheError
-from kdcache.hashing.content import Column
+from kdcache.hashing.content import Column, type_name
 from kdcache.hashing.digests import Algorithm, Digests, digests_of
 from kdcache.hashing.encoded import RowError, Values, canonical_rows
 from kdcache.hashing.frames import as_table, is_dataset
@@ -133,9 +133,18 @@ def chosen(values: Mapping[Any, Values], columns: Sequence[Column], label: Colum
 def content_columns(
     names: Iterable[Any], columns: Sequence[Column] | None, label: Column | None
 ) -> Sequence[Column]:
-    """The columns that the hash covers, out of `names`."""
+    """The columns that the hash covers, out of `names`.
+
+    Only a list or a tuple may name them. A set has another order in another process, and an iterator is empty when it
+    is read again. So rows would get the hashes of other columns.
+    """
     if isinstance(columns, str):
         raise CacheError(f"columns must be a list of names, found the text {columns!r}; write [{columns!r}]")
+    if columns is not None and not isinstance(columns, list | tuple):
+        raise CacheError(
+            f"columns must be a list or tuple of names, found {type_name(columns)}; write the names in a list, in the "
+            "order in which the hash takes them"
+        )
     if columns is None:
         names = list(names)
         ours = BOOKKEEPING if "row_hash" in names else ()

@@ -81,10 +81,16 @@ def check_rows(data: Any) -> None:
         )
 
 
+def instead_of(data: Any) -> str | None:
+    """What to do with a well-known container that does not give rows by position; None for anything else."""
+    kinds = kinds_of(data)
+    return next((instead for kind, instead in INSTEAD.items() if kind in kinds), None)
+
+
 def _instead(data: Any) -> str | None:
-    for kind, instead in INSTEAD.items():
-        if kind in kinds_of(data):
-            return instead
+    known = instead_of(data)
+    if known is not None:
+        return known
     if isinstance(data, str | bytes | PathLike):
         return (
             "read the file first, with datasets.load_dataset, pandas.read_csv or pyarrow.parquet.read_table"

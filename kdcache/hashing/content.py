@@ -13,10 +13,12 @@
 | other list, dictionary (keys sorted) | a mark and the length; the parts of its items                        |
 | integer, float, true/false, none     | a mark; the value                                                    |
 
-A mark begins with a zero byte, so that no text looks like one. Column names are not part of the hash.
+A mark begins with a zero byte, so that no text looks like one. The shape of an image or of a uint8 array has none, and
+a text can look like it. So two rows can share a hash if a column is a text in one and an array in the other (rows.py).
+Column names are not part of the hash.
 
-Different values give different parts. If a PNG has more than Pillow's pixels show (16 bits a colour, more frames, a
-colour profile), it counts by its file's bytes. An image of several frames counts by all of its frames.
+Different values of one type give different parts. If a PNG has more than Pillow's pixels show (16 bits a colour, more
+frames, a colour profile), it counts by its file's bytes. An image of several frames counts by all of its frames.
 """
 
 from __future__ import annotations

@@ -18,13 +18,14 @@ def as_table(data: Any) -> pa.Table | None:
     """A table of Arrow, pandas (without its index) or polars as an Arrow table; None if `data` is not a table.
 
     Raises:
-        CacheError: a column holds values for which Arrow has no type.
+        CacheError: a column holds values for which Arrow has no type, or is there twice.
     """
     kinds = kinds_of(data)
     if isinstance(data, pa.Table):
         return data
     try:
         if "pandas.DataFrame" in kinds:
+            _refuse_twice(data)
             return pa.Table.from_pandas(data, preserve_index=False)
         if "polars.DataFrame" in kinds:
             return data.to_arrow()
@@ -37,6 +38,12 @@ def as_table(data: Any) -> pa.Table | None:
     return None
 
 
+def _refuse_twice(frame: Any) -> None:
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise CacheError(f"the DataFrame has the column {twice[0]!r} twice; rename or drop one")
+
+
 def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
     """A copy of the table with one more column, in the table's own library.
 
@@ -46,7 +53,7 @@ def with_column(data: Any, name: str, values: pa.FixedSizeListArray) -> Any:
     """
     kinds = kinds_of(data)
     if "pandas.DataFrame" in kinds:
-        rows = values.flatten().to_numpy().reshape(len(values), -1)
+        rows = values.flatten().to_numpy().reshape(len(values), values.type.list_size)
         return data.assign(**{name: list(rows)})
     if "polars.DataFrame" in kinds:
         import polars

@@ -10,6 +10,10 @@ What a hash promises. By chance, two different rows almost never share a hash (a
 probability of 3 in 10,000). If they do, they are refused when the rows are hashed. An attacker cannot make up a row
 that passes for a given other row (it takes 2^64 tries). Somebody who writes both rows can make two that share a hash
 (2^32 tries). Within one data set they are refused.
+
+All this is about rows whose columns have the same types. Images and uint8 arrays have a shape for a mark, without a
+zero byte. So a row with an array and then a text shares its hash with a row that has these bytes as a text and then an
+array, and the two pass for the same content. Where strangers write the rows, check the columns' types first.
 """
 
 from __future__ import annotations

@@ -14,12 +14,13 @@ import numpy as np
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
-from kdcache.hashing.content import Column
+from kdcache.hashing.content import Column, type_name
 from kdcache.hashing.digests import BLAKE2B
 from kdcache.logits.cache import LogitCache
 from kdcache.logits.format import Dtype, Header, Manifest
 from kdcache.logits.inputs import Inputs, read_inputs
 from kdcache.logits.jobs import Job, Place, evaluating, write_cache
+from kdcache.logits.options import check_function, check_integer, check_text, names
 from kdcache.logits.predicting.predictor import (
     FirstBatch,
     Predictor,
@@ -27,6 +28,7 @@ from kdcache.logits.predicting.predictor import (
     view_maker,
 )
 from kdcache.logits.records import Augmentation, Fingerprints
+from kdcache.logits.returned import returned_logits
 from kdcache.logits.rows import CachedSplit
 from kdcache.logits.shards import checked_header
 from kdcache.logits.writer import checked_rows
@@ -101,6 +103,10 @@ def write_logits(
             fails.
     """
     path = user_path(path)
+    check_integer(path, "batch_size", batch_size)
+    check_text(path, "run", run)
+    check_function(path, "score", score)
+    label_names = names(path, "label_names", label_names)
     views = view_maker(path, augment, augment_column, augmentation)
     with evaluating(model, device) as device:
         collate = collate or default_collate(label if isinstance(label, str) else None)
@@ -111,7 +117,7 @@ def write_logits(
             path,
             Header,
             classes=first.classes,
-            label_names=list(label_names),
+            label_names=label_names,
             dtype=dtype,
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints or _fingerprints(path, model, inputs.hashes, first),
@@ -140,7 +146,15 @@ class LogitJob(Job[CachedSplit]):
         return checked_rows(context, positions, self.hashes[split][positions], logits, self.layout)
 
     def scores(self, split: str) -> Mapping[str, float] | None:
-        return None if self.score is None else self.score(split, self._read_back(split))
+        if self.score is None:
+            return None
+        scores = self.score(split, self._read_back(split))
+        if not isinstance(scores, Mapping):
+            raise CacheError(
+                f"{self.path}: split {split!r}: score must return a mapping from names to numbers, found "
+                f"{type_name(scores)}; the logits are kept, so correct it and run again"
+            )
+        return scores
 
     def _read_back(self, split: str) -> np.ndarray:
         """A split's logits [N, K] or [N, V, K] in the order of the rows, read back from its shards."""
@@ -175,28 +189,7 @@ def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:
     """The model, wrapped so that its logits are checked before they become float32: all must be real numbers."""
 
     def run(*batch: Any, **columns: Any) -> Any:
-        output = model(*batch, **columns)
-        logits = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", output)
-        return _real(path, logits)
+        logits = returned_logits(path, model(*batch, **columns))
+        return logits.float() if str(getattr(logits, "dtype", "")) == "torch.bfloat16" else logits
 
     return run
-
-
-def _real(path: Path, logits: Any) -> Any:
-    """Logits in a form that can be stored. Anything that is no array or tensor is passed on; the predictor refuses it.
-
-    Raises:
-        CacheError: the logits are complex numbers, texts or objects, or a sparse, quantized or meta tensor.
-    """
-    kind = getattr(logits, "dtype", None)
-    if not hasattr(logits, "detach"):
-        usable = kind is None or kind.kind in "fiub"
-    else:
-        odd = logits.is_complex() or logits.is_quantized or logits.is_meta
-        usable = str(logits.layout) == "torch.strided" and not odd
-    if not usable:
-        actual = f"{type(logits).__name__} of {kind}"
-        raise CacheError(f"{path}: expected dense real numbers as logits from the model, found a {actual}")
-    if not hasattr(logits, "detach"):
-        return logits
-    return logits.detach().float() if str(kind) == "torch.bfloat16" else logits.detach()

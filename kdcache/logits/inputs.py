@@ -14,7 +14,9 @@ from kdcache.errors import CacheError
 from kdcache.hashing.containers import TableRows, by_position, has_columns
 from kdcache.hashing.content import Column
 from kdcache.hashing.rows import hash_rows
+from kdcache.logits.options import of_split
 from kdcache.logits.records import SPLIT_NAME
+from kdcache.logits.writer import as_values
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class Inputs:
 
     splits: Mapping[str, Any]  # sized, and indexable by position
     hashes: Mapping[str, npt.NDArray[np.uint64]]  # [N] for each split
-    lengths: Any  # a mapping from split to [N], or [N] of the only split, or None
+    lengths: Mapping[str, npt.NDArray[Any] | None]  # [N] for each split; None if no lengths were given
 
     def lengths_at(self, split: str, positions: npt.NDArray[np.int64]) -> npt.NDArray[Any] | None:
         """The lengths [n] of some rows; None if no lengths were given."""
-        lengths = _of_split(self.lengths, split)
-        return None if lengths is None else np.asarray(lengths)[positions]
+        lengths = self.lengths[split]
+        return None if lengths is None else lengths[positions]
 
 
 def read_inputs(
@@ -50,14 +52,14 @@ def read_inputs(
     """
     splits = _by_split(path, dataset)
     hashes = {
-        name: _row_hashes(path, name, rows, _of_split(row_hashes, name), columns, label)
+        name: _row_hashes(path, name, rows, of_split(path, "row_hashes", row_hashes, name), columns, label)
         for name, rows in splits.items()
     }
-    for name, rows in splits.items():
-        given = _of_split(lengths, name)
-        if given is not None and len(given) != len(rows):
-            raise CacheError(f"{path}: split {name!r}: expected {len(rows)} lengths, found {len(given)}")
-    return Inputs(splits, hashes, lengths)
+    known = {
+        name: _lengths(path, name, len(rows), of_split(path, "lengths", lengths, name))
+        for name, rows in splits.items()
+    }
+    return Inputs(splits, hashes, known)
 
 
 def _by_split(path: Path, dataset: Any) -> dict[str, Any]:
@@ -80,15 +82,25 @@ def _by_position(path: Path, split: str, rows: Any) -> Any:
         raise CacheError(f"{path}: split {split!r}: {error}") from None
 
 
-def _of_split(values: Any, split: str) -> Any:
-    return values[split] if isinstance(values, Mapping) else values
+def _lengths(path: Path, split: str, count: int, given: Any) -> npt.NDArray[Any] | None:
+    if given is None:
+        return None
+    lengths = as_values(f"{path}: split {split!r}", "lengths", given)
+    if lengths.shape != (count,) or (count and lengths.dtype.kind not in "iuf"):
+        raise CacheError(
+            f"{path}: split {split!r}: expected {count} lengths (integers), found {lengths.dtype} "
+            f"{list(lengths.shape)}"
+        )
+    return lengths
 
 
 def _row_hashes(
     path: Path, split: str, rows: Any, given: Any, columns: Sequence[Column] | None, label: Column | None
 ) -> npt.NDArray[np.uint64]:
     content = rows.table if isinstance(rows, TableRows) else rows
-    hashes = hash_rows(content, columns, label) if given is None else np.asarray(given)
+    if given is None:
+        return hash_rows(content, columns, label)
+    hashes = as_values(f"{path}: split {split!r}", "row hashes", given)
     if hashes.shape != (len(rows),) or hashes.dtype != np.uint64:
         raise CacheError(
             f"{path}: split {split!r}: expected {len(rows)} row hashes (uint64), found {hashes.dtype} "

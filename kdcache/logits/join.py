@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from kdcache.errors import CacheError
 from kdcache.hashing.columns import content_columns, listed
-from kdcache.hashing.containers import are_rows, has_columns
+from kdcache.hashing.containers import are_rows, has_columns, instead_of
 from kdcache.hashing.content import Column
 from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
@@ -86,11 +86,11 @@ def _joined(joiner: Joiner, data: Any) -> Any:
     if are_rows(data):
         return _joined_rows(joiner, data) if isinstance(data, list | tuple) else JoinedRows(data, joiner)
     if _has_columns(data) or not isinstance(data, Iterable):
-        raise CacheError(
-            f"{joiner.cache.path}: cannot join logits to a {type(data).__name__}; give a datasets.Dataset, a table of "
-            "Arrow, pandas or polars, a list of rows, a torch data set, a mapping from splits to any of these, a "
-            "DataLoader or another iterable of batches"
+        instead = instead_of(data) or (
+            "give a datasets.Dataset, a table of Arrow, pandas or polars, a list of rows, a torch data set, a mapping "
+            "from splits to any of these, a DataLoader or another iterable of batches"
         )
+        raise CacheError(f"{joiner.cache.path}: cannot join logits to a {type(data).__name__}; {instead}")
     return JoinedBatches(data, joiner)
 
 
@@ -145,7 +145,16 @@ class JoinedBatches:
             try:
                 yield _joined_batch(self._joiner, batch)
             except CacheError as error:
-                raise CacheError(f"batch {index}: {error}") from None
+                raise CacheError(f"batch {index}: {error}{self._assumed()}") from None
+
+    def _assumed(self) -> str:
+        """What was assumed of a list of mappings: rows whose values are all lists look like batches."""
+        if not isinstance(self.data, list | tuple):
+            return ""
+        return (
+            ". A list of mappings that have only lists or arrays is taken for batches; if these are rows, make a table "
+            "of them: datasets.Dataset.from_list(rows)"
+        )
 
 
 def _refuse_texts_that_are_sent(joiner: Joiner, loader: Any) -> None:
@@ -204,6 +213,8 @@ def _with_stored_column(
 
 def _find_in_table(joiner: Joiner, table: pa.Table) -> Logits:
     def values_of(name: Column) -> npt.NDArray[Any]:
+        if table.column_names.count(name) > 1:
+            raise CacheError(f"{joiner.cache.path}: there are two columns {name!r}; rename one")
         return np.asarray(table.column(name).to_numpy())
 
     return joiner.find(table.column_names, values_of, lambda: _hashes(joiner, table), joiner.view)[1]

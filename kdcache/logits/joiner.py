@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import CacheError
+from kdcache.hashing.columns import no_column
 from kdcache.hashing.content import Column
 from kdcache.hashing.digests import Algorithm
 
@@ -73,13 +74,15 @@ class Joiner:
             hash_content: computes the rows' hashes from `columns` and `label`.
 
         Raises:
-            CacheError: a row is not in the cache or differs from the cached row; or nothing tells which rows these are.
+            CacheError: a row is not in the cache or differs from the cached row; nothing tells which rows these are; or
+                a named column is missing.
         """
         columns = list(names)
         if self.column in columns:
             raise CacheError(
                 f"{self.cache.path}: there is a column {self.column!r} already; remove it, or name another with column="
             )
+        self._refuse_missing(columns)
         ids = values_of(self.id_column) if self.id_column is not None and self.id_column in columns else None
         hashes = self._hashes(columns, values_of, hash_content)
         if hashes is None and self.hash_column is None and ids is None and ID in columns:
@@ -89,6 +92,15 @@ class Joiner:
         if ids is None:
             ids = self.cache.row_ids_of(self.split, hashes, self._hints(columns, values_of))
         return np.asarray(ids), self.cache.logits(self.split, ids, hashes, view)
+
+    def _refuse_missing(self, names: Sequence[Column]) -> None:
+        """Refuse a column that the user named and the data lack. Data without rows may have no names."""
+        own_hash = None if self.hash_column == HASH else self.hash_column
+        for option, name in (("id_column", self.id_column), ("hash_column", own_hash)):
+            if names and name is not None and name not in names:
+                raise CacheError(
+                    f"{self.cache.path}: {no_column(name, names)}; {option}= must name one of them"
+                )
 
     def _hashes(
         self,

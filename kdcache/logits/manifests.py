@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -10,7 +12,7 @@ from pydantic import ValidationError
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits.records import MANIFEST, MOST_MANIFEST, Sealed
-from kdcache.system.files import read_json
+from kdcache.system.files import read_json, read_regular
 
 M = TypeVar("M", bound=Sealed)
 SHOWN = 5  # how many mistakes one message lists
@@ -20,7 +22,7 @@ OPENED_BY = {(1, None): "kdcache.LogitCache", (2, "tokens"): "kdcache.TokenCache
 def manifest_json(manifest: Sealed) -> dict[str, Any]:
     """The JSON object of a manifest, with a checksum over all of it as the last key."""
     content = manifest.model_dump(mode="json")
-    return {**content, "checksum": fingerprint.of_json(content)}
+    return {**content, "checksum": checksum_of(MANIFEST, content)}
 
 
 def load_manifest(folder: Path, sort: type[M]) -> M:
@@ -41,9 +43,10 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
         raise CacheError(f"{folder}: {problem}; cache the logits first (again, if that was interrupted)")
     try:
         raw = read_json(path, MOST_MANIFEST)
+        _refuse_keys_twice(path)
         _check_version(path, raw, sort.VERSION)
         checksum = raw.pop("checksum", None)
-        actual = fingerprint.of_json(raw)
+        actual = checksum_of(str(path), raw)
     except CacheError:
         raise
     except KdcacheError as error:
@@ -59,6 +62,53 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
         raise CacheError(
             f"{path}: is no manifest of format version {sort.VERSION}: {_problems(error)}"
         ) from None
+
+
+def checksum_of(where: str, content: Mapping[str, Any]) -> str:
+    """The checksum of a manifest's content, or of a part of it.
+
+    Args:
+        where: the file or folder, for the message.
+
+    Raises:
+        CacheError: the content is not JSON. The message names the key that has half a character (a surrogate).
+    """
+    try:
+        return fingerprint.of_json(content)
+    except KdcacheError as error:
+        halves = (f"{key!r} has half a character, {half!r}" for key, half in _half_characters(content))
+        problem = next(halves, str(error))
+        raise CacheError(f"{where}: {problem}; expected JSON values with whole characters") from None
+
+
+def _half_characters(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The keys that have a text with half a character, which UTF-8 cannot hold, and that half."""
+    for key, value in content.items():
+        try:
+            json.dumps({key: value}, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            yield key, error.object[error.start]
+        except (TypeError, ValueError, RecursionError):
+            continue
+
+
+def _refuse_keys_twice(path: Path) -> None:
+    """Refuse a key that is there twice. Of two values a reader takes one, and the checksum could not tell which."""
+    try:
+        json.loads(read_regular(path, MOST_MANIFEST), object_pairs_hook=_once)
+    except (ValueError, OSError) as error:
+        raise CacheError(
+            f"{path}: was edited or damaged: {error}; restore it or cache the logits again"
+        ) from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r:.80} is there twice")
+        found[key] = value
+    return found
 
 
 def _problems(error: ValidationError) -> str:

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.logits.cost import write_cost
-from kdcache.logits.manifests import manifest_json
+from kdcache.logits.manifests import checksum_of, manifest_json
 from kdcache.logits.parquet import open_shard, sha256, shard_metadata
 from kdcache.logits.records import MANIFEST, Cost, Layout, Sealed, ShardInfo, SplitInfo, shard_file
 from kdcache.logits.rows import Rows
@@ -39,10 +39,12 @@ def checked_header(folder: Path, sort: type[H], **values: Any) -> H:
         CacheError: the options cannot be used for a cache. The message has every mistake.
     """
     try:
-        return sort.model_validate(values)
+        header = sort.model_validate(values)
     except ValidationError as error:
         mistakes = "; ".join(_mistake(item) for item in error.errors())
         raise CacheError(f"{folder}: {mistakes}") from None
+    checksum_of(str(folder), header.model_dump(mode="json"))  # every text must be one that UTF-8 can hold
+    return header
 
 
 def _mistake(error: Any) -> str:

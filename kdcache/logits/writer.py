@@ -12,6 +12,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing.digests import BLAKE2B, Algorithm
 from kdcache.logits.filling import Buffer, RowWriter
 from kdcache.logits.format import ROWS_PER_SHARD, Dtype, Header, Manifest
+from kdcache.logits.options import names
 from kdcache.logits.records import Augmentation, Fingerprints
 from kdcache.logits.rows import CachedSplit
 from kdcache.logits.shards import checked_header
@@ -66,7 +67,7 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
             folder,
             Header,
             classes=classes,
-            label_names=list(label_names),
+            label_names=names(folder, "label_names", label_names),
             dtype=dtype,
             rows_per_shard=rows_per_shard,
             fingerprints=fingerprints,
@@ -121,7 +122,7 @@ def checked_rows(context: str, ids: Any, row_hashes: Any, logits: Any, header: H
     """
     ids = _checked_ids(context, ids)
     row_hashes = _checked_hashes(context, row_hashes)
-    logits = _as_array(context, "logits", logits)
+    logits = as_values(context, "logits", logits)
     if logits.shape[1:] != header.row_shape:
         row_shape = ", ".join(map(str, header.row_shape))
         raise CacheError(f"{context}: expected logits [n, {row_shape}], found the shape {list(logits.shape)}")
@@ -145,7 +146,7 @@ def checked_rows(context: str, ids: Any, row_hashes: Any, logits: Any, header: H
     return CachedSplit(ids, row_hashes, stored)
 
 
-def _as_array(context: str, name: str, values: Any) -> np.ndarray:
+def as_values(context: str, name: str, values: Any) -> np.ndarray:
     """Arrays, lists and tensors (on any device, with a gradient, in bfloat16) as an array."""
     try:
         if hasattr(values, "detach"):
@@ -159,7 +160,7 @@ def _as_array(context: str, name: str, values: Any) -> np.ndarray:
 
 
 def _checked_ids(context: str, values: Any) -> np.ndarray:
-    ids = _as_array(context, "ids", values)
+    ids = as_values(context, "ids", values)
     if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
         raise CacheError(f"{context}: ids must be integers [n], found {ids.dtype} {list(ids.shape)}")
     if ids.size and (ids.min() < 0 or ids.max() > np.iinfo(np.int64).max):
@@ -168,7 +169,7 @@ def _checked_ids(context: str, values: Any) -> np.ndarray:
 
 
 def _checked_hashes(context: str, values: Any) -> np.ndarray:
-    hashes = _as_array(context, "row hashes", values)
+    hashes = as_values(context, "row hashes", values)
     unsigned = hashes.dtype.kind == "u" or (hashes.dtype.kind == "i" and not (hashes < 0).any())
     if hashes.ndim != 1 or (hashes.size and not unsigned):
         raise CacheError(

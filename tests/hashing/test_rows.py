@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kdcache.errors import CacheError
-from kdcache.hashing.rows import hash_row, hash_rows
+from kdcache.hashing.rows import hash_batch, hash_row, hash_rows
 from kdcache.modelling.encoding import from_png
 from kdcache.study import Task
 from kdcache.tasks.images import to_png
@@ -157,6 +157,14 @@ def test_different_values_have_different_hashes() -> None:
     assert len(set(hashes)) == len(hashes)
 
 
+def test_a_hash_tells_rows_apart_whose_columns_have_the_same_types() -> None:
+    """The limit that rows.py states: a text can look like the shape of a uint8 array in another row."""
+    array, text = np.frombuffer(b"(4,)", np.uint8).reshape(2, 2), "(2, 2)"
+    swapped = np.frombuffer(b"abcd", np.uint8)
+    assert hash_row((array, "abcd")) == hash_row((text, swapped))
+    assert hash_row((array.astype(np.int16), "abcd")) != hash_row((text, swapped.astype(np.int16)))
+
+
 def test_labels_and_columns_count() -> None:
     row = {"text": "a", "other": "b", "label": 1}
     hashes = [
@@ -250,6 +258,16 @@ def test_refusals_say_where() -> None:
         hash_row((1, 2), [0], 2)
     with pytest.raises(CacheError, match=r"columns must be a list of names, found the text 'text'"):
         hash_row({"text": "a"}, "text")
+    unordered = [{"a", "b"}, frozenset("ab"), {"a": 1}.keys(), (name for name in "ab"), map(str, "ab")]
+    for columns in unordered:
+        rows = [{"a": "x", "b": "y"}]
+        for hashed in (lambda: hash_row(rows[0], columns), lambda: hash_rows(rows, columns, "b")):  # noqa: B023
+            with pytest.raises(CacheError, match="columns must be a list or tuple of names, found builtins"):
+                hashed()
+        with pytest.raises(CacheError, match="columns must be a list or tuple of names"):
+            hash_rows(pa.Table.from_pylist(rows), columns)
+        with pytest.raises(CacheError, match="columns must be a list or tuple of names"):
+            hash_batch({"a": ["x"], "b": ["y"]}, columns, None)
     with pytest.raises(CacheError, match=r"expected a row .*, found builtins\.str"):
         hash_row("text")
     with pytest.raises(CacheError, match="no column at all"):

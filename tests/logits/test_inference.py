@@ -232,6 +232,52 @@ def test_bad_input_is_one_clear_error(tmp_path, options, message):
         write(tmp_path / "cache", **options)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 2.5}, r"batch_size must be an integer, found 2.5 \(builtins.float\)"),
+        ({"batch_size": "4"}, "batch_size must be an integer, found '4'"),
+        ({"batch_size": True}, "batch_size must be an integer, found True"),
+        ({"lengths": 5}, r"split 'train': expected 50 lengths \(integers\), found int64 \[\]"),
+        ({"lengths": ["1"] * ROWS}, "expected 50 lengths"),
+        ({"lengths": {"test": [1] * ROWS}}, "lengths has no split 'train', found 'test'"),
+        ({"row_hashes": {}}, "row_hashes has no split 'train', found none"),
+        (
+            {"row_hashes": np.ma.masked_array(np.arange(ROWS, dtype=np.uint64), [True] * ROWS)},
+            "row hashes .*masked",
+        ),
+        ({"score": 0.5}, "score must be a function, found 0.5"),
+        ({"run": 5}, "run must be a text, found 5"),
+        ({"label_names": "abc"}, "label_names must be a list of names, found 'abc'"),
+        ({"columns": (name for name in ["x"])}, "columns must be a list or tuple of names"),
+        ({"columns": {"x"}}, "columns must be a list or tuple of names"),
+    ],
+)
+def test_options_of_another_type_are_refused_before_the_model_runs(tmp_path, options, message):
+    net = Net()
+    with pytest.raises(CacheError, match=message):
+        write(tmp_path / "cache", net, **options)
+    assert net.batches == []
+
+
+def test_what_a_score_must_return(tmp_path):
+    with pytest.raises(CacheError, match=r"split 'train': score must return a mapping .* builtins.float"):
+        write(tmp_path / "cache", score=lambda split, logits: 0.5)
+    net = Net()
+    write(tmp_path / "cache", net, score=lambda split, logits: {"nll": 0.5})
+    assert len(net.batches) == 1  # the first batch alone: the logits were kept
+
+
+def test_masked_logits_are_refused(tmp_path):
+    masked = np.ma.masked_array([[9.0, 1.0]] * 2, mask=[[1, 0]] * 2)
+    of_torch = torch.masked.masked_tensor(torch.ones(2, 2), torch.tensor([[True, False]] * 2))
+    for output in (masked, {"logits": masked}, of_torch):
+        with pytest.raises(CacheError, match="some of the model's logits are masked"):
+            write(tmp_path / "cache", lambda x: output, data(2), fingerprints=FINGERPRINTS)  # noqa: B023
+    whole = np.ma.masked_array(np.ones((2, 2), np.float32), mask=np.zeros((2, 2), bool))
+    assert write(tmp_path / "cache", lambda x: whole, data(2), fingerprints=FINGERPRINTS)
+
+
 SCRIPT = """
 import sys
 from pathlib import Path

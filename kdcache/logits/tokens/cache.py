@@ -135,7 +135,7 @@ class TokenCache:
                 "sequences must be packed, cut, masked and tokenised as they were cached; cache these, or join those "
                 "that were"
             )
-        length = len(rows["input_ids"][0]) if isinstance(rows, Mapping) and len(asked) else None
+        length = max(map(len, rows["input_ids"])) if isinstance(rows, Mapping) and len(asked) else None
         return batch_of(loaded.rows.part(order[places]), self.manifest, epoch, length)
 
     def join(
@@ -144,9 +144,25 @@ class TokenCache:
         """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
 
         Raises:
-            CacheError: at the first batch with a sequence that is not in the cache. The message has the batch's number.
+            CacheError: `batches` cannot be iterated; or, at the first such batch, it is no mapping or has a sequence
+                that is not in the cache. The message has the batch's number.
         """
+        if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
+            raise CacheError(
+                f"{self.path}: expected batches to join, such as a DataLoader, found {type(batches).__name__}; of one "
+                "batch, take match(batch)"
+            )
+        return self._joined(batches, split, column, epoch)
+
+    def _joined(
+        self, batches: Iterable[Any], split: str, column: str, epoch: int
+    ) -> Iterator[dict[str, Any]]:
         for number, batch in enumerate(batches):
+            if not isinstance(batch, Mapping):
+                raise CacheError(
+                    f"{self.path}: batch {number}: expected a mapping with `input_ids`, found {type(batch).__name__}; "
+                    "use a collate function that returns one"
+                )
             try:
                 teacher = self.match(batch, split, epoch=epoch)
             except CacheError as error:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
+from kdcache.hashing.content import type_name
 from kdcache.logits.jobs import Job, Place, evaluating, write_cache
+from kdcache.logits.options import check_integer, check_text, number
 from kdcache.logits.records import Fingerprints
+from kdcache.logits.returned import returned_logits
 from kdcache.logits.shards import checked_header
 from kdcache.logits.tokens.cache import TokenCache
-from kdcache.logits.tokens.estimators import Estimator, Full, Threshold
+from kdcache.logits.tokens.estimators import KINDS, Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
 from kdcache.logits.tokens.kept import Kept
 from kdcache.logits.tokens.outputs import InTwo, Outputs, in_two, of_transformers
 from kdcache.logits.tokens.rows import TokenRows
 from kdcache.system.files import user_path
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
@@ -53,7 +59,7 @@ def write_token_logits(
     Args:
         teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L]. If rows
             have several documents, it also gets `position_ids`; otherwise, if rows were padded, `attention_mask`. It
-            returns logits [b, L, V], or an object with `.logits`. The logits at position j predict token j + 1.
+            returns logits [b, L, V], or an object or mapping with `logits`. Those at position j predict token j + 1.
         sequences: rows (a list, a data set) with `input_ids`, see `inputs.read_sequences`; or a mapping from split
             names to such rows. Rows without a split become the split "train".
         estimator: selects what is stored. Default: `Threshold(1/64, draws=1, seed=0)`.
@@ -73,12 +79,14 @@ def write_token_logits(
     Raises:
         CacheError: rows, logits or options cannot be used, the folder holds another cache, or writing fails.
     """
-    folder, how = user_path(path), estimator or Threshold()
+    folder, how = user_path(path), Threshold() if estimator is None else estimator
+    _check_options(folder, how, batch_size, vocabulary, run)
+    temperature = number(folder, "temperature", temperature)
     splits = read_splits(str(folder), sequences)
     hashes = {name: rows.hashes for name, rows in splits.items()}
     with evaluating(teacher, device) as device:
         model = Teacher(folder, teacher, device, batch_size, splits)
-        size = vocabulary or model.outputs
+        size = model.outputs if vocabulary is None else int(vocabulary)
         if not 1 <= size <= model.outputs:
             raise CacheError(
                 f"{folder}: expected a vocabulary of 1 to {model.outputs} tokens, found {vocabulary!r}"
@@ -90,13 +98,25 @@ def write_token_logits(
             TokenHeader,
             vocabulary=Vocabulary(size=size, tokenizer=_tokenizer(folder, tokenizer), outputs=model.outputs),
             estimator=how.facts(),
-            temperature=float(temperature),
-            rows_per_shard=rows_per_shard or _rows_per_shard(how, size, splits),
+            temperature=temperature,
+            rows_per_shard=_rows_per_shard(how, size, splits) if rows_per_shard is None else rows_per_shard,
             fingerprints=fingerprints or _fingerprints(folder, teacher, hashes, tokenizer),
         )
         job = TokenJob(folder, TokenManifest, header, hashes, device, header, splits, model)
         write_cache(job, overwrite, run)
     return TokenCache(folder, expect=header.fingerprints)
+
+
+def _check_options(path: Path, how: Any, batch_size: Any, vocabulary: Any, run: Any) -> None:
+    if not isinstance(how, tuple(KINDS.values())):
+        raise CacheError(
+            f"{path}: estimator must be one of {', '.join(f'{kind.__name__}()' for kind in KINDS.values())}, found "
+            f"{how!r:.80}"
+        )
+    check_integer(path, "batch_size", batch_size)
+    if vocabulary is not None:
+        check_integer(path, "vocabulary", vocabulary)
+    check_text(path, "run", run)
 
 
 def _rows_per_shard(how: Estimator, size: int, splits: Mapping[str, Sequences]) -> int:
@@ -140,21 +160,22 @@ class TokenJob(Job[TokenRows]):
     model: Teacher
 
     def compute(self, place: Place) -> TokenRows:
-        sequences, positions = self.splits[place[0]], self.positions(place)
-        size = self.model.batch_size
+        positions, size = self.positions(place), self.model.batch_size
         batches = [positions[start : start + size] for start in range(0, len(positions), size)]
-        parts = [self._rows(sequences, batch, self.hashes[place[0]][batch]) for batch in batches]
+        parts = [self._rows(place[0], batch) for batch in batches]
         return TokenRows.joined([self.layout.empty(), *parts])
 
-    def _rows(
-        self, all_of_them: Sequences, ids: npt.NDArray[np.int64], hashes: npt.NDArray[np.uint64]
-    ) -> TokenRows:
-        sequences = all_of_them.part(ids)
+    def _rows(self, split: str, ids: npt.NDArray[np.int64]) -> TokenRows:
+        sequences = self.splits[split].part(ids)
         longest = int(sequences.tokens.lengths.max())
         loss = padded(sequences.loss.rows(), longest, np.bool_)[:, 1:]
         row, position = np.nonzero(loss)
         kept = Kept(self.layout, ids, sequences, row, position)
-        return kept.of(self.model(sequences), padded(sequences.tokens.rows(), longest)[:, 1:][loss])
+        outputs = self.model(sequences)
+        try:
+            return kept.of(outputs, padded(sequences.tokens.rows(), longest)[:, 1:][loss])
+        except CacheError as error:
+            raise CacheError(f"{self.path}: split {split!r}: {error}") from None
 
 
 class Teacher:
@@ -177,18 +198,23 @@ class Teacher:
         self.path, self.batch_size = path, batch_size
         self._model, self._device = model, device
         self._in_two: InTwo | None = None
+        self.outputs = 0  # logits at a position; 0 before the first batch
         first = next((rows.part(slice(0, 1)) for rows in splits.values() if len(rows)), None)
         if first is None:
             raise CacheError(f"{path}: there are no sequences")
         if of_transformers(model):
             first = first.cut(FIRST)
         logits = self(first).values
-        self.outputs = logits.shape[2]  # logits at a position
+        self.outputs = logits.shape[2]
         with torch.inference_mode():
             self._in_two = in_two(model, self._inputs(first), logits)
 
     def __call__(self, sequences: Sequences) -> Outputs:
-        """What the model gives for a batch [b, L]."""
+        """What the model gives for a batch [b, L].
+
+        Raises:
+            CacheError: it gives no logits [b, L, V], or another V than before.
+        """
         import torch
 
         inputs = self._inputs(sequences)
@@ -196,13 +222,28 @@ class Teacher:
             if self._in_two:
                 return self._in_two(**inputs)
             output = self._model(**inputs)
-        logits, shape = torch.as_tensor(getattr(output, "logits", output)), inputs["input_ids"].shape
-        if logits.ndim != 3 or logits.shape[:2] != shape or not logits.is_floating_point():
+        return Outputs(self._logits(output, inputs["input_ids"].shape))
+
+    def _logits(self, output: Any, shape: Sequence[int]) -> Tensor:
+        """The logits [b, L, V] in what the model returned for tokens of this shape [b, L]."""
+        import torch
+
+        found, size = returned_logits(self.path, output), self.outputs or "V"
+        expected = f"{self.path}: expected logits [{shape[0]}, {shape[1]}, {size}] from the teacher"
+        try:
+            logits = torch.as_tensor(found)
+        except (TypeError, ValueError, RuntimeError):
             raise CacheError(
-                f"{self.path}: expected logits [{shape[0]}, {shape[1]}, V] from the teacher, found {logits.dtype} "
-                f"{list(logits.shape)}"
-            )
-        return Outputs(logits)
+                f"{expected}, found {type_name(found)}; let it return them, or an object or mapping with `logits`"
+            ) from None
+        fits = (
+            logits.ndim == 3
+            and logits.shape[:2] == shape
+            and logits.shape[2] == (self.outputs or logits.shape[2])
+        )
+        if not fits or not logits.is_floating_point():
+            raise CacheError(f"{expected}, found {logits.dtype} {list(logits.shape)}")
+        return logits
 
     def _inputs(self, sequences: Sequences) -> dict[str, Any]:
         import torch

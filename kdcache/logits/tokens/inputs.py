@@ -86,8 +86,7 @@ def read_sequences(where: str, rows: Any) -> Sequences:
         CacheError: a row cannot be used. The message names it, and says what was expected and what was found.
     """
     if isinstance(rows, Mapping):
-        count = len(rows.get("input_ids", ()))
-        each = [{key: rows[key][k] for key in KEYS if rows.get(key) is not None} for k in range(count)]
+        each = _rows_of(where, rows)
     else:
         placed = _by_position(where, rows)
         each = [placed[k] for k in range(len(placed))]
@@ -97,6 +96,26 @@ def read_sequences(where: str, rows: Any) -> Sequences:
         Ragged.of([row[1] for row in read], np.int64),
         Ragged.of([row[2] for row in read], np.bool_),
     )
+
+
+def _rows_of(where: str, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of a batch, a mapping of columns."""
+    columns = {key: batch[key] for key in KEYS if batch.get(key) is not None}
+    if "input_ids" not in columns:
+        raise CacheError(
+            f"{where}: expected a batch with `input_ids`, found {', '.join(map(repr, batch)) or 'none'}"
+        )
+    try:
+        counts = {key: len(values) for key, values in columns.items()}
+    except TypeError as error:
+        raise CacheError(
+            f"{where}: expected columns with a value for each row in the batch ({error})"
+        ) from None
+    if len(set(counts.values())) > 1:
+        raise CacheError(
+            f"{where}: the batch's columns must have as many rows as `input_ids`, found {counts}"
+        )
+    return [{key: values[k] for key, values in columns.items()} for k in range(counts["input_ids"])]
 
 
 def _by_position(where: str, rows: Any) -> Any:
@@ -120,7 +139,10 @@ def _sequence(where: str, row: Any) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
 
 
 def _integers(where: str, name: str, values: Any) -> Ints:
-    array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    try:
+        array = np.asarray(values.cpu() if hasattr(values, "cpu") else values)
+    except (TypeError, ValueError) as error:
+        raise CacheError(f"{where}: {name} must be integers [L], one row's: {error}") from None
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iub"):
         raise CacheError(f"{where}: {name} must be integers [L], found {array.dtype} {list(array.shape)}")
     return array.astype(np.int64)

@@ -55,7 +55,7 @@ def uniforms(
     words = np.broadcast_arrays(row & LOW, row >> HALF, position, block)
     a, b, c, d = philox((words[0], words[1], words[2], words[3]), seed)
     pairs = np.stack([_double(a, b), _double(c, d)], axis=-1)
-    return pairs.reshape(len(row), -1)[:, :count]
+    return pairs.reshape(len(row), 2 * block.shape[1])[:, :count]
 
 
 def _double(high: Words, low: Words) -> npt.NDArray[np.float64]:

@@ -11,11 +11,12 @@ import pytest
 import torch
 import transformers
 
-from kdcache.logits.tokens import Full, TokenCache, write_token_logits
+from kdcache.errors import CacheError
+from kdcache.logits.tokens import RS, Full, Threshold, TokenCache, TopK, write_token_logits
 from tests.launching import run_in_two_processes
 from tests.logits.test_writer import contents
 
-from .conftest import write_cache
+from .conftest import FINGERPRINTS, Table, write_cache
 
 FIRST, SECOND, LONG = [3, 5, 7], [2, 4, 6, 8], [1, 9, 9, 1, 9, 9, 1, 5, 5]
 
@@ -67,3 +68,104 @@ def test_two_processes_write_the_bytes_of_one(tmp_path: Path, rows_per_shard: in
     assert one == two
     assert manifests[0]["splits"] == manifests[1]["splits"]
     assert TokenCache(tmp_path / "two").verify("full").rows == 47
+
+
+@pytest.mark.parametrize("how", [None, Threshold(draws=2), RS(n=3), TopK(2), Full()])
+def test_a_batch_in_which_nothing_is_to_be_predicted(tmp_path: Path, how: Any) -> None:
+    unlabelled = {"input_ids": [4, 5, 6], "labels": [-100] * 3}
+    for name, last in (("one token", {"input_ids": [3]}), ("no labels", unlabelled)):
+        rows = [{"input_ids": [1, 2]}] * 2 + [last]
+        cache = write_token_logits(
+            Table(9), rows, tmp_path / name, how, batch_size=2, fingerprints=FINGERPRINTS
+        )
+        assert cache.verify("full").rows == 3
+        assert cache.info()["positions"] == 2
+        assert cache.batch([2]).loss.sum() == 0
+
+
+class Odd:
+    """A teacher of 9 tokens that makes something else of its logits in each batch but the first `after`."""
+
+    def __init__(self, change: Any, after: int = 0) -> None:
+        self.table, self.change, self.left = Table(9), change, after
+
+    def __call__(self, input_ids: torch.Tensor) -> Any:
+        self.left -= 1
+        logits = self.table(input_ids)
+        return self.change(logits) if self.left < 0 else logits
+
+
+MASKED = np.ma.masked_array(np.ones((2, 3, 9), np.float32), mask=np.eye(9, dtype=bool)[[[0, 1, 2]] * 2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda logits: None, "found builtins.NoneType; let it return them"),
+        (lambda logits: (logits, logits), "found builtins.tuple; let it return them"),
+        (lambda logits: "logits", "found builtins.str; let it return them"),
+        (lambda logits: {"scores": logits}, "found builtins.NoneType; let it return them"),
+        (lambda logits: logits.long(), r"found torch.int64 \[1, 3, 9\]"),
+        (lambda logits: MASKED, "some of the model's logits are masked"),
+        (lambda logits: logits.to_sparse(), "expected dense real numbers as logits"),
+    ],
+)
+def test_a_teacher_that_gives_no_logits(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(CacheError, match=f"cache: .*{message}"):
+        write_token_logits(
+            Odd(change), [{"input_ids": [1, 2, 3]}] * 2, tmp_path / "cache", fingerprints=FINGERPRINTS
+        )
+
+
+@pytest.mark.parametrize("size", [8, 10])
+def test_a_teacher_whose_vocabulary_changes(tmp_path: Path, size: int) -> None:
+    teacher = Odd(lambda logits: torch.zeros(*logits.shape[:2], size), after=2)
+    with pytest.raises(
+        CacheError, match=rf"expected logits \[2, 3, 9\] .*found torch.float32 \[2, 3, {size}\]"
+    ):
+        write_token_logits(
+            teacher, [{"input_ids": [1, 2, 3]}] * 4, tmp_path, batch_size=2, fingerprints=FINGERPRINTS
+        )
+
+
+def test_a_teacher_that_gives_a_mapping_is_the_same(tmp_path: Path) -> None:
+    rows = [{"input_ids": [1, 2, 3]}] * 2
+    for name, teacher in (("plain", Table(9)), ("mapping", Odd(lambda logits: {"logits": logits}))):
+        write_token_logits(teacher, rows, tmp_path / name, fingerprints=FINGERPRINTS)
+    plain, mapping = contents(tmp_path / "plain"), contents(tmp_path / "mapping")
+    assert [plain[name] for name in plain if name.endswith(".parquet")] == [
+        mapping[name] for name in mapping if name.endswith(".parquet")
+    ]
+
+
+def test_logits_that_are_not_finite_are_named_with_cache_and_split(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"cache: split 'test': row id 0, position 0: .* not all finite"):
+        write_token_logits(
+            Odd(lambda logits: logits * torch.nan),
+            {"test": [{"input_ids": [1, 2, 3]}]},
+            tmp_path / "cache",
+            fingerprints=FINGERPRINTS,
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"vocabulary": "8"}, "vocabulary must be an integer, found '8'"),
+        ({"vocabulary": 8.0}, "vocabulary must be an integer, found 8.0"),
+        ({"vocabulary": 0}, "expected a vocabulary of 1 to 9 tokens, found 0"),
+        ({"temperature": None}, "temperature must be a number, found None"),
+        ({"temperature": "2"}, "temperature must be a number, found '2'"),
+        ({"batch_size": "8"}, "batch_size must be an integer, found '8'"),
+        ({"estimator": "full"}, "estimator must be one of Threshold.*, found 'full'"),
+        ({"estimator": Full}, "estimator must be one of"),
+        ({"run": None}, "run must be a text, found None"),
+        ({"rows_per_shard": 0}, "rows_per_shard"),
+    ],
+)
+def test_options_of_another_type_are_refused(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(CacheError, match=f"cache: .*{message}"):
+        write_token_logits(
+            Table(9), [{"input_ids": [1, 2]}], tmp_path / "cache", fingerprints=FINGERPRINTS, **options
+        )
+    assert not (tmp_path / "cache").exists()

@@ -33,6 +33,10 @@ def test_a_number_is_its_address_alone():
         assert not np.isin(other, together).any()
 
 
+def test_no_positions_need_no_numbers():
+    assert uniforms(0, [], [], count=3).shape == (0, 3)
+
+
 def test_numbers_are_uniform():
     numbers = uniforms(0, np.arange(20000), np.zeros(20000, int))[:, 0]
     counts = np.histogram(numbers, bins=50, range=(0, 1))[0]
