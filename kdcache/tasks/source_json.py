@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,16 @@ def _kinds(value: Any) -> set[type]:
     """The types of a value, or of those in a list at any depth."""
     if not isinstance(value, list):
         return {type(value)}
-    kinds = set(map(type, value))
-    return kinds.union(*map(_kinds, value)) if list in kinds else kinds
+    return set().union(*(map(type, items) for items in _lists(value)))
+
+
+def _lists(value: list[Any]) -> Iterator[list[Any]]:
+    """A list and those in it, at any depth. (Without recursion: JSON may be deeper than Python's stack.)"""
+    waiting = [value]
+    while waiting:
+        items = waiting.pop()
+        yield items
+        waiting += [item for item in items if isinstance(item, list)]
 
 
 def _column(origin: str, column: str, values: list[Any]) -> pa.ChunkedArray:
@@ -116,9 +125,8 @@ def _row_of_large(values: list[Any]) -> int | None:
 
 def _largest(value: Any) -> int:
     """The largest size of an integer in a value, or in a list at any depth; 0 if there is none."""
-    if isinstance(value, list):
-        return max(map(_largest, value), default=0)
-    return abs(value) if isinstance(value, int) else 0
+    values = chain.from_iterable(_lists(value)) if isinstance(value, list) else [value]
+    return max((abs(item) for item in values if isinstance(item, int)), default=0)
 
 
 def _is_unicode(value: Any) -> bool:

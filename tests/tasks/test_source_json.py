@@ -128,3 +128,16 @@ def test_numbers_that_are_kept_exactly(tmp_path: Path, first: Any, second: Any) 
         "", write(tmp_path / "a.jsonl", "\n".join(lines)), Columns(["text"], None, "label")
     )
     assert table.column("label").to_pylist() == [first, second]
+
+
+def test_lists_about_as_deep_as_pythons_stack(tmp_path: Path) -> None:
+    """They are read, or refused as too deep; no other error comes of the search for mixed kinds."""
+    ends = set()
+    for depth in range(300, 1000, 10):
+        path = write(tmp_path / "a.jsonl", f'{{"text": "", "label": {"[" * depth}1{"]" * depth}}}')
+        try:
+            ends.add(read_json_lines("a.jsonl", path, Columns(["text"], None, "label")).num_rows)
+        except TaskError as error:
+            assert "nested too deep" in str(error)
+            ends.add(0)
+    assert ends == {0, 1}
