@@ -44,7 +44,7 @@ floors-study:
 	  kdcache init $$project --template images && cp studies/smoke.yaml $$project/params.yaml && \
 	  cd $$project && rm -f settle.json && kdcache repro
 
-# about six hours: 100,000 odd and damaged inputs of every reader
+# two hours or more: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev
 	OMP_NUM_THREADS=1 python -m tools.fuzz --cases 100000 --page docs/measured/fuzz.md
 
