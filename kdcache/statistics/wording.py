@@ -45,8 +45,12 @@ def number(value: float | None, digits: int = 1) -> str:
 
 
 def _rounded(value: float, digits: int) -> float:
-    """Like Python's `round`, for NumPy's numbers too: theirs makes 1.62 of 1.615, and one number must read the same."""
-    return round(float(value), digits)
+    """Like Python's `round`, but one number always reads the same.
+
+    NumPy makes 1.62 of 1.615, Python 1.61; and 0.715 may come as 0.7150000000000001 where it was computed, and as 0.715
+    from a file. So noise beyond the ninth decimal goes first.
+    """
+    return round(round(float(value), 9), digits)
 
 
 def signed(value: float | None, digits: int = 2) -> str:

@@ -25,6 +25,14 @@ def test_a_number_of_numpy_reads_like_the_same_number_of_python() -> None:
     ]
 
 
+def test_noise_in_the_last_bits_does_not_reach_a_number() -> None:
+    halves = [step / 200 for step in range(-1000, 1001)]
+    for noise in (-1e-15, 1e-15):
+        assert [wording.signed(value + noise) for value in halves] == [
+            wording.signed(value) for value in halves
+        ]
+
+
 def test_missing_numbers_are_dashes_and_never_nan() -> None:
     assert wording.number(math.nan) == wording.p_value(math.nan) == wording.seconds(math.nan) == "–"
     assert wording.interval(math.nan, math.nan) == "no interval"
