@@ -115,8 +115,8 @@ def _of_teacher(row: TeacherRow, margin: float) -> Iterator[str]:
         how = "not better" if row.gap <= 0 else f"only {wording.size(row.gap, unit)} {unit.plural} better"
         yield (
             f"{name} is {how} than its student {row.student} by plain fine-tuning "
-            f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}). What it can add "
-            "is how sure to be of a label, not which is right."
+            f"({wording.score(row.validation, unit)} against {wording.score(row.student_score, unit)}). What it can "
+            "add is how sure to be of a label, not which is right."
         )
     if row.entropy is not None and row.entropy < NEARLY_HARD * math.log(row.classes):
         yield (
