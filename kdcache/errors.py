@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MOST_LINES = 100  # mistakes that one message lists
+MOST_LINES = 25  # mistakes that one message lists
 
 
 class KdcacheError(Exception):
