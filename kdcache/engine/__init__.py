@@ -6,6 +6,8 @@ its result. A worker that dies (killed, out of memory) interrupts only its own t
     resources.py   how many trials at once, on how many threads, on which GPU
     pool.py        hands out plans, retries the trial of a dead worker, gathers failures
     local.py       worker processes on this machine
+    forking.py     how such a process is started, with torch imported already
+    shared_server.py  starts them for all stages of one `kdcache repro`
     teaching.py    makes a teacher or its logits if they are missing
     tuning/        finds each method's best setting, on rows held out of train
     slots.py       places on this machine, shared by stages that run at the same time
@@ -108,7 +110,7 @@ def _pool(engine: str, run: Run, workers: int | None, plans: Sequence[TrialPlan]
         from kdcache.engine.ray import RayTasks
 
         return RayTasks(run, workers)
-    return Workers(run, workers, len(plans), modelling_modules(plans))
+    return Workers(run, workers, len(plans), modelling_modules({plan.model for plan in plans}))
 
 
 def _engine(name: str | None) -> str:

@@ -1,41 +1,33 @@
-"""Worker processes on this machine. Each runs one plan after another, and is replaced if it dies.
-
-They are forked from a server that has imported torch and the other modules once. Forking this process instead could
-copy a lock that a thread holds, and spawning would import everything again in each worker. The server never touches a
-GPU, so each worker can be given its own.
-"""
+"""Worker processes on this machine. Each runs one plan after another, and is replaced if it dies."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import TYPE_CHECKING
 
-from kdcache.engine import slots
+from kdcache.engine import forking, slots
+from kdcache.engine.forking import Started
 from kdcache.engine.pool import Lost, Outcome, Pool, Run, attempt
 from kdcache.engine.resources import cores, settings, take_over, threads_per_trial, use_threads
 from kdcache.errors import KdcacheError, TrialError
 
 if TYPE_CHECKING:
+    from kdcache.study import Model
     from kdcache.trials.plan import TrialPlan
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PATIENCE = 10  # seconds in which a worker has to end by itself
 
 
 @dataclass(frozen=True)
 class _Worker:
     place: int
-    process: ForkServerProcess
-    pipe: Connection
+    process: Started
 
 
 class Workers(Pool):
@@ -44,11 +36,12 @@ class Workers(Pool):
     Args:
         workers: trials at once. The cores are divided among them. Default: one per GPU, or one per core without a GPU.
         plans: the number of plans to run. No more processes than that are started.
-        modules: modules that the workers need in addition to `kdcache.trials.run`. The server imports them once.
+        modules: modules that the workers need besides those that every trial needs (`forking.PRELOAD`).
     """
 
     def __init__(self, run: Run, workers: int | None, plans: int, modules: Sequence[str] = ()) -> None:
-        _server(modules)
+        forking.prepare(modules)
+        self._modules = modules
         self._gpus = visible_gpus()
         workers = workers or default_workers(self._gpus)
         self._run, self._at_once = run, workers
@@ -66,21 +59,21 @@ class Workers(Pool):
 
     def start(self, plan: TrialPlan) -> None:
         worker = self._idle.pop() if self._idle else self._launch()
-        if not _sent(worker, plan):  # the worker died since its last plan
+        if not worker.process.send(plan):  # the worker died since its last plan
             self._bury(worker)
             worker = self._launch()
-            _sent(worker, plan)  # if the new worker is dead too, `next` will find out
-        self._busy[worker.pipe] = worker, plan
+            worker.process.send(plan)  # if the new worker is dead too, `next` will find out
+        self._busy[worker.process.pipe] = worker, plan
 
     def next(self) -> tuple[TrialPlan, Outcome]:
         while self._idle:  # no plan is left for these workers, and other stages may wait for their places
-            self._dismiss(self._idle.pop())
+            self._bury(self._idle.pop())
         ready = connection.wait(list(self._busy))[0]
         assert isinstance(ready, Connection)
         worker, plan = self._busy.pop(ready)
         try:
-            outcome: Outcome = ready.recv()
-        except (EOFError, OSError):  # the other end is closed
+            outcome: Outcome = worker.process.receive()
+        except EOFError:
             return plan, Lost(self._bury(worker))
         self._idle.append(worker)
         return plan, outcome
@@ -89,34 +82,18 @@ class Workers(Pool):
         for worker, _ in self._busy.values():
             worker.process.terminate()
         for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
-            worker.pipe.close()  # close all pipes first, so that the workers end at the same time
-        for worker in [*self._idle, *(worker for worker, _ in self._busy.values())]:
             self._bury(worker)
 
     def _launch(self) -> _Worker:
         place = self._places.pop(0)
-        ours, theirs = multiprocessing.Pipe()
-        arguments = (theirs, self._run, settings(), self._threads, self._gpus, place, self._at_once)
-        process = _server().Process(target=_work, args=arguments, name=f"trials-{place}")
-        process.start()
-        theirs.close()
-        return _Worker(place, process, ours)
-
-    def _dismiss(self, worker: _Worker) -> None:
-        """End an idle worker."""
-        worker.pipe.close()  # a worker ends when its pipe is closed
-        self._bury(worker)
+        arguments = (self._run, settings(), self._threads, self._gpus, place, self._at_once)
+        return _Worker(place, forking.start(_work, arguments, self._modules))
 
     def _bury(self, worker: _Worker) -> str:
         """Make sure that a worker has ended, free its place, and say how it ended."""
-        worker.process.join(PATIENCE)
-        if worker.process.is_alive():
-            worker.process.kill()
-            worker.process.join()
-        worker.pipe.close()
+        how = worker.process.end()
         self._places.append(worker.place)
-        code = worker.process.exitcode or 0
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return how
 
 
 def default_workers(gpus: Sequence[str] | None = None) -> int:
@@ -132,48 +109,30 @@ def visible_gpus() -> list[str]:
     Raises:
         TrialError: no worker can be started.
     """
-    ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = _server().Process(target=_tell_gpus, args=(theirs,))
-    process.start()
-    theirs.close()
+    asked = forking.start(_tell_gpus, ())
     try:
-        count = int(ours.recv())
+        count = int(asked.receive())
     except EOFError:
         raise TrialError("a worker process cannot be started; what it printed above says why") from None
     finally:
-        process.join()
+        asked.end()
     listed = os.environ.get(VISIBLE)
     return (listed.split(",") if listed else [str(number) for number in range(count)])[:count]
 
 
-def modelling_modules(plans: Sequence[TrialPlan]) -> list[str]:
-    """The modules of transformers with the plans' architectures. Importing one takes over a second."""
-    from kdcache.checkpoints.find import find_checkpoint
+def modelling_modules(models: Iterable[Model]) -> list[str]:
+    """The modules of transformers with the models' architectures. Importing one takes over a second.
+
+    Only models that are on this machine count; nothing is downloaded.
+    """
+    from kdcache.checkpoints.find import find_local
 
     families = set()
-    for model in {plan.model for plan in plans}:
+    for model in models:
         with suppress(KdcacheError):  # if a checkpoint cannot be read, its trial reports it
-            families.add(find_checkpoint(model).family.replace("-", "_"))
+            if (checkpoint := find_local(model)) is not None:
+                families.add(checkpoint.family.replace("-", "_"))
     return [f"transformers.models.{name}.modeling_{name}" for name in sorted(families)]
-
-
-def _server(modules: Sequence[str] = ()) -> ForkServerContext:
-    """The server process that workers are forked from. It is started if necessary, without waiting for its imports.
-
-    The server ignores a module that does not exist. The worker that needs it reports it.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["kdcache.trials.run", *modules])
-    forkserver.ensure_running()
-    return context
-
-
-def _sent(worker: _Worker, plan: TrialPlan) -> bool:
-    try:
-        worker.pipe.send(plan)
-    except OSError:
-        return False
-    return True
 
 
 # ---- in the workers ----
@@ -197,7 +156,7 @@ def _work(
     """Run the plans that come through the pipe; `place` is this worker's number among the stage's `at_once` workers."""
     # Ctrl-C reaches the workers too and ends them at once; otherwise they would go on with the next trial.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_stage, daemon=True).start()
+    forking.end_with(pipe)
     take_over(environment)
     use_threads(threads)
     with slots.hold_one(at_once) as shared:  # a place shared with other stages, if several run
@@ -209,11 +168,3 @@ def _work(
             except EOFError:  # there are no more plans
                 return
             pipe.send(attempt(run, plan))
-
-
-def _end_with_stage() -> None:
-    """End this worker when its stage ends: then the stage's lock is gone, and nobody may write into its folders."""
-    stage = multiprocessing.parent_process()
-    if stage is not None:
-        stage.join()
-        os._exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Collection, Iterator, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection
 from pathlib import Path
@@ -14,6 +14,8 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from kdcache.engine import slots
+from kdcache.engine.local import modelling_modules
+from kdcache.engine.shared_server import shared_server
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock
 from kdcache.repro.job import Job, end_all
@@ -63,9 +65,16 @@ def reproduce(
         if not waiting:  # reading dvc.lock again would take as long as all that DVC did
             return 0
         missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-        run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle)
-        with _signals() as received, display, project.lock_file_in_order(pipeline.order):
-            run.to_the_end(received)
+        modules = modelling_modules(work.models)
+        with (
+            _signals() as received,
+            display,
+            project.lock_file_in_order(pipeline.order),
+            shared_server(modules) as workers,
+        ):
+            _Run(project, schedule, display, jobs, keep_going, missing, work.idle, workers).to_the_end(
+                received
+            )
     if received:
         return 128 + received[0]
     return 1 if schedule.having(State.FAILED) else 0
@@ -77,6 +86,7 @@ class _Run:
     Args:
         may_lack_data: the stages that are run with --allow-missing.
         idle: the stages that are expected to have nothing to do: they are run together, last.
+        environment: variables for the stages.
     """
 
     def __init__(
@@ -88,6 +98,7 @@ class _Run:
         keep_going: bool,
         may_lack_data: Set[str],
         idle: Collection[str],
+        environment: Mapping[str, str],
     ) -> None:
         self._project, self._schedule, self._display = project, schedule, display
         self._at_once, self._keep_going, self._may_lack_data = jobs, keep_going, may_lack_data
@@ -97,7 +108,7 @@ class _Run:
         self._logs.mkdir(exist_ok=True)
         slots_folder = project.folder / "slots"
         slots_folder.mkdir(exist_ok=True)
-        self._environment = {slots.SLOTS: str(slots_folder)}
+        self._environment = {slots.SLOTS: str(slots_folder), **environment}
 
     def to_the_end(self, received: list[int]) -> None:
         """Run until no stage is left that may run, or until a signal has been received."""

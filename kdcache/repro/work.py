@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdcache.repro.pipeline import Pipeline
 from kdcache.system.names import SETTLED
 from kdcache.trials.layout import RESULT, Layout
+
+if TYPE_CHECKING:
+    from kdcache.study import Model
 
 PARAMS = Path("params.yaml")
 
@@ -19,10 +23,13 @@ class Work:
 
     DVC has a stage for every pair of a task and a model, even for pairs that the study excludes. And after a change of
     settle.json DVC runs every stage, even those whose configurations have all their trials already.
+
+    models: those that the study trains, for the modules that have to be imported.
     """
 
     trials: dict[str, int] = field(default_factory=dict)
     idle: set[str] = field(default_factory=set)
+    models: list[Model] = field(default_factory=list)
 
 
 def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
@@ -35,7 +42,7 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
     seeds = {layout.configuration(*names): study.seeds_of(*names) for names in study.configurations()}
     known = {path.resolve(): numbers for path, numbers in seeds.items()}
     models = {place(*names).resolve() for names in study.taught() for place in (layout.teacher, layout.cache)}
-    work = Work()
+    work = Work(models=[*study.teachers.values(), *study.students.values()])
     for stage in stages:
         out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
         if out in known:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from kdcache.engine.shared_server import shared_server
+
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,6 +15,26 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("KDCACHE_", "RAYON_")) or name in ("RAY_ADDRESS", "WORLD_SIZE"):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="module")
+def _shared() -> Iterator[dict[str, str]]:
+    with shared_server([]) as variables:
+        yield variables
+
+
+@pytest.fixture(params=["own", "shared"])
+def server(
+    request: pytest.FixtureRequest,
+    _no_settings: None,
+    _shared: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:
+    """Which server the workers are forked from: this process's own, or one that it shares."""
+    if request.param == "shared":
+        for name, value in _shared.items():
+            monkeypatch.setenv(name, value)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")

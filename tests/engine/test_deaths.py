@@ -29,6 +29,8 @@ from tests.engine.plans import (
     write,
 )
 
+pytestmark = pytest.mark.usefixtures("server")
+
 DEATHS = {2: 1, 3: 1, 5: 2, 7: 1, 11: 1}  # how often a seed's worker is killed
 
 
@@ -109,7 +111,7 @@ def test_a_worker_that_dies_between_two_trials_costs_none(tmp_path: Path) -> Non
             pids.append(int((tmp_path / f"seed-{seed}" / "pid").read_text()))
             os.kill(pids[-1], signal.SIGKILL)
             (worker,) = pool._idle
-            assert worker.pipe.poll(10)  # its end is closed: all its threads are gone
+            assert worker.process.pipe.poll(10)  # its end is closed: all its threads are gone
     assert pids[0] != pids[1]
 
 

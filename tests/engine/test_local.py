@@ -17,7 +17,7 @@ def test_the_modules_of_the_plans_architectures(tmp_path: Path) -> None:
     models = [tiny.student(tiny.save_checkpoint(tmp_path / str(i), name)) for i, name in enumerate(families)]
     plans = [dataclasses.replace(plan(tmp_path, seed), model=model) for seed, model in enumerate(models)]
     plans.append(plan(tmp_path, 9))  # its checkpoint does not exist: its trial will say so
-    assert modelling_modules(plans) == [
+    assert modelling_modules(one.model for one in plans) == [
         "transformers.models.bert.modeling_bert",
         "transformers.models.gpt2.modeling_gpt2",
     ]
@@ -25,14 +25,14 @@ def test_the_modules_of_the_plans_architectures(tmp_path: Path) -> None:
 
 SCRIPT = """
 import multiprocessing, sys
-from kdcache.engine.local import _server
+from kdcache.engine.forking import own_server
 
 def tell(pipe):
     pipe.send("transformers.models.bert.modeling_bert" in sys.modules)
 
 if __name__ == "__main__":
     ours, theirs = multiprocessing.Pipe()
-    process = _server(["transformers.models.bert.modeling_bert", "transformers.no_such_module"]).Process(
+    process = own_server(["transformers.models.bert.modeling_bert", "transformers.no_such_module"]).Process(
         target=tell, args=(theirs,)
     )
     process.start()
