@@ -2,7 +2,8 @@
 # Each creates .venv, or brings it up to date, by itself.
 PYTHON ?= $(shell command -v python3.11 || echo python3)
 BIN := .venv/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+# Python compiles a module when it is imported first; pip would compile all of them, which takes longer than the rest.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export TOKENIZERS_PARALLELISM := false
 
