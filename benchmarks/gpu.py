@@ -165,7 +165,7 @@ def planned(work: Work, folder: Path, number: int) -> list[TrialPlan]:
 
 def trial_seconds(plans: Sequence[TrialPlan], workers: int) -> float:
     """Seconds of these trials, with the start of the workers, but without the imports of the process they fork from."""
-    with Workers(run_trial, workers, len(plans), modelling_modules(plans)) as pool:
+    with Workers(run_trial, workers, len(plans), modelling_modules(plan.model for plan in plans)) as pool:
         start = time.perf_counter()
         failures = run_in(pool, plans)
         seconds = time.perf_counter() - start

@@ -95,7 +95,7 @@ def _tokenizer_file(path: Path) -> Any:
     if path.name not in TOKENIZER_SETTINGS:
         return of_file(path)
     try:
-        return _without(read_json(path), VOLATILE_TOKENIZER_KEYS)
+        return _without(read_json(path, ours=False), VOLATILE_TOKENIZER_KEYS)
     except KdcacheError as error:
         raise ModelError(str(error)) from None
 
@@ -105,7 +105,7 @@ def _config(folder: Path) -> Any:
     if not file.is_file():
         raise ModelError(f"{folder}: no config.json here, so this is no checkpoint folder")
     try:
-        return _without(read_json(file), VOLATILE_CONFIG_KEYS)
+        return _without(read_json(file, ours=False), VOLATILE_CONFIG_KEYS)
     except KdcacheError as error:
         raise ModelError(str(error)) from None
 

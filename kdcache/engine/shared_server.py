@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -23,13 +23,34 @@ from pathlib import Path
 from kdcache.engine.forking import PATIENCE, SHARED, Ended, Order, ending, own_server, state_of_sources
 
 
-@contextmanager
-def shared_server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Run a server; yields the variables with which stages find it. It imports nothing before the first order.
+class SharedServer:
+    """The server, seen from the run that its stages belong to. It runs from the first `start` to the end of `with`."""
 
-    Args:
-        modules: what the server imports in addition to what every trial needs.
-    """
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        self._variables: dict[str, str] | None = None
+
+    def __enter__(self) -> SharedServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+        self._variables = None
+
+    def start(self, modules: Sequence[str] = ()) -> dict[str, str]:
+        """Start the server if it does not run yet; returns the variables with which stages find it.
+
+        Args:
+            modules: what the server imports at once, in addition to what every trial needs.
+        """
+        if self._variables is None:
+            self._variables = {SHARED: self._held.enter_context(_running(modules))}
+        return self._variables
+
+
+@contextmanager
+def _running(modules: Sequence[str]) -> Iterator[str]:
+    """Run a server process; yields the address of its socket."""
     with tempfile.TemporaryDirectory(prefix="kdcache-") as folder, socket.socket(socket.AF_UNIX) as listening:
         address = str(Path(folder) / "socket")  # the folder is for this user only
         listening.bind(address)
@@ -43,7 +64,7 @@ def shared_server(modules: Sequence[str]) -> Iterator[dict[str, str]]:
         )
         listening.close()
         try:
-            yield {SHARED: address}
+            yield address
         finally:
             assert server.stdin is not None
             server.stdin.close()
@@ -59,7 +80,8 @@ class _Server:
 
     def __init__(self, listening: socket.socket, modules: Sequence[str]) -> None:
         self._listening, self._modules = listening, modules
-        self._sources: str | None = None  # as they were imported
+        self._sources = state_of_sources()  # as they are imported now
+        own_server(modules)
         self._started: dict[int, tuple[ForkServerProcess, Connection]] = {}
 
     def serve(self, until: int) -> None:
@@ -85,8 +107,6 @@ class _Server:
         """Take an order and carry it out, if what it asks for has the code that was imported here."""
         with suppress(EOFError, OSError):  # the stage has ended
             order = pipe.recv()
-            if self._sources is None:
-                self._sources = state_of_sources()
             if not isinstance(order, Order) or order.sources != self._sources:
                 pipe.send(False)
             else:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits.records import MANIFEST, MOST_MANIFEST, Sealed
-from kdcache.system.files import read_json, read_regular
+from kdcache.system.files import read_json
 
 M = TypeVar("M", bound=Sealed)
 SHOWN = 5  # how many mistakes one message lists
@@ -43,7 +43,6 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
         raise CacheError(f"{folder}: {problem}; cache the logits first (again, if that was interrupted)")
     try:
         raw = read_json(path, MOST_MANIFEST)
-        _refuse_keys_twice(path)
         _check_version(path, raw, sort.VERSION)
         checksum = raw.pop("checksum", None)
         actual = checksum_of(str(path), raw)
@@ -90,25 +89,6 @@ def _half_characters(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, error.object[error.start]
         except (TypeError, ValueError, RecursionError):
             continue
-
-
-def _refuse_keys_twice(path: Path) -> None:
-    """Refuse a key that is there twice. Of two values a reader takes one, and the checksum could not tell which."""
-    try:
-        json.loads(read_regular(path, MOST_MANIFEST), object_pairs_hook=_once)
-    except (ValueError, OSError) as error:
-        raise CacheError(
-            f"{path}: was edited or damaged: {error}; restore it or cache the logits again"
-        ) from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r:.80} is there twice")
-        found[key] = value
-    return found
 
 
 def _problems(error: ValidationError) -> str:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from kdcache.engine import slots
 from kdcache.engine.local import modelling_modules
-from kdcache.engine.shared_server import shared_server
+from kdcache.engine.shared_server import SharedServer
 from kdcache.errors import KdcacheError
 from kdcache.repro import code_lock
 from kdcache.repro.job import Job, end_all
@@ -32,7 +32,12 @@ PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
 
 
 def reproduce(
-    targets: Sequence[str] = (), jobs: int = 2, keep_going: bool = False, allow_missing: bool = False
+    targets: Sequence[str] = (),
+    jobs: int = 2,
+    keep_going: bool = False,
+    allow_missing: bool = False,
+    beside: Sequence[str] = (),
+    server: SharedServer | None = None,
 ) -> int:
     """Bring the targets up to date as `dvc repro` does, with up to `jobs` stages at once.
 
@@ -40,6 +45,9 @@ def reproduce(
         targets: as for `dvc repro`; default: dvc.yaml.
         keep_going: when a stage fails, still run those that do not depend on it.
         allow_missing: a stage whose data are not here, but have not changed by dvc.lock, is up to date.
+        beside: stages that are no part of the targets. They are brought up to date with what is here at the beginning,
+            beside the first stages of the targets. If one of them fails, the others go on.
+        server: of worker processes, to be used by several runs; default: one for this run.
 
     Returns:
         The exit code: 0, 1 when a stage failed, 128 + the signal that stopped it.
@@ -65,16 +73,17 @@ def reproduce(
         if not waiting:  # reading dvc.lock again would take as long as all that DVC did
             return 0
         missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-        modules = modelling_modules(work.models)
         with (
             _signals() as received,
             display,
             project.lock_file_in_order(pipeline.order),
-            shared_server(modules) as workers,
+            ExitStack() as held,
         ):
-            _Run(project, schedule, display, jobs, keep_going, missing, work.idle, workers).to_the_end(
-                received
-            )
+            workers = server or held.enter_context(SharedServer())
+            environment = workers.start(modelling_modules(work.models))
+            run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
+            run.start_beside(beside)
+            run.to_the_end(received)
     if received:
         return 128 + received[0]
     return 1 if schedule.having(State.FAILED) else 0
@@ -104,11 +113,17 @@ class _Run:
         self._at_once, self._keep_going, self._may_lack_data = jobs, keep_going, may_lack_data
         self._idle = set(idle)
         self._jobs: list[Job] = []
+        self._beside: list[Job] = []  # those of the jobs that the schedule does not have
         self._logs = project.folder / "logs"
         self._logs.mkdir(exist_ok=True)
         slots_folder = project.folder / "slots"
         slots_folder.mkdir(exist_ok=True)
         self._environment = {slots.SLOTS: str(slots_folder), **environment}
+
+    def start_beside(self, stages: Sequence[str]) -> None:
+        """Start stages that are not in the schedule."""
+        for stage in stages:
+            self._beside.append(self._start([stage], allow_missing=False))
 
     def to_the_end(self, received: list[int]) -> None:
         """Run until no stage is left that may run, or until a signal has been received."""
@@ -125,10 +140,14 @@ class _Run:
             if len(self._jobs) < self._at_once:
                 for stage in stages:
                     self._schedule.start(stage)
-                log = self._logs / f"{re.sub('[/:]', '_', stages[0])}.log"
-                allow_missing = self._may_lack_data >= set(stages)
-                self._jobs.append(Job(stages, allow_missing, log, self._environment))
+                self._start(stages, self._may_lack_data >= set(stages))
         return bool(self._jobs)
+
+    def _start(self, stages: Sequence[str], allow_missing: bool) -> Job:
+        log = self._logs / f"{re.sub('[/:]', '_', stages[0])}.log"
+        job = Job(stages, allow_missing, log, self._environment)
+        self._jobs.append(job)
+        return job
 
     def _groups(self) -> list[list[str]]:
         """What may be run now in a process each: a stage with work, and last all those without."""
@@ -146,8 +165,9 @@ class _Run:
             if len(job.stages) > 1 and not ok:
                 self._one_by_one(job)
                 continue
-            dropped = [later for stage in job.stages for later in self._schedule.finish(stage, ok)]
-            self._display.end(job.name, job.stages, job.log, ok, job.seconds)
+            scheduled = [] if job in self._beside else job.stages
+            dropped = [later for stage in scheduled for later in self._schedule.finish(stage, ok)]
+            self._display.end(job.name, scheduled, job.log, ok, job.seconds)
             if not ok:
                 self._display.fail(job.name, job.log, dropped)
         self._display.show({job.name: job.log for job in self._jobs})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from kdcache.engine.shared_server import SharedServer
 from kdcache.errors import ComparisonError, KdcacheError
 from kdcache.repro.driver import reproduce
 from kdcache.repro.work import PARAMS
@@ -15,6 +17,8 @@ from kdcache.study import Study, load_study
 from kdcache.study.schema import SeedCounts
 from kdcache.study.settled import ensure_settled, settled_beside, write_settled
 from kdcache.trials.layout import Layout
+
+COMPARE, REPORT = "compare", "report"  # stages of dvc.yaml
 
 
 def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
@@ -36,16 +40,30 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     has_looks = study.comparison.looks is not None
     if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
         study = study.with_settled({}, study.declarations)  # as in a fresh clone: a first report comes soon
+    if not has_looks:
+        code = reproduce(jobs=jobs)
+        if not code:
+            say(_line(study, _judged(study), jobs))
+        return code
+    with SharedServer() as server:
+        return _look_by_look(study, path, jobs, say, server)
+
+
+def _look_by_look(
+    study: Study, path: Path, jobs: int, say: Callable[[str], None], server: SharedServer
+) -> int:
+    """Run and judge looks until nothing is open. A look's report is made beside the next look's first trials."""
+    due: list[str] = []
     while True:
-        if has_looks:
-            write_settled(path, study, _asked(study))
-        if code := reproduce(jobs=jobs):
+        write_settled(path, study, _asked(study))
+        if code := reproduce([COMPARE], jobs, beside=due, server=server):
             return code
         now = _judged(study)
         say(_line(study, now, jobs))
-        if not has_looks or now.counts == _asked(study):
-            return 0
+        if now.counts == _asked(study):
+            return reproduce(jobs=jobs, server=server)
         study = study.with_settled(now.counts, study.declarations)
+        due = [REPORT]
 
 
 def next_step(jobs: int = 2) -> str:

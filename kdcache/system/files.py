@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -146,23 +146,42 @@ def write_json(path: Path, obj: Any) -> None:
     write_atomically(path, data)
 
 
-def read_json(path: Path, most: int = MOST_JSON) -> Any:
+def read_json(path: Path, most: int = MOST_JSON, *, ours: bool = True) -> Any:
     """Read a JSON file.
 
     Args:
         most: the largest size in bytes. A larger file is refused unread: parsed JSON takes 20 times its text's memory.
+        ours: refuse a key that is there twice, of which a reader would take one value without a word. A file of
+            another tool (False) is read as that tool reads it: the last value counts.
 
     Raises:
-        KdcacheError: the file is missing, not a regular file, too large, unreadable, or not valid JSON in UTF-8.
+        KdcacheError: the file is missing, not a regular file, too large, unreadable, or not valid JSON in UTF-8; or a
+            key is there twice.
     """
+    once = each_key_once if ours else None
     try:
-        return json.loads(read_regular(path, most).decode("utf-8"), parse_constant=_refuse_constant)
+        text = read_regular(path, most).decode("utf-8")
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=once)
     except FileNotFoundError:
         raise KdcacheError(f"{path}: the file does not exist") from None
     except OSError as error:
         raise KdcacheError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise KdcacheError(f"{path}: is not valid JSON ({error}); delete it and run again") from None
+
+
+def each_key_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object from its keys and values, for `json.loads(object_pairs_hook=)`.
+
+    Raises:
+        ValueError: a key is there twice.
+    """
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.80} is there twice")
+    return found
 
 
 def open_regular(path: Path) -> BinaryIO:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from kdcache.errors import TaskError
-from kdcache.tasks.columns import shown
+from kdcache.system.files import each_key_once
 from kdcache.tasks.rows import Columns, check_columns
 from kdcache.tasks.text_files import open_text
 
@@ -48,22 +48,13 @@ def read_json_lines(origin: str, path: Path, columns: Columns) -> pa.Table:
 
 def _parse_line(origin: str, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line, object_pairs_hook=_object)
+        row = json.loads(line, object_pairs_hook=each_key_once)
     except RecursionError:
         raise TaskError(f"{origin}: is nested too deep to be read") from None
     except ValueError as error:
         raise TaskError(f"{origin}: is not JSON ({error}); expected one object a line") from None
     if not isinstance(row, dict):
         raise TaskError(f"{origin}: expected one JSON object a line, found {type(row).__name__}")
-    return row
-
-
-def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {shown(twice)} is there twice")
     return row
 
 

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import clip_grad_norm_
 
 from kdcache.errors import TrialError
 from kdcache.modelling.batches import Batch, Batcher, Rows, device_rows, epoch_batches, pad_token, sent
@@ -27,7 +28,7 @@ from kdcache.modelling.encoding import EncodedSplit
 from kdcache.modelling.predicting import autocast, in_bfloat16
 from kdcache.study import Model
 from kdcache.system.devices import device_name, peak_memory_mb, reset_peak_memory
-from kdcache.training.state import Progress, Run
+from kdcache.training.state import WHOLE, Progress, Run
 from kdcache.training.watching import NOBODY, Epoch, Watch
 
 TrainingLoss = Callable[[Tensor, Tensor, Tensor | None, float], Tensor]
@@ -135,7 +136,13 @@ class Loop:
         self.steps = params.epochs * -(-rows // params.batch_size)
         self.trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer, self.schedule = _optimizer(self.trainable, params, self.steps)
-        self.network, self.optimizer = accelerator.prepare(model, optimizer)
+        self.network, prepared = accelerator.prepare(model, optimizer)
+        self._descend: Callable[[Tensor], Any]
+        if accelerator.distributed_type in WHOLE:  # Accelerate's wrappers look for packages at every step
+            self.optimizer, self._descend, self._clip = optimizer, Tensor.backward, clip_grad_norm_
+        else:
+            self.optimizer, self._descend = prepared, accelerator.backward
+            self._clip = accelerator.clip_grad_norm_
         self.progress = Progress(torch.zeros((), device=accelerator.device))
         self.state = Run(accelerator, self.network, self.optimizer, self.schedule, self.progress)
 
@@ -209,7 +216,7 @@ class Loop:
             with self.accelerator.no_sync(self.network):
                 losses.append(self._backward(part, weight * (len(part) / len(batch)), progress))
         losses.append(self._backward(last, weight * (len(last) / len(batch)), progress))
-        self.accelerator.clip_grad_norm_(self.trainable, self.params.max_grad_norm)
+        self._clip(self.trainable, self.params.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
@@ -217,7 +224,7 @@ class Loop:
     def _backward(self, batch: Batch, weight: float, progress: float) -> Tensor:
         """Add the gradients of a batch's loss, times its weight, to those that are there; returns the loss."""
         loss = self.loss_of(batch, progress) * weight
-        self.accelerator.backward(loss)
+        self._descend(loss)
         return loss.detach()
 
     def loss_of(self, batch: Batch, progress: float) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from kdcache.engine.shared_server import shared_server
+from kdcache.engine.shared_server import SharedServer
 
 
 @pytest.fixture(autouse=True)
@@ -19,8 +19,8 @@ def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def _shared() -> Iterator[dict[str, str]]:
-    with shared_server([]) as variables:
-        yield variables
+    with SharedServer() as server:
+        yield server.start()
 
 
 @pytest.fixture(params=["own", "shared"])

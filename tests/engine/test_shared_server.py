@@ -14,7 +14,7 @@ import pytest
 
 from kdcache.engine import forking, run_trials
 from kdcache.engine.forking import SHARED, start
-from kdcache.engine.shared_server import shared_server
+from kdcache.engine.shared_server import SharedServer
 from kdcache.trials.plan import TrialPlan
 from tests.engine.plans import alive, plans, seeds, tell_pid, touch, wait_for
 
@@ -47,8 +47,8 @@ def servers() -> list[int]:
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch):
-    with shared_server([]) as variables:
-        for name, value in variables.items():
+    with SharedServer() as server:
+        for name, value in server.start().items():
             monkeypatch.setenv(name, value)
         yield
 
@@ -114,8 +114,8 @@ def leave(pipe, code):
 
 
 def test_its_processes_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    with shared_server([]) as variables:
-        monkeypatch.setenv(SHARED, variables[SHARED])
+    with SharedServer() as server:
+        monkeypatch.setenv(SHARED, server.start()[SHARED])
         started = start(tell, ("parents",))
         started.receive()
         family = psutil.Process(servers()[0]).children(recursive=True)
@@ -127,8 +127,8 @@ def test_its_processes_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_ends_when_the_run_that_started_it_is_killed(tmp_path: Path) -> None:
     code = (
-        "import pathlib, time; from kdcache.engine.shared_server import shared_server\n"
-        "with shared_server([]): time.sleep(600)"
+        "import pathlib, time; from kdcache.engine.shared_server import SharedServer\n"
+        "with SharedServer() as server: server.start(); time.sleep(600)"
     )
     run = psutil.Popen([sys.executable, "-c", code])
     wait_for(lambda: bool(run.children()), 60)

@@ -25,7 +25,9 @@ def test_a_key_that_is_there_twice_is_refused(cache: Path, key: str, first: str)
     text = file.read_text()
     assert LogitCache(cache)
     file.write_text(text.replace(f'"{key}":', f'"{key}": {first}, "{key}":', 1))
-    with pytest.raises(CacheError, match=rf"manifest\.json: was edited .* the key '{key}' is there twice"):
+    with pytest.raises(
+        CacheError, match=rf"manifest\.json: is not valid JSON .the key '{key}' is there twice"
+    ):
         LogitCache(cache)
 
 

@@ -1,6 +1,7 @@
 """Files are whole or absent, and bad JSON gives one clear error."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -108,6 +109,16 @@ def test_what_is_not_json_is_not_read(tmp_path, data):
     (tmp_path / "x.json").write_bytes(data)
     with pytest.raises(KdcacheError, match=r"x\.json: is not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '[{"b": {"a": 1, "c": 0, "a": 1}}]'])
+def test_a_key_that_is_there_twice_is_refused_in_our_files(tmp_path, text):
+    """Of two values a reader would take the last; in another tool's file that is what the tool itself does."""
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(KdcacheError, match=r"x\.json: is not valid JSON \(the key 'a' is there twice\)"):
+        read_json(path)
+    assert read_json(path, ours=False) == json.loads(text)
 
 
 def test_what_could_not_be_read_again_is_not_written(tmp_path):

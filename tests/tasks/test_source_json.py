@@ -30,7 +30,7 @@ def test_json_lines(tmp_path: Path) -> None:
         ('{"text": "a"}\n{oops\n', "line 2: is not JSON"),
         ('[{"text": "a"}]', "line 1: expected one JSON object a line, found list"),
         ('{"text": "a", "label": 0}\n{"text": "b", "label": "one"}', "column 'label' mixes types"),
-        ('{"text": "a", "label": 0, "text": "b"}', "line 1: is not JSON .the key text is there twice."),
+        ('{"text": "a", "label": 0, "text": "b"}', "line 1: is not JSON .the key 'text' is there twice."),
         (
             '{"text": "a", "label": 0, "x": ' + "[" * 100_000 + "]" * 100_000 + "}",
             "line 1: is nested too deep",
