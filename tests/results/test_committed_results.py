@@ -12,6 +12,7 @@ import pytest
 import scipy.stats
 
 from kdcache.statistics import compare, compare_across_tasks, summarize, wording
+from kdcache.statistics.settling import design_of
 from tools.readme_results import FIGURE, Sources, replace_results, results_markdown
 from tools.reports import committed_studies
 
@@ -51,13 +52,21 @@ def test_every_trial_that_the_params_ask_for_is_there_once(results):
     assert sorted(found) == sorted(asked)
 
 
+def _share_of_alpha(study, look):
+    """By the new seeds of a look; with exact boundaries by those of boundaries.py, which has tests of its own."""
+    if study.comparison.boundaries == "exact":
+        return design_of(study).nominal(look + 1, study.comparison.alpha, 2)
+    new = study.looks[look] - (study.looks[look - 1] if look else 0)
+    return study.comparison.alpha * new / study.looks[-1]
+
+
 def test_differences_and_intervals_follow_from_the_trials(results):
     """With looks on the seeds of the look that decided, by the look's share of alpha."""
     metrics, study = results
     scores = metrics.trials.set_index([*KEYS, "seed"]).sort_index()
     for row in metrics.comparisons.itertuples():
         seeds = study.seeds[: row.seeds]
-        new = row.seeds - max((n for n in study.looks if n < row.seeds), default=0)
+        look = study.looks.index(row.seeds)
         sides = (
             scores.loc[[(row.task, row.student, name, seed) for seed in seeds], row.metric].to_numpy()
             for name in (row.regularizer, row.baseline)
@@ -66,7 +75,7 @@ def test_differences_and_intervals_follow_from_the_trials(results):
         values, base = (size * side for side in sides)
         gains = sign * (values - base)
         interval = scipy.stats.t.interval(
-            1 - 0.05 * new / len(study.seeds),
+            1 - _share_of_alpha(study, look),
             len(gains) - 1,
             gains.mean(),
             scipy.stats.sem(gains, nan_policy="raise"),
