@@ -122,22 +122,29 @@ class _Own(Started):
 class _Shared(Started):
     """A process of a shared server. It ends when our end of the pipe is closed."""
 
+    def __init__(self, pipe: Connection, pid: int) -> None:
+        super().__init__(pipe)
+        self._pid = pid
+
     def terminate(self) -> None:
         if not self.pipe.closed:
             with socket.socket(fileno=os.dup(self.pipe.fileno())) as end:
                 end.shutdown(socket.SHUT_WR)  # the server still says here when the process has ended
 
     def end(self) -> str:
-        if self._ended is None and not self.pipe.closed:
+        with suppress(EOFError, OSError):
+            self.terminate()
+            self._wait()
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
             self._wait()
         self.pipe.close()
         return self._ended.how if self._ended else "nothing is known of its end"
 
     def _wait(self) -> None:
-        with suppress(EOFError, OSError):
-            self.terminate()
-            while self._ended is None and self.pipe.poll(PATIENCE):
-                self.receive()  # an outcome that nobody waits for any more, or the end
+        """Wait for the end, which is an EOFError, for as long as the process has."""
+        while self.pipe.poll(PATIENCE):
+            self.receive()  # an outcome that nobody waits for any more, or the end
 
 
 def start(target: Target, args: tuple[Any, ...], modules: Sequence[str] = ()) -> Started:
@@ -216,10 +223,10 @@ def _start_shared(target: Target, args: tuple[Any, ...]) -> Started | None:
     try:
         call = pickle.dumps((target, args))
         pipe.send(Order(call, os.getcwd(), tuple(sys.path), state_of_sources()))
-        accepted = pipe.recv()
+        pid = pipe.recv()  # from the new process; None from a server that refuses
     except (EOFError, OSError):
-        accepted = False
-    if accepted is not True:
+        pid = None
+    if not isinstance(pid, int):
         pipe.close()
         return None
-    return _Shared(pipe)
+    return _Shared(pipe, pid)

@@ -107,12 +107,10 @@ class _Server:
         """Take an order and carry it out, if what it asks for has the code that was imported here."""
         with suppress(EOFError, OSError):  # the stage has ended
             order = pipe.recv()
-            if not isinstance(order, Order) or order.sources != self._sources:
-                pipe.send(False)
-            else:
-                pipe.send(True)
+            if isinstance(order, Order) and order.sources == self._sources:
                 self._start(order, pipe)
                 return
+            pipe.send(None)
         pipe.close()
 
     def _start(self, order: Order, pipe: Connection) -> None:
@@ -133,6 +131,7 @@ def _run(pipe: Connection, call: bytes, folder: str, path: tuple[str, ...]) -> N
     """In the new process: be where the stage is, and find modules where it finds them."""
     os.chdir(folder)
     sys.path[:] = path
+    pipe.send(os.getpid())
     target, args = pickle.loads(call)
     target(pipe, *args)
 
