@@ -117,5 +117,7 @@ def alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
         return " Z " not in Path(f"/proc/{pid}/stat").read_text()
-    except (ProcessLookupError, FileNotFoundError):  # it may end between the two
+    except ProcessLookupError:
         return False
+    except FileNotFoundError:  # it has ended in the meantime, or this is no Linux
+        return not Path("/proc").exists()
