@@ -91,12 +91,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--smollm2-rows", type=int, default=16, help=f"sequences of {LONGER} tokens for it")
     parser.add_argument("--json", type=Path, default=JSON)
     parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument(
+        "--smollm2-alone", action="store_true", help="measure nothing else; the rest stays as --json has it"
+    )
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    kept = json.loads(args.json.read_text()) if args.speed or args.smollm2_alone else {}
+    run = kept if args.smollm2_alone else kept | _without_smollm2(args)
+    if args.smollm2:
+        run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
+        run["sizes"][SMOLLM2] = found["sizes"]
+        others = [one for one in run["variance"] if not one["teacher"].startswith(SMOLLM2)]
+        run["variance"] = others + found["variance"]
+    write_json(args.json, run)
+    write_atomically(args.page, page(run).encode("utf-8"))
+    print(page(run))
+
+
+def _without_smollm2(args: argparse.Namespace) -> dict[str, Any]:
+    """What needs no package besides kdcache's own; with --speed, only what it costs."""
     now = {**facts(("numpy", "pyarrow", "torch", "transformers")), "rows": args.rows, "repeats": args.repeats}
-    run = {**json.loads(args.json.read_text()), "speed": now} if args.speed else {**now, "speed": now}
     model, rows = gpt2(), texts(args.rows)
+    run: dict[str, Any] = {"speed": now}
     if not args.speed:
+        run |= now
         run["sizes"] = {
             "gpt2-tiny": sizes(model, rows),
             "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
@@ -108,14 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         LARGER: writing(larger(), rows[: max(args.rows // 4, 1)], args.repeats),
     }
     run["codecs"] = codecs(model, rows, args.repeats)
-    if args.smollm2:
-        run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
-        run["sizes"][SMOLLM2] = found["sizes"]
-        others = [one for one in run["variance"] if not one["teacher"].startswith(SMOLLM2)]
-        run["variance"] = others + found["variance"]
-    write_json(args.json, run)
-    write_atomically(args.page, page(run).encode("utf-8"))
-    print(page(run))
+    return run
 
 
 def gpt2() -> torch.nn.Module:
@@ -170,6 +181,7 @@ def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
     with torch.inference_mode():
         p = teacher(torch.tensor([rows[0]["input_ids"]]))[0, ::16].log_softmax(1)
     return {
+        **facts(("numpy", "pyarrow", "torch", "transformers")),
         "rows": len(rows),
         "sizes": sizes(teacher, rows, SMOLLM2_ESTIMATORS),
         "variance": [variance(f"{SMOLLM2}, eps 1/{n}", p, 1 / n) for n in (50, 64)],

