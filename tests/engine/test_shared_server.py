@@ -45,6 +45,12 @@ def servers() -> list[int]:
     return [child.pid for child in children if "kdcache.engine.shared_server" in child.cmdline()]
 
 
+def the_server() -> int:
+    """The only one, as soon as it can be recognised: at first it looks like the process that it was forked from."""
+    wait_for(lambda: len(servers()) == 1, 10)
+    return servers()[0]
+
+
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch):
     with SharedServer() as server:
@@ -55,7 +61,7 @@ def shared(monkeypatch: pytest.MonkeyPatch):
 
 def test_it_starts_processes_that_have_imported_torch(shared: None) -> None:
     assert answer("torch") is True
-    (server,) = servers()
+    server = the_server()
     assert server in answer("parents")
 
 
@@ -70,7 +76,7 @@ def test_a_process_is_where_its_stage_is_and_finds_the_same_modules(
 
 def test_it_refuses_what_has_other_sources(shared: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has edited kdcache since the server imported it: the stage starts a server of its own."""
-    (server,) = servers()
+    server = the_server()
     assert server in answer("parents")
     monkeypatch.setattr(forking, "state_of_sources", lambda: "edited")
     parents = answer("parents")
@@ -102,7 +108,7 @@ def test_how_a_process_ended_is_told(shared: None) -> None:
         assert started.end() == how
     started = start(tell, ("parents",))
     started.receive()
-    (worker,) = [p for p in psutil.Process(servers()[0]).children(recursive=True) if not p.children()][-1:]
+    (worker,) = [p for p in psutil.Process(the_server()).children(recursive=True) if not p.children()][-1:]
     worker.kill()
     with pytest.raises(EOFError):
         started.receive()
@@ -118,7 +124,7 @@ def test_its_processes_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(SHARED, server.start()[SHARED])
         started = start(tell, ("parents",))
         started.receive()
-        family = psutil.Process(servers()[0]).children(recursive=True)
+        family = psutil.Process(the_server()).children(recursive=True)
         assert len(family) >= 2
     wait_for(lambda: not any(process.is_running() for process in family), 10)
     assert servers() == []
@@ -146,7 +152,7 @@ def wait_then_touch(plan: TrialPlan) -> None:
 
 def test_a_killed_server_costs_no_trial(shared: None, tmp_path: Path) -> None:
     """Its workers go on; the next ones are forked from a server of the stage's own."""
-    (server,) = servers()
+    server = the_server()
 
     def kill() -> None:
         wait_for((tmp_path / "begun").exists, 60)
