@@ -40,11 +40,17 @@ class SharedServer:
     def start(self, modules: Sequence[str] = ()) -> dict[str, str]:
         """Start the server if it does not run yet; returns the variables with which stages find it.
 
+        There are none if the path of the folder for temporary files is too long for a socket. Each stage then starts a
+        server of its own.
+
         Args:
             modules: what the server imports at once, in addition to what every trial needs.
         """
         if self._variables is None:
-            self._variables = {SHARED: self._held.enter_context(_running(modules))}
+            try:
+                self._variables = {SHARED: self._held.enter_context(_running(modules))}
+            except OSError:
+                self._variables = {}
         return self._variables
 
 

@@ -100,6 +100,15 @@ def test_without_the_server_a_stage_starts_its_own(tmp_path: Path, monkeypatch: 
     assert seeds(tmp_path) == [0, 1, 2]
 
 
+def test_where_no_socket_can_be_there_is_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with SharedServer() as server:
+        assert server.start() == {}
+    assert list(long.iterdir()) == []
+
+
 def test_how_a_process_ended_is_told(shared: None) -> None:
     for code, how in ((0, "exit code 0"), (3, "exit code 3")):
         started = start(leave, (code,))
