@@ -177,7 +177,15 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
         f"{wording.gain(claim['interaction'], unit)} {wording.gains(claim['ci_low'], claim['ci_high'], unit)}."
     )
     test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
-    return text, f"From {_units(claim, rows)}, {test}. {_one_by_one(claim, rows)}".strip()
+    return text, f"From {_units(claim, rows)}, {test}.{_would_take(claim)} {_one_by_one(claim, rows)}".strip()
+
+
+def _would_take(claim: Numbers) -> str:
+    """How many seeds an open interaction would take; nothing where it is shown, or where no number is known."""
+    seeds = claim.get("seeds_to_show")
+    if claim["verdict"] == "supported" or not seeds:
+        return ""
+    return f" If it is as large as estimated, about {seeds} seeds would show it."
 
 
 def _units(claim: Numbers, rows: ClaimRows) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from kdcache.results.writing import as_written
+from kdcache.statistics import power
 from kdcache.statistics.against_teacher_free import methods
 from kdcache.statistics.families import correct
 from kdcache.statistics.interactions import ALL
@@ -33,7 +34,7 @@ def judge_claims(
     if len(scratch):
         yield some_better(scratch, study)
     if (interactions["scope"] == "pooled").any():
-        yield interaction(interactions)
+        yield interaction(interactions, study)
     if len(against_teacher_free):
         yield teacher_needed(against_teacher_free, study)
 
@@ -83,8 +84,11 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     }
 
 
-def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
-    """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair."""
+def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
+    """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair.
+
+    `seeds_to_show`: with how many seeds the only pair would show it, if the estimate were true (power 0.8).
+    """
     rows = interactions[interactions["regularizer"] == ALL]
     per_pair = rows[rows["scope"] == "pair"]
     row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
@@ -95,10 +99,19 @@ def interaction(interactions: pd.DataFrame) -> dict[str, Any]:
         "verdict": row["verdict"],
         **{name: row[name] for name in numbers},
         "look": row["look"],
+        "seeds_to_show": _seeds_to_show(row, study.comparison.alpha),
         "pairs": as_written(per_pair[shown]),
         "per_regularizer_supported": _supported(interactions),
         "note": row["note"],
     }
+
+
+def _seeds_to_show(row: Mapping[str, Any], alpha: float) -> int | None:
+    """None where pairs are pooled, where the estimate is no gain, or where it takes more than `power.MOST_SEEDS`."""
+    if row["unit"] != "seeds" or not row["sd"] or row["interaction"] <= 0:
+        return None
+    # one-sided at alpha is two-sided at 2 * alpha: the other tail has little power
+    return power.seeds_to_find(row["interaction"], power.Spread(row["sd"]), 2 * alpha)
 
 
 def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]
     interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
     if (interactions["scope"] == "pooled").any():
         students = [(task, student) for task, *pair in pairs(study) for student in pair]
-        yield from _next_look(interaction(interactions), students, study)
+        yield from _next_look(interaction(interactions, study), students, study)
     if len(taught):
         students = [(task, student) for task, student, _ in study.configurations()]
         yield from _next_look(teacher_needed(taught, study), students, study)

@@ -66,6 +66,13 @@ def test_interaction(metrics: Metrics) -> None:
     assert claim.note == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
 
 
+def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics) -> None:
+    metrics.summary["claims"][2]["seeds_to_show"] = 34
+    assert "0.130. If it is as large as estimated, about 34 seeds would show it. Pair by" in claims(metrics)[2].note
+    metrics.summary["claims"][2]["verdict"] = "supported"
+    assert "would show it" not in claims(metrics)[2].note
+
+
 @pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])
 def test_where_every_comparison_has_ended_nobody_gets_more_seeds(
     metrics: Metrics, stopped_by: str, answer: str

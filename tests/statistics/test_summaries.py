@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from statsmodels.stats.power import TTestPower
 
 from kdcache.errors import KdcacheError
 from kdcache.results.writing import write_summary, write_table
@@ -55,6 +56,29 @@ def test_the_opposite_finding() -> None:
 def test_noise_settles_nothing() -> None:
     found = claims(*study_with(pretrained=0.5, scratch=0.5, noise=20))
     assert set(found.values()) == {"inconclusive"}
+
+
+@pytest.mark.parametrize("scratch", [0.3, 0.7])
+def test_the_seeds_that_an_interaction_takes_are_those_of_a_one_sided_paired_test(scratch: float) -> None:
+    trials, study = study_with(pretrained=0.1, scratch=scratch)
+    more = (trials["student"] == "raw") & (trials["regularizer"] == "smooth")
+    spread = np.array([0.01, -0.004, 0.0, 0.008, -0.014])  # sums to 0: the interaction is as declared
+    trials.loc[more, "accuracy"] += spread
+    found = next(claim for claim in summarize(trials, study)["claims"] if claim["id"] == "interaction")
+    effect = (scratch - 0.1) / (100 * np.std(spread, ddof=1))
+
+    def chance(seeds: int) -> float:
+        return float(TTestPower().power(effect, seeds, 0.05, alternative="larger"))
+
+    assert chance(found["seeds_to_show"] - 1) < 0.8 <= chance(found["seeds_to_show"])
+
+
+def test_no_number_of_seeds_shows_an_interaction_that_points_the_other_way() -> None:
+    trials, study = study_with(pretrained=3.0, scratch=0.1)
+    more = (trials["student"] == "raw") & (trials["regularizer"] == "smooth")
+    trials.loc[more, "accuracy"] += [0.001, 0, -0.001, 0.002, 0]
+    found = next(claim for claim in summarize(trials, study)["claims"] if claim["id"] == "interaction")
+    assert (found["verdict"], found["seeds_to_show"]) == ("inconclusive", None)
 
 
 @pytest.mark.parametrize(

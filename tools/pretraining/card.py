@@ -50,7 +50,7 @@ def _training_rows(trainer: Trainer, data: str) -> dict[str, str]:
         "data": f"{data}, {corpus_tokens / 1e6:.1f}M tokens for training",
         "tokens seen": f"{seen:,} ({seen / corpus_tokens:.1f} epochs)",
         "steps": f"{at.step:,} of {recipe.batch_size} x {recipe.sequence_length} tokens, AdamW, "
-        f"peak learning rate {recipe.learning_rate:g}, seed {recipe.seed}",
+        f"peak learning rate {recipe.learning_rate:g}, seed {recipe.seed}, in {recipe.precision}",
         **on_the_way,
         "held-out loss": f"{at.validation[-1][1]:.3f} nats a predicted token "
         f"({len(trainer.validation):,} sequences)",

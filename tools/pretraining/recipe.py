@@ -58,6 +58,9 @@ class PretrainingRecipe(BaseModel):
     )
     validation_fraction: float = Field(0.01, gt=0, lt=1, description="sequences held out")
     seed: int = Field(0, ge=0)
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the training steps' matrix products; weights and held-out loss are float32"
+    )
     distillation: Distillation | None = Field(None, description="a second phase, for bert")
 
     @model_validator(mode="after")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from kdcache.modelling.predicting import autocast
 from tools.pretraining.architectures import build_model
 from tools.pretraining.errors import PretrainingError
 from tools.pretraining.forward import prediction_loss
@@ -72,8 +73,9 @@ class Trainer(Loop):
             log.warning("the run is past its target: it ends as it is, without a decay of the learning rate")
 
     def loss(self, step: int) -> Tensor:
-        batch = batch_at(self.training, self.recipe, step)
-        return prediction_loss(self.model, self.ask(batch, MASKING, step))
+        asked = self.ask(batch_at(self.training, self.recipe, step), MASKING, step)
+        with autocast(self.recipe.precision, torch.device("cpu")):
+            return prediction_loss(self.model, asked)
 
     def ask(self, batch: Ids, stream: int, counter: int) -> Predictions:
         """What to predict in a batch [B, S], drawn from a stream of random numbers at a counter."""

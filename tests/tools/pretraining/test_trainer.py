@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tools.pretraining.samples import make_trainer, recipe
+from tests.tools.pretraining.samples import make_trainer, recipe, weights
 from tools.pretraining.errors import PretrainingError
 from tools.pretraining.loop import learning_rate
 from tools.pretraining.trainer import decay_start
@@ -48,6 +48,20 @@ def test_first_losses_are_those_of_the_embedded_checkpoints_code(family, expecte
     """Fixed when data/models/ was made: other numbers mean that those checkpoints could not be made again."""
     trainer = make_trainer(family, tokenizers, steps=4)
     assert [trainer.step().item() for _ in range(4)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_in_bfloat16_the_steps_differ_by_rounding_and_the_weights_and_the_held_out_loss_stay_float32(
+    tokenizers,
+):
+    exact, rounded = (
+        make_trainer("gpt2", tokenizers, steps=4, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    assert rounded.evaluate() == exact.evaluate()
+    losses = [[trainer.step().item() for _ in range(4)] for trainer in (exact, rounded)]
+    assert losses[1] == pytest.approx(losses[0], abs=0.05)
+    assert losses[1] != losses[0]
+    assert {weight.dtype for weight in weights(rounded).values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("until", [3, None])
