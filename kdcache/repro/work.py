@@ -47,9 +47,10 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
         out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
         if out in known:
             work.trials[stage] = len(known[out])
-            ended = all((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
-            if ended and pipeline.changed.get(stage, set()) <= {SETTLED}:
-                work.idle.add(stage)
+            if pipeline.changed.get(stage, set()) <= {SETTLED}:  # finished trials are kept
+                work.trials[stage] -= sum((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
+                if not work.trials[stage]:
+                    work.idle.add(stage)
         elif out is not None and out not in models and _is_of_a_model(out, layout):
             work.idle.add(stage)
     return work

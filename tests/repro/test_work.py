@@ -58,11 +58,14 @@ def test_a_configuration_that_has_its_trials_is_idle_when_only_settle_json_has_c
     finish(0, 1, method="base")
     finish(0, method="smooth")
     asked = {"train_news_small_base": {"settle.json"}, "train_news_small_smooth": {"settle.json"}}
-    idle = expected_work(pipeline(**asked), list(OUTS)).idle
-    assert "train@news-small-base" in idle
-    assert "train@news-small-smooth" not in idle  # a trial is missing
+    work = expected_work(pipeline(**asked), list(OUTS))
+    assert "train@news-small-base" in work.idle
+    assert "train@news-small-smooth" not in work.idle  # a trial is missing
+    assert work.trials == {"train@news-small-base": 0, "train@news-small-smooth": 1}  # the others are kept
     asked["train_news_small_base"] = {"settle.json", "kdcache/training"}
-    assert "train@news-small-base" not in expected_work(pipeline(**asked), list(OUTS)).idle
+    changed = expected_work(pipeline(**asked), list(OUTS))
+    assert "train@news-small-base" not in changed.idle
+    assert changed.trials["train@news-small-base"] == 2
 
 
 def test_nothing_is_known_without_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
