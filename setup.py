@@ -8,7 +8,7 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-# 13 MB with two small pre-trained BERTs and a GPT-2: a first project needs no network. The other checkpoints of
+# 21 MB with two small pre-trained BERTs and two GPT-2s: a first project needs no network. The other checkpoints of
 # data/models are for the studies of a clone.
 TEMPLATE = (
     *(
@@ -22,7 +22,7 @@ TEMPLATE = (
     ),
     *(
         f"data/models/{name}/*"
-        for name in ("bert-small", "bert-tiny", "gpt2-tiny", "resnet-tiny", "vit-tiny")
+        for name in ("bert-small", "bert-tiny", "gpt2-small", "gpt2-tiny", "resnet-tiny", "vit-tiny")
     ),
 )
 

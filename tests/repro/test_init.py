@@ -82,7 +82,7 @@ def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) 
         ("default", ["bbc-headlines", "digits"], ["bert-small", "bert-tiny", "resnet-tiny", "vit-tiny"]),
         ("text", ["bbc-headlines"], ["bert-small", "bert-tiny"]),
         ("images", ["digits"], ["resnet-tiny", "vit-tiny"]),
-        ("language-model", ["bbc-articles"], ["gpt2-tiny"]),
+        ("language-model", ["bbc-articles"], ["gpt2-small", "gpt2-tiny"]),
         ("paper", ["cola", "sst2", "mrpc", "qnli", "rte"], []),
     ],
 )
