@@ -29,7 +29,7 @@ STARTS = {
     "images": "Does a regularizer help a small student from scratch, on images of digits?",
 }
 COMMENTS = {
-    "seeds": "0 to 39: at most so many trials of every configuration; see comparison.looks",
+    "seeds": "at most so many trials of every configuration; see comparison.looks",
     "teachers": "fine-tuned once for each task; their logits are cached",
     "students": "`init: scratch` starts without pre-training; `checkpoint` may be a hub model",
     "regularizers": "need no teacher; `base` is plain fine-tuning",
@@ -37,7 +37,7 @@ COMMENTS = {
     "comparison": "decide before you look; `margin`: points within which two scores count as equal; `looks`: judge "
     "after so many seeds, and go on only where a comparison is open",
 }
-KEEP = "`keep: [0]` in a student keeps the trained model of seed 0, for `kdcache student`; or all, or none"
+KEEP = "`keep: all` in a student keeps its trained models, for `kdcache student`; or a list of seeds, or none"
 
 
 def start_project(folder: Path, kind: Template = "default", data: Texts | Images | None = None) -> list[str]:

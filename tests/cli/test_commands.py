@@ -7,13 +7,16 @@ import subprocess
 import sys
 from math import log
 
+import click
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 
 import kdcache
 from kdcache.cli import main
+from kdcache.cli.app import app
 from kdcache.logits import Augmentation, Fingerprints, LogitCache, LogitWriter
 from kdcache.study import Task, Teacher
 from kdcache.tasks.prepare import prepare_task
@@ -86,6 +89,22 @@ def run(capsys, *arguments):
         main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return ended.value.code or 0, captured.out, captured.err
+
+
+def command_names(group, before=()):
+    """Every command, those of groups too: ("compare-runs",), ("cache", "info")."""
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from command_names(command, (*before, name))
+        else:
+            yield (*before, name)
+
+
+@pytest.mark.parametrize("name", list(command_names(typer.main.get_command(app))), ids=" ".join)
+def test_every_command_explains_itself(capsys, name):
+    code, out, err = run(capsys, *name, "--help")
+    assert (code, err) == (0, "")
+    assert f"Usage: kdcache {' '.join(name)} " in out
 
 
 def run_json(capsys, *arguments):

@@ -91,7 +91,7 @@ def test_every_template_is_a_study_without_mistakes(
 ) -> None:
     init.start_project(tmp_path, kind)
     assert list(load_study(tmp_path / "params.yaml").tasks) == tasks
-    assert re.search(r"^ *# `keep: \[0\]` in a student", (tmp_path / "params.yaml").read_text(), re.MULTILINE)
+    assert re.search(r"^ *# `keep: all` in a student", (tmp_path / "params.yaml").read_text(), re.MULTILINE)
     assert sorted(path.name for path in (tmp_path / "data/models").iterdir() if path.is_dir()) == models
 
 
