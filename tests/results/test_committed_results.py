@@ -142,8 +142,8 @@ def test_the_control_of_unlabelled_rows_follows_from_its_trials():
         (300, "bert-tiny-scratch"),
     ]:
         task = f"bbc-{rows}"
-        base, taught = study[task, student, "base"], study[task, student, "kd_unlabelled"]
         longer = control[task, f"{student}-{rows}", "base"]
+        base, taught = (study[task, student, name].loc[longer.index] for name in ("base", "kd_unlabelled"))
         gains = (taught - longer).to_numpy()
         low, high = scipy.stats.t.interval(0.95, len(gains) - 1, gains.mean(), scipy.stats.sem(gains))
         means = " | ".join(f"{values.mean():.1f}" for values in (base, longer, taught))
