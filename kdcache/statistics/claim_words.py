@@ -183,8 +183,8 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
 def _would_take(claim: Numbers) -> str:
     """How many seeds an open interaction would take; nothing where it is shown, or where no number is known."""
     seeds = claim.get("seeds_to_show")
-    if claim["verdict"] == "supported" or not seeds:
-        return ""
+    if claim["verdict"] == "supported" or not seeds or seeds <= claim["n"]:
+        return ""  # an early look, with its part of alpha, can leave open what as many seeds would show at the last
     return f" If it is as large as estimated, about {seeds} seeds would show it."
 
 
