@@ -204,7 +204,9 @@ def ensemble(
 @app.command()
 def push(
     cache: Cache,
-    target: Annotated[str, typer.Argument(help="hf://datasets/OWNER/NAME, with /FOLDER and @BRANCH if wanted.")],
+    target: Annotated[
+        str, typer.Argument(help="hf://datasets/OWNER/NAME, with /FOLDER and @BRANCH if wanted.")
+    ],
     licence: Annotated[
         str, typer.Option(help="The licence's id as the hub writes it, such as cc-by-4.0; or `other`.")
     ],
@@ -236,7 +238,9 @@ def push(
 
 @app.command()
 def pull(
-    source: Annotated[str, typer.Argument(help="hf://datasets/OWNER/NAME, with /FOLDER and @REVISION if wanted.")],
+    source: Annotated[
+        str, typer.Argument(help="hf://datasets/OWNER/NAME, with /FOLDER and @REVISION if wanted.")
+    ],
     folder: Annotated[Path, typer.Argument(help="The folder that the cache is written to.")],
     expect: Annotated[
         list[str] | None,

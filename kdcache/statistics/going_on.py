@@ -57,23 +57,28 @@ def standing(trials: pd.DataFrame, study: Study) -> Standing:
 
 
 def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]]:
-    """The next look's number of seeds, for every configuration of an open claim that has looks of its own."""
+    """The number of seeds that each claim needs of every configuration that it is about.
+
+    An open claim needs those of its next look. An answered one needs those of the look that answered it: with fewer it
+    would be open again.
+    """
     interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
     if (interactions["scope"] == "pooled").any():
         students = [(task, student) for task, *pair in pairs(study) for student in pair]
-        yield from _next_look(interaction(interactions, study), students, study)
+        yield from _for_claim(interaction(interactions, study), students, study)
     if len(taught):
         students = [(task, student) for task, student, _ in study.configurations()]
-        yield from _next_look(teacher_needed(taught, study), students, study)
+        yield from _for_claim(teacher_needed(taught, study), students, study)
 
 
-def _next_look(
+def _for_claim(
     claim: Mapping[str, Any], students: Iterable[tuple[str, str]], study: Study
 ) -> Iterator[tuple[Name, int]]:
-    if claim["verdict"] == "inconclusive" and claim["look"] < len(study.looks):
-        for task, student in students:
-            for method in study.methods():
-                yield (task, student, method), study.looks[claim["look"]]
+    look = claim["look"] + 1 if claim["verdict"] == "inconclusive" else claim["look"]
+    seeds = study.looks[min(look, len(study.looks)) - 1]
+    for task, student in students:
+        for method in study.methods():
+            yield (task, student, method), seeds
 
 
 def _counts(needed: dict[Name, int], study: Study) -> SeedCounts:

@@ -14,6 +14,7 @@ from kdcache.statistics.replay import AT_MAXIMUM
 from kdcache.statistics.settling import first_seeds, looks_taken, replay_study, stops_at
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
+from tests.statistics.test_against_teacher_free import taught_study
 
 PAIR = {"raw": ("t", "scratch"), "tiny": ("t", "pretrained")}
 LOOKS: dict[str, Any] = {"seeds": range(12), "looks": [4, 8, 12], "stop_hopeless": 0}
@@ -94,6 +95,49 @@ def test_with_claims_a_configuration_goes_on_while_a_claim_about_it_is_open() ->
     assert standing(trials, verdicts).counts["news"]["raw"] == {"base": 4, "mild": 4}
     assert standing(trials, claims).counts["news"]["raw"] == {"base": 8, "mild": 8}
     assert standing(trials, claims).verdicts == {"equivalent": 2}
+
+
+def settled(study: Study, table: dict[Any, list[float]]) -> Any:
+    """`kdcache settle`: judge the trials of the seeds so far, take the seeds that are asked for, until none is.
+
+    No configuration may lose seeds: a study that gives some back, and asks for them again, never ends.
+    """
+    counts = dict.fromkeys(table, study.looks[0])
+    for _ in study.looks:
+        now = standing(make_trials({name: table[name][:n] for name, n in counts.items()}), study)
+        wanted = {
+            (task, student, method): now.counts[task][student][method] for task, student, method in counts
+        }
+        assert all(wanted[name] >= counts[name] for name in counts), (counts, wanted)
+        if wanted == counts:
+            return now
+        counts = wanted
+    raise AssertionError("the study goes on after its last look")
+
+
+def test_an_answered_claim_keeps_the_seeds_that_answered_it() -> None:
+    study = make_study(students=PAIR, methods=["mild"], settle="claims", **LOOKS)
+    # "tiny" has its verdict at the first look; the interaction is shown at the second alone
+    table = points(study, {("tiny", "mild"): (0, 0.1, 12), ("raw", "mild"): (1.6, 1.5, 12)})
+    assert compare_inits(make_trials({name: row[:4] for name, row in table.items()}), study).iloc[0][
+        "verdict"
+    ] == ("inconclusive")
+    assert settled(study, table).counts["news"]["tiny"] == {"base": 8, "mild": 8}
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_study_ends_and_no_configuration_gives_seeds_back(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    study = taught_study(students=PAIR, settle="claims", **LOOKS)
+    effect, spread = rng.choice([0.0, 0.6, 1.5]), rng.choice([0.2, 1.0])
+    table = {
+        ("news", student, method): list(
+            80 + (method == "kd") * (effect + (student == "raw")) + rng.normal(0, spread, 12)
+        )
+        for student in PAIR
+        for method in ("base", "smooth", "kd", "self_kd")
+    }
+    settled(study, table)
 
 
 def test_an_interaction_is_tested_at_the_last_look_that_all_its_trials_allow() -> None:
