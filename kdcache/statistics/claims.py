@@ -143,7 +143,7 @@ def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 
 
 def _judged_at(pooled: pd.DataFrame, within: pd.Series) -> int:
-    """The look at which the claim was judged, from 1; 0: none was. It is the first of the open rows, else the last of all."""
+    """The look at which the claim was judged: the first of its open rows, else the last of all; 0: none was."""
     open_ = pooled[(pooled["verdict"] == "inconclusive") & ~within]
     return int(open_["look"].min() if len(open_) else pooled["look"].max())
 
