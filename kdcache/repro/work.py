@@ -46,11 +46,11 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
     for stage in stages:
         out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
         if out in known:
-            work.trials[stage] = len(known[out])
-            if pipeline.changed.get(stage, set()) <= {SETTLED}:  # finished trials are kept
-                work.trials[stage] -= sum((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
-                if not work.trials[stage]:
-                    work.idle.add(stage)
+            kept = sum((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
+            changed = pipeline.changed.get(stage, set())
+            work.trials[stage] = len(known[out]) - (kept if changed == {SETTLED} else 0)
+            if kept == len(known[out]) and changed <= {SETTLED}:
+                work.idle.add(stage)
         elif out is not None and out not in models and _is_of_a_model(out, layout):
             work.idle.add(stage)
     return work

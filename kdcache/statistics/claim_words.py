@@ -17,9 +17,9 @@ from kdcache.statistics import wording
 from kdcache.statistics.judging import VERDICTS
 from kdcache.study.metrics import POINTS, Unit, unit_of
 
-NONE_GOES_ON = (
-    "No comparison with the baseline goes on, so nobody gets more seeds; with “settle: claims” they would."
-)
+NONE_GOES_ON = "No comparison with the baseline goes on, so nobody gets more seeds."
+WITH_CLAIMS = "With “settle: claims” they would, up to the last look."
+WITH_LOOKS = ("interaction", "teacher_needed")  # the claims for which `settle: claims` goes on
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 Numbers: TypeAlias = Mapping[str, Any]  # the numbers of a claim, or of a row of summary.json
 
@@ -81,7 +81,8 @@ def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
     text, note = known.words(claim, rows)
     answer = known.answers.get(verdict)
     if answer is None and rows.none_goes_on:
-        answer, note = "Undecided", f"{note} {NONE_GOES_ON}".strip()
+        more = f" {WITH_CLAIMS}" if claim["id"] in WITH_LOOKS else ""
+        answer, note = "Undecided", f"{note} {NONE_GOES_ON}{more}".strip()
     return ClaimInWords(known.question, answer or "Not settled", verdict, text, note, known.tested)
 
 
@@ -184,7 +185,7 @@ def _would_take(claim: Numbers) -> str:
     """How many seeds an open interaction would take; nothing where it is shown, or where no number is known."""
     seeds = claim.get("seeds_to_show")
     if claim["verdict"] == "supported" or not seeds or seeds <= claim["n"]:
-        return ""  # an early look, with its part of alpha, can leave open what as many seeds would show at the last
+        return ""  # an early look has only part of alpha: it can leave open what a single look at its seeds would show
     return f" If it is as large as estimated, about {seeds} seeds would show it."
 
 

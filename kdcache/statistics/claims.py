@@ -136,16 +136,10 @@ def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
         "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
         "comparisons": len(cells),
         **{word: int((cells["verdict"] == word).sum()) for word in VERDICTS},
-        "look": _judged_at(pooled, within),
+        "look": int(pooled["look"].min()),
         "teacher_free": methods(study)[1],
         **_extremes(cells),
     }
-
-
-def _judged_at(pooled: pd.DataFrame, within: pd.Series) -> int:
-    """The look at which the claim was judged: the first of its open rows, else the last of all; 0: none was."""
-    open_ = pooled[(pooled["verdict"] == "inconclusive") & ~within]
-    return int(open_["look"].min() if len(open_) else pooled["look"].max())
 
 
 def _beyond_q(rows: pd.DataFrame, study: Study) -> list[float | None]:

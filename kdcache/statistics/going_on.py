@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 
@@ -13,10 +13,12 @@ from kdcache.statistics.against_teacher_free import compare_with_teacher_free
 from kdcache.statistics.claims import interaction, teacher_needed
 from kdcache.statistics.interactions import compare_inits, pairs
 from kdcache.statistics.replay import TOLD, Name, Outcome, seeds_needed
-from kdcache.statistics.settling import replay_study
+from kdcache.statistics.settling import looks_taken, replay_study
 from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study
 from kdcache.study.schema import SeedCounts
+
+Numbers: TypeAlias = Mapping[str, Any]  # a claim, as in summary.json
 
 
 @dataclass(frozen=True)
@@ -57,28 +59,37 @@ def standing(trials: pd.DataFrame, study: Study) -> Standing:
 
 
 def _for_claims(trials: pd.DataFrame, study: Study) -> Iterator[tuple[Name, int]]:
-    """The number of seeds that each claim needs of every configuration that it is about.
+    """The number of seeds that each claim needs of every configuration that it is about."""
+    everything = list(study.configurations())
+    of_pairs = {(task, student) for task, *pair in pairs(study) for student in pair}
 
-    An open claim needs those of its next look. An answered one needs those of the look that answered it: with fewer it
-    would be open again.
+    def interacts(first: pd.DataFrame) -> Numbers:
+        return interaction(compare_inits(first, study), study)
+
+    def needs_teacher(first: pd.DataFrame) -> Numbers:
+        return teacher_needed(compare_with_teacher_free(first, study), study)
+
+    if (compare_inits(trials, study)["scope"] == "pooled").any():
+        names = [name for name in everything if name[:2] in of_pairs]
+        yield from dict.fromkeys(names, _seeds_for(interacts, names, trials, study)).items()
+    if len(compare_with_teacher_free(trials, study)):
+        yield from dict.fromkeys(everything, _seeds_for(needs_teacher, everything, trials, study)).items()
+
+
+def _seeds_for(
+    judge: Callable[[pd.DataFrame], Numbers], names: Sequence[Name], trials: pd.DataFrame, study: Study
+) -> int:
+    """The seeds of the first look that answers a claim, of the first one that lacks trials, or of the last.
+
+    It is judged look by look from the trials of that look alone. So other trials change nothing, and an answered claim
+    keeps the seeds that answered it.
     """
-    interactions, taught = compare_inits(trials, study), compare_with_teacher_free(trials, study)
-    if (interactions["scope"] == "pooled").any():
-        students = [(task, student) for task, *pair in pairs(study) for student in pair]
-        yield from _for_claim(interaction(interactions, study), students, study)
-    if len(taught):
-        students = [(task, student) for task, student, _ in study.configurations()]
-        yield from _for_claim(teacher_needed(taught, study), students, study)
-
-
-def _for_claim(
-    claim: Mapping[str, Any], students: Iterable[tuple[str, str]], study: Study
-) -> Iterator[tuple[Name, int]]:
-    look = claim["look"] + 1 if claim["verdict"] == "inconclusive" else claim["look"]
-    seeds = study.looks[min(look, len(study.looks)) - 1]
-    for task, student in students:
-        for method in study.methods():
-            yield (task, student, method), seeds
+    points = points_table(trials, study)
+    taken = looks_taken(study, [points[name] for name in names])
+    for seeds in study.looks[:taken]:
+        if judge(trials[trials["seed"].isin(study.seeds[:seeds])])["verdict"] != "inconclusive":
+            return seeds
+    return study.looks[min(taken, len(study.looks) - 1)]
 
 
 def _counts(needed: dict[Name, int], study: Study) -> SeedCounts:

@@ -86,7 +86,9 @@ def test_where_every_comparison_has_ended_nobody_gets_more_seeds(
     metrics.comparisons.loc[0, "stopped_by"] = stopped_by
     claim = claims(metrics)[2]
     assert claim.answer == answer
-    assert claim.note.endswith("with “settle: claims” they would.") == (answer == "Undecided")
+    assert claim.note.endswith("With “settle: claims” they would, up to the last look.") == (
+        answer == "Undecided"
+    )
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,13 @@ def test_a_configuration_that_has_its_trials_is_idle_when_only_settle_json_has_c
     assert changed.trials["train@news-small-base"] == 2
 
 
+def test_trials_are_not_counted_as_kept_while_what_they_learn_from_may_change(project: Path) -> None:
+    finish(0, 1, method="base")
+    assert (
+        expected_work(pipeline(train_news_small_base=set()), list(OUTS)).trials["train@news-small-base"] == 2
+    )
+
+
 def test_nothing_is_known_without_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected_work(pipeline(), list(OUTS)) == Work()

@@ -97,7 +97,7 @@ def test_with_claims_a_configuration_goes_on_while_a_claim_about_it_is_open() ->
     assert standing(trials, claims).verdicts == {"equivalent": 2}
 
 
-def settled(study: Study, table: dict[Any, list[float]]) -> Any:
+def settled(study: Study, table: dict[Any, list[float]], counts: dict[Any, int] | None = None) -> Any:
     """`kdcache settle`: judge the trials of the seeds so far, take the seeds that are asked for, until none is.
 
     No configuration may lose seeds: a study that gives some back, and asks for them again, never ends.
@@ -125,19 +125,31 @@ def test_an_answered_claim_keeps_the_seeds_that_answered_it() -> None:
     assert settled(study, table).counts["news"]["tiny"] == {"base": 8, "mild": 8}
 
 
-@pytest.mark.parametrize("seed", range(40))
-def test_every_study_ends_and_no_configuration_gives_seeds_back(seed: int) -> None:
+def with_two_distillers(settle: str) -> Study:
+    """Two pairs of students, and two kinds of KD, of which one may answer the claim while the other is open."""
+    students = PAIR | {"other-raw": ("o", "scratch"), "other": ("o", "pretrained")}
+    content = taught_study(students=students, settle=settle, **LOOKS).model_dump(exclude_unset=True)
+    content["distillers"]["kd2"] = content["distillers"]["kd"] | {"alpha": 0.9}
+    return Study.model_validate(content)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_study_ends_gives_no_seeds_back_and_ends_alike_from_verdicts(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    study = taught_study(students=PAIR, settle="claims", **LOOKS)
     effect, spread = rng.choice([0.0, 0.6, 1.5]), rng.choice([0.2, 1.0])
+    study, verdicts = with_two_distillers("claims"), with_two_distillers("verdicts")
+    gains = {"kd": effect, "kd2": effect / 2}
     table = {
-        ("news", student, method): list(
-            80 + (method == "kd") * (effect + (student == "raw")) + rng.normal(0, spread, 12)
+        (task, student, method): list(
+            80
+            + gains.get(method, 0) * (1 + (study.students[student].init == "scratch"))
+            + rng.normal(0, spread, 12)
         )
-        for student in PAIR
-        for method in ("base", "smooth", "kd", "self_kd")
+        for task, student, method in study.configurations()
     }
-    settled(study, table)
+    first = settled(verdicts, table).counts
+    counts = {(task, student, method): first[task][student][method] for task, student, method in table}
+    assert settled(study, table).counts == settled(study, table, counts).counts
 
 
 def test_an_interaction_is_tested_at_the_last_look_that_all_its_trials_allow() -> None:
