@@ -214,7 +214,7 @@ def test_the_wheel_has_what_a_project_starts_from(tmp_path: Path) -> None:
     ):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
     assert {path.name for path in (tmp_path / "lib").iterdir()} == {"kdcache"}
-    assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 25e6
+    assert sum(path.stat().st_size for path in project.rglob("*") if path.is_file()) < 22e6
 
 
 def put_images(folder: Path, side: int, colour: bool) -> Path:
