@@ -10,8 +10,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from kdcache.system.names import TUNE
+
 # What kdcache.engine logs: how many trials a stage has to run, and each that is done.
 TO_RUN, DONE = re.compile(r"(\d+) trials to run\b"), re.compile(r"\[(\d+)/(\d+)\] ")
+CHOSEN = re.compile(
+    r".+ \(\S+ \S+, the best of \d+ settings\)"
+)  # what tune logs, see kdcache.engine.tuning.run
 EPOCH = re.compile(r": epoch (\d+/\d+): loss ")  # what a training logs, see kdcache.trials.watching
 RAN = "Running stage "  # what DVC prints before a stage's command
 TAIL = 20  # lines of a failed stage's log
@@ -25,6 +30,7 @@ class Trials:
     """
 
     def __init__(self, expected: Mapping[str, int]) -> None:
+        self._expected = dict(expected)
         self._total, self._done = dict(expected), dict.fromkeys(expected, 0)
 
     @property
@@ -36,12 +42,18 @@ class Trials:
         return sum(self._done.values())
 
     def read(self, stage: str, log: Path) -> None:
-        """Read what a running stage has logged so far."""
+        """Read what a running stage has logged so far. Tune logs one batch of trials after another."""
+        batches: list[list[int]] = []  # [to run, done]
         for line in _lines(log):
             if match := TO_RUN.match(line):
-                self._total[stage] = int(match[1])
-            elif match := DONE.match(line):
-                self._done[stage] = int(match[1])
+                batches.append([int(match[1]), 0])
+            elif batches and (match := DONE.match(line)):
+                batches[-1][1] = int(match[1])
+        if batches:
+            reported = sum(to_run for to_run, _ in batches)
+            still_to_come = self._expected.get(stage, 0) if stage == TUNE else 0
+            self._total[stage] = max(reported, still_to_come)
+            self._done[stage] = sum(done for _, done in batches)
 
     def close(self, stage: str) -> None:
         """Count no more trials to do for a stage that has ended."""
@@ -59,6 +71,7 @@ class Display:
     def __init__(self, stages: int, trials: Trials, console: Console | None = None) -> None:
         self.trials = trials
         self._stages, self._ended, self._begin = stages, 0, time.monotonic()
+        self._said = 0  # lines about chosen settings
         self._console = console or Console(stderr=True, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -86,6 +99,8 @@ class Display:
         """
         for stage, log in running.items():
             self.trials.read(stage, log)
+        if TUNE in running:
+            self._say_chosen(running[TUNE])
         self._bar.update(
             self._task,
             description=self._counts(),
@@ -98,6 +113,8 @@ class Display:
     def end(self, name: str, stages: Sequence[str], log: Path, ok: bool, seconds: float) -> None:
         """Report the end of stages that ran together: done, failed, or DVC found that they did not have to run."""
         self.trials.read(name, log)
+        if TUNE in stages:
+            self._say_chosen(log)
         for stage in {name, *stages}:
             self.trials.close(stage)
         self._ended += len(stages)
@@ -115,6 +132,13 @@ class Display:
         self.say(f"{stage} failed; all that it printed is in {log}")
         if dropped:
             self.say(f"not started because of that: {', '.join(dropped)}")
+
+    def _say_chosen(self, log: Path) -> None:
+        """Tune may take most of a study's time, so what it has chosen is said at once."""
+        chosen = [line for line in _lines(log) if CHOSEN.fullmatch(line)]
+        for line in chosen[self._said :]:
+            self.say(f"{TUNE}: {line}  ({self._counts()}{self._time_left()})")
+        self._said = len(chosen)
 
     def _counts(self) -> str:
         trials = f", trials {self.trials.done}/{self.trials.total}" if self.trials.total else ""

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdcache.repro.pipeline import Pipeline
-from kdcache.system.names import SETTLED
+from kdcache.system.names import SETTLED, TUNE
 from kdcache.trials.layout import RESULT, Layout
 
 if TYPE_CHECKING:
-    from kdcache.study import Model
+    from kdcache.study import Model, Study
 
 PARAMS = Path("params.yaml")
 
@@ -45,7 +45,9 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
     work = Work(models=[*study.teachers.values(), *study.students.values()])
     for stage in stages:
         out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
-        if out in known:
+        if stage == TUNE:
+            work.trials[stage] = _of_tune(study, layout)
+        elif out in known:
             kept = sum((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
             changed = pipeline.changed.get(stage, set())
             work.trials[stage] = len(known[out]) - (kept if changed == {SETTLED} else 0)
@@ -54,6 +56,12 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
         elif out is not None and out not in models and _is_of_a_model(out, layout):
             work.idle.add(stage)
     return work
+
+
+def _of_tune(study: Study, layout: Layout) -> int:
+    """How many trials tune has to run: those of all settings, without those that have a result."""
+    kept = len(list(layout.tuning.glob(f"*trials/*/*/*/*/*/{RESULT}")))
+    return max(0, study.tuning_trials() - kept)
 
 
 def _is_of_a_model(out: Path, layout: Layout) -> bool:

@@ -10,3 +10,4 @@ LONGEST_NAME = (
 NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{LONGEST_NAME - 1}}}")
 SETTLED = "settle.json"  # beside params.yaml: how many seeds each configuration of a study with looks has
 TUNED = "tuned.json"  # beside params.yaml: the values that stage `tune` chose
+TUNE = "tune"  # the stage that writes it

@@ -25,6 +25,37 @@ def test_trials_are_counted_as_the_stages_log_them(tmp_path: Path) -> None:
     assert (trials.done, trials.total) == (1, 3)
 
 
+def test_the_batches_of_tune_add_up(tmp_path: Path) -> None:
+    trials, log = Trials({"tune": 10, "train@base": 5}), tmp_path / "log"
+    log.write_text("2 trials to run, 2 at once\n[1/2] a\n[2/2] b\nnews / bert / base: as declared\n")
+    trials.read("tune", log)
+    assert (trials.done, trials.total) == (2, 15)
+    with log.open("a") as file:
+        file.write("4 trials to run, 2 at once\n[1/4] c\n")
+    trials.read("tune", log)
+    assert (trials.done, trials.total) == (3, 15)
+    with log.open("a") as file:
+        file.write("[2/4] d\n6 trials to run, 2 at once\n")  # more than expected: old results did not fit
+    trials.read("tune", log)
+    assert (trials.done, trials.total) == (4, 17)
+    trials.close("tune")
+    assert (trials.done, trials.total) == (4, 9)
+
+
+def test_what_tune_chooses_is_said_once_and_at_once(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", io.StringIO()
+    first = "news / bert / base: learning_rate 0.0002 (accuracy 0.8954, the best of 4 settings)"
+    second = "news / bert / kd: as declared (nll 1.2e-05, the best of 1 settings)"
+    with Display(2, Trials({"tune": 8}), Console(file=out)) as display:
+        log.write_text(f"4 trials to run, 2 at once\n[4/4] news / bert / base / seed 0\n{first}\n")
+        display.show({"tune": log})
+        display.show({"tune": log})
+        assert out.getvalue().startswith(f"tune: {first}  (stages 0/2, trials 4/8")
+        log.write_text(f"{log.read_text()}{second}\n")
+        display.end("tune", ["tune"], log, ok=True, seconds=3)
+    assert [out.getvalue().count(line) for line in (first, second)] == [1, 1]
+
+
 def test_lines_for_a_file(tmp_path: Path) -> None:
     ran, checked = tmp_path / "ran", tmp_path / "checked"
     ran.write_text("Running stage 'a':\n> false\n[bold] went wrong\nERROR: failed\n")

@@ -75,6 +75,26 @@ def test_trials_are_not_counted_as_kept_while_what_they_learn_from_may_change(pr
     )
 
 
+def test_tune_has_the_trials_of_every_setting_that_has_no_result(project: Path) -> None:
+    tuning = {
+        "seeds": [100, 101],
+        "budget": 2,
+        "space": {"all": {"epochs": [1, 2, 4]}},
+        "teachers": {"epochs": [1, 2]},
+    }
+    write(project, {**STUDY, "tuning": tuning})
+    tune = Pipeline(
+        ["tune"], {"tune": set()}, {"tune": [Path("data/tuning")]}, {"tune": {"params.yaml"}}, set()
+    )
+    asked = 2 * (2 * 2 * 4 + 2 * 2)  # seeds x (settings x students x methods + settings x teachers)
+    assert expected_work(tune, ["tune"]).trials == {"tune": asked}
+    for place in ("trials/news/small/base", "teacher-trials/news/big/base"):
+        folder = Path("data/tuning") / place / "setting-0" / "seed-100"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text("{}")
+    assert expected_work(tune, ["tune"]).trials == {"tune": asked - 2}
+
+
 def test_nothing_is_known_without_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert expected_work(pipeline(), list(OUTS)) == Work()

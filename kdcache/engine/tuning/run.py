@@ -98,7 +98,7 @@ def _tune_one(trying: Trying, name: Configuration) -> Tuned:
     metric = trying.metric(name[0])
     tuned = Tuned(name, tried, best(tried, tuning.lower_is_better), metric)
     trying.chosen[name] = tuned.setting
-    said = "%s: %s (%s %.4g, the best of %d settings)"
+    said = "%s: %s (%s %.4g, the best of %d settings)"  # kdcache.repro.progress looks for such lines
     chosen = tried[tuned.chosen]
     log.info(said, " / ".join(name), in_words(tuned.setting), metric, chosen.mean, len(tried))
     return tuned

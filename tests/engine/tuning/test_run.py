@@ -18,6 +18,7 @@ from kdcache.engine.tuning.holding_out import held_out_rows
 from kdcache.engine.tuning.run import Tuned
 from kdcache.errors import TrialError
 from kdcache.logits import LogitCache, LogitWriter
+from kdcache.repro.progress import CHOSEN
 from kdcache.study import load_study
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.layout import Layout
@@ -180,13 +181,16 @@ def test_teachers_are_chosen_by_nll_on_the_held_out_rows_and_learned_from_as_cho
     assert results("teacher-trials") == before
 
 
-def test_teachers_alone_are_tuned_where_methods_have_no_space() -> None:
+def test_teachers_alone_are_tuned_where_methods_have_no_space(caplog: pytest.LogCaptureFixture) -> None:
     """No method is tried, so all are as declared, and a method's values change no choice."""
+    caplog.set_level("INFO")
     alone = {**TUNING, "space": {}, "teachers": {"epochs": [1, 8]}}
     write_project(tuning=alone)
     stage.main([])
     table = pd.read_csv("metrics/tuning.csv")
     assert list(table["role"]) == ["teacher"] * 2
+    (said,) = [message for message in caplog.messages if CHOSEN.fullmatch(message)]
+    assert said.startswith("words / big / base: epochs 8 (nll ")
     assert results("trials") == {}
     assert not list(Path("data/tuning").glob("teachers/*/*"))
     written = json.loads(Path("tuned.json").read_text())
