@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import signal
 import time
@@ -28,6 +29,7 @@ from kdcache.system.names import SETTLED
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK = 0.3  # seconds between two looks at signals and logs
+LONGEST_LOG = 150  # characters; the file systems of Linux and macOS allow 255
 PATIENCE = 20.0  # seconds that interrupted stages have to end by themselves
 
 
@@ -144,7 +146,7 @@ class _Run:
         return bool(self._jobs)
 
     def _start(self, stages: Sequence[str], allow_missing: bool) -> Job:
-        log = self._logs / f"{re.sub('[/:]', '_', stages[0])}.log"
+        log = self._logs / log_name(stages[0])
         job = Job(stages, allow_missing, log, self._environment)
         self._jobs.append(job)
         return job
@@ -152,8 +154,12 @@ class _Run:
     def _groups(self) -> list[list[str]]:
         """What may be run now in a process each: a stage with work, and last all those without."""
         idle = self._schedule.ready_together(self._idle)
-        working = [[stage] for stage in self._schedule.ready() if stage not in self._idle]
+        working = [[stage] for stage in self._schedule.ready() if stage not in self._idle | self._held_back()]
         return [*working, idle] if idle else working
+
+    def _held_back(self) -> set[str]:
+        """The last stages while others run beside: these read what the last ones write, and DVC waits for no reader."""
+        return self._schedule.last if any(job in self._jobs for job in self._beside) else set()
 
     def _going_on(self) -> bool:
         return self._keep_going or not self._schedule.having(State.FAILED)
@@ -189,6 +195,14 @@ class _Run:
                 job.interrupt()
         give_up = time.monotonic() + PATIENCE
         end_all(self._jobs, lambda: time.monotonic() > give_up or len(received) > 1)
+
+
+def log_name(stage: str) -> str:
+    """The file name of a stage's log. A stage's name can be longer than a file's name may be."""
+    name = re.sub("[/:]", "_", stage)
+    if len(name) > LONGEST_LOG:
+        name = f"{name[:LONGEST_LOG]}-{hashlib.sha256(stage.encode()).hexdigest()[:8]}"
+    return f"{name}.log"
 
 
 @contextmanager

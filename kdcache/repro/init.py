@@ -118,9 +118,21 @@ def _write_files(folder: Path, study: Any, data: Texts | Images | None) -> None:
     YAML().dump(study, written)
     text = SECTION.sub(r"\1\n\n", written.getvalue())
     (folder / "params.yaml").write_text(text, encoding="utf-8")
-    for name, content in ((".gitignore", template.IGNORED), (".dvcignore", _dvc_ignored())):
-        if not (folder / name).exists():
-            (folder / name).write_text(content, encoding="utf-8")
+    _ignore(folder / ".gitignore", template.IGNORED)
+    _ignore(folder / ".dvcignore", _dvc_ignored())
+
+
+def _ignore(path: Path, rules: str) -> None:
+    """Add the rules that the file lacks, as a repository's own file does; a new file has all of them."""
+    if not path.exists():
+        path.write_text(rules, encoding="utf-8")
+        return
+    there = path.read_text(encoding="utf-8")
+    known = {"", *map(str.strip, there.splitlines())}
+    lacking = [rule for rule in rules.splitlines() if rule.strip() not in known and not rule.startswith("#")]
+    if lacking:
+        end = "" if there.endswith("\n") or not there else "\n"
+        path.write_text(there + end + "\n".join(["# kdcache", *lacking, ""]), encoding="utf-8")
 
 
 def _dvc_ignored() -> str:

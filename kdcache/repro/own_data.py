@@ -18,11 +18,12 @@ from ruamel.yaml.comments import CommentedSeq
 from kdcache.errors import KdcacheError
 from kdcache.repro import template
 from kdcache.study import Task
+from kdcache.study.names import is_name
 from kdcache.study.wording import describe_mistake
-from kdcache.system.names import NAME
 from kdcache.tasks.images import to_pixels
 from kdcache.tasks.prepare import check_source
 from kdcache.tasks.sources import load_source
+from kdcache.tasks.texts import TextReader
 
 LONGEST, STEP = 128, 8  # tokens that the embedded models take; max_length is a multiple
 SAMPLE = 2000  # texts whose tokens are counted
@@ -158,7 +159,7 @@ def own_study(project: Path, data: Texts | Images) -> tuple[Any, str]:
     study = template.only(template.default_study(), data.modality)
     name = project.resolve().name
     task, described = data.task(project)
-    study["tasks"] = {name if NAME.fullmatch(name) else "mine": task}
+    study["tasks"] = {name if is_name(name) else "mine": task}
     for group in ("teachers", "students"):
         for model in study[group].values():
             model.pop("tasks", None)
@@ -206,10 +207,11 @@ def _look_at(data: Texts) -> tuple[str, int]:
     tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
     tokenizer.no_truncation()
     first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
-    columns = [[text or "" for text in first.column(name).to_pylist()] for name in data.text]
+    texts, _ = TextReader("train", list(data.text)).read(first, 0, None)
+    columns = [[text or "" for text in column.to_pylist()] for column in texts.values()]
     counts = [
         len(encoding.ids)
-        for encoding in tokenizer.encode_batch([" ".join(texts) for texts in zip(*columns, strict=True)])
+        for encoding in tokenizer.encode_batch([" ".join(row) for row in zip(*columns, strict=True)])
     ]
     longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
     return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest

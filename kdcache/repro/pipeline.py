@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,14 @@ class Project:
         self.folder.mkdir(exist_ok=True)
 
     def read(self, targets: Sequence[str] = ()) -> Pipeline:
-        """The targets' stages and all stages they depend on; without targets, all stages of dvc.yaml."""
-        with _dvc_errors(), lock_repo(self._repo):
-            graph = get_active_graph(self._repo.index.graph)
-            steps: list[Any] = plan_repro(graph, collect_stages(self._repo, list(targets) or [PIPELINE]))
+        """The targets' stages and all stages they depend on; without targets, all stages of dvc.yaml.
+
+        Another DVC command that holds the lock (`dvc push` does while it runs) is waited for.
+        """
+        repo = Repo(_wait_for_lock=True)
+        with _dvc_errors(), lock_repo(repo):
+            graph = get_active_graph(repo.index.graph)
+            steps: list[Any] = plan_repro(graph, collect_stages(repo, list(targets) or [PIPELINE]))
             return Pipeline(
                 order=[step.addressing for step in steps],
                 upstream={
@@ -55,7 +59,7 @@ class Project:
                     for step in steps
                 },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
-                changed={name: _named(status) for name, status in self._repo.status().items()},
+                changed={name: _named(status) for name, status in repo.status().items()},
                 superseded={
                     step.addressing for step in steps if _is_superseded(step, graph.successors(step))
                 },
@@ -91,7 +95,8 @@ class Project:
                 self._reorder(sorted_)
 
     def _reorder(self, names: list[str]) -> None:
-        with _dvc_errors(), lock_repo(self._repo), modify_yaml(LOCK) as data:
+        """Put the stages in dvc.lock into this order; leave it if another DVC command has the lock for seconds."""
+        with _dvc_errors(), suppress(LockError), lock_repo(self._repo), modify_yaml(LOCK) as data:
             stages = data["stages"]
             for name in names:
                 stages[name] = stages.pop(name)

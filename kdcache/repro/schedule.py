@@ -53,6 +53,11 @@ class Schedule:
                 together.append(name)
         return together
 
+    @property
+    def last(self) -> set[str]:
+        """The stages that no other stage waits for."""
+        return {name for name in self.order if not self._to_the_end[name]}
+
     def start(self, name: str) -> None:
         self.states[name] = State.RUNNING
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+
+from pydantic import ValidationError
 
 from kdcache.study.estimates import TokenEstimate
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Model, Student
 from kdcache.study.schema import Study
+from kdcache.study.tuning import RECIPE, applied
 from kdcache.study.values import Schedule
 from kdcache.system.quoting import quoted
 
@@ -23,13 +27,22 @@ def language_mistakes(study: Study) -> Iterator[str]:
     yield from _models(study, tasks, others)
     for group, methods in (("regularizers", study.regularizers), ("distillers", study.distillers)):
         for name, method in methods.items():
-            key = f"{group}.{name}"
             if others and method.tail is not None:
-                yield f"{key}.tail: is about token caches, and {quoted(others[0])} is not language modelling"
-            if tasks:
-                why = _undefined(method) or _unlearnable(study, tasks, method)
+                yield f"{group}.{name}.tail: is about token caches, and {quoted(others[0])} is not language modelling"
+            for key, variant in ((f"{group}.{name}", method), *_tried(study, name, method)) if tasks else ():
+                why = _undefined(variant) or _unlearnable(study, tasks, variant)
                 if why:
                     yield f"{key}: task {quoted(min(tasks))} is language modelling: {why}"
+                    break
+
+
+def _tried(study: Study, name: str, method: Regularizer) -> Iterator[tuple[str, Regularizer]]:
+    """The method with each value of its own that tuning may try, and the value's place in the file."""
+    values = study.tuning.values(name) if study.tuning is not None else {}
+    for key in (key for key in values if key not in RECIPE):
+        for value in values[key]:
+            with suppress(ValidationError):  # a mistake of its own
+                yield f"tuning.space.{name}.{key}: {value:g}", applied(method, {key: value})
 
 
 def _models(study: Study, tasks: set[str], others: list[str]) -> Iterator[str]:

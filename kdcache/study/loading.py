@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from kdcache.errors import ParamsError
 from kdcache.study.mistakes import Entries, mistakes_between
@@ -112,4 +112,9 @@ def _sound(kind: type[P], entry: object) -> P | None:
         faulty = {str(key) for item in error.errors() for key in item["loc"][:1]}
     if not isinstance(entry, dict) or faulty & LINKS:
         return None
-    return kind.model_construct(None, **{key: entry[key] for key in kind.model_fields if key in entry})
+    sound = {key: field for key, field in kind.model_fields.items() if key in entry and key not in faulty}
+    values = {
+        key: TypeAdapter(field.rebuild_annotation()).validate_python(entry[key])
+        for key, field in sound.items()
+    }
+    return kind.model_construct(None, **values)

@@ -220,14 +220,20 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"
     yield from _unusable_space_of_teachers(entries, tuning)
     sizes = [size for name in names for size in tuning.values(name).get("batch_size", [])]
-    for name, student in study.students.items():
-        if sizes and min(sizes) < student.accumulate:
-            parts = f"students.{name}.accumulate: {student.accumulate}"
-            yield f"tuning.space: batch_size {min(sizes):g} cannot be computed in as many parts as {parts}"
+    yield from _too_small_batches("tuning.space", sizes, "students", study.students)
     groups = {"regularizers": study.regularizers, "distillers": study.distillers} if tuning.space else {}
     for group, methods in groups.items():
         for name, method in methods.items():
             yield from _unusable_space(tuning, group, name, method)
+
+
+def _too_small_batches(
+    key: str, sizes: list[float], group: str, models: Mapping[str, Model]
+) -> Iterator[str]:
+    for name, model in models.items():
+        if sizes and min(sizes) < model.accumulate:
+            parts = f"{group}.{name}.accumulate: {model.accumulate}"
+            yield f"{key}: batch_size {min(sizes):g} cannot be computed in as many parts as {parts}"
 
 
 def _has_score(task: Task, metric: str) -> bool:
@@ -243,6 +249,11 @@ def _unusable_space_of_teachers(entries: Entries, tuning: Tuning) -> Iterator[st
         yield "tuning.teachers: lists no value; give at least one key, such as epochs: [2, 4, 8]"
     if not entries.names["teachers"]:
         yield "tuning.teachers: there are no teachers to tune; leave it out"
+    for name, teacher in entries.sound.teachers.items():
+        if teacher.epochs == 0:
+            yield f"tuning.teachers: teachers.{name} has epochs: 0, it is as its checkpoint is; leave one of them out"
+    batches = tuning.teachers.values.get("batch_size", [])
+    yield from _too_small_batches("tuning.teachers", batches, "teachers", entries.sound.teachers)
     for name, task in entries.sound.tasks.items():
         if task.regression:
             yield (

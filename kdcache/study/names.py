@@ -28,6 +28,15 @@ def teacher_names(teacher: str | Iterable[str] | None) -> tuple[str, ...]:
     return (teacher,) if isinstance(teacher, str) else tuple(teacher or ())
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can be the name of a task, a model or a method."""
+    try:
+        _check_name(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_name(name: object) -> object:
     if not isinstance(name, str):
         raise ValueError(f"a name is text, found {quoted(name)}; begin it with a letter")

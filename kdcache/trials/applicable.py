@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.errors import ParamsError
+from kdcache.system import processes
 from kdcache.system.files import write_json
 from kdcache.system.locks import exclusive
 from kdcache.system.params_file import read_params
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path("params.yaml")) -> bool:
     """Whether the study excludes a model from a task; if so, the output folder then holds a note and nothing else.
 
+    Under `accelerate launch` only the main process writes it.
+
     Args:
         folder: the stage's output folder.
         group: "teachers" or "students".
@@ -32,8 +35,9 @@ def left_out(folder: Path, group: str, name: str, task: str, params: Path = Path
     """
     if task in _tasks_of(group, name, params, task):
         return False
-    with exclusive(folder):
-        mark_inapplicable(folder, f"{group}.{name}.tasks does not list {task!r}")
+    if processes.is_main():
+        with exclusive(folder):
+            mark_inapplicable(folder, f"{group}.{name}.tasks does not list {task!r}")
     return True
 
 

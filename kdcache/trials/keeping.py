@@ -14,7 +14,7 @@ from kdcache.logits.places import BESIDE, VIEWS
 from kdcache.system.files import read_json, remove, remove_folder
 from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, SEED_FOLDER, TEACHER
 from kdcache.trials.plan import CachePlan, TrialPlan
-from kdcache.trials.result import read_result
+from kdcache.trials.result import finished_result, read_result, write_result
 from kdcache.trials.saved_models import teacher_files, why_no_model
 from kdcache.trials.store import Store
 from kdcache.trials.tokens.checking import check_all, check_distributions, check_own, check_trial
@@ -151,20 +151,34 @@ def _take(store: Store, plan: TrialPlan) -> bool:
     if reason is not None:
         log.warning("%s: what the store has is not used: %s", plan.folder, reason)
         shutil.rmtree(plan.folder)
-    return reason is None
+        return False
+    _rename(plan)
+    return True
+
+
+def _rename(plan: TrialPlan) -> None:
+    """Give a trial from the store the plan's names: it may have been run for a student or method of another name."""
+    result = finished_result(plan.folder)
+    if (result.task, result.student, result.regularizer) != (plan.task, plan.student, plan.regularizer):
+        write_result(plan.folder, result.model_copy(update=plan.described))
 
 
 def _put_aside(store: Store, folder: Path) -> None:
-    """Put a whole finished trial that is no longer asked for into the store, because it may be asked for again."""
+    """Put a whole finished trial that is no longer asked for into the store, because it may be asked for again.
+
+    Raises:
+        KdcacheError: it cannot be stored.
+    """
     try:
         result = read_result(folder) if folder.is_dir() else None
-        if result is not None:
-            if (folder / LIKELIHOODS).is_dir():
-                check_all(folder)
-            else:
-                logits = LogitCache(folder / LOGITS)
-                check_own(logits, result.identity)
-                logits.verify("full")
-            store.put("trials", result.identity, folder)
+        if result is None:
+            return
+        if (folder / LIKELIHOODS).is_dir():
+            check_all(folder)
+        else:
+            logits = LogitCache(folder / LOGITS)
+            check_own(logits, result.identity)
+            logits.verify("full")
     except KdcacheError:
         return  # damaged: nobody can use it
+    store.put("trials", result.identity, folder)

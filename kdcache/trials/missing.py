@@ -116,10 +116,11 @@ def _planned_now(planner: Planner, plan: TrialPlan | TeacherPlan) -> TrialPlan |
     if isinstance(plan, TeacherPlan):
         known = plan.task in planner.study.tasks and plan.teacher in planner.study.teachers
         return planner.teacher(plan.task, plan.teacher) if known else None
-    if (plan.task, plan.student, plan.regularizer) not in planner.study.configurations():
+    configuration = plan.task, plan.student, plan.regularizer
+    if configuration not in planner.study.configurations():
         return None
-    trials = planner.trials(plan.task, plan.student, plan.regularizer)
-    return next((trial for trial in trials if trial.seed == plan.seed), None)
+    asked_for = plan.seed in planner.study.seeds_of(*configuration)
+    return planner.trial(*configuration, plan.seed) if asked_for else None
 
 
 def _keeps_model(plan: TrialPlan | TeacherPlan) -> bool:

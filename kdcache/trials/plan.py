@@ -22,6 +22,7 @@ from kdcache.trials.identity import (
     content_of,
     identity_of,
     learned_from,
+    left_out,
     teacher_caches,
     training_parts,
 )
@@ -58,6 +59,24 @@ class TrialPlan:
     @property
     def name(self) -> str:
         return f"{self.task} / {self.student} / {self.regularizer} / seed {self.seed}"
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """What result.json says of the plan: its names, places and parameters. The identity has no names."""
+        return {
+            "task": self.task,
+            "student": self.student,
+            "init": self.model.init,
+            "checkpoint": self.model.checkpoint,
+            "layers": self.model.layers,
+            "teacher": self.method.teacher_name(self.model),
+            "regularizer": self.regularizer,
+            "seed": self.seed,
+            "params": {
+                "student": self.model.model_dump(exclude={"keep", "cache"}),
+                "regularizer": self.method.model_dump(exclude=left_out(self.method)),
+            },
+        }
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kdcache.system.devices import device_name, peak_memory_mb
 from kdcache.system.files import remove
 from kdcache.training.learning import learn
 from kdcache.training.loop import Training
-from kdcache.trials.identity import left_out, logit_fingerprints
+from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.layout import LOGITS, MODEL, RESULT
 from kdcache.trials.likelihoods import checksum_in, path_of
 from kdcache.trials.plan import TrialPlan
@@ -39,7 +39,7 @@ def run_trial(plan: TrialPlan) -> None:
         KdcacheError: the task was prepared anew in the meantime, the logits to learn from belong to other rows, or
             training failed.
     """
-    with watched(plan.name, plan.identity, _params(plan)) as watch:
+    with watched(plan.name, plan.identity, plan.described["params"]) as watch:
         learned = run_on_documents if plan.language_modelling else _run_on_rows
         inputs, trained, run = learned(plan, watch)
         if not PartialState().is_main_process:
@@ -77,18 +77,10 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
     return TrialResult(
         identity=plan.identity,
         parts=plan.parts,
-        task=plan.task,
-        student=plan.student,
         family=checkpoint.family,
-        init=plan.model.init,
-        checkpoint=plan.model.checkpoint,
         commit=checkpoint.commit,
         start=checkpoint.start_fingerprint(inputs.card.max_length),
-        layers=plan.model.layers,
-        teacher=plan.method.teacher_name(plan.model),
-        regularizer=plan.regularizer,
-        seed=plan.seed,
-        params=_params(plan),
+        **plan.described,
         steps=run.steps,
         losses=run.losses,
         device=run.device,
@@ -100,13 +92,6 @@ def _result(plan: TrialPlan, inputs: Inputs, run: Training) -> TrialResult:
 
 def _likelihoods(plan: TrialPlan) -> dict[str, str]:
     return {split: checksum_in(path_of(plan.folder, split)) for split in plan.evaluated}
-
-
-def _params(plan: TrialPlan) -> dict[str, Any]:
-    return {
-        "student": plan.model.model_dump(exclude={"keep", "cache"}),
-        "regularizer": plan.method.model_dump(exclude=left_out(plan.method)),
-    }
 
 
 def _prediction_cost(seconds: float, rows: int, run: str) -> Cost:

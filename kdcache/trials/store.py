@@ -17,6 +17,7 @@ import logging
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 FOLDER = "KDCACHE_STORE"  # variable: another folder, or "off" for no store
 SIZE = "KDCACHE_STORE_GB"  # variable: the largest size of the store
 DEFAULT_GB = 20.0
+ABANDONED = 24 * 3600.0  # seconds: no put takes as long
 SEAL, CONTENT, TOTAL = "seal.json", "content", "total.json"
 Kind = Literal["trials", "teachers", "caches"]
 KINDS: tuple[Kind, ...] = ("trials", "teachers", "caches")
@@ -81,6 +83,8 @@ class Store:
             os.rename(copy, entry)
             sync_folder(entry.parent)
         except OSError as error:
+            if (entry / SEAL).is_file():  # another process has just stored the same
+                return
             raise KdcacheError(f"{entry}: cannot be stored: {error.strerror or error}") from error
         finally:
             shutil.rmtree(copy, ignore_errors=True)
@@ -130,6 +134,7 @@ class Store:
             The removed entries.
         """
         limit = self.limit if limit is None else limit
+        self._remove_unfinished()
         entries = self.entries()
         bytes_left, removed = sum(entry.bytes for entry in entries), []
         for entry in entries:
@@ -141,6 +146,13 @@ class Store:
         if self.folder.is_dir():
             write_json(self.folder / TOTAL, {"bytes": bytes_left})
         return removed
+
+    def _remove_unfinished(self) -> None:
+        """Remove the copies of puts that were killed. A young one may still be under way."""
+        for kind in KINDS:
+            for copy in (self.folder / kind).glob(".*"):
+                if time.time() - copy.stat().st_mtime > ABANDONED:
+                    shutil.rmtree(copy, ignore_errors=True)
 
     def _entry(self, kind: Kind, identity: str) -> Path:
         return self.folder / kind / identity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -328,3 +329,66 @@ def test_a_second_run_in_the_same_project_is_refused(tmp_path: Path) -> None:
     driver.send_signal(signal.SIGINT)
     driver.communicate(timeout=120)
     assert_gone(processes)
+
+
+# The second time, trials end after report has begun and before it has ended.
+BESIDE = """
+stages:
+  trials:
+    cmd: "test ! -e table || while ! test -e begun; do sleep 0.05; done; cp in trials"
+    deps: [in]
+    outs: [trials]
+  compare: {cmd: cp trials table, deps: [trials], outs: [table]}
+  report: {cmd: "touch begun; sleep 4; cp table page", deps: [table], outs: [page]}
+"""
+REPRODUCE = """
+import sys
+from pathlib import Path
+from kdcache.repro.driver import reproduce
+Path("in").write_text("one")
+assert reproduce(["compare"]) == 0
+Path("in").write_text("two")
+sys.exit(reproduce(["compare"], beside=["report"]))
+"""
+
+
+def test_what_others_beside_read_is_not_written_meanwhile(tmp_path: Path) -> None:
+    """DVC has a stage fail that would write what another one reads: it waits for nobody."""
+    project = Project(tmp_path / "project", BESIDE)
+    process = project.start(code=REPRODUCE)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "report: done in" in output
+    assert output.rindex("compare: done in") > output.index("report: done in")
+    files = project.files()
+    assert (files["page"], files["table"]) == (b"one", b"two")
+
+
+LOCKED = """
+import time
+from pathlib import Path
+from dvc.repo import Repo, lock_repo
+with lock_repo(Repo()):
+    Path("locked").touch()
+    time.sleep(5)
+"""
+
+
+def test_another_dvc_command_is_waited_for(new_project: NewProject) -> None:
+    """`dvc push` has the lock all the time."""
+    project = new_project("project")
+    other = project.start(code=LOCKED)
+    while not (project.folder / "locked").exists():
+        assert other.poll() is None, other.communicate()
+        time.sleep(0.02)
+    (project.folder / "locked").unlink()
+    assert "6 to run or to check" in project.repro()
+    assert other.wait(timeout=60) == 0
+    assert project.locks() == {}
+
+
+def test_names_that_are_longer_than_a_file_s(tmp_path: Path) -> None:
+    names = [letter * 100 for letter in "abc"]
+    stage = f"a: {{matrix: {{x: [{names[0]}], y: [{names[1]}], z: [{names[2]}, {'d' * 100}]}}, cmd: exit 1}}"
+    output = Project(tmp_path / "project", f"stages:\n  {stage}\n").repro("--keep-going", code=1)
+    assert len(set(re.findall(r"all that it printed is in (\S+)", output))) == 2

@@ -116,6 +116,39 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("folder", ["2024-06-01", "2024", "na", "on", "a b"])
+def test_a_folder_whose_name_is_no_name_of_a_task(tmp_path: Path, folder: str) -> None:
+    init.start_project(tmp_path / folder, data=own_data.Texts(*put_rows(tmp_path / "from"), ["text"], "mood"))
+    assert list(load_study(tmp_path / folder / "params.yaml").tasks) == ["mine"]
+
+
+def test_texts_that_are_numbers_are_named_and_nothing_is_written(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        rows = "".join(f'{{"text": {i}, "label": {i % 2}}}\n' for i in range(40))
+        (tmp_path / f"{split}.jsonl").write_text(rows)
+    data = own_data.Texts(tmp_path / "train.jsonl", tmp_path / "validation.jsonl", ["text"], "label")
+    with pytest.raises(TaskError, match="train: text column 'text' holds int64, expected strings"):
+        init.start_project(tmp_path / "p", data=data)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".dvcignore"])
+@pytest.mark.parametrize("own", ["", "*.secret\n", "*.secret", "/.kdcache/\n*.pyc\n"])
+def test_a_repository_keeps_its_ignore_rules_and_gets_those_it_lacks(
+    tmp_path: Path, name: str, own: str
+) -> None:
+    fresh, old = tmp_path / "fresh", tmp_path / "old"
+    old.mkdir()
+    (old / name).write_text(own)
+    for folder in (fresh, old):
+        init.start_project(folder)
+    lines = (old / name).read_text().splitlines()
+    assert lines[: len(own.splitlines())] == own.splitlines()
+    wanted = {line for line in (fresh / name).read_text().splitlines() if not line.startswith("#")} - {""}
+    assert wanted <= set(lines)
+    assert len(lines) == len(set(lines))
+
+
 def test_nothing_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").touch()
     with pytest.raises(KdcacheError, match=r"has params.yaml already"):

@@ -74,3 +74,7 @@ def test_a_stage_that_is_to_start_once_more_waits_again() -> None:
     found.start("a")
     found.wait_again("a")
     assert found.ready() == ["a", "e"]
+
+
+def test_the_last_stages_are_those_that_nothing_waits_for() -> None:
+    assert schedule(*ORDER).last == {"d", "e"}

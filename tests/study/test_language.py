@@ -48,7 +48,13 @@ def test_a_correct_study(tmp_path: Path) -> None:
     assert study.unit.plural == "nats"
 
 
+TUNING = {"seeds": [9], "budget": 2}
 WRONG = [
+    ({"tuning": {**TUNING, "space": {"base": {"epochs": [1, 2]}, "self_kd": {"epochs": [1, 2]},
+                                     "smooth": {"epochs": [1, 2]}, "kd": {"temperature": [1, 2]}}}},
+     "tuning.space.kd.temperature: 2: task 'bbc' is language modelling: teachers.big.cache: a threshold cache serves"),
+    ({"tuning": {**TUNING, "teachers": {"epochs": [1, 2]}}},
+     "tuning.teachers: teachers.big has epochs: 0, it is as its checkpoint is; leave one of them out"),
     ({"tasks": {"bbc": {**TASK, "label": "topic", "augment": {"flip": 0.5}}}},
      "tasks.bbc: label, augment: for rows with labels; language modelling predicts the text itself"),
     ({"tasks": {"bbc": {**TASK, "metrics": ["nll", "accuracy"]}}},

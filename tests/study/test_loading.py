@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from kdcache.errors import ParamsError
 from kdcache.study import load_study
@@ -156,6 +159,36 @@ def test_an_entry_with_a_mistake_still_exists_for_others(tmp_path: Path) -> None
     # The teacher is faulty, not missing: only its own mistake is reported.
     (line,) = mistakes_in(tmp_path, changed({"teachers.big.epochs": 0}))
     assert line.startswith("teachers.big.epochs")
+
+
+def _mappings(value: object) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _mappings(inner)
+
+
+@pytest.mark.parametrize("path", ["studies/language-model.yaml", "studies/from-scratch.yaml"])
+def test_whatever_key_is_wrong_the_mistakes_are_listed(tmp_path: Path, path: str) -> None:
+    """Each key of a study misspelt, and each with a text as its value: the checks between entries must bear it."""
+    study = YAML(typ="safe").load(ROOT / path)
+    study["tuning"]["space"] = {"all": {"batch_size": [2, 4]}}
+    for student in study["students"].values():
+        student["accumulate"] = 2
+    tried = 0
+    for mapping in list(_mappings(study)):
+        for key in list(mapping):
+            for wrong in ({f"{key}_": mapping[key]}, {key: "two words"}):
+                kept = dict(mapping)
+                mapping.clear()
+                mapping.update({other: value for other, value in kept.items() if other != key} | wrong)
+                write(tmp_path, study)
+                with contextlib.suppress(ParamsError):  # a name of the user's may be any
+                    load_study(tmp_path / "params.yaml")
+                mapping.clear()
+                mapping.update(kept)
+                tried += 1
+    assert tried > 100
 
 
 def test_the_message_counts_and_lists(tmp_path: Path) -> None:

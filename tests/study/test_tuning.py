@@ -50,6 +50,10 @@ def test_a_method_may_try_what_all_may_and_its_own(tmp_path: Path) -> None:
             {**tuning(space={"all": {"batch_size": [2, 8]}}, budget=2), "students.small.accumulate": 4},
             "tuning.space: batch_size 2 cannot be computed in as many parts as students.small.accumulate: 4",
         ),
+        (
+            {**tuning(teachers={"batch_size": [2, 8]}), "teachers.big.accumulate": 4},
+            "tuning.teachers: batch_size 2 cannot be computed in as many parts as teachers.big.accumulate: 4",
+        ),
         (tuning(hold_out=1), "tuning.hold_out: Input should be less than 1, found 1"),
         (tuning(sampler="random"), "tuning.sampler: Input should be 'qmc' or 'tpe', found 'random'"),
         (tuning(buget=4), "tuning.buget: unknown key; did you mean 'budget'?"),

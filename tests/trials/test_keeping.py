@@ -20,7 +20,7 @@ from kdcache.system.files import write_json
 from kdcache.system.locks import exclusive
 from kdcache.tasks.card import TaskCard, Unlabelled
 from kdcache.trials import code
-from kdcache.trials.applicable import mark_inapplicable
+from kdcache.trials.applicable import left_out, mark_inapplicable
 from kdcache.trials.identity import (
     learned_from,
     logit_fingerprints,
@@ -243,6 +243,18 @@ def test_a_new_baseline_needs_train_logits_and_is_done_again_without(tmp_path: P
     finish(tmp_path, 0, "same")
     finish(tmp_path, 1, "same", "train", "validation")
     assert missing_seeds(tmp_path, {0: "same", 1: "same"}, ("train", "validation")) == [0]
+
+
+def test_of_several_processes_the_main_one_notes_that_a_pair_is_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params, out = tmp_path / "params.yaml", tmp_path / "out"
+    params.write_text("tasks: {rte: {}, cola: {}}\nstudents: {tiny: {tasks: [cola]}}\n")
+    for rank in ("1", "0"):
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", rank)
+        assert left_out(out, "students", "tiny", "rte", params)
+        assert out.exists() == (rank == "0")
 
 
 def test_a_configuration_that_does_not_apply_leaves_only_a_note(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ import pytest
 from kdcache.errors import KdcacheError, TrialError
 from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.trials.layout import trial_folder
-from kdcache.trials.result import TrialResult, write_result
+from kdcache.trials.result import TrialResult, finished_result, write_result
 from kdcache.trials.store import Store, project_store
 from tests.doing import missing_seeds
 
@@ -33,8 +34,8 @@ def finish(configuration: Path, seed: int, identity: str) -> Path:
     write_result(
         folder,
         TrialResult(
-            identity=identity, task="t", student="s", family="bert", init="scratch", checkpoint="m", layers=None,
-            teacher=None, regularizer="base", seed=seed, params={}, steps=1, losses=[1.0], device="cpu",
+            identity=identity, task="task", student="student", family="bert", init="scratch", checkpoint="m",
+            layers=None, teacher=None, regularizer="base", seed=seed, params={}, steps=1, losses=[1.0], device="cpu",
             precision="float32", versions={},
         ),
     )  # fmt: skip
@@ -189,6 +190,62 @@ store.Store(Path({str(store.folder)!r}), 10**9).put("trials", "one", Path({str(f
     assert not store.take("trials", "one", tmp_path / "none")
     store.put("trials", "one", folder)
     assert store.take("trials", "one", tmp_path / "again")
+
+
+def test_what_a_killed_put_left_is_removed_when_it_is_old(tmp_path: Path, store: Store) -> None:
+    store.put("trials", "one", finish(tmp_path / "kd", 0, "one"))
+    old, young = (store.folder / "trials" / f".{name}.0123abcd" for name in ("old", "young"))
+    for copy in (old, young):
+        (copy / "content").mkdir(parents=True)
+    os.utime(old, (1, 1))
+    assert store.free() == []
+    assert young.is_dir()
+    assert not old.exists()
+
+
+def test_two_processes_may_put_the_same(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes to its rename just after the first's."""
+    folder, rename = finish(tmp_path / "kd", 0, "one"), os.rename
+
+    def beaten(copy: Path, entry: Path) -> None:
+        shutil.copytree(copy, entry)
+        rename(copy, entry)
+
+    monkeypatch.setattr(os, "rename", beaten)
+    store.put("trials", "one", folder)
+    monkeypatch.undo()
+    assert store.take("trials", "one", tmp_path / "taken")
+
+
+def test_a_trial_that_cannot_be_stored_is_not_removed(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its parameters changed, and the disk is full: it would be lost."""
+    folder = finish(tmp_path / "kd", 0, "one")
+    before = contents(folder)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("kdcache.trials.store.copy_folder", full)
+    with pytest.raises(KdcacheError, match="cannot be stored: No space left on device"):
+        missing_seeds(tmp_path / "kd", {0: "two"}, store=store)
+    assert contents(folder) == before
+
+
+def test_a_trial_that_is_taken_has_the_names_that_are_asked_for(tmp_path: Path, store: Store) -> None:
+    """An identity has no names: the student may have been renamed, or two students may be equal."""
+    folder = finish(tmp_path / "old", 0, "one")
+    was = finished_result(folder)
+    write_result(folder, was.model_copy(update={"task": "words", "student": "old", "regularizer": "plain"}))
+    store.put("trials", "one", folder)
+    assert missing_seeds(tmp_path / "new", {0: "one"}, store=store) == []
+    now = finished_result(trial_folder(tmp_path / "new", 0))
+    assert (now.task, now.student, now.regularizer) == ("task", "student", "base")
+    assert now.model_copy(update={"checkpoint": was.checkpoint, "init": was.init, "params": {}}) == was
+    assert now.params["student"]["checkpoint"] == now.checkpoint == "none"
 
 
 def test_experiments_in_temporary_copies_share_the_projects_store(
