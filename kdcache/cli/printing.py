@@ -207,9 +207,7 @@ def _plan_design(plan: Mapping[str, Any]) -> list[str]:
             f"8 of 10 studies; {case['decided']:.1f} of {case['comparisons']} comparisons decided ({words})"
         )
     if not design["forecasts"]:
-        lines.append(
-            "how many trials are likely: say --sd, the standard deviation of paired differences in points"
-        )
+        lines.append("how many trials are likely: say --sd, the standard deviation of paired differences")
     return lines
 
 

@@ -263,10 +263,13 @@ def plan(
     ] = None,
     sd: Annotated[
         float | None,
-        typer.Option(min=0, help="Standard deviation of the paired differences, in points, to simulate."),
+        typer.Option(
+            min=0,
+            help="Standard deviation of the paired differences, in points (a loss: in its unit), to simulate.",
+        ),
     ] = None,
     effects: Annotated[
-        str | None, typer.Option(metavar="0,0.5,1", help="True differences in points; needs --sd.")
+        str | None, typer.Option(metavar="0,0.5,1", help="True differences in that unit; needs --sd.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -118,7 +118,9 @@ def _panel(task: str, rows: pd.DataFrame, domain: tuple[float, float], confidenc
 
 def _in_words(title: str, rows: pd.DataFrame, confidence: float) -> str:
     said = [_row_in_words(row) for row in rows.itertuples()]
-    return f"{title}. Difference from the baseline and {confidence:.0%} interval. " + "; ".join(said) + "."
+    return (
+        f"{title}. Difference from the baseline and {100 * confidence:g}% interval. " + "; ".join(said) + "."
+    )
 
 
 def _row_in_words(row: Any) -> str:
@@ -199,10 +201,16 @@ def method_scales(methods: list[str], first: int = 0) -> tuple[alt.Scale, alt.Sc
 
     `first` is the place of the first method: 1 if the baseline is not drawn.
     """
-    indices = range(first, first + len(methods))
-    colours = [METHOD_COLOURS[place % len(METHOD_COLOURS)] for place in indices]
-    shapes = [METHOD_SHAPES[place % len(METHOD_SHAPES)] for place in indices]
+    looks = [_colour_and_shape(place) for place in range(first, first + len(methods))]
+    colours, shapes = ([look[at] for look in looks] for at in (0, 1))
     return alt.Scale(domain=methods, range=colours), alt.Scale(domain=methods, range=shapes)
+
+
+def _colour_and_shape(place: int) -> tuple[str, str]:
+    """Grey is the baseline's alone. Where the other colours begin again, each goes with another shape than before."""
+    turn, colour = divmod(max(place - 1, 0), len(METHOD_COLOURS) - 1)
+    colour += place > 0
+    return METHOD_COLOURS[colour], METHOD_SHAPES[(colour + turn) % len(METHOD_SHAPES)]
 
 
 def _background(panel: Panel) -> list[alt.Chart]:

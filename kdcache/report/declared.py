@@ -131,7 +131,8 @@ def open_comparisons(metrics: Metrics, study: Study) -> int:
     if len(study.looks) < 2:
         return 0
     rows = metrics.comparisons
-    return int((rows["look"].notna() & (rows["stopped_by"] == "")).sum())  # older files do not say
+    judged = rows["look"].notna() | (rows["outcome"] != "")  # older files say neither
+    return int((judged & (rows["stopped_by"] == "")).sum())
 
 
 def _open(metrics: Metrics, study: Study) -> str:

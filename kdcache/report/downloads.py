@@ -18,6 +18,7 @@ HOLDS = {
     "across.csv": "each regularizer over several tasks",
     "curves.csv": "the training loss of every epoch",
     "teachers.csv": "each teacher's scores, how soft its labels are, its gap to a student",
+    "tuning.csv": "every setting that was tried, and which was chosen",
     "cost.csv": "seconds and memory of teachers, caches and trials",
     "summary.json": "the claims with their verdicts and numbers",
     "provenance.json": "versions and fingerprints behind the numbers",

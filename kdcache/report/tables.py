@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics, rows_of
 from kdcache.results.schema import ComparisonRow
 from kdcache.statistics import wording
+from kdcache.statistics.learned import NOTHING_LEARNED
 from kdcache.study import Study
 from kdcache.study.metrics import unit_of
 
@@ -120,19 +121,21 @@ def main_tables(metrics: Metrics, study: Study) -> list[MainTable]:
 
 def _main_table(students: list[tuple[str, str]], comparisons: pd.DataFrame, study: Study) -> MainTable:
     by_key = {(row.task, row.student, row.regularizer): row for row in rows_of(ComparisonRow, comparisons)}
-    first = {pair: next(row for key, row in by_key.items() if key[:2] == pair) for pair in students}
+    most = {
+        pair: _with_most_seeds(row for key, row in by_key.items() if key[:2] == pair) for pair in students
+    }
     columns = [
-        Column(task, student, first[task, student].init, _seeds(comparisons, task, student))
+        Column(task, student, most[task, student].init, _seeds(comparisons, task, student))
         for task, student in students
     ]
     tasks = [
         (task, wording.metric(study.tasks[task].metrics[0]), sum(pair[0] == task for pair in students))
         for task in dict.fromkeys(task for task, _ in students)
     ]
-    base: list[Cell | None] = [_baseline_cell(first[pair]) for pair in students]
+    base: list[Cell | None] = [_baseline_cell(most[pair], study) for pair in students]
     rows = [Row(study.comparison.baseline, wording.recipe_of(study, study.comparison.baseline), base)]
     for name, method in _compared(comparisons, study):
-        cells = [_cell(by_key.get((*pair, name)), study) for pair in students]
+        cells = [_cell(by_key.get((*pair, name)), most[pair].seeds, study) for pair in students]
         if any(cells):
             rows.append(Row(name, method, cells))
     return MainTable(tasks, columns, rows)
@@ -150,18 +153,34 @@ def _compared(comparisons: pd.DataFrame, study: Study) -> list[tuple[str, str]]:
     return [(name, wording.recipe_of(study, name)) for name in study.methods() if name in present]
 
 
-def _baseline_cell(row: ComparisonRow) -> Cell:
+def _with_most_seeds(rows: Iterable[ComparisonRow]) -> ComparisonRow:
+    return max(rows, key=lambda row: row.seeds)  # the first of them
+
+
+def _baseline_cell(row: ComparisonRow, study: Study) -> Cell:
+    """The baseline with the seeds of the comparison that has most of them."""
     score = wording.score(row.baseline_mean, unit_of(row.metric), row.baseline_sd)
-    return Cell(score, verdict="baseline", words="baseline", key=sort_key(row.baseline_mean))
+    words = "baseline" + _at_seeds(row, study)
+    return Cell(score, verdict="baseline", words=words, key=sort_key(row.baseline_mean))
 
 
-def _cell(row: ComparisonRow | None, study: Study) -> Cell | None:
+def _at_seeds(row: ComparisonRow, study: Study) -> str:
+    """With looks each comparison has seeds of its own: ", at 12 seeds"."""
+    return f", at {wording.count(row.seeds, 'seed')}" if len(study.looks) > 1 else ""
+
+
+def _cell(row: ComparisonRow | None, baseline_seeds: int, study: Study) -> Cell | None:
+    """
+    Args:
+        baseline_seeds: of the baseline's cell. A comparison with fewer says what the baseline scored with those.
+    """
     if row is None:
         return None
     unit = unit_of(row.metric)
     words = wording.outcome_words(row.verdict, row.negligible, row.outcome)
-    if len(study.looks) > 1:
-        words += f", at {wording.count(row.seeds, 'seed')}"
+    words += _at_seeds(row, study)
+    if row.seeds < baseline_seeds and not wording.missing(row.baseline_mean):
+        words += f" (baseline {wording.score(row.baseline_mean, unit, None)})"
     return Cell(
         score=wording.score(row.mean, unit, row.sd),
         difference=wording.gain(row.difference, unit),
@@ -201,9 +220,11 @@ def _settle(row: ComparisonRow) -> str:
 
 
 def _why(row: ComparisonRow, confidence: float) -> str:
+    if row.outcome == NOTHING_LEARNED:
+        return row.note
     if row.ci_low is None or row.ci_high is None:
         return row.note or "no interval can be made from these seeds"
-    level, note = f"the {confidence:.0%} interval", row.note
+    level, note = f"the {100 * confidence:g}% interval", row.note
     if row.ci_low > 0 or row.ci_high < 0:
         reason = f"{level} excludes 0 taken alone, but not after the correction"
     elif -row.margin < row.ci_low and row.ci_high < row.margin:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, ClassVar
 
 import altair as alt
@@ -44,6 +44,10 @@ class Configuration:
     @property
     def lower(self) -> bool:
         return unit_of(self.metric).sign < 0
+
+    @property
+    def digits(self) -> int:
+        return 3 if self.lower else 1
 
     @property
     def best(self) -> float:
@@ -148,7 +152,7 @@ def _steps(settings: int) -> list[int]:
 
 
 def _line(configuration: Configuration, study: Study, steps: list[int]) -> TuningLine:
-    digits = 3 if configuration.lower else 1
+    digits = configuration.digits
     margin = _margin(study, configuration.metric)
     behind = sorted(abs(configuration.best - score) for score in configuration.scores)
     near = sum(gap <= margin for gap in behind)
@@ -158,7 +162,7 @@ def _line(configuration: Configuration, study: Study, steps: list[int]) -> Tunin
         metric=wording.metric(configuration.metric),
         values=configuration.values[configuration.chosen],
         best=wording.number(configuration.best, digits),
-        median_gap=wording.number(behind[len(behind) // 2], digits),
+        median_gap=wording.number(median(behind), digits),
         near=f"{near} of {len(behind)}" if margin else wording.NONE,
         expected=[
             wording.number(configuration.expected[n - 1], digits) if n <= len(behind) else "" for n in steps
@@ -204,12 +208,13 @@ def diagrams(tuned: Sequence[Configuration]) -> list[Drawing]:
     return [_diagram(wording.configuration(*name), of_one) for name, of_one in groups.items()]
 
 
+def _from_one_to_all(tuned: Configuration) -> str:
+    first, last = (wording.number(tuned.expected[place], tuned.digits) for place in (0, -1))
+    return f"{tuned.regularizer} from {first} with one setting to {last} with {len(tuned.scores)}"
+
+
 def _diagram(title: str, tuned: list[Configuration]) -> Drawing:
-    said = "; ".join(
-        f"{configuration.regularizer} from {wording.number(configuration.expected[0])} with one setting to "
-        f"{wording.number(configuration.expected[-1])} with {len(configuration.scores)}"
-        for configuration in tuned
-    )
+    said = "; ".join(map(_from_one_to_all, tuned))
     spec = specification(_chart(tuned), HEIGHT)
     return Drawing(title, spec, f"{title}. Expected best {wording.metric(tuned[0].metric)}: {said}.")
 

@@ -153,7 +153,10 @@ def _scratch(claim: Numbers, all_rows: ClaimRows) -> Words:
         most = ", most of all" if len(won) > NAMED_AT_MOST else ":"
         text += f"{most} {wording.listing(_named(row) for row in won.head(NAMED_AT_MOST).itertuples())}"
     together = int(claim["better"])
-    if together != len(won):  # the answer depends on `together`
+    if together > len(won):  # the families of the table are wider than the claim
+        alone = "alone" if len(rows) == 1 else f"over these {len(rows)} alone"
+        text += f". Corrected {alone}, {together} {'are' if together > 1 else 'is'} better"
+    elif together < len(won):  # the answer depends on `together`
         remain = f"{together or 'none'} {'remain' if together > 1 else 'remains'}"
         text += f". Corrected over all {len(rows)} together, {remain} better"
     return f"{text}.", " ".join(part for part in (_others(rows), _limits(rows)) if part)

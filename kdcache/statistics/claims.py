@@ -14,6 +14,7 @@ from kdcache.statistics.against_teacher_free import methods
 from kdcache.statistics.families import correct
 from kdcache.statistics.interactions import ALL
 from kdcache.statistics.judging import VERDICTS
+from kdcache.statistics.learned import NOTHING_LEARNED
 from kdcache.statistics.settling import design_of
 from kdcache.study import Study
 
@@ -45,12 +46,13 @@ def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     Supported if every comparison's equivalence test rejects at alpha, without any correction. If the claim is false,
     some true difference is the margin or more. The test of that difference rejects with a probability of at most alpha,
     so all tests together do too. (The table's rows are corrected, so the claim can be supported although not every row
-    says equivalent.) Contradicted if a minimum-effect test (H0: |difference| <= margin), corrected over the claim,
-    rejects for any comparison.
+    says equivalent.) A comparison of models that learned nothing supports nothing. Contradicted if a minimum-effect
+    test (H0: |difference| <= margin), corrected over the claim, rejects for any comparison.
     """
     alpha = study.comparison.alpha
-    every = (rows["tost_q"].astype(float) <= alpha).all()
-    within = np.full(len(rows), every) | (rows["tost_p_corrected"].astype(float) <= alpha)
+    learned = rows["outcome"] != NOTHING_LEARNED
+    every = (learned & (rows["tost_q"].astype(float) <= alpha)).all()
+    within = learned & (np.full(len(rows), every) | (rows["tost_p_corrected"].astype(float) <= alpha))
     beyond = sum(p <= alpha for p in _corrected(_beyond_q(rows, study), study))
     return {
         "id": "pretrained_within_margin",
@@ -66,14 +68,15 @@ def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """From scratch: some regularizer is better than the baseline, corrected over all scratch comparisons.
 
-    Contradicted if every comparison is shown to be worse or within the margin.
+    Contradicted if every comparison is shown to be worse or within the margin, among models that learned something.
     """
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_q"], study)
     better = sum(
         p <= alpha and difference > 0 for p, difference in zip(corrected, rows["difference"], strict=True)
     )
-    no_gain = (rows["verdict"] == "worse") | (rows["tost_p_corrected"].astype(float) <= alpha)
+    learned = rows["outcome"] != NOTHING_LEARNED
+    no_gain = (rows["verdict"] == "worse") | learned & (rows["tost_p_corrected"].astype(float) <= alpha)
     return {
         "id": "scratch_some_better",
         "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",

@@ -45,6 +45,7 @@ def mistakes_between(entries: Entries) -> Iterator[str]:
     yield from language_mistakes(entries.sound)
     yield from _tasks_without_unlabelled_rows(entries)
     yield from _unusable_class_weights(entries)
+    yield from _reserved_names(entries)
     yield from _unusable_baseline(entries)
     yield from _missing_margins(entries)
     yield from _several_units(entries)
@@ -168,6 +169,12 @@ def _unusable_class_weights(entries: Entries) -> Iterator[str]:
                 yield f"{key}: has no effect on {quoted(own[0])}, whose function has to weigh the classes itself"
 
 
+def _reserved_names(entries: Entries) -> Iterator[str]:
+    for group in ("regularizers", "distillers"):
+        if ALL in entries.names[group]:
+            yield f"{group}.{ALL}: means every method, in tables and in tuning.space; rename it"
+
+
 def _unusable_baseline(entries: Entries) -> Iterator[str]:
     comparison: Comparison | None = entries.sound.comparison  # None if `comparison` itself has mistakes
     known = entries.names["regularizers"]
@@ -178,6 +185,11 @@ def _unusable_baseline(entries: Entries) -> Iterator[str]:
         yield f"{key}: {baseline} is a distiller; name a regularizer (there are: {listed(known)})"
     elif known and comparison.baseline not in known:
         yield f"{key}: no regularizer {baseline} (there are: {listed(known)})"
+    elif not entries.sound.regularizers.get(comparison.baseline, Regularizer()).is_base:
+        yield (
+            f"{key}: {baseline} is a label regularizer; name one without soft labels and function, plain fine-tuning, "
+            "which all others are compared with"
+        )
 
 
 def _missing_margins(entries: Entries) -> Iterator[str]:
@@ -213,8 +225,6 @@ def _unusable_tuning(entries: Entries) -> Iterator[str]:
     for name in tuning.space:
         if name != ALL and name not in names:
             yield f"tuning.space: no method {quoted(name)} (there are: {ALL}, {listed(names)})"
-    if ALL in names:
-        yield f"tuning.space: {ALL} stands for every method, so no method can have this name; rename it"
     for name, task in study.tasks.items():
         if tuning.metric is not None and not _has_score(task, tuning.metric):
             yield f"tuning.metric: {quoted(tuning.metric)} is not defined for task {quoted(name)}"

@@ -87,3 +87,10 @@ def test_the_legend_names_only_the_students_that_there_are(metrics: Metrics) -> 
         subtitle
         == "orange diamond: from scratch; hollow: inconclusive; shaded: within 1 point of the baseline"
     )
+
+
+def test_no_method_looks_like_another_or_like_the_baseline() -> None:
+    colours, shapes = charts.method_scales([f"m{n}" for n in range(40)])
+    looks = list(zip(colours.to_dict()["range"], shapes.to_dict()["range"], strict=True))
+    assert len(set(looks)) == 40
+    assert [colour for colour, _ in looks].count(looks[0][0]) == 1

@@ -59,6 +59,17 @@ def test_winners_that_are_none_together_are_not_settled_and_it_says_why(metrics:
     )
 
 
+def test_winners_of_the_claim_that_are_none_in_a_wider_family(metrics: Metrics) -> None:
+    scratch = metrics.comparisons["init"] == "scratch"
+    metrics.comparisons.loc[scratch & (metrics.comparisons["verdict"] == "better"), "verdict"] = (
+        "inconclusive"
+    )
+    sentence = claims(metrics)[1].sentence
+    assert sentence == (
+        "None of 8 comparisons is better than plain fine-tuning. Corrected over these 8 alone, 1 is better."
+    )
+
+
 def test_interaction(metrics: Metrics) -> None:
     claim = claims(metrics)[2]
     assert claim.answer == "Not settled"

@@ -38,6 +38,10 @@ def test_open_comparisons_of_a_study_with_looks(metrics: Metrics) -> None:
     assert declared.certainty(some, study).endswith(
         " 2 comparisons are open: “kdcache settle” goes on with more seeds."
     )
+    unseen = changed(
+        some, look=None, stopped_by="", outcome="not settled yet"
+    )  # looks declared after the trials
+    assert f" {rows} comparisons are open" in declared.certainty(unseen, study)
     for ended in (changed(some, stopped_by="maximum"), metrics):
         assert declared.certainty(ended, study).endswith("inconclusive is not “no difference”.")
     assert "settle" not in declared.certainty(

@@ -10,6 +10,7 @@ from kdcache.errors import ComparisonError
 from kdcache.report import comparisons, costs, interactions, tables
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import wording
+from kdcache.study import Study
 from tests.report import samples
 
 
@@ -31,6 +32,20 @@ def test_main_table_has_regularizers_by_students(metrics: Metrics) -> None:
     assert kd is not None
     assert (kd.score, kd.difference, plain(kd.interval)) == ("80.5 ± 0.2", "+0.45", "[0.15, 0.75]")
     assert (kd.words, kd.sign) == ("better, negligible", "▲")
+
+
+def test_with_looks_the_baseline_is_shown_at_the_seeds_of_each_comparison(metrics: Metrics) -> None:
+    """Its cell has those of the comparison with most seeds; a comparison with fewer has its own."""
+    fields = samples.study().model_dump(mode="json", exclude_unset=True)
+    fields["seeds"], fields["comparison"]["looks"] = 10, [5, 10]
+    rows = metrics.comparisons
+    later = (rows["student"] == "bert-tiny") & (rows["regularizer"] == "kd")
+    rows.loc[later, ["seeds", "baseline_mean"]] = 10, 81.2
+    (table,) = tables.main_tables(metrics, Study.model_validate(fields))
+    shown = [(row.cells[0].score.split()[0], row.cells[0].words) for row in table.rows if row.cells[0]]
+    assert shown[0] == ("81.2", "baseline, at 10 seeds")
+    assert shown[3] == ("80.5", "better, negligible, at 10 seeds")
+    assert shown[1][1].endswith(", at 5 seeds (baseline 80.0)")
 
 
 def test_wide_tables_are_cut_between_tasks(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +157,18 @@ def test_every_inconclusive_comparison_has_its_reason(metrics: Metrics) -> None:
     assert gains.why == "the 95% interval holds both 0 and gains beyond the margin"
     assert plain(gains.interval) == "[−0.50, 1.70]"
     assert gains.detectable == "1.49"  # 1.35 x 1.10, rounded half to even in binary
+
+
+def test_the_level_of_the_interval_is_written_as_it_is(metrics: Metrics) -> None:
+    questions = tables.open_questions(metrics.comparisons, 1 - 0.005)
+    assert questions
+    assert all("the 99.5% interval" in question.why for question in questions)
+
+
+def test_models_that_learned_nothing_are_open_for_that_reason(metrics: Metrics) -> None:
+    place = metrics.comparisons.index[metrics.comparisons["verdict"] == "inconclusive"][0]
+    metrics.comparisons.loc[place, ["outcome", "note"]] = ["nothing learned", "no seed does better"]
+    assert tables.open_questions(metrics.comparisons, 0.95)[0].why == "no seed does better"
 
 
 def test_an_interval_clear_of_zero_can_be_inconclusive(metrics: Metrics) -> None:

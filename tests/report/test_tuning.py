@@ -67,6 +67,14 @@ def test_what_was_chosen_and_how_flat_it_is(metrics: Metrics) -> None:
     assert base.expected == ["76.3", "78.6", "79.4"]  # of three: (1 * 70 + 7 * 79 + 19 * 80) / 27
 
 
+def test_of_two_settings_the_median_is_between_them(metrics: Metrics) -> None:
+    two = metrics.tuning[(metrics.tuning["setting"] < 3) & (metrics.tuning["regularizer"] == "base")].copy()
+    two["chosen"] = two["setting"] == two.loc[two["score"].idxmax(), "setting"]
+    section = tuning.make_section(replace(metrics, tuning=two), study())
+    assert section is not None
+    assert section.rows[0][0].median_gap == "4.5"  # 79 is chosen, 70 is 9 behind
+
+
 def test_a_teacher_stands_beside_them_by_its_nll(metrics: Metrics) -> None:
     tried = [
         {

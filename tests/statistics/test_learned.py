@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from kdcache.statistics import compare
+import pytest
+
+from kdcache.statistics import compare, summarize
 from kdcache.statistics.learned import unlearned_seeds, without_unlearned
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
@@ -31,6 +33,18 @@ def test_equivalent_is_taken_back_where_nobody_learned() -> None:
     )
     same = [column for column in before.columns if column not in ("verdict", "outcome", "note")]
     assert after[same].equals(before[same])
+
+
+@pytest.mark.parametrize(("init", "verdict"), [("pretrained", "supported"), ("scratch", "contradicted")])
+def test_models_that_learned_nothing_support_no_claim(init: str, verdict: str) -> None:
+    points = {name: values for name, values in POINTS.items() if name[2] != "kd"}
+    trials, plan = make_trials(points), make_study(["a"], {"tiny": ("tiny", init)})
+    compared = compare(trials, plan)
+    (claim,) = summarize(trials, plan, comparisons=compared)["claims"]
+    assert claim["verdict"] == verdict
+    taken_back = without_unlearned(compared, trials, plan, {"a": 47.3})
+    (claim,) = summarize(trials, plan, comparisons=taken_back)["claims"]
+    assert claim["verdict"] == "inconclusive"
 
 
 def test_one_seed_that_learned_is_enough_and_so_is_an_unknown_majority() -> None:

@@ -50,6 +50,10 @@ ONE = [
      "comparison.baseline: no regularizer 'plain' (there are: base, smooth)"),
     ({"students.small.class_weights": "balanced", "regularizers.own": {"function": "losses:mine"}},
      "students.small.class_weights: has no effect on 'own', whose function has to weigh the classes itself"),
+    ({"comparison.baseline": "smooth"},
+     "comparison.baseline: 'smooth' is a label regularizer; name one without soft labels and function, plain"),
+    ({"regularizers.all": {"soft_labels": "uniform", "alpha": 0.1}},
+     "regularizers.all: means every method, in tables and in tuning.space; rename it"),
     ({"comparison.baseline": "kd"},
      "comparison.baseline: 'kd' is a distiller; name a regularizer (there are: base"),
 ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from kdcache.errors import KdcacheError
 from kdcache.results.reading import read_table, rows_of
 from kdcache.results.schema import ComparisonRow
+from kdcache.statistics import wording
 from kdcache.statistics.design_power import Assumed, Forecast, forecast
 from kdcache.statistics.families import family_key
 from kdcache.statistics.settling import design_of
@@ -27,18 +28,18 @@ def describe_design(
 
     Args:
         comparisons: comparisons.csv of this study. Its spreads and differences are assumed if `sd` is not given.
-        sd: the sd of the paired differences, in points.
-        effects: true differences in points, each assumed for all comparisons. Default: 0, half a margin and a margin.
+        sd: the sd of the paired differences, in the unit of the first metric.
+        effects: true differences in that unit, each assumed for all comparisons. Default: 0, half a margin, a margin.
 
     Raises:
         KdcacheError: effects are given without an sd; or the file is not what its name says.
     """
     if effects and sd is None:
-        raise KdcacheError(
-            "--effects: give --sd too, the standard deviation of the paired differences in points"
-        )
+        raise KdcacheError("--effects: give --sd too, the standard deviation of the paired differences")
     configurations = len(list(study.configurations()))
-    cases = _given(study, sd, effects) if sd is not None else _seen(study, comparisons)
+    cases: Iterable[tuple[str, Forecast]] = ()
+    if study.looks[-1] > 1:  # one seed decides nothing
+        cases = _given(study, sd, effects) if sd is not None else _seen(study, comparisons)
     return {
         "looks": study.looks,
         "shares": list(design_of(study).shares),
@@ -55,7 +56,7 @@ def _given(study: Study, sd: float, effects: Sequence[float] | None) -> Iterator
         assumed = [
             Assumed((effect,) * len(members), (sd,), *_margin_and_baselines(members)) for members in families
         ]
-        name = f"every true difference is {effect:g} points, sd {sd:g}"
+        name = f"every true difference is {wording.amount(effect, study.unit)}, sd {sd:g}"
         yield name, forecast(design_of(study), assumed)
 
 

@@ -12,6 +12,7 @@ from kdcache.cli.planning.forecasts import describe_design
 from kdcache.errors import KdcacheError
 from kdcache.results.writing import write_table
 from kdcache.statistics import compare
+from kdcache.study import load_study
 from tests.statistics.helpers import make_study, make_trials
 
 LOOKS: dict[str, Any] = {"seeds": range(20), "looks": [5, 10, 20]}
@@ -40,7 +41,7 @@ def test_given_spreads_and_effects(tmp_path: Path) -> None:
     names = [
         case["assumed"] for case in describe_design(study, tmp_path / "none.csv", 0.5, None)["forecasts"]
     ]
-    assert [name.split(" points")[0].split()[-1] for name in names] == ["0", "0.5", "1"]  # of the margin
+    assert [name.split("is ")[1].split()[0] for name in names] == ["0", "0.5", "1"]  # of the margin
 
 
 def test_spreads_that_the_study_has_seen(tmp_path: Path) -> None:
@@ -57,6 +58,17 @@ def test_spreads_that_the_study_has_seen(tmp_path: Path) -> None:
     assert describe_design(more, path, None, None)["forecasts"] == []
 
 
+def test_one_seed_has_no_forecast(tmp_path: Path) -> None:
+    design = describe_design(make_study(seeds=[0]), tmp_path / "none.csv", 0.9, None)
+    assert (design["least"], design["most"], design["forecasts"]) == (2, 2, [])
+
+
 def test_effects_need_a_spread(tmp_path: Path) -> None:
     with pytest.raises(KdcacheError, match="--effects: give --sd too"):
         describe_design(make_study(), tmp_path / "none.csv", None, [0.5])
+
+
+def test_effects_are_in_the_unit_of_the_study(tmp_path: Path) -> None:
+    study = load_study(Path(__file__).parents[3] / "studies/language-model.yaml")
+    (case,) = describe_design(study, tmp_path / "none.csv", 0.01, [0.02])["forecasts"]
+    assert case["assumed"] == "every true difference is 0.02 nats, sd 0.01"
