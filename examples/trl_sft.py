@@ -1,7 +1,6 @@
 """Distil a causal language model offline with TRL's SFTTrainer: the teacher runs once, over the trainer's own rows."""
 
 import sys
-from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -9,7 +8,7 @@ from trl import SFTConfig, SFTTrainer
 
 import kdcache
 
-CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "gpt2-tiny"  # or any other causal language model
+CHECKPOINT = f"{sys.path[0]}/../data/models/gpt2-tiny"  # or any other causal language model
 
 
 class OfflineTrainer(SFTTrainer):
@@ -18,7 +17,8 @@ class OfflineTrainer(SFTTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         soft = cache.match(inputs, epoch=int(self.state.epoch or 0)).to(model.device)
         loss = kdcache.kd_token_loss(model(inputs["input_ids"]).logits, soft, alpha=0.9)
-        return loss if num_items_in_batch is None else loss * soft.loss.sum() / num_items_in_batch
+        tokens = soft.loss.sum() * self.accelerator.num_processes  # whose gradients are averaged
+        return loss * tokens / (num_items_in_batch or tokens)
 
 
 rows = Dataset.from_dict({"text": [f"{n} green bottles hanging on the wall. " * 3 for n in range(40)]})

@@ -25,7 +25,9 @@ def kd_loss(
 
     Args:
         student_logits: z [B, K].
-        labels: y, int64 [B], the true classes.
+        labels: y, int64 [B], the true classes. A row with the label -100 has no CE: the CE is then the mean over the
+            other rows, but the KL is the mean over all rows. For rows without a label there is
+            `make_loss(Regularizer(..., unlabelled="use"), classes)`.
         teacher_logits: s [B, K], raw and un-tempered, as in a logit cache. They get no gradient.
         alpha: the weight of the distillation term, from 0 (plain cross-entropy) to 1 (the labels do not count).
         temperature: tau, above 0.

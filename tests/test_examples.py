@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -74,6 +76,27 @@ def test_a_language_model_is_distilled_offline_in_thirty_lines(name: str, tmp_pa
     assert len(losses) > 8
     assert losses[-1] < losses[0] - 1
     assert TokenCache(tmp_path / "cache").verify("full").rows > 20
+
+
+def test_the_loss_for_sft_weighs_the_tokens_of_all_processes() -> None:
+    """It needs no TRL. The gradients of two processes, with 6 and 2 tokens, are averaged, and count as those of 8."""
+    source = (ROOT / "examples" / "trl_sft.py").read_text()
+    (definition,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef))
+    given: dict[str, Any] = {"SFTTrainer": object, "kdcache": Mock(), "cache": Mock()}
+    exec(compile(ast.Module([definition], []), "trl_sft.py", "exec"), given)
+
+    def loss(tokens: int, mean: float, processes: int, of_all: int | None) -> float:
+        given["cache"].match.return_value.to.return_value.loss = torch.ones(tokens, dtype=torch.bool)
+        given["kdcache"].kd_token_loss.return_value = torch.tensor(mean)
+        trainer = given["OfflineTrainer"]()
+        trainer.state, trainer.accelerator = Mock(epoch=0), Mock(num_processes=processes)
+        number = None if of_all is None else torch.tensor(of_all)
+        return float(trainer.compute_loss(Mock(training=True), {"input_ids": 0}, num_items_in_batch=number))
+
+    together = (6 * 1.0 + 2 * 5.0) / 8
+    assert (loss(6, 1.0, 2, 8) + loss(2, 5.0, 2, 8)) / 2 == pytest.approx(together)
+    assert loss(6, 1.0, 1, 8) + loss(2, 5.0, 1, 8) == pytest.approx(together)  # two batches of one process
+    assert loss(6, 1.0, 2, None) == 1.0
 
 
 def test_two_processes_write_one_cache_and_train_one_student(tmp_path: Path) -> None:

@@ -40,6 +40,14 @@ def test_without_a_share_it_is_cross_entropy() -> None:
     )
 
 
+def test_a_row_with_the_label_minus_100_has_a_kl_and_no_cross_entropy() -> None:
+    torch.manual_seed(0)
+    student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, -100, 2, -100])
+    ce = F.cross_entropy(student[[0, 2]], labels[[0, 2]])
+    kl = F.kl_div(student.log_softmax(1), teacher.softmax(1), reduction="batchmean")
+    torch.testing.assert_close(kdcache.kd_loss(student, labels, teacher, alpha=0.5), 0.5 * ce + 0.5 * kl)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -37,7 +37,7 @@ def of_value(value: Any) -> str:
     """sha256 of a nest of mappings, lists, arrays, tensors (on any device), texts, bytes, numbers and None.
 
     Raises:
-        KdcacheError: the value holds anything else.
+        KdcacheError: the value holds anything else, or a tensor without values.
     """
     return of_json(_described(value))
 
@@ -52,13 +52,20 @@ def _described(value: Any) -> Any:
         return repr(value) if isinstance(value, float) else value
     if isinstance(value, bytes):
         return {"bytes": hashlib.sha256(value).hexdigest()}
+    if getattr(value, "is_meta", False):  # a torch tensor
+        raise KdcacheError(
+            "a tensor on the device 'meta' has no values to fingerprint (Accelerate leaves it in place of an offloaded "
+            "weight); pass `fingerprints` yourself"
+        )
     if hasattr(value, "detach"):  # a torch tensor; NumPy lacks some of its types, such as bfloat16
         flat = value.detach().cpu().contiguous().reshape(-1)
         array, kind = flat.view(_torch_bytes()).numpy(), str(value.dtype).removeprefix("torch.")
     elif isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufc":
         array, kind = np.ascontiguousarray(value, value.dtype.newbyteorder("<")), value.dtype.name
     else:
-        raise KdcacheError(f"a {type(value).__name__} has no stable content to fingerprint")
+        raise KdcacheError(
+            f"a {type(value).__name__} has no stable content to fingerprint; pass `fingerprints` yourself"
+        )
     return {"array": kind, "shape": list(value.shape), "sha256": hashlib.sha256(array.tobytes()).hexdigest()}
 
 

@@ -19,10 +19,11 @@ from kdcache.logits.tokens.inference import model_inputs
 from kdcache.logits.tokens.inputs import KEYS, padded, read_sequences
 from kdcache.losses import kd_loss
 
-# Turns the student's logits into the batch's mean loss and the number of items (rows, or predicted tokens) in it.
+# Turns the student's logits into the batch's mean loss and the number of items in it (rows with a label, or predicted
+# tokens).
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
-IGNORED = -100  # transformers' label of a token that is not to be predicted
+IGNORED = -100  # transformers' label of a row, or a token, that is not to be predicted
 
 
 class SoftLabels(Protocol):
@@ -71,21 +72,36 @@ class FromLogits:
         return by_position(self.cache.join(rows, self.split, column=TEACHER, **self.by))
 
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
-        """`kd_loss` of the labels and the logits."""
+        """`kd_loss` of the labels and the logits, over the rows with a label."""
         labels, teacher = _labels(inputs), inputs.get(TEACHER)
         if teacher is None:
             raise CacheError(
                 f"no {TEACHER!r} in the batch, which has {list(inputs)}: the data collator must keep that column"
             )
-        return lambda logits: (
-            kd_loss(logits, labels, teacher, alpha=self.alpha, temperature=self.temperature),
-            len(labels),
+        options = {"alpha": self.alpha, "temperature": self.temperature}
+        return _of_labelled(
+            labels, lambda logits, kept: kd_loss(logits[kept], labels[kept], teacher[kept], **options)
         )
 
     def plain_target(self, inputs: Mapping[str, Any]) -> Target:
-        """Cross-entropy."""
+        """Cross-entropy of the rows with a label."""
         labels = _labels(inputs)
-        return lambda logits: (F.cross_entropy(logits.float(), labels), len(labels))
+        return _of_labelled(labels, lambda logits, kept: F.cross_entropy(logits[kept].float(), labels[kept]))
+
+
+def _of_labelled(labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor]) -> Target:
+    """The target of the rows with a label: the Trainer counts no others.
+
+    Args:
+        mean: computes their mean loss, from the logits of all rows and a mask of those with a label.
+    """
+    kept = labels != IGNORED
+
+    def target(logits: Tensor) -> tuple[Tensor, Any]:
+        loss = mean(logits, kept) if kept.any() else logits.sum() * 0  # 0, with a gradient
+        return loss, kept.sum()
+
+    return target
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,9 @@ class KDTrainer(Trainer):
     row that was changed or is not in the cache is an error. With a token cache, the distributions are found by the
     tokens of every batch, and each epoch uses another draw.
 
-    The loss is `kdcache.kd_loss` or `kdcache.kd_token_loss`: a mean over all rows (or predicted tokens) of an optimizer
-    step, for any number of accumulated batches and processes. Evaluation needs no logits: `eval_loss` is the plain
-    cross-entropy, for any alpha.
+    The loss is `kdcache.kd_loss` or `kdcache.kd_token_loss`: a mean over all labelled rows (or predicted tokens) of an
+    optimizer step, for any number of accumulated batches and processes. A row with the label -100 counts for nothing.
+    Evaluation needs no logits: `eval_loss` is the plain cross-entropy, for any alpha.
 
     Args:
         model, args, data_collator, train_dataset, eval_dataset: as for the Trainer. `train_dataset` must have the
@@ -131,7 +131,7 @@ class KDTrainer(Trainer):
 
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
-    """The batch's part of the mean over an optimizer step's items, or its own mean if their number is unknown."""
+    """The batch's part of the mean over an optimizer step's items. Its own mean if their number is unknown, or 0."""
     logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
     mean, items = target(logits)
-    return mean if num_items_in_batch is None else mean * items / num_items_in_batch
+    return mean * items / num_items_in_batch if num_items_in_batch else mean

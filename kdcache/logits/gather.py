@@ -15,6 +15,10 @@ from kdcache.logits.format import Manifest
 from kdcache.logits.rows import CachedSplit
 
 
+class OtherRows(CacheError):
+    """Rows are not in the cache, or differ from those that were cached under their ids."""
+
+
 class Gather:
     """The splits of a cache in memory. Each is read when it is first needed."""
 
@@ -95,7 +99,7 @@ class Gather:
         if missing.any():
             first = int(np.argmax(missing))
             named = "" if hints is None else f", its id {hints[first]}"
-            raise CacheError(
+            raise OtherRows(
                 f"{self.path}: split {split!r} has no row with the hash {int(asked[first]):016x} (position "
                 f"{first}{named}) and {int(missing.sum()) - 1} more of the {len(asked)} asked rows; "
                 "the content differs from what was cached: check the columns, or cache the logits of this data"
@@ -199,7 +203,7 @@ class Gather:
         self, split: str, ids: np.ndarray, expected: np.ndarray, cached: np.ndarray, different: np.ndarray
     ) -> NoReturn:
         first = int(np.argmax(different))
-        raise CacheError(
+        raise OtherRows(
             f"{self.path}: split {split!r}, row id {ids[first]}: the logits were cached for another row: "
             f"expected row hash {int(expected[first]):016x}, found {int(cached[first]):016x} "
             f"({int(different.sum())} of {len(ids)} asked rows differ); the data changed or its ids were "

@@ -65,13 +65,14 @@ def write_logits(
 ) -> LogitCache:
     """Write the model's raw logits on every row of a data set, and open the cache.
 
-    A complete cache with the same fingerprints is opened as it is. An incomplete cache is completed. Under
+    A complete cache with the same fingerprints and rows is opened as it is. An incomplete cache is completed. Under
     `accelerate launch` or `torchrun` the processes divide the shards, and each process returns the opened cache.
 
     Args:
         model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
             only argument) and returns logits [b, K], or an object with `.logits`. A module is moved to the device, and
-            is in evaluation mode during the call.
+            is in evaluation mode during the call. One that Accelerate has spread over devices or offloaded
+            (`device_map`) is not moved.
         dataset: sized and indexable by row position, which becomes the row's id; or a table of Arrow, pandas or
             polars; or a mapping from split names to such data sets. A single data set becomes the split "train".
         label_names: the K names in order, or none.
@@ -81,7 +82,9 @@ def write_logits(
         row_hashes: uint64 [N] (per split, if there are several), if you have hashed the rows already.
         lengths: integers [N] (per split, if there are several). Rows of similar length in a shard then share a batch.
         fingerprints: what the logits are computed from. Default, for a module: the row hashes, its weights, the first
-            batch as it reaches the model, and its class.
+            batch as it reaches the model, and its class's name. A change that shows in none of these (such as that of
+            a `collate` which leaves the first batch as it is, or of the class's code) is not noticed. Then name it in
+            `fingerprints`, or pass `overwrite=True`.
         augment: an augmentation, to cache views. The model gets each row V times, augmented before `collate` with the
             seed of each view, and a student replays these views (`AugmentedDataset`). `views` says what it may be. The
             row hashes are those of the rows before the augmentation.
@@ -96,7 +99,7 @@ def write_logits(
         dtype: "float32", or "float16" to round to half the size.
         device: where batches and a module go. Default, for a module: Accelerate's device if there are several
             processes, else the device that it is on.
-        overwrite: replace a complete cache that has other fingerprints.
+        overwrite: replace a complete cache that has other fingerprints or rows.
 
     Raises:
         CacheError: the rows, the logits or the options cannot be used, the folder holds another cache, or writing
@@ -182,7 +185,7 @@ def _fingerprints(
             code=fingerprint.of_json(kind),
         )
     except KdcacheError as error:
-        raise CacheError(f"{path}: {error}; pass `fingerprints` yourself") from None
+        raise CacheError(f"{path}: {error}") from None
 
 
 def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:

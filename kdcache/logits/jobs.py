@@ -37,7 +37,14 @@ from kdcache.logits.records import (
     shard_file,
 )
 from kdcache.logits.rows import Rows
-from kdcache.logits.shards import check_in_place, exclusive, store_manifest, store_shard, stored_shard
+from kdcache.logits.shards import (
+    check_in_place,
+    exclusive,
+    store_manifest,
+    store_shard,
+    stored_rows,
+    stored_shard,
+)
 from kdcache.system import processes
 from kdcache.system.devices import device_name, peak_memory_mb
 from kdcache.system.locks import FolderLock
@@ -66,11 +73,16 @@ class Job(ABC, Generic[R]):
         return None
 
     def differences(self, manifest: Sealed) -> list[str]:
-        """What differs in an existing manifest: header fields, or the rows. Empty if it is the same cache."""
+        """What differs in an existing cache: header fields, or the rows. Empty if it is the same cache."""
         header = self.header
         fields = [key for key in type(header).model_fields if getattr(manifest, key) != getattr(header, key)]
         rows = {name: split.rows for name, split in manifest.splits.items()}
-        return fields + ["rows"] * (rows != {name: len(hashes) for name, hashes in self.hashes.items()})
+        others = rows != {name: len(hashes) for name, hashes in self.hashes.items()}
+        if (
+            not fields and not others
+        ):  # fingerprints of the caller may say too little; the rows' hashes still tell
+            others = any(self._has_others(place) for place in self.places())
+        return fields + ["rows"] * others
 
     def places(self) -> list[Place]:
         """All shards, in order."""
@@ -85,13 +97,18 @@ class Job(ABC, Generic[R]):
 
     def stored(self, place: Place) -> tuple[ShardInfo, R] | None:
         """The shard, if it is on disk, is whole, and has exactly these rows; else None."""
+        shard = stored_shard(self.path, self.header, *place, len(self.positions(place)))
+        return shard if shard and self._are_of(place, shard[1].ids, shard[1].row_hashes) else None
+
+    def _has_others(self, place: Place) -> bool:
+        """Whether the shard is on disk and can be read, and has other rows."""
+        found = stored_rows(self.path, self.header, *place, len(self.positions(place)))
+        return found is not None and not self._are_of(place, *found)
+
+    def _are_of(self, place: Place, ids: npt.NDArray[np.int64], row_hashes: npt.NDArray[np.uint64]) -> bool:
+        """Whether these are exactly the shard's rows."""
         positions = self.positions(place)
-        shard = stored_shard(self.path, self.header, *place, len(positions))
-        if shard is None:
-            return None
-        hashes = self.hashes[place[0]][positions]
-        same = np.array_equal(shard[1].ids, positions) and np.array_equal(shard[1].row_hashes, hashes)
-        return shard if same else None
+        return np.array_equal(ids, positions) and np.array_equal(row_hashes, self.hashes[place[0]][positions])
 
 
 def write_cache(job: Job[Any], overwrite: bool, run: str) -> None:
@@ -194,7 +211,7 @@ def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
     """What computing the rows took. The speed is 0 if no time was measured."""
     import torch
 
-    device = torch.device(given or "cpu")
+    device = torch.device("cpu" if given is None else given)
     return Cost(
         seconds=seconds,
         rows_per_second=rows / seconds if seconds > 0 else 0.0,
@@ -206,20 +223,56 @@ def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
 
 @contextmanager
 def evaluating(model: Any, device: Any) -> Iterator[Any]:
-    """Put a module in evaluation mode on its device, and afterwards back in its old mode. Yields the device. A plain
-    callable stays as it is; then `device` is yielded."""
+    """Put a module in evaluation mode on its device, and afterwards back in its old modes. Yields the device of its
+    inputs, as a torch.device. A plain callable stays as it is; then `device` is yielded.
+
+    Raises:
+        CacheError: this machine has no such device.
+    """
     import torch
 
+    device = _checked_device(device)
     if not isinstance(model, torch.nn.Module):
         yield device
         return
-    if device is None and processes.count() > 1:
-        device = processes.device()
-    if device is None:
-        device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    was_training = model.training
-    model.to(device).eval()
+    device = _placed(model, device)
+    modes = [(module, module.training) for module in model.modules()]  # such as a frozen BatchNorm's
+    model.eval()
     try:
         yield device
     finally:
-        model.train(was_training)
+        for module, mode in modes:  # a module comes before those inside it, which it may change
+            if module.training != mode:
+                module.train(mode)
+
+
+def _checked_device(device: Any) -> Any:
+    """The device as a torch.device, or None. It may be given as a number, and the first GPU's is 0."""
+    import torch
+
+    try:
+        return None if device is None else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise CacheError(
+            f"device={device!r}: expected a device of this machine, such as 'cpu' or 'cuda:0' ({error})"
+        ) from None
+
+
+def _placed(model: Any, device: Any) -> Any:
+    """Move a module to its device. Returns the device of its inputs.
+
+    Accelerate may have spread the module over devices, or offloaded it (`device_map`). Then hooks move its weights and
+    inputs, and it stays as it is.
+    """
+    import torch
+
+    hooked = any(hasattr(module, "_hf_hook") for module in model.modules())
+    if device is None and processes.count() > 1 and not hooked and not hasattr(model, "hf_device_map"):
+        device = processes.device()
+    if device is None:
+        return next(
+            (weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu")
+        )
+    if not hooked:
+        model.to(device)
+    return device

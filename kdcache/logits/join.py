@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from kdcache.hashing.containers import are_rows, has_columns, instead_of
 from kdcache.hashing.content import Column
 from kdcache.hashing.frames import as_table, is_dataset, with_column
 from kdcache.hashing.rows import hash_batch, hash_rows
+from kdcache.logits.gather import OtherRows
 from kdcache.logits.joiner import ID, CachedRows, Ids, Joiner, Logits, Uint64, as_array, names_of
 
 MOST_STORED = 8  # a data set's storage gets the logits' column if it has at most this many times its rows
@@ -249,8 +251,9 @@ def find_rows(joiner: Joiner, rows: Sequence[Any], view: int | None) -> tuple[Id
         except (LookupError, TypeError) as error:
             raise CacheError(f"{joiner.cache.path}: a row has no {name!r} ({error})") from None
 
-    names = names_of(rows[0]) if len(rows) else []
-    return joiner.find(names, values_of, lambda: _hashes(joiner, rows), view)
+    first = rows[0] if len(rows) else []
+    with _explaining_float32(joiner, first):
+        return joiner.find(names_of(first), values_of, lambda: _hashes(joiner, rows), view)
 
 
 def _joined_batch(joiner: Joiner, batch: Any) -> Any:
@@ -261,12 +264,41 @@ def _joined_batch(joiner: Joiner, batch: Any) -> Any:
             f"expected a mapping from column to values, found {type(batch).__name__}; use a collate function "
             "that returns a dictionary with what tells the rows apart"
         )
-    logits = joiner.find(
-        list(batch), lambda name: as_array(batch[name]), lambda: _batch_hashes(joiner, batch), joiner.view
-    )[1]
+    with _explaining_float32(joiner, batch):
+        logits = joiner.find(
+            list(batch), lambda name: as_array(batch[name]), lambda: _batch_hashes(joiner, batch), joiner.view
+        )[1]
     joined: Any = copy.copy(batch)  # keeps the type, such as a tokenizer's BatchEncoding
     joined[joiner.column] = torch.from_numpy(logits).to(_device(batch, joiner.id_column))
     return joined
+
+
+@contextmanager
+def _explaining_float32(joiner: Joiner, data: Any) -> Iterator[None]:
+    """Say of rows that were not found if the hash covers float32: a data set's torch format makes that of its floats.
+
+    Args:
+        data: a batch, or one of the rows.
+    """
+    try:
+        yield
+    except OtherRows as error:
+        names = names_of(data)
+        if not joiner.by_content or not names:
+            raise
+        hashed = [*content_columns(names, joiner.columns, joiner.label), *listed(joiner.label)]
+        columns = ", ".join(repr(name) for name in hashed if _is_float32(data[name]))
+        if not columns:
+            raise
+        raise CacheError(
+            f"{error}. These columns hold float32: {columns}. If Python floats (float64) were cached, join the rows "
+            "before they are formatted as tensors"
+        ) from None
+
+
+def _is_float32(values: Any) -> bool:
+    first = values[0] if isinstance(values, list | tuple) and values else values
+    return str(getattr(first, "dtype", "")).endswith("float32")
 
 
 def _batch_hashes(joiner: Joiner, batch: Mapping[Any, Any]) -> Uint64:

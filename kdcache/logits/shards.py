@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pydantic import ValidationError
 
@@ -29,6 +31,10 @@ from kdcache.system.locks import FolderLock
 
 H = TypeVar("H", bound=Layout)
 M = TypeVar("M", bound=Sealed)
+# What reading a damaged shard may raise.
+UNREADABLE = (
+    KdcacheError, OSError, pa.ArrowException, ValueError, ArithmeticError, LookupError, MemoryError
+)  # fmt: skip
 PACKAGES = ("kdcache", "numpy", "pyarrow", "torch", "transformers")
 
 
@@ -79,11 +85,26 @@ def stored_shard(
         data = read_regular(path, min(header.most_bytes(count), path.stat().st_size))
         rows: Any = header.decode(open_shard(data, path, header, split, index, count).read(), count)
         encoded = header.encode(rows, shard_metadata(header, split, index))
-    except (KdcacheError, OSError, pa.ArrowException, ValueError):
+    except UNREADABLE:
         return None
     if encoded != data:
         return None
     return ShardInfo(file=file, rows=count, bytes=len(data), sha256=sha256(data)), rows
+
+
+def stored_rows(
+    folder: Path, header: Layout, split: str, index: int, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64]] | None:
+    """The ids and row hashes [count] of a shard, or None if it cannot be read. Only these two columns are read."""
+    path = folder / shard_file(split, index)
+    if not path.is_file():  # a pipe would block
+        return None
+    try:
+        with open_shard(path, path, header, split, index, count) as shard:
+            table = shard.read(columns=["id", "row_hash"], use_threads=False)
+    except UNREADABLE:
+        return None
+    return table["id"].to_numpy(), table["row_hash"].to_numpy()
 
 
 def store_manifest(

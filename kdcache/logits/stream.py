@@ -97,10 +97,8 @@ class LogitStream(Generic[R]):
         self.buffer_groups, self.drop_last = buffer_groups, bool(drop_last)
         self._groups = cache.groups(split)
         self._total = sum(group.rows for group in self._groups)
-        self._epoch = 0
-        self._begin = _Place()  # the place where the next pass over the epoch begins
+        self._begin = _Place()  # the place where the next pass begins
         self._reached = _Place()  # the place that the passes have reached so far
-        self._passes = 0  # passes that began in this worker process
         _make_iterable_dataset()
 
     def __len__(self) -> int:
@@ -113,19 +111,16 @@ class LogitStream(Generic[R]):
     def __iter__(self) -> Iterator[R]:
         """The batches of the epoch. The first time after `load_state_dict`: its rest. Then the next epoch is set."""
         worker = _worker()
-        if worker is not None:  # each pass over the loader is an epoch, even if it was left early
-            if self._passes:
-                self.set_epoch(self._epoch + 1)
-            self._passes += 1
         begin, (number, workers) = self._begin, worker or (0, 1)
-        if begin != _Place() and begin.workers != workers:
+        if begin != _Place(begin.epoch) and begin.workers != workers:
             raise CacheError(
                 f"{self._context}: the state is of a loader with {begin.workers} workers, this one has {workers}, "
                 "which share out the batches otherwise; use as many, or begin the epoch again with set_epoch"
             )
-        self._begin, self._reached = _Place(), begin
+        # In a worker each pass over the loader is an epoch, even if it is left early.
+        self._begin, self._reached = _Place(begin.epoch + (worker is not None)), begin
         part, done = begin.part_and_done(number, workers)
-        return self._pass(self._epoch, part, done, workers, in_worker=worker is not None)
+        return self._pass(begin.epoch, part, done, workers, in_worker=worker is not None)
 
     def __getitem__(self, index: object) -> NoReturn:
         """Always refused. A DataLoader calls this if it does not recognise the stream as an IterableDataset."""
@@ -138,7 +133,7 @@ class LogitStream(Generic[R]):
         """Go to the beginning of an epoch. It decides the order. A loaded state's place in this epoch is kept."""
         _check_integer("epoch", epoch, 0)
         if epoch != self._epoch:
-            self._epoch, self._begin, self._reached = epoch, _Place(), _Place()
+            self._begin = self._reached = _Place(epoch)
 
     def state_dict(self, taken: int | None = None, workers: int = 0) -> dict[str, Any]:
         """The stream's place, as a JSON-like object for `load_state_dict`. It is valid for every rank at this step.
@@ -153,8 +148,8 @@ class LogitStream(Generic[R]):
         if taken is not None:
             _check_integer("taken", taken, 0)
             _check_integer("workers", workers, 0)
-            reached = _Place(taken, max(workers, 1) if taken else 1)
-        return {**self._identity(), "epoch": self._epoch, **asdict(reached)}
+            reached = _Place(self._epoch, taken, max(workers, 1) if taken else 1)
+        return {**self._identity(), **asdict(reached)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue at a state's place: the next pass gives exactly the remaining batches of the epoch.
@@ -184,8 +179,14 @@ class LogitStream(Generic[R]):
                 f"{self._context}: the state says batch {state['batches']} of worker {state['worker']} of "
                 f"{state['workers']}, but the epoch has {len(self)} batches; count them from the epoch's beginning"
             )
-        self._epoch, self._passes = state["epoch"], 0
-        self._begin = self._reached = _Place(state["batches"], state["workers"], state["worker"])
+        self._begin = self._reached = _Place(
+            state["epoch"], state["batches"], state["workers"], state["worker"]
+        )
+
+    @property
+    def _epoch(self) -> int:
+        """The epoch of the next pass."""
+        return self._begin.epoch
 
     @property
     def _context(self) -> str:
@@ -217,8 +218,8 @@ class LogitStream(Generic[R]):
             if repeated is not None:
                 raise CacheError(f"{self._context} has row id {repeated} twice; cache the logits again")
             done += 1
-            if self._epoch == epoch:  # not if set_epoch was called
-                self._reached = _Place(done, workers, part if in_worker else None)
+            if self._reached.epoch == epoch:  # not if set_epoch was called
+                self._reached = _Place(epoch, done, workers, part if in_worker else None)
             yield batch
         if not in_worker and self._epoch == epoch:
             self.set_epoch(epoch + 1)
@@ -268,6 +269,7 @@ class LogitStream(Generic[R]):
 class _Place:
     """How many batches of an epoch a rank has given with this many workers, or only one of these workers."""
 
+    epoch: int = 0
     batches: int = 0
     workers: int = 1  # also 1 without workers
     worker: int | None = None  # None: all workers together, as the training loop counts

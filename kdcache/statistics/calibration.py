@@ -21,7 +21,7 @@ from kdcache.statistics.evidence import Evidence, evidence_of, scored
 from kdcache.statistics.families import correct_by_family, family_key
 from kdcache.statistics.judging import verdict
 from kdcache.statistics.looks import Design
-from kdcache.statistics.settling import design_of
+from kdcache.statistics.settling import design_of, first_seeds
 from kdcache.statistics.verdicts import KEYS, Cells, cells, check_layout, describe
 from kdcache.study import Study, Task
 
@@ -33,8 +33,9 @@ def compare_calibration(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     """One row per configuration that is not the baseline and calibration score; not for a regression.
 
     The columns mean the same as in `verdicts.compare`, but in the scores' own units instead of points. t_q, tost_q:
-    with looks, the p-value divided by the share of alpha of the look that the configuration is at. So the looks may
-    have stopped for any reason. t_p_corrected, tost_p_corrected: over the declared family, separately for each score.
+    with looks, the p-value divided by the share of alpha of the look that the configuration is at: the last look that
+    it has all seeds of, without later seeds; before the first look they are blank. So the looks may have stopped for
+    any reason. t_p_corrected, tost_p_corrected: over the declared family, separately for each score.
     direction: `better` (lower) or `worse` if t_p_corrected <= alpha; else `equivalent` if a margin is declared for the
     score and tost_p_corrected <= alpha; else `unclear`. A score without a column in trials.csv has no rows.
 
@@ -91,22 +92,25 @@ def _has(task: Task, metric: str) -> bool:
 
 
 def _compare_cell(table: Cells, cell: tuple[str, str, str], study: Study, metric: str) -> dict[str, Any]:
+    """The comparison at the last look that the configuration has all seeds of; before the first look, without q."""
     notes: list[str] = []
     task, student, regularizer = cell
-    baseline, seeds = study.comparison.baseline, study.seeds_of(*cell)
-    design = design_of(study)
-    look = design.looks.index(len(seeds)) + 1
+    of_baseline, design = (task, student, study.comparison.baseline), design_of(study)
+    seeds = len(study.seeds_of(*cell))  # none of the looks' numbers, if the looks were changed since
+    look = max(1, sum(n <= seeds for n in design.looks))
+    table = first_seeds({name: table[name] for name in (cell, of_baseline)}, study, look)
     scores = scored(table[cell], regularizer, notes)
-    of_baseline = table[task, student, baseline]  # with looks the baseline may have more seeds
-    base = scored({s: of_baseline[s] for s in seeds if s in of_baseline}, baseline, notes)
+    base = scored(table[of_baseline], of_baseline[2], notes)
     margin = next((size for name, size in study.comparison.margin.items() if name == metric), None)
     confidence = 1 - design.nominal(look, design.alpha, 2)
     evidence, _ = evidence_of(scores, base, margin, confidence, notes)
-    complete = evidence.paired and evidence.seeds == len(seeds)
+    needed = design.looks[look - 1]
+    complete = evidence.paired and evidence.seeds == needed
     shared = {name: getattr(evidence, name) for name in SHARED}
+    t_p, tost_p = (evidence.t_p, evidence.tost_p) if seeds >= needed else (None, None)
     qs = {
-        "t_q": _sequential(design, look, evidence.t_p, 2, complete),
-        "tost_q": _sequential(design, look, evidence.tost_p, 1, complete),
+        "t_q": _sequential(design, look, t_p, 2, complete),
+        "tost_q": _sequential(design, look, tost_p, 1, complete),
     }
     return {**shared, **qs, "margin": margin, "note": "; ".join(notes)}
 

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -181,6 +182,15 @@ class A:
     "doc"
     y = "kept"
 '''
+
+
+def test_a_tensor_without_values_has_no_fingerprint():
+    with pytest.raises(
+        KdcacheError, match=r"on the device 'meta' has no values to fingerprint .*pass `fingerprints`"
+    ):
+        fingerprint.of_value({"weight": torch.empty(2, device="meta")})
+    with pytest.raises(KdcacheError, match="a set has no stable content to fingerprint; pass `fingerprints`"):
+        fingerprint.of_value([{1}])
 
 
 def test_row_hash_is_blake2b_over_length_prefixed_parts():

@@ -446,3 +446,27 @@ def test_batches_that_are_refused(cache: LogitCache) -> None:
         first({"id": torch.tensor([0.5])}, hash_column=None)
     with pytest.raises(CacheError, match="ids must be integers"):
         next(iter(join(cache, iter([{"id": torch.tensor(1)}]), hash_column=None)))
+
+
+# ---- float32 ----
+
+
+@pytest.mark.parametrize("values", [[[0.1, 0.7], [0.2, 0.3]], [0.1, 0.2]], ids=["lists", "numbers"])
+def test_float32_that_was_cached_as_float64_is_explained(values: list[Any], tmp_path: Path) -> None:
+    rows = datasets.Dataset.from_dict({"x": values, "label": [0, 1]})
+    by: dict[str, Any] = {"columns": ["x"], "label": "label"}
+    with LogitWriter(tmp_path, classes=K, label_names=[], fingerprints=FINGERPRINTS) as writer:
+        writer.write("train", [0, 1], hash_rows(rows, **by), TEACHER[:2])
+        writer.finish()
+    cache, tensors = LogitCache(tmp_path), rows.with_format("torch")
+    np.testing.assert_array_equal(join(cache, tensors, **by)["teacher_logits"][:], TEACHER[:2])
+    for data in (batches(tensors), list(tensors), batches(tensors, collate_fn=lambda items: {
+        name: [item[name] for item in items] for name in items[0]
+    })):  # fmt: skip
+        with pytest.raises(
+            CacheError, match=r"These columns hold float32: 'x'. .* join the rows before they are"
+        ):
+            list(join(cache, data, **by))
+    other = [{"x": value, "label": 2} for value in values]
+    with pytest.raises(CacheError, match=r"no row with the hash .* cache the logits of this data$"):
+        join(cache, other, **by)

@@ -271,6 +271,21 @@ def test_a_worker_that_stays_counts_the_epochs(cache):
         assert ids_of(stream) == ids_of(expected)
 
 
+def test_a_worker_that_stays_tells_the_epoch_that_it_is_in(cache):
+    stream = cache.stream("train", 5)
+    with as_worker(0, 1):
+        for epoch in range(2):
+            batches = iter(stream)
+            next(batches)
+            state = stream.state_dict()
+            assert (state["epoch"], state["batches"], state["worker"]) == (epoch, 1, 0)
+        rest = ids_of(batches)
+        again = cache.stream("train", 5)
+        again.load_state_dict(state)
+        assert ids_of(again) == rest
+        assert ids_of(again) == ids_of(stream)  # both are at epoch 2
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

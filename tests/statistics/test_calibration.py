@@ -82,6 +82,36 @@ def test_with_looks_a_p_value_is_divided_by_its_looks_share() -> None:
     assert (wider > fixed[fixed["metric"] == "nll"].set_index("regularizer").eval("ci_high - ci_low")).all()
 
 
+@pytest.mark.parametrize(("counts", "look", "used"), [(12, 1, 6), (14, 2, 14), (22, 3, 22)])
+def test_where_the_looks_were_changed_the_last_look_that_fits_counts(
+    counts: int, look: int, used: int
+) -> None:
+    """settle.json has the numbers of earlier looks. Seeds after the look are left out, as in comparisons.csv."""
+    methods = ("base", *METHODS)
+    table = make_trials({("news", "tiny", method): [80.0] * counts for method in methods})
+    table["nll"] = 1.5 + np.random.default_rng(0).normal(0, 0.02, len(table))
+    study = make_study(methods=METHODS, seeds=list(range(22)), looks=[6, 14, 22])
+    study = study.with_settled({"news": {"tiny": dict.fromkeys(methods, counts)}})
+    found = compare_calibration(table, study).set_index("regularizer")
+    assert set(found["seeds"]) == {used}
+    nll = table[table["seed"] < used].pivot(index="seed", columns="regularizer", values="nll")
+    for method in METHODS:
+        p = stats.ttest_rel(nll[method], nll["base"]).pvalue
+        assert found.loc[method, "t_p"] == pytest.approx(p)
+        assert found.loc[method, "t_q"] == pytest.approx(min(1, p / design_of(study).shares[look - 1]))
+
+
+def test_before_the_first_look_there_is_evidence_and_no_q() -> None:
+    """As in comparisons.csv, where such a comparison is not settled yet."""
+    study = make_study(methods=METHODS, seeds=list(range(22)), looks=[6, 22])
+    study = study.with_settled({"news": {"tiny": dict.fromkeys(("base", *METHODS), 5)}})
+    found = compare_calibration(trials(), study)
+    nll = found[found["metric"] == "nll"]
+    assert (nll["t_p"] < 0.001).all()
+    assert nll[["t_q", "tost_q", "t_p_corrected"]].isna().all(axis=None)
+    assert set(found["direction"]) == {"unclear"}
+
+
 def test_degenerate_input_has_an_answer() -> None:
     table = trials()
     table.loc[(table["regularizer"] == "up") & (table["seed"] == 3), "nll"] = math.nan

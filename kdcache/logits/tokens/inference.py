@@ -53,7 +53,7 @@ def write_token_logits(
 ) -> TokenCache:
     """Write what an estimator selects from a causal language model's distributions, and open the cache.
 
-    A complete cache with the same fingerprints is opened as it is. An incomplete cache is completed. Under
+    A complete cache with the same fingerprints and rows is opened as it is. An incomplete cache is completed. Under
     `accelerate launch` or `torchrun` the processes divide the shards.
 
     Args:
@@ -69,12 +69,15 @@ def write_token_logits(
         vocabulary: V, if the teacher has more outputs than its tokenizer has tokens. Outputs from V on are cut off.
         tokenizer: a tokenizer of transformers, or any JSON value that stands for one. The manifest has its fingerprint.
         fingerprints: what the distributions come from. Default, for a module: the sequences' hashes, its weights, the
-            options above, and its class.
+            tokenizer, and its class's name. A change of the class's code is not noticed: then name it in
+            `fingerprints`, or pass `overwrite=True`.
         run: a name for this run, for cost.json.
         rows_per_shard: the largest number of rows that an interruption loses. Processes divide the work by shards.
             Default: 256.
-        device: where batches and a module go. Default: the device that the module is on.
-        overwrite: replace a complete cache that has other fingerprints.
+        device: where batches and a module go. Default: Accelerate's device if there are several processes, else the
+            device that the module is on. A module that Accelerate has spread over devices or offloaded (`device_map`)
+            is not moved.
+        overwrite: replace a complete cache that has other fingerprints or rows.
 
     Raises:
         CacheError: rows, logits or options cannot be used, the folder holds another cache, or writing fails.

@@ -406,3 +406,16 @@ def test_sequences_that_are_no_rows_are_refused(tmp_path):
     ):
         with pytest.raises(CacheError, match=message):
             write_token_logits(Table(), wrong, tmp_path / "cache", fingerprints=FINGERPRINTS)
+
+
+def test_workers_that_stay_give_each_epoch_its_draw(tmp_path):
+    """And an epoch that was left early is one, too."""
+    cache = TokenCache(write_cache(tmp_path, {"train": 12}, Threshold(1 / 12, draws=4)))
+    loader = torch.utils.data.DataLoader(
+        cache.stream("train", 4), batch_size=None, num_workers=1, persistent_workers=True
+    )
+    for epoch in range(5):
+        for batch in loader:
+            assert torch.equal(batch.dense(), cache.batch(batch.ids, epoch=epoch).dense())
+            if epoch == 1:
+                break
