@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -32,14 +32,16 @@ def describe_design(
         effects: true differences in that unit, each assumed for all comparisons. Default: 0, half a margin, a margin.
 
     Raises:
-        KdcacheError: effects are given without an sd; or the file is not what its name says.
+        KdcacheError: effects are given without an sd, or an sd for one seed; or the file is not what its name says.
     """
     if effects and sd is None:
         raise KdcacheError("--effects: give --sd too, the standard deviation of the paired differences")
     configurations = len(list(study.configurations()))
-    cases: Iterable[tuple[str, Forecast]] = ()
-    if study.looks[-1] > 1:  # one seed decides nothing
-        cases = _given(study, sd, effects) if sd is not None else _seen(study, comparisons)
+    if sd is not None and study.looks[-1] < 2:
+        raise KdcacheError(
+            "--sd: one seed decides nothing, so nothing can be simulated; give the study more seeds"
+        )
+    cases = _given(study, sd, effects) if sd is not None else _seen(study, comparisons)
     return {
         "looks": study.looks,
         "shares": list(design_of(study).shares),

@@ -59,8 +59,10 @@ def test_spreads_that_the_study_has_seen(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_no_forecast(tmp_path: Path) -> None:
-    design = describe_design(make_study(seeds=[0]), tmp_path / "none.csv", 0.9, None)
+    design = describe_design(make_study(seeds=[0]), tmp_path / "none.csv", None, None)
     assert (design["least"], design["most"], design["forecasts"]) == (2, 2, [])
+    with pytest.raises(KdcacheError, match="--sd: one seed decides nothing"):
+        describe_design(make_study(seeds=[0]), tmp_path / "none.csv", 0.9, None)
 
 
 def test_effects_need_a_spread(tmp_path: Path) -> None:
