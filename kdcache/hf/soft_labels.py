@@ -93,13 +93,15 @@ def _of_labelled(labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor]) -> Ta
     """The target of the rows with a label: the Trainer counts no others.
 
     Args:
-        mean: computes their mean loss, from the logits of all rows and a mask of those with a label.
+        mean: computes their mean loss, from the logits of all rows and the positions of those with a label.
     """
-    kept = labels != IGNORED
+    kept = (
+        (labels != IGNORED).nonzero().squeeze(1)
+    )  # positions: a GPU is waited for once, with a mask at every use
 
     def target(logits: Tensor) -> tuple[Tensor, Any]:
-        loss = mean(logits, kept) if kept.any() else logits.sum() * 0  # 0, with a gradient
-        return loss, kept.sum()
+        loss = mean(logits, kept) if len(kept) else logits.sum() * 0  # 0, with a gradient
+        return loss, len(kept)
 
     return target
 

@@ -49,9 +49,9 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
             work.trials[stage] = _of_tune(study, layout)
         elif out in known:
             kept = sum((out / f"seed-{seed}" / RESULT).exists() for seed in known[out])
-            changed = pipeline.changed.get(stage, set())
-            work.trials[stage] = len(known[out]) - (kept if changed == {SETTLED} else 0)
-            if kept == len(known[out]) and changed <= {SETTLED}:
+            keeps = pipeline.changed.get(stage, set()) == {SETTLED}
+            work.trials[stage] = len(known[out]) - (kept if keeps else 0)
+            if keeps and not work.trials[stage]:
                 work.idle.add(stage)
         elif out is not None and out not in models and _is_of_a_model(out, layout):
             work.idle.add(stage)

@@ -19,6 +19,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -151,8 +152,9 @@ class Store:
         """Remove the copies of puts that were killed. A young one may still be under way."""
         for kind in KINDS:
             for copy in (self.folder / kind).glob(".*"):
-                if time.time() - copy.stat().st_mtime > ABANDONED:
-                    shutil.rmtree(copy, ignore_errors=True)
+                with suppress(FileNotFoundError):  # another process has just finished it
+                    if time.time() - copy.stat().st_mtime > ABANDONED:
+                        shutil.rmtree(copy, ignore_errors=True)
 
     def _entry(self, kind: Kind, identity: str) -> Path:
         return self.folder / kind / identity

@@ -70,9 +70,9 @@ def test_a_configuration_that_has_its_trials_is_idle_when_only_settle_json_has_c
 
 def test_trials_are_not_counted_as_kept_while_what_they_learn_from_may_change(project: Path) -> None:
     finish(0, 1, method="base")
-    assert (
-        expected_work(pipeline(train_news_small_base=set()), list(OUTS)).trials["train@news-small-base"] == 2
-    )
+    work = expected_work(pipeline(train_news_small_base=set()), list(OUTS))
+    assert work.trials["train@news-small-base"] == 2
+    assert "train@news-small-base" not in work.idle
 
 
 def test_tune_has_the_trials_of_every_setting_that_has_no_result(project: Path) -> None:

@@ -203,6 +203,19 @@ def test_what_a_killed_put_left_is_removed_when_it_is_old(tmp_path: Path, store:
     assert not old.exists()
 
 
+def test_a_copy_that_is_finished_meanwhile_is_no_error(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.put("trials", "one", finish(tmp_path / "kd", 0, "one"))
+    glob = Path.glob
+
+    def and_gone(folder: Path, pattern: str) -> list[Path]:
+        return [*glob(folder, pattern), *([folder / ".gone.0123abcd"] if pattern == ".*" else [])]
+
+    monkeypatch.setattr(Path, "glob", and_gone)
+    assert store.free() == []
+
+
 def test_two_processes_may_put_the_same(
     tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
