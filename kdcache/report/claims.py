@@ -41,8 +41,7 @@ def claims(metrics: Metrics) -> list[ClaimInWords]:
 
 def claim_rows(metrics: Metrics) -> ClaimRows:
     """The rows behind the claims."""
-    summary = metrics.summary
-    return ClaimRows(metrics.comparisons, summary.get("interaction", []), summary.get("teacher_needed", []))
+    return ClaimRows.of_summary(metrics.comparisons, metrics.summary)
 
 
 def in_short(metrics: Metrics) -> str:

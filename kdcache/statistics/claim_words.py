@@ -19,6 +19,7 @@ from kdcache.study.metrics import POINTS, Unit, unit_of
 
 NONE_GOES_ON = "No comparison with the baseline goes on, so nobody gets more seeds."
 WITH_CLAIMS = "With “settle: claims” they would, up to the last look."
+AT_THE_LAST_LOOK = "Its configurations have all the seeds that the study declares."
 WITH_LOOKS = ("interaction", "teacher_needed")  # the claims for which `settle: claims` goes on
 NAMED_AT_MOST = 2  # winners that are named in a sentence; more are counted
 Numbers: TypeAlias = Mapping[str, Any]  # the numbers of a claim, or of a row of summary.json
@@ -26,11 +27,22 @@ Numbers: TypeAlias = Mapping[str, Any]  # the numbers of a claim, or of a row of
 
 @dataclass(frozen=True)
 class ClaimRows:
-    """The rows behind the claims, from the files: comparisons.csv, and two lists of summary.json."""
+    """The rows behind the claims, from the files: comparisons.csv, and two lists of summary.json.
+
+    With `settle: claims` an open claim goes on up to `last_look`; without, it is None.
+    """
 
     comparisons: pd.DataFrame
     interactions: list[dict[str, Any]]
     teacher_needed: list[dict[str, Any]]
+    last_look: int | None = None
+
+    @classmethod
+    def of_summary(cls, comparisons: pd.DataFrame, summary: Numbers) -> ClaimRows:
+        """The rows in comparisons.csv and summary.json; a summary of an older version may lack some."""
+        goes_on = summary.get("decided", {}).get("settle") == "claims"
+        last_look = len(summary["study"]["looks"]) if goes_on else None
+        return cls(comparisons, summary.get("interaction", []), summary.get("teacher_needed", []), last_look)
 
     def of_init(self, init: str) -> pd.DataFrame:
         """The comparisons of pretrained students, or of those from scratch."""
@@ -80,10 +92,21 @@ def put_into_words(claim: Numbers, rows: ClaimRows) -> ClaimInWords:
     known = KNOWN[claim["id"]]
     text, note = known.words(claim, rows)
     answer = known.answers.get(verdict)
-    if answer is None and rows.none_goes_on:
-        more = f" {WITH_CLAIMS}" if claim["id"] in WITH_LOOKS else ""
-        answer, note = "Undecided", f"{note} {NONE_GOES_ON}{more}".strip()
+    ended = _why_ended(claim, rows) if answer is None else ""
+    if ended:
+        answer, note = "Undecided", f"{note} {ended}".strip()
     return ClaimInWords(known.question, answer or "Not settled", verdict, text, note, known.tested)
+
+
+def _why_ended(claim: Numbers, rows: ClaimRows) -> str:
+    """Why an open claim gets no more seeds; nothing if it does, or if it has no looks."""
+    if not rows.none_goes_on:
+        return ""
+    if claim["id"] not in WITH_LOOKS:
+        return NONE_GOES_ON
+    if rows.last_look is None:
+        return f"{NONE_GOES_ON} {WITH_CLAIMS}"
+    return AT_THE_LAST_LOOK if claim["look"] == rows.last_look else ""
 
 
 def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
@@ -179,9 +202,10 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
         f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.plural} from scratch and "
         f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of "
         f"{wording.gain(claim['interaction'], unit)} {wording.gains(claim['ci_low'], claim['ci_high'], unit)}."
+        f"{_would_take(claim)}"
     )
     test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
-    return text, f"From {_units(claim, rows)}, {test}.{_would_take(claim)} {_one_by_one(claim, rows)}".strip()
+    return text, f"From {_units(claim, rows)}, {test}. {_one_by_one(claim, rows)}".strip()
 
 
 def _would_take(claim: Numbers) -> str:
@@ -189,7 +213,9 @@ def _would_take(claim: Numbers) -> str:
     seeds = claim.get("seeds_to_show")
     if claim["verdict"] == "supported" or not seeds or seeds <= claim["n"]:
         return ""  # an early look has only part of alpha: it can leave open what a single look at its seeds would show
-    return f" If it is as large as estimated, about {seeds} seeds would show it."
+    most = claim.get("seeds_declared")  # older files do not have it
+    beyond = f", more than the {most} of this study" if most and seeds > most else ""
+    return f" If it is as large as estimated, about {seeds} seeds would show it{beyond}."
 
 
 def _units(claim: Numbers, rows: ClaimRows) -> str:

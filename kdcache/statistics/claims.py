@@ -91,6 +91,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair.
 
     `seeds_to_show`: with how many seeds the only pair would show it, if the estimate were true (power 0.8).
+    `seeds_declared`: the most seeds that the study can have.
     """
     rows = interactions[interactions["regularizer"] == ALL]
     per_pair = rows[rows["scope"] == "pair"]
@@ -103,6 +104,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
         **{name: row[name] for name in numbers},
         "look": row["look"],
         "seeds_to_show": _seeds_to_show(row, study.comparison.alpha),
+        "seeds_declared": len(study.seeds),
         "pairs": as_written(per_pair[shown]),
         "per_regularizer_supported": _supported(interactions),
         "note": row["note"],

@@ -51,18 +51,21 @@ def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | No
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = compare_inits(trials, study)
     taught = compare_with_teacher_free(trials, study)
-    rows = ClaimRows(pd.DataFrame(as_written(compared)), as_written(interactions), as_written(taught))
-    return {
+    facts = {
         "format": FORMAT,
         "study": _study_facts(trials, study, len(compared)),
         "decided": _decided(study),
         "design": _design(study, compared),
         "verdicts": {init: _counts(of_init) for init, of_init in compared.groupby("init")},
-        "claims": [_with_words(claim, rows) for claim in judge_claims(compared, interactions, taught, study)],
-        "configurations": as_written(tabulate_scores(trials, study)),
-        "interaction": rows.interactions,
-        "teacher_needed": rows.teacher_needed,
     }
+    tables = {
+        "configurations": as_written(tabulate_scores(trials, study)),
+        "interaction": as_written(interactions),
+        "teacher_needed": as_written(taught),
+    }
+    rows = ClaimRows.of_summary(pd.DataFrame(as_written(compared)), facts | tables)
+    claims = judge_claims(compared, interactions, taught, study)
+    return {**facts, "claims": [_with_words(claim, rows) for claim in claims], **tables}
 
 
 def _with_words(claim: dict[str, Any], rows: ClaimRows) -> dict[str, Any]:

@@ -78,15 +78,18 @@ def test_interaction(metrics: Metrics) -> None:
 
 
 def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics) -> None:
-    metrics.summary["claims"][2]["seeds_to_show"] = 34
-    assert (
-        "0.130. If it is as large as estimated, about 34 seeds would show it. Pair by"
-        in claims(metrics)[2].note
-    )
-    metrics.summary["claims"][2]["seeds_to_show"] = 5  # an early look, which had a part of alpha only
-    assert "would show it" not in claims(metrics)[2].note
-    metrics.summary["claims"][2] |= {"seeds_to_show": 34, "verdict": "supported"}
-    assert "would show it" not in claims(metrics)[2].note
+    claim = metrics.summary["claims"][2]
+    claim["seeds_to_show"] = 34
+    would_take = "[−0.50, 1.35]. If it is as large as estimated, about 34 seeds would show it"
+    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")  # a file from before `seeds_declared`
+    claim["seeds_declared"] = 33
+    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}, more than the 33 of this study.")
+    claim["seeds_declared"] = 34
+    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")
+    claim["seeds_to_show"] = 5  # an early look, which had a part of alpha only
+    assert "would show it" not in claims(metrics)[2].sentence
+    claim |= {"seeds_to_show": 34, "verdict": "supported"}
+    assert "would show it" not in claims(metrics)[2].sentence
 
 
 @pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])
@@ -100,6 +103,19 @@ def test_where_every_comparison_has_ended_nobody_gets_more_seeds(
     assert claim.note.endswith("With “settle: claims” they would, up to the last look.") == (
         answer == "Undecided"
     )
+
+
+@pytest.mark.parametrize(("look", "answer"), [(1, "Not settled"), (2, "Undecided")])
+def test_a_claim_that_goes_on_alone_is_undecided_at_the_last_look(
+    metrics: Metrics, look: int, answer: str
+) -> None:
+    metrics.comparisons["look"], metrics.comparisons["stopped_by"] = 2, "equivalence"
+    metrics.summary |= {"decided": {"settle": "claims"}, "study": {"looks": [5, 12]}}
+    metrics.summary["claims"][2]["look"] = look
+    claim = claims(metrics)[2]
+    assert claim.answer == answer
+    assert "settle: claims" not in claim.note
+    assert claim.note.endswith("have all the seeds that the study declares.") == (answer == "Undecided")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def test_the_seeds_that_an_interaction_takes_are_those_of_a_one_sided_paired_tes
         return float(TTestPower().power(effect, seeds, 0.05, alternative="larger"))
 
     assert chance(found["seeds_to_show"] - 1) < 0.8 <= chance(found["seeds_to_show"])
+    assert found["seeds_declared"] == 5
 
 
 def test_no_number_of_seeds_shows_an_interaction_that_points_the_other_way() -> None:
