@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 from pathlib import Path
 
 import pytest
+from pydantic.fields import FieldInfo
+
+from kdcache.study.estimates import TokenEstimate
+from kdcache.study.methods import Regularizer
+from kdcache.study.models import Lora, Student, Teacher
+from kdcache.study.schema import Comparison, Study
+from kdcache.study.task import Augment, Source, Task
+from kdcache.study.tuning import Space, Tuning
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -42,6 +51,45 @@ def test_every_page_of_docs_is_in_its_index() -> None:
     pages = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
     pages = {page for page in pages if page != "README.md" and not page.startswith("site/")}
     assert listed == pages
+
+
+TABLES = {
+    "The study": (Study,),
+    "tasks": (Task,),
+    "source": (Source,),
+    "augment": (Augment,),
+    "teachers and students": (Teacher, Student),
+    "lora": (Lora,),
+    "cache": (TokenEstimate,),
+    "regularizers and distillers": (Regularizer,),
+    "comparison": (Comparison,),
+    "tuning": (Tuning, Space),
+}
+
+
+def test_every_key_of_params_yaml_has_its_line_with_its_default() -> None:
+    parts = re.split(r"(?m)^##+ (.+)\n", text_of(Path("docs/params.md")))
+    described = {
+        heading: re.findall(r"(?m)^\| `(\w+)` \| (\S+) \|", text)
+        for heading, text in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    expected = {
+        heading: [(key, said(field)) for model in models for key, field in model.model_fields.items()]
+        for heading, models in TABLES.items()
+    }
+    assert described.keys() == expected.keys()
+    for heading, lines in expected.items():
+        assert sorted(described[heading]) == sorted(set(lines)), heading
+
+
+def said(field: FieldInfo) -> str:
+    """A default as the page writes it."""
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return "—"
+    return f"`{json.dumps(default)}`".replace('"', "")
 
 
 def test_every_committed_study_is_in_the_list_of_results() -> None:

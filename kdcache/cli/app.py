@@ -35,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KdcacheError as error:
         print(f"kdcache: {error}", file=sys.stderr)
         raise SystemExit(1) from None
+    except OSError as error:
+        if error.filename is None:  # a closed pipe, for example
+            raise
+        print(f"kdcache: {error.filename}: {error.strerror}", file=sys.stderr)
+        raise SystemExit(1) from None
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         if package in ("", "kdcache"):

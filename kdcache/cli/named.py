@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -52,23 +52,41 @@ def find_mistakes(study: Study) -> tuple[list[str], list[str]]:
 
 def _looks(study: Study) -> Iterator[tuple[str, Callable[[], bool]]]:
     """A path in params.yaml, and a check of what it names. The check returns false if only the hub has that."""
+    classes: dict[str, int] = {}
     for name, task in study.tasks.items():
-        yield f"tasks.{name}", partial(_look_at_rows, task)
+        yield f"tasks.{name}", partial(_look_at_rows, name, task, classes)
     for group, models in (("teachers", study.teachers), ("students", study.students)):
         for name, model in models.items():
             tasks = [task for key, task in study.tasks.items() if study.applies(model, key)]
             yield f"{group}.{name}.checkpoint", partial(_look_at_checkpoint, model, tasks)
+            if isinstance(model.class_weights, tuple):
+                of_its_tasks = {key: classes.get(key) for key in study.tasks if study.applies(model, key)}
+                yield (
+                    f"{group}.{name}.class_weights",
+                    partial(_look_at_weights, model.class_weights, of_its_tasks),
+                )
     for group, methods in (("regularizers", study.regularizers), ("distillers", study.distillers)):
         for name, method in methods.items():
             if method.function is not None:
                 yield f"{group}.{name}.function", partial(_look_at_function, method)
 
 
-def _look_at_rows(task: Task) -> bool:
+def _look_at_rows(name: str, task: Task, classes: dict[str, int]) -> bool:
+    """Check the rows, and note the number of classes."""
     if task.source.hub is not None and not os.environ.get(MIRROR):
         return False
-    check_source(task)
+    classes[name] = len(check_source(task))
     return True
+
+
+def _look_at_weights(weights: Sequence[float], classes: Mapping[str, int | None]) -> bool:
+    """Compare class weights with the number of each task's classes; None where that is unknown."""
+    for task, number in classes.items():
+        if number is not None and number != len(weights):
+            raise KdcacheError(
+                f"expected one for each of the {number} classes of task {task!r}, found {len(weights)}"
+            )
+    return None not in classes.values()
 
 
 def _look_at_checkpoint(model: Model, tasks: Sequence[Task]) -> bool:

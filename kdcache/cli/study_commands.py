@@ -68,9 +68,9 @@ def check(
 def init(
     folder: Annotated[Path, typer.Argument(help="The project's folder. It is created if needed.")],
     template: Annotated[
-        Literal["default", "text", "images", "language-model", "paper"],
-        typer.Option(help="Which study to start from."),
-    ] = "default",
+        Literal["default", "text", "images", "language-model", "paper"] | None,
+        typer.Option(help="Which study to start from: default, if neither --data nor --images is given."),
+    ] = None,
     data: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
@@ -97,9 +97,11 @@ def init(
         raise KdcacheError("init: --data TRAIN VALIDATION, --text COLUMN and --label COLUMN go together")
     if data is not None and images is not None:
         raise KdcacheError("init: give --data or --images, not both")
+    if template is not None and (data is not None or images is not None):
+        raise KdcacheError("init: --template is for a study without data of your own; leave it out")
     texts = None if data is None else Texts(*data, text=text or [], label=label or "")
     own = texts if images is None else Images(images)
-    typer.echo("\n".join(start_project(folder, template, own)))
+    typer.echo("\n".join(start_project(folder, template or "default", own)))
 
 
 @app.command()

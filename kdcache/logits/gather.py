@@ -102,7 +102,8 @@ class Gather:
             raise OtherRows(
                 f"{self.path}: split {split!r} has no row with the hash {int(asked[first]):016x} (position "
                 f"{first}{named}) and {int(missing.sum()) - 1} more of the {len(asked)} asked rows; "
-                "the content differs from what was cached: check the columns, or cache the logits of this data"
+                "the content differs from what was cached: give the columns= and label= that it was cached with, "
+                "or cache the logits of this data"
             )
         by_content = ids[positions]
         return (

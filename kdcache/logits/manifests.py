@@ -37,9 +37,9 @@ def load_manifest(folder: Path, sort: type[M]) -> M:
     """
     path = folder / MANIFEST
     if not path.exists():
-        problem = (
-            f"there is no {MANIFEST}, so the cache is incomplete" if folder.is_dir() else "no such folder"
-        )
+        problem = f"there is no {MANIFEST}, so the cache is incomplete"
+        if not folder.is_dir():
+            problem = "is a file, not the folder of a cache" if folder.exists() else "no such folder"
         raise CacheError(f"{folder}: {problem}; cache the logits first (again, if that was interrupted)")
     try:
         raw = read_json(path, MOST_MANIFEST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -86,7 +87,7 @@ def _study_of(folder: Path, data: Texts | Images) -> Any:
 def _commented(study: Any, start: str) -> Any:
     study["seeds"] = study["comparison"]["looks"][-1]
     study.yaml_set_start_comment(
-        f"{start}\nEvery key is described in kdcache's docs; `kdcache check` finds mistakes."
+        f"{start}\nEvery key is in kdcache's docs/params.md; `kdcache check` finds mistakes."
     )
     for key, comment in COMMENTS.items():
         study.yaml_add_eol_comment(comment, key)
@@ -169,7 +170,8 @@ def _next_steps(folder: Path, study: Any) -> list[str]:
     return [
         f"{folder}: a study of {tasks}, for {', '.join(study['students'])}",
         "Next:",
-        *([] if folder.resolve() == Path.cwd() else [f"  cd {folder}"]),
+        *([] if folder.resolve() == Path.cwd() else [f"  cd {shlex.quote(str(folder))}"]),
+        "  kdcache check     looks for mistakes, at the data too",
         "  kdcache settle    runs it to its end; the report is report/index.html, and a new one after each look",
         "  kdcache repro prepare && kdcache plan --calibrate    say first what it takes",
         f"  kdcache student {_first_student(study)} --out DIR    hands out a trained student",

@@ -55,7 +55,7 @@ class Texts:
         """The task in params.yaml, as long as its texts need; and the data in words.
 
         Raises:
-            KdcacheError: a file or column is missing or unreadable, or the label is no class.
+            KdcacheError: a file, column, text or label is missing or unreadable, or the label is no class.
         """
         files = dict(zip(SPLITS, self.sources(project), strict=True))
         if len(set(files.values())) == 1:
@@ -196,7 +196,8 @@ def _look_at(data: Texts) -> tuple[str, int]:
         "label": data.label,
         "metrics": ["accuracy"],
     }
-    loaded = load_source(_checked({**fields, "max_length": LONGEST})).splits
+    task = _checked({**fields, "max_length": LONGEST})
+    loaded = load_source(task).splits
     classes = set(loaded["train"].label.unique().to_pylist()) - {None}
     rows = len(loaded["train"].label)
     if not 2 <= len(classes) <= max(2, rows // 2):
@@ -204,6 +205,7 @@ def _look_at(data: Texts) -> tuple[str, int]:
             f"{data.train}: the column {data.label!r} has {len(classes)} different labels in {rows} rows; expected a "
             "few classes (a regression is written by hand, docs/adding-a-task.md)"
         )
+    check_source(task)
     tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
     tokenizer.no_truncation()
     first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)

@@ -34,9 +34,9 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     Raises:
         KdcacheError: see `reproduce` and `load_study`; or trials cannot be judged.
     """
+    study = load_study(PARAMS)
     path = settled_beside(PARAMS)
     ensure_settled(path)
-    study = load_study(PARAMS)
     has_looks = study.comparison.looks is not None
     if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
         study = study.with_settled({}, study.declarations)  # as in a fresh clone: a first report comes soon

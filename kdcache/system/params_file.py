@@ -76,6 +76,10 @@ def _content(text: str) -> Any:
     return _Reader(text).content()
 
 
+_ABSENT = (
+    "the file does not exist; go to the folder of your project, or begin one with `kdcache init DIR` "
+    "(in a clone of kdcache: cp studies/smoke.yaml params.yaml)"
+)
 _TOO_LARGE = f"is larger than {MOST_BYTES // 1024} KiB; a study file has a few"
 
 
@@ -86,9 +90,7 @@ def _text(path: Path) -> str:
                 raise ParamsError(path, ["is a pipe, socket or device; expected a regular file"])
             data = file.read(MOST_BYTES + 1)
     except FileNotFoundError:
-        raise ParamsError(
-            path, ["the file does not exist; copy one from studies/ (cp studies/smoke.yaml params.yaml)"]
-        ) from None
+        raise ParamsError(path, [_ABSENT]) from None
     except OSError as error:
         raise ParamsError(path, [f"cannot be read: {error.strerror}"]) from None
     if len(data) > MOST_BYTES:

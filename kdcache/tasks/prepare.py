@@ -71,8 +71,11 @@ def prepare_task(spec: Task, folder: Path, name: str = "") -> TaskCard:
     return card
 
 
-def check_source(spec: Task, most_images: int = 1000) -> None:
+def check_source(spec: Task, most_images: int = 1000) -> list[str]:
     """Check a task's source as `prepare_task` does, and write nothing. Only the first images of a split are decoded.
+
+    Returns:
+        The names of the classes in order; none where the labels are no classes.
 
     Raises:
         TaskError: as `prepare_task`, except for mistakes in images that are not decoded.
@@ -89,6 +92,7 @@ def check_source(spec: Task, most_images: int = 1000) -> None:
             else:
                 reader.finish()
                 _refuse_clashes(split, digests)
+    return labels.names
 
 
 def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
@@ -96,7 +100,12 @@ def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
     loaded = load_source(spec)
     columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
     names = _agreed_names(loaded)
-    labels = Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
+    try:
+        labels = Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
+    except TaskError as error:
+        where = [] if spec.source.folder is not None else [f"label: {spec.label}"]
+        where += [] if spec.train_size is None else [f"train_size: {spec.train_size}"]
+        raise TaskError(f"{error} ({', '.join(where)})" if where else str(error)) from error
     return loaded, labels, _positive(spec, labels.names)
 
 

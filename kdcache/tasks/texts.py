@@ -38,7 +38,11 @@ class TextReader:
         if pa.types.is_null(column.type) or is_text(column.type):
             return column.cast(pa.string())
         bytes_too = pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type)
-        advice = " in UTF-8 (these are bytes that are not marked as text)" if bytes_too else ""
+        advice = (
+            " in UTF-8 (these are bytes that are not marked as text)"
+            if bytes_too
+            else "; write them as strings, or name another column"
+        )
         raise TaskError(f"{self.split}: text column {name!r} holds {column.type}, expected strings{advice}")
 
     def finish(self) -> None:

@@ -140,6 +140,34 @@ def test_texts_and_images_of_one_s_own_are_two_projects(tmp_path, capsys):
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    "data", [("--data", "a.csv", "b.csv", "--text", "text", "--label", "label"), ("--images", "i")]
+)
+def test_a_template_beside_data_of_one_s_own_is_refused(tmp_path, capsys, data):
+    code, out, err = run(capsys, "init", tmp_path / "p", "--template", "paper", *data)
+    assert (code, out) == (1, "")
+    assert "--template is for a study without data of your own; leave it out" in err
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_place_where_nothing_can_be_written_is_named(capsys):
+    code, out, err = run(capsys, "init", "/proc/no/place")
+    assert (code, out) == (1, "")
+    assert re.fullmatch(r"kdcache: /proc/no(/place)?: No such file or directory\n", err)
+
+
+@pytest.mark.parametrize("command", ["check", "plan", "table", "settle"])
+def test_a_folder_without_a_project(tmp_path, capsys, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(capsys, command)
+    assert (code, out) == (1, "")
+    assert (
+        "the file does not exist; go to the folder of your project, or begin one with `kdcache init DIR`"
+        in err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_check(tmp_path, capsys):
     params = tmp_path / "params.yaml"
     params.write_text(STUDY)

@@ -101,6 +101,15 @@ def test_one_mistake(project: Path, changes: dict[str, Any], message: str) -> No
     assert unseen == []
 
 
+@pytest.mark.parametrize("group", ["teachers", "students"])
+def test_class_weights_are_as_many_as_classes(project: Path, group: str) -> None:
+    model = {"checkpoint": "bert", "init": "scratch", "learning_rate": 0.001, "epochs": 1, "batch_size": 2}
+    assert looked(**{group: {"s": {**model, "class_weights": [1, 5]}, "s2": model}})[0] == []
+    assert looked(**{group: {"s": {**model, "class_weights": [1, 5, 2]}, "s2": model}})[0] == [
+        f"{group}.s.class_weights: expected one for each of the 2 classes of task 'mine', found 3"
+    ]
+
+
 def test_every_mistake_at_once(project: Path) -> None:
     (project / "rows.csv").write_text("text,label\na,x\n,y\n")
     mistakes, _ = looked(students__s__checkpoint="nowhere")

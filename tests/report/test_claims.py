@@ -81,7 +81,9 @@ def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics)
     claim = metrics.summary["claims"][2]
     claim["seeds_to_show"] = 34
     would_take = "[−0.50, 1.35]. If it is as large as estimated, about 34 seeds would show it"
-    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")  # a file from before `seeds_declared`
+    assert plain(claims(metrics)[2].sentence).endswith(
+        f"{would_take}."
+    )  # a file from before `seeds_declared`
     claim["seeds_declared"] = 33
     assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}, more than the 33 of this study.")
     claim["seeds_declared"] = 34

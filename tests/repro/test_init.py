@@ -132,6 +132,33 @@ def test_texts_that_are_numbers_are_named_and_nothing_is_written(tmp_path: Path)
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ("good,a\nbad,b\nfine,a\nnone,\n", "x,a\ny,b\n", r"train: the label is missing in 1 row"),
+        ("good,a\nbad,b\n,a\nfine,b\n", "x,a\ny,b\n", r"text column 'text' is empty in 1 row"),
+        ("good,a\nbad,b\nfine,a\nevil,b\n", "x,0\ny,1\n", r"validation: labels that train does not have: 0, 1"),
+        ("good,1\nbad,2\nfine,1\nevil,2\n", "x,1\ny,7\n", r"labels that train does not have: 7.*\(label: mood\)"),
+    ],
+)  # fmt: skip
+def test_rows_that_prepare_would_refuse_are_named_and_nothing_is_written(
+    tmp_path: Path, train: str, validation: str, message: str
+) -> None:
+    (tmp_path / "train.csv").write_text(f"text,mood\n{train}")
+    (tmp_path / "validation.csv").write_text(f"text,mood\n{validation}")
+    data = own_data.Texts(tmp_path / "train.csv", tmp_path / "validation.csv", ["text"], "mood")
+    with pytest.raises(TaskError, match=message):
+        init.start_project(tmp_path / "p", data=data)
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_folder_with_a_space_can_be_entered_as_it_is_printed(tmp_path: Path) -> None:
+    said = init.start_project(tmp_path / "my study", "text")
+    entered = next(line for line in said if line.startswith("  cd "))
+    shown = subprocess.run(["bash", "-c", f"{entered} && pwd"], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == str(tmp_path / "my study")
+
+
 @pytest.mark.parametrize("name", [".gitignore", ".dvcignore"])
 @pytest.mark.parametrize("own", ["", "*.secret\n", "*.secret", "/.kdcache/\n*.pyc\n"])
 def test_a_repository_keeps_its_ignore_rules_and_gets_those_it_lacks(
