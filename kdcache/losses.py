@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 from torch import Tensor
 
 from kdcache.study import Regularizer
 from kdcache.training.regularizers import Loss, RegularizerError, make_loss
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 def kd_loss(
@@ -26,7 +29,7 @@ def kd_loss(
     Args:
         student_logits: z [B, K].
         labels: y, int64 [B], the true classes. A row with the label -100 has no CE: the CE is then the mean over the
-            other rows, but the KL is the mean over all rows. For rows without a label there is
+            other rows (0 if there are none), but the KL is the mean over all rows. For rows without a label there is
             `make_loss(Regularizer(..., unlabelled="use"), classes)`.
         teacher_logits: s [B, K], raw and un-tempered, as in a logit cache. They get no gradient.
         alpha: the weight of the distillation term, from 0 (plain cross-entropy) to 1 (the labels do not count).
@@ -36,11 +39,26 @@ def kd_loss(
         A scalar, float32 (float64 for float64 logits), also under autocast.
 
     Raises:
-        KdcacheError: the shapes do not fit, or alpha or temperature is out of range.
+        KdcacheError: the shapes do not fit, or alpha or temperature is out of range, or is to get a gradient.
     """
     if student_logits.ndim != 2:
         raise RegularizerError(f"expected student logits [B, K], found shape {list(student_logits.shape)}")
-    return _loss(student_logits.shape[1], alpha, temperature)(student_logits, labels, teacher_logits)
+    share, tau = _number("alpha", alpha), _number("temperature", temperature)
+    loss = _loss(student_logits.shape[1], share, tau)
+    none = (labels == IGNORED).all()
+    if labels.device.type == "cpu" and not none:  # asking a GPU would make it wait
+        return loss(student_logits, labels, teacher_logits)
+    # The CE of no rows is NaN. With a label that does not count, the other term is left.
+    some = torch.where(none, 0, labels)
+    distilled = _loss(student_logits.shape[1], float(share > 0), tau)(student_logits, some, teacher_logits)
+    return torch.where(none, share * distilled, loss(student_logits, some, teacher_logits))
+
+
+def _number(name: str, value: float | Tensor) -> float:
+    """A number, also from a tensor that a schedule changes: the cache of losses below goes by values."""
+    if getattr(value, "requires_grad", False):
+        raise RegularizerError(f"{name} gets no gradient; give it as a number")
+    return float(value)
 
 
 @lru_cache(maxsize=64)

@@ -48,12 +48,37 @@ def test_a_row_with_the_label_minus_100_has_a_kl_and_no_cross_entropy() -> None:
     torch.testing.assert_close(kdcache.kd_loss(student, labels, teacher, alpha=0.5), 0.5 * ce + 0.5 * kl)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_a_batch_without_any_label_has_a_kl_alone(alpha: float) -> None:
+    torch.manual_seed(0)
+    student, teacher = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3)
+    kl = 4 * F.kl_div((student / 2).log_softmax(1), (teacher / 2).softmax(1), reduction="batchmean")
+    found = kdcache.kd_loss(student, torch.full((4,), -100), teacher, alpha=alpha, temperature=2)
+    torch.testing.assert_close(found, alpha * kl)
+    (gradient,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(gradient, alpha * torch.autograd.grad(kl, student)[0])
+
+
+def test_a_tensor_that_a_schedule_changes_counts_with_its_value() -> None:
+    student, teacher, labels = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 2, 1, 1])
+    alpha, temperature = torch.tensor(0.5), torch.tensor(2.0)
+    kdcache.kd_loss(student, labels, teacher, alpha=alpha, temperature=temperature)
+    alpha.fill_(0.875)
+    temperature.fill_(4.0)
+    found = kdcache.kd_loss(student, labels, teacher, alpha=alpha, temperature=temperature)
+    assert torch.equal(found, kdcache.kd_loss(student, labels, teacher, alpha=0.875, temperature=4.0))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"alpha": 1.5}, r"alpha is a share from 0 to 1, found 1\.5"),
         ({"alpha": float("nan")}, "alpha is a share from 0 to 1, found nan"),
         ({"temperature": 0}, "temperature is a number above 0, found 0"),
+        (
+            {"temperature": torch.nn.Parameter(torch.tensor(2.0))},
+            "temperature gets no gradient; give it as a number",
+        ),
         ({"temperature": float("inf")}, "temperature is a number above 0, found inf"),
         ({"teacher_logits": torch.zeros(3, 3)}, r"cached logits have shape \[3, 3\]"),
         ({"teacher_logits": None}, "needs cached logits, found none"),

@@ -20,7 +20,7 @@ from kdcache.logits.probabilities import log_softmax
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.rows import CachedSplit
 from kdcache.logits.scan import Reader, by_id
-from kdcache.logits.writer import LogitWriter
+from kdcache.logits.writer import ROWS_PER_SHARD, LogitWriter
 from kdcache.system.files import user_path
 
 Mean = Literal["logits", "probabilities"]
@@ -36,8 +36,9 @@ def ensemble(
 ) -> LogitCache:
     """Write the (weighted) mean of several caches as a cache of its own, in float32 and sorted by id.
 
-    All members must have the same data: the same splits, row ids, row hashes, classes and label names. A few row
-    groups of each member are in memory at once. A split that was not written in ascending order of ids is held whole.
+    All members must have the same data: the same splits, row ids, row hashes, classes and label names. In memory at
+    once are a few row groups of each member, and one shard of the new cache, with as many rows as the smallest shards
+    of a member have. A split that was not written in ascending order of ids is held whole.
 
     Args:
         caches: the members, open or as folders.
@@ -63,6 +64,7 @@ def ensemble(
         classes=first.classes,
         label_names=first.label_names,
         fingerprints=_fingerprints(members, of, shares),
+        rows_per_shard=min(ROWS_PER_SHARD, *(member.manifest.rows_per_shard for member in members)),
         row_hash=first.row_hash,
     ) as writer:
         for split in first.splits:

@@ -21,12 +21,7 @@ from kdcache.logits.format import Dtype, Header, Manifest
 from kdcache.logits.inputs import Inputs, read_inputs
 from kdcache.logits.jobs import Job, Place, evaluating, write_cache
 from kdcache.logits.options import check_function, check_integer, check_text, names
-from kdcache.logits.predicting.predictor import (
-    FirstBatch,
-    Predictor,
-    default_collate,
-    view_maker,
-)
+from kdcache.logits.predicting.predictor import Predictor, default_collate, view_maker
 from kdcache.logits.records import Augmentation, Fingerprints
 from kdcache.logits.returned import returned_logits
 from kdcache.logits.rows import CachedSplit
@@ -37,6 +32,7 @@ from kdcache.system.files import user_path
 ROWS_PER_SHARD = (
     8192  # fewer than LogitWriter's: an interruption loses a shard, and processes share the work by shards
 )
+FIRST_ROWS = 64  # whose inputs are fingerprinted
 Score = Callable[[str, np.ndarray], Mapping[str, float]]
 
 
@@ -82,9 +78,9 @@ def write_logits(
         row_hashes: uint64 [N] (per split, if there are several), if you have hashed the rows already.
         lengths: integers [N] (per split, if there are several). Rows of similar length in a shard then share a batch.
         fingerprints: what the logits are computed from. Default, for a module: the row hashes, its weights, the first
-            batch as it reaches the model, and its class's name. A change that shows in none of these (such as that of
-            a `collate` which leaves the first batch as it is, or of the class's code) is not noticed. Then name it in
-            `fingerprints`, or pass `overwrite=True`.
+            64 rows as they reach the model (each alone, so `batch_size` may change), and its class's name. A change
+            that shows in none of these (such as that of a `collate` which leaves these rows as they are, or of the
+            class's code) is not noticed. Then name it in `fingerprints`, or pass `overwrite=True`.
         augment: an augmentation, to cache views. The model gets each row V times, augmented before `collate` with the
             seed of each view, and a student replays these views (`AugmentedDataset`). `views` says what it may be. The
             row hashes are those of the rows before the augmentation.
@@ -123,7 +119,7 @@ def write_logits(
             label_names=label_names,
             dtype=dtype,
             rows_per_shard=rows_per_shard,
-            fingerprints=fingerprints or _fingerprints(path, model, inputs.hashes, first),
+            fingerprints=fingerprints or _fingerprints(path, model, inputs, predictor),
             augmentation=augmentation,
             row_hash=BLAKE2B,
         )
@@ -166,9 +162,7 @@ class LogitJob(Job[CachedSplit]):
         return np.concatenate([empty, *(part[1].logits for part in parts if part)]).astype(np.float32)
 
 
-def _fingerprints(
-    path: Path, model: Any, hashes: Mapping[str, np.ndarray], first: FirstBatch
-) -> Fingerprints:
+def _fingerprints(path: Path, model: Any, inputs: Inputs, predictor: Predictor) -> Fingerprints:
     import torch
 
     if not isinstance(model, torch.nn.Module):
@@ -179,13 +173,21 @@ def _fingerprints(
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     try:
         return Fingerprints(
-            data=fingerprint.of_value(hashes),
+            data=fingerprint.of_value(inputs.hashes),
             weights=fingerprint.of_value(model.state_dict()),
-            preprocessing=fingerprint.of_value(first.batch),
+            preprocessing=fingerprint.of_value(_first_rows(inputs, predictor)),
             code=fingerprint.of_json(kind),
         )
     except KdcacheError as error:
         raise CacheError(f"{path}: {error}") from None
+
+
+def _first_rows(inputs: Inputs, predictor: Predictor) -> list[Any]:
+    """The first rows as the model gets them, each alone, so that a smaller `batch_size` does not lose stored shards."""
+    rows = next(
+        rows for rows in inputs.splits.values() if len(rows)
+    )  # `predictor.first` refuses a data set without rows
+    return [next(predictor.batches(rows, np.arange(i, i + 1))) for i in range(min(FIRST_ROWS, len(rows)))]
 
 
 def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:

@@ -47,10 +47,10 @@ def join(
     Args:
         cache: the open cache.
         data: a `datasets.Dataset`; a table of Arrow, pandas or polars; a list of rows (mappings or tuples); a torch
+            data set of such rows; a torch `DataLoader` or any other iterable of batches (mappings from column to n
             values: tensors, arrays or lists). Or a `DatasetDict`, or another mapping from splits to any of these.
         split: the cache's split that the rows come from. Each split of a mapping takes the cache's split with its name.
         column: the name of the new column or key.
-        column: name of the new column or key.
         id_column: a column of int64 row ids, as in the cache. Each row must then be the row that was cached under its
             id. None: a column `id` need not hold the cache's ids.
         hash_column: uint64 row hashes (int64 with the same bits is fine, as torch prefers it). None: there are no

@@ -77,7 +77,12 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
         super().__init__(folder, Manifest, self._logits_header, resume)
 
     def _buffer(self) -> Buffer[CachedSplit]:
-        return _LogitBuffer(self._logits_header)
+        try:
+            return _LogitBuffer(self._logits_header)
+        except MemoryError as error:
+            raise CacheError(
+                f"{self.path}: a shard does not fit into memory ({error}); lower rows_per_shard"
+            ) from None
 
     def write(self, split: str, ids: Any, row_hashes: Any, logits: Any) -> None:
         """Append rows to a split. Full shards go to disk at once.

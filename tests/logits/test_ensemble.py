@@ -21,13 +21,23 @@ B = np.array([[3, -1], [0, 0], [4, 4]], np.float32)
 
 
 def write(
-    path: Path, logits, *, ids=(0, 1, 2), hashes=HASHES, splits=("train",), names=("no", "yes"), **prints
+    path: Path,
+    logits,
+    *,
+    ids=(0, 1, 2),
+    hashes=HASHES,
+    splits=("train",),
+    names=("no", "yes"),
+    size=100,
+    **prints,
 ) -> Path:
     fingerprints = Fingerprints(
         **{"data": "d", "weights": path.name, "preprocessing": "p", "code": "c", **prints}
     )
     classes = np.shape(logits)[1]
-    with LogitWriter(path, classes=classes, label_names=names, fingerprints=fingerprints) as writer:
+    with LogitWriter(
+        path, classes=classes, label_names=names, fingerprints=fingerprints, rows_per_shard=size
+    ) as writer:
         for split in splits:
             writer.write(split, list(ids), hashes, np.asarray(logits, np.float32))
         writer.finish(scores={splits[0]: {"accuracy": 0.5}})
@@ -82,6 +92,11 @@ def test_extreme_logits_stay_finite(tmp_path: Path) -> None:
     assert np.array_equal(ensemble(members, tmp_path / "m").logits("train", [0]), np.float32([[3e38, 0]]))
     mean = ensemble(members, tmp_path / "p", of="probabilities")
     np.testing.assert_allclose(mean.logits("train", [0]), np.log([[0.75, 0.25]]), rtol=1e-6)
+
+
+def test_a_shard_is_as_small_as_the_members_ask_for(tmp_path: Path) -> None:
+    mean = ensemble([write(tmp_path / "a", A, size=2), write(tmp_path / "b", B, size=5)], tmp_path / "mean")
+    assert [shard.rows for shard in mean.manifest.splits["train"].shards] == [2, 1]
 
 
 def test_what_an_ensemble_is_made_of_is_its_fingerprint(members: list[Path], tmp_path: Path) -> None:

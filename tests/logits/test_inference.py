@@ -197,6 +197,23 @@ def test_default_fingerprints_tell_what_changed(tmp_path):
         assert different == [name]
 
 
+def test_a_smaller_batch_goes_on_where_a_larger_one_was_interrupted(tmp_path):
+    class Stops(Net):
+        def forward(self, x):
+            if sum(self.batches) >= 30:
+                raise MemoryError
+            return super().forward(x)
+
+    with pytest.raises(MemoryError):
+        write(tmp_path / "cache", Stops(), batch_size=8, fingerprints=None)
+    net = Stops()
+    net.forward = lambda x: Net.forward(net, x)
+    cache = write(tmp_path / "cache", net, batch_size=4)
+    assert sum(net.batches) == 4 + ROWS - 16  # the first batch for the classes; a shard of 16 was there
+    assert write(tmp_path / "cache", net, batch_size=7).manifest == cache.manifest  # opened
+    assert sum(net.batches) == 4 + ROWS - 16 + 7
+
+
 def test_scores_are_of_the_whole_split_in_order(tmp_path):
     net, rows = Net(), data()
     seen = {}

@@ -295,3 +295,11 @@ def test_an_empty_split_is_a_split(tmp_path):
     assert cache.logits("train", []).shape == (0, 3)
     with pytest.raises(CacheError, match="no logits for row id 0"):
         cache.logits("train", [0])
+
+
+def test_a_shard_that_does_not_fit_into_memory_says_what_to_do(tmp_path):
+    with (
+        pytest.raises(CacheError, match=r"cache: a shard does not fit into memory .*; lower rows_per_shard"),
+        writer(tmp_path / "cache", classes=2**20, label_names=[], rows_per_shard=2**30) as w,
+    ):
+        w.write("train", [0], np.array([1], np.uint64), np.zeros((1, 2**20), np.float32))
