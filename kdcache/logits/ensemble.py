@@ -16,11 +16,12 @@ import numpy.typing as npt
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.logits.cache import LogitCache
+from kdcache.logits.format import ROWS_PER_SHARD
 from kdcache.logits.probabilities import log_softmax
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.rows import CachedSplit
 from kdcache.logits.scan import Reader, by_id
-from kdcache.logits.writer import ROWS_PER_SHARD, LogitWriter
+from kdcache.logits.writer import LogitWriter
 from kdcache.system.files import user_path
 
 Mean = Literal["logits", "probabilities"]
