@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.keeping import ROOT, facts, write
+from benchmarks.keeping import ROOT, facts, without_settings, write
 from kdcache.engine.resources import cores
 from kdcache.errors import KdcacheError
 from stages import stage_errors
@@ -120,9 +120,14 @@ def one_run(command: list[str], study: Path, folder: Path) -> tuple[Timed, pd.Da
 
 
 def run_in(folder: Path, command: list[str]) -> str:
-    """The output of a command that is run on the clone's own code."""
+    """The output of a command that is run on the clone's own code, without this user's settings of kdcache."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": str(folder), "DVC_NO_ANALYTICS": "1"}
+    environment = {
+        **without_settings(os.environ),
+        "PATH": path,
+        "PYTHONPATH": str(folder),
+        "DVC_NO_ANALYTICS": "1",
+    }
     done = subprocess.run(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

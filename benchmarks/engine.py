@@ -3,9 +3,12 @@
 `python -m benchmarks.engine` makes a study of 8 tasks x 50 students x 5 regularizers x 5 seeds whose trials write
 invented logits of 277 validation rows at once, and takes it through every step that a real one goes through: planning
 (identities, what is missing), running, planning again with nothing missing, compare and report. Each step runs in a
-process of its own, so that its peak memory is its own. `--dvc` runs generated pipelines of stages that do nothing.
-CPU seconds are counted, since wall time on a shared machine depends on its other users. Results go to
-benchmarks/results/engine.json and docs/measured/engine-benchmarks.md.
+process of its own, so that its peak memory is its own. Then DVC runs generated pipelines of stages that do nothing.
+CPU seconds are counted, since wall time on a shared machine depends on its other users.
+
+Results go to benchmarks/results/engine.json and docs/measured/engine-benchmarks.md, unless the study or the pipelines
+have other sizes than usual; then only to the files that are named. `--dvc-only` measures DVC alone, and `--stages`
+without a number the study alone; the other part stays, with the date and the machine of its own measurement.
 """
 
 from __future__ import annotations
@@ -31,15 +34,18 @@ import yaml
 
 from benchmarks import report as sample
 from benchmarks.cache.measuring import in_child, peak_memory, profiled
-from benchmarks.keeping import facts
-from benchmarks.markdown import table
+from benchmarks.engine_page import page
+from benchmarks.keeping import facts, without_settings
+from kdcache.errors import KdcacheError
 from kdcache.study import Study, Task
-from kdcache.system.files import read_json, write_json
+from kdcache.system.files import read_json, write_atomically, write_json
 from kdcache.trials.plan import TrialPlan
+from stages import stage_errors
 
+JSON, PAGE = Path("benchmarks/results/engine.json"), Path("docs/measured/engine-benchmarks.md")
 LABELS = ["no", "yes"]
 ROWS = sample.ROWS
-GOAL = 20.0  # ms of CPU a trial, all steps together
+TASKS, PAIRS = 8, 25
 STAGES = (10, 100, 300)
 LIBRARIES = ("dvc", "numpy", "pandas", "scipy", "pyarrow", "pydantic", "altair")
 
@@ -302,7 +308,11 @@ def idle_stage(folder: Path, study: Study) -> float:
     cpu = _cpu_seconds()
     command = [sys.executable, "-m", "stages.train", *names]
     subprocess.run(
-        command, cwd=folder, check=True, capture_output=True, env={**os.environ, "PYTHONPATH": path}
+        command,
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        env={**without_settings(os.environ), "PYTHONPATH": path},
     )
     return round(_cpu_seconds() - cpu, 2)
 
@@ -310,20 +320,30 @@ def idle_stage(folder: Path, study: Study) -> float:
 # ---- the command line ----
 
 
+@stage_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the steps' processes: waiting threads would count as work
-    run = _kept(args) | facts(LIBRARIES)
+    run = _kept(args)
     if not args.dvc_only:
+        made = facts(LIBRARIES)
         with tempfile.TemporaryDirectory() as folder:
-            run["study"] = measure_study(make_study(args.tasks, args.pairs), Path(folder), args.profile)
+            measured_study = measure_study(make_study(args.tasks, args.pairs), Path(folder), args.profile)
+        _put(run, "study", measured_study, made)
     if args.stages:
-        run["dvc"] = [dvc(stages) for stages in args.stages]
+        made = facts(LIBRARIES)
+        _put(run, "dvc", [dvc(stages) for stages in args.stages], made)
     print(json.dumps(run, indent=2))
     if args.json:
         write_json(args.json, run)
     if args.page:
-        args.page.write_text(page(run), encoding="utf-8")
+        write_atomically(args.page, page(run).encode("utf-8"))
+
+
+def _put(run: dict[str, Any], part: str, result: Any, made: dict[str, Any]) -> None:
+    """Replace a part of the results, and when, where and with what it was made; the other part keeps its own."""
+    run["made"] = {**run.get("made", {}), part: made}
+    run[part] = result
 
 
 def measure_study(study: Study, folder: Path, profile: bool) -> dict[str, Any]:
@@ -350,90 +370,51 @@ def _lay_out_in(study: Study, folder: Path) -> None:
 
 
 def _kept(args: argparse.Namespace) -> dict[str, Any]:
-    return dict(read_json(args.json)) if args.json and args.json.exists() else {}
+    """What the file of --json has.
+
+    Raises:
+        KdcacheError: a page is asked for, and neither this run nor the file has one of its parts.
+    """
+    kept = dict(read_json(args.json)) if args.json and args.json.exists() else {}
+    missing = [
+        part
+        for part, left in (("study", args.dvc_only), ("dvc", not args.stages))
+        if left and part not in kept
+    ]
+    if args.page and missing:
+        raise KdcacheError(
+            f"{args.json or '--json'}: has no part {missing[0]!r}, which the page needs; "
+            "measure it, or leave out --page"
+        )
+    return kept
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--tasks", type=int, default=8)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--tasks", type=int, default=TASKS, help="default: %(default)s")
     parser.add_argument(
-        "--pairs", type=int, default=25, help="checkpoints; each is two students (default: 25)"
+        "--pairs", type=int, default=PAIRS, help="checkpoints; each is two students (default: %(default)s)"
     )
     parser.add_argument(
         "--stages", type=int, nargs="*", default=STAGES, help="DVC stages (default: 10 100 300)"
     )
     parser.add_argument("--dvc-only", action="store_true", help="leave the study as it was measured before")
-    parser.add_argument("--profile", action="store_true", help="say where each step's time goes")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--page", type=Path)
-    return parser.parse_args(arguments)
-
-
-# ---- the page ----
-
-
-def page(run: dict[str, Any]) -> str:
-    of_study, versions = (
-        run["study"],
-        ", ".join(f"{name} {number}" for name, number in run["versions"].items()),
+    parser.add_argument(
+        "--profile", action="store_true", help="print where each step's time goes; keeps nothing"
     )
-    steps = [
-        [step["what"], f"{step['cpu_seconds']:.0f}", f"{1000 * step['cpu_seconds'] / of_study['trials']:.2f}",
-         f"{step['peak_megabytes']}"]
-        for step in of_study["steps"].values()
-    ]  # fmt: skip
-    met = "met" if of_study["milliseconds_per_trial"] <= GOAL else "missed"
-    stages = [
-        [str(pair["stages"]), *(f"{pair[turn][column]:.1f}" for turn in ("first", "again") for column in COLUMNS),
-         f"{1000 * pair['again']['cpu_seconds'] / pair['stages']:.0f}"]
-        for pair in run["dvc"]
-    ]  # fmt: skip
-    return PAGE.format(
-        trials=of_study["trials"],
-        configurations=of_study["configurations"],
-        steps=table(["step", "CPU s", "ms a trial", "peak MB"], steps, right=[1, 2, 3]),
-        total=f"{of_study['milliseconds_per_trial']:.1f}",
-        goal=f"{GOAL:g}",
-        met=met,
-        idle=of_study["idle_stage_cpu_seconds"],
-        page=of_study["steps"]["report"]["page_megabytes"],
-        dvc=table(DVC_HEADER, stages, right=range(6)),
-        machine=run["machine"],
-        date=run["date"],
-        versions=versions,
-    )
-
-
-COLUMNS = ("cpu_seconds", "wall_seconds")
-DVC_HEADER = [
-    "stages",
-    "first, CPU s",
-    "first, wall s",
-    "again, CPU s",
-    "again, wall s",
-    "again, CPU ms a stage",
-]
-PAGE = """# What a study's bookkeeping costs
-
-`python -m benchmarks.engine` writes this page; its docstring says what is measured. Do not edit it by hand.
-
-**A study of {trials:,} trials** ({configurations:,} configurations of 5 seeds, 277 validation rows each) whose trials
-take no time, so that only bookkeeping is left. Each step is one process on one thread. When trials are handed to two
-workers, only the process that hands them out is counted.
-
-{steps}
-
-Together this is {total} ms of CPU a trial; the goal of at most {goal} ms is {met}. The report is one page of {page} MB.
-One cost is not in the table. In a real study each configuration is a process of its own. If it finds nothing to
-do, it takes {idle} CPU seconds, its start included.
-
-**DVC's own share.** `dvc repro` runs generated stages that write one small file each, and then runs again with nothing
-to do. Because of this cost a stage is a configuration, and runs all its seeds.
-
-{dvc}
-
-{machine}; {date}; {versions}.
-"""
+    parser.add_argument("--json", type=Path, help=f"default: {JSON}, if the sizes are the usual ones")
+    parser.add_argument("--page", type=Path, help=f"default: {PAGE}, if the sizes are the usual ones")
+    args = parser.parse_args(arguments)
+    if args.profile and (args.json or args.page):
+        parser.error("--profile makes everything slower: its times are printed, not kept in --json or --page")
+    usual = (args.tasks, args.pairs) == (TASKS, PAIRS) and tuple(args.stages) in (STAGES, ())
+    if usual and not args.profile:
+        args.json, args.page = args.json or JSON, args.page or PAGE
+    return args
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from kdcache.statistics import (
     tabulate_reliability,
 )
 from kdcache.study import Study
+from kdcache.system.files import write_json
 
 FAMILIES = ("bert", "roberta", "gpt2")
 METHODS = {"label_smoothing": 0.1, "tf_reg": 0.3, "kd": 0.8, "self_kd": 0.4}  # points gained from scratch
@@ -222,7 +223,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     print(json.dumps(figures, indent=2))
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json, figures)
 
 
 if __name__ == "__main__":

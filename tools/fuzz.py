@@ -85,9 +85,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first one's number; default: %(default)s")
     parser.add_argument("--chunk", type=int, default=CHUNK, help="cases of a process; default: %(default)s")
     parser.add_argument("--reader", action="append", help="only this one; may be given again")
-    parser.add_argument("--page", type=Path, help="the page to write")
+    parser.add_argument("--page", type=Path, help="the page to write, which has all readers")
     parser.add_argument("--done", type=Path, default=DONE, help="what is done already; default: %(default)s")
     options = parser.parse_args(arguments)
+    known = [reader.name for _, reader in _readers(None)]
+    if unknown := set(options.reader or ()) - set(known):
+        parser.error(f"--reader: no reader {', '.join(sorted(unknown))}; there are: {', '.join(known)}")
+    if options.reader and options.page:
+        parser.error("--reader and --page: a page has all readers; leave one of the two out")
     readers, last = list(_readers(options.reader)), options.first + options.cases
     totals = {reader.name: Total(reader.name) for _, reader in readers}
     done = _done(options.done)

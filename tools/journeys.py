@@ -22,13 +22,15 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+
+from benchmarks.keeping import without_settings
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "journeys.md"
@@ -214,7 +216,7 @@ def prepare_machine(folder: Path) -> dict[str, str]:
     subprocess.run(remove, check=True)
     library = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     (library / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KDCACHE_", "GIT_"))}
+    kept = without_settings(os.environ, ("KDCACHE_", "GIT_"))
     kept.pop("PYTHONPATH", None)
     scripts = [environment / "bin", Path(sys.executable).parent]
     return {
@@ -267,19 +269,21 @@ def do_journeys(journeys: list[Journey], folder: Path) -> bool:
     return True
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("numbers", type=int, nargs="*", help="which journeys; default: all")
     parser.add_argument("--in", dest="folder", type=Path, help="a folder that is not there yet, and is kept")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     journeys = read_journeys()
     unknown = set(given.numbers) - {journey.number for journey in journeys}
     if unknown:
         parser.error(f"no journey {sorted(unknown)[0]}; there are 1 to {len(journeys)}")
     chosen = [journey for journey in journeys if not given.numbers or journey.number in given.numbers]
     if given.folder is not None:
+        if given.folder.exists():
+            parser.error(f"--in {given.folder}: is there already; name a folder that is not there yet")
         given.folder.mkdir(parents=True)
         sys.exit(not do_journeys(chosen, given.folder.resolve()))
     with tempfile.TemporaryDirectory(prefix="journeys-") as folder:

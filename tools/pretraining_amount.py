@@ -32,6 +32,7 @@ from kdcache.statistics import power, significance, wording
 from kdcache.statistics.families import correct, level
 from kdcache.statistics.verdicts import points_table
 from kdcache.study import Study, load_study
+from kdcache.system.files import write_atomically
 from stages import stage_errors
 from tools.readme_results import replace_results
 
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     readme = folder / "README.md"
     if readme.exists():
         text = replace_results(readme.read_text(encoding="utf-8"), tables, readme, "amounts")
-        readme.write_text(text, encoding="utf-8")
+        write_atomically(readme, text.encode("utf-8"))
     print(tables)
 
 

@@ -20,6 +20,7 @@ from kdcache.report.claims import claims
 from kdcache.report.page import write_figure
 from kdcache.results.reading import Metrics, read_metrics
 from kdcache.study import Study, load_study
+from kdcache.system.files import write_atomically
 
 FIGURE = "figure.png"
 NAME = "results"
@@ -97,7 +98,7 @@ def update(sources: Sources) -> None:
     text = replace_results(text, results_markdown(metrics, study), sources.readme)
     panels = charts.panels(metrics, 1 - study.comparison.alpha)
     write_figure(metrics, panels, png=sources.readme.with_name(FIGURE))
-    sources.readme.write_text(text, encoding="utf-8")
+    write_atomically(sources.readme, text.encode("utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> int:

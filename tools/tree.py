@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kdcache.errors import KdcacheError
+from kdcache.system.files import write_atomically
 from tools.readme_results import replace_results
 
 WIDTH = 28  # of the column of names
@@ -110,7 +111,7 @@ def main(root: Path = Path()) -> int:
     """Write both pages; returns 1, with one clear message, if that cannot be done."""
     try:
         for path, text in pages(root).items():
-            path.write_text(text, encoding="utf-8")
+            write_atomically(path, text.encode("utf-8"))
             print(f"Updated {path}")
     except (KdcacheError, OSError) as error:
         print(error, file=sys.stderr)

@@ -95,6 +95,14 @@ def test_a_command_that_fails_shows_what_it_printed(tmp_path: Path) -> None:
         end_to_end.run_in(tmp_path, ["sh", "-c", "echo out of disk; exit 3"])
 
 
+def test_a_users_settings_of_kdcache_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a store of finished trials, a study would be measured that copies them."""
+    monkeypatch.setenv("KDCACHE_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("OTHER", "kept")
+    said = end_to_end.run_in(tmp_path, ["sh", "-c", "echo ${KDCACHE_STORE:-no store}, $OTHER"])
+    assert said == "no store, kept\n"
+
+
 def test_facts_name_the_commit_and_no_folder() -> None:
     facts = end_to_end.facts(end_to_end.LIBRARIES, 2)
     head = subprocess.run(

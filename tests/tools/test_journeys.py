@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from tools.journeys import ROOT, Block, Failed, Journey, do_journeys, read_journeys, run_journey
+from tools.journeys import ROOT, Block, Failed, Journey, do_journeys, main, read_journeys, run_journey
 
 PAGE = """\
 # Page
@@ -131,6 +131,12 @@ def test_there_are_ten_in_order() -> None:
     journeys = read_journeys()
     assert [one.number for one in journeys] == list(range(1, 11))
     assert all(one.blocks for one in journeys)
+
+
+def test_a_folder_that_is_there_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--in", str(tmp_path)])
+    assert f"--in {tmp_path}: is there already; name a folder" in capsys.readouterr().err
 
 
 def test_the_cheap_journeys(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from string import punctuation
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from kdcache.system.files import read_json, remove, write_json
 from tools.pretraining.errors import PretrainingError
 from tools.pretraining.recipe import Family, PretrainingRecipe
+from tools.pretraining.sequences import digest
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ SPECIAL_TOKENS: dict[Family, dict[str, str]] = {
         "pad_token": "<|pad|>",
     },
 }
+MADE_FROM = "made-from.json"  # beside a trained tokenizer: a digest of what it was trained from
 ALPHABET = 250  # characters that WordPiece starts from; rarer ones become [UNK]
 
 
@@ -57,13 +60,26 @@ def prepare_tokenizer(
         PretrainingError: the tokenizer has more tokens than the recipe, or lacks the family's special ones.
     """
     folder = given or work_dir / "tokenizer"
-    if given is None and not (folder / "tokenizer.json").exists():
-        log.info("training a %s tokenizer of %d tokens", recipe.family, recipe.vocab_size)
-        trained = train_tokenizer(recipe.family, texts, recipe.vocab_size, recipe.sequence_length)
-        trained.save_pretrained(folder)
+    if given is None:
+        _train_once(recipe, texts, folder)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     _check_tokenizer(folder, tokenizer, recipe)
     return tokenizer
+
+
+def _train_once(recipe: PretrainingRecipe, texts: Sequence[str], folder: Path) -> None:
+    """Train the folder's tokenizer, unless it has been trained from the same texts and the same recipe."""
+    key = digest([recipe.family, str(recipe.vocab_size), str(recipe.sequence_length), *texts])
+    known = read_json(folder / MADE_FROM) if (folder / MADE_FROM).exists() else {}
+    if known == {"made_from": key} and (folder / "tokenizer.json").exists():
+        return
+    log.info("training a %s tokenizer of %d tokens", recipe.family, recipe.vocab_size)
+    remove(
+        folder / MADE_FROM
+    )  # a run that is killed while it saves leaves no tokenizer under an earlier digest
+    trained = train_tokenizer(recipe.family, texts, recipe.vocab_size, recipe.sequence_length)
+    trained.save_pretrained(folder)
+    write_json(folder / MADE_FROM, {"made_from": key})
 
 
 def _check_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, recipe: PretrainingRecipe) -> None:
