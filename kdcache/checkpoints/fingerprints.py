@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,25 +121,46 @@ def _without(value: Any, keys: frozenset[str]) -> Any:
     return value
 
 
-def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
-    """(name, [dtype, shape, sha256 of its bytes]) of every tensor, read without loading torch.
+def tensor_names(file: Path) -> list[str]:
+    """The names of a safetensors file's tensors. Only its header is read.
 
-    A safetensors file is: header size (8 bytes, little-endian), header (JSON), data. Offsets count from the
-    end of the header.
+    Raises:
+        ModelError: the file is not in that format.
     """
+    with _whole(file), open_regular(file) as handle:
+        return list(_header(handle, file)[0])
+
+
+def _tensors(file: Path) -> list[tuple[str, list[Any]]]:
+    """(name, [dtype, shape, sha256 of its bytes]) of every tensor, read without loading torch."""
+    with _whole(file), open_regular(file) as handle:
+        header, start = _header(handle, file)
+        return [(name, [*_tensor(handle, start, info, file)]) for name, info in header.items()]
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """Turn whatever reading a safetensors file raises into a ModelError."""
     try:
-        with open_regular(file) as handle:
-            size = struct.unpack("<Q", handle.read(8))[0]
-            if not 2 <= size <= file.stat().st_size - 8:
-                raise ValueError("header size does not fit the file")
-            header = json.loads(handle.read(size))
-            header.pop("__metadata__", None)
-            start = 8 + size
-            return [(name, [*_tensor(handle, start, info, file)]) for name, info in header.items()]
+        yield
     except KdcacheError as error:
         raise ModelError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise ModelError(f"{file}: is no whole safetensors file ({error}); fetch or train it again") from None
+
+
+def _header(handle: Any, file: Path) -> tuple[dict[str, Any], int]:
+    """What a safetensors file says of each tensor, by name, and where the tensors' bytes begin.
+
+    A safetensors file is: header size (8 bytes, little-endian), header (JSON), data. Offsets count from the
+    end of the header.
+    """
+    size = struct.unpack("<Q", handle.read(8))[0]
+    if not 2 <= size <= file.stat().st_size - 8:
+        raise ValueError("header size does not fit the file")
+    header = json.loads(handle.read(size))
+    header.pop("__metadata__", None)
+    return header, 8 + size
 
 
 def _tensor(handle: Any, start: int, info: dict[str, Any], file: Path) -> tuple[str, list[int], str]:

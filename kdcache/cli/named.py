@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from kdcache.checkpoints.checkpoint import Checkpoint, read_settings
+from kdcache.checkpoints.faithful import IMAGE_SETTINGS, check_faithful
 from kdcache.checkpoints.find import find_checkpoint, find_local
 from kdcache.checkpoints.fingerprints import TOKENIZER_FILES
 from kdcache.checkpoints.mirror import MIRROR
@@ -26,7 +27,7 @@ SETTINGS = {
     "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
-    "preprocessor_config.json",
+    IMAGE_SETTINGS,
 }
 VOCABULARIES = sorted({*TOKENIZER_FILES} - SETTINGS)
 
@@ -95,8 +96,17 @@ def _look_at_checkpoint(model: Model, tasks: Sequence[Task]) -> bool:
         return False
     _check_layers(model, checkpoint)
     _check_length(checkpoint, tasks)
-    for kind in {task.modality for task in tasks}:
+    kinds = {task.modality for task in tasks}
+    if (
+        "image" in kinds
+        and checkpoint.commit is not None
+        and not (checkpoint.folder / IMAGE_SETTINGS).is_file()
+    ):
+        return False  # in the hub's cache, where another program may have downloaded only a part; a stage asks the hub
+    for kind in kinds:
         _check_reads(checkpoint, kind)
+    for task in tasks:
+        check_faithful(checkpoint, model, task)
     return True
 
 
@@ -140,7 +150,7 @@ def _check_reads(checkpoint: Checkpoint, kind: str) -> None:
                 "which tasks the model is for (`tasks: [...]`)"
             )
         return
-    settings = read_settings(folder / "preprocessor_config.json")
+    settings = read_settings(folder / IMAGE_SETTINGS)
     if not (checkpoint.config.get("image_size") or settings.get("size") or settings.get("crop_size")):
         raise ModelError(
             f"{folder}: no image size (`size` in preprocessor_config.json or `image_size` in config.json); give it "

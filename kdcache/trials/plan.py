@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.checkpoints.checkpoint import Checkpoint
+from kdcache.checkpoints.faithful import check_faithful
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import TrialError
 from kdcache.logits import Fingerprints
@@ -136,7 +137,7 @@ class Planner:
         """A teacher's plan.
 
         Raises:
-            KdcacheError: the task is not prepared, or the checkpoint cannot be found.
+            KdcacheError: the task is not prepared, or the checkpoint cannot be found or used as it was made.
         """
         model = self.study.teacher(task, name)
         parts = training_parts(self._common_parts(task, model), Regularizer(), model.seed)
@@ -170,7 +171,8 @@ class Planner:
         """A plan for each seed that the configuration has now.
 
         Raises:
-            KdcacheError: the task is not prepared, the checkpoint cannot be found, or logits to learn from are missing.
+            KdcacheError: the task is not prepared, the checkpoint cannot be found or used as it was made, or logits to
+                learn from are missing.
         """
         return [
             self.trial(task, student, regularizer, seed)
@@ -222,8 +224,9 @@ class Planner:
     def _common_parts(self, task: str, model: Model, function: str | None = None) -> Parts:
         key = (task, model, function)
         if key not in self._common:
-            checkpoint = self._checkpoint(model)
-            self._common[key] = common_parts(self._task(task).card, checkpoint, model, function)
+            checkpoint, card = self._checkpoint(model), self._task(task).card
+            check_faithful(checkpoint, model, card)
+            self._common[key] = common_parts(card, checkpoint, model, function)
         return self._common[key]
 
     def _task(self, task: str) -> PreparedTask:
@@ -243,9 +246,14 @@ def plain_trial(folder: Path, task_folder: Path, name: str, model: Student, seed
 
     Args:
         name: the student's name, for messages.
+
+    Raises:
+        KdcacheError: the task is not prepared, or the checkpoint cannot be found or used as it was made.
     """
     card = PreparedTask(task_folder).card
-    common = common_parts(card, find_checkpoint(model), model)
+    checkpoint = find_checkpoint(model)
+    check_faithful(checkpoint, model, card)
+    common = common_parts(card, checkpoint, model)
     parts = training_parts(common, Regularizer(), seed)
     return TrialPlan(
         folder=folder,

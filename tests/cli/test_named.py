@@ -135,6 +135,57 @@ def test_a_model_without_what_reads_the_rows(project: Path) -> None:
     assert [mistake[:50] for mistake in mistakes] == ["students.s.checkpoint: bare: no tokenizer (tokeniz"]
 
 
+PICTURES = {"source": {"folder": "pictures"}, "image": "image", "metrics": ["accuracy"]}
+
+
+def vit(project: Path, name: str = "vit") -> Path:
+    """A pretrained ViT, and pictures."""
+    for split in ("train", "validation"):
+        for label in ("x", "y"):
+            (project / "pictures" / split / label).mkdir(parents=True)
+            (project / "pictures" / split / label / "1.png").write_bytes(png([[1]]))
+    return save_checkpoint(project / name, "vit")
+
+
+@pytest.mark.parametrize("group", ["teachers", "students"])
+def test_a_pretrained_model_of_images_without_its_image_processor(project: Path, group: str) -> None:
+    settings = vit(project) / "preprocessor_config.json"
+    model = {"checkpoint": "vit", "learning_rate": 0.001, "epochs": 1, "batch_size": 2}
+
+    def mistakes(**changes: Any) -> list[str]:
+        groups = {"students": {"s2": model}, group: {"s2": {**model, **changes}}}
+        return looked(tasks__mine=PICTURES, **groups)[0]
+
+    assert mistakes() == []
+    settings.unlink()
+    expected = f"{group}.s2.checkpoint: vit/preprocessor_config.json: image_mean: expected a list of numbers"
+    assert expected in [mistake[: len(expected)] for mistake in mistakes()]
+    if group == "students":
+        assert mistakes(init="scratch") == []
+
+
+def test_a_hub_cache_into_which_another_program_downloaded_a_part(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`AutoModel.from_pretrained` downloads no preprocessor_config.json, a stage does."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    (vit(project, commit) / "preprocessor_config.json").unlink()
+    monkeypatch.setattr("kdcache.checkpoints.find._kept", lambda name, revision: project / commit)
+    changes = {"students__s__revision": "main", "students__s__checkpoint": "some/vit"}
+    assert looked(tasks__mine=PICTURES, **changes) == ([], ["students.s.checkpoint"])
+
+
+def test_lora_where_the_class_is_read_through_a_pooler_that_is_missing(project: Path) -> None:
+    save_checkpoint(project / "masked", "bert", kind="ForMaskedLM")
+    lora = {"students__s__lora": {"rank": 2, "alpha": 2}}
+    assert looked(**lora) == ([], [])
+    assert looked(students__s__checkpoint="masked") == ([], [])
+    mistakes, _ = looked(students__s__checkpoint="masked", **lora)
+    assert [mistake[:70] for mistake in mistakes] == [
+        "students.s.checkpoint: masked: lora: expected weights of the pooler, t"
+    ]
+
+
 def test_a_pipe_in_a_checkpoint(project: Path, bert: Path) -> None:
     (project / "bert").unlink()
     shutil.copytree(bert, project / "bert")
