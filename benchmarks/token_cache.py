@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 import statistics
 import tempfile
 import time
@@ -26,7 +25,16 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks import distillkit_codec
 from benchmarks.keeping import facts
-from benchmarks.token_cache_page import LENGTH, LONGER, SMOLLM2, VOCABULARY, page
+from benchmarks.token_cache_page import (
+    BATCH,
+    LENGTH,
+    LONGER,
+    SMOLLM2,
+    SMOLLM2_REPEATS,
+    SMOLLM2_WRITING,
+    VOCABULARY,
+    page,
+)
 from kdcache.logits import Fingerprints
 from kdcache.logits.tokens import (
     RS,
@@ -40,7 +48,7 @@ from kdcache.logits.tokens import (
 )
 from kdcache.logits.tokens.outputs import HEAD
 from kdcache.logits.tokens.sampling import draw
-from kdcache.system.files import write_atomically, write_json
+from kdcache.system.files import read_json, write_atomically, write_json
 from kdcache.tasks.builtin import Builtin
 from stages import stage_errors
 
@@ -51,6 +59,7 @@ PRINTS = Fingerprints(data="d", weights="w", preprocessing="p", code="c")
 ESTIMATORS: tuple[Estimator, ...] = (
     Threshold(1 / 32), Threshold(1 / 50), Threshold(1 / 100), RS(50), TopK(50), Full(),
 )  # fmt: skip
+NOT_FULL = ESTIMATORS[:-1]  # of the made-up teacher the full cache is left out: 49,152 entries a token
 
 
 SMOLLM2_ESTIMATORS: tuple[Estimator, ...] = (Threshold(1 / 50), Threshold(1 / 64), RS(50), TopK(50))
@@ -82,21 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=64, help="sequences of 128 tokens")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument(
+    some = parser.add_mutually_exclusive_group()
+    some.add_argument(
         "--speed",
         action="store_true",
         help="measure writing and codecs again; the rest stays as --json has it",
+    )
+    some.add_argument(
+        "--smollm2-alone", action="store_true", help="measure nothing else; the rest stays as --json has it"
     )
     parser.add_argument("--smollm2", type=Path, help="folder with SmolLM2-135M-Instruct.Q4_1.gguf")
     parser.add_argument("--smollm2-rows", type=int, default=16, help=f"sequences of {LONGER} tokens for it")
     parser.add_argument("--json", type=Path, default=JSON)
     parser.add_argument("--page", type=Path, default=PAGE)
-    parser.add_argument(
-        "--smollm2-alone", action="store_true", help="measure nothing else; the rest stays as --json has it"
-    )
     args = parser.parse_args(arguments)
+    if args.smollm2_alone and not args.smollm2:
+        parser.error("--smollm2-alone needs --smollm2 FOLDER, or there is nothing to measure")
     torch.set_num_threads(1)
-    kept = json.loads(args.json.read_text()) if args.speed or args.smollm2_alone else {}
+    kept = dict(read_json(args.json)) if args.speed or args.smollm2_alone else {}
     run = kept if args.smollm2_alone else kept | _without_smollm2(args)
     if args.smollm2:
         run["smollm2"] = found = with_smollm2(args.smollm2, args.smollm2_rows)
@@ -116,8 +128,8 @@ def _without_smollm2(args: argparse.Namespace) -> dict[str, Any]:
     if not args.speed:
         run |= now
         run["sizes"] = {
-            "gpt2-tiny": sizes(model, rows),
-            "made up": sizes(Peaked(), rows[: max(args.rows // 8, 1)]),
+            "gpt2-tiny": sizes(lambda: model, rows),
+            "made up": sizes(Peaked, rows[: max(args.rows // 8, 1)], NOT_FULL),
         }
         run["variance"] = [variance(name, logprobs) for name, logprobs in distributions(model, rows).items()]
         run["step"] = steps(model, rows, args.repeats)
@@ -183,9 +195,9 @@ def with_smollm2(folder: Path, count: int) -> dict[str, Any]:
     return {
         **facts(("numpy", "pyarrow", "torch", "transformers")),
         "rows": len(rows),
-        "sizes": sizes(teacher, rows, SMOLLM2_ESTIMATORS),
+        "sizes": sizes(lambda: teacher, rows, SMOLLM2_ESTIMATORS),
         "variance": [variance(f"{SMOLLM2}, eps 1/{n}", p, 1 / n) for n in (50, 64)],
-        "writing": writing(model, rows[:2], 3),
+        "writing": writing(model, rows[:SMOLLM2_WRITING], SMOLLM2_REPEATS),
     }
 
 
@@ -207,15 +219,18 @@ class Remembered:
 
 
 def sizes(
-    model: Any, rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
+    make: Callable[[], Any], rows: list[dict[str, list[int]]], estimators: Sequence[Estimator] = ESTIMATORS
 ) -> list[dict[str, Any]]:
-    """Bytes a token of each estimator, everything included."""
+    """Bytes a token of each estimator, everything included.
+
+    Args:
+        make: the teacher, asked for once for each estimator: one that draws its logits has to begin again, so that all
+            get the same ones.
+    """
     found = []
     for how in estimators:
-        if isinstance(how, Full) and isinstance(model, Peaked):
-            continue
         with tempfile.TemporaryDirectory() as folder:
-            cache = write_token_logits(model, rows, folder, how, fingerprints=PRINTS)
+            cache = write_token_logits(make(), rows, folder, how, fingerprints=PRINTS)
             facts_of = cache.info()
         kept = {
             key: facts_of[key]
@@ -294,7 +309,9 @@ def in_turn(works: dict[str, Callable[[], Any]], repeats: int) -> dict[str, floa
 
 def writing(model: Any, rows: list[dict[str, list[int]]], repeats: int) -> dict[str, float]:
     """Tokens a CPU second of the bare model; of its body, and its head a few positions at a time; of writing."""
-    batches = [torch.tensor([row["input_ids"] for row in rows[k : k + 8]]) for k in range(0, len(rows), 8)]
+    batches = [
+        torch.tensor([row["input_ids"] for row in rows[k : k + BATCH]]) for k in range(0, len(rows), BATCH)
+    ]
 
     def bare() -> None:
         with torch.inference_mode():

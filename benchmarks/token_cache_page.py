@@ -9,6 +9,8 @@ from kdcache.logits.tokens.outputs import HEAD
 
 LENGTH, VOCABULARY = 128, 49152
 LONGER = 512  # of the sequences of SmolLM2
+BATCH = 8  # sequences that the model is called on at once, when writing is measured
+SMOLLM2_WRITING, SMOLLM2_REPEATS = 2, 3  # sequences of LONGER tokens, and how often
 SMOLLM2 = "SmolLM2 (Q4_1)"
 
 
@@ -22,6 +24,10 @@ def page(run: dict[str, Any]) -> str:
         f"{VOCABULARY:,} tokens and an entropy like a large model's; an eighth of the sequences is cached of it. "
         "The fixed part of each file, a few kB, is counted. It weighs more in such small files than in a full shard."
     )
+    if len({one["teacher_entropy"] for one in run["sizes"]["made up"]}) > 1:
+        said += (
+            " Each estimator was given other distributions of `made up`, so their entropies differ a little."
+        )
     theory = (
         "The table compares E ||target - p||^2 at eps = 1/50 with that of random sampling KD (RS-KD), with the n that "
         "gives as many different tokens. Both follow from theory: the sum of p (w - p) over the tail, and the sum of "
@@ -39,15 +45,27 @@ def page(run: dict[str, Any]) -> str:
     cost = (
         f"{speed['date']}, load {speed['load_before']} before; {speed['rows']} sequences (a quarter of them for the "
         f"larger model), medians of {speed['repeats']}. "
-        "`bare` calls the model on batches of 8 sequences and gets all their logits, 32 MiB of new memory each time. "
+        f"`bare` calls the model on batches of {BATCH} sequences and gets all their logits, "
+        f"{_mebibytes(BATCH * LENGTH * 8192)} MiB of new memory each time. "
         f"`in pieces` runs the same model's body, and its head on {HEAD} positions at a time, as the writer does; "
         "nothing is kept of what it gives. The ratio to the second is what selecting and storing cost. The larger "
         "model is a random GPT-2 with the same vocabulary."
     )
+    if "smollm2" in run:
+        size = _mebibytes(SMOLLM2_WRITING * LONGER * VOCABULARY)
+        cost += (
+            f" {SMOLLM2} was measured with its other numbers, not with these: {SMOLLM2_WRITING} sequences of {LONGER} "
+            f"tokens, in one batch with {size} MiB of logits, the median of {SMOLLM2_REPEATS}."
+        )
     parts += ["## Writing, tokens a CPU second, at eps 1/50", cost, _writing_table(run)]
     parts += ["## A training step, with gpt2-tiny", _step_table(run)]
     parts += ["## Beside DistillKit's codec", *_codecs(run["codecs"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _mebibytes(logits: int) -> str:
+    """The size of so many float32 numbers."""
+    return f"{logits * 4 / 2**20:.0f}"
 
 
 def _size_table(run: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 python -m simulation.rows               # some minutes on one core: docs/measured/statistics-rows.md and its numbers
 python -m simulation.rows --page-only   # the page again, from the results that are there
+python -m simulation.rows --quick       # whether it runs: prints the page, and keeps nothing
 
 A study has 277 validation rows and 5 matched seeds, and two sides that are equally good on average. A row is right if a
 latent number is above -1. This number is the sum of the row's own value, plus or minus half of the row's preference for
@@ -36,6 +37,7 @@ from simulation.procedure import Array
 from simulation.questions import AT_MOST, COVERED, Goal
 from stages import stage_errors
 
+RESULTS, PAGE = Path("simulation/results/rows.json"), Path("docs/measured/statistics-rows.md")
 ROWS, SEEDS, RESAMPLES, ALPHA = 277, 5, 400, 0.05
 STUDIES, QUICK = 10_000, 10
 # sds: of a seed, of a row (each for one side), and of a seed on a row
@@ -50,15 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--results", type=Path, default=Path("simulation/results/rows.json"))
-    parser.add_argument("--page", type=Path, default=Path("docs/measured/statistics-rows.md"))
+    parser.add_argument("--results", type=Path, help=f"default: {RESULTS}, without --quick")
+    parser.add_argument("--page", type=Path, help=f"default: {PAGE}, without --quick, which prints it")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} studies: to see that it runs")
     parser.add_argument("--page-only", action="store_true", help="write the page from the results")
     args = parser.parse_args(arguments)
-    if not args.page_only:
-        results = json.dumps(simulate(QUICK if args.quick else STUDIES), indent=1)
-        write_atomically(args.results, f"{results}\n".encode())
-    write_atomically(args.page, render(args.results.name, read(args.results)).encode())
+    if not args.quick:
+        args.results, args.page = args.results or RESULTS, args.page or PAGE
+    known = args.results or RESULTS
+    found = read(known) if args.page_only else simulate(QUICK if args.quick else STUDIES)
+    if args.results and not args.page_only:
+        write_atomically(args.results, f"{json.dumps(found, indent=1)}\n".encode())
+    text = render(known.name, found)
+    if args.page:
+        write_atomically(args.page, text.encode())
+    else:
+        print(text)
 
 
 def study(rng: Generator, of_seed: float, of_row: float, luck: float) -> tuple[Right, Right]:

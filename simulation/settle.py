@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
@@ -31,7 +32,7 @@ REPETITIONS = 10_000
 @stage_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    results = read(args.results) if args.page_only or args.results.exists() else _nothing()
+    results = read(args.results) if args.page_only or args.results.exists() else Results(_facts(), {}, {}, [])
     done = {(cell.table, cell.row) for cell in results.cells if cell.repetitions >= args.repetitions}
     asked = [] if args.page_only else [cell for cell in questions() if cell[:2] not in done]
     for table, row, question in tqdm(asked, desc="simulated", unit="row", disable=None):
@@ -53,14 +54,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _nothing() -> Results:
-    facts = {
+def _facts() -> dict[str, Any]:
+    return {
         "made_by": "python -m simulation.settle",
         "machine": f"{os.cpu_count()} cores, {machine(1)}",
         "seed": SEED,
         "versions": {"numpy": np.__version__, "scipy": scipy.__version__},
     }
-    return Results(facts, {}, {}, [])
 
 
 def _with_row(results: Results, table: str, row: str, answers: dict[str, Rate], seconds: float) -> Results:
@@ -69,8 +69,10 @@ def _with_row(results: Results, table: str, row: str, answers: dict[str, Rate], 
         Cell(table, row, column, round(rate.value, 5), round(rate.error, 5), rate.repetitions, None)
         for column, rate in answers.items()
     ]
-    spent = results.seconds | {table: round(results.seconds.get(table, 0.0) + seconds, 3)}
-    return Results(results.facts, spent, results.dates | {table: date.today().isoformat()}, others + cells)
+    spent = round(results.seconds.get(table, 0.0) + seconds, 3)
+    # A table whose rows were simulated in several runs has the date, and the facts, of the last one.
+    of_table = [cell for cell in [*others, *cells] if cell.table == table]
+    return results.with_table(table, of_table, spent, date.today().isoformat(), _facts())
 
 
 if __name__ == "__main__":

@@ -103,6 +103,11 @@ def _tasks(args: argparse.Namespace) -> dict[str, Task]:
         train, validation = args.files
         source = {"files": {"train": train, "validation": validation}}
         name = Path(train).resolve().parent.name
+        if name in tasks:
+            raise KdcacheError(
+                f"{train}: its folder has the name of the built-in task, {name}, and a task is named after its folder; "
+                "rename the folder, or give --files-only"
+            )
         tasks[name] = _task(source, text=args.text, label=args.label, max_length=args.max_length)
     return tasks
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from kdcache.report.page import write_report
 from kdcache.study import load_study
+from stages import stage_errors
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=15000")
 ALL_BUT = "header, footer, main > section:not(:has(#{}))"
@@ -75,6 +76,7 @@ def browser() -> str:
     return program
 
 
+@stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--metrics", type=Path, default=Path("metrics"))

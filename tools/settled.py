@@ -17,8 +17,8 @@ from kdcache.results.reading import Metrics, read_metrics
 from kdcache.statistics import compare
 from kdcache.statistics.replay import TOLD
 from kdcache.study import Study, load_study
-from kdcache.system.devices import machine
 from kdcache.system.files import write_atomically
+from stages import stage_errors
 
 PAGE = Path("docs/measured/settled.md")
 
@@ -68,6 +68,7 @@ def _decided(metrics: Metrics, study: Study, seeds: int) -> float:
 def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
     """The page in Markdown."""
     seconds = float(metrics.cost.loc[metrics.cost["kind"] == "trial", "seconds"].median())
+    devices = " and ".join(metrics.provenance.get("devices", {})) or "an unknown device"
     rows = [
         f"| {line.name} | {line.trials} | {line.decided:.1f} of {line.comparisons} | "
         f"{100 * line.decided / line.trials:.1f} | {3600 * line.decided / (line.trials * seconds):.1f} |"
@@ -78,7 +79,7 @@ def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
             "# What the looks of the default study were worth",
             "",
             f"`python -m tools.settled` writes this page from metrics/. The looks are {study.looks} seeds. A",
-            f"trial took {seconds:.1f} s (median) on {machine(1)}, two at once.",
+            f"trial took {seconds:.1f} s (median) on {devices}; `make study` runs two at once.",
             "",
             "| design | trials | decided | decided per 100 trials | decided per core-hour |",
             "| --- | ---: | ---: | ---: | ---: |",
@@ -91,6 +92,7 @@ def page(metrics: Metrics, study: Study, comparisons: Path) -> str:
     )
 
 
+@stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.settled", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))

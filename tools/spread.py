@@ -20,6 +20,7 @@ import numpy.typing as npt
 from kdcache.results.evaluation import Evaluation
 from kdcache.study import Study, load_study
 from kdcache.system.files import write_atomically
+from stages import stage_errors
 
 PAGE = Path("docs/measured/spread.md")
 
@@ -111,6 +112,7 @@ def page(study: Study, data: Path) -> str:
     return HEAD + "\n".join(rows) + TAIL
 
 
+@stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.spread", description=__doc__)
     parser.add_argument("--params", type=Path, default=Path("params.yaml"))

@@ -23,7 +23,6 @@ LIBRARIES = ("torch", "transformers", "accelerate", "datasets", "numpy")
 @stage_errors()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("datasets").setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(args, Path(folder))

@@ -42,11 +42,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=VARIANTS,
         default=[*VARIANTS],
         metavar="NAME",
-        help="only these, by their names in the table (default: all; to compare accuracies, two and many rounds)",
+        help="only these, of both programs, by their names in the table (default: all; to compare accuracies, two and "
+        "many rounds)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--hourly-rounds", type=int, default=3, help="0: none (default: %(default)s)")
     parser.add_argument("--kd-rounds", type=int, default=10, help="0: none (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="where to keep what was found, under --name")
     parser.add_argument("--name", default="headlines, bert-tiny", help="default: %(default)s")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if {VARIANTS[name].who for name in args.variants} != {"kdcache", "Trainer"}:
+        parser.error(
+            "--variants: name at least one of kdcache and one of the Trainer; each is compared with the other"
+        )
+    return args

@@ -129,6 +129,15 @@ def test_some_variants_are_judged_by_the_goals_between_them() -> None:
     assert len(parse([]).variants) == 8
 
 
+@pytest.mark.parametrize("names", [["kdcache, bfloat16"], ["Trainer, padded to 128, float32"]])
+def test_variants_of_one_program_alone_are_refused_before_any_run(
+    names: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--variants", *names])
+    assert "name at least one of kdcache and one of the Trainer" in capsys.readouterr().err
+
+
 def test_a_model_of_another_size(tmp_path: Path) -> None:
     """bert-tiny's tokens; embeddings of 8 numbers, and feed-forward layers of four times as many."""
     work = prepare(parse(["--rows", "8", "--size", "1", "8", "2"]), tmp_path)

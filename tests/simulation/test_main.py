@@ -119,11 +119,48 @@ def test_a_quick_run_writes_results_page_and_figure(tmp_path, monkeypatch) -> No
     assert set(read(tmp_path / "found.json").cells) == set(first.cells)
 
 
+@pytest.fixture
+def instantly(monkeypatch: pytest.MonkeyPatch) -> Results:
+    """The committed results; simulating a table gives its cells again, without any work."""
+    results = read(COMMITTED)
+    monkeypatch.setattr(study, "simulate", lambda table, _: (results.table(table.name), 1.0))
+    return results
+
+
+@pytest.mark.usefixtures("instantly")
+def test_a_quick_run_keeps_nothing_unless_files_are_named(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    study.main(["--quick"])
+    assert not list(tmp_path.iterdir())
+    assert "# How often the verdicts are wrong" in capsys.readouterr().out
+    named = study._parse([])
+    assert (named.results, named.page) == (study.RESULTS, study.PAGE)
+
+
+def test_tables_that_stay_keep_the_facts_of_their_own_run(instantly, tmp_path, monkeypatch) -> None:
+    paths = ["--results", str(tmp_path / "found.json"), "--page", str(tmp_path / "page.md")]
+    write(tmp_path / "found.json", instantly)
+    monkeypatch.setattr(study, "machine", lambda _: "another CPU")
+    study.main(["--only", "mixed", *paths])
+    found = read(tmp_path / "found.json")
+    assert found.facts_of("null") == instantly.facts
+    assert found.facts_of("mixed")["machine"] == "another CPU"
+    assert found.seconds == instantly.seconds | {"mixed": 1.0}
+    text = (tmp_path / "page.md").read_text()
+    assert f"- Both sorts of mistakes at once: {found.dates['mixed']}: 1 s of CPU on another CPU, " in text
+    assert f"{instantly.facts['machine']}, numpy" in text
+
+    study.main(paths)  # all tables again: they share one line
+    assert set(map(str, read(tmp_path / "found.json").all_facts().values())) == {str(found.facts_of("mixed"))}
+    assert f"{len(TABLES)} s of CPU on another CPU" in (tmp_path / "page.md").read_text()
+
+
 def test_results_survive_the_file_and_a_broken_one_is_named(tmp_path) -> None:
     cell = Cell("null", "normal", "student: 4", 0.05, 0.001, 1000, True)
     results = Results({"seed": 1}, {"null": 1.5}, {"null": "2024-01-01"}, [cell])
-    write(tmp_path / "a.json", results)
-    assert read(tmp_path / "a.json") == results
+    for one in (results, results.with_table("null", [cell], 2.5, "2024-01-02", {"seed": 2})):
+        write(tmp_path / "a.json", one)
+        assert read(tmp_path / "a.json") == one
     (tmp_path / "b.json").write_text('{"cells": [{}]}')
     for name in ("b.json", "none.json"):
         with pytest.raises(KdcacheError, match=name):

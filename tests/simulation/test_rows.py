@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,18 @@ def test_a_quick_run_writes_results_and_page(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "page.md").read_text() == first
     with pytest.raises(KdcacheError, match=r"none\.json"):
         rows.read(tmp_path / "none.json")
+
+
+def test_a_quick_run_keeps_nothing_unless_files_are_named(tmp_path, monkeypatch, capsys) -> None:
+    found = rows.read(COMMITTED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rows, "simulate", lambda _: found)
+    rows.main(["--quick"])
+    assert not list(tmp_path.iterdir())
+    assert "# How right the row-by-row statistics are" in capsys.readouterr().out
+    rows.main([])
+    assert json.loads((tmp_path / rows.RESULTS).read_text()) == found
+    assert (tmp_path / rows.PAGE).is_file()
 
 
 def test_the_committed_page_is_that_of_the_committed_results() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from simulation import settle, settle_page
-from simulation.montecarlo import rates
+from simulation.montecarlo import Rate, rates
 from simulation.results import read
 from simulation.settle_questions import (
     FIXED,
@@ -88,3 +88,14 @@ def test_no_family_is_wrong_too_often_where_the_scores_allow_a_t_test() -> None:
                     assert cell.rate - 3 * cell.error <= 0.05, cell
                     assert cell.repetitions == 10_000
     assert LOOKS == (5, 10, 20, 40)
+
+
+def test_a_table_that_is_simulated_later_has_facts_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = read(RESULTS)
+    monkeypatch.setattr(settle, "machine", lambda _: "another CPU")
+    table, row, _ = next(question for question in questions() if question[0] == "covered")
+    found = settle._with_row(known, table, row, {"repeated": Rate(0.95, 0.002, 10_000)}, 2.0)
+    assert found.facts_of("wrong") == known.facts
+    assert found.facts_of("covered")["machine"].endswith("another CPU")
+    assert found.seconds["covered"] == pytest.approx(known.seconds["covered"] + 2)
+    assert len(found.table("covered")) == len(known.table("covered")) - 2  # that row had three numbers

@@ -88,6 +88,19 @@ def test_mistakes_are_named(options, extra, message, capsys):
     assert message in capsys.readouterr().err
 
 
+def test_files_in_a_folder_named_like_the_built_in_task_do_not_replace_it(
+    options, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "pets").rename(tmp_path / "bbc-headlines")
+    renamed = [option.replace(f"{tmp_path}/pets/", f"{tmp_path}/bbc-headlines/") for option in options]
+    both = [option for option in renamed if option != "--files-only"]
+    monkeypatch.setattr(checkpoints, "prepare_task", None)
+    with pytest.raises(SystemExit):
+        checkpoints.main(both)
+    assert "the name of the built-in task, bbc-headlines" in capsys.readouterr().err
+    assert list(checkpoints._tasks(checkpoints._parse(renamed))) == ["bbc-headlines"]  # alone it is no matter
+
+
 def test_a_missing_card_shows_before_the_work(options, tmp_path, monkeypatch, capsys):
     (tmp_path / "tiny" / "README.md").unlink()
     monkeypatch.setattr(checkpoints, "prepare_task", None)
