@@ -43,9 +43,9 @@ floors-study:
 	build/floors-study/bin/python -m tools.floors study > build/floors-study.txt
 	build/floors-study/bin/python -m pip install --quiet --disable-pip-version-check -c build/floors-study.txt ".[study]"
 	build/floors-study/bin/python -m pip check
-	export PATH="$(CURDIR)/build/floors-study/bin:$$PATH" && project=$$(mktemp -d)/study && \
-	  kdcache init $$project --template images && cp studies/smoke.yaml $$project/params.yaml && \
-	  cd $$project && rm -f settle.json && kdcache repro
+	export PATH="$(CURDIR)/build/floors-study/bin:$$PATH" && project="$$(mktemp -d)/study" && \
+	  kdcache init "$$project" --template images && cp studies/smoke.yaml "$$project/params.yaml" && \
+	  cd "$$project" && rm -f settle.json && kdcache repro
 
 # two hours or more: 100,000 odd and damaged inputs of every reader
 fuzz: .venv/ready-dev

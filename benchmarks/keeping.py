@@ -16,11 +16,9 @@ from kdcache.system.versions import installed
 ROOT = Path(__file__).parents[1]
 
 
-def without_settings(
-    environment: Mapping[str, str], prefixes: tuple[str, ...] = ("KDCACHE_",)
-) -> dict[str, str]:
+def without_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """Environment variables without kdcache's own: with a user's KDCACHE_STORE a study would copy, not train."""
-    return {name: value for name, value in environment.items() if not name.startswith(prefixes)}
+    return {name: value for name, value in environment.items() if not name.startswith("KDCACHE_")}
 
 
 def facts(libraries: Iterable[str], threads: int = 1) -> dict[str, Any]:

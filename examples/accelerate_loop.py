@@ -1,10 +1,11 @@
 """Knowledge distillation from cached logits in an Accelerate loop, on one process or several.
 
-    python examples/accelerate_loop.py [FOLDER FOR THE CACHE]
-    accelerate launch --num_processes 2 examples/accelerate_loop.py [FOLDER FOR THE CACHE]
+    python examples/accelerate_loop.py [FOLDER FOR THE CACHE [CHECKPOINT]]
+    accelerate launch --num_processes 2 examples/accelerate_loop.py [FOLDER FOR THE CACHE [CHECKPOINT]]
 
-Every process writes its share of the cache. The logits become a column of the data set before it is tokenised,
-shuffled and shared out, and so go wherever their row goes.
+It is run in a clone of kdcache, which has a small checkpoint, or with a text checkpoint of your own, as a folder or a
+name on the hub. Every process writes its share of the cache. The logits become a column of the data set before it is
+tokenised, shuffled and shared out, and so go wherever their row goes.
 """
 
 import itertools
@@ -30,7 +31,8 @@ from transformers import (
 
 import kdcache
 
-CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "bert-tiny"  # or any other
+CLONE = Path(__file__).parents[1]
+CHECKPOINT = sys.argv[2] if sys.argv[2:] else CLONE / "data" / "models" / "bert-tiny"
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
 ROWS = [
     {"text": f"a {word} {noun}", "label": int(word in GOOD)}

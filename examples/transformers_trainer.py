@@ -1,9 +1,10 @@
 """Knowledge distillation from cached logits with the transformers Trainer.
 
-    python examples/transformers_trainer.py [FOLDER FOR THE CACHE]
+    python examples/transformers_trainer.py [FOLDER FOR THE CACHE [CHECKPOINT]]
 
-`kdcache.hf.KDTrainer` is the Trainer with a cache: it finds each row's logits by the row's text and label, and keeps
-them on the way to the loss.
+It is run in a clone of kdcache, which has a small checkpoint, or with a text checkpoint of your own, as a folder or a
+name on the hub. `kdcache.hf.KDTrainer` is the Trainer with a cache: it finds each row's logits by the row's text and
+label, and keeps them on the way to the loss.
 """
 
 import itertools
@@ -25,7 +26,8 @@ from transformers import (
 import kdcache
 from kdcache.hf import KDTrainer
 
-CHECKPOINT = Path(__file__).parents[1] / "data" / "models" / "bert-tiny"  # or any other
+CLONE = Path(__file__).parents[1]
+CHECKPOINT = sys.argv[2] if sys.argv[2:] else CLONE / "data" / "models" / "bert-tiny"
 GOOD, BAD = ("fine", "great", "lovely", "clever"), ("dull", "awful", "boring", "stupid")
 ROWS = [
     {"text": f"a {word} {noun}", "label": int(word in GOOD)}

@@ -1,6 +1,12 @@
-"""Distil a causal language model offline with TRL's SFTTrainer: the teacher runs once, over the trainer's own rows."""
+"""Distil a causal language model offline with TRL's SFTTrainer: the teacher runs once, over the trainer's own rows.
+
+    python examples/trl_sft.py FOLDER_FOR_THE_CACHE [CHECKPOINT]
+
+It is run in a clone of kdcache, which has a small checkpoint, or with a causal language model of your own.
+"""
 
 import sys
+from pathlib import Path
 
 from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -8,7 +14,8 @@ from trl import SFTConfig, SFTTrainer
 
 import kdcache
 
-CHECKPOINT = f"{sys.path[0]}/../data/models/gpt2-tiny"  # or any other causal language model
+folder, *other = sys.argv[1:] or sys.exit(__doc__)
+CHECKPOINT = other[0] if other else Path(__file__).parents[1] / "data" / "models" / "gpt2-tiny"
 
 
 class OfflineTrainer(SFTTrainer):
@@ -24,7 +31,7 @@ class OfflineTrainer(SFTTrainer):
 rows = Dataset.from_dict({"text": [f"{n} green bottles hanging on the wall. " * 3 for n in range(40)]})
 student = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINT, n_layer=1))
 teacher = AutoModelForCausalLM.from_pretrained(CHECKPOINT)
-options = SFTConfig(sys.argv[1] + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1, bf16=False)
+options = SFTConfig(folder + "-run", num_train_epochs=4, learning_rate=3e-3, logging_steps=1, bf16=False)
 trainer = OfflineTrainer(student, options, train_dataset=rows)
-cache = kdcache.write_token_logits(teacher, trainer.train_dataset, sys.argv[1], kdcache.Threshold(1 / 50))
+cache = kdcache.write_token_logits(teacher, trainer.train_dataset, folder, kdcache.Threshold(1 / 50))
 trainer.train()

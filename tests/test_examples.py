@@ -57,8 +57,10 @@ def test_the_notebook_runs_and_its_students_gain_from_the_cache(tmp_path: Path) 
     cells = json.loads((ROOT / "examples" / "first_cache.ipynb").read_text())["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert not any(cell.get("outputs") for cell in cells)
-    printed = run(["-c", "\n\n".join([*code, "print(results.to_json(orient='values'))"])], tmp_path)
+    prints = ["print((noisy != truth).float().mean().item())", "print(results.to_json(orient='values'))"]
+    printed = run(["-c", "\n\n".join([*code, *prints])], tmp_path)
     assert "has no row with the hash" in printed
+    assert float(printed.splitlines()[-2]) == pytest.approx(0.4, abs=0.03)  # the draw's own sd is 0.02
     scores = {
         (alpha, temperature): score for alpha, temperature, score in json.loads(printed.splitlines()[-1])
     }
@@ -70,12 +72,31 @@ def test_a_language_model_is_distilled_offline_in_thirty_lines(name: str, tmp_pa
     if name == "trl_sft":
         pytest.importorskip("trl", reason="the example is for who has TRL; kdcache does not need it")
     script = ROOT / "examples" / f"{name}.py"
-    assert len(script.read_text().splitlines()) <= 30
-    printed = run([str(script), str(tmp_path / "cache")], tmp_path)
+    _, _, code = script.read_text().split('"""')
+    assert len(code.strip().splitlines()) <= 30
+    copied = (
+        tmp_path / "elsewhere" / script.name
+    )  # as one takes it out of the clone, with a checkpoint of one's own
+    copied.parent.mkdir()
+    copied.write_text(script.read_text())
+    checkpoint = str(ROOT / "data" / "models" / "gpt2-tiny")
+    printed = run([str(copied), str(tmp_path / "cache"), checkpoint], tmp_path)
     losses = [float(value) for value in re.findall(r"'loss': '?([\d.]+)", printed)]
     assert len(losses) > 8
     assert losses[-1] < losses[0] - 1
     assert TokenCache(tmp_path / "cache").verify("full").rows > 20
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_without_a_folder_it_says_how_to_call_it(name: str, tmp_path: Path) -> None:
+    if name == "trl_sft":
+        pytest.importorskip("trl", reason="the example is for who has TRL; kdcache does not need it")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "examples" / f"{name}.py")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"python examples/{name}.py FOLDER_FOR_THE_CACHE [CHECKPOINT]" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_loss_for_sft_weighs_the_tokens_of_all_processes() -> None:
@@ -111,7 +132,9 @@ def load(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [name])  # pytest's own arguments are not the example's
+        spec.loader.exec_module(module)
     return module
 
 

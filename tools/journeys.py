@@ -30,8 +30,6 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from benchmarks.keeping import without_settings
-
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "journeys.md"
 RUN = ("console", "python", "yaml")
@@ -216,7 +214,7 @@ def prepare_machine(folder: Path) -> dict[str, str]:
     subprocess.run(remove, check=True)
     library = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
     (library / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    kept = without_settings(os.environ, ("KDCACHE_", "GIT_"))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("KDCACHE_", "GIT_"))}
     kept.pop("PYTHONPATH", None)
     scripts = [environment / "bin", Path(sys.executable).parent]
     return {
