@@ -1,8 +1,10 @@
-"""Losses at every token against a token cache. The gradient is the only new tensor as large as the student's logits.
+"""Losses at every token against a token cache, in little memory.
 
 Let z be the student's logits at a position, lse = logsumexp z and q = softmax z. Every loss, except that of a full
 cache, needs only lse, z at the stored entries and at the true token, and the sum of z. `_Read` computes these, some
-positions at a time, and returns all their gradients in one tensor.
+positions at a time, and returns all their gradients in one tensor. At temperature 1, this gradient is the only new
+tensor as large as the logits. Another temperature makes the divided logits beside it, and their gradient; a full
+cache's KL makes a gradient of its own.
 """
 
 from __future__ import annotations
@@ -51,14 +53,14 @@ def kd_token_loss(
         logits: the student's logits [n, L, V], or [n, L - 1, V] without the last position. V is the cache's V, or more
             (padded outputs, which are ignored).
         alpha: the weight of the distillation term, from 0 to 1.
-        temperature: tau. Default: the cache's temperature. Another temperature needs a full cache.
+        temperature: tau, above 0. Default: the cache's temperature. Another temperature needs a full cache.
         tail: what is done with the probability of the tokens that a top-k cache lacks.
         divergence: `reverse_kl` is KL(student || teacher). It needs a full cache.
         reduction: "mean" over the positions that have a token to predict, or "none": [n, L - 1], zeros elsewhere.
 
     Raises:
-        CacheError: the logits do not fit the batch, or the cache lacks something that the loss needs (the message says
-            what).
+        CacheError: the logits do not fit the batch, a number is out of its range, or the cache lacks something that
+            the loss needs (the message says what).
     """
     student = _Student.of(logits, batch)
     tau = batch.temperature if temperature is None else float(temperature)
@@ -80,8 +82,12 @@ def smoothed_token_loss(
 
     Args:
         logits, reduction: as for `kd_token_loss`.
-        alpha: the weight of the uniform distribution over all V tokens.
+        alpha: the weight of the uniform distribution over all V tokens, from 0 to 1.
+
+    Raises:
+        CacheError: the logits do not fit the batch, or alpha is out of its range.
     """
+    _check_numbers(alpha)
     lse, _, label, total = _Student.of(logits, batch).read(batch, entries=False)
     return _reduced(lse - (1 - alpha) * label - alpha * total / batch.vocabulary, batch, reduction)
 
@@ -101,8 +107,14 @@ def designed_token_loss(
     values. So the KL needs only z at the true token, the sum of z, and logsumexp(z / tau).
 
     Args:
-        logits, reduction: as for `kd_token_loss`.
+        logits, alpha, reduction: as for `kd_token_loss`.
+        correct: the true token's probability, above 0 and below 1.
+        temperature: tau, above 0.
+
+    Raises:
+        CacheError: the logits do not fit the batch, or a number is out of its range.
     """
+    _check_numbers(alpha, temperature, correct)
     count = batch.vocabulary
     other = (1 - correct) / (count - 1)
     powers = torch.tensor([correct, other], dtype=torch.float64) ** (1 / temperature)
@@ -162,8 +174,7 @@ class _Student:
 
 def _check(batch: TokenBatch, alpha: float, tau: float, tail: str, divergence: str) -> None:
     how = batch.estimator
-    if not 0 <= alpha <= 1 or tau <= 0:
-        raise CacheError(f"expected alpha from 0 to 1 and a temperature above 0, found {alpha} and {tau}")
+    _check_numbers(alpha, tau)
     if tail not in ("bucket", "renormalise") or divergence not in ("kl", "reverse_kl"):
         raise CacheError(f"there is no tail {tail!r} with the divergence {divergence!r}")
     if isinstance(how, Full):
@@ -186,6 +197,16 @@ def _check(batch: TokenBatch, alpha: float, tau: float, tail: str, divergence: s
         )
 
 
+def _check_numbers(alpha: float, temperature: float = 1.0, correct: float = 0.5) -> None:
+    """Refuse numbers that no loss has, NaN among them."""
+    if not 0 <= alpha <= 1:
+        raise CacheError(f"expected alpha from 0 to 1, found {alpha}")
+    if not 0 < temperature < math.inf:
+        raise CacheError(f"expected a temperature above 0, and finite, found {temperature}")
+    if not 0 < correct < 1:
+        raise CacheError(f"expected correct above 0 and below 1, found {correct}")
+
+
 def _is_bucket(batch: TokenBatch, tail: str) -> bool:
     return isinstance(batch.estimator, TopK) and tail == "bucket"
 
@@ -205,7 +226,7 @@ def _sparse(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
         entropy = -_sums(torch.xlogy(weight, weight), batch)
     else:
         entropy = batch.entropy.reshape(-1)
-    return lse - _sums(weight * entries, batch) - entropy
+    return lse - _sums(weight * _where_weighed(entries, weight), batch) - entropy
 
 
 def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
@@ -213,8 +234,14 @@ def _bucket(lse: Tensor, entries: Tensor, batch: TokenBatch) -> Tensor:
     log_q = entries - lse[batch.position]
     rest = (1 - _sums(batch.weight, batch)).clamp_min(0)
     student = torch.log1p(-_sums(log_q.exp(), batch).clamp_max(1 - 1e-6))
-    kept = _sums(torch.xlogy(batch.weight, batch.weight) - batch.weight * log_q, batch)
+    weighed = batch.weight * _where_weighed(log_q, batch.weight)
+    kept = _sums(torch.xlogy(batch.weight, batch.weight) - weighed, batch)
     return kept + torch.xlogy(rest, rest) - rest * student
+
+
+def _where_weighed(values: Tensor, weight: Tensor) -> Tensor:
+    """The values, but 0 where their weight is 0: a token that both models rule out (-inf) adds 0, not 0 * inf."""
+    return torch.where(weight == 0, 0.0, values)
 
 
 def _full(student: _Student, batch: TokenBatch, tau: float, divergence: str) -> Tensor:
@@ -236,7 +263,8 @@ def _dense_kl(rows: Tensor, at: Tensor, logprobs: Tensor, power: float, divergen
     log_q = rows[at, : logprobs.shape[1]].float().log_softmax(1)
     if divergence == "reverse_kl":
         log_p, log_q = log_q, log_p
-    return (log_p.exp() * (log_p - log_q)).sum(1)
+    p = log_p.exp()
+    return (p * _where_weighed(log_p - log_q, p)).sum(1)
 
 
 class _Read(torch.autograd.Function):

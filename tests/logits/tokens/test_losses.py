@@ -192,6 +192,81 @@ def test_what_a_cache_cannot_do(tmp_path, estimator, options, message):
         kd_token_loss(student(batch), batch, **options)
 
 
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("estimator", [Threshold(1 / 12), Full()], ids=str)
+@pytest.mark.parametrize(
+    ("loss", "options", "message"),
+    [
+        (kd_token_loss, {"alpha": NAN}, "expected alpha from 0 to 1, found nan"),
+        (kd_token_loss, {"alpha": -0.1}, "expected alpha from 0 to 1, found -0.1"),
+        (kd_token_loss, {"temperature": NAN}, "expected a temperature above 0, and finite, found nan"),
+        (kd_token_loss, {"temperature": INF}, "expected a temperature above 0, and finite, found inf"),
+        (kd_token_loss, {"temperature": 0}, "expected a temperature above 0, and finite, found 0"),
+        (smoothed_token_loss, {"alpha": 5.0}, "expected alpha from 0 to 1, found 5.0"),
+        (designed_token_loss, {"alpha": -1.0}, "expected alpha from 0 to 1, found -1.0"),
+        (designed_token_loss, {"temperature": 0.0}, "expected a temperature above 0, and finite, found 0.0"),
+        (designed_token_loss, {"correct": 2.0}, "expected correct above 0 and below 1, found 2.0"),
+        (designed_token_loss, {"correct": 0.0}, "expected correct above 0 and below 1, found 0.0"),
+        (designed_token_loss, {"correct": 1.0}, "expected correct above 0 and below 1, found 1.0"),
+    ],
+)
+def test_numbers_that_no_loss_has(tmp_path, estimator, loss, options, message):
+    batch = batch_of(tmp_path, estimator)
+    with pytest.raises(CacheError, match=message):
+        loss(student(batch), batch, **options)
+
+
+RULED_OUT = 7
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        (Full(), {}),
+        (Full(), {"divergence": "reverse_kl"}),
+        (TopK(VOCABULARY), {}),
+        (TopK(VOCABULARY), {"tail": "renormalise"}),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:renormalised top-k")
+def test_a_token_that_both_models_rule_out_adds_nothing(tmp_path, estimator, options, temperature):
+    """Value and gradient are those over the other tokens alone."""
+    kept = [token for token in range(VOCABULARY) if token != RULED_OUT]
+    rows = [
+        {"input_ids": [kept[token % 100] for token in row["input_ids"]]} for row in sequences(6, longest=9)
+    ]
+    table = Table()
+
+    def teacher(input_ids, attention_mask=None):
+        return table(input_ids).index_fill(2, torch.tensor(RULED_OUT), -torch.inf)
+
+    cache = write_token_logits(
+        teacher, rows, tmp_path, estimator, temperature=temperature, fingerprints=FINGERPRINTS
+    )
+    batch = cache.batch([4, 1, 0, 5])
+    logits = student(batch)
+    loss = kd_token_loss(
+        logits.index_fill(2, torch.tensor(RULED_OUT), -torch.inf), batch, alpha=0.7, **options
+    )
+    p = batch.dense()[..., kept]
+    log_p = (p / p.sum(2, keepdim=True).clamp_min(1e-9)).clamp_min(1e-30).log()
+    log_q = (logits[:, :-1, kept] / temperature).log_softmax(2)
+    log_p, log_q = (log_q, log_p) if options.get("divergence") else (log_p, log_q)
+    labels = torch.searchsorted(torch.tensor(kept), batch.labels.contiguous())
+    ce = -logits[:, :-1, kept].log_softmax(2).gather(2, labels[..., None])[..., 0]
+    kl = temperature**2 * (log_p.exp() * (log_p - log_q)).sum(2)
+    found, wanted = (
+        torch.autograd.grad(value, logits)[0] for value in (loss, mean(0.3 * ce + 0.7 * kl, batch))
+    )
+    torch.testing.assert_close(loss, mean(0.3 * ce + 0.7 * kl, batch), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found, wanted, rtol=1e-2, atol=1e-4)
+    assert not found[..., RULED_OUT].any()
+
+
 def test_logits_that_do_not_fit(tmp_path):
     batch = batch_of(tmp_path, Threshold(1 / 12))
     logits = student(batch)
