@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,11 +87,12 @@ class TokenCache:
 
         Args:
             ids: integers [n], in any order, repeats allowed.
-            epoch: selects draw `epoch` modulo the cache's draws.
+            epoch: an integer of 0 or more; selects draw `epoch` modulo the cache's draws.
 
         Raises:
-            CacheError: an id is not in the cache.
+            CacheError: an id is not in the cache, or `epoch` is no such integer.
         """
+        self._check_epoch(epoch)
         loaded = self._load(split)
         asked = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
         if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
@@ -112,15 +114,16 @@ class TokenCache:
         Args:
             rows: a collated batch (`input_ids` [n, L], and `attention_mask`, `labels`, ... if it has them), or a list
                 of rows; see `inputs.read_sequences`.
-            epoch: selects draw `epoch` modulo the cache's draws.
+            epoch: an integer of 0 or more; selects draw `epoch` modulo the cache's draws.
 
         Returns:
             A batch of n rows in their order, padded to the same L.
 
         Raises:
             CacheError: a sequence is not in the cache. A distribution belongs to a prefix. So if the same text is
-                packed, cut or tokenised in another way, it is another sequence.
+                packed, cut or tokenised in another way, it is another sequence. Or `epoch` is no such integer.
         """
+        self._check_epoch(epoch)
         sequences = read_sequences(f"{self.path}: split {split!r}", rows)
         loaded, asked = self._load(split), sequences.hashes
         known, order = loaded.by_hash
@@ -144,9 +147,10 @@ class TokenCache:
         """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
 
         Raises:
-            CacheError: `batches` cannot be iterated; or, at the first such batch, it is no mapping or has a sequence
-                that is not in the cache. The message has the batch's number.
+            CacheError: `batches` cannot be iterated, or `epoch` is no integer of 0 or more; or, at the first such
+                batch, it is no mapping or has a sequence that is not in the cache. The message has the batch's number.
         """
+        self._check_epoch(epoch)
         if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
             raise CacheError(
                 f"{self.path}: expected batches to join, such as a DataLoader, found {type(batches).__name__}; of one "
@@ -215,6 +219,14 @@ class TokenCache:
             "cost": self.cost.model_dump() if self.cost else None,
             "versions": manifest.versions,
         }
+
+    def _check_epoch(self, epoch: Any) -> None:
+        """Refuse an epoch that is no whole number, such as the Trainer's `state.epoch`, which is 0.5 halfway."""
+        if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
+            raise CacheError(
+                f"{self.path}: epoch must be an integer of 0 or more, found {epoch!r:.80}; of a Trainer's state, take "
+                "int(state.epoch or 0)"
+            )
 
     def _load(self, name: str) -> _Loaded:
         if name not in self._loaded:

@@ -31,7 +31,7 @@ class Estimator:
 
     @property
     def draws(self) -> int:
-        """How many independent targets each position has."""
+        """How many targets each position has, for the epochs in turn."""
         return 1
 
     @property
@@ -73,8 +73,8 @@ class Threshold(_Drawn):
 
     Args:
         eps: the threshold, in (0, 1/2]. At a position of high entropy, about 1/eps entries are stored.
-        draws: the number of independent tails. Each epoch reads another tail. V tails together are a sample with the
-            threshold eps / V.
+        draws: the number of tails. Each epoch reads another tail. They are not independent: they share one random
+            offset, spread evenly (stratified), so V tails together are a sample with the threshold eps / V.
         seed: the seed of the draws.
 
     Raises:

@@ -29,6 +29,11 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.tokens.lengths)
 
+    @property
+    def are_packed(self) -> bool:
+        """Whether a row has several documents."""
+        return bool((self.starts.lengths > 1).any())
+
     def part(self, chosen: npt.NDArray[np.int64] | slice) -> Sequences:
         """Some of the sequences."""
         return Sequences(self.tokens.part(chosen), self.starts.part(chosen), self.loss.part(chosen))
@@ -80,7 +85,8 @@ def read_sequences(where: str, rows: Any) -> Sequences:
         where: the beginning of messages.
         rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch). They
             have `input_ids`, and optionally `attention_mask` (0 for padding, on the right), `labels` (-100 for a token
-            that is not to be predicted, else the token itself) or `loss_mask`, and `document_starts`.
+            that is not to be predicted, else the token itself), `loss_mask` (0 for such a token), and
+            `document_starts`. With both labels and a loss_mask, a token is predicted only if both say so.
 
     Raises:
         CacheError: a row cannot be used. The message names it, and says what was expected and what was found.
@@ -181,10 +187,11 @@ def _loss(where: str, row: Mapping[str, Any], tokens: Ints) -> npt.NDArray[np.bo
             raise CacheError(
                 f"{where}: labels must be the input_ids themselves, or -100; they are shifted by the loss, not before"
             )
-    elif row.get("loss_mask") is not None:
-        loss = _integers(where, "loss_mask", row["loss_mask"])[: len(tokens)] != 0
-        if len(loss) != len(tokens):
-            raise CacheError(f"{where}: expected {len(tokens)} values in loss_mask, found {len(loss)}")
+    if row.get("loss_mask") is not None:
+        mask = _integers(where, "loss_mask", row["loss_mask"])[: len(tokens)]
+        if len(mask) != len(tokens):
+            raise CacheError(f"{where}: expected {len(tokens)} values in loss_mask, found {len(mask)}")
+        loss &= mask != 0
     loss[0] = False  # nothing predicts the first token
     return np.asarray(loss)
 

@@ -31,6 +31,22 @@ class Table:
         return self.logits[(input_ids.cumsum(1) * 31 + torch.arange(input_ids.shape[1])) % 97]
 
 
+class OfDocuments(Table):
+    """A teacher that keeps the documents of a row apart: only the tokens of the same document so far count."""
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if position_ids is None:
+            return super().__call__(input_ids, attention_mask)
+        total, begin = input_ids.cumsum(1), torch.arange(input_ids.shape[1]) - position_ids
+        before = total.gather(1, (begin - 1).clamp_min(0)) * (begin > 0)
+        return self.logits[((total - before) * 31 + position_ids) % 97]
+
+
 def write_cache(path: Path, counts: dict[str, int] | None = None, estimator=None, **options) -> Path:
     """A cache with the splits train (25 rows in shards of 10) and validation (7 rows)."""
     splits = {

@@ -18,7 +18,7 @@ from kdcache.logits import LogitCache, LogitWriter
 from kdcache.logits.tokens import RS, Full, Threshold, TokenCache, TopK, write_token_logits
 from kdcache.logits.tokens import format as token_format
 
-from .conftest import FINGERPRINTS, VOCABULARY, Table, sequences, write_cache
+from .conftest import FINGERPRINTS, VOCABULARY, OfDocuments, Table, sequences, write_cache
 
 
 def expected_dense(rows: list[dict], longest: int) -> np.ndarray:
@@ -95,6 +95,23 @@ def test_the_draws_of_the_epochs(cache):
     draws = [cache.batch([1, 2], epoch=epoch).dense() for epoch in range(3)]
     assert torch.equal(draws[0], draws[2])
     assert not torch.equal(draws[0], draws[1])
+
+
+@pytest.mark.parametrize("epoch", [1.0, 0.5, -1, True, None, "1"])
+def test_an_epoch_that_is_no_whole_number(cache, epoch):
+    """Such as the Trainer's `state.epoch`."""
+    rows = sequences(25)[:2]
+    for take in (
+        lambda: cache.batch([0, 1], epoch=epoch),
+        lambda: cache.match(rows, epoch=epoch),
+        lambda: cache.join([{"input_ids": [row["input_ids"] for row in rows]}], epoch=epoch),
+    ):
+        with pytest.raises(
+            CacheError, match=f"cache: epoch must be an integer of 0 or more, found {epoch!r}"
+        ):
+            take()
+    numpys = cache.batch([0, 1], epoch=np.int64(3))
+    assert torch.equal(numpys.token, cache.batch([0, 1], epoch=3).token)
 
 
 def test_match_finds_rows_in_any_order_and_padding(cache):
@@ -220,7 +237,7 @@ def test_documents_of_one_row_have_their_own_positions(tmp_path):
 
     def teacher(input_ids, position_ids=None):
         seen["positions"] = position_ids
-        return Table()(input_ids)
+        return OfDocuments()(input_ids, position_ids=position_ids)
 
     rows = [{"input_ids": [1, 2, 3, 4, 5], "document_starts": [0, 3]}]
     cache = write_token_logits(teacher, rows, tmp_path, fingerprints=FINGERPRINTS)

@@ -42,6 +42,15 @@ def test_what_cannot_be_read(given: Any, message: str) -> None:
         read_sequences("here", given)
 
 
+def test_a_token_counts_only_where_labels_and_loss_mask_both_say_so() -> None:
+    row = {"input_ids": [1, 2, 3, 4, 5], "labels": [-100, 2, -100, 4, 5], "loss_mask": [1, 1, 1, 0, 1]}
+    assert read_sequences("here", [row]).loss.values.tolist() == [False, True, False, False, True]
+    batch = {name: torch.tensor([values]) for name, values in row.items()}
+    assert read_sequences("here", batch).hashes.tolist() == read_sequences("here", [row]).hashes.tolist()
+    with pytest.raises(CacheError, match="row 0: expected 5 values in loss_mask, found 4"):
+        read_sequences("here", [{**row, "loss_mask": [1] * 4}])
+
+
 @pytest.mark.parametrize("rows", [[[1, 2], [3, 4, 5]], [[3, 4, 5], [1, 2]]])
 def test_a_batch_that_is_not_padded_is_matched_in_any_order(tmp_path: Path, rows: list[list[int]]) -> None:
     batch = {"input_ids": rows}
