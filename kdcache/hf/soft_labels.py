@@ -15,8 +15,9 @@ from kdcache.errors import CacheError
 from kdcache.hashing.containers import by_position
 from kdcache.logits import LogitCache
 from kdcache.logits.tokens import TokenCache, kd_token_loss
-from kdcache.logits.tokens.inference import model_inputs
-from kdcache.logits.tokens.inputs import KEYS, padded, read_sequences
+from kdcache.logits.tokens.apart import mixes
+from kdcache.logits.tokens.inference import model_inputs, without_cache
+from kdcache.logits.tokens.inputs import KEYS, Sequences, padded, read_sequences
 from kdcache.losses import kd_loss
 
 # Turns the student's logits into the batch's mean loss and the number of items in it (rows with a label, or predicted
@@ -35,6 +36,13 @@ class SoftLabels(Protocol):
     def collator(self) -> Callable[[list[Any]], Any] | None:
         """The default collator; None for the Trainer's own."""
 
+    @property
+    def longest_packed(self) -> int:
+        """How many tokens the longest row has, if there are rows with several documents; else 0."""
+
+    def mixing(self, model: Any, longest: int, rows: int) -> str | None:
+        """What is wrong, if the model lets documents of a row see each other; see `kdcache.logits.tokens.apart`."""
+
     def joined(self, rows: Any) -> Any:
         """The rows to train on, with soft labels if they are joined to rows."""
 
@@ -51,11 +59,15 @@ class FromLogits:
 
     keys: ClassVar[tuple[str, ...]] = (TEACHER,)
     collator: ClassVar[None] = None
+    longest_packed: ClassVar[int] = 0
     cache: LogitCache | None
     split: str
     alpha: float
     temperature: float
     by: Mapping[str, Any]  # the arguments of `join` that say how to tell rows apart
+
+    def mixing(self, model: Any, longest: int, rows: int) -> None:
+        """Nothing: a classifier's row is one text."""
 
     def joined(self, rows: Any) -> Any:
         """The rows, each with its logits.
@@ -121,6 +133,28 @@ class FromTokens:
         """`collate_sequences`."""
         return collate_sequences
 
+    @property
+    def longest_packed(self) -> int:
+        """The number of tokens of the cache's longest row, or 0 if no row has several documents."""
+        columns = self.cache.split(self.split).columns
+        if not (columns["starts"].lengths > 1).any():
+            return 0
+        return int(columns["tokens"].lengths.max())
+
+    def mixing(self, model: Any, longest: int, rows: int) -> str | None:
+        """What is wrong with a model that lets documents see each other in rows of up to `longest` tokens."""
+
+        def run(sequences: Sequences) -> Tensor:
+            weights = (weight.device for weight in model.parameters() if not weight.is_meta)
+            device = next(weights, torch.device("cpu"))
+            inputs = {
+                name: torch.from_numpy(values).to(device) for name, values in model_inputs(sequences).items()
+            }
+            logits: Tensor = logits_in(model(**inputs, **without_cache(model)))
+            return logits
+
+        return mixes(model, run, self.cache.manifest.vocabulary.size, longest, rows)
+
     def joined(self, rows: Any) -> Any:
         """The rows, unchanged."""
         return rows
@@ -182,6 +216,11 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         batch["attention_mask"] = torch.from_numpy(padded(masks, loss.shape[1]))
         batch["document_starts"] = [starts.tolist() for starts in sequences.starts.rows()]
     return batch
+
+
+def logits_in(outputs: Any) -> Any:
+    """The logits in what a model of transformers returned."""
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
 
 
 def _labels(inputs: Mapping[str, Any]) -> Tensor:

@@ -11,7 +11,7 @@ from transformers import Trainer, TrainingArguments
 
 from kdcache.errors import KdcacheError
 from kdcache.hashing.content import Column
-from kdcache.hf.soft_labels import FromLogits, FromTokens, SoftLabels, Target
+from kdcache.hf.soft_labels import FromLogits, FromTokens, SoftLabels, Target, logits_in
 from kdcache.logits import LogitCache
 from kdcache.logits.opening import open_cache
 from kdcache.logits.tokens import TokenCache
@@ -47,8 +47,8 @@ class KDTrainer(Trainer):
         options: all other options of the Trainer.
 
     Raises:
-        KdcacheError: the cache cannot be opened, the rows differ from the cached rows, or an option of the Trainer asks
-            for another loss.
+        KdcacheError: the cache cannot be opened, the rows differ from the cached rows, an option of the Trainer asks
+            for another loss, or rows have several documents and the model does not keep them apart.
     """
 
     def __init__(
@@ -85,6 +85,9 @@ class KDTrainer(Trainer):
             **options,
         )
         self._check_arguments()
+        self._rows_tried = 0  # rows of the largest batch in which the model was seen to keep documents apart
+        if train_dataset is not None and not self.is_deepspeed_enabled:  # it may have divided the weights
+            self._check_apart(self._soft.longest_packed, self.args.per_device_train_batch_size)
 
     def _check_arguments(self) -> None:
         if self.args.label_smoothing_factor:
@@ -97,6 +100,17 @@ class KDTrainer(Trainer):
                 f"{self.args.n_gpu} GPUs in one process (torch's DataParallel), which would not scale the loss "
                 "rightly; start one process a GPU with torchrun or accelerate launch, or set CUDA_VISIBLE_DEVICES=0"
             )
+
+    def _check_apart(self, longest: int, rows: int) -> None:
+        """Refuse a model that lets documents of a row, of up to `longest` tokens, see each other. It is tried once."""
+        if min(rows, 2) <= self._rows_tried or not longest:
+            return
+        why = self._soft.mixing(self.model, longest, rows)
+        if why:
+            raise KdcacheError(
+                f"{why}; train on rows of one document each, or take a model of another family, such as GPT-2 or Llama"
+            )
+        self._rows_tried = min(rows, 2)
 
     def _set_signature_columns_if_needed(self) -> None:
         """Set the columns that are not dropped: those that the model takes, and those that the loss needs."""
@@ -125,6 +139,9 @@ class KDTrainer(Trainer):
 
     def _model_inputs(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The batch without the keys of the loss. A language model keeps the documents of a row apart."""
+        if "document_starts" in inputs:
+            rows, length = inputs["input_ids"].shape
+            self._check_apart(length, rows)
         apart = without_cache(self.model) if isinstance(self._soft, FromTokens) else {}
         left_out = {*self._soft.keys, *(["attention_mask"] if "document_starts" in inputs else [])}
         return {**{name: value for name, value in inputs.items() if name not in left_out}, **apart}
@@ -132,6 +149,5 @@ class KDTrainer(Trainer):
 
 def _loss(outputs: Any, target: Target, num_items_in_batch: Any = None) -> Tensor:
     """The batch's part of the mean over an optimizer step's items. Its own mean if their number is unknown, or 0."""
-    logits = outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
-    mean, items = target(logits)
+    mean, items = target(logits_in(outputs))
     return mean * items / num_items_in_batch if num_items_in_batch else mean

@@ -15,6 +15,7 @@ from transformers import Trainer
 
 from kdcache import RS, KdcacheError, LogitCache, TokenCache, write_token_logits
 from kdcache.hf import KDTrainer
+from kdcache.logits.tokens.apart import mixes
 from tests.hf.parts import (
     arguments,
     classifier,
@@ -25,6 +26,7 @@ from tests.hf.parts import (
     token_cache,
 )
 from tests.launching import run_in_two_processes
+from tests.logits.tokens.families import causal_model
 
 BY = {"columns": ["text"], "label": "label"}
 KD = {"alpha": 0.7, "temperature": 2.0}
@@ -209,6 +211,43 @@ def test_masked_tokens_and_documents_reach_the_cache(tmp_path: Path) -> None:
     bare = [{"input_ids": row["input_ids"]} for row in rows]
     with pytest.raises(KdcacheError, match="no sequence like row"):
         KDTrainer(language_model(0), arguments(tmp_path / "run"), train_dataset=bare, cache=cache).train()
+
+
+PACKED = [{"input_ids": [5, 6, 7, 8, 9], "document_starts": [0, 2]}] * 2
+
+
+@pytest.mark.parametrize("family", ["opt", "bloom", "falcon", "mamba"])
+def test_a_student_that_mixes_documents_is_refused_before_training(family: str, tmp_path: Path) -> None:
+    cache = write_token_logits(causal_model("gpt2"), PACKED, tmp_path / "cache")
+    with pytest.raises(KdcacheError, match=f"^a {family} model does not keep the documents of a row apart"):
+        KDTrainer(causal_model(family), arguments(tmp_path / "run"), train_dataset=PACKED, cache=cache)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_student_that_keeps_documents_apart_is_tried_once(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Any] = []
+    monkeypatch.setattr(
+        "kdcache.hf.soft_labels.mixes", lambda *given: (tried.append(given[2:]), mixes(*given))[1]
+    )
+    cache = write_token_logits(causal_model("gpt2"), PACKED, tmp_path / "cache")
+    run = arguments(tmp_path / "run", max_steps=2)
+    made = KDTrainer(causal_model(family), run, train_dataset=PACKED, cache=cache, eval_dataset=PACKED)
+    assert tried == [(50, 5, 8)]
+    made.train()
+    assert math.isfinite(made.evaluate()["eval_loss"])
+    assert len(tried) == 1
+
+
+def test_rows_of_several_documents_in_evaluation_alone(tmp_path: Path) -> None:
+    alone = [{"input_ids": row["input_ids"]} for row in PACKED]
+    cache = write_token_logits(causal_model("gpt2"), alone, tmp_path / "cache")
+    made = KDTrainer(causal_model("opt"), arguments(tmp_path / "run"), train_dataset=alone, cache=cache)
+    made.train()
+    assert math.isfinite(made.evaluate(alone)["eval_loss"])
+    with pytest.raises(KdcacheError, match="a opt model does not keep the documents"):
+        made.evaluate(PACKED)
 
 
 def test_a_row_that_changed_is_refused_before_training(folder: Path, tmp_path: Path) -> None:

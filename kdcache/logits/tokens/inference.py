@@ -18,6 +18,7 @@ from kdcache.logits.options import check_integer, check_text, number
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.returned import returned_logits
 from kdcache.logits.shards import checked_header
+from kdcache.logits.tokens.apart import mixes
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
+MOST_ENTRIES = (1 << 31) - 1  # of a shard's column: Arrow counts a list's values in 32 bits
 FIRST = 16  # number of tokens of the first row that are run to see what a model gives
 
 
@@ -60,6 +62,7 @@ def write_token_logits(
         teacher: a causal language model of transformers, or any callable. It gets `input_ids` int64 [b, L]. If rows
             have several documents, it also gets `position_ids`; otherwise, if rows were padded, `attention_mask`. It
             returns logits [b, L, V], or an object or mapping with `logits`. Those at position j predict token j + 1.
+            If rows have several documents, it must keep them apart. This is tried out (`apart.py`).
         sequences: rows (a list, a data set) with `input_ids`, see `inputs.read_sequences`; or a mapping from split
             names to such rows. Rows without a split become the split "train".
         estimator: selects what is stored. Default: `Threshold(1/64, draws=1, seed=0)`.
@@ -73,14 +76,15 @@ def write_token_logits(
             `fingerprints`, or pass `overwrite=True`.
         run: a name for this run, for cost.json.
         rows_per_shard: the largest number of rows that an interruption loses. Processes divide the work by shards.
-            Default: 256.
+            Default: 256, or fewer if rows are so long, or have so many draws, that a file could not hold them.
         device: where batches and a module go. Default: Accelerate's device if there are several processes, else the
             device that the module is on. A module that Accelerate has spread over devices or offloaded (`device_map`)
             is not moved.
         overwrite: replace a complete cache that has other fingerprints or rows.
 
     Raises:
-        CacheError: rows, logits or options cannot be used, the folder holds another cache, or writing fails.
+        CacheError: rows, logits or options cannot be used, the model lets documents of a row see each other, the
+            folder holds another cache, or writing fails.
     """
     folder, how = user_path(path), Threshold() if estimator is None else estimator
     _check_options(folder, how, batch_size, vocabulary, run)
@@ -96,6 +100,7 @@ def write_token_logits(
             )
         for name, rows in splits.items():
             rows.check_tokens(f"{folder}: split {name!r}", size)
+        _check_apart(folder, teacher, model, size, splits)
         header = checked_header(
             folder,
             TokenHeader,
@@ -105,6 +110,7 @@ def write_token_logits(
             rows_per_shard=_rows_per_shard(how, size, splits) if rows_per_shard is None else rows_per_shard,
             fingerprints=fingerprints or _fingerprints(folder, teacher, hashes, tokenizer),
         )
+        _check_fits(folder, header, splits)
         job = TokenJob(folder, TokenManifest, header, hashes, device, header, splits, model)
         write_cache(job, overwrite, run)
     return TokenCache(folder, expect=header.fingerprints)
@@ -122,11 +128,52 @@ def _check_options(path: Path, how: Any, batch_size: Any, vocabulary: Any, run: 
     check_text(path, "run", run)
 
 
+def _check_apart(
+    path: Path, teacher: Any, model: Teacher, size: int, splits: Mapping[str, Sequences]
+) -> None:
+    """Refuse a model that would mix the documents of the rows."""
+    packed = [rows for rows in splits.values() if rows.are_packed]
+    if not packed:
+        return
+    longest = max(int(rows.tokens.lengths.max()) for rows in packed)
+    several = min(model.batch_size, max(map(len, packed)))
+    why = mixes(teacher, lambda sequences: model(sequences).values, size, longest, several)
+    if why:
+        raise CacheError(
+            f"{path}: {why}; give it rows of one document each, or take a model of another family, such as GPT-2 or "
+            "Llama"
+        )
+
+
 def _rows_per_shard(how: Estimator, size: int, splits: Mapping[str, Sequences]) -> int:
-    if not isinstance(how, Full):
-        return ROWS_PER_SHARD
+    """The default: 256 rows, but fewer if the longest row's entries would be too many for a file."""
     longest = max((int(rows.tokens.lengths.max(initial=1)) for rows in splits.values()), default=1)
-    return max(min(ROWS_PER_SHARD, SHARD_VALUES // (longest * size)), 1)
+    most = SHARD_VALUES if isinstance(how, Full) else MOST_ENTRIES
+    return max(min(ROWS_PER_SHARD, most // (longest * _entries_of_a_token(how, size))), 1)
+
+
+def _entries_of_a_token(how: Estimator, size: int) -> int:
+    """The largest number of values that a column can have at a position: those of the head, or of all draws' tails."""
+    return how.draws * how.most(size)
+
+
+def _check_fits(path: Path, header: TokenHeader, splits: Mapping[str, Sequences]) -> None:
+    """Refuse shards whose columns could have more values than a file can hold, before anything is computed."""
+    each, step = _entries_of_a_token(header.how, header.vocabulary.size), header.rows_per_shard
+    for name, rows in splits.items():
+        if not len(rows):
+            continue
+        entries = np.maximum(rows.loss.sums() * each, rows.tokens.lengths)
+        most = int(np.add.reduceat(entries, np.arange(0, len(rows), step)).max())
+        if most > MOST_ENTRIES:
+            fitting = MOST_ENTRIES // int(entries.max())
+            advice = (
+                f"pass rows_per_shard={fitting}" if fitting else "cut the rows, or store less of each token"
+            )
+            raise CacheError(
+                f"{path}: split {name!r}: a shard of {step} rows could have {most:,} entries, a file's column holds "
+                f"{MOST_ENTRIES:,}; {advice}"
+            )
 
 
 def _tokenizer(path: Path, tokenizer: Any) -> str | None:
@@ -146,9 +193,13 @@ def _fingerprints(path: Path, teacher: Any, hashes: Mapping[str, Any], tokenizer
             f"{path}: a {type(teacher).__name__} has no weights to fingerprint; say with `fingerprints` what its "
             "logits are computed from"
         )
+    try:
+        weights = fingerprint.of_value(teacher.state_dict())
+    except KdcacheError as error:  # such as the weights that Accelerate has offloaded
+        raise CacheError(f"{path}: {error}") from None
     return Fingerprints(
         data=fingerprint.of_value(hashes),
-        weights=fingerprint.of_value(teacher.state_dict()),
+        weights=weights,
         preprocessing=_tokenizer(path, tokenizer) or "token ids",
         code=fingerprint.of_json(f"{type(teacher).__module__}.{type(teacher).__qualname__}"),
     )
@@ -260,12 +311,13 @@ def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, n
     """A batch as a transformers model takes it: padded on the right, with positions that begin anew in each document.
 
     If rows have several documents there is no attention mask: with a mask, transformers does not keep documents apart.
+    Without, it does for most families of models; `apart.py` tries a model out.
     A causal model does not need it. It never looks to the right, where the padding is.
     """
     lengths = sequences.tokens.lengths
     longest = max(int(lengths.max()), length or 0)
     inputs = {"input_ids": padded(sequences.tokens.rows(), longest)}
-    if (sequences.starts.lengths > 1).any():
+    if sequences.are_packed:
         pairs = zip(sequences.starts.rows(), lengths, strict=True)
         inputs["position_ids"] = padded([_positions(starts, int(count)) for starts, count in pairs], longest)
     elif (lengths < longest).any():

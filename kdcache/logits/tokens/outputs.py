@@ -77,4 +77,9 @@ def in_two(model: Any, inputs: Mapping[str, Any], logits: Tensor) -> InTwo | Non
     states = getattr(parts.body(**inputs), "last_hidden_state", None)
     if states is None or states.shape[:2] != logits.shape[:2]:
         return None
+    weight = getattr(parts.head, "weight", states)
+    if weight.is_floating_point() and weight.dtype != states.dtype:
+        return (
+            None  # such as Mamba in half precision, whose states are float32; it converts them for its head
+        )
     return parts if torch.equal(parts.head(states).float(), logits.float()) else None

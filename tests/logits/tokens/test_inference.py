@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,66 @@ def test_logits_that_are_not_finite_are_named_with_cache_and_split(tmp_path: Pat
             tmp_path / "cache",
             fingerprints=FINGERPRINTS,
         )
+
+
+class Once:
+    """A teacher that is asked about the first row, and about no more before something is refused."""
+
+    def __init__(self, vocabulary: int = 1000) -> None:
+        self.vocabulary, self.asked = vocabulary, 0
+
+    def __call__(self, input_ids: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        assert self.asked == 1, "a shard is computed that no file can hold"
+        return torch.zeros(*input_ids.shape, self.vocabulary)
+
+
+# Up to 4096 x 1000 tail entries a token, so up to 45 million for a row of 12 tokens.
+MANY = Threshold(1 / 2000, draws=4096)
+
+
+@pytest.mark.parametrize("how", [MANY, RS(1000, draws=4096)], ids=str)
+def test_a_shard_that_no_file_can_hold_is_refused_before_it_is_computed(tmp_path: Path, how: Any) -> None:
+    rows = [{"input_ids": list(range(12))}] * 60
+    message = r"cache: split 'train': a shard of 64 rows could have 2,703,360,000 entries.*; pass rows_per_shard=47$"
+    with pytest.raises(CacheError, match=message):
+        write_token_logits(
+            Once(), rows, tmp_path / "cache", how, rows_per_shard=64, fingerprints=FINGERPRINTS
+        )
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_row_that_no_file_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(
+        CacheError, match=r"could have 2,453,504,000 entries.*; cut the rows, or store less of each token"
+    ):
+        write_token_logits(
+            Once(), [{"input_ids": list(range(600))}], tmp_path / "cache", MANY, fingerprints=FINGERPRINTS
+        )
+
+
+def test_by_default_a_shard_has_as_many_rows_as_a_file_can_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        "kdcache.logits.tokens.inference.write_cache", lambda job, *_: asked.append(job.header)
+    )
+    for rows in ([{"input_ids": list(range(12))}] * 60, [{"input_ids": [1, 2]}] * 300):
+        with pytest.raises(CacheError):  # nothing was written
+            write_token_logits(Once(), rows, tmp_path / "cache", MANY, fingerprints=FINGERPRINTS)
+    with pytest.raises(CacheError):
+        write_token_logits(Once(), [{"input_ids": list(range(12))}] * 60, tmp_path, fingerprints=FINGERPRINTS)
+    assert [header.rows_per_shard for header in asked] == [43, 256, 256]
+
+
+def test_weights_without_values_are_named_with_the_cache(model: Any, tmp_path: Path) -> None:
+    """Accelerate leaves such weights where it has offloaded them."""
+    offloaded = accelerate.cpu_offload(copy.deepcopy(model))
+    with pytest.raises(
+        CacheError, match=r"cache: .*'meta' has no values to fingerprint .*pass `fingerprints`"
+    ):
+        write_token_logits(offloaded, [{"input_ids": FIRST}], tmp_path / "cache")
 
 
 @pytest.mark.parametrize(

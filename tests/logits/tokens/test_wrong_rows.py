@@ -16,7 +16,7 @@ from kdcache.logits.tokens.inputs import read_sequences
 from kdcache.modelling.preprocessors import open_tokenizer
 from kdcache.modelling.tokens.packing import pack
 
-from .conftest import FINGERPRINTS, Table
+from .conftest import FINGERPRINTS, OfDocuments
 
 MODEL = Path(__file__).parents[3] / "data" / "models" / "gpt2-tiny"
 WORDS = "Markets rose sharply before yesterday unexpected announcement while ministers argued about pensions"
@@ -108,11 +108,7 @@ def corpus() -> Corpus:
 @pytest.fixture(scope="module")
 def cache(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder = tmp_path_factory.mktemp("cache")
-    table = Table(len(corpus.tokenizer))
-
-    def teacher(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        return table(input_ids)
-
+    teacher = OfDocuments(len(corpus.tokenizer))
     how = {"tokenizer": corpus.tokenizer, "fingerprints": FINGERPRINTS}
     return write_token_logits(teacher, corpus.rows, folder, Threshold(1 / 8), **how)
 

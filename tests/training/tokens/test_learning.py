@@ -27,6 +27,8 @@ from kdcache.training.tokens.targets import hard_targets
 from kdcache.trials.identity import logit_fingerprints
 from kdcache.trials.tokens.caching import write_distributions
 from tests.language import write_project
+from tests.logits.tokens.families import causal_model
+from tests.tiny_models import tokenizer
 
 FULL = {"estimator": "full"}
 
@@ -122,6 +124,18 @@ def test_adapters_are_trained_and_nothing_else(project: Path, teacher: Path, met
     assert run.losses[-1] < run.losses[0]
     again, _ = learned(project, method, *caches, lora=lora, epochs=4)
     assert all(torch.equal(after[name], value) for name, value in again.state_dict().items())
+
+
+@pytest.mark.parametrize("start", ["pretrained", "scratch"])
+def test_a_model_that_mixes_documents_is_refused_before_training(
+    project: Path, tmp_path: Path, start: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Teacher or student: both learn here."""
+    causal_model("opt", vocab_size=300).save_pretrained(tmp_path / "opt")
+    tokenizer("gpt2").save_pretrained(tmp_path / "opt")
+    monkeypatch.setattr("kdcache.training.tokens.learning.fine_tune_tokens", None)
+    with pytest.raises(ModelError, match=r"/opt: a opt model does not keep .* model of another family"):
+        learned(project, {}, checkpoint=str(tmp_path / "opt"), init=start)
 
 
 def test_adapters_of_layers_that_are_not_there(project: Path) -> None:
