@@ -112,7 +112,7 @@ def test_a_claim_that_goes_on_alone_is_undecided_at_the_last_look(
     metrics: Metrics, look: int, answer: str
 ) -> None:
     metrics.comparisons["look"], metrics.comparisons["stopped_by"] = 2, "equivalence"
-    metrics.summary |= {"decided": {"settle": "claims"}, "study": {"looks": [5, 12]}}
+    metrics.summary.update(decided={"settle": "claims"}, study={"looks": [5, 12]})
     metrics.summary["claims"][2]["look"] = look
     claim = claims(metrics)[2]
     assert claim.answer == answer
