@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -118,7 +118,7 @@ class ShardedCache(Generic[M, R]):
             raise CacheError(
                 f"{self.path / self._checked_shard(group).file}: {fault}; cache the logits again"
             )
-        return part  # type: ignore[no-any-return]
+        return cast("R", part)
 
     def read_ids(self, group: Group) -> np.ndarray:
         """The ids of one row group, int64 [n], in the order of writing."""
@@ -269,7 +269,7 @@ class ShardedCache(Generic[M, R]):
         parts = (self.read_group(group) for group in groups)
         with self._enough_memory(name):
             rows: Any = self.manifest.whole(parts, self.manifest.splits[name].rows)
-        return sorted_by_id(self.path, name, rows)  # type: ignore[no-any-return]
+        return cast("R", sorted_by_id(self.path, name, rows))
 
     @contextmanager
     def _enough_memory(self, name: str) -> Iterator[None]:

@@ -186,7 +186,7 @@ def _first_rows(inputs: Inputs, predictor: Predictor) -> list[Any]:
     """The first rows as the model gets them, each alone, so that a smaller `batch_size` does not lose stored shards."""
     rows = next(
         rows for rows in inputs.splits.values() if len(rows)
-    )  # `predictor.first` refuses a data set without rows
+    )  # `first` has refused a data set without
     return [next(predictor.batches(rows, np.arange(i, i + 1))) for i in range(min(FIRST_ROWS, len(rows)))]
 
 
