@@ -48,10 +48,12 @@ def kd_loss(
     none = (labels == IGNORED).all()
     if labels.device.type == "cpu" and not none:  # asking a GPU would make it wait
         return loss(student_logits, labels, teacher_logits)
-    # The CE of no rows is NaN. With a label that does not count, the other term is left.
+    # The CE of no rows is NaN. With labels that do not count, it is set to 0.
     some = torch.where(none, 0, labels)
-    distilled = _loss(student_logits.shape[1], float(share > 0), tau)(student_logits, some, teacher_logits)
-    return torch.where(none, share * distilled, loss(student_logits, some, teacher_logits))
+    hard, soft = (
+        _loss(student_logits.shape[1], a, tau)(student_logits, some, teacher_logits) for a in (0.0, 1.0)
+    )
+    return (1 - share) * torch.where(none, 0, hard) + share * soft
 
 
 def _number(name: str, value: float | Tensor) -> float:

@@ -18,13 +18,12 @@ from kdcache.logits.tokens import TokenCache, kd_token_loss
 from kdcache.logits.tokens.apart import mixes
 from kdcache.logits.tokens.inference import model_inputs, without_cache
 from kdcache.logits.tokens.inputs import KEYS, Sequences, padded, read_sequences
-from kdcache.losses import kd_loss
+from kdcache.losses import IGNORED, kd_loss
 
 # Turns the student's logits into the batch's mean loss and the number of items in it (rows with a label, or predicted
 # tokens).
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
-IGNORED = -100  # transformers' label of a row, or a token, that is not to be predicted
 
 
 class SoftLabels(Protocol):

@@ -78,7 +78,7 @@ def write_logits(
         row_hashes: uint64 [N] (per split, if there are several), if you have hashed the rows already.
         lengths: integers [N] (per split, if there are several). Rows of similar length in a shard then share a batch.
         fingerprints: what the logits are computed from. Default, for a module: the row hashes, its weights, the first
-            64 rows as they reach the model (each alone, so `batch_size` may change), and its class's name. A change
+            64 rows as one batch (so `batch_size` may change), and its class's name. A change
             that shows in none of these (such as that of a `collate` which leaves these rows as they are, or of the
             class's code) is not noticed. Then name it in `fingerprints`, or pass `overwrite=True`.
         augment: an augmentation, to cache views. The model gets each row V times, augmented before `collate` with the
@@ -182,12 +182,12 @@ def _fingerprints(path: Path, model: Any, inputs: Inputs, predictor: Predictor) 
         raise CacheError(f"{path}: {error}") from None
 
 
-def _first_rows(inputs: Inputs, predictor: Predictor) -> list[Any]:
-    """The first rows as the model gets them, each alone, so that a smaller `batch_size` does not lose stored shards."""
+def _first_rows(inputs: Inputs, predictor: Predictor) -> Any:
+    """The first rows as one batch, whatever `batch_size` is: a smaller one is no reason to lose stored shards."""
     rows = next(
         rows for rows in inputs.splits.values() if len(rows)
     )  # `first` has refused a data set without
-    return [next(predictor.batches(rows, np.arange(i, i + 1))) for i in range(min(FIRST_ROWS, len(rows)))]
+    return next(predictor.batches(rows, np.arange(min(FIRST_ROWS, len(rows)))))
 
 
 def _numbers_only(path: Path, model: Any) -> Callable[..., Any]:

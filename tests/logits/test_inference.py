@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
@@ -212,6 +213,22 @@ def test_a_smaller_batch_goes_on_where_a_larger_one_was_interrupted(tmp_path):
     assert sum(net.batches) == 4 + ROWS - 16  # the first batch for the classes; a shard of 16 was there
     assert write(tmp_path / "cache", net, batch_size=7).manifest == cache.manifest  # opened
     assert sum(net.batches) == 4 + ROWS - 16 + 7
+
+
+def test_another_padding_is_another_preprocessing(tmp_path):
+    def padded(left: bool):
+        def collate(rows: list[dict]) -> torch.Tensor:
+            values = [torch.ones(1 + row["label"]) for row in rows]
+            longest = max(map(len, values))
+            return torch.stack(
+                [F.pad(v, (longest - len(v), 4 - longest) if left else (0, 4 - len(v))) for v in values]
+            )
+
+        return collate
+
+    first = write(tmp_path / "a", collate=padded(left=False)).manifest.fingerprints
+    second = write(tmp_path / "b", collate=padded(left=True)).manifest.fingerprints
+    assert first.preprocessing != second.preprocessing
 
 
 def test_scores_are_of_the_whole_split_in_order(tmp_path):
