@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from kdcache.statistics import wording
+from kdcache.statistics import power, wording
 from kdcache.statistics.judging import VERDICTS
 from kdcache.study.metrics import POINTS, Unit, unit_of
 
@@ -209,13 +209,21 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
 
 
 def _would_take(claim: Numbers) -> str:
-    """How many seeds an open interaction would take; nothing where it is shown, or where no number is known."""
-    seeds = claim.get("seeds_to_show")
-    if claim["verdict"] == "supported" or not seeds or seeds <= claim["n"]:
+    """How many seeds, or pairs of students, an open interaction would take; nothing where it is shown."""
+    key = f"{claim['unit']}_to_show"
+    if claim["verdict"] == "supported" or claim["p"] is None or key not in claim:  # older files lack a key
+        return ""
+    kind = "pairs of students" if claim["unit"] == "pairs" else "seeds"
+    if claim["interaction"] <= 0:
+        return f" As estimated, no number of {kind} would show it."
+    needed = claim[key]
+    if needed is None:
+        return f" If it is as large as estimated, more than {power.MOST_SEEDS:,} {kind} would show it."
+    if needed <= claim["n"]:
         return ""  # an early look has only part of alpha: it can leave open what a single look at its seeds would show
-    most = claim.get("seeds_declared")  # older files do not have it
-    beyond = f", more than the {most} of this study" if most and seeds > most else ""
-    return f" If it is as large as estimated, about {seeds} seeds would show it{beyond}."
+    most = claim.get("seeds_declared")  # older files lack it
+    beyond = f", more than the {most} of this study" if kind == "seeds" and most and needed > most else ""
+    return f" If it is as large as estimated, about {needed} {kind} would show it{beyond}."
 
 
 def _units(claim: Numbers, rows: ClaimRows) -> str:

@@ -91,11 +91,13 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair.
 
     `seeds_to_show`: with how many seeds the only pair would show it, if the estimate were true (power 0.8).
-    `seeds_declared`: the most seeds that the study can have.
+    `pairs_to_show`: the same for a pool, whose values are pairs of students. `seeds_declared`: the most seeds that
+    the study can have.
     """
     rows = interactions[interactions["regularizer"] == ALL]
     per_pair = rows[rows["scope"] == "pair"]
     row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
+    to_show = _to_show(row, study.comparison.alpha)
     shown = ["task", "scratch", "pretrained", "interaction", "ci_low", "ci_high", "p", "verdict"]
     numbers = ("gain_scratch", "gain_pretrained", "interaction", "ci_low", "ci_high", "p", "unit", "n")
     return {
@@ -103,7 +105,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
         "verdict": row["verdict"],
         **{name: row[name] for name in numbers},
         "look": row["look"],
-        "seeds_to_show": _seeds_to_show(row, study.comparison.alpha),
+        **{f"{unit}_to_show": to_show if row["unit"] == unit else None for unit in ("seeds", "pairs")},
         "seeds_declared": len(study.seeds),
         "pairs": as_written(per_pair[shown]),
         "per_regularizer_supported": _supported(interactions),
@@ -111,9 +113,9 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     }
 
 
-def _seeds_to_show(row: Mapping[str, Any], alpha: float) -> int | None:
-    """None where pairs are pooled, where the estimate is no gain, or where it takes more than `power.MOST_SEEDS`."""
-    if row["unit"] != "seeds" or not row["sd"] or row["interaction"] <= 0:
+def _to_show(row: Mapping[str, Any], alpha: float) -> int | None:
+    """How many values would show it; None where the estimate is no gain, or it takes more than `power.MOST_SEEDS`."""
+    if not row["sd"] or row["interaction"] <= 0:
         return None
     # one-sided at alpha is two-sided at 2 * alpha: the other tail has little power
     return power.seeds_to_find(row["interaction"], power.Spread(row["sd"]), 2 * alpha)

@@ -90,8 +90,27 @@ def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics)
     assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")
     claim["seeds_to_show"] = 5  # an early look, which had a part of alpha only
     assert "would show it" not in claims(metrics)[2].sentence
+    claim["seeds_to_show"] = None
+    more = "[−0.50, 1.35]. If it is as large as estimated, more than 1,000 seeds would show it."
+    assert plain(claims(metrics)[2].sentence).endswith(more)
     claim |= {"seeds_to_show": 34, "verdict": "supported"}
     assert "would show it" not in claims(metrics)[2].sentence
+
+
+def test_an_open_interaction_of_a_pool_says_how_many_pairs_would_show_it(metrics: Metrics) -> None:
+    """Each pair of students is one value, so seeds are not what it lacks."""
+    claim = metrics.summary["claims"][2]
+    claim |= {"unit": "pairs", "n": 3, "seeds_to_show": None, "seeds_declared": 5}
+    assert "would show it" not in claims(metrics)[2].sentence  # a file from before `pairs_to_show`
+    claim["pairs_to_show"] = 12
+    would_take = "If it is as large as estimated, about 12 pairs of students would show it."
+    assert plain(claims(metrics)[2].sentence).endswith(f"[−0.50, 1.35]. {would_take}")
+
+
+def test_an_interaction_that_points_the_other_way_is_not_promised(metrics: Metrics) -> None:
+    claim = metrics.summary["claims"][2]
+    claim |= {"seeds_to_show": None, "interaction": -0.2}
+    assert plain(claims(metrics)[2].sentence).endswith("As estimated, no number of seeds would show it.")
 
 
 @pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])

@@ -109,6 +109,24 @@ def test_the_interaction_says_what_its_pairs_are_of(
     assert claim["beside"].startswith(said)
 
 
+def test_the_pairs_that_an_interaction_takes_are_those_of_a_test_over_pairs() -> None:
+    gains = {("news", "raw"): 0.3, ("sport", "raw"): 0.7}  # pretrained: nothing
+    cells = {
+        (task, student, method): 70 + NOISE + (method != "base") * gains.get((task, student), 0.0)
+        for task in ("news", "sport")
+        for student in PAIR
+        for method in ("base", "smooth")
+    }
+    found = summarize(make_trials(cells), make_study(tasks=["news", "sport"], students=PAIR))["claims"][2]
+    effect = 0.5 / np.std([0.3, 0.7], ddof=1)
+
+    def chance(pairs: int) -> float:
+        return float(TTestPower().power(effect, pairs, 0.05, alternative="larger"))
+
+    assert chance(found["pairs_to_show"] - 1) < 0.8 <= chance(found["pairs_to_show"])
+    assert found["seeds_to_show"] is None
+
+
 def test_verdicts_in_a_few_flat_values() -> None:
     trials, study = study_with(pretrained=0.5, scratch=2.0)
     compared = compare(trials, study)
