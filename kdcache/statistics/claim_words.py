@@ -278,14 +278,28 @@ def _others(rows: pd.DataFrame) -> str:
 
 
 def _limits(rows: pd.DataFrame) -> str:
-    """How large an effect the inconclusive comparisons could have missed."""
-    limits = rows.loc[rows["verdict"] == "inconclusive", "detectable"].dropna()
-    if limits.empty:
+    """How large an effect the inconclusive comparisons could have missed, and how many seeds would settle them."""
+    missed = rows[(rows["verdict"] == "inconclusive") & rows["detectable"].notna()]
+    if missed.empty:
         return ""
     unit = _unit(rows)
-    low, high = wording.score(limits.min(), unit), wording.score(limits.max(), unit)
+    low, high = (
+        wording.score(limit, unit) for limit in (missed["detectable"].min(), missed["detectable"].max())
+    )
     span = low if low == high else f"{low} to {high}"
-    return f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power)."
+    return (
+        f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power). "
+        f"{_would_settle(missed['seeds_to_settle'])}"
+    )
+
+
+def _would_settle(seeds: pd.Series) -> str:
+    """With how many seeds open comparisons would be settled, either way; a missing number is one that is not computed."""
+    most = [f"more than {power.MOST_SEEDS:,}"] if seeds.isna().any() else []
+    known = [f"{number:.0f}" for number in sorted({seeds.min(), seeds.max()}) if pd.notna(number)]
+    span = " to ".join([known[0], *(most or known[1:])] if known else most)
+    about, each = "about " if known else "", "it" if len(seeds) == 1 else "each"
+    return f"As estimated, {about}{span} seeds would settle {each}."
 
 
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:

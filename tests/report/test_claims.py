@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from kdcache.report.claims import claims, in_short
@@ -28,7 +29,31 @@ def test_pretrained(metrics: Metrics) -> None:
     )
     assert claim.tested == "none beyond the margin"
     # tf_reg alone is inconclusive: 1.35 x 1.90
-    assert claim.note == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
+    assert claim.note.startswith(
+        "An inconclusive one would have shown a true difference of 2.6 points (80% power). As estimated, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"),
+    [
+        ([15], "about 15 seeds would settle it."),
+        ([30, 14, 15], "about 14 to 30 seeds would settle each."),
+        ([14, 14], "about 14 seeds would settle each."),
+        ([14, None, 30], "about 14 to more than 1,000 seeds would settle each."),
+        ([None], "more than 1,000 seeds would settle it."),
+        ([None, None], "more than 1,000 seeds would settle each."),
+    ],
+)
+def test_inconclusive_comparisons_say_how_many_seeds_would_settle_them(
+    metrics: Metrics, seeds: list[int | None], said: str
+) -> None:
+    rows = metrics.comparisons
+    rows["verdict"], rows["seeds_to_settle"] = "equivalent", 7.0  # what is settled is not asked about
+    open_ = rows.index[rows["init"] == "pretrained"][: len(seeds)]
+    rows.loc[open_, "verdict"] = "inconclusive"
+    rows.loc[open_, "seeds_to_settle"] = pd.Series(seeds, index=open_, dtype=float)
+    assert claims(metrics)[0].note.endswith(f"(80% power). As estimated, {said}")
 
 
 def test_no_effect_beyond_the_margin_answers_no(metrics: Metrics) -> None:
