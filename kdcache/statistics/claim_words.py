@@ -294,7 +294,7 @@ def _limits(rows: pd.DataFrame) -> str:
 
 
 def _would_settle(seeds: pd.Series) -> str:
-    """With how many seeds open comparisons would be settled, either way; a missing number is one that is not computed."""
+    """With how many seeds open comparisons would be settled, either way; a missing number is above what is computed."""
     most = [f"more than {power.MOST_SEEDS:,}"] if seeds.isna().any() else []
     known = [f"{number:.0f}" for number in sorted({seeds.min(), seeds.max()}) if pd.notna(number)]
     span = " to ".join([known[0], *(most or known[1:])] if known else most)
