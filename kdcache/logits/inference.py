@@ -186,7 +186,7 @@ def _first_rows(inputs: Inputs, predictor: Predictor) -> Any:
     """The first rows as one batch, whatever `batch_size` is: a smaller one is no reason to lose stored shards."""
     rows = next(
         rows for rows in inputs.splits.values() if len(rows)
-    )  # `first` has refused a data set without
+    )  # a data set without rows is refused before
     return next(predictor.batches(rows, np.arange(min(FIRST_ROWS, len(rows)))))
 
 

@@ -287,19 +287,20 @@ def _limits(rows: pd.DataFrame) -> str:
         wording.score(limit, unit) for limit in (missed["detectable"].min(), missed["detectable"].max())
     )
     span = low if low == high else f"{low} to {high}"
-    return (
-        f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power). "
-        f"{_would_settle(missed['seeds_to_settle'])}"
-    )
+    text = f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power)."
+    return f"{text}{_would_settle(missed)}"
 
 
-def _would_settle(seeds: pd.Series) -> str:
-    """With how many seeds open comparisons would be settled, either way; a missing number is above what is computed."""
+def _would_settle(rows: pd.DataFrame) -> str:
+    """With how many seeds open comparisons would be settled, either way; nothing where a file does not have it."""
+    seeds = rows.loc[rows["settled_by"].fillna("") != "", "seeds_to_settle"]
+    if seeds.empty:
+        return ""
     most = [f"more than {power.MOST_SEEDS:,}"] if seeds.isna().any() else []
     known = [f"{number:.0f}" for number in sorted({seeds.min(), seeds.max()}) if pd.notna(number)]
     span = " to ".join([known[0], *(most or known[1:])] if known else most)
     about, each = "about " if known else "", "it" if len(seeds) == 1 else "each"
-    return f"As estimated, {about}{span} seeds would settle {each}."
+    return f" As estimated, {about}{span} seeds would settle {each}."
 
 
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:

@@ -115,7 +115,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
 
 def _to_show(row: Mapping[str, Any], alpha: float) -> int | None:
     """How many values would show it; None where the estimate is no gain, or it takes more than `power.MOST_SEEDS`."""
-    if not row["sd"] or row["interaction"] <= 0:
+    if row["sd"] is None or row["interaction"] <= 0:
         return None
     # one-sided at alpha is two-sided at 2 * alpha: the other tail has little power
     return power.seeds_to_find(row["interaction"], power.Spread(row["sd"]), 2 * alpha)

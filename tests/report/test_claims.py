@@ -29,9 +29,7 @@ def test_pretrained(metrics: Metrics) -> None:
     )
     assert claim.tested == "none beyond the margin"
     # tf_reg alone is inconclusive: 1.35 x 1.90
-    assert claim.note.startswith(
-        "An inconclusive one would have shown a true difference of 2.6 points (80% power). As estimated, "
-    )
+    assert claim.note == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
 
 
 @pytest.mark.parametrize(
@@ -50,10 +48,13 @@ def test_inconclusive_comparisons_say_how_many_seeds_would_settle_them(
 ) -> None:
     rows = metrics.comparisons
     rows["verdict"], rows["seeds_to_settle"] = "equivalent", 7.0  # what is settled is not asked about
+    rows["settled_by"] = "equivalence"
     open_ = rows.index[rows["init"] == "pretrained"][: len(seeds)]
     rows.loc[open_, "verdict"] = "inconclusive"
     rows.loc[open_, "seeds_to_settle"] = pd.Series(seeds, index=open_, dtype=float)
     assert claims(metrics)[0].note.endswith(f"(80% power). As estimated, {said}")
+    rows["settled_by"] = ""  # an older file
+    assert "would settle" not in claims(metrics)[0].note
 
 
 def test_no_effect_beyond_the_margin_answers_no(metrics: Metrics) -> None:

@@ -74,6 +74,11 @@ def test_the_seeds_that_an_interaction_takes_are_those_of_a_one_sided_paired_tes
     assert found["seeds_declared"] == 5
 
 
+def test_the_seeds_that_an_interaction_without_spread_takes_are_those_of_a_sign_flip_test() -> None:
+    found = summarize(*study_with(pretrained=0.1, scratch=0.7))["claims"][2]
+    assert found["seeds_to_show"] == 5  # 1/2^5 <= 0.05 < 1/2^4
+
+
 def test_no_number_of_seeds_shows_an_interaction_that_points_the_other_way() -> None:
     trials, study = study_with(pretrained=3.0, scratch=0.1)
     more = (trials["student"] == "raw") & (trials["regularizer"] == "smooth")
