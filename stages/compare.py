@@ -69,7 +69,7 @@ def write_metrics(study: Study, layout: Layout, out: Path) -> None:
     }
     comparisons = without_unlearned(compare(trials, study), trials, study, majorities)
     looks = tabulate_looks(trials, study)
-    claims = summarize(trials, study, comparisons)
+    claims = summarize(trials, study, comparisons, majorities)
     storage = compare_storage(trials, study, bytes_per_token(study, data))
     if len(storage):
         claims["storage"] = as_written(storage)

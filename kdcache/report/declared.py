@@ -10,6 +10,7 @@ from kdcache.report.sections import WithoutCharts
 from kdcache.results.reading import Metrics
 from kdcache.statistics import power, wording
 from kdcache.statistics.settling import design_of
+from kdcache.statistics.significance import EXACT
 from kdcache.study import Study
 from kdcache.study.metrics import unit_of
 
@@ -147,11 +148,15 @@ def limits(metrics: Metrics) -> str:
     design = metrics.summary.get("design", {})
     if not design.get("detectable_sd"):
         return ""
-    seeds, floor = wording.count(int(design["seeds"]), "seed"), design["sign_flip_floor"]
+    seeds, floor = (
+        wording.count(int(design["seeds"]), "seed"),
+        wording.exact_p_value(design["sign_flip_floor"]),
+    )
+    kind = "an exact" if design["seeds"] <= EXACT else "a randomly drawn"
     keys = ("detectable_sd", "detectable_sd_corrected", "tost_margin_sd", "tost_margin_sd_corrected")
     alone, corrected, margin, margin_corrected = (wording.number(design[key], 2) for key in keys)
     return (
-        f"With {seeds}, an exact sign-flip test cannot give a p-value below {floor:g}. "
+        f"With {seeds}, {kind} sign-flip test cannot give a p-value below {floor}. "
         f"One paired t-test finds a difference of {alone} standard deviations (of the paired differences) with "
         f"80% power, {corrected} after correction; equivalence needs a margin of {margin}, "
         f"{margin_corrected} after correction."

@@ -61,11 +61,15 @@ def _saved(metrics: Metrics, study: Study) -> str:
 
 
 def _changes(metrics: Metrics) -> Iterator[str]:
-    """For each change of the declaration: the keys that changed, with their old and new values."""
+    """For each change of the declaration: the keys that changed, with their old and new values.
+
+    `settle` may change: it enters no test, and a comparison that has its verdict keeps it (docs/settle.md).
+    """
     declarations = metrics.provenance.get("declared", [])
     for before, after in pairwise(declarations):
-        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        yield "; ".join(f"{key}: {before.get(key)} became {after.get(key)}" for key in keys)
+        keys = [key for key in {**before, **after} if key != "settle" and before.get(key) != after.get(key)]
+        if keys:
+            yield "; ".join(f"{key}: {before.get(key)} became {after.get(key)}" for key in keys)
 
 
 def diagrams(metrics: Metrics) -> list[Drawing]:

@@ -66,9 +66,9 @@ def in_a_sentence(rows: list[dict[str, Any]]) -> str:
         return f"{whole}, no smaller cache is shown to be within {margin}."
     least = min(good, key=_size)
     enough = f"{_bytes(least['bytes_per_token'])} are enough ({least['stored']})"
-    return (
-        f"{whole}, {enough}: the student is shown to be within {margin} of one that learns from every token."
-    )
+    better = least["verdict"] == "better" and not least["negligible"]
+    found = "better than" if better else f"within {margin} of"
+    return f"{whole}, {enough}: the student is shown to be {found} one that learns from every token."
 
 
 def diagrams(rows: list[dict[str, Any]]) -> list[Drawing]:

@@ -158,12 +158,14 @@ def _pretrained(claim: Numbers, all_rows: ClaimRows) -> Words:
 def _wider(rows: pd.DataFrame, beyond: int, undecided: int) -> str:
     """The explanation why a comparison can be better in the table and undecided in this claim."""
     decided = rows[rows["verdict"].isin(["better", "worse"]) & ~rows["negligible"].astype(bool)]
-    if decided.empty or not undecided:
+    left = len(decided) - beyond  # those beyond the margin are decided in the table as well
+    if left < 1 or not undecided:
         return ""
+    some = ("one of " if left == 1 else "some of ") if beyond else ""
     verb = "may be" if beyond else "is" if len(decided) == 1 else "are"
     words = wording.listing(f"{n} {name}" for name, n in Counter(decided["verdict"]).items())
     return (
-        f"“Undecided” is about the margin, with all {len(rows)} comparisons together: the {words} in the table, "
+        f"“Undecided” is about the margin, with all {len(rows)} comparisons together: {some}the {words} in the table, "
         f"where each family is corrected alone, {verb} among them."
     )
 
@@ -198,14 +200,24 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
     if claim["interaction"] is None:
         return "No seed has all the trials that this comparison needs.", ""
     unit = _unit(rows.comparisons)
+    difference = wording.with_interval(
+        wording.gain(claim["interaction"], unit), wording.gains(claim["ci_low"], claim["ci_high"], unit)
+    )
     text = (
         f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.plural} from scratch and "
-        f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of "
-        f"{wording.gain(claim['interaction'], unit)} {wording.gains(claim['ci_low'], claim['ci_high'], unit)}."
-        f"{_would_take(claim)}"
+        f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of {difference}.{_would_take(claim)}"
     )
-    test = f"one-sided p {_stated(claim['p'])}" if claim["p"] is not None else "no test possible"
-    return text, f"From {_units(claim, rows)}, {test}. {_one_by_one(claim, rows)}".strip()
+    return text, f"From {_units(claim, rows)}, {_test(claim)}. {_one_by_one(claim, rows)}".strip()
+
+
+def _test(claim: Numbers) -> str:
+    """The interaction's p-value; with looks also the one that its verdict is made from."""
+    p = claim["p"]
+    if p is None:
+        return "no test possible"
+    corrected = claim.get("p_corrected", p)  # older files lack it
+    for_look = f", {wording.p_value(corrected)} for its look’s share of alpha" if corrected != p else ""
+    return f"one-sided p {_stated(p)}{for_look}"
 
 
 def _would_take(claim: Numbers) -> str:
@@ -262,7 +274,8 @@ def _unit(rows: pd.DataFrame) -> Unit:
 
 def _named(row: Any) -> str:
     unit = unit_of(getattr(row, "metric", ""))
-    gain = f"{wording.gain(row.difference, unit)} {wording.gains(row.ci_low, row.ci_high, unit)}"
+    ends = wording.gains(row.ci_low, row.ci_high, unit)
+    gain = wording.with_interval(wording.gain(row.difference, unit), ends)
     return f"{row.regularizer} with {row.student} on {row.task}, {gain}"
 
 
@@ -284,7 +297,7 @@ def _limits(rows: pd.DataFrame) -> str:
         return ""
     unit = _unit(rows)
     low, high = (
-        wording.score(limit, unit) for limit in (missed["detectable"].min(), missed["detectable"].max())
+        wording.size(limit, unit) for limit in (missed["detectable"].min(), missed["detectable"].max())
     )
     span = low if low == high else f"{low} to {high}"
     text = f"An inconclusive one would have shown a true difference of {span} {unit.plural} (80% power)."
@@ -322,7 +335,7 @@ def _advantage(row: Numbers) -> str:
         return f"{row['regularizer']} cannot be compared: no seed has all its trials"
     unit = unit_of(row.get("metric", ""))
     ends = wording.gains(row["ci_low"], row["ci_high"], unit)
-    gain = f"{wording.gain(row['difference'], unit)} {unit.plural} {ends}"
+    gain = wording.with_interval(f"{wording.gain(row['difference'], unit)} {unit.plural}", ends)
     return f"{row['regularizer']} {gain}, {wording.verdict_words(row['verdict'], row['negligible'])}"
 
 

@@ -68,7 +68,8 @@ def within_margin(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """From scratch: some regularizer is better than the baseline, corrected over all scratch comparisons.
 
-    Contradicted if every comparison is shown to be worse or within the margin, among models that learned something.
+    Contradicted if every comparison is shown to be worse or within the margin, among models that learned something, and
+    none is better in the table, where its family is corrected alone.
     """
     alpha = study.comparison.alpha
     corrected = _corrected(rows["t_q"], study)
@@ -76,7 +77,8 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
         p <= alpha and difference > 0 for p, difference in zip(corrected, rows["difference"], strict=True)
     )
     learned = rows["outcome"] != NOTHING_LEARNED
-    no_gain = (rows["verdict"] == "worse") | learned & (rows["tost_p_corrected"].astype(float) <= alpha)
+    within = learned & (rows["tost_p_corrected"].astype(float) <= alpha)
+    no_gain = (rows["verdict"] != "better") & ((rows["verdict"] == "worse") | within)
     return {
         "id": "scratch_some_better",
         "verdict": "supported" if better else "contradicted" if no_gain.all() else "inconclusive",
@@ -99,7 +101,17 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
     to_show = _to_show(row, study.comparison.alpha)
     shown = ["task", "scratch", "pretrained", "interaction", "ci_low", "ci_high", "p", "verdict"]
-    numbers = ("gain_scratch", "gain_pretrained", "interaction", "ci_low", "ci_high", "p", "unit", "n")
+    numbers = (
+        "gain_scratch",
+        "gain_pretrained",
+        "interaction",
+        "ci_low",
+        "ci_high",
+        "p",
+        "p_corrected",
+        "unit",
+        "n",
+    )
     return {
         "id": "interaction",
         "verdict": row["verdict"],
@@ -131,12 +143,11 @@ def teacher_needed(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
     """Distillation from a teacher beats, on average, the regularizers that need none.
 
     Supported if a KD, pooled over all tasks and students, is better than the mean of the teacher-free regularizers;
-    contradicted if every KD is worse than that mean, or within the margin of it; else inconclusive.
+    contradicted if every KD is worse than that mean, or equivalent to it; else inconclusive.
     """
     pooled = rows[(rows["scope"] == "pooled") & (rows["init"] == ALL)]
     cells = rows[rows["scope"] == "cell"]
-    within = pooled["tost_p_corrected"].astype(float) <= study.comparison.alpha
-    no_gain = (pooled["verdict"] == "worse") | within
+    no_gain = pooled["verdict"].isin(["worse", "equivalent"])
     better = (pooled["verdict"] == "better").any()
     return {
         "id": "teacher_needed",

@@ -1,20 +1,25 @@
 """Whether models learned anything: a model that did not scores no more than the same answer for every row.
 
-If neither a method nor plain fine-tuning learned anything, their equivalence says nothing about the method. So such a
-comparison gets no verdict.
+If neither a method nor what it is compared with learned anything, their equivalence says nothing about the method. So
+such a comparison gets no verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import pandas as pd
 
+from kdcache.statistics.against_teacher_free import methods
+from kdcache.statistics.contests import ALL
 from kdcache.study import Study
 from kdcache.study.metrics import unit_of
 
 ROUNDING = 1e-4  # the tolerance of comparisons, since the files have six digits
 NOTHING_LEARNED = "nothing learned"  # the outcome of a comparison
+Cell: TypeAlias = tuple[str, str, Sequence[str]]  # task, student, and the methods that are compared
 
 
 def unlearned_seeds(trials: pd.DataFrame, metric: str, majority: float) -> list[int]:
@@ -36,24 +41,80 @@ def without_unlearned(
 ) -> pd.DataFrame:
     """comparisons.csv, with `equivalent` taken back if no seed of either side learned anything.
 
-    The verdict is then `inconclusive`, the outcome `nothing learned`, and the note says why.
+    The verdict is then `inconclusive`, the outcome `nothing learned`, and the note says why. Only those seeds count
+    that the comparison used: they have a score, and are among the seeds of the look at which it stopped.
 
     Args:
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
-    trials_of = dict(iter(trials.groupby(["task", "student", "regularizer"], sort=False)))
-    baseline, judged = study.comparison.baseline, comparisons.copy()
-    for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
-        task, student = str(row["task"]), str(row["student"])
-        sides = [trials_of[task, student, name] for name in (str(row["regularizer"]), baseline)]
-        if task in majorities and not any(
-            _learned(side, str(row["metric"]), majorities[task]) for side in sides
-        ):
-            said = f"no seed of either does better than one answer for every row, {majorities[task]:.4g}"
-            note = "; ".join(filter(None, [str(row["note"]), said]))
-            judged.loc[place, ["verdict", "outcome", "note"]] = ["inconclusive", NOTHING_LEARNED, note]
+    learning, baseline, judged = (
+        _Learning(trials, study, majorities),
+        study.comparison.baseline,
+        comparisons.copy(),
+    )
+    for place, row in _equivalent(comparisons):
+        said = learning.nothing((row["task"], row["student"], (row["regularizer"], baseline)), row["look"])
+        if said:
+            changed = ["inconclusive", NOTHING_LEARNED, _joined(row["note"], said)]
+            judged.loc[place, ["verdict", "outcome", "note"]] = changed
     return judged
 
 
-def _learned(trials: pd.DataFrame, metric: str, majority: float) -> bool:
-    return len(unlearned_seeds(trials, metric, majority)) < len(trials)
+def without_unlearned_cells(
+    advantages: pd.DataFrame, trials: pd.DataFrame, study: Study, majorities: Mapping[str, float]
+) -> pd.DataFrame:
+    """The same for the rows of `compare_with_teacher_free`, which have no outcome.
+
+    For a pooled row one task and student of which nobody learned anything are enough: the difference of zero there
+    would make the mean smaller.
+    """
+    learning, judged = _Learning(trials, study, majorities), advantages.copy()
+    for place, row in _equivalent(advantages):
+        for cell in _cells(row, study):
+            said = learning.nothing(cell, row["look"])
+            if said:
+                note = _joined(row["note"], f"{cell[0]} / {cell[1]}: {said}")
+                judged.loc[place, ["verdict", "note"]] = ["inconclusive", note]
+                break
+    return judged
+
+
+def _equivalent(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.Series[Any]]]:
+    yield from rows[rows["verdict"] == "equivalent"].iterrows()
+
+
+def _cells(row: pd.Series[Any], study: Study) -> Iterator[Cell]:
+    """What a row of `compare_with_teacher_free` compares, on each of its tasks and students."""
+    others = methods(study)[1] if row["against"] == ALL else [row["against"]]
+    for task, student in dict.fromkeys(name[:2] for name in study.configurations()):
+        places = ((row["task"], task), (row["student"], student), (row["init"], study.students[student].init))
+        if all(asked in (ALL, own) for asked, own in places):
+            yield task, student, (row["regularizer"], *others)
+
+
+def _joined(note: Any, said: str) -> str:
+    return "; ".join(filter(None, [str(note), said]))
+
+
+@dataclass(frozen=True)
+class _Learning:
+    trials: pd.DataFrame
+    study: Study
+    majorities: Mapping[str, float]
+
+    def nothing(self, cell: Cell, look: Any) -> str:
+        """That nobody learned anything, in words; nothing if somebody did, or if the majority's score is unknown."""
+        task, student, names = cell
+        if task not in self.majorities:
+            return ""
+        used, metric = self._used(task, student, names, int(look)), self.study.tasks[task].metrics[0]
+        if len(unlearned_seeds(used, metric, self.majorities[task])) < len(used):
+            return ""
+        return f"no seed of either does better than one answer for every row, {self.majorities[task]:.4g}"
+
+    def _used(self, task: str, student: str, names: Sequence[str], look: int) -> pd.DataFrame:
+        """The trials of some methods that have a score, up to a look."""
+        rows, metric = self.trials, self.study.tasks[task].metrics[0]
+        seeds = self.study.seeds[: self.study.looks[look - 1]]
+        own = (rows["task"] == task) & (rows["student"] == student) & rows["regularizer"].isin(names)
+        return rows[own & rows["seed"].isin(seeds) & rows[metric].notna()]

@@ -27,6 +27,7 @@ Alternative: TypeAlias = Literal["two-sided", "greater", "less"]
 EXACT = 16  # up to 2^16 sign patterns, or splits into groups, are enumerated
 RESAMPLES = 99_999  # Monte Carlo draws beyond that; p >= 1 / (RESAMPLES + 1)
 ROUNDING = 1e-12  # differences that agree to this, relative to the scores, count as equal
+AT_NULL = 1e-9  # a difference without spread that is this near a hypothesis, relative to it, lies on it
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def paired_t(d: ArrayLike, null: float = 0.0, alternative: Alternative = "two-si
     """p of the t-test that the mean difference is `null`; of the sign-flip test if `d` has no spread."""
     d = scores(d)
     if constant(d):
-        return sign_flip(d - null, alternative)
+        return sign_flip(np.full_like(d, _from_null(float(d[0]), null)), alternative)
     error = float(d.std(ddof=1)) / math.sqrt(d.size)
     return _t_tail(float(d.mean() - null) / error, d.size - 1, alternative)
 
@@ -123,9 +124,15 @@ def welch_t(x: ArrayLike, y: ArrayLike, null: float = 0.0, alternative: Alternat
     """p of Welch's test that the means differ by `null`; of a permutation test if neither sample has spread."""
     first, second = scores(x), scores(y)
     if constant(first) and constant(second):
-        return label_permutation(first - null, second, alternative)
+        gap = _from_null(float(first[0] - second[0]), null)
+        return label_permutation(np.full_like(first, gap), np.zeros_like(second), alternative)
     error, df = welch_error(first, second)
     return _t_tail(float(first.mean() - second.mean() - null) / error, df, alternative)
+
+
+def _from_null(difference: float, null: float) -> float:
+    """difference - null, or exactly 0 if that is rounding noise: 57 - 56 may come as 0.99999999999998."""
+    return 0.0 if abs(difference - null) <= AT_NULL * abs(null) else difference - null
 
 
 def t_quantile(p: float, df: float) -> float:

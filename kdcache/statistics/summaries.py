@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,6 +14,7 @@ from kdcache.statistics.claim_words import ClaimRows, put_into_words
 from kdcache.statistics.claims import judge_claims
 from kdcache.statistics.interactions import compare_inits
 from kdcache.statistics.judging import VERDICTS
+from kdcache.statistics.learned import without_unlearned_cells
 from kdcache.statistics.settling import design_of
 from kdcache.statistics.significance import sign_flip_floor
 from kdcache.statistics.verdicts import compare, points_table, tabulate_scores
@@ -21,8 +23,15 @@ from kdcache.study import Study
 FORMAT = 1
 
 
-def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | None = None) -> dict[str, Any]:
+def summarize(
+    trials: pd.DataFrame,
+    study: Study,
+    comparisons: pd.DataFrame | None = None,
+    majorities: Mapping[str, float] | None = None,
+) -> dict[str, Any]:
     """The content of metrics/summary.json. `comparisons` is the result of `compare`; without it, it is computed here.
+
+    `majorities` is as for `learned.without_unlearned`; without it, all models count as having learned something.
 
     Layout, format 1 (numbers that could not be estimated are null; differences are in points):
 
@@ -50,7 +59,9 @@ def summarize(trials: pd.DataFrame, study: Study, comparisons: pd.DataFrame | No
     """
     compared = compare(trials, study) if comparisons is None else comparisons
     interactions = compare_inits(trials, study)
-    taught = compare_with_teacher_free(trials, study)
+    taught = without_unlearned_cells(
+        compare_with_teacher_free(trials, study), trials, study, majorities or {}
+    )
     facts = {
         "format": FORMAT,
         "study": _study_facts(trials, study, len(compared)),

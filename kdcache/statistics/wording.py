@@ -71,6 +71,11 @@ def interval(low: float | None, high: float | None, digits: int = 2) -> str:
     )
 
 
+def with_interval(text: str, interval: str) -> str:
+    """Such as "+0.35 points [−0.10, 0.85]", or "+0.35 points, no interval"."""
+    return f"{text} {interval}" if interval.startswith("[") else f"{text}, {interval}"
+
+
 def p_value(value: float | None) -> str:
     """Three decimals, or "< 0.001": few seeds do not give more precision."""
     if value is None or math.isnan(value):
@@ -79,8 +84,12 @@ def p_value(value: float | None) -> str:
 
 
 def exact_p_value(value: float | None) -> str:
-    """Four decimals, for exact p-values, which are ratios of counts."""
-    return number(value, 4)
+    """Four decimals, for p-values that are ratios of counts; five below 0.0001, and never 0."""
+    if value is None or math.isnan(value):
+        return NONE
+    if value < 0.00001:
+        return "< 0.00001"
+    return number(value, 4 if value >= 0.0001 else 5)
 
 
 def one_decimal(value: float | None) -> str:

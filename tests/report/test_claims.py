@@ -29,7 +29,7 @@ def test_pretrained(metrics: Metrics) -> None:
     )
     assert claim.tested == "none beyond the margin"
     # tf_reg alone is inconclusive: 1.35 x 1.90
-    assert claim.note == "An inconclusive one would have shown a true difference of 2.6 points (80% power)."
+    assert claim.note == "An inconclusive one would have shown a true difference of 2.56 points (80% power)."
 
 
 @pytest.mark.parametrize(
@@ -101,6 +101,14 @@ def test_interaction(metrics: Metrics) -> None:
     assert claim.answer == "Not settled"
     assert plain(claim.sentence).endswith("a difference of +0.42 [−0.50, 1.35].")
     assert claim.note == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
+
+
+def test_an_interaction_with_looks_has_the_p_value_that_its_verdict_is_made_from(metrics: Metrics) -> None:
+    metrics.summary["claims"][2]["p_corrected"] = 0.52  # at a look with a quarter of alpha
+    said = "From 5 seeds, one-sided p = 0.130, 0.520 for its look’s share of alpha. Pair by pair"
+    assert claims(metrics)[2].note.startswith(said)
+    metrics.summary["claims"][2]["p_corrected"] = 0.13
+    assert claims(metrics)[2].note.startswith("From 5 seeds, one-sided p = 0.130. Pair by pair")
 
 
 def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics) -> None:
@@ -200,6 +208,19 @@ def test_better_in_the_table_beside_undecided_is_explained(metrics: Metrics) -> 
         "“Undecided” is about the margin, with all 4 comparisons together: the 1 better in the table, "
         "where each family is corrected alone, is among them."
     )
+
+
+def test_what_is_beyond_the_margin_is_not_among_the_undecided(metrics: Metrics) -> None:
+    rows, claim = metrics.comparisons, metrics.summary["claims"][0]
+    pretrained = rows.index[rows["init"] == "pretrained"][:2]
+    rows.loc[pretrained, ["verdict", "negligible"]] = ["worse", False]
+    claim |= {"beyond_margin": 1, "undecided": 1}
+    assert (
+        "together: one of the 2 worse in the table, where each family is corrected alone, may be among"
+        in (claims(metrics)[0].note)
+    )
+    claim |= {"beyond_margin": 2}
+    assert "among them" not in claims(metrics)[0].note
 
 
 def test_teacher(metrics: Metrics) -> None:

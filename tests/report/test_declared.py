@@ -29,6 +29,20 @@ def test_two_seeds_say_little(metrics: Metrics) -> None:
     assert "says little" not in declared.certainty(changed(metrics, seeds=1, ci_low=None), samples.study())
 
 
+@pytest.mark.parametrize(
+    ("seeds", "floor", "said"),
+    [
+        (5, 0.0625, "With 5 seeds, an exact sign-flip test cannot give a p-value below 0.0625."),
+        (20, 1e-5, "With 20 seeds, a randomly drawn sign-flip test cannot give a p-value below 0.00001."),
+    ],
+)
+def test_the_sign_flip_test_is_exact_for_few_seeds(
+    metrics: Metrics, seeds: int, floor: float, said: str
+) -> None:
+    metrics.summary["design"] |= {"seeds": seeds, "sign_flip_floor": floor}
+    assert declared.limits(metrics).startswith(said)
+
+
 def test_open_comparisons_of_a_study_with_looks(metrics: Metrics) -> None:
     fields = samples.study().model_dump(mode="json", exclude_unset=True)
     fields["seeds"], fields["comparison"]["looks"] = 10, [5, 10]

@@ -73,6 +73,19 @@ def test_what_was_changed_afterwards_is_said(metrics: Metrics) -> None:
     assert "Changed after trials had been judged" in render(metrics, study(), [])
 
 
+def test_what_may_be_changed_afterwards_is_no_such_change(metrics: Metrics) -> None:
+    """With `settle: claims` more seeds are asked for. No test changes."""
+    before = {"alpha": 0.05, "looks": [5], "settle": "verdicts"}
+    metrics.provenance["declared"] = [before, before | {"settle": "claims"}]
+    section = looks.make_section(metrics, study())
+    assert section is not None
+    assert section.changed == []
+    metrics.provenance["declared"] = [before, before | {"settle": "claims", "alpha": 0.1}]
+    section = looks.make_section(metrics, study())
+    assert section is not None
+    assert section.changed == ["alpha: 0.05 became 0.1"]
+
+
 def test_a_fixed_design_has_no_such_part(metrics: Metrics) -> None:
     assert looks.make_section(metrics, samples.study()) is None
     assert "Look by look" not in render(metrics, samples.study(), [])

@@ -54,6 +54,14 @@ def test_where_nothing_is_enough_that_is_said() -> None:
     assert "20 bytes are enough" in storage.in_a_sentence([ROWS[1], better])
 
 
+def test_better_is_not_called_within_the_margin() -> None:
+    better = row("other", 20.0, 0.2, "better")
+    assert storage.in_a_sentence([better]).endswith(
+        "shown to be better than one that learns from every token."
+    )
+    assert "within 0.01 nats of" in storage.in_a_sentence([better | {"negligible": True}])
+
+
 def test_the_chart_has_a_point_for_every_cache_of_known_size() -> None:
     (drawing,) = storage.diagrams([*ROWS, row("unknown", None, 0.0, "inconclusive")])
     alt.Chart.from_dict(drawing.spec)  # raises SchemaValidationError

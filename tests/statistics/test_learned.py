@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 
 from kdcache.statistics import compare, summarize
-from kdcache.statistics.learned import unlearned_seeds, without_unlearned
+from kdcache.statistics.against_teacher_free import compare_with_teacher_free
+from kdcache.statistics.learned import unlearned_seeds, without_unlearned, without_unlearned_cells
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
+from tests.statistics.test_against_teacher_free import PAIR, taught_study
 
+POOR = ("a", "tiny", "smooth")
 BOTH = [47.3, 47.3, 47.2, 47.3, 47.3]
 POINTS = {
     ("a", "tiny", "base"): BOTH,
-    ("a", "tiny", "smooth"): [47.3, 47.2, 47.3, 47.3, 47.3],
+    POOR: [47.3, 47.2, 47.3, 47.3, 47.3],
     ("a", "tiny", "kd"): [80.0, 80.1, 80.2, 80.0, 80.1],
 }
 
@@ -53,3 +59,67 @@ def test_one_seed_that_learned_is_enough_and_so_is_an_unknown_majority() -> None
         found = without_unlearned(compare(trials, study()), trials, study(), majorities)
         assert list(found["verdict"]) == ["equivalent", "better"]
     assert unlearned_seeds(trials[trials["regularizer"] == "base"], "accuracy", 47.25) == [2]
+
+
+def test_a_seed_without_a_score_has_learned_nothing() -> None:
+    trials = make_trials(POINTS | {POOR: [47.3, 47.2, 47.3, 47.3, np.nan]})
+    found = without_unlearned(compare(trials, study()), trials, study(), {"a": 47.3})
+    assert found["outcome"][0] == "nothing learned"
+
+
+@pytest.mark.parametrize("later", [47.2, 60.0])
+def test_seeds_after_the_look_at_which_a_comparison_stopped_do_not_count(later: float) -> None:
+    """The baseline goes on with the other method; what its later seeds learned says nothing about the first."""
+    plan = make_study(["a"], methods=["smooth", "kd"], seeds=range(10), looks=[5, 10])
+    base, other = [*BOTH, *[later] * 5], [49.3, 46.3, 50.3, 47.8, 49.3] * 2
+    trials = make_trials({("a", "tiny", "base"): base, POOR: POINTS[POOR], ("a", "tiny", "kd"): other})
+    compared = compare(trials, plan)
+    assert list(compared["look"]) == [1, 2]
+    assert without_unlearned(compared, trials, plan, {"a": 47.3})["outcome"][0] == "nothing learned"
+
+
+def test_a_teacher_is_not_shown_to_be_needless_where_nobody_learned() -> None:
+    names = ("base", "kd", "smooth", "self_kd")
+    flat = {
+        ("news", "tiny", name): list(47.3 - 0.1 * np.roll(np.arange(5), k)) for k, name in enumerate(names)
+    }
+    learned = {
+        ("sport", "tiny", name): [value + 30 for value in flat["news", "tiny", name]] for name in names
+    }
+    for points, tasks, verdict in (
+        (flat, ["news"], "inconclusive"),
+        (flat | learned, ["news", "sport"], "inconclusive"),
+    ):
+        trials, plan = make_trials(points), taught_study(tasks=tasks)
+        before = needed(summarize(trials, plan))
+        after = needed(summarize(trials, plan, majorities={"news": 47.3, "sport": 47.3}))
+        assert (before["verdict"], after["verdict"]) == ("contradicted", verdict)
+        assert after["equivalent"] == before["equivalent"] - 2  # the cells of news
+
+
+def test_a_row_about_one_kind_of_student_is_kept_where_only_the_other_learned_nothing() -> None:
+    names = ("base", "kd", "smooth", "self_kd")
+    points = {
+        ("news", student, name): list(score - 0.1 * np.roll(np.arange(5), k))
+        for student, score in (("tiny", 80.0), ("raw", 47.3))
+        for k, name in enumerate(names)
+    }
+    trials, plan = make_trials(points), taught_study(students=PAIR)
+    rows = compare_with_teacher_free(trials, plan)
+    assert set(rows["verdict"]) == {"equivalent"}
+    found = without_unlearned_cells(rows, trials, plan, {"news": 47.3})
+    cells, pooled = (found[found["scope"] == scope] for scope in ("cell", "pooled"))
+    assert set(zip(cells["student"], cells["verdict"], strict=True)) == {
+        ("tiny", "equivalent"),
+        ("raw", "inconclusive"),
+    }
+    said = "news / raw: no seed of either does better than one answer for every row, 47.3"
+    assert list(zip(pooled["init"], pooled["verdict"], pooled["note"], strict=True)) == [
+        ("all", "inconclusive", said),
+        ("pretrained", "equivalent", ""),
+        ("scratch", "inconclusive", said),
+    ]
+
+
+def needed(summary: dict[str, Any]) -> dict[str, Any]:
+    return next(claim for claim in summary["claims"] if claim["id"] == "teacher_needed")

@@ -195,6 +195,17 @@ def test_equal_differences_never_give_certainty() -> None:
     assert significance.welch_difference(x, y) == significance.Difference(1.0, None, None, None)
 
 
+@pytest.mark.parametrize("score", [0.56, 0.57, 0.28, 0.66, 0.8, 0.81])
+def test_equal_differences_on_the_margin_are_not_within_it_nor_beyond(score: float) -> None:
+    """In floating point one row of 100 is 0.99999999999998 points, or 1.00000000000001."""
+    x, y = [100 * (score + 0.01)] * 5, [100 * score] * 5
+    d = significance.differences(x, y)
+    assert significance.tost_paired(d, 1.0) == significance.beyond_margin_paired(d, 1.0) == 1.0
+    assert significance.tost_welch(x, y, 1.0) == significance.beyond_margin_welch(x, y, 1.0) == 1.0
+    assert significance.tost_paired(d, 1.001) == 1 / 32
+    assert significance.beyond_margin_paired(d, 0.999) == 2 / 32
+
+
 def test_identical_scores_are_no_difference() -> None:
     d = significance.differences(X, X)
     assert significance.paired_t(d) == significance.sign_flip(d) == 1.0

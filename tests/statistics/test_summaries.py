@@ -210,3 +210,24 @@ def test_csv_has_no_minus_zero_and_refuses_infinity(tmp_path: Path) -> None:
     with pytest.raises(KdcacheError, match="column x has an infinite number"):
         write_table(pd.DataFrame({"x": [float("inf"), 1.0]}), tmp_path / "other.csv")
     assert not (tmp_path / "other.csv").exists()
+
+
+def test_nothing_helps_is_not_shown_where_the_table_calls_one_better() -> None:
+    """Each task is a family of one: p = 0.036 is better there, negligible, and 0.071 over both."""
+    gain = np.array([0.1, 0.2, 0.3, 0.4, 0.6])
+    base = 70 + np.arange(5.0)
+    points = {
+        (task, "raw", name): base + (by if name == "smooth" else 0)
+        for task, by in (("news", gain), ("sport", 0.02 + NOISE))
+        for name in ("base", "smooth")
+    }
+    trials, study = make_trials(points), make_study(["news", "sport"], {"raw": ("t", "scratch")})
+    compared = compare(trials, study)
+    assert list(compared["verdict"]) == ["better", "equivalent"]
+    (claim,) = summarize(trials, study)["claims"]
+    assert claim["better"] == 1  # so large a gain is better in the claim, too
+    points["news", "raw", "smooth"] = base + np.array([0.05, 0.15, 0.3, 0.4, 0.6])
+    trials = make_trials(points)
+    assert list(compare(trials, study)["verdict"]) == ["better", "equivalent"]
+    (claim,) = summarize(trials, study)["claims"]
+    assert (claim["better"], claim["verdict"]) == (0, "inconclusive")

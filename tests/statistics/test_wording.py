@@ -84,3 +84,25 @@ def test_a_recipe_says_what_a_regularizer_is() -> None:
     assert wording.recipe(annealed).replace("\N{NO-BREAK SPACE}", " ") == (
         "teacher’s logits, α 1 to 0, τ 8 to 1, β 8, dkd"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0625, "0.0625"),
+        (1e-4, "0.0001"),
+        (2 / 2**16, "0.00003"),
+        (1e-5, "0.00001"),
+        (1e-7, "< 0.00001"),
+        (None, "–"),
+    ],
+)
+def test_a_p_value_that_is_a_ratio_of_counts_is_never_written_as_zero(value: float | None, text: str) -> None:
+    assert wording.exact_p_value(value) == text
+
+
+def test_what_has_no_interval_says_so() -> None:
+    assert wording.with_interval("+0.35 points", wording.interval(-0.1, 0.8)).endswith(
+        "points [−0.10,\N{NO-BREAK SPACE}0.80]"
+    )
+    assert wording.with_interval("+0.35 points", wording.interval(None, None)) == "+0.35 points, no interval"
