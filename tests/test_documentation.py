@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import re
+from functools import reduce
+from operator import getitem
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic.fields import FieldInfo
 
+from kdcache.study import load_study
 from kdcache.study.estimates import TokenEstimate
 from kdcache.study.methods import Regularizer
 from kdcache.study.models import Lora, Student, Teacher
 from kdcache.study.schema import Comparison, Study
 from kdcache.study.task import Augment, Source, Task
 from kdcache.study.tuning import Space, Tuning
+from tests.study.samples import mistakes_in, write
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -67,14 +73,27 @@ TABLES = {
 }
 
 
-def test_every_key_of_params_yaml_has_its_line_with_its_default() -> None:
+# These have a default in the schema. The file has to have them, since dvc.yaml refers to them.
+READ_BY_DVC = {("The study", "teachers"), ("The study", "distillers"), ("comparison", "baseline")}
+
+
+def described_keys() -> dict[str, list[tuple[str, str]]]:
+    """The keys of docs/params.md, each with its default, by the table's heading."""
     parts = re.split(r"(?m)^##+ (.+)\n", text_of(Path("docs/params.md")))
-    described = {
+    return {
         heading: re.findall(r"(?m)^\| `(\w+)` \| (\S+) \|", text)
         for heading, text in zip(parts[1::2], parts[2::2], strict=True)
     }
+
+
+def test_every_key_of_params_yaml_has_its_line_with_its_default() -> None:
+    described = described_keys()
     expected = {
-        heading: [(key, said(field)) for model in models for key, field in model.model_fields.items()]
+        heading: [
+            (key, "required" if (heading, key) in READ_BY_DVC else said(field))
+            for model in models
+            for key, field in model.model_fields.items()
+        ]
         for heading, models in TABLES.items()
     }
     assert described.keys() == expected.keys()
@@ -90,6 +109,86 @@ def said(field: FieldInfo) -> str:
     if default is None:
         return "—"
     return f"`{json.dumps(default)}`".replace('"', "")
+
+
+MODEL = {"checkpoint": "data/models/m", "learning_rate": 1e-3, "epochs": 2, "batch_size": 8}
+# Of every section, as few keys as it can have.
+FEWEST: dict[str, Any] = {
+    "seeds": 2,
+    "tasks": {
+        "digits": {
+            "source": {"builtin": "digits"},
+            "image": "image",
+            "metrics": ["accuracy"],
+            "augment": {"flip": 0.5},
+        }
+    },
+    "teachers": {"big": MODEL},
+    "students": {"small": {**MODEL, "lora": {"rank": 8, "alpha": 16}}},
+    "regularizers": {"base": {}},
+    "distillers": {},
+    "comparison": {"baseline": "base", "margin": {"accuracy": 1.0}},
+    "tuning": {"seeds": [100], "budget": 1, "space": {"all": {}}},
+}
+LANGUAGE: dict[str, Any] = {
+    **FEWEST,
+    "tasks": {
+        "articles": {
+            "kind": "language_modelling",
+            "source": {"builtin": "bbc_articles"},
+            "text": ["text"],
+            "metrics": ["nll"],
+            "max_length": 64,
+        }
+    },
+    "teachers": {"big": {**MODEL, "cache": {}}},
+    "comparison": {"baseline": "base", "margin": {"nll": 0.01}},
+}
+# The table's heading, a study, the section's place in it, and those of its keys that the page calls necessary in words
+# alone, since they depend on others.
+SECTIONS: list[tuple[str, dict[str, Any], str, set[str]]] = [
+    ("The study", FEWEST, "", set()),
+    ("tasks", FEWEST, "tasks.digits", {"image"}),
+    ("tasks", LANGUAGE, "tasks.articles", {"kind", "text", "max_length"}),
+    ("source", FEWEST, "tasks.digits.source", {"builtin"}),
+    ("augment", FEWEST, "tasks.digits.augment", {"flip"}),
+    ("teachers and students", FEWEST, "teachers.big", set()),
+    ("teachers and students", FEWEST, "students.small", set()),
+    ("lora", FEWEST, "students.small.lora", set()),
+    ("cache", LANGUAGE, "teachers.big.cache", set()),
+    ("regularizers and distillers", FEWEST, "regularizers.base", set()),
+    ("comparison", FEWEST, "comparison", set()),
+    ("tuning", FEWEST, "tuning", {"space"}),
+]
+
+
+def test_every_table_of_keys_is_looked_at() -> None:
+    assert {heading for heading, *_ in SECTIONS} == described_keys().keys()
+
+
+@pytest.mark.parametrize(
+    ("heading", "study", "place", "in_words"), SECTIONS, ids=[place or "study" for _, _, place, _ in SECTIONS]
+)
+def test_a_key_can_be_left_out_unless_the_page_calls_it_required(
+    tmp_path: Path, heading: str, study: dict[str, Any], place: str, in_words: set[str]
+) -> None:
+    required = {key for key, default in described_keys()[heading] if default == "required"}
+    keys = place.split(".") if place else []
+    given = set(reduce(getitem, keys, study))
+    load_study(write(tmp_path, study))  # all keys that are not given can be left out
+    assert required | in_words <= given
+    for key in given - in_words:
+        without = copy.deepcopy(study)
+        del reduce(getitem, keys, without)[key]
+        if key in required:
+            path = ".".join([*keys, key])
+            assert [
+                mistake
+                for mistake in mistakes_in(tmp_path, without)
+                if mistake.startswith(f"{path}: missing")
+            ]
+        else:
+            load_study(write(tmp_path, without))
 
 
 def test_every_committed_study_is_in_the_list_of_results() -> None:

@@ -74,7 +74,9 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of rows.")] = 0,
     tolerance: Annotated[
         float,
-        typer.Option(min=0, help="Largest |difference| / (1 + |cached logit|); bfloat16 needs about 0.1."),
+        typer.Option(
+            min=0, max=1, help="Largest |difference| / (1 + |cached logit|); bfloat16 needs about 0.1."
+        ),
     ] = 1e-3,
     as_json: Json = False,
 ) -> None:
@@ -178,7 +180,8 @@ def ensemble(
     caches: Annotated[list[Path], typer.Argument(help="The caches to combine, two or more.")],
     of: Annotated[Literal["logits", "probabilities"], typer.Option(help="What is averaged.")] = "logits",
     weight: Annotated[
-        list[float] | None, typer.Option(help="A cache's weight. Give one for each cache, in their order.")
+        list[float] | None,
+        typer.Option(min=0, max=1e9, help="A cache's weight. Give one for each cache, in their order."),
     ] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the cache at OUT, if there is one.")] = False,
     as_json: Json = False,

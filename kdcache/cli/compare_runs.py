@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import math
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import pandas as pd
 from rich.table import Table
 
 from kdcache.cli import printing
@@ -19,8 +22,9 @@ from kdcache.results.reading import read_table
 from kdcache.results.schema import ComparisonRow, TrialRow
 from kdcache.statistics import wording
 from kdcache.statistics.runs import Change, Side, StudyRun, changes, different_params
-from kdcache.study.metrics import Unit, unit_of
+from kdcache.study.metrics import Metric, Unit, unit_of
 from kdcache.system.params_file import parse_params
+from kdcache.system.quoting import quoted
 
 Read = Callable[[Path], str]
 
@@ -41,18 +45,35 @@ def read_run(name: str, params: Path, metrics: Path) -> StudyRun:
         read_table(read(metrics / f"{file}.csv"), f"{name}: {metrics / file}.csv", table)
         for file, table in (("trials", TrialRow), ("comparisons", ComparisonRow))
     )
+    _check_numbers(trials, f"{name}: {metrics / 'trials.csv'}")
     return StudyRun(name, dict(parse_params(read(params), f"{name}: {params}")), trials, comparisons)
+
+
+def _check_numbers(trials: pd.DataFrame, place: str) -> None:
+    """Refuse a seed that is no whole number, and a score that is no number. A failed trial's score is blank."""
+    for column in ("seed", *(metric for metric in get_args(Metric) if metric in trials)):
+        wrong = [value for value in trials[column] if not _is_number(value, whole=column == "seed")]
+        if wrong:
+            what = "whole numbers" if column == "seed" else "numbers"
+            raise ComparisonError(
+                f"{place}: column {column}: expected {what}, found {quoted(wrong[0])}; run compare again there"
+            )
+
+
+def _is_number(value: object, whole: bool) -> bool:
+    return isinstance(value, int) or (not whole and isinstance(value, float) and not math.isinf(value))
 
 
 def _folder(folder: Path) -> Read:
     def read(path: Path) -> str:
         try:
-            return (folder / path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not text"
+            data = (folder / path).read_bytes()
+        except OSError as error:
             raise ComparisonError(
-                f"{folder / path}: cannot be read ({reason}); run `dvc repro` there"
+                f"{folder / path}: cannot be read ({error.strerror}); run `dvc repro` there, or say with --params and "
+                "--metrics where the study file and the metrics folder are"
             ) from None
+        return _text(data, f"{folder / path}")
 
     return read
 
@@ -61,22 +82,36 @@ def _revision(name: str) -> Read:
     commit = _commit(name)
 
     def read(path: Path) -> str:
-        text = _git("show", f"{commit}:./{path.as_posix()}")
-        if text is None:
+        data = _git("cat-file", "blob", f"{commit}:./{path.as_posix()}")
+        if data is None:
             raise ComparisonError(
                 f"{name}: has no {path} ({commit[:9]}); were its results committed? --params and --metrics say where "
                 "the study file and the metrics folder are"
             )
-        return text
+        return _text(data, f"{name}: {path}")
 
     return read
 
 
+def _text(data: bytes, place: str) -> str:
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise ComparisonError(f"{place}: line {line}: not UTF-8; save it as UTF-8") from None
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise ComparisonError(
+            f"{place}: line {line}: expected text, found a NUL byte; save it as UTF-8 without it"
+        )
+    return text
+
+
 def _commit(name: str) -> str:
     """The commit of a branch, tag, hash or DVC experiment."""
-    commit_id = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+    commit_id = _git_lines("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
     experiments = (
-        "" if commit_id else _git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps") or ""
+        "" if commit_id else _git_lines("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps")
     )
     named = {line.split()[0] for line in experiments.splitlines() if line.endswith(f"/{name}")}
     if not commit_id and not named:
@@ -90,12 +125,15 @@ def _commit(name: str) -> str:
     return commit_id.strip() if commit_id else named.pop()
 
 
-def _git(*arguments: str) -> str | None:
+def _git_lines(*arguments: str) -> str:
+    """Git's lines of hashes and names, which may be of any bytes, as names on the command line; "" if it fails."""
+    return os.fsdecode(_git(*arguments) or b"")
+
+
+def _git(*arguments: str) -> bytes | None:
     """What Git prints; None if it fails."""
     try:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, encoding="utf-8", check=False
-        )
+        done = subprocess.run(["git", *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         raise ComparisonError("git is not installed, so only folders can be compared") from None
     return done.stdout if done.returncode == 0 else None

@@ -14,9 +14,14 @@ from kdcache.cli.planning.plan import plan_study
 from kdcache.cli.planning.runs import Size
 from kdcache.errors import KdcacheError
 from kdcache.study import Study, load_study
+from kdcache.system.quoting import shown
 
-ROWS = re.compile(r"(.+)=(\d+),(\d+)(?:,(\d+)(?:,(\d+))?)?")
+ROWS = re.compile(r"(.+)=(\d{1,18}),(\d{1,18})(?:,(\d{1,18})(?:,(\d{1,18}))?)?")
 FORM = "TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"
+LEAST_ROWS = {"TRAIN": 1, "EVALUATED": 1, "CLASSES": 1, "UNLABELLED": 0}
+MOST_ROWS = 10**12
+# Of an sd and of a true difference: between these, rounding hides no verdict.
+SMALLEST_SD, LARGEST = 1e-6, 1e6
 
 
 def find_plan(
@@ -36,9 +41,10 @@ def find_plan(
         rows: `TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]` for tasks that are not prepared.
         sd, effects: assumptions, see `describe_design`. `effects` has numbers separated by commas.
     """
-    study = load_study(params)
+    study, sizes = load_study(params), dict(map(_parse_rows, rows))
+    _check_sd(sd)
     design = describe_design(study, data.parent / "metrics/comparisons.csv", sd, _parse_effects(effects))
-    plan, speeds = plan_study(_with_all_seeds(study), data, dict(map(_parse_rows, rows))), None
+    plan, speeds = plan_study(_with_all_seeds(study), data, sizes), None
     if calibrate:
         from kdcache.cli.planning.timing import calibrate as time_models  # imports torch
 
@@ -63,15 +69,33 @@ def _parse_effects(text: str | None) -> list[float] | None:
     if text is None:
         return None
     try:
-        return [float(effect) for effect in text.split(",")]
+        effects = [float(effect) for effect in text.split(",")]
     except ValueError:
-        raise KdcacheError(f"--effects {text}: expected numbers with commas, such as 0,0.5,1") from None
+        raise KdcacheError(
+            f"--effects {shown(text)}: expected numbers with commas, such as 0,0.5,1"
+        ) from None
+    wrong = [effect for effect in effects if not abs(effect) <= LARGEST]  # so is nan
+    if wrong:
+        raise KdcacheError(
+            f"--effects {shown(text)}: expected numbers from {-LARGEST:,.0f} to {LARGEST:,.0f}, found {wrong[0]:g}"
+        )
+    return effects
+
+
+def _check_sd(sd: float | None) -> None:
+    if sd is not None and not SMALLEST_SD <= sd <= LARGEST:
+        raise KdcacheError(f"--sd: expected a number from {SMALLEST_SD:f} to {LARGEST:,.0f}, found {sd:g}")
 
 
 def _parse_rows(text: str) -> tuple[str, Size]:
     match = ROWS.fullmatch(text)
     if match is None:
-        raise KdcacheError(f"--rows {text}: expected {FORM}")
-    task, train, evaluated, *more = match.groups()
-    classes, unlabelled = (int(count) if count else None for count in more)
-    return task, Size(int(train), int(evaluated), classes, unlabelled)
+        raise KdcacheError(f"--rows {shown(text)}: expected {FORM}")
+    task, *parts = match.groups()
+    counts = [int(part) if part else None for part in parts]
+    for (name, least), count in zip(LEAST_ROWS.items(), counts, strict=True):
+        if count is not None and not least <= count <= MOST_ROWS:
+            raise KdcacheError(
+                f"--rows {shown(text)}: {name}: expected a number from {least} to {MOST_ROWS:,}, found {count:,}"
+            )
+    return task, Size(int(parts[0]), int(parts[1]), *counts[2:])

@@ -14,6 +14,10 @@ import typer
 from kdcache.cli.app import Json, app, print_json, printing
 from kdcache.errors import KdcacheError
 
+MOST_JOBS = 4096  # stages at once
+MOST_GIGABYTES = 1e9
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=MOST_JOBS, help="Stages at once.")]
+
 
 @app.command()
 def check(
@@ -109,7 +113,7 @@ def repro(
     targets: Annotated[
         list[str] | None, typer.Argument(help="The stages to run. Default: all of dvc.yaml.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    jobs: Jobs = 2,
     keep_going: Annotated[
         bool,
         typer.Option(
@@ -129,7 +133,7 @@ def repro(
 
 @app.command()
 def settle(
-    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Stages at once.")] = 2,
+    jobs: Jobs = 2,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run next, and run nothing.")
     ] = False,
@@ -236,7 +240,9 @@ def list_store(as_json: Json = False) -> None:
 
 @store.command()
 def gc(
-    gigabytes: Annotated[float, typer.Option("--keep", min=0, help="Keep at most this many GB.")],
+    gigabytes: Annotated[
+        float, typer.Option("--keep", min=0, max=MOST_GIGABYTES, help="Keep at most this many GB.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Free space. The entries that were unused for longest go first."""
@@ -266,7 +272,6 @@ def plan(
     sd: Annotated[
         float | None,
         typer.Option(
-            min=0,
             help="Standard deviation of the paired differences, in points (a loss: in its unit), to simulate.",
         ),
     ] = None,

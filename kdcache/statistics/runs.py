@@ -108,11 +108,19 @@ def _configurations(run: StudyRun) -> dict[Key, Configuration]:
     configurations = {}
     for (task, student, regularizer), trials in run.trials.groupby(list(KEYS), sort=False):
         key = (str(task), str(student), str(regularizer))
-        metric = metrics.get(key[:2], "")
+        metric = metrics.get(key[:2]) or _declared_metric(run.params, key[0])
         identities = dict(zip(trials["seed"], trials["identity"], strict=True))
         verdict = str(compared[key].verdict) if key in compared else "baseline"
         configurations[key] = Configuration(metric, verdict, _points(trials, metric), identities)
     return configurations
+
+
+def _declared_metric(params: dict[str, Any], task: str) -> str:
+    """The metric by which params.yaml has a task judged, its first; "" if the file does not say it."""
+    tasks = params.get("tasks")
+    declared = tasks.get(task) if isinstance(tasks, dict) else None
+    metrics = declared.get("metrics") if isinstance(declared, dict) else None
+    return str(metrics[0]) if isinstance(metrics, list) and metrics else ""
 
 
 def _points(rows: pd.DataFrame, metric: str) -> Points:

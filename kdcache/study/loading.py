@@ -67,7 +67,10 @@ def _own_mistakes(error: ValidationError) -> Iterator[str]:
 
 
 def _missing_keys(content: Mapping[str, Any]) -> Iterator[str]:
-    """Missing keys that have a default here, but must be in the file because dvc.yaml refers to them."""
+    """Missing keys that have a default here, but must be in the file because dvc.yaml refers to them.
+
+    docs/params.md calls them required.
+    """
     for group in ("teachers", "distillers"):
         if group not in content:
             yield f"{group}: missing; dvc.yaml reads it, so write `{group}: {{}}` for none"

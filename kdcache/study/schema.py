@@ -13,7 +13,7 @@ from kdcache.study.methods import Regularizer
 from kdcache.study.metrics import Metric, Unit, unit_of
 from kdcache.study.models import Model, Student, Teacher
 from kdcache.study.names import Name
-from kdcache.study.seeds import MOST_SEEDS, in_short, listed
+from kdcache.study.seeds import MOST_SEEDS, as_many, in_short, listed
 from kdcache.study.task import Task
 from kdcache.study.tuning import Setting, Tuning, applied
 from kdcache.study.values import Params, Seed, Share
@@ -84,7 +84,8 @@ class Study(Params):
     def _mistakes(self) -> Iterator[str]:
         looks = self.comparison.looks
         if looks is not None and len(self.seeds) != looks[-1]:
-            yield f"seeds: {len(self.seeds)}, but the last look has {looks[-1]}; write `seeds: {looks[-1]}`"
+            right = as_many(self.seeds, looks[-1])
+            yield f"seeds: {len(self.seeds)}, but the last look has {looks[-1]}; {right}"
 
     @property
     def looks(self) -> list[int]:

@@ -40,5 +40,14 @@ def in_short(seeds: Sequence[int]) -> Any:
     return count if first == 0 else {"first": first, "count": count}
 
 
+def as_many(seeds: Sequence[int], count: int) -> str:
+    """What to do to have `count` seeds that begin as these do: "write `seeds: {first: 100, count: 5}`"."""
+    short = in_short(seeds)
+    if isinstance(short, list):
+        return f"list {count} seeds"
+    form = str(count) if seeds[0] == 0 else f"{{first: {seeds[0]}, count: {count}}}"
+    return f"write `seeds: {form}`"
+
+
 def _is_whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)

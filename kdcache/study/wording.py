@@ -16,6 +16,17 @@ from kdcache.system.quoting import LONGEST, listed, quoted, shown
 UNSEEN = {"[key]", FOLDER, FOLDERS, NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
 INNER: dict[str, type[Params]] = {"source": Source, "augment": Augment, "lora": Lora}
 SCALAR = str | int | float | bool | None
+NONE = "write {} for none"
+SOME = "name at least one"
+# What to write in the place of an empty value, by its path: {} only where an empty mapping is allowed.
+ADVICE: dict[tuple[str, ...], str] = {
+    ("tasks",): SOME,
+    ("teachers",): NONE,
+    ("students",): SOME,
+    ("regularizers",): SOME,
+    ("distillers",): NONE,
+    ("comparison",): "give it baseline and margin",
+}
 
 
 def describe_mistake(error: Any) -> str:
@@ -31,8 +42,7 @@ def _wording(error: Any, path: tuple[str, ...]) -> str:
     if kind == "missing":
         return "missing"
     if kind in ("model_type", "dict_type"):
-        advice = " (write {} for none)" if value is None else ""
-        return f"expected a mapping of keys, found {quoted(value)}{advice}"
+        return f"expected a mapping of keys, found {quoted(value)}{_advice(path) if value is None else ''}"
     if kind == "too_short":
         return f"expected at least {error['ctx']['min_length']}, found {error['ctx']['actual_length']}"
     if kind == "too_long":
@@ -43,6 +53,11 @@ def _wording(error: Any, path: tuple[str, ...]) -> str:
     if isinstance(value, SCALAR) and f"found {quoted(value)}" not in message:
         message += f", found {quoted(value)}"
     return message
+
+
+def _advice(path: tuple[str, ...]) -> str:
+    said = NONE if path[:-1] == ("regularizers",) else ADVICE.get(path)  # base: {} is plain fine-tuning
+    return f" ({said})" if said else ""
 
 
 def _unknown_key(path: tuple[str, ...]) -> str:

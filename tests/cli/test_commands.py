@@ -588,6 +588,43 @@ def test_mistakes(cache, capsys, arguments, message):
     assert message in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("store", "gc", "--keep", number) for number in ("inf", "nan", "-1", "1e300")),
+        *(("verify", "CACHE", "--tolerance", number) for number in ("inf", "nan", "-1", "2")),
+        *(("verify", "CACHE", option, "-1") for option in ("--rows", "--seed")),
+        *(
+            ("ensemble", "out", "CACHE", "CACHE", "--weight", number)
+            for number in ("inf", "nan", "-1", "1e308")
+        ),
+        *(
+            (command, "--jobs", number)
+            for command in ("repro", "settle")
+            for number in ("0", "-1", 400 * "9")
+        ),
+        *(("head", "CACHE", "--rows", number) for number in ("0", "-1", "inf", 5000 * "9")),
+        *(("adopt", "--sample", number) for number in ("0", "inf")),
+        ("adopt", "--seed", "-1"),
+    ],
+    ids=lambda arguments: " ".join(arguments)[:60],
+)
+def test_a_number_that_an_option_cannot_take(cache, capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KDCACHE_STORE", str(tmp_path / "store"))
+    code, out, err = run(capsys, *(cache if argument == "CACHE" else argument for argument in arguments))
+    assert (code, out) == (2, "")
+    assert f"Invalid value for '{arguments[-2]}'" in err
+
+
+@pytest.mark.parametrize(
+    "arguments", [("head", "CACHE", "--rows", 30 * "9"), ("store", "gc", "--keep", "1e9", "--json")]
+)
+def test_a_number_may_be_larger_than_what_there_is(cache, capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.setenv("KDCACHE_STORE", str(tmp_path / "store"))
+    assert run(capsys, *(cache if argument == "CACHE" else argument for argument in arguments))[0] == 0
+
+
 def test_verify_against_what_is_no_teacher(world, capsys):
     options = ("--against", world / "bert", "--task", world / "task")
     code, _, err = run(capsys, "verify", world / "cache", *options)

@@ -123,6 +123,90 @@ def test_a_file_that_is_something_else_is_named(
     assert said in message
 
 
+BROKEN = [
+    ("params.yaml", b"seeds: 2\n# caf\xe9\n", "params.yaml: line 2: not UTF-8; save it as UTF-8\n"),
+    (
+        "params.yaml",
+        b"seeds: 2\0\n",
+        "params.yaml: line 1: expected text, found a NUL byte; save it as UTF-8",
+    ),
+    ("metrics/trials.csv", b"task\nst\xe9\n", "metrics/trials.csv: line 2: not UTF-8; save it as UTF-8\n"),
+    (
+        "metrics/comparisons.csv",
+        b"\xff\xfet\0",
+        "metrics/comparisons.csv: line 1: not UTF-8; save it as UTF-8\n",
+    ),
+    (
+        "metrics/comparisons.csv",
+        b"task\nnew\0s\n",
+        "metrics/comparisons.csv: line 2: expected text, found a NUL",
+    ),
+    ("params.yaml", b"a: [", "params.yaml: 1 mistake\n  is not valid YAML: line 1"),
+    ("metrics/trials.csv", b"", "metrics/trials.csv: expected a CSV table, found: No columns"),
+]
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["revision", "folder"])
+@pytest.mark.parametrize(("file", "content", "said"), BROKEN)
+def test_a_file_that_cannot_be_read_is_named_in_a_folder_and_in_a_revision(
+    study: Path, capsys: pytest.CaptureFixture[str], file: str, content: bytes, said: str, committed: bool
+) -> None:
+    (study / file).write_bytes(content)
+    git("commit", "--quiet", "--all", "-m", "broken")
+    assert compare("HEAD" if committed else ".", "old") == 1
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.startswith("kdcache: HEAD: " if committed else "kdcache: ")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("seed", "first", "column seed: expected whole numbers, found 'first'"),
+        ("seed", "", "column seed: expected whole numbers, found nan"),
+        ("seed", "1.5", "column seed: expected whole numbers, found 1.5"),
+        ("accuracy", "good", "column accuracy: expected numbers, found 'good'"),
+        ("macro_f1", "inf", "column macro_f1: expected numbers, found inf"),
+    ],
+)
+def test_a_trial_without_numbers_is_named(
+    study: Path, capsys: pytest.CaptureFixture[str], column: str, value: str, said: str
+) -> None:
+    trials = samples.trials()
+    trials[column] = trials[column].astype(object)
+    trials.loc[0, column] = value
+    trials.to_csv(study / "metrics" / "trials.csv", index=False)
+    assert compare("old", ".", "--json") == 1
+    assert f".: metrics/trials.csv: {said}" in capsys.readouterr().err
+
+
+def test_a_failed_trial_is_left_out(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = samples.trials()
+    trials.loc[0, "accuracy"] = float("nan")
+    trials.to_csv(study / "metrics" / "trials.csv", index=False)
+    assert compare("old", ".", "--json") == 0
+    first = found(capsys)["configurations"][0]
+    assert (first["a"]["seeds"], first["b"]["seeds"]) == (5, 4)
+
+
+def test_a_name_of_other_bytes_among_the_experiments(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git("update-ref", os.fsdecode(b"refs/exps/12/34/caf\xe9"), "old")
+    assert compare("nowhere", ".") == 1
+    assert "nowhere: neither a folder nor a Git revision" in capsys.readouterr().err
+    assert compare(os.fsdecode(b"caf\xe9"), "old", "--json") == 0
+
+
+def test_a_run_of_the_baseline_alone_has_its_score(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = samples.trials()
+    trials[trials["regularizer"] == "base"].to_csv(study / "metrics" / "trials.csv", index=False)
+    comparisons = study / "metrics" / "comparisons.csv"
+    comparisons.write_text(comparisons.read_text().splitlines()[0] + "\n")
+    assert compare(".", "old") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if "vit-tiny" in line and " base " in line]
+    assert [cell.strip() for cell in row.split("│")[4:6]] == ["95.0 ± 0.2", "95.0 ± 0.2"]
+
+
 def test_without_a_repository_folders_can_be_compared(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

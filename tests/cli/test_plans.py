@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.cli import main
+from kdcache.system.quoting import shown
 from tests.tiny_models import save_checkpoint
 
 STUDY = """
@@ -107,6 +108,62 @@ def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> No
         1,
         f"kdcache: --rows {text}: expected TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]\n",
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("films=0,0", "TRAIN: expected a number from 1 to 1,000,000,000,000, found 0"),
+        ("films=4,0", "EVALUATED: expected a number from 1 to 1,000,000,000,000, found 0"),
+        ("films=4,1,0", "CLASSES: expected a number from 1 to 1,000,000,000,000, found 0"),
+        (
+            "films=4,1,2,9000000000000",
+            "UNLABELLED: expected a number from 0 to 1,000,000,000,000, found 9,000,000",
+        ),
+        ("films=4,1" + 5000 * "0", "expected TASK=TRAIN,EVALUATED[,CLASSES[,UNLABELLED]]"),
+    ],
+)
+def test_rows_of_no_size(capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
+    code, _, err = run(capsys, "--rows", text)
+    assert code == 1
+    assert err.startswith(f"kdcache: --rows {shown(text)}: {said}")
+
+
+def test_a_task_may_have_no_unlabelled_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--rows", "films=4,1,2,0")[0] == 0
+
+
+@pytest.mark.parametrize("number", ["inf", "-inf", "nan", "1e300", "-1000001"])
+def test_effects_that_are_none(capsys: pytest.CaptureFixture[str], number: str) -> None:
+    code, out, err = run(capsys, "--sd", "1", f"--effects=0,{number}", "--json")
+    said = f"expected numbers from -1,000,000 to 1,000,000, found {float(number):g}"
+    assert (code, out, err) == (1, "", f"kdcache: --effects 0,{number}: {said}\n")
+
+
+@pytest.mark.parametrize("number", ["inf", "nan", "1e300", "1e-300", "0", "-1"])
+def test_spreads_that_are_none(capsys: pytest.CaptureFixture[str], number: str) -> None:
+    code, out, err = run(capsys, f"--sd={number}", "--json")
+    said = f"expected a number from 0.000001 to 1,000,000, found {float(number):g}"
+    assert (code, out, err) == (1, "", f"kdcache: --sd: {said}\n")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("sd", "effect"), [("1e-6", "1e6"), ("1e6", "-1e6"), ("1e6", "0"), ("1e-6", "0")])
+def test_the_smallest_and_the_largest_can_be_simulated(
+    capsys: pytest.CaptureFixture[str], sd: str, effect: str
+) -> None:
+    code, out, _ = run(capsys, "--sd", sd, f"--effects={effect}", "--json")
+    assert code == 0
+    (case,) = json.loads(out)["design"]["forecasts"]
+    assert case["comparisons"] == 1
+
+
+def test_results_that_are_not_utf_8(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("metrics").mkdir()
+    Path("metrics/comparisons.csv").write_bytes(b"task\ncaf\xe9\n")
+    code, _, err = run(capsys)
+    said = "not UTF-8; save it as UTF-8, or run compare again"
+    assert (code, err) == (1, f"kdcache: metrics/comparisons.csv: {said}\n")
 
 
 def test_calibrate(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,6 +75,21 @@ def test_a_configuration_of_one_run_only() -> None:
     assert (new.a.verdict, new.b.mean, new.change) == ("absent", pytest.approx(3.5), None)
 
 
+def test_the_baseline_alone_is_judged_by_the_metric_of_its_task() -> None:
+    declared = {"tasks": {"t": {"metrics": ["f1", "accuracy"]}}}
+    alone = run({"base": [70, 74]}, metric="f1", **declared)
+    (base,) = changes(alone, run({"base": [71, 75], "kd": [1, 2]}, metric="f1"))[:1]
+    assert (base.metric, base.a.mean, base.a.seeds) == ("f1", pytest.approx(72), 2)
+    assert (base.b.mean, base.change) == (pytest.approx(73), pytest.approx(1))
+
+
+@pytest.mark.parametrize("tasks", [None, [], {"t": None}, {"t": {"metrics": []}}, {"u": {"metrics": ["f1"]}}])
+def test_params_that_do_not_name_the_metric(tasks: Any) -> None:
+    alone = run({"base": [70, 74]}, tasks=tasks)
+    (base,) = changes(alone, alone)
+    assert (base.a.mean, base.a.seeds, base.a.verdict) == (None, 0, "baseline")
+
+
 def test_fewer_shared_seeds_are_said() -> None:
     a, b = (
         run({"base": [0] * 3, "kd": [70, 72, 74]}),

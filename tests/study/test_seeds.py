@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdcache.study.seeds import in_short, listed
+from kdcache.study.seeds import as_many, in_short, listed
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,20 @@ def test_what_is_no_short_form(wrong: Any) -> None:
 @pytest.mark.parametrize("other", [True, "3", None, 2.0])
 def test_what_does_not_look_like_one_is_left_to_the_schema(other: object) -> None:
     assert listed(other) is other
+
+
+@pytest.mark.parametrize(
+    ("seeds", "advice"),
+    [
+        ([0, 1], "write `seeds: 5`"),
+        ([1100, 1101, 1102, 1103], "write `seeds: {first: 1100, count: 5}`"),
+        ([7], "write `seeds: {first: 7, count: 5}`"),
+        ([7, 9], "list 5 seeds"),
+        ([1, 0], "list 5 seeds"),
+    ],
+)
+def test_more_seeds_begin_as_these_do(seeds: list[int], advice: str) -> None:
+    assert as_many(seeds, 5) == advice
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=8))

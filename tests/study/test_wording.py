@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.study.samples import only_mistake
+from kdcache.study import load_study
+from tests.study.samples import ABSENT, changed, mistakes_in, only_mistake, write
 
 ONE = [
     ({"speeds": [0]}, "speeds: unknown key; did you mean 'seeds'?"),
     ({"zebra": 1}, "zebra: unknown key (there are: seeds, tasks, teachers, students, regularizers,"),
     ({"distillers": None}, "distillers: expected a mapping of keys, found None (write {} for none)"),
+    ({"students": None}, "students: expected a mapping of keys, found None (name at least one)"),
+    ({"comparison": None}, "comparison: expected a mapping of keys, found None (give it baseline and margin)"),
     ({"tasks.news.source": {"builtin": "bbc_headlines", "splitz": {}}},
      "tasks.news.source.splitz: unknown key; did"),
     ({"students.small.lerning_rate": 1},
@@ -26,6 +29,33 @@ ONE = [
     ({"distillers.kd.alpha": {"start": 1.0, "stop": 0.0, "end": 0.5}},
      "distillers.kd.alpha.stop: unknown key (there are: start, end)"),
 ]  # fmt: skip
+
+
+PLACES = [
+    *("tasks", "teachers", "students", "regularizers", "distillers", "comparison"),
+    *("tasks.news", "teachers.big", "students.small", "regularizers.base", "distillers.kd"),
+    *("tasks.news.source", "comparison.margin"),
+]
+
+
+@pytest.mark.parametrize("path", PLACES)
+def test_an_empty_mapping_is_advised_where_it_is_allowed(tmp_path: Path, path: str) -> None:
+    advised = [
+        mistake for mistake in mistakes_in(tmp_path, changed({path: None})) if "write {} for none" in mistake
+    ]
+    assert bool(advised) == (path in ("teachers", "distillers", "regularizers.base"))
+    if not advised:
+        assert [mistake for mistake in mistakes_in(tmp_path, changed({path: {}})) if mistake.startswith(path)]
+
+
+def test_what_is_advised_is_right(tmp_path: Path) -> None:
+    without = {
+        "distillers": {},
+        "teachers": {},
+        "students.small.teacher": ABSENT,
+        "students.glance.teacher": ABSENT,
+    }
+    load_study(write(tmp_path, changed(without)))
 
 
 @pytest.mark.parametrize(("changes", "expected"), ONE, ids=[expected[:50] for _, expected in ONE])

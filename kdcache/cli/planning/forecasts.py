@@ -66,7 +66,11 @@ def _seen(study: Study, comparisons: Path) -> Iterator[tuple[str, Forecast]]:
     """A forecast from the study's own results. It is too optimistic, since observed differences lie further from 0."""
     if not comparisons.exists():
         return
-    table = read_table(comparisons.read_text(encoding="utf-8"), comparisons, ComparisonRow)
+    try:
+        text = comparisons.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise KdcacheError(f"{comparisons}: not UTF-8; save it as UTF-8, or run compare again") from None
+    table = read_table(text, comparisons, ComparisonRow)
     rows = {(row.task, row.student, row.regularizer): row for row in rows_of(ComparisonRow, table)}
     assumed = []
     for members in _families(study):
