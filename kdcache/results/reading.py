@@ -7,7 +7,7 @@ are those of `schema.py`.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -32,6 +32,7 @@ from kdcache.results.schema import (
     defaults,
     plain_types,
 )
+from kdcache.system.quoting import quoted
 
 NEEDED: dict[str, type[Any]] = {"trials": TrialRow, "comparisons": ComparisonRow, "cost": CostRow}
 OPTIONAL: dict[str, type[Any]] = {
@@ -109,7 +110,7 @@ def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
         table: a dataclass of `schema`.
 
     Raises:
-        ComparisonError: the text is not a table, or lacks a required column.
+        ComparisonError: the text is not a table, lacks a required column, or has text in a column of numbers.
     """
     types = plain_types(table)
     try:
@@ -124,9 +125,20 @@ def read_table(text: str, path: object, table: type[Any]) -> pd.DataFrame:
     if needed:
         present = ", ".join(header)
         raise ComparisonError(f"{path}: expected the columns {', '.join(needed)}, found {present}")
+    _check_numbers(frame, types, path)
     later = {column: defaults(table)[column] for column in lacking}
     flags = {name: frame[name].str.lower() == "true" for name in texts if types[name] is bool}
     return frame.assign(**flags, **later)
+
+
+def _check_numbers(frame: pd.DataFrame, types: Mapping[str, type[Any]], path: object) -> None:
+    for column in (name for name in frame if types.get(str(name)) in (int, float)):
+        given = frame[column].dropna()
+        wrong = given[pd.to_numeric(given, errors="coerce").isna()]
+        if len(wrong):
+            raise ComparisonError(
+                f"{path}: column {column}: expected numbers, found {quoted(str(wrong.iloc[0]))}; run compare again"
+            )
 
 
 def rows_of(table: type[Row], frame: pd.DataFrame) -> Iterator[Row]:

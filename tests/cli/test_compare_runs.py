@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_read_is_named_in_a_folder_and_in_a_revision(
 @pytest.mark.parametrize(
     ("column", "value", "said"),
     [
-        ("seed", "first", "column seed: expected whole numbers, found 'first'"),
+        ("seed", "first", "column seed: expected numbers, found 'first'"),
         ("seed", "", "column seed: expected whole numbers, found nan"),
         ("seed", "1.5", "column seed: expected whole numbers, found 1.5"),
         ("accuracy", "good", "column accuracy: expected numbers, found 'good'"),
