@@ -30,7 +30,7 @@ def make_teacher(
     with _hold_places(plan.model):
         result = teach(plan)
     if store is not None and processes.is_main():
-        store.put("teachers", plan.identity, plan.folder)
+        store.put_if_possible("teachers", plan.identity, plan.folder)
     log.info("%s: validation %s", plan.folder, result["metrics"])
     return plan
 
@@ -46,7 +46,7 @@ def make_cache(study: Study, layout: Layout, task: str, name: str, store: Store 
     with _hold_places(plan.model):
         cache_logits(plan)
     if store is not None and processes.is_main():
-        store.put("caches", cache_identity(plan), plan.folder)
+        store.put_if_possible("caches", cache_identity(plan), plan.folder)
 
 
 def _hold_places(teacher: Teacher) -> AbstractContextManager[None]:

@@ -24,6 +24,8 @@ from kdcache.losses import IGNORED, kd_loss
 # tokens).
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
+POSITIONS = "position_ids"
+MASKS = ("loss_mask", "attention_mask")  # 0 for tokens that are not to be predicted
 
 
 class SoftLabels(Protocol):
@@ -50,6 +52,9 @@ class SoftLabels(Protocol):
 
     def plain_target(self, inputs: Mapping[str, Any]) -> Target:
         """The target of a batch in evaluation: its labels."""
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor:
+        """The labels of a batch's items, and -100 for what is no item. The batch has `labels` as a tensor."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,10 @@ class FromLogits:
         """Cross-entropy of the rows with a label."""
         labels = _labels(inputs)
         return _of_labelled(labels, lambda logits, kept: F.cross_entropy(logits[kept].float(), labels[kept]))
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor:
+        """All labels [n]."""
+        return _labels(batch)
 
 
 def _of_labelled(labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor]) -> Target:
@@ -162,14 +171,16 @@ class FromTokens:
         """`kd_token_loss` with the draw of an epoch.
 
         Raises:
-            CacheError: a sequence is not in the cache.
+            CacheError: a sequence is not in the cache, or is seen by the student as several documents where the cache
+                has one.
         """
         device = _labels(inputs).device
         own = {
             name: inputs[name].cpu() if hasattr(inputs[name], "cpu") else inputs[name]
-            for name in KEYS
+            for name in (*KEYS, POSITIONS)
             if name in inputs
         }
+        _check_positions(own)
         batch = self.cache.match(own, self.split, epoch=epoch).to(device)
         return lambda logits: (
             kd_token_loss(logits, batch, alpha=self.alpha, temperature=self.temperature),
@@ -178,7 +189,7 @@ class FromTokens:
 
     def plain_target(self, inputs: Mapping[str, Any]) -> Target:
         """Cross-entropy of the next tokens."""
-        labels = _labels(inputs)[:, 1:].flatten()
+        labels = self.counted(inputs).flatten()
         items = (labels != IGNORED).sum()
 
         def target(logits: Tensor) -> tuple[Tensor, Any]:
@@ -188,6 +199,50 @@ class FromTokens:
             return wrong / items.clamp_min(1), items
 
         return target
+
+    def counted(self, batch: Mapping[str, Any]) -> Tensor:
+        """The labels [n, L - 1] of the tokens that are predicted: never the first, whether it has a label or not.
+
+        Nor is a token predicted that `loss_mask` or `attention_mask` leaves out, as in the cache.
+        """
+        labels = _labels(batch)
+        masks = [_mask(batch[name], labels) for name in MASKS if batch.get(name) is not None]
+        for mask in masks:
+            labels = labels if mask is None else labels.masked_fill(mask == 0, IGNORED)
+        return labels[..., 1:]
+
+
+def _mask(values: Any, labels: Tensor) -> Tensor | None:
+    """A mask of tokens, in the form of the labels [n, L]; None if it is of another form, such as [n, 1, L, L]."""
+    length = labels.shape[-1]
+    if not isinstance(values, Tensor):
+        values = torch.from_numpy(padded([np.asarray(row)[:length] for row in values], length))
+    return values.to(labels.device) if values.shape == labels.shape else None
+
+
+def _check_positions(batch: Mapping[str, Any]) -> None:
+    """Refuse positions that begin anew where no document starts.
+
+    From there on the student would not see the tokens before, which the teacher has seen.
+
+    Raises:
+        CacheError: there are such positions. The message has the first.
+    """
+    positions = batch.get(POSITIONS)
+    if not isinstance(positions, Tensor) or positions.ndim != 2:  # some families have three for each token
+        return
+    sequences = read_sequences("a batch", batch)
+    table = positions.expand(len(sequences), -1).numpy()
+    pairs = zip(sequences.starts.rows(), sequences.tokens.lengths, strict=True)
+    for number, (starts, length) in enumerate(pairs):
+        anew = np.flatnonzero(np.diff(table[number, :length]) != 1) + 1  # the rest is padding
+        unnamed = np.setdiff1d(anew, starts)
+        if len(unnamed):
+            raise CacheError(
+                f"a batch, row {number}: position_ids begin anew at position {unnamed[0]}, but there are no "
+                "document_starts that say so, and the cache knows documents by these alone; give document_starts (the "
+                "places where documents begin), to write_token_logits too"
+            )
 
 
 def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments
 
@@ -16,6 +17,7 @@ from kdcache.logits import LogitCache
 from kdcache.logits.opening import open_cache
 from kdcache.logits.tokens import TokenCache
 from kdcache.logits.tokens.inference import without_cache
+from kdcache.losses import IGNORED
 
 
 class KDTrainer(Trainer):
@@ -48,7 +50,8 @@ class KDTrainer(Trainer):
 
     Raises:
         KdcacheError: the cache cannot be opened, the rows differ from the cached rows, an option of the Trainer asks
-            for another loss, or rows have several documents and the model does not keep them apart.
+            for another loss, or rows have several documents and the model does not keep them apart. In training: a
+            sequence is not in the cache, or `position_ids` begin anew where no document starts.
     """
 
     def __init__(
@@ -132,6 +135,20 @@ class KDTrainer(Trainer):
         else:
             target = self._soft.plain_target(inputs)
         return super().compute_loss(model, {**rest, "labels": target}, return_outputs, num_items_in_batch)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: Any) -> Any:
+        """As in the Trainer, but of the items of this loss.
+
+        The Trainer counts each row's first label or not, as the model's own loss does. So it gets the items' labels in
+        a form in which the first counts for nothing.
+        """
+        counted = [self._countable(batch) for batch in batch_samples]
+        return super()._get_num_items_in_batch(counted, device)
+
+    def _countable(self, batch: Any) -> Any:
+        if not isinstance(batch, Mapping) or not isinstance(batch.get("labels"), Tensor):
+            return batch  # not counted, or refused by the loss
+        return {"labels": F.pad(self._soft.counted(batch).flatten(), (1, 0), value=IGNORED)}
 
     def prediction_step(self, model: nn.Module, inputs: Mapping[str, Any], *options: Any, **more: Any) -> Any:
         """As in the Trainer, but without the keys that only training uses."""

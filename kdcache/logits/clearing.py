@@ -52,6 +52,20 @@ def clear(folder: Path, keep: Collection[str] = ()) -> None:
                 parent.rmdir()
 
 
+def refuse_finished(folder: Path) -> None:
+    """Refuse a folder with a finished cache, for writers that are not to replace one.
+
+    Raises:
+        CacheError: the folder has a manifest: a cache's, or one that no logit cache wrote. Nothing was removed.
+    """
+    with as_cache_errors(), os_errors(folder):
+        _refuse_foreign_manifest(folder)
+        if (folder / MANIFEST).exists():
+            raise CacheError(
+                f"{folder}: holds a finished cache, and nothing was removed; delete this folder, or give another one"
+            )
+
+
 def _split_folders(folder: Path) -> list[Path]:
     """The sub-folders that can be splits. Not links, which lead outside, nor folders with a manifest (other caches)."""
     inside = [path for path in sorted(folder.iterdir()) if path.is_dir() and not path.is_symlink()]

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import ClassVar, Generic, Self, TypeVar
 
 from kdcache.errors import CacheError
-from kdcache.logits.clearing import clear
+from kdcache.logits.clearing import clear, refuse_finished
 from kdcache.logits.records import SPLIT_NAME, Cost, Layout, Sealed, ShardInfo, SplitInfo, check_shard_count
 from kdcache.logits.rows import Rows
 from kdcache.logits.seen import SeenIds
@@ -56,6 +56,8 @@ class Buffer(ABC, Generic[R]):
 class RowWriter(ABC, Generic[M, R]):
     """Base of the writers, a context manager: one cache's folder, its lock and its splits."""
 
+    replaces: ClassVar[bool] = False  # whether entering removes a finished cache; else the folder is refused
+
     def __init__(self, path: Path, sort: type[M], header: Layout, resume: bool) -> None:
         self.path = path
         self._sort, self._header, self._resume = sort, header, resume
@@ -73,6 +75,8 @@ class RowWriter(ABC, Generic[M, R]):
             raise CacheError(f"{self.path}: a {type(self).__name__} writes one cache; make another one")
         with ExitStack() as held:
             self._lock = held.enter_context(exclusive(self.path))
+            if not self.replaces:
+                refuse_finished(self.path)
             if self._resume:
                 self._keep_stored_shards()
             kept = [shard.file for split in self._splits.values() for shard in split.shards]

@@ -66,9 +66,9 @@ def write_logits(
 
     Args:
         model: a torch module, or any callable. It gets a batch (a mapping as keyword arguments, anything else as the
-            only argument) and returns logits [b, K], or an object with `.logits`. A module is moved to the device, and
-            is in evaluation mode during the call. One that Accelerate has spread over devices or offloaded
-            (`device_map`) is not moved.
+            only argument) and returns logits [b, K], or an object with `.logits`. A module (that of a bound method,
+            too) is moved to the device, and is in evaluation mode during the call. One that Accelerate has spread over
+            devices or offloaded (`device_map`) is not moved.
         dataset: sized and indexable by row position, which becomes the row's id; or a table of Arrow, pandas or
             polars; or a mapping from split names to such data sets. A single data set becomes the split "train".
         label_names: the K names in order, or none.

@@ -224,20 +224,22 @@ def _cost(rows: int, seconds: float, run: str, given: Any) -> Cost:
 @contextmanager
 def evaluating(model: Any, device: Any) -> Iterator[Any]:
     """Put a module in evaluation mode on its device, and afterwards back in its old modes. Yields the device of its
-    inputs, as a torch.device. A plain callable stays as it is; then `device` is yielded.
+    inputs, as a torch.device. The same is done for a bound method of a module. Any other callable stays as it is; then
+    `device` is yielded.
 
     Raises:
-        CacheError: this machine has no such device.
+        CacheError: this machine has no such device, or the module cannot be moved there.
     """
     import torch
 
     device = _checked_device(device)
-    if not isinstance(model, torch.nn.Module):
+    of_module = model if isinstance(model, torch.nn.Module) else getattr(model, "__self__", None)
+    if not isinstance(of_module, torch.nn.Module):
         yield device
         return
-    device = _placed(model, device)
-    modes = [(module, module.training) for module in model.modules()]  # such as a frozen BatchNorm's
-    model.eval()
+    device = _placed(of_module, device)
+    modes = [(module, module.training) for module in of_module.modules()]  # such as a frozen BatchNorm's
+    of_module.eval()
     try:
         yield device
     finally:
@@ -250,9 +252,13 @@ def _checked_device(device: Any) -> Any:
     """The device as a torch.device, or None. It may be given as a number, and the first GPU's is 0."""
     import torch
 
+    if device is None:
+        return None
     try:
-        return None if device is None else torch.device(device)
-    except (RuntimeError, TypeError) as error:
+        found = torch.device(device)
+        torch.empty(0, device=found)  # a name is accepted even if the machine has no such device
+        return found
+    except (RuntimeError, TypeError, AssertionError) as error:
         raise CacheError(
             f"device={device!r}: expected a device of this machine, such as 'cpu' or 'cuda:0' ({error})"
         ) from None
@@ -263,6 +269,9 @@ def _placed(model: Any, device: Any) -> Any:
 
     Accelerate may have spread the module over devices, or offloaded it (`device_map`). Then hooks move its weights and
     inputs, and it stays as it is.
+
+    Raises:
+        CacheError: it cannot be moved.
     """
     import torch
 
@@ -274,5 +283,15 @@ def _placed(model: Any, device: Any) -> Any:
             (weight.device for weight in model.parameters() if not weight.is_meta), torch.device("cpu")
         )
     if not hooked:
-        model.to(device)
+        _move(model, device)
     return device
+
+
+def _move(model: Any, device: Any) -> None:
+    try:
+        model.to(device)  # too large for it, perhaps, quantised, or without values
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise CacheError(
+            f"device={str(device)!r}: the model cannot be moved there ({error}); leave `device` out if it is where it "
+            "should be, or choose another device"
+        ) from None

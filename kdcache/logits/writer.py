@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class LogitWriter(RowWriter[Manifest, CachedSplit]):
         CacheError: from every method, if the input cannot be used, another process is writing this cache, or writing
             fails.
     """
+
+    replaces: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -223,12 +223,12 @@ def _stamp(finished: Finished, checked: int, store: Store | None) -> None:
     for teacher in finished.teachers:
         stamp_teacher(teacher, checked, finished.trainings)
         if store is not None:
-            store.put("teachers", teacher.identity, teacher.folder)
+            store.put_if_possible("teachers", teacher.identity, teacher.folder)
     for cache in finished.caches:
         stamp_cache(cache)
         if store is not None:
-            store.put("caches", cache_identity(cache), cache.folder)
+            store.put_if_possible("caches", cache_identity(cache), cache.folder)
     for trial in finished.trials:
         stamp_trial(trial, checked, finished.trainings)
         if store is not None:
-            store.put("trials", trial.identity, trial.folder)
+            store.put_if_possible("trials", trial.identity, trial.folder)

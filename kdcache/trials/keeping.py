@@ -16,7 +16,7 @@ from kdcache.trials.layout import LIKELIHOODS, LOGITS, MODEL, SEED_FOLDER, TEACH
 from kdcache.trials.plan import CachePlan, TrialPlan
 from kdcache.trials.result import finished_result, read_result, write_result
 from kdcache.trials.saved_models import teacher_files, why_no_model
-from kdcache.trials.store import Store
+from kdcache.trials.store import SIZE, Store
 from kdcache.trials.tokens.checking import check_all, check_distributions, check_own, check_trial
 
 log = logging.getLogger(__name__)
@@ -166,8 +166,10 @@ def _rename(plan: TrialPlan) -> None:
 def _put_aside(store: Store, folder: Path) -> None:
     """Put a whole finished trial that is no longer asked for into the store, because it may be asked for again.
 
+    It is checked in the store, too, since the folder is removed next.
+
     Raises:
-        KdcacheError: it cannot be stored.
+        TrialError: it cannot be stored.
     """
     try:
         result = read_result(folder) if folder.is_dir() else None
@@ -181,4 +183,10 @@ def _put_aside(store: Store, folder: Path) -> None:
             logits.verify("full")
     except KdcacheError:
         return  # damaged: nobody can use it
-    store.put("trials", result.identity, folder)
+    try:
+        store.put("trials", result.identity, folder, check=True)
+    except KdcacheError as error:
+        raise TrialError(
+            f"{folder}: is no longer asked for, but finished, and is not removed because it cannot be put into the "
+            f"store ({error}); free space, or set {SIZE} to more gigabytes; or delete the folder, if nobody needs it"
+        ) from error

@@ -2,7 +2,8 @@
 
 The store lies in the project's folder `.kdcache/`, beside .dvc and outside Git. `dvc exp` shares it in its temporary
 copies of the project. An entry is a copy of a finished folder with the checksum of each file. It is added in one step
-when the folder is finished, and checked in full before it is taken. A damaged entry is never taken.
+when the folder is finished, and checked in full before it is taken. A damaged entry is never taken. The folder itself
+is what counts: if it cannot be stored there is a warning, and only a folder that is removed next has to be stored.
 
     .kdcache/store/<kind>/<identity>/seal.json   the files of `content`, their sizes and checksums
     .kdcache/store/<kind>/<identity>/content/
@@ -64,32 +65,51 @@ class Store:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
 
-    def put(self, kind: Kind, identity: str, folder: Path) -> None:
+    def put(self, kind: Kind, identity: str, folder: Path, check: bool = False) -> None:
         """Store a copy of a finished folder. An existing entry stays as it is.
 
+        Args:
+            check: read an existing entry in full, and replace it if it is damaged. For a folder that is removed next.
+
         Raises:
-            KdcacheError: the copy cannot be written. The folder itself is not touched.
+            KdcacheError: the copy cannot be written, or is larger than the whole store may be. The folder itself is
+                not touched.
         """
         entry = self._entry(kind, identity)
-        if (entry / SEAL).is_file():
+        if _is_stored(entry, identity, check):
             return
         copy = entry.with_name(f".{identity}.{secrets.token_hex(4)}")
+        leave_out = MODEL if kind == "trials" else None
         try:
-            copy_folder(folder, copy / CONTENT, leave_out=MODEL if kind == "trials" else None)
+            size = _size_of(folder, leave_out)
+            self._check_size(folder, size)
+            copy_folder(folder, copy / CONTENT, leave_out)
             files = _checksums(copy / CONTENT)
-            size = sum(path.stat().st_size for path in _files(copy / CONTENT))
             write_json(copy / SEAL, {"kind": kind, "identity": identity, "bytes": size, "files": files})
-            if entry.exists():  # it has no seal: it is damaged, or was left by a killed process
+            if entry.exists():  # it is damaged, or was left by a killed process
                 shutil.rmtree(entry)
             os.rename(copy, entry)
             sync_folder(entry.parent)
         except OSError as error:
-            if (entry / SEAL).is_file():  # another process has just stored the same
+            if _is_stored(entry, identity, check):  # another process has just stored the same
                 return
             raise KdcacheError(f"{entry}: cannot be stored: {error.strerror or error}") from error
         finally:
             shutil.rmtree(copy, ignore_errors=True)
-        self._count(size)
+        self._keep_to_limit(size, entry)
+
+    def put_if_possible(self, kind: Kind, identity: str, folder: Path) -> None:
+        """Store a copy of a finished folder. If that fails there is a warning: the folder itself is what counts."""
+        try:
+            self.put(kind, identity, folder)
+        except KdcacheError as error:
+            log.warning("%s: is finished, but not stored: %s", folder, error)
+
+    def _check_size(self, folder: Path, size: int) -> None:
+        if size > self.limit:
+            raise KdcacheError(
+                f"{folder}: {size / 1e9:.3g} GB, larger than {SIZE}={self.limit / 1e9:.3g}: not stored"
+            )
 
     def take(self, kind: Kind, identity: str, folder: Path) -> bool:
         """Copy an entry to `folder`, in one step. Return False if there is no entry, or it is damaged.
@@ -98,38 +118,43 @@ class Store:
             KdcacheError: the copy cannot be written.
         """
         entry = self._entry(kind, identity)
-        if not (entry / SEAL).is_file():
+        if not _is_sealed(entry):
             return False
         copy = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
         try:
             seal = _read_seal(entry)
             _check_names(entry / CONTENT, seal)  # before anything is copied that the store did not put there
             copy_folder(entry / CONTENT, copy)
-            if seal.get("identity") != identity or seal["files"] != _checksums(copy):
-                raise KdcacheError("its files are not as they were stored")
+            _check_files(copy, seal, identity)
             if folder.exists():
                 shutil.rmtree(folder)
             os.rename(copy, folder)
-            os.utime(entry / SEAL)
         except KdcacheError as error:
-            log.warning("%s: is not used (%s) and removed", entry, error)
             shutil.rmtree(entry, ignore_errors=True)
+            removed = "cannot be removed; remove it yourself" if entry.exists() else "was removed"
+            log.warning("%s: is not used (%s) and %s", entry, error, removed)
             return False
         except FileNotFoundError:  # another process freed it in the meantime
             return False
         except OSError as error:
-            raise KdcacheError(f"{folder}: cannot be written: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise KdcacheError(f"{folder}: cannot be written from {entry}: {reason}") from error
         finally:
             shutil.rmtree(copy, ignore_errors=True)
+        with suppress(OSError):  # the entry was freed meanwhile, or is somebody else's; the folder is there
+            os.utime(entry / SEAL)
         return True
 
     def entries(self) -> list[Entry]:
         """All entries. Those that were unused for longest come first."""
         return sorted(self._entries(), key=lambda entry: entry.used)
 
-    def free(self, limit: int | None = None) -> list[Entry]:
+    def free(self, limit: int | None = None, keep: Path | None = None) -> list[Entry]:
         """Remove the entries that were unused for longest, until at most `limit` bytes are left (default: the store's
         own limit).
+
+        Args:
+            keep: the folder of an entry that is not removed.
 
         Returns:
             The removed entries.
@@ -141,6 +166,8 @@ class Store:
         for entry in entries:
             if bytes_left <= limit:
                 break
+            if entry.folder == keep:
+                continue
             shutil.rmtree(entry.folder, ignore_errors=True)
             bytes_left -= entry.bytes
             removed.append(entry)
@@ -168,8 +195,17 @@ class Store:
                     used, size = 0.0, sum(path.stat().st_size for path in _files(seal.parent))
                 yield Entry(kind, seal.parent.name, size, used, seal.parent)
 
-    def _count(self, size: int) -> None:
-        """Add to the recorded number of bytes, and free what exceeds the limit. (Counting all entries is slow.)"""
+    def _keep_to_limit(self, size: int, entry: Path) -> None:
+        """Count a new entry, and free what exceeds the limit. If that fails there is a warning: the entry is there."""
+        try:
+            self._count(size, entry)
+        except (KdcacheError, OSError) as error:
+            log.warning("%s: the store's size is not known, and nothing is removed: %s", self.folder, error)
+
+    def _count(self, size: int, entry: Path) -> None:
+        """Add a new entry to the recorded number of bytes, and free what exceeds the limit; never the entry itself.
+        (Counting all entries is slow.)
+        """
         with FileLock(self.folder / f".{TOTAL}.lock"):
             try:
                 total = _bytes_in(self.folder / TOTAL) + size
@@ -177,7 +213,7 @@ class Store:
                 total = sum(entry.bytes for entry in self._entries())
             write_json(self.folder / TOTAL, {"bytes": total})
             if total > self.limit:
-                removed = self.free()
+                removed = self.free(keep=entry)
                 log.info(
                     "%s: %d entries removed, to stay below %.1f GB",
                     self.folder,
@@ -220,7 +256,25 @@ def run_and_store(plan: Any) -> None:
     keep_student(plan) if only_model else run_trial(plan)
     store = project_store()
     if store is not None and (plan.folder / RESULT).is_file():
-        store.put("trials", plan.identity, plan.folder)
+        store.put_if_possible("trials", plan.identity, plan.folder)
+
+
+def _is_sealed(entry: Path) -> bool:
+    return os.path.isfile(entry / SEAL)  # False, not an error, if the store cannot be read
+
+
+def _is_stored(entry: Path, identity: str, check: bool) -> bool:
+    """Whether there is an entry. With `check` also whether it is whole."""
+    if not check or not _is_sealed(entry):
+        return _is_sealed(entry)
+    try:
+        seal = _read_seal(entry)
+        _check_names(entry / CONTENT, seal)
+        _check_files(entry / CONTENT, seal, identity)
+    except (KdcacheError, OSError) as error:
+        log.warning("%s: is damaged (%s), and is stored again", entry, error)
+        return False
+    return True
 
 
 def _read_seal(entry: Path) -> dict[str, Any]:
@@ -238,6 +292,12 @@ def _check_names(content: Path, seal: dict[str, Any]) -> None:
             raise KdcacheError("its files are not as they were stored")
 
 
+def _check_files(content: Path, seal: dict[str, Any], identity: str) -> None:
+    """Refuse files that are not those of the seal, and another identity's seal."""
+    if seal.get("identity") != identity or seal["files"] != _checksums(content):
+        raise KdcacheError("its files are not as they were stored")
+
+
 def _bytes_in(path: Path) -> int:
     """The number of bytes that a file of the store states.
 
@@ -253,6 +313,12 @@ def _bytes_in(path: Path) -> int:
 
 def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _size_of(folder: Path, leave_out: str | None) -> int:
+    """The bytes that a copy of the folder takes."""
+    kept = (path for path in _files(folder) if leave_out not in path.relative_to(folder).parts)
+    return sum(path.stat().st_size for path in kept)
 
 
 def _checksums(folder: Path) -> dict[str, str]:

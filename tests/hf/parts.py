@@ -58,6 +58,20 @@ def sequences(count: int = 8) -> list[dict[str, list[int]]]:
     return [{"input_ids": [(i * 5 + j * j) % VOCABULARY for j in range(3 + i % 7)]} for i in range(count)]
 
 
+def all_labelled(rows: list[Any]) -> dict[str, torch.Tensor]:
+    """A collator that labels every token, the first too, and what is padded."""
+    length = max(len(row["input_ids"]) for row in rows)
+    ids = torch.tensor([[*row["input_ids"], *[1] * (length - len(row["input_ids"]))] for row in rows])
+    mask = torch.tensor([[int(at < len(row["input_ids"])) for at in range(length)] for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.clone()}
+
+
+def first_labelled(rows: list[Any]) -> dict[str, torch.Tensor]:
+    """A collator that labels every token, the first too, and not what is padded."""
+    batch = all_labelled(rows)
+    return {**batch, "labels": batch["labels"].masked_fill(batch["attention_mask"] == 0, -100)}
+
+
 def logit_cache(path: Path) -> LogitCache:
     return write_logits(
         classifier(1),

@@ -13,12 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Trainer
 
-from kdcache import RS, KdcacheError, LogitCache, TokenCache, write_token_logits
+from kdcache import RS, Full, KdcacheError, LogitCache, TokenCache, write_token_logits
 from kdcache.hf import KDTrainer
 from kdcache.logits.tokens.apart import mixes
 from tests.hf.parts import (
+    all_labelled,
     arguments,
     classifier,
+    first_labelled,
     language_model,
     logit_cache,
     sequences,
@@ -135,14 +137,76 @@ def test_every_token_counts_alike_however_batches_are_cut(folder: Path, tmp_path
     assert_same(made.model, tokens_by_hand(folder))
 
 
+def model_of(family: str) -> Any:
+    return language_model(0) if family == "gpt2" else causal_model(family)
+
+
+def cross_entropy(model: Any) -> Tensor:
+    """The mean over all predicted tokens of the 8 sequences, each by itself."""
+    losses = []
+    for row in sequences():
+        ids = torch.tensor([row["input_ids"]])
+        losses.append(F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none"))
+    return torch.cat(losses).mean()
+
+
+@pytest.mark.parametrize("accumulated", [1, 4])
+@pytest.mark.parametrize("collator", [None, first_labelled, all_labelled])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_token_without_a_prediction_counts_for_nothing(
+    family: str, collator: Any, accumulated: int, tmp_path: Path
+) -> None:
+    """The first of a row, or padding: whether the collator labels it, and whether the model's own loss counts it."""
+    cache = write_token_logits(model_of(family), sequences(), tmp_path / "cache", Full())
+    small = arguments(
+        tmp_path / "run",
+        per_device_train_batch_size=8 // accumulated,
+        gradient_accumulation_steps=accumulated,
+    )
+    made = KDTrainer(model_of(family), small, collator, sequences(), sequences(), cache=cache, alpha=0.0)
+    expected = model_of(family)
+    loss = cross_entropy(expected)
+    assert made.evaluate()["eval_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert made.train().training_loss == pytest.approx(loss.item(), rel=1e-5)
+    descend(expected, loss)
+    assert_same(made.model, expected.state_dict())
+
+
+def test_a_step_of_masked_tokens_is_their_mean(tmp_path: Path) -> None:
+    """A collator that gives labels of all tokens, and a loss_mask beside them."""
+    rows = [{**row, "loss_mask": [at % 2 for at in range(len(row["input_ids"]))]} for row in sequences()]
+    cache = write_token_logits(language_model(0), rows, tmp_path / "cache", Full())
+
+    def collate(rows: list[Any]) -> dict[str, Any]:
+        return {**first_labelled(rows), "loss_mask": [row["loss_mask"] for row in rows]}
+
+    same = {"train_dataset": rows, "cache": cache, "alpha": 0.0}
+    found, expected = (
+        KDTrainer(language_model(1), arguments(tmp_path / "run"), collator, **same)
+        for collator in (collate, None)
+    )
+    assert found.train().training_loss == pytest.approx(expected.train().training_loss, rel=1e-5)
+    assert_same(found.model, expected.model.state_dict())
+
+
+def test_every_row_counts_whatever_the_classifiers_own_loss_does(
+    folder: Path, by_hand: dict[str, Tensor], tmp_path: Path
+) -> None:
+    made = trainer(folder, tmp_path, max_steps=3)
+    made._loss_shifts_labels = True  # as the Trainer sets it for a model whose loss is that of a causal LM
+    made.train()
+    assert_same(made.model, by_hand)
+
+
 def test_two_processes_take_the_step_of_one(folder: Path, tmp_path: Path) -> None:
     run_in_two_processes(Path(__file__).with_name("two_processes.py"), folder)
     one = trainer(folder, tmp_path)
     one.train()
     assert_same(one.model, torch.load(folder / "classes.pt", weights_only=True))
-    expected = language_model(0)
-    expected.load_state_dict(torch.load(folder / "tokens.pt", weights_only=True))
-    assert_same(expected, tokens_by_hand(folder))
+    for name in ("tokens", "first labelled"):
+        found = language_model(0)
+        found.load_state_dict(torch.load(folder / f"{name}.pt", weights_only=True))
+        assert_same(found, tokens_by_hand(folder))
 
 
 def test_each_epoch_has_its_draw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,6 +312,29 @@ def test_rows_of_several_documents_in_evaluation_alone(tmp_path: Path) -> None:
     assert math.isfinite(made.evaluate(alone)["eval_loss"])
     with pytest.raises(KdcacheError, match="a opt model does not keep the documents"):
         made.evaluate(PACKED)
+
+
+def test_positions_that_begin_anew_need_document_starts(tmp_path: Path) -> None:
+    """The student would see two documents, and the cache has one."""
+    rows = [{"input_ids": [5, 6, 7, 8, 9, 4]}, {"input_ids": [9, 4, 3]}]
+    cache = write_token_logits(language_model(1), rows, tmp_path / "cache")
+
+    def run(positions: list[list[int]], starts: Any = None) -> None:
+        batch = {**first_labelled(rows), "position_ids": torch.tensor(positions)}
+        given = {**batch, "document_starts": starts} if starts else batch
+        options = {"train_dataset": rows, "cache": cache}
+        KDTrainer(language_model(0), arguments(tmp_path / "run"), lambda _: given, **options).train()
+
+    run([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 0, 0]])  # the second row is padded
+    run([[0, 1, 2, 3, 4, 5]])  # positions of every row
+    message = "position_ids begin anew at position 4, but there are no document_starts .*give document_starts"
+    for starts in (None, [[0], [0]]):
+        with pytest.raises(KdcacheError, match=f"a batch, row 0: {message}"):
+            run([[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]], starts)
+    with pytest.raises(KdcacheError, match=f"row 0: {message}"):
+        run([[0, 1, 2, 0, 0, 1], [0, 1, 2, 0, 0, 0]], [[0, 3], [0]])  # of two places one is named
+    with pytest.raises(KdcacheError, match="row 1: position_ids begin anew at position 1"):
+        run([[0, 1, 2, 3, 4, 5], [0, 0, 1, 0, 0, 0]])
 
 
 def test_a_row_that_changed_is_refused_before_training(folder: Path, tmp_path: Path) -> None:

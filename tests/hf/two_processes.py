@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from kdcache.hf import KDTrainer
-from tests.hf.parts import arguments, classifier, language_model, sequences, texts
+from tests.hf.parts import arguments, classifier, first_labelled, language_model, sequences, texts
 
 folder = Path(sys.argv[1])
 small = arguments(folder / "run", per_device_train_batch_size=2, gradient_accumulation_steps=2)
@@ -18,6 +18,9 @@ trainers = {
         alpha=0.7, temperature=2,
     ),
     "tokens": KDTrainer(language_model(0), small, train_dataset=sequences(), cache=folder / "tokens", alpha=0.7),
+    "first labelled": KDTrainer(
+        language_model(0), small, first_labelled, sequences(), cache=folder / "tokens", alpha=0.7
+    ),
 }  # fmt: skip
 for name, trainer in trainers.items():
     trainer.train()

@@ -114,6 +114,43 @@ def test_every_part_of_a_module_goes_back_to_its_mode() -> None:
         assert [module.training for module in model.modules()] == before
 
 
+class Wrapped(nn.Module):
+    """A teacher with a method of its own that gives logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.dropout = model, nn.Dropout(0.5)
+
+    def encode(self, **batch: Any) -> torch.Tensor:
+        return self.dropout(self.model(**batch).logits)
+
+
+@pytest.mark.parametrize("device", [None, "cpu"])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_module_of_a_bound_method_is_in_evaluation_mode(
+    kind: str, device: str | None, tmp_path: Path
+) -> None:
+    """Dropout would make its logits random."""
+    model = Wrapped(model_of(kind)).train()
+    found = write(kind, tmp_path / "bound", model=model.encode, device=device)
+    np.testing.assert_array_equal(found, write(kind, tmp_path / "module"))
+    assert all(module.training for module in model.modules())
+
+
+def test_the_module_of_a_bound_method_is_moved() -> None:
+    model = nn.Linear(2, 2)
+    with evaluating(model.forward, "meta") as device:
+        assert device == model.weight.device == torch.device("meta")
+
+
+def test_any_other_callable_stays_as_it_is() -> None:
+    model = nn.Dropout()
+    for plain in (lambda values: model(values), len, "text".upper):
+        with evaluating(plain, None) as device:
+            assert device is None
+            assert model.training
+
+
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_number_is_a_gpu(kind: str, tmp_path: Path) -> None:
     """0 is the first, and not the CPU."""
@@ -126,10 +163,18 @@ def test_a_number_is_a_gpu(kind: str, tmp_path: Path) -> None:
 
 
 def test_what_is_no_device() -> None:
-    for device in ("gpu", 1.5):
+    for device in ("gpu", 1.5, "cuda:77"):
         message = f"device={device!r}: expected a device .*such as 'cpu'"
-        with pytest.raises(CacheError, match=message), evaluating(nn.Linear(1, 1), device):
-            pass
+        for model in (nn.Linear(1, 1), nn.Linear(1, 1).forward, len):
+            with pytest.raises(CacheError, match=message), evaluating(model, device):
+                pass
+
+
+def test_a_module_that_cannot_be_moved() -> None:
+    model = nn.Linear(2, 2, device="meta")
+    message = r"device='cpu': the model cannot be moved there .*leave `device` out"
+    with pytest.raises(CacheError, match=message), evaluating(model, "cpu"):
+        pass
 
 
 def on_disk(model: nn.Module, folder: Path) -> nn.Module:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from kdcache.errors import KdcacheError, TrialError
 from kdcache.logits import Fingerprints, LogitWriter
 from kdcache.trials.layout import trial_folder
 from kdcache.trials.result import TrialResult, finished_result, write_result
-from kdcache.trials.store import Store, project_store
+from kdcache.trials.store import Store, project_store, run_and_store
 from tests.doing import missing_seeds
 
 LARGE = 10**9
@@ -243,9 +244,140 @@ def test_a_trial_that_cannot_be_stored_is_not_removed(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("kdcache.trials.store.copy_folder", full)
-    with pytest.raises(KdcacheError, match="cannot be stored: No space left on device"):
+    with pytest.raises(
+        TrialError, match=r"cannot be stored: No space left on device\); free space, or set KDCACHE"
+    ):
         missing_seeds(tmp_path / "kd", {0: "two"}, store=store)
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("error", [PermissionError(errno.EPERM, "not yours"), FileNotFoundError()])
+def test_what_was_taken_is_taken_even_if_that_cannot_be_noted(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    """The store is somebody else's, or another process has just freed the entry."""
+    folder = finish(tmp_path / "kd", 0, "one")
+    before = contents(folder)
+    store.put("trials", "one", folder)
+    shutil.rmtree(folder)
+
+    set_time = os.utime
+
+    def refused(path: Path, *given: object, **more: object) -> None:
+        if Path(path).name == "seal.json":
+            raise error
+        set_time(path, *given, **more)
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert store.take("trials", "one", folder)
+    assert contents(folder) == before
+
+
+def rot(store: Store, identity: str) -> None:
+    """Change a byte of an entry."""
+    file = store.folder / "trials" / identity / "content/result.json"
+    file.write_bytes(file.read_bytes().replace(b"scratch", b"scrotch"))
+
+
+def test_a_trial_is_put_aside_although_the_store_has_it_damaged(tmp_path: Path, store: Store) -> None:
+    """Its folder is removed next: it is the only good copy."""
+    root = tmp_path / "kd"
+    folder = finish(root, 0, "one")
+    before = contents(folder)
+    store.put("trials", "one", folder)
+    rot(store, "one")
+    assert missing_seeds(root, {0: "two"}, store=store) == [0]
+    assert missing_seeds(root, {0: "one"}, store=store) == []
+    assert contents(folder) == before
+
+
+def test_a_whole_entry_is_not_written_again(tmp_path: Path, store: Store) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    store.put("trials", "one", folder)
+    seal = store.folder / "trials/one/seal.json"
+    before = seal.stat().st_ino
+    store.put("trials", "one", folder, check=True)
+    assert seal.stat().st_ino == before
+
+
+def test_a_damaged_entry_that_cannot_be_removed(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not taken, and not taken for a copy either."""
+    folder = finish(tmp_path / "kd", 0, "one")
+    store.put("trials", "one", folder)
+    rot(store, "one")
+    remove = shutil.rmtree
+    entry = store.folder / "trials" / "one"
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, *a, **o: None if path == entry else remove(path, *a, **o)
+    )
+    assert not store.take("trials", "one", tmp_path / "taken")
+    assert (
+        "trials/one: is not used (its files are not as they were stored) and cannot be removed" in caplog.text
+    )
+    with pytest.raises(TrialError, match="is not removed because it cannot be put into the store"):
+        missing_seeds(tmp_path / "kd", {0: "two"}, store=store)
+    assert folder.is_dir()
+
+
+def test_what_is_larger_than_the_store_is_not_stored(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", 10_000_000)
+    small = finish(tmp_path / "kd", 0, "small")
+    store.put("trials", "small", small)
+    large = finish(tmp_path / "kd", 1, "large")
+    (large / "model").mkdir()
+    (large / "model" / "weights").write_bytes(bytes(10_000_001))  # a model is not stored
+    store.put("trials", "large", large)
+    (large / "more").write_bytes(bytes(10_000_001))
+    with pytest.raises(
+        KdcacheError, match=r"seed-1: 0\.01 GB, larger than KDCACHE_STORE_GB=0\.01: not stored"
+    ):
+        store.put("trials", "larger", large)
+    assert {entry.identity for entry in store.entries()} == {"small", "large"}
+
+
+def test_a_trial_that_is_larger_than_the_store_is_not_removed(tmp_path: Path) -> None:
+    folder = finish(tmp_path / "kd", 0, "one")
+    before = contents(folder)
+    message = r"seed-0: is no longer asked for.* larger than KDCACHE_STORE_GB=1e-06: not stored\); free space, or set"
+    with pytest.raises(TrialError, match=message):
+        missing_seeds(tmp_path / "kd", {0: "two"}, store=Store(tmp_path / "store", 1000))
+    assert contents(folder) == before
+
+
+def test_what_was_just_put_is_not_freed(tmp_path: Path) -> None:
+    """Whatever the times of the others: they may come from another machine's clock."""
+    first = finish(tmp_path / "kd", 0, "first")
+    store = Store(tmp_path / "store", int(1.5 * sum(len(data) for data in contents(first).values())))
+    store.put("trials", "first", first)
+    os.utime(store.folder / "trials/first/seal.json", (2**32, 2**32))
+    store.put("trials", "second", finish(tmp_path / "kd", 1, "second"))
+    assert [entry.identity for entry in store.entries()] == ["second"]
+
+
+def test_an_entry_that_cannot_be_counted_is_stored(
+    tmp_path: Path, store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.folder / "total.json").mkdir(parents=True)
+    store.put("trials", "one", finish(tmp_path / "kd", 0, "one"))
+    assert "the store's size is not known" in caplog.text
+    assert store.take("trials", "one", tmp_path / "taken")
+
+
+def test_a_finished_trial_stays_finished_without_its_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("KDCACHE_STORE", str(tmp_path / "file" / "store"))
+    monkeypatch.setattr(
+        "kdcache.trials.run.run_trial", lambda plan: finish(tmp_path / "kd", 0, plan.identity)
+    )
+    plan = SimpleNamespace(folder=trial_folder(tmp_path / "kd", 0), identity="one", keep_model=False)
+    run_and_store(plan)
+    assert finished_result(plan.folder).identity == "one"
+    assert "seed-0: is finished, but not stored: " in caplog.text
+    assert "cannot be stored: Not a directory" in caplog.text
 
 
 def test_a_trial_that_is_taken_has_the_names_that_are_asked_for(tmp_path: Path, store: Store) -> None:

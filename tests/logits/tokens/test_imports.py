@@ -72,3 +72,27 @@ def test_what_cannot_be_imported(tmp_path, change, message):
     with pytest.raises(CacheError, match=message):
         import_topk([row], tmp_path, k=K, vocabulary=VOCABULARY, fingerprints=FINGERPRINTS)
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_finished_cache_is_not_replaced(tmp_path):
+    """Whether the rows can be imported or not: it may be a teacher's, which took hours."""
+    rows, folder = sequences(9), tmp_path / "cache"
+    cache = write_token_logits(Table(), rows, folder, TopK(K), fingerprints=FINGERPRINTS)
+    options = {"k": K, "vocabulary": VOCABULARY, "fingerprints": FINGERPRINTS}
+    for given in ([vllm(row) for row in rows], [{"input_ids": [1, 2, 3]}]):
+        with pytest.raises(
+            CacheError, match="cache: holds a finished cache, and nothing was removed; delete this f"
+        ):
+            import_topk(given, folder, **options)
+        assert cache.verify("full").rows == 9
+    (folder / "manifest.json").unlink()  # what is left of an interrupted run goes
+    assert import_topk(map(vllm, rows[:4]), folder, **options).verify("full").rows == 4
+
+
+def test_a_manifest_of_anybody_else_is_not_called_a_cache(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "my web app"}')
+    with pytest.raises(CacheError, match="is no logit cache's manifest, and nothing was removed"):
+        import_topk(
+            [vllm({"input_ids": [1, 2]})], tmp_path, k=K, vocabulary=VOCABULARY, fingerprints=FINGERPRINTS
+        )
+    assert (tmp_path / "manifest.json").exists()
