@@ -6,7 +6,9 @@ import argparse
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from kdcache.errors import ComparisonError
 from kdcache.results.checking import check_results
 from kdcache.results.evaluation import Evaluation
 from kdcache.results.gather import cost_table, curves_table, read_trials, trials_table
@@ -27,10 +29,13 @@ from kdcache.statistics import (
 from kdcache.statistics.learned import without_unlearned
 from kdcache.study import Study, load_study
 from kdcache.study.metrics import unit_of
+from kdcache.system.names import SETTLED, TUNED
 from kdcache.trials.layout import Layout
 from stages import stage_errors
 
 log = logging.getLogger(__name__)
+# What dvc.yaml names as the stage's params; settle.json and tuned.json are among its deps.
+PARAMS = ("seeds", "tasks", "teachers", "students", "regularizers", "distillers", "comparison")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,7 +54,37 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 @stage_errors()
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
-    write_metrics(load_study(options.params), Layout(options.root), options.out)
+    study = load_study(options.params)
+    write_metrics(study, Layout(options.root), options.out)
+    check_still_asked_for(study, options.params)
+
+
+def check_still_asked_for(study: Study, params: Path) -> None:
+    """Refuse if what was compared is asked for otherwise now: DVC would record the new params for the old metrics.
+
+    Raises:
+        ComparisonError: the study file, settle.json or tuned.json was changed; names the key or the file.
+    """
+    now = _asked(load_study(params))
+    changed = next((key for key, value in _asked(study).items() if now[key] != value), None)
+    if changed is not None:
+        place = params.with_name(changed) if changed in (SETTLED, TUNED) else f"{params}: {changed}"
+        raise ComparisonError(
+            f"{place} was changed while the study was compared; the metrics are of what was asked for when it began: "
+            "run again"
+        )
+
+
+def _asked(study: Study) -> dict[str, Any]:
+    """What the stage depends on, by key of the study file; then what the files beside it say."""
+    return {
+        **{key: getattr(study, key) for key in PARAMS},
+        SETTLED: (list(study.all_trials()), study.declarations),
+        TUNED: (
+            [study.as_tuned(*names) for names in study.configurations()],
+            [study.teacher(*names) for names in study.taught()],
+        ),
+    }
 
 
 def write_metrics(study: Study, layout: Layout, out: Path) -> None:

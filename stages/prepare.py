@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from kdcache.study import load_study
+from kdcache.errors import TaskError
+from kdcache.study import Task, load_study
 from kdcache.tasks.prepare import prepare_task
 from kdcache.trials.layout import Layout
 from stages import find, names, stage_errors
@@ -30,6 +31,20 @@ def main(arguments: list[str] | None = None) -> None:
     prepare_task(task, options.out or Layout().task(name), name)
     # dvc.yaml names this folder as a dependency of `distill`; without teachers nothing else makes it.
     Layout().caches(name).mkdir(parents=True, exist_ok=True)
+    check_still_asked_for(name, task, options.params)
+
+
+def check_still_asked_for(name: str, task: Task, params: Path) -> None:
+    """Refuse if the task was changed while it was prepared: DVC would record the new params for the old data.
+
+    Raises:
+        TaskError: the study file now says something else about the task, or nothing.
+    """
+    if load_study(params).tasks.get(name) != task:
+        raise TaskError(
+            f"{params}: tasks.{name} was changed while the task was prepared; what was prepared is what was asked for "
+            "when it began: run again"
+        )
 
 
 if __name__ == "__main__":

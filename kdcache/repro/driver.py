@@ -9,7 +9,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from multiprocessing import connection
-from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
@@ -57,35 +56,47 @@ def reproduce(
     Raises:
         KdcacheError: DVC refuses the pipeline, params.yaml has mistakes, or another such run is under way here.
     """
+    with alone():
+        return reproduce_here(targets, jobs, keep_going, allow_missing, beside, server)
+
+
+def reproduce_here(
+    targets: Sequence[str] = (),
+    jobs: int = 2,
+    keep_going: bool = False,
+    allow_missing: bool = False,
+    beside: Sequence[str] = (),
+    server: SharedServer | None = None,
+) -> int:
+    """What `reproduce` does, for a caller that is `alone` already."""
     project = Project()
     if PARAMS.exists() and not PARAMS.with_name(SETTLED).exists():
         write_json(PARAMS.with_name(SETTLED), {})  # DVC wants to find what stages depend on
-    with _alone(project.folder / "repro.lock"):
-        refreshed = code_lock.refresh()
-        pipeline = project.read(targets)
-        schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
-        waiting = schedule.having(State.WAITING)
-        work = expected_work(pipeline, waiting)
-        display = Display(len(waiting), Trials(work.trials))
-        if refreshed:
-            display.say(refreshed)
-        display.say(
-            f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
-        )
-        if not waiting:  # reading dvc.lock again would take as long as all that DVC did
-            return 0
-        missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-        with (
-            _signals() as received,
-            display,
-            project.lock_file_in_order(pipeline.order),
-            ExitStack() as held,
-        ):
-            workers = server or held.enter_context(SharedServer())
-            environment = workers.start(modelling_modules(work.models))
-            run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
-            run.start_beside(beside)
-            run.to_the_end(received)
+    refreshed = code_lock.refresh()
+    pipeline = project.read(targets)
+    schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
+    waiting = schedule.having(State.WAITING)
+    work = expected_work(pipeline, waiting)
+    display = Display(len(waiting), Trials(work.trials))
+    if refreshed:
+        display.say(refreshed)
+    display.say(
+        f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
+    )
+    if not waiting:  # reading dvc.lock again would take as long as all that DVC did
+        return 0
+    missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
+    with (
+        _signals() as received,
+        display,
+        project.lock_file_in_order(pipeline.order),
+        ExitStack() as held,
+    ):
+        workers = server or held.enter_context(SharedServer())
+        environment = workers.start(modelling_modules(work.models))
+        run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
+        run.start_beside(beside)
+        run.to_the_end(received)
     if received:
         return 128 + received[0]
     return 1 if schedule.having(State.FAILED) else 0
@@ -227,7 +238,13 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def alone() -> Iterator[None]:
+    """Nobody else runs or settles the project of the current folder meanwhile.
+
+    Raises:
+        KdcacheError: somebody does so already; or the folder is no DVC project.
+    """
+    path = Project().folder / "repro.lock"
     with ExitStack() as held:
         try:
             held.enter_context(FileLock(path).acquire(timeout=0))

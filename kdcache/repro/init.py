@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import filecmp
 import io
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -51,7 +55,8 @@ def start_project(folder: Path, kind: Template = "default", data: Texts | Images
         What to do next, one line for each step.
 
     Raises:
-        KdcacheError: the folder has a project already, or the data are not as described. Nothing is written then.
+        KdcacheError: the folder has a project already, or a file with other content where one is to be written; the
+            data are not as described; or DVC refuses the folder. Nothing is written then.
     """
     existing = [name for name in OURS if (folder / name).exists()]
     if existing:
@@ -61,10 +66,17 @@ def start_project(folder: Path, kind: Template = "default", data: Texts | Images
     if folder.exists() and not folder.is_dir():
         raise KdcacheError(f"{folder}: is a file; name a folder")
     study = _study(kind) if data is None else _study_of(folder, data)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_files(folder, study, data)
+    files: dict[str, bytes | Path] = {**_files(study, data), **({} if data is None else data.copied(folder))}
+    _check_free(folder, files)
+    rules = {".gitignore": template.IGNORED, ".dvcignore": _dvc_ignored()}
+    ignored = {name: _ignored(folder / name, wanted) for name, wanted in rules.items()}
+    _make_folder(folder)
+    for place, content in files.items():
+        _put(folder / place, content)
+    for name, lines in ignored.items():
+        (folder / name).write_bytes(lines)
+    _write_project(folder, study, () if data is None else data.sources(folder))
     load_study(folder / "params.yaml")  # so that mistakes are reported here, and not by the first stage
-    _make_repositories(folder)
     return _next_steps(folder, study)
 
 
@@ -101,17 +113,74 @@ def _with_keep(study: Any) -> Any:
     return study
 
 
-def _write_files(folder: Path, study: Any, data: Texts | Images | None) -> None:
+def _files(study: Any, data: Texts | Images | None) -> dict[str, bytes]:
+    """What a project starts with besides its own files, by place: the models, and the templates of plots."""
     source = template.root()
-    shutil.copytree(source / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    models = _contents(source / "data/models", template.checkpoints(study))
+    if data is not None:
+        models = data.fitted(models)
+    plots = _contents(source / ".dvc", ["plots"])
+    return {
+        **{f"data/models/{name}": content for name, content in models.items()},
+        **{f".dvc/{name}": content for name, content in plots.items()},
+    }
+
+
+def _contents(root: Path, folders: list[str]) -> dict[str, bytes]:
+    """The files in some folders of `root`, by their paths in it."""
+    paths = (path for folder in folders for path in sorted((root / folder).rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def _check_free(folder: Path, files: Mapping[str, bytes | Path]) -> None:
+    """Refuse if a file would be written over, or stands where a folder is needed.
+
+    Args:
+        files: their contents, or the files that are copied, by place.
+    """
+    for place, content in files.items():
+        for parent in (folder / part for part in Path(place).parents):
+            if os.path.lexists(parent) and not parent.is_dir():
+                raise KdcacheError(
+                    f"{parent}: expected a folder for {Path(place).name}, found a file; move it away, or name another "
+                    "folder for the project"
+                )
+        target = folder / place
+        if os.path.lexists(target) and not _has(target, content):
+            raise KdcacheError(
+                f"{target}: has other content than what would be written there; move it away, or name another folder "
+                "for the project"
+            )
+
+
+def _has(path: Path, content: bytes | Path) -> bool:
+    """Whether a file has this content, or the same as another file."""
+    if not path.is_file():
+        return False
+    if isinstance(content, bytes):
+        return path.read_bytes() == content
+    return filecmp.cmp(path, content, shallow=False)
+
+
+def _put(path: Path, content: bytes | Path) -> None:
+    """Write a file that is not there."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        shutil.copyfile(content, path)
+
+
+def _write_project(folder: Path, study: Any, sources: Sequence[str]) -> None:
+    """The files of `OURS`, none of which is there yet, and the folder of the models."""
+    shutil.copytree(
+        template.root() / "stages", folder / "stages", ignore=shutil.ignore_patterns("__pycache__")
+    )
     models = folder / "data" / "models"
     models.mkdir(parents=True, exist_ok=True)
     (models / ".gitkeep").touch()  # dvc.yaml names the folder, even where all models are the hub's
-    for name in template.checkpoints(study):
-        shutil.copytree(source / "data/models" / name, models / name, dirs_exist_ok=True)
-    if data is not None:
-        data.put_into(folder)
-    sources = () if data is None else data.sources(folder)
     (folder / "dvc.yaml").write_text(template.pipeline(sources), encoding="utf-8")
     ensure_settled(folder / SETTLED)
     code_lock.write(folder)
@@ -119,44 +188,73 @@ def _write_files(folder: Path, study: Any, data: Texts | Images | None) -> None:
     YAML().dump(study, written)
     text = SECTION.sub(r"\1\n\n", written.getvalue())
     (folder / "params.yaml").write_text(text, encoding="utf-8")
-    _ignore(folder / ".gitignore", template.IGNORED)
-    _ignore(folder / ".dvcignore", _dvc_ignored())
 
 
-def _ignore(path: Path, rules: str) -> None:
-    """Add the rules that the file lacks, as a repository's own file does; a new file has all of them."""
+def _ignored(path: Path, rules: str) -> bytes:
+    """A file of rules with those that it lacks, as a repository's own file may; a new file has all of them.
+
+    Git's paths are bytes: what is no UTF-8 stays as it is.
+
+    Raises:
+        KdcacheError: it is no file.
+    """
     if not path.exists():
-        path.write_text(rules, encoding="utf-8")
-        return
-    there = path.read_text(encoding="utf-8")
+        return rules.encode()
+    if not path.is_file():
+        raise KdcacheError(f"{path}: expected a file, found a folder; move it away, or name another folder")
+    there = path.read_bytes().decode("utf-8", "surrogateescape")
     known = {"", *map(str.strip, there.splitlines())}
     lacking = [rule for rule in rules.splitlines() if rule.strip() not in known and not rule.startswith("#")]
     if lacking:
         end = "" if there.endswith("\n") or not there else "\n"
-        path.write_text(there + end + "\n".join(["# kdcache", *lacking, ""]), encoding="utf-8")
+        there += end + "\n".join(["# kdcache", *lacking, ""])
+    return there.encode("utf-8", "surrogateescape")
 
 
 def _dvc_ignored() -> str:
     return (template.root() / ".dvcignore").read_text(encoding="utf-8")
 
 
+def _make_folder(folder: Path) -> None:
+    """Make the folder, with its repositories; leave nothing behind if DVC refuses it."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _make_repositories(folder)
+    except KdcacheError:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise
+
+
 def _make_repositories(folder: Path) -> None:
-    """Start Git and DVC repositories if there are none. (dvc.yaml's plots need the templates of .dvc/plots.)"""
-    if not (folder / ".dvc").is_dir():
-        with_git = shutil.which("git") is not None
-        if with_git and _said(folder, "git", "rev-parse", "--show-toplevel") is None:
-            _said(folder, "git", "init", "--quiet")
-        top = _said(folder, "git", "rev-parse", "--show-toplevel") if with_git else None
-        how = ["--no-scm"] if top is None else [] if Path(top) == folder.resolve() else ["--subdir"]
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "init", "--quiet", "--force", *how],
-            cwd=folder, capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise KdcacheError(f"{folder}: `dvc init` failed: {done.stderr.strip()}")
-        with (folder / ".dvc" / "config").open("a", encoding="utf-8") as config:
-            config.write("[core]\n    analytics = false\n" if top else "    analytics = false\n")
-    shutil.copytree(template.root() / ".dvc/plots", folder / ".dvc/plots", dirs_exist_ok=True)
+    """Start Git and DVC repositories if there are none.
+
+    Raises:
+        KdcacheError: DVC refuses, for example in a folder that Git ignores. What was made is removed.
+    """
+    if (folder / ".dvc").is_dir():
+        return
+    new = [folder / name for name in (".git", ".dvc", ".dvcignore") if not os.path.lexists(folder / name)]
+    with_git = shutil.which("git") is not None
+    if with_git and _said(folder, "git", "rev-parse", "--show-toplevel") is None:
+        _said(folder, "git", "init", "--quiet")
+    top = _said(folder, "git", "rev-parse", "--show-toplevel") if with_git else None
+    how = ["--no-scm"] if top is None else [] if Path(top) == folder.resolve() else ["--subdir"]
+    done = subprocess.run(  # without --quiet, which keeps errors back too
+        [sys.executable, "-m", "dvc", "init", "--force", *how],
+        cwd=folder, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        for path in new:
+            path.unlink() if path.is_file() else shutil.rmtree(path, ignore_errors=True)
+        reason = " ".join(done.stderr.split()).removeprefix("ERROR: ") or f"exit code {done.returncode}"
+        raise KdcacheError(
+            f"{folder}: `dvc init` failed, so nothing is written: {reason} (Or name another folder.)"
+        )
+    with (folder / ".dvc" / "config").open("a", encoding="utf-8") as config:
+        config.write("[core]\n    analytics = false\n" if top else "    analytics = false\n")
 
 
 def _said(folder: Path, *command: str) -> str | None:

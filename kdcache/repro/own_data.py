@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,7 @@ from kdcache.study.names import is_name
 from kdcache.study.wording import describe_mistake
 from kdcache.tasks.images import to_pixels
 from kdcache.tasks.prepare import check_source
+from kdcache.tasks.rows import Rows
 from kdcache.tasks.sources import load_source
 from kdcache.tasks.texts import TextReader
 
@@ -74,11 +74,13 @@ class Texts:
         """The files as the project has them."""
         return [f"data/{path.name}" for path in (self.train, self.validation)]
 
-    def put_into(self, project: Path) -> None:
-        """Copy the files to data/."""
-        for path in (self.train, self.validation):
-            if (project / "data" / path.name).resolve() != path.resolve():
-                shutil.copyfile(path, project / "data" / path.name)
+    def copied(self, project: Path) -> dict[str, Path]:
+        """The files that the project gets a copy of, by their places in it."""
+        return dict(zip(self.sources(project), (self.train, self.validation), strict=True))
+
+    def fitted(self, models: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The models take texts as they are."""
+        return dict(models)
 
 
 @dataclass(frozen=True)
@@ -121,20 +123,27 @@ class Images:
         """The folders of the splits, as dvc.yaml names them."""
         return [f"{self._seen_from(project)}/{split}" for split in SPLITS]
 
-    def put_into(self, project: Path) -> None:
-        """Give the models, which have no weights yet, the size and the channels of these images."""
+    def copied(self, project: Path) -> dict[str, Path]:
+        """Nothing is copied."""
+        return {}
+
+    def fitted(self, models: Mapping[str, bytes]) -> dict[str, bytes]:
+        """The models' files, by path, with the size and the channels of these images; they have no weights yet."""
         largest, channels = self._extent
         size = SMALL if largest <= 2 * SMALL else LARGE
-        models = project / "data" / "models"
+        fitted = dict(models)
         student = {"image_size": size, "patch_size": size // 4, "num_channels": channels}
-        _change(models / "vit-tiny" / "config.json", student)
-        _change(models / "resnet-tiny" / "config.json", {"num_channels": channels})
-        for name, side in (("vit-tiny", size), ("resnet-tiny", 2 * size)):
+        for name, side, config in (
+            ("vit-tiny", size, student),
+            ("resnet-tiny", 2 * size, {"num_channels": channels}),
+        ):
             half = [0.5] * channels
             settings = {"size": {"height": side, "width": side}, "image_mean": half, "image_std": half}
-            _change(models / name / "preprocessor_config.json", settings)
+            for file, changes in (("config.json", config), ("preprocessor_config.json", settings)):
+                fitted[f"{name}/{file}"] = _changed(models[f"{name}/{file}"], changes)
             text = f"# {name}\n\nAn architecture without weights, for {side} x {side} images of {channels} channels.\n"
-            (models / name / "README.md").write_text(text, encoding="utf-8")
+            fitted[f"{name}/README.md"] = text.encode()
+        return fitted
 
     @cached_property
     def _extent(self) -> tuple[int, int]:
@@ -166,9 +175,9 @@ def own_study(project: Path, data: Texts | Images) -> tuple[Any, str]:
     return study, described
 
 
-def _change(path: Path, changes: dict[str, Any]) -> None:
-    """Set keys of a JSON file."""
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}, indent=2) + "\n")
+def _changed(content: bytes, changes: dict[str, Any]) -> bytes:
+    """A JSON file's content with other values of some keys."""
+    return f"{json.dumps({**json.loads(content), **changes}, indent=2)}\n".encode()
 
 
 def _in_a_line(values: Sequence[str]) -> CommentedSeq:
@@ -208,12 +217,20 @@ def _look_at(data: Texts) -> tuple[str, int]:
     check_source(task)
     tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
     tokenizer.no_truncation()
-    first = next(iter(loaded["train"].batches())).slice(0, SAMPLE)
-    texts, _ = TextReader("train", list(data.text)).read(first, 0, None)
-    columns = [[text or "" for text in column.to_pylist()] for column in texts.values()]
-    counts = [
-        len(encoding.ids)
-        for encoding in tokenizer.encode_batch([" ".join(row) for row in zip(*columns, strict=True)])
-    ]
+    texts = list(_sample(loaded["train"], list(data.text)))
+    counts = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]
     longest = min(LONGEST, STEP * math.ceil((float(np.percentile(counts, 99)) + 1) / STEP))
     return f"{rows:,} and {len(loaded['validation'].label):,} rows, {len(classes)} classes", longest
+
+
+def _sample(train: Rows, columns: list[str]) -> Iterator[str]:
+    """At most SAMPLE texts, evenly from all rows: a file may be sorted by class or by length."""
+    step = math.ceil(len(train.label) / SAMPLE)
+    reader, start = TextReader("train", columns), 0
+    for batch in train.batches():
+        rows = np.arange(-start % step, batch.num_rows, step)
+        if len(rows):
+            texts, _ = reader.read(batch.take(rows), start, None)
+            for row in zip(*(column.to_pylist() for column in texts.values()), strict=True):
+                yield " ".join(text or "" for text in row)
+        start += batch.num_rows

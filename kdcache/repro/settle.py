@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdcache.engine.shared_server import SharedServer
 from kdcache.errors import ComparisonError, KdcacheError
-from kdcache.repro.driver import reproduce
+from kdcache.repro.driver import alone, reproduce_here
 from kdcache.repro.work import PARAMS
 from kdcache.results.reading import read_table
 from kdcache.results.schema import CostRow, TrialRow
@@ -15,7 +15,8 @@ from kdcache.statistics import wording
 from kdcache.statistics.going_on import Standing, standing
 from kdcache.study import Study, load_study
 from kdcache.study.schema import SeedCounts
-from kdcache.study.settled import ensure_settled, settled_beside, write_settled
+from kdcache.study.settled import ensure_settled, read_settled, settled_beside, write_settled
+from kdcache.system.files import write_json
 from kdcache.trials.layout import Layout
 
 COMPARE, REPORT = "compare", "report"  # stages of dvc.yaml
@@ -26,7 +27,8 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
 
     If no trial is here, start with the first look, whatever settle.json asks for; the end is the same.
 
-    It can be stopped and started again at any moment: settle.json asks for a look's trials before they run.
+    It can be stopped and started again at any moment: settle.json asks for a look's trials before they run. It has
+    the present declaration only once trials have been judged by it.
 
     Returns:
         The exit code, see `reproduce`.
@@ -34,17 +36,28 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
     Raises:
         KdcacheError: see `reproduce` and `load_study`; or trials cannot be judged.
     """
-    study = load_study(PARAMS)
-    path = settled_beside(PARAMS)
-    ensure_settled(path)
-    has_looks = study.comparison.looks is not None
-    if has_looks and not any(Layout().data.glob("trials/*/*/*/seed-*")):
-        study = study.with_settled({}, study.declarations)  # as in a fresh clone: a first report comes soon
-    if not has_looks:
-        code = reproduce(jobs=jobs)
+    load_study(PARAMS)  # what is wrong with params.yaml is said first, also where there is no project
+    with alone():
+        study = load_study(PARAMS)
+        path = settled_beside(PARAMS)
+        ensure_settled(path)
+        if study.comparison.looks is not None:
+            return _settle_looks(study, path, jobs, say)
+        code = reproduce_here(jobs=jobs)
         if not code:
             say(_line(study, _judged(study), jobs))
         return code
+
+
+def _settle_looks(study: Study, path: Path, jobs: int, say: Callable[[str], None]) -> int:
+    """Ask for the next look's trials, then run and judge.
+
+    The file has the declarations of trials that were judged; the present one may not be among them yet.
+    """
+    judged_by = read_settled(path).about(study.seeds).declared
+    if not any(Layout().data.glob("trials/*/*/*/seed-*")):
+        study = study.with_settled({}, judged_by)  # as in a fresh clone: a first report comes soon
+    write_json(path, {"declared": judged_by, "seeds": _asked(study)})
     with SharedServer() as server:
         return _look_by_look(study, path, jobs, say, server)
 
@@ -55,14 +68,14 @@ def _look_by_look(
     """Run and judge looks until nothing is open. A look's report is made beside the next look's first trials."""
     due: list[str] = []
     while True:
-        write_settled(path, study, _asked(study))
-        if code := reproduce([COMPARE], jobs, beside=due, server=server):
+        if code := reproduce_here([COMPARE], jobs, beside=due, server=server):
             return code
-        now = _judged(study)
+        asked, now = _asked(study), _judged(study)
         say(_line(study, now, jobs))
-        if now.counts == _asked(study):
-            return reproduce(jobs=jobs, server=server)
         study = study.with_settled(now.counts, study.declarations)
+        write_settled(path, study, _asked(study))
+        if now.counts == asked:
+            return reproduce_here(jobs=jobs, server=server)
         due = [REPORT]
 
 

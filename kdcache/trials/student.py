@@ -52,7 +52,7 @@ def hand_out(
     Args:
         method: the regularizer's or distiller's name.
         seed: default: the configuration's first seed.
-        out: a new or empty folder. In the end it has the whole model, or is as it was.
+        out: a new or empty folder, or a link to an empty one. In the end it has the whole model, or is as it was.
         run: runs trials, as `kdcache.engine.run_trials` does.
         onnx: also write the model as ONNX.
 
@@ -65,14 +65,15 @@ def hand_out(
     _check_empty(out)
     plan = _planned(study, layout, task, student, method, seed)
     export = _exporter(plan) if onnx else None
-    work = out.with_name(f".{out.name}.{secrets.token_hex(4)}.tmp")
+    place = Path(os.path.realpath(out))  # a folder takes the place of a folder, not of a link to one
+    work = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
         kept = why_no_model(plan) is None
         model = _copied(plan, work) if kept else trained_again(plan, work, run, "nothing is written")
         if export is not None:
             export(model)
-        os.rename(model, out)
-        sync_folder(out.parent)
+        os.rename(model, place)
+        sync_folder(place.parent)
     except OSError as error:
         raise KdcacheError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -82,6 +83,10 @@ def hand_out(
 
 
 def _check_empty(out: Path) -> None:
+    if out.is_symlink() and not out.exists():
+        raise KdcacheError(
+            f"{out}: is a link to a folder that is not there; make that folder, or name another one"
+        )
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise KdcacheError(
             f"{out}: is there already and not an empty folder; name another one, nothing is written over"

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from kdcache.errors import KdcacheError
 from kdcache.repro.init import start_project
 
 
@@ -31,3 +34,26 @@ def test_inside_a_repository_of_git(tmp_path: Path) -> None:
     start_project(tmp_path / "studies" / "p", "images")
     assert not (tmp_path / "studies/p/.git").exists()
     assert (tmp_path / "studies/p/.dvc/plots/gains.json").is_file()
+
+
+def test_where_git_ignores_the_folder_dvc_s_reason_is_said_and_nothing_is_left(tmp_path: Path) -> None:
+    said(tmp_path, "git", "init", "--quiet")
+    (tmp_path / ".gitignore").write_text("sub/\n")
+    for _ in range(2):  # the second time it is as the first
+        with pytest.raises(KdcacheError, match=r"`dvc init` failed, .*\.dvc is ignored by your SCM tool"):
+            start_project(tmp_path / "sub" / "p", "images")
+        assert not (tmp_path / "sub").exists()
+    (tmp_path / "sub" / "mine").mkdir(parents=True)
+    (tmp_path / "sub" / "mine" / "notes.txt").touch()
+    with pytest.raises(KdcacheError, match="ignored by your SCM tool"):
+        start_project(tmp_path / "sub" / "mine", "images")
+    assert [path.name for path in (tmp_path / "sub" / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_repository_that_was_begun_is_removed_if_dvc_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(KdcacheError, match="`dvc init` failed, so nothing is written: exit code 1"):
+        start_project(tmp_path, "images")
+    assert list(tmp_path.iterdir()) == []

@@ -40,7 +40,7 @@ def written(folder: Path, name: str) -> dict[str, Any]:
 
 def put_rows(folder: Path, rows: int = 40) -> tuple[Path, Path]:
     """Two CSV files of texts of 3 and of 30 words, in two classes."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "validation"):
         with (folder / f"{split}.csv").open("w", newline="") as file:
             lines = csv.writer(file)
@@ -174,6 +174,86 @@ def test_a_repository_keeps_its_ignore_rules_and_gets_those_it_lacks(
     wanted = {line for line in (fresh / name).read_text().splitlines() if not line.startswith("#")} - {""}
     assert wanted <= set(lines)
     assert len(lines) == len(set(lines))
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "place", ["data/train.csv", "data/models/bert-tiny/config.json", ".dvc/plots/gains.json"]
+)
+def test_a_file_with_other_content_is_named_and_nothing_is_written(tmp_path: Path, place: str) -> None:
+    data = own_data.Texts(*put_rows(tmp_path / "from"), text=["text"], label="mood")
+    (tmp_path / "p" / place).parent.mkdir(parents=True)
+    (tmp_path / "p" / place).write_text("mine")
+    with pytest.raises(KdcacheError, match=f"p/{re.escape(place)}: has other content .*; move it away"):
+        init.start_project(tmp_path / "p", data=data)
+    assert everything(tmp_path / "p") == {place: b"mine"}
+
+
+def test_a_model_that_images_would_change_is_named(tmp_path: Path) -> None:
+    """The template's own file is another one, as soon as it has been fitted to the images."""
+    place = "data/models/vit-tiny/config.json"
+    (tmp_path / "p" / place).parent.mkdir(parents=True)
+    shutil.copy(ROOT / place, tmp_path / "p" / place)
+    folder = put_images(tmp_path / "photos", 20, colour=True)
+    with pytest.raises(KdcacheError, match=r"vit-tiny/config\.json: has other content"):
+        init.start_project(tmp_path / "p", data=own_data.Images(folder))
+    assert list(everything(tmp_path / "p")) == [place]
+
+
+@pytest.mark.parametrize("place", ["data", "data/models", ".dvc/plots"])
+def test_a_file_in_a_folder_s_place_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "p" / place).parent.mkdir(parents=True)
+    (tmp_path / "p" / place).write_text("mine")
+    with pytest.raises(
+        KdcacheError, match=f"p/{place}: expected a folder for .*, found a file; move it away"
+    ):
+        init.start_project(tmp_path / "p", "text")
+    assert everything(tmp_path / "p") == {place: b"mine"}
+
+
+def test_what_is_there_already_with_the_same_content_stays(tmp_path: Path) -> None:
+    train, validation = put_rows(tmp_path / "p" / "data")
+    place = "data/models/bert-tiny/config.json"
+    (tmp_path / "p" / place).parent.mkdir(parents=True)
+    shutil.copy(ROOT / place, tmp_path / "p" / place)
+    before = everything(tmp_path / "p")
+    init.start_project(tmp_path / "p", data=own_data.Texts(train, validation, text=["text"], label="mood"))
+    assert before.items() <= everything(tmp_path / "p").items()
+    assert (tmp_path / "p/data/models/bert-tiny/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", [".gitignore", ".dvcignore"])
+def test_rules_that_are_no_utf_8_stay_as_they_are(tmp_path: Path, name: str) -> None:
+    own = b"caf\xe9/\r\n*.log\r\n"
+    (tmp_path / name).write_bytes(own)
+    init.start_project(tmp_path, "images")
+    now = (tmp_path / name).read_bytes()
+    assert now.startswith(own + b"# kdcache\n")
+    assert b"\n__pycache__" in now
+
+
+def test_a_folder_in_place_of_the_rules_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").mkdir()
+    with pytest.raises(KdcacheError, match=r"\.gitignore: expected a file, found a folder"):
+        init.start_project(tmp_path, "images")
+    assert [path.name for path in tmp_path.iterdir()] == [".gitignore"]
+
+
+@pytest.mark.parametrize("rows", [40, 3000, 6001])
+def test_the_length_is_that_of_texts_of_all_the_file(tmp_path: Path, rows: int) -> None:
+    """The file is sorted: all short texts come first, and 100 in 3,000 are long."""
+    for split in ("train", "validation"):
+        with (tmp_path / f"{split}.csv").open("w", newline="") as file:
+            lines = csv.writer(file)
+            lines.writerow(["text", "mood"])
+            long = rows - rows // 30 - 1
+            lines.writerows(("good day " * (15 if i >= long else 1), "ab"[i >= long]) for i in range(rows))
+    data = own_data.Texts(tmp_path / "train.csv", tmp_path / "validation.csv", ["text"], "mood")
+    init.start_project(tmp_path / "p", data=data)
+    assert load_study(tmp_path / "p/params.yaml").tasks["p"].max_length == 40
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

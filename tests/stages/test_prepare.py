@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdcache.errors import TaskError
-from kdcache.tasks.card import read_card
+from kdcache.tasks.card import TaskCard, read_card
+from kdcache.tasks.prepare import prepare_task
 from stages import stage_errors
 from stages.prepare import main
 
@@ -61,6 +63,30 @@ def test_errors_are_one_message(capsys: pytest.CaptureFixture[str]) -> None:
     assert "params.yaml: 1 mistake" not in fails(capsys, ["--task", "films", "--params", "train.csv"])
     Path("params.yaml").unlink()
     assert "params.yaml: 1 mistake\n  the file does not exist" in fails(capsys, ["--task", "films"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("    max_length: 8", "    max_length: 4"),
+        ("  films:", "  plays:"),
+        ("epochs: 1", "epochs: 2"),  # nothing that this stage depends on
+    ],
+)
+def test_a_task_that_changes_while_it_is_prepared_is_noticed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    def edit(*arguments: Any) -> TaskCard:
+        card = prepare_task(*arguments)
+        Path("params.yaml").write_text(STUDY.replace(old, new))
+        return card
+
+    monkeypatch.setattr("stages.prepare.prepare_task", edit)
+    if "epochs" in old:
+        main(["--task", "films"])
+        return
+    message = fails(capsys, ["--task", "films"])
+    assert "error: params.yaml: tasks.films was changed while the task was prepared; " in message
 
 
 def test_stage_errors_lets_other_errors_pass() -> None:

@@ -462,6 +462,26 @@ def test_a_model_that_was_not_kept_is_trained_again(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
+def test_a_link_to_an_empty_folder_is_followed(kept: Path, finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk" / "empty").mkdir(parents=True)
+    (tmp_path / "out").symlink_to("disk/empty")
+    handed(finished, kept, tmp_path / "out", seed=1, films=[1])
+    assert (tmp_path / "out").is_symlink()
+    assert "model.safetensors" in whole_files(tmp_path / "disk" / "empty")
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["empty"]
+
+
+def test_a_link_to_nothing_is_refused_before_anything_is_trained(
+    finished: Path, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "learn", lambda *args: pytest.fail("nothing is to be trained"))
+    (tmp_path / "out").symlink_to("none")
+    (tmp_path / "round").symlink_to("round")
+    for name in ("out", "round"):
+        with pytest.raises(KdcacheError, match=f"{name}: is a link to a folder that is not there; make that"):
+            handed(finished, project, tmp_path / name)
+
+
 def test_a_flipped_bit_in_the_kept_logits_refuses(finished: Path, project: Path, tmp_path: Path) -> None:
     logits = Layout(project).trial("films", "of-films", "kd", 0) / "logits"
     flip_logit(logits)  # in a cache that is sound in itself
