@@ -37,14 +37,14 @@ from benchmarks.cache.measuring import in_child, peak_memory, profiled
 from benchmarks.engine_page import page
 from benchmarks.keeping import facts, without_settings
 from kdcache.errors import KdcacheError
-from kdcache.study import Study, Task
+from kdcache.study import Study
 from kdcache.system.files import read_json, write_atomically, write_json
 from kdcache.trials.plan import TrialPlan
 from stages import stage_errors
 
 JSON, PAGE = Path("benchmarks/results/engine.json"), Path("docs/measured/engine-benchmarks.md")
 LABELS = ["no", "yes"]
-ROWS = sample.ROWS
+ROWS, ROWS_FILE = sample.ROWS, "rows.csv"
 TASKS, PAIRS = 8, 25
 STAGES = (10, 100, 300)
 LIBRARIES = ("dvc", "numpy", "pandas", "scipy", "pyarrow", "pydantic", "altair")
@@ -62,6 +62,9 @@ def make_study(tasks: int, pairs: int) -> Study:
         for pair in range(pairs)
         for suffix, init in {"": "pretrained", "-scratch": "scratch"}.items()
     }
+    files = {"train": ROWS_FILE, "validation": ROWS_FILE}
+    task = {"source": {"files": files}, "text": ["text"], "metrics": ["accuracy"], "max_length": 24}
+    values["tasks"] = dict.fromkeys(values["tasks"], task)
     values["comparison"]["baseline"] = "base"
     return Study.model_validate(values)
 
@@ -74,11 +77,8 @@ def lay_out(study: Study) -> None:
     for place in range(len({student.checkpoint for student in study.students.values()})):
         _write_checkpoint(Path(f"models/m{place}"))
     rows = "text,label\n" + "".join(f"row {row},{LABELS[row % 2]}\n" for row in range(ROWS))
-    Path("rows.csv").write_text(rows, encoding="utf-8")
-    files = {"train": "rows.csv", "validation": "rows.csv"}
-    columns = {"text": ["text"], "metrics": ["accuracy"], "max_length": 24}
-    spec = Task.model_validate({"source": {"files": files}, **columns})
-    for task in study.tasks:
+    Path(ROWS_FILE).write_text(rows, encoding="utf-8")
+    for task, spec in study.tasks.items():
         prepare_task(spec, Layout().task(task), task)
         for teacher in study.teachers:
             folder = Layout().cache(task, teacher)

@@ -47,7 +47,8 @@ def some_better(scores: Array, margin: float) -> Claim:
     judged = judge(scores[:, :, :1], margin)
     gain = judged.difference.reshape(len(scores), -1) > 0
     better = np.any(_over_claim(judged.t_p) & gain, axis=-1)
-    no_gain = (judged.different & (judged.difference < 0)) | judged.within
+    up, down = (judged.different & (sign * judged.difference > 0) for sign in (1, -1))
+    no_gain = down | (judged.within & ~up)
     return better, np.all(no_gain.reshape(len(scores), -1), axis=-1) & ~better
 
 

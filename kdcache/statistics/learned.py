@@ -47,13 +47,10 @@ def without_unlearned(
     Args:
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
-    learning, baseline, judged = (
-        _Learning(trials, study, majorities),
-        study.comparison.baseline,
-        comparisons.copy(),
-    )
+    learning, judged = _Learning(trials, study, majorities), comparisons.copy()
     for place, row in _equivalent(comparisons):
-        said = learning.nothing((row["task"], row["student"], (row["regularizer"], baseline)), row["look"])
+        sides = (row["regularizer"], study.comparison.baseline)
+        said = learning.nothing((row["task"], row["student"], sides), row["look"])
         if said:
             changed = ["inconclusive", NOTHING_LEARNED, _joined(row["note"], said)]
             judged.loc[place, ["verdict", "outcome", "note"]] = changed
