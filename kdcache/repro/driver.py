@@ -56,47 +56,35 @@ def reproduce(
     Raises:
         KdcacheError: DVC refuses the pipeline, params.yaml has mistakes, or another such run is under way here.
     """
-    with alone():
-        return reproduce_here(targets, jobs, keep_going, allow_missing, beside, server)
-
-
-def reproduce_here(
-    targets: Sequence[str] = (),
-    jobs: int = 2,
-    keep_going: bool = False,
-    allow_missing: bool = False,
-    beside: Sequence[str] = (),
-    server: SharedServer | None = None,
-) -> int:
-    """What `reproduce` does, for a caller that is `alone` already."""
     project = Project()
-    if PARAMS.exists() and not PARAMS.with_name(SETTLED).exists():
-        write_json(PARAMS.with_name(SETTLED), {})  # DVC wants to find what stages depend on
-    refreshed = code_lock.refresh()
-    pipeline = project.read(targets)
-    schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
-    waiting = schedule.having(State.WAITING)
-    work = expected_work(pipeline, waiting)
-    display = Display(len(waiting), Trials(work.trials))
-    if refreshed:
-        display.say(refreshed)
-    display.say(
-        f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
-    )
-    if not waiting:  # reading dvc.lock again would take as long as all that DVC did
-        return 0
-    missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
-    with (
-        _signals() as received,
-        display,
-        project.lock_file_in_order(pipeline.order),
-        ExitStack() as held,
-    ):
-        workers = server or held.enter_context(SharedServer())
-        environment = workers.start(modelling_modules(work.models))
-        run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
-        run.start_beside(beside)
-        run.to_the_end(received)
+    with alone(project):
+        if PARAMS.exists() and not PARAMS.with_name(SETTLED).exists():
+            write_json(PARAMS.with_name(SETTLED), {})  # DVC wants to find what stages depend on
+        refreshed = code_lock.refresh()
+        pipeline = project.read(targets)
+        schedule = Schedule(pipeline.order, pipeline.upstream, pipeline.changed)
+        waiting = schedule.having(State.WAITING)
+        work = expected_work(pipeline, waiting)
+        display = Display(len(waiting), Trials(work.trials))
+        if refreshed:
+            display.say(refreshed)
+        display.say(
+            f"{len(pipeline.order) - len(waiting)} stages are up to date, {len(waiting)} to run or to check"
+        )
+        if not waiting:  # reading dvc.lock again would take as long as all that DVC did
+            return 0
+        missing = set(pipeline.order) - pipeline.superseded if allow_missing else set()
+        with (
+            _signals() as received,
+            display,
+            project.lock_file_in_order(pipeline.order),
+            ExitStack() as held,
+        ):
+            workers = server or held.enter_context(SharedServer())
+            environment = workers.start(modelling_modules(work.models))
+            run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
+            run.start_beside(beside)
+            run.to_the_end(received)
     if received:
         return 128 + received[0]
     return 1 if schedule.having(State.FAILED) else 0
@@ -238,16 +226,16 @@ def _signals() -> Iterator[list[int]]:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Nobody else runs or settles the project of the current folder meanwhile.
+def alone(project: Project) -> Iterator[None]:
+    """Nobody else runs or settles the project meanwhile. Who holds this may ask for it again, as `reproduce` does.
 
     Raises:
-        KdcacheError: somebody does so already; or the folder is no DVC project.
+        KdcacheError: somebody does so already.
     """
-    path = Project().folder / "repro.lock"
+    path = project.folder / "repro.lock"
     with ExitStack() as held:
         try:
-            held.enter_context(FileLock(path).acquire(timeout=0))
+            held.enter_context(FileLock(path, is_singleton=True).acquire(timeout=0))
         except Timeout:
             raise KdcacheError(
                 f"another `kdcache repro` runs here (it holds {path}); wait for it, or stop it"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from kdcache.engine.shared_server import SharedServer
 from kdcache.errors import ComparisonError, KdcacheError
-from kdcache.repro.driver import alone, reproduce_here
+from kdcache.repro.driver import alone, reproduce
+from kdcache.repro.pipeline import Project
 from kdcache.repro.work import PARAMS
 from kdcache.results.reading import read_table
 from kdcache.results.schema import CostRow, TrialRow
@@ -16,7 +17,6 @@ from kdcache.statistics.going_on import Standing, standing
 from kdcache.study import Study, load_study
 from kdcache.study.schema import SeedCounts
 from kdcache.study.settled import ensure_settled, read_settled, settled_beside, write_settled
-from kdcache.system.files import write_json
 from kdcache.trials.layout import Layout
 
 COMPARE, REPORT = "compare", "report"  # stages of dvc.yaml
@@ -37,13 +37,13 @@ def settle(jobs: int = 2, say: Callable[[str], None] = print) -> int:
         KdcacheError: see `reproduce` and `load_study`; or trials cannot be judged.
     """
     load_study(PARAMS)  # what is wrong with params.yaml is said first, also where there is no project
-    with alone():
+    with alone(Project()):
         study = load_study(PARAMS)
         path = settled_beside(PARAMS)
         ensure_settled(path)
         if study.comparison.looks is not None:
             return _settle_looks(study, path, jobs, say)
-        code = reproduce_here(jobs=jobs)
+        code = reproduce(jobs=jobs)
         if not code:
             say(_line(study, _judged(study), jobs))
         return code
@@ -57,7 +57,7 @@ def _settle_looks(study: Study, path: Path, jobs: int, say: Callable[[str], None
     judged_by = read_settled(path).about(study.seeds).declared
     if not any(Layout().data.glob("trials/*/*/*/seed-*")):
         study = study.with_settled({}, judged_by)  # as in a fresh clone: a first report comes soon
-    write_json(path, {"declared": judged_by, "seeds": _asked(study)})
+    write_settled(path, study, _asked(study), judged_by)
     with SharedServer() as server:
         return _look_by_look(study, path, jobs, say, server)
 
@@ -68,14 +68,14 @@ def _look_by_look(
     """Run and judge looks until nothing is open. A look's report is made beside the next look's first trials."""
     due: list[str] = []
     while True:
-        if code := reproduce_here([COMPARE], jobs, beside=due, server=server):
+        if code := reproduce([COMPARE], jobs, beside=due, server=server):
             return code
         asked, now = _asked(study), _judged(study)
         say(_line(study, now, jobs))
         study = study.with_settled(now.counts, study.declarations)
         write_settled(path, study, _asked(study))
         if now.counts == asked:
-            return reproduce_here(jobs=jobs, server=server)
+            return reproduce(jobs=jobs, server=server)
         due = [REPORT]
 
 

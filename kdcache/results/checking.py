@@ -8,16 +8,17 @@ from them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from kdcache.checkpoints.find import find_local
 from kdcache.errors import ComparisonError
 from kdcache.logits.opening import open_cache
-from kdcache.study import UNLABELLED, Model, Params, Source, Study, Task
+from kdcache.study import Model, Params, Study, Task
 from kdcache.study.models import LEFT_OUT
 from kdcache.system.quoting import quoted
+from kdcache.tasks.asked import differences
 from kdcache.tasks.card import CARD, read_card
 from kdcache.trials.identity import NAMES_ONLY
 from kdcache.trials.layout import LIKELIHOODS, LOGITS, TEACHER, Layout
@@ -64,75 +65,18 @@ def check_results(study: Study, layout: Layout, results: Sequence[TrialResult]) 
 
 
 def _check_task(folder: Path, name: str, task: Task) -> None:
-    """Refuse if a prepared task's card says something else than the study.
+    """Refuse if a task was prepared otherwise than the study asks for, see `kdcache.tasks.asked`.
 
-    The card does not say everything: not the columns, nor `sample_seed`. Without a card there is nothing to compare;
-    whoever reads the task's rows refuses then.
+    Without a card there is nothing to compare; whoever reads the task's rows refuses then.
     """
     if not (folder / CARD).is_file():
         return
-    card = read_card(folder).model_dump(mode="json")
-    for key, asked in _asked_of(task).items():
-        found = sorted(card["rows"]) if key == "splits" else card[key]
-        for place, was, is_now in _differences(key, found, asked):
-            raise ComparisonError(
-                f"{folder / CARD}: was prepared with {place} {quoted(was)}, params.yaml asks for {quoted(is_now)}; "
-                f"params.yaml was changed while it was prepared, or since: run `dvc repro --force prepare@{name}`, "
-                "then `dvc repro`"
-            )
-
-
-def _asked_of(task: Task) -> dict[str, Any]:
-    """What params.yaml alone says of a task's card."""
-    rest = [UNLABELLED] if task.unlabelled else []
-    origin = {"origin": "rest" if rest else "split"} if task.has_unlabelled else None
-    noise = {"fraction": task.label_noise, "seed": task.noise_seed} if task.label_noise else None
-    return {
-        "kind": task.kind,
-        "modality": task.modality,
-        "regression": task.regression,
-        "metrics": list(task.metrics),
-        "max_length": task.max_length,
-        "augment": None if task.augment is None else task.augment.model_dump(mode="json"),
-        "label_noise": noise,
-        "unlabelled": origin,
-        "splits": sorted([*task.source.split_names, *rest]),
-        "source": _source(task.source),
-        **({} if task.train_size is None else {"rows": {"train": task.train_size}}),
-        **({} if task.positive is None else {"positive": task.positive}),
-    }
-
-
-def _source(source: Source) -> dict[str, Any]:
-    """Where rows come from, as a card has it, without what was found there."""
-    if source.files is not None:
-        paths = {split: [given] if isinstance(given, str) else given for split, given in source.files.items()}
-        named = {
-            split: [{"file": Path(path).as_posix()} for path in listed] for split, listed in paths.items()
-        }
-        return {"files": named}
-    if source.folder is not None:
-        folders = source.folder
-        if isinstance(folders, str):
-            folders = {split: f"{folders}/{split}" for split in source.split_names}
-        return {"folder": {split: {"folder": Path(path).as_posix()} for split, path in folders.items()}}
-    if source.saved is not None:
-        return {"saved": Path(source.saved).as_posix()}
-    if source.hub is not None:
-        return {"hub": source.hub, "name": source.name, "revision": source.revision}
-    return {"builtin": source.builtin}
-
-
-def _differences(place: str, found: Any, asked: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Where a card's value differs from what is asked for, with both values; a card may say more."""
-    if isinstance(asked, dict) and isinstance(found, dict):
-        for key, value in asked.items():
-            yield from _differences(f"{place}.{key}", found.get(key), value)
-    elif isinstance(asked, list) and isinstance(found, list) and len(asked) == len(found):
-        for number, value in enumerate(asked):
-            yield from _differences(f"{place}.{number}", found[number], value)
-    elif found != asked:
-        yield place, found, asked
+    for place, found, asked in differences(read_card(folder), task):
+        raise ComparisonError(
+            f"{folder / CARD}: was prepared with {place} {quoted(found)}, params.yaml asks for {quoted(asked)}; "
+            f"params.yaml was changed while it was prepared, or since: run `dvc repro --force prepare@{name}`, "
+            "then `dvc repro`"
+        )
 
 
 def _check_names(folder: Path, asked: Trial, result: TrialResult) -> None:

@@ -6,7 +6,7 @@ running. No verdict depends on it, since `compare` judges all looks again from t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,12 +69,18 @@ def read_settled(path: Path) -> Settled:
     return read_beside(path, Settled, "kdcache settle")
 
 
-def write_settled(path: Path, study: Study, counts: SeedCounts) -> None:
-    """Write the number of seeds of every configuration, in the study's order, and the study's declarations."""
+def write_settled(
+    path: Path, study: Study, counts: SeedCounts, declared: Sequence[Mapping[str, Any]] | None = None
+) -> None:
+    """Write the number of seeds of every configuration, in the study's order.
+
+    Args:
+        declared: the declarations that trials were judged by; default: the study's, its present one the last.
+    """
     seeds: dict[str, dict[str, dict[str, int]]] = {}
     for task, student, method in study.configurations():
         seeds.setdefault(task, {}).setdefault(student, {})[method] = counts[task][student][method]
-    write_json(path, {"declared": study.declarations, "seeds": seeds})
+    write_json(path, {"declared": study.declarations if declared is None else declared, "seeds": seeds})
 
 
 def ensure_settled(path: Path) -> None:

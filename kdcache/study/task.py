@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
@@ -37,6 +38,17 @@ class Source(Params):
         folders = self.folder if isinstance(self.folder, dict) else {}
         named = {**(self.files or {}), **folders, **(self.splits or {})}
         return tuple(dict.fromkeys(["train", "validation", *named]))
+
+    @property
+    def places(self) -> dict[str, list[Path]]:
+        """Split -> its files in order, or its folder of images; empty where rows come from neither."""
+        if isinstance(self.folder, str):
+            return {split: [Path(self.folder) / split] for split in self.split_names}
+        given = self.files or self.folder or {}
+        return {
+            split: [Path(path) for path in ([paths] if isinstance(paths, str) else paths)]
+            for split, paths in given.items()
+        }
 
     def _mistakes(self) -> Iterator[str]:
         given = [key for key in SOURCES if getattr(self, key) is not None]

@@ -24,11 +24,8 @@ from kdcache.tasks.source_parquet import open_parquet
 SUFFIXES = (".parquet", ".csv", ".jsonl", ".json")
 
 
-def load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
+def load_files(task: Task) -> Loaded:
     """The rows of a task's files.
-
-    Args:
-        files: split -> its file, or its files in order.
 
     Raises:
         TaskError: a file is missing, cannot be read, or does not fit the others.
@@ -36,8 +33,7 @@ def load_files(task: Task, files: dict[str, str | list[str]]) -> Loaded:
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}
     for split in task.source.split_names:
-        given = files[split]
-        paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
+        paths = task.source.places[split]
         columns = columns_of(task, split)
         splits[split] = _joined(split, [open_file(split, path, columns) for path in paths])
         resolved[split] = [{"file": path.as_posix(), "sha256": file_digest(path)} for path in paths]

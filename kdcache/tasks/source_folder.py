@@ -25,11 +25,8 @@ COLUMN = "image"
 OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation", "test": "validation"}
 
 
-def load_folder(task: Task, folder: str | dict[str, str]) -> Loaded:
+def load_folder(task: Task) -> Loaded:
     """The rows of a folder of images; each split is in the order of its classes, then of the files' names.
-
-    Args:
-        folder: one that has a folder for each split, or split -> its folder.
 
     Raises:
         TaskError: a folder is missing or has another layout, or a file in it is no image; the message names it.
@@ -37,9 +34,9 @@ def load_folder(task: Task, folder: str | dict[str, str]) -> Loaded:
     splits: dict[str, Rows] = {}
     resolved: dict[str, Any] = {}
     for split in task.source.split_names:
-        path = Path(folder) / split if isinstance(folder, str) else Path(folder[split])
-        if isinstance(folder, str):
-            _check_split(split, Path(folder))
+        (path,) = task.source.places[split]
+        if isinstance(task.source.folder, str):
+            _check_split(split, path.parent)
         splits[split] = _open_split(split, path)
         resolved[split] = {"folder": path.as_posix(), "images": len(splits[split].label)}
     return Loaded(splits, {"folder": resolved})

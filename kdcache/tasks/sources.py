@@ -38,9 +38,9 @@ def _load_whole(task: Task) -> Loaded:
     if source.builtin is not None:
         return _load_builtin(task, source.builtin)
     if source.files is not None:
-        return load_files(task, source.files)
+        return load_files(task)
     if source.folder is not None:
-        return load_folder(task, source.folder)
+        return load_folder(task)
     if source.saved is not None:
         return load_saved(task, source.saved)
     folder = mirror_folder(source)

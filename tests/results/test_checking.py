@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from kdcache.errors import CacheError, ComparisonError, TrialError
 from kdcache.logits import Fingerprints, LogitWriter
@@ -17,7 +16,6 @@ from kdcache.results.checking import check_results
 from kdcache.results.gather import read_trials
 from kdcache.study import Study
 from kdcache.system.files import read_json, write_json
-from kdcache.tasks.prepare import prepare_task
 from kdcache.trials.layout import Layout
 from kdcache.trials.plan import Planner
 from tests.results.samples import MODEL, put_task, put_teacher, put_trial, study
@@ -92,89 +90,18 @@ def test_a_teacher_s_parameter_that_was_changed_is_refused(layout: Layout) -> No
         check(layout, study(teachers=teachers))
 
 
-PREPARED = {
-    "text": ["text"],
-    "metrics": ["accuracy"],
-    "max_length": 16,
-    "train_size": 6,
-    "unlabelled": "rest",
-    "label_noise": 0.5,
-    "positive": "b",
-}
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> dict[str, str]:
-    """The files of a task."""
-    lines = [f'{{"text": "{place}", "label": "{"ab"[place % 2]}"}}' for place in range(8)]
-    for split in ("train", "validation"):
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(lines))
-    return {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "validation")}
-
-
-def prepared(layout: Layout, rows: dict[str, str], **changes: Any) -> Study:
-    """The study with `one` a task of these files. It is prepared unless it is there already."""
-    task = {**PREPARED, "source": {"files": rows}, **changes}
-    two = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
-    made = study(tasks={"one": {key: value for key, value in task.items() if value is not None}, "two": two})
-    if not layout.task("one").exists():
-        prepare_task(made.tasks["one"], layout.task("one"))
-    return made
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"max_length": 8}, "max_length 16, params.yaml asks for 8"),
-        ({"metrics": ["macro_f1"]}, "metrics.0 'accuracy', params.yaml asks for 'macro_f1'"),
-        ({"train_size": 5}, "rows.train 6, params.yaml asks for 5"),
-        ({"label_noise": 0.25}, "label_noise.fraction 0.5, params.yaml asks for 0.25"),
-        ({"noise_seed": 3}, "label_noise.seed 0, params.yaml asks for 3"),
-        ({"label_noise": None}, "label_noise {'fraction': 0.5, 'rows': 3, 'seed': 0}, params.yaml asks for None"),
-        ({"unlabelled": None}, "unlabelled {'fingerprint': "),
-        ({"positive": "a"}, "positive 'b', params.yaml asks for 'a'"),
-        ({"text": None, "max_length": None, "image": "image"}, "modality 'text', params.yaml asks for 'image'"),
-        ({"source": {"builtin": "bbc_headlines"}}, "source.builtin None, params.yaml asks for 'bbc_headlines'"),
-        ({"source": {"files": {"train": "t.csv", "validation": "v.csv"}}}, "source.files.train.0.file '"),
-        (
-            {"source": {"files": dict.fromkeys(("train", "validation", "test"), "t.csv")}},
-            "splits ['train', 'unlabelled', 'validation'], params.yaml asks for ['test', 'train', ",
-        ),
-    ],
-)  # fmt: skip
-def test_a_task_that_was_prepared_otherwise_is_refused(
-    layout: Layout, rows: dict[str, str], changes: dict[str, Any], said: str
-) -> None:
-    check(layout, prepared(layout, rows))
+def test_a_task_that_was_prepared_otherwise_is_refused(layout: Layout) -> None:
+    """What of a task is compared is tested in tests/tasks/test_asked.py."""
+    put_task(layout.data, source=DIGITS)
+    check(layout, study())
+    digits = {"source": {"builtin": "digits"}, "image": "image", "metrics": ["accuracy"]}
     with pytest.raises(ComparisonError) as refused:
-        check(layout, prepared(layout, rows, **changes))
-    assert f"tasks/one/card.json: was prepared with {said}" in str(refused.value)
-    assert "run `dvc repro --force prepare@one`, then `dvc repro`" in str(refused.value)
-
-
-def test_a_task_of_each_source_is_taken_as_it_was_prepared(
-    layout: Layout, rows: dict[str, str], tmp_path: Path
-) -> None:
-    datasets = pytest.importorskip("datasets")
-    texts = {split: datasets.Dataset.from_json(path) for split, path in rows.items()}
-    datasets.DatasetDict(texts).save_to_disk(str(tmp_path / "saved"))
-    for split in rows:
-        for label in "ab":
-            (tmp_path / "pictures" / split / label).mkdir(parents=True)
-            Image.new("L", (4, 4), ord(label)).save(tmp_path / "pictures" / split / label / "0.png")
-    pictures = {"image": "image", "metrics": ["accuracy"]}
-    folder = str(tmp_path / "pictures")
-    several = {"train": [rows["train"]] * 2, "validation": rows["validation"]}
-    for task in (
-        {**PREPARED, "source": {"saved": f"{tmp_path}/saved/"}},
-        {**PREPARED, "source": {"files": several}},
-        {**pictures, "source": {"folder": folder}, "augment": {"flip": 0.5}},
-        {**pictures, "source": {"folder": {split: f"{folder}/{split}" for split in rows}}},
-        {**pictures, "source": {"builtin": "digits"}},
-    ):
-        asked = study(tasks={"one": task, "two": {**pictures, "source": {"builtin": "digits"}}})
-        prepare_task(asked.tasks["one"], layout.task("one"))
-        check(layout, asked)
+        check(layout, study(tasks={"one": {**digits, "metrics": ["macro_f1"]}, "two": digits}))
+    said = str(refused.value)
+    assert (
+        "tasks/one/card.json: was prepared with metrics.0 'accuracy', params.yaml asks for 'macro_f1'" in said
+    )
+    assert "run `dvc repro --force prepare@one`, then `dvc repro`" in said
 
 
 def test_a_key_that_is_written_only_where_it_is_given_is_compared_too(layout: Layout) -> None:

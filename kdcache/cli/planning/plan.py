@@ -22,6 +22,7 @@ from kdcache.logits.opening import open_cache
 from kdcache.logits.places import PLAIN, VIEWS
 from kdcache.study import UNLABELLED, Model, Regularizer, Student, Study, Task, Teacher
 from kdcache.system.files import read_json
+from kdcache.tasks.asked import differences
 from kdcache.tasks.card import CARD, TaskCard, read_card
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.identity import Parts, common_parts, content_of, identity_of, learned_from, training_parts
@@ -80,25 +81,7 @@ def prepared_card(task: Task, folder: Path) -> TaskCard | None:
         TaskError: the card is damaged.
     """
     card = read_card(folder) if (folder / CARD).is_file() else None
-    return None if card is None or _outdated(card, task) else card
-
-
-def _outdated(card: TaskCard, task: Task) -> bool:
-    noise, rest = card.label_noise, card.unlabelled is not None and card.unlabelled.origin == "rest"
-    drawn = rest or any("train_size" in reason for reason in card.dropped)
-    values = {
-        "kind": card.kind,
-        "has_unlabelled": card.unlabelled is not None,
-        "unlabelled": "rest" if rest else None,
-        "max_length": card.max_length,
-        "augment": card.augment,
-        "label_noise": noise.fraction if noise else 0.0,
-        "noise_seed": noise.seed if noise else 0,
-        "train_size": card.rows["train"] if drawn else None,
-    }
-    source = {key: card.source.get(key) for key in ("builtin", "hub", "name", "revision")}
-    changed = any(value != getattr(task, key) for key, value in values.items())
-    return changed or any(value != getattr(task.source, key) for key, value in source.items())
+    return None if card is None or any(differences(card, task)) else card
 
 
 def _size(card: TaskCard) -> Size:
