@@ -21,6 +21,7 @@ IMAGE_SETTINGS = "preprocessor_config.json"
 PROCESSOR = "processor_config.json"  # newer transformers write the same settings here, as `image_processor`
 # Steps of transformers' image processors that kdcache always takes, or never does. A missing key changes nothing.
 STEPS = {"do_rescale": True, "do_flip_channel_order": False, "rescale_offset": False, "include_top": False}
+NUMBERS = {"image_mean": "numbers", "image_std": "numbers above 0"}
 COMPUTED = "kdcache computes (pixels / 255 - image_mean) / image_std, of images in RGB or grey"
 
 # Families whose classifier reads the pooler of the pre-trained model. In others it is a part of the head (DeBERTa),
@@ -60,20 +61,19 @@ class Rows(Protocol):
 def check_faithful(checkpoint: Checkpoint, model: Model, task: Rows) -> None:
     """Refuse to start a model on a task from a checkpoint that would not be used as it was made.
 
-    From scratch nothing is refused: there is nothing that random weights were made for.
+    From scratch there is nothing that the weights were made for. Only a mean or std that cannot be used is refused.
 
     Args:
         checkpoint: the model's checkpoint. Of its weights only the names are read.
 
     Raises:
-        ModelError: its images were not normalised as kdcache would do it, or it is unknown how they were; or `lora`
-            would leave the layer through which the class is read as it was drawn.
+        ModelError: its images were not normalised as kdcache would do it, or it is unknown how they were; its mean or
+            std is no list of numbers; or `lora` would leave the layer through which the class is read as it was drawn.
     """
-    if checkpoint.init != "pretrained":
-        return
     if task.modality == "image":
-        _check_images(checkpoint.folder)
-    elif model.lora is not None and not task.language_modelling:
+        check = _check_images if checkpoint.init == "pretrained" else _check_images_from_scratch
+        check(checkpoint.folder)
+    elif checkpoint.init == "pretrained" and model.lora is not None and not task.language_modelling:
         _check_pooler(checkpoint)
 
 
@@ -89,25 +89,37 @@ def _check_images(folder: Path) -> None:
     normalises = settings.get("do_normalize", True)
     if not isinstance(normalises, bool):
         raise _other_step(path, "do_normalize", "true or false", normalises)
-    if normalises:
-        _check_numbers(path, settings, "image_mean", "numbers")
-        _check_numbers(path, settings, "image_std", "numbers above 0")
+    for key in NUMBERS if normalises else ():
+        if key not in settings:
+            raise _missing_numbers(path, key)
+        advice = "write do_normalize: false if the model was pre-trained without"
+        _check_numbers(path, key, settings[key], advice)
 
 
-def _check_numbers(path: Path, settings: dict[str, Any], key: str, expected: str) -> None:
-    """Refuse a mean or a std that is not given, or is not a list of numbers."""
-    if key not in settings:
-        raise ModelError(
-            f"{path}: {key}: expected a list of {expected}, one for each channel, found "
-            f"{'no such key' if path.is_file() else 'no such file'}; {_where_from(path.parent)}, or say which tasks "
-            "the model is for (`tasks: [...]`)"
-        )
-    values = settings[key]
+def _check_images_from_scratch(folder: Path) -> None:
+    """Refuse a mean or a std that is given and is not a list of numbers. A missing one is 0.5."""
+    path = folder / IMAGE_SETTINGS
+    settings = read_settings(path)
+    for key in NUMBERS if settings.get("do_normalize", True) else ():
+        if key in settings:
+            _check_numbers(path, key, settings[key], "leave it out, which means 0.5")
+
+
+def _missing_numbers(path: Path, key: str) -> ModelError:
+    return ModelError(
+        f"{path}: {key}: expected a list of {NUMBERS[key]}, one for each channel, found "
+        f"{'no such key' if path.is_file() else 'no such file'}; {_where_from(path.parent)}, or say which tasks "
+        "the model is for (`tasks: [...]`)"
+    )
+
+
+def _check_numbers(path: Path, key: str, values: object, advice: str) -> None:
+    """Refuse a mean or a std that is not a list of numbers."""
     lowest = 0 if key == "image_std" else -math.inf
     if not (isinstance(values, list) and values and all(_is_number(it) and it > lowest for it in values)):
         raise ModelError(
-            f"{path}: {key}: expected a list of {expected}, one for each channel, found {quoted(values)}; "
-            f"correct it, or write do_normalize: false if the model was pre-trained without. {COMPUTED}"
+            f"{path}: {key}: expected a list of {NUMBERS[key]}, one for each channel, found {quoted(values)}; "
+            f"correct it, or {advice}. {COMPUTED}"
         )
 
 

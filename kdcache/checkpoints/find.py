@@ -17,7 +17,7 @@ from kdcache.study import Model
 from kdcache.system.files import refuse_pipes
 
 # What transformers reads from the top of a repository. Other copies of the weights (onnx/, *.bin, ...) are not fetched.
-SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes"]
+SETTINGS_FILES = ["*.json", "*.txt", "*.model", "*.codes", "*.spm", "*.tokenizer"]
 WEIGHT_FILES = ["model.safetensors", "model-*.safetensors"]
 
 

@@ -38,11 +38,31 @@ TOKENIZER_FILES = (
     "sentencepiece.model",
     "sentencepiece.bpe.model",
     "bpe.codes",
+    "byte_maps.json",
+    "prophetnet.tokenizer",
+    "source.spm",
+    "spm_char.model",
+    "target.spm",
+    "tekken.json",
+    "tiktoken.model",
+    "vocab-src.json",
+    "vocab-tgt.json",
     "added_tokens.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "preprocessor_config.json",
 )
+# Files that some tokenizers need beside a vocabulary. They decide tokens too, but none makes a tokenizer alone.
+BESIDE_VOCABULARY = (
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
+    "normalizer.json",
+    "target_vocab.json",
+    "word_pronunciation.json",
+    "word_shape.json",
+)
+VERSIONED = "tokenizer.[0-9]*.json"  # transformers since that version reads it in place of tokenizer.json
 
 
 def of_weights(folder: Path) -> str:
@@ -79,17 +99,20 @@ def of_config(folder: Path) -> str:
 
 
 def of_tokenizer(folder: Path) -> str:
-    """Fingerprint of a checkpoint's tokenizer and preprocessor files (those of `TOKENIZER_FILES` that exist).
+    """Fingerprint of a checkpoint's tokenizer and preprocessor files.
 
+    They are those of `TOKENIZER_FILES`, `BESIDE_VOCABULARY` and `VERSIONED` that exist.
     Settings count as JSON, without keys that say where the files came from. Vocabularies count by their bytes.
 
     Raises:
-        ModelError: none of these files exists, or a file that should be JSON is not JSON.
+        ModelError: none of `TOKENIZER_FILES` exists, or a file that should be JSON is not JSON.
     """
     folder = Path(folder)
     present = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not present:
         raise ModelError(f"{folder}: no tokenizer or preprocessor file (one of {', '.join(TOKENIZER_FILES)})")
+    present += [name for name in BESIDE_VOCABULARY if (folder / name).is_file()]
+    present += [path.name for path in folder.glob(VERSIONED) if path.is_file()]
     return of_json({name: _tokenizer_file(folder / name) for name in present})
 
 

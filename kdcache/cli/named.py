@@ -66,6 +66,8 @@ def _looks(study: Study) -> Iterator[tuple[str, Callable[[], bool]]]:
                     f"{group}.{name}.class_weights",
                     partial(_look_at_weights, model.class_weights, of_its_tasks),
                 )
+    if study.tuning is not None and study.tuning.metric == "f1":
+        yield "tuning.metric", partial(_look_at_f1, {key: classes.get(key) for key in study.tasks})
     for group, methods in (("regularizers", study.regularizers), ("distillers", study.distillers)):
         for name, method in methods.items():
             if method.function is not None:
@@ -87,6 +89,14 @@ def _look_at_weights(weights: Sequence[float], classes: Mapping[str, int | None]
             raise KdcacheError(
                 f"expected one for each of the {number} classes of task {task!r}, found {len(weights)}"
             )
+    return None not in classes.values()
+
+
+def _look_at_f1(classes: Mapping[str, int | None]) -> bool:
+    """Refuse f1 for tasks that have not two classes; None where that is unknown."""
+    for task, number in classes.items():
+        if number not in (None, 2):
+            raise KdcacheError(f"f1 is for two classes, task {task!r} has {number}; use macro_f1")
     return None not in classes.values()
 
 

@@ -7,5 +7,7 @@ trials that do not use them do not depend on them.
 
 from __future__ import annotations
 
-PLAIN, VIEWS, UNLABELLED = ".", "views", "unlabelled"
+from kdcache.system import names
+
+PLAIN, VIEWS, UNLABELLED = ".", names.VIEWS, "unlabelled"
 BESIDE = (VIEWS, UNLABELLED)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeGuard
 
+from kdcache.study.values import LARGEST_SEED
+from kdcache.system.quoting import quoted
+
 MOST_SEEDS = 10_000
 
 
@@ -15,7 +18,7 @@ def listed(seeds: object) -> object:
     seeds of every stage into it (a list of 40 is a fifth of the file), and reads and writes the file for each stage.
 
     Raises:
-        ValueError: the value looks like a short form, but is not one.
+        ValueError: the value looks like a short form, but is not one; or its last seed is too large.
     """
     if isinstance(seeds, dict):
         first, count = (
@@ -29,6 +32,8 @@ def listed(seeds: object) -> object:
         raise ValueError(
             f"expected a list of seeds, their number, 1 to {MOST_SEEDS}, or {{first: 100, count: 40}}"
         )
+    if first + count - 1 > LARGEST_SEED:
+        raise ValueError(f"the last seed would be {quoted(first + count - 1)}, the largest is {LARGEST_SEED}")
     return list(range(first, first + count))
 
 

@@ -6,16 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from kdcache.study.metrics import CLASSIFICATION_METRICS, LANGUAGE_METRICS, REGRESSION_METRICS, Metric
 from kdcache.study.names import Name
 from kdcache.study.values import UNLABELLED, Files, Folder, Params, Seed, Text
+from kdcache.system.names import VIEWS
 from kdcache.system.quoting import listed, quoted
 
 SOURCES = ("builtin", "files", "folder", "saved", "hub")
-# YAML reads the name of a class that is a number as this number.
-ClassName = Annotated[Text, BeforeValidator(lambda value: str(value) if type(value) is int else value)]
+
+
+def _as_class_name(value: object) -> object:
+    """The name as text. YAML reads the classes 0 and true as a number and a boolean."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else value
+
+
+ClassName = Annotated[Text, BeforeValidator(_as_class_name)]
 
 
 class Source(Params):
@@ -64,6 +73,8 @@ class Source(Params):
             yield "name and revision belong to a hub source"
         if given and self.hub is None and self.saved is None and self.splits:
             yield "splits belongs to a hub or a saved source"
+        if VIEWS in self.split_names:
+            yield f"no split can be named {VIEWS}: a logit cache has a folder of that name for other rows; rename it"
 
 
 class Augment(Params):
@@ -103,6 +114,12 @@ class Task(Params):
     label_noise: float = Field(default=0.0, ge=0, lt=1)  # the fraction of train labels that are made wrong
     noise_seed: Seed = 0  # decides which labels label_noise replaces, and by what
     augment: Augment | None = None
+
+    @field_validator("positive", mode="before")
+    @classmethod
+    def _named(cls, value: object) -> object:
+        """The class's name as text, before booleans are refused."""
+        return _as_class_name(value)
 
     @property
     def has_unlabelled(self) -> bool:

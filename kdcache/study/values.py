@@ -21,6 +21,7 @@ from kdcache.study.names import Name
 from kdcache.system.quoting import quoted
 
 UNLABELLED = "unlabelled"  # the split without labels: its logits are cached and learned from, never scored
+LARGEST_SEED = 2**32 - 1  # of those that NumPy and torch both take
 
 
 def _check_files(value: object) -> object:
@@ -36,7 +37,7 @@ def _check_keep(value: object) -> object:
         return value
     seeds = value if isinstance(value, list | tuple) and value else [None]
     are_seeds = all(
-        isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in seeds
+        isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed <= LARGEST_SEED for seed in seeds
     )
     if not are_seeds or len(set(seeds)) != len(seeds):
         raise ValueError(f"expected none, all or a list of different seeds, found {quoted(value)}")
@@ -57,7 +58,7 @@ def _check_class_weights(value: object) -> object:
 
 Text = Annotated[str, Field(min_length=1)]
 Files = Annotated[str | list[str], BeforeValidator(_check_files)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what NumPy and torch both take
+Seed = Annotated[int, Field(ge=0, lt=LARGEST_SEED + 1)]
 Keep = Annotated[Literal["none", "all"] | tuple[Seed, ...], BeforeValidator(_check_keep)]
 ClassWeights = Annotated[Literal["balanced"] | tuple[float, ...], BeforeValidator(_check_class_weights)]
 Share = Annotated[float, Field(ge=0, le=1)]

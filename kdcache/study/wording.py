@@ -9,12 +9,22 @@ from kdcache.study.estimates import TokenEstimate
 from kdcache.study.models import Lora
 from kdcache.study.schema import GROUPS, Comparison, Study
 from kdcache.study.task import Augment, Source
-from kdcache.study.tuning import Space, Tuning
+from kdcache.study.tuning import RecipeSpace, Space, Tuning
 from kdcache.study.values import FOLDER, FOLDERS, NUMBER, SCHEDULE, Params, Schedule
 from kdcache.system.quoting import LONGEST, listed, quoted, shown
 
 UNSEEN = {"[key]", FOLDER, FOLDERS, NUMBER, SCHEDULE}  # pydantic's parts of a path that are not in the file
-INNER: dict[str, type[Params]] = {"source": Source, "augment": Augment, "lora": Lora}
+OF_MODEL: dict[str, type[Params]] = {"cache": TokenEstimate, "lora": Lora}
+OF_METHOD: dict[str, type[Params]] = {"alpha": Schedule, "temperature": Schedule}
+OF_TUNING: dict[tuple[str, ...], type[Params]] = {(): Tuning, ("teachers",): RecipeSpace}  # others are spaces
+# The class of an object within an entry, by the entry's group and the object's key.
+INNER: dict[str, dict[str, type[Params]]] = {
+    "tasks": {"source": Source, "augment": Augment},
+    "teachers": OF_MODEL,
+    "students": OF_MODEL,
+    "regularizers": OF_METHOD,
+    "distillers": OF_METHOD,
+}
 SCALAR = str | int | float | bool | None
 NONE = "write {} for none"
 SOME = "name at least one"
@@ -43,6 +53,8 @@ def _wording(error: Any, path: tuple[str, ...]) -> str:
         return "missing"
     if kind in ("model_type", "dict_type"):
         return f"expected a mapping of keys, found {quoted(value)}{_advice(path) if value is None else ''}"
+    if kind in ("list_type", "tuple_type"):
+        return f"expected a list{_as_list(value)}, found {quoted(value)}"
     if kind == "too_short":
         return f"expected at least {error['ctx']['min_length']}, found {error['ctx']['actual_length']}"
     if kind == "too_long":
@@ -60,6 +72,11 @@ def _advice(path: tuple[str, ...]) -> str:
     return f" ({said})" if said else ""
 
 
+def _as_list(value: object) -> str:
+    """How to write a value as a list of one; empty if it is no single value."""
+    return f", such as [{shown(value)}]" if isinstance(value, str | int | float) and value != "" else ""
+
+
 def _unknown_key(path: tuple[str, ...]) -> str:
     known = list(_model_at(path[:-1]).model_fields)
     close = difflib.get_close_matches(path[-1][:LONGEST], known, n=1)
@@ -74,12 +91,7 @@ def _model_at(path: tuple[str, ...]) -> type[Params]:
     """The class of the object at a path of the file, such as (), (tasks, rte) or (tasks, rte, source)."""
     if not path:
         return Study
-    if len(path) == 3 and path[-1] == "cache":
-        return TokenEstimate
-    if path[-1] in INNER:
-        return INNER[path[-1]]
-    if len(path) == 3 and path[-1] in ("alpha", "temperature"):
-        return Schedule
     if path[0] == "tuning":
-        return Tuning if len(path) == 1 else Space
-    return GROUPS.get(path[0], Comparison)
+        return OF_TUNING.get(path[1:], Space)
+    entry = GROUPS.get(path[0], Comparison)
+    return INNER.get(path[0], {}).get(path[2], entry) if len(path) > 2 else entry

@@ -18,8 +18,13 @@ def differences(card: TaskCard, task: Task) -> Iterator[tuple[str, Any, Any]]:
     found, asked = _of_card(card), _of_study(task)
     for key, value in asked.items():
         yield from _differences(key, found[key], value)
-    if task.positive not in (None, card.positive):  # a card has it also where the study leaves it out
-        yield "positive", card.positive, task.positive
+    yield from _differences("positive", *_positives(card, task))
+
+
+def _positives(card: TaskCard, task: Task) -> tuple[str | None, str | None]:
+    """The class that f1 is of: the card's, and the study's. Of two classes it is the second where nothing names it."""
+    second = card.label_names[1] if len(card.label_names) == 2 else None
+    return card.positive or second, task.positive or second
 
 
 def _of_card(card: TaskCard) -> dict[str, Any]:

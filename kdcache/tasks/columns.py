@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+Numbered = Callable[[int], str]  # what a message calls the row at a position, such as "37"
 SHOWN = 10  # at most so many rows or values are listed in a message
 LONGEST = 60  # characters of a name in a message
 
@@ -65,12 +66,15 @@ def without_decimals(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pa.chunked_array([pa.array(nearest, pa.float64())])
 
 
-def row_numbers(rows: npt.NDArray[np.int64] | list[int]) -> str:
-    """Row numbers in a message: `2 rows (row 3, 7)`."""
+def row_numbers(rows: npt.NDArray[np.int64] | list[int], numbered: Numbered = str) -> str:
+    """Rows in a message: `2 rows (row 3, 7)`.
+
+    Args:
+        rows: positions among the rows that are read.
+        numbered: what a message calls the row at a position.
+    """
     count = "1 row" if len(rows) == 1 else f"{len(rows)} rows"
-    return (
-        f"{count} (row {', '.join(str(row) for row in rows[:SHOWN])}{', ...' if len(rows) > SHOWN else ''})"
-    )
+    return f"{count} (row {', '.join(map(numbered, rows[:SHOWN]))}{', ...' if len(rows) > SHOWN else ''})"
 
 
 def is_blank(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:

@@ -18,10 +18,9 @@ import pyarrow.compute as pc
 from kdcache.errors import TaskError
 from kdcache.tasks.columns import is_text, shown
 from kdcache.tasks.images import LARGEST
-from kdcache.tasks.rows import BATCH, Batches, Rows
+from kdcache.tasks.rows import BATCH, TOGETHER, Batches, Rows
 
 LONGEST = 300  # characters of a path in a message
-TOGETHER = 1 << 24  # bytes of files in one batch: as PNG they may be ten times as many
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # as Hugging Face has it
 
 

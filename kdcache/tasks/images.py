@@ -13,7 +13,7 @@ from PIL import Image
 
 from kdcache.errors import TaskError
 from kdcache.hashing.digests import Digests, digest
-from kdcache.tasks.columns import plain
+from kdcache.tasks.columns import Numbered, plain
 from kdcache.tasks.image_decoding import Pixels as Pixels
 from kdcache.tasks.image_decoding import decode
 
@@ -24,9 +24,10 @@ LARGEST = 1 << 29  # bytes of a file: twice the size of the largest image that i
 class ImageReader:
     """Reads a split's images batch by batch, decodes one at a time, and remembers the largest height and width."""
 
-    def __init__(self, split: str, column: str) -> None:
+    def __init__(self, split: str, column: str, numbered: Numbered = str) -> None:
         self.split = split
         self.column = column
+        self.numbered = numbered
         self.height = self.width = self.channels = 0
 
     def read(
@@ -41,7 +42,8 @@ class ImageReader:
             try:
                 pixels = to_pixels(value.as_py())
             except ValueError as error:
-                raise TaskError(f"{self.split}: image column {self.column!r}, row {row}: {error}") from None
+                place = f"{self.split}: image column {self.column!r}, row {self.numbered(row)}"
+                raise TaskError(f"{place}: {error}") from None
             self._remember(pixels)
             encoded.append(to_png(pixels))
             digests += digest([repr(pixels.shape).encode(), pixels.tobytes()], label)

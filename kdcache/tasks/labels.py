@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 from kdcache.errors import TaskError
 from kdcache.tasks.columns import (
     LONGEST,
+    Numbered,
     as_integers,
     is_blank,
     is_text,
@@ -29,6 +31,7 @@ from kdcache.tasks.columns import (
 
 WHOLE = re.compile(r"0|-?[1-9][0-9]{0,17}")  # an integer of at most 64 bits as it is always written
 K = TypeVar("K")
+At = Callable[[npt.NDArray[np.int64]], str]  # rows in a message, see `row_numbers`
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,32 @@ class Labels:
     names: list[str]
 
 
-def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, regression: bool) -> Labels:
+def read_labels(
+    columns: dict[str, pa.ChunkedArray],
+    names: list[str] | None,
+    regression: bool,
+    numbered: Mapping[str, Numbered] | None = None,
+) -> Labels:
     """Class indices or real targets of every split.
 
     Args:
         columns: the label column of every split; `train` is one of them.
         names: class names in order where the data declares them (`ClassLabel`), else None.
+        numbered: what a message calls the row at a position of each split; default: its position.
 
     Raises:
         TaskError: labels are missing, hidden (-1) or of a wrong type; class numbers have gaps; train lacks a class; or
             two classes have names that are, or look, the same.
     """
+    at = {split: partial(row_numbers, numbered=(numbered or {}).get(split, str)) for split in columns}
     columns = {split: plain(column) for split, column in columns.items()}
     for split, column in columns.items():
         if column.null_count:
             rows = np.flatnonzero(column.is_null().to_numpy())
-            raise TaskError(
-                f"{split}: the label is missing in {row_numbers(rows)}; remove or fill these rows"
-            )
+            raise TaskError(f"{split}: the label is missing in {at[split](rows)}; remove or fill these rows")
     if regression:
-        return Labels({split: _targets(split, column) for split, column in columns.items()}, [])
+        targets = {split: _targets(split, column, at[split]) for split, column in columns.items()}
+        return Labels(targets, [])
     if names is not None:
         _refuse_twins(names)
     columns = among_integers(columns, names)
@@ -66,7 +75,7 @@ def read_labels(columns: dict[str, pa.ChunkedArray], names: list[str] | None, re
     if len(set(kinds.values())) > 1:
         types = ", ".join(f"{kind} in {split}" for split, kind in kinds.items())
         raise TaskError(f"the labels are of different types: {types}; write them the same way in every split")
-    values, names = _indices(columns, kinds["train"], names)
+    values, names = _indices(columns, kinds["train"], names, at)
     _refuse_absent(values, names)
     return Labels(values, names)
 
@@ -98,14 +107,14 @@ def similar_names(names: list[str], key: Callable[[str], str]) -> list[str]:
     return next((group for group in groups.values() if len(group) > 1), [])
 
 
-def _targets(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+def _targets(split: str, column: pa.ChunkedArray, at: At) -> npt.NDArray[np.float64]:
     column = without_decimals(column)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise TaskError(f"{split}: a regression needs numbers as labels, found {column.type}")
     values = np.asarray(column.to_numpy(), dtype=np.float64)
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
-        raise TaskError(f"{split}: the label is NaN or infinite in {row_numbers(bad)}; remove these rows")
+        raise TaskError(f"{split}: the label is NaN or infinite in {at(bad)}; remove these rows")
     return values
 
 
@@ -127,13 +136,13 @@ def _kind(split: str, kind: pa.DataType) -> str:
 
 
 def _indices(
-    columns: dict[str, pa.ChunkedArray], kind: str, names: list[str] | None
+    columns: dict[str, pa.ChunkedArray], kind: str, names: list[str] | None, at: Mapping[str, At]
 ) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
     if kind == "string":
-        return _from_strings(columns, names)
+        return _from_strings(columns, names, at)
     values = {split: _integers(split, column) for split, column in columns.items()}
     for split, indices in values.items():
-        _refuse_negative(split, indices)
+        _refuse_negative(split, indices, at[split])
     if names is None:
         names = ["false", "true"] if kind == "true/false" else _names_of_integers(values)
     for split, indices in values.items():
@@ -144,14 +153,14 @@ def _indices(
 
 
 def _from_strings(
-    columns: dict[str, pa.ChunkedArray], names: list[str] | None
+    columns: dict[str, pa.ChunkedArray], names: list[str] | None, at: Mapping[str, At]
 ) -> tuple[dict[str, npt.NDArray[np.int64]], list[str]]:
     strings = {split: column.cast(pa.string()) for split, column in columns.items()}
     for split, column in strings.items():
         blank = np.flatnonzero(is_blank(column))
         if len(blank):
             raise TaskError(
-                f"{split}: the label is an empty text in {row_numbers(blank)}; remove or fill these rows"
+                f"{split}: the label is an empty text in {at[split](blank)}; remove or fill these rows"
             )
     known = names
     if known is None:
@@ -182,14 +191,14 @@ def _integers(split: str, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
         raise TaskError(f"{split}: a label does not fit 64 bits: {error}") from None
 
 
-def _refuse_negative(split: str, values: npt.NDArray[np.int64]) -> None:
+def _refuse_negative(split: str, values: npt.NDArray[np.int64], at: At) -> None:
     bad = np.flatnonzero(values < 0)
     if not len(bad):
         return
     if (values[bad] == -1).all():
-        problem = f"the label is -1 in {row_numbers(bad)}, which means hidden (as in the test splits of GLUE)"
+        problem = f"the label is -1 in {at(bad)}, which means hidden (as in the test splits of GLUE)"
         raise TaskError(f"{split}: {problem}; use a split with labels")
-    raise TaskError(f"{split}: negative labels in {row_numbers(bad)}; labels must be 0..K-1")
+    raise TaskError(f"{split}: negative labels in {at(bad)}; labels must be 0..K-1")
 
 
 def _names_of_integers(values: dict[str, npt.NDArray[np.int64]]) -> list[str]:

@@ -84,7 +84,7 @@ def check_source(spec: Task, most_images: int = 1000) -> list[str]:
         loaded, labels, _ = _open(spec)
         for split, rows in loaded.splits.items():
             given = labels.values.get(split)
-            reader = _reader(spec, split)
+            reader = _reader(spec, split, rows)
             digests: list[Digests] = []
             for _ in _prepared(rows, reader, given, _schema(spec, given is not None), digests):
                 if spec.image and sum(map(len, digests)) >= most_images:
@@ -100,8 +100,13 @@ def _open(spec: Task) -> tuple[Loaded, Labels, str | None]:
     loaded = load_source(spec)
     columns = {split: rows.label for split, rows in loaded.splits.items() if split != UNLABELLED}
     names = _agreed_names(loaded)
+    numbered = {split: rows.numbered for split, rows in loaded.splits.items()}
     try:
-        labels = Labels({}, []) if spec.language_modelling else read_labels(columns, names, spec.regression)
+        labels = (
+            Labels({}, [])
+            if spec.language_modelling
+            else read_labels(columns, names, spec.regression, numbered)
+        )
     except TaskError as error:
         where = [] if spec.source.folder is not None else [f"label: {spec.label}"]
         where += [] if spec.train_size is None else [f"train_size: {spec.train_size}"]
@@ -157,7 +162,7 @@ def _noisy(spec: Task, labels: Labels) -> tuple[Labels, LabelNoise | None]:
 def _write_split(
     spec: Task, folder: Path, split: str, rows: Rows, labels: npt.NDArray[Any] | None
 ) -> TextReader | ImageReader:
-    reader = _reader(spec, split)
+    reader = _reader(spec, split, rows)
     schema = _schema(spec, labelled=labels is not None)
 
     digests: list[Digests] = []
@@ -173,8 +178,10 @@ def _write_split(
     return reader
 
 
-def _reader(spec: Task, split: str) -> TextReader | ImageReader:
-    return TextReader(split, spec.text) if spec.text else ImageReader(split, spec.image or "")
+def _reader(spec: Task, split: str, rows: Rows) -> TextReader | ImageReader:
+    if spec.text:
+        return TextReader(split, spec.text, rows.numbered)
+    return ImageReader(split, spec.image or "", rows.numbered)
 
 
 def _features(spec: Task) -> list[str]:

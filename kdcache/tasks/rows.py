@@ -6,8 +6,11 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 
@@ -16,6 +19,8 @@ from kdcache.study import UNLABELLED, Task
 from kdcache.tasks.columns import look, plain, shown_all
 
 BATCH = 1024  # rows read at a time
+FEW = 32  # images read at a time
+TOGETHER = 1 << 24  # bytes of images in one batch: as PNG they may be ten times as many
 Batches = Callable[[], Iterator[pa.Table]]
 
 
@@ -24,11 +29,25 @@ class Rows:
     """A split, or one file of it: its labels, the class names it declares, and its features in batches.
 
     The labels of the split `unlabelled` and of documents are nulls; no label column is read for them.
+
+    Args:
+        drawn: ascending, the numbers of these rows in the whole split; None if they are the whole split.
+        files: of a split of several files, each file's name and the number of its first row in the whole split.
     """
 
     label: pa.ChunkedArray
     names: list[str] | None
     batches: Batches
+    drawn: npt.NDArray[np.int64] | None = None
+    files: tuple[tuple[str, int], ...] = ()
+
+    def numbered(self, position: int) -> str:
+        """What a message calls the row at a position: its number in its source, `37` or `37 of b.csv`."""
+        row = position if self.drawn is None else int(self.drawn[position])
+        if not self.files:
+            return str(row)
+        name, first = max((file for file in self.files if file[1] <= row), key=itemgetter(1))
+        return f"{row - first} of {name}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,11 @@ class Columns:
     image: str | None
     label: str | None
     scores: bool = False
+
+    @property
+    def read_at_once(self) -> int:
+        """How many rows a source reads at a time; see `bounded` for images."""
+        return BATCH if self.image is None else FEW
 
     @property
     def features(self) -> list[str]:
@@ -100,7 +124,7 @@ def rows_of_table(origin: str, table: pa.Table, columns: Columns, names: list[st
     check_columns(origin, table.column_names, columns)
     if table.num_rows == 0:
         raise TaskError(f"{origin}: there are no rows")
-    batches = partial(_slices, table.select(columns.features))
+    batches = partial(_slices, table.select(columns.features), columns)
     if columns.label is None:
         return Rows(no_labels(table.num_rows), None, batches)
     return Rows(plain(table.column(columns.label)), names, batches)
@@ -115,16 +139,36 @@ def rows_of_dataset(origin: str, data: Any, columns: Columns) -> Rows:
     check_columns(origin, data.column_names, columns)
     if len(data) == 0:
         raise TaskError(f"{origin}: there are no rows")
-    batches = partial(data.select_columns(columns.features).with_format("arrow").iter, BATCH)
+    batches = partial(_batches_of, data.select_columns(columns.features).with_format("arrow"), columns)
     if columns.label is None:
         return Rows(no_labels(len(data)), None, batches)
     label = data.select_columns([columns.label]).with_format("arrow")[:].column(columns.label)
     return Rows(plain(label), declared_names(origin, data.features.arrow_schema, columns.label), batches)
 
 
-def _slices(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, table.num_rows, BATCH):
-        yield table.slice(start, BATCH)
+def _slices(table: pa.Table, columns: Columns) -> Iterator[pa.Table]:
+    size = columns.read_at_once
+    slices = (table.slice(start, size) for start in range(0, table.num_rows, size))
+    return bounded(slices, columns)
+
+
+def _batches_of(data: Any, columns: Columns) -> Iterator[pa.Table]:
+    return bounded(data.iter(columns.read_at_once), columns)
+
+
+def bounded(batches: Iterator[pa.Table], columns: Columns) -> Iterator[pa.Table]:
+    """Batches of images, few at a time, joined up to BATCH rows or TOGETHER bytes; texts are passed on as they are."""
+    if columns.image is None:
+        yield from batches
+        return
+    parts: list[pa.Table] = []
+    for batch in batches:
+        parts.append(batch)
+        if sum(part.num_rows for part in parts) >= BATCH or sum(part.nbytes for part in parts) >= TOGETHER:
+            yield pa.concat_tables(parts)
+            parts = []
+    if parts:
+        yield pa.concat_tables(parts)
 
 
 def declared_names(origin: str, schema: pa.Schema, label: str) -> list[str] | None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def load_files(task: Task) -> Loaded:
     for split in task.source.split_names:
         paths = task.source.places[split]
         columns = columns_of(task, split)
-        splits[split] = _joined(split, [open_file(split, path, columns) for path in paths])
+        splits[split] = _joined(split, paths, [open_file(split, path, columns) for path in paths])
         resolved[split] = [{"file": path.as_posix(), "sha256": file_digest(path)} for path in paths]
     return Loaded(splits, {"files": resolved})
 
@@ -88,7 +89,7 @@ def _check_file(origin: str, path: Path) -> None:
         raise TaskError(f"{origin}: the file is empty")
 
 
-def _joined(split: str, parts: list[Rows]) -> Rows:
+def _joined(split: str, paths: Sequence[Path], parts: list[Rows]) -> Rows:
     """The files of a split, one after the other."""
     declared = [part.names for part in parts if part.names is not None]
     if any(other != declared[0] for other in declared[1:]):
@@ -102,7 +103,10 @@ def _joined(split: str, parts: list[Rows]) -> Rows:
     except pa.ArrowException:
         kinds = ", ".join(str(part.label.type) for part in parts)
         raise TaskError(f"{split}: the labels of its files are of different types: {kinds}") from None
-    return Rows(label, names, partial(_chained, parts))
+    counts = [len(part.label) for part in parts]
+    first = accumulate(counts[:-1], initial=0)
+    files = tuple((path.name, row) for path, row in zip(paths, first, strict=True)) if len(parts) > 1 else ()
+    return Rows(label, names, partial(_chained, parts), files=files)
 
 
 def _alike(labels: list[pa.ChunkedArray]) -> list[pa.ChunkedArray]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from kdcache.checkpoints import hub
-from kdcache.checkpoints.mirror import mirrored
+from kdcache.checkpoints.mirror import MIRROR, mirrored
 from kdcache.errors import KdcacheError, TaskError
 from kdcache.study import Source, Task
+from kdcache.system.quoting import listed
 from kdcache.tasks.rows import Columns, Loaded, Rows, columns_of, rows_of_dataset
 from kdcache.tasks.source_files import file_digest, open_file
 
@@ -24,15 +25,40 @@ def mirror_folder(source: Source) -> Path | None:
 
 
 def load_mirror(task: Task, folder: Path) -> Loaded:
-    """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`."""
+    """A hub data set from `KDCACHE_MIRROR`: `<configuration>/<split>.parquet`.
+
+    Raises:
+        TaskError: the mirror lacks a split, or a split is a part or a sum of others; and as `open_file`.
+    """
     source = task.source
     folder = folder / source.name if source.name else folder
-    chosen = {split: (source.splits or {}).get(split, split) for split in source.split_names}
-    paths = {split: folder / f"{name}.parquet" for split, name in chosen.items()}
+    paths = {split: _mirror_file(source, folder, split) for split in source.split_names}
     splits = {split: open_file(split, path, columns_of(task, split)) for split, path in paths.items()}
     digests = {split: file_digest(path) for split, path in paths.items()}
     resolved = {"hub": source.hub, "name": source.name, "revision": source.revision, "mirrored": digests}
     return Loaded(splits, resolved)
+
+
+def _mirror_file(source: Source, folder: Path, split: str) -> Path:
+    """The file of a split in the mirror's folder of a configuration."""
+    name = (source.splits or {}).get(split, split)
+    if "[" in name or "+" in name:
+        raise TaskError(
+            f"{_hub_name(source)}, split {name!r}: a mirror has whole splits alone; put these rows there as a file of "
+            f"their own and name it in splits, or unset {MIRROR} to ask the hub"
+        )
+    path = folder / f"{name}.parquet"
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        there = listed(sorted(file.stem for file in folder.glob("*.parquet")))
+        raise TaskError(
+            f"{split}: {path}: the file does not exist (splits in this folder of the mirror: {there}); put it there, "
+            f"or unset {MIRROR} to ask the hub"
+        ) from None
+    except (OSError, ValueError):
+        pass  # `open_file` says why it cannot be read
+    return path
 
 
 def load_hub(task: Task) -> Loaded:

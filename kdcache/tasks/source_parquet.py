@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from kdcache.errors import TaskError
 from kdcache.tasks.columns import plain
-from kdcache.tasks.rows import BATCH, Columns, Rows, check_columns, declared_names, no_labels
+from kdcache.tasks.rows import Columns, Rows, bounded, check_columns, declared_names, no_labels
 
 
 def open_parquet(origin: str, path: Path, columns: Columns) -> Rows:
@@ -26,17 +26,17 @@ def open_parquet(origin: str, path: Path, columns: Columns) -> Rows:
         labels = None if columns.label is None else _checked(pq.read_table(path, columns=[columns.label]))
     if count == 0:
         raise TaskError(f"{origin}: there are no rows")
-    batches = partial(_batches, origin, path, columns.features)
+    batches = partial(_batches, origin, path, columns)
     if labels is None:
         return Rows(no_labels(count), None, batches)
     label = columns.label or ""
     return Rows(plain(labels.column(label)), declared_names(origin, schema, label), batches)
 
 
-def _batches(origin: str, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+def _batches(origin: str, path: Path, columns: Columns) -> Iterator[pa.Table]:
     with _reading(origin), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(BATCH, columns=columns):
-            yield _checked(pa.Table.from_batches([batch]))
+        read = file.iter_batches(columns.read_at_once, columns=columns.features)
+        yield from bounded((_checked(pa.Table.from_batches([batch])) for batch in read), columns)
 
 
 def _checked(table: pa.Table) -> pa.Table:

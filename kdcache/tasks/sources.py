@@ -50,7 +50,7 @@ def _load_whole(task: Task) -> Loaded:
 def _with_train_size(loaded: Loaded, task: Task, size: int) -> Loaded:
     train = loaded.splits["train"]
     rows = subsets.draw(train.label, size, task.sample_seed, task.regression)
-    part = Rows(train.label.take(pa.array(rows)), train.names, subsets.taken(train.batches, rows))
+    part = _part(train, rows, train.label.take(pa.array(rows)))
     if task.unlabelled == "rest":
         return replace(loaded, splits={**loaded.splits, "train": part, UNLABELLED: _rest(train, rows)})
     dropped = {**loaded.dropped, f"not drawn (train_size: {size})": len(train.label) - size}
@@ -65,7 +65,11 @@ def _rest(train: Rows, drawn: subsets.Indices) -> Rows:
             f"unlabelled: rest: train_size: {len(drawn)} draws all rows of train, so no rest is left; "
             "lower train_size, or leave out `unlabelled`"
         )
-    return Rows(no_labels(len(others)), None, subsets.taken(train.batches, others))
+    return replace(_part(train, others, no_labels(len(others))), names=None)
+
+
+def _part(train: Rows, rows: subsets.Indices, label: pa.ChunkedArray) -> Rows:
+    return replace(train, label=label, batches=subsets.taken(train.batches, rows), drawn=rows)
 
 
 def _load_builtin(task: Task, name: str) -> Loaded:

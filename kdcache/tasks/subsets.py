@@ -15,7 +15,7 @@ Batches = Callable[[], Iterator[pa.Table]]
 Indices = npt.NDArray[np.int64]
 
 
-def stratified(classes: npt.ArrayLike, size: int, seed: int) -> Indices:
+def stratified(classes: npt.ArrayLike, size: int, seed: int | tuple[int, ...]) -> Indices:
     """`size` row numbers, ascending, about in the classes' proportions; a larger size contains every smaller one.
 
     The rows of each class, in random order, are spread evenly over a line from 0 to 1; the first `size` are taken.

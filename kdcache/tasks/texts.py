@@ -11,15 +11,16 @@ import pyarrow as pa
 from kdcache.errors import TaskError
 from kdcache.hashing.columns import hash_columns
 from kdcache.hashing.digests import BLAKE2B, Digests
-from kdcache.tasks.columns import is_blank, is_text, plain, row_numbers
+from kdcache.tasks.columns import Numbered, is_blank, is_text, plain, row_numbers
 
 
 class TextReader:
     """Reads a split's text columns batch by batch; `finish` refuses empty texts, all at once."""
 
-    def __init__(self, split: str, columns: list[str]) -> None:
+    def __init__(self, split: str, columns: list[str], numbered: Numbered = str) -> None:
         self.split = split
         self.columns = columns
+        self.numbered = numbered
         self._empty: dict[str, list[int]] = {column: [] for column in columns}
 
     def read(
@@ -53,7 +54,7 @@ class TextReader:
         for column, rows in self._empty.items():
             if rows:
                 raise TaskError(
-                    f"{self.split}: text column {column!r} is empty in {row_numbers(rows)}; "
+                    f"{self.split}: text column {column!r} is empty in {row_numbers(rows, self.numbered)}; "
                     "remove these rows or give them a text"
                 )
 

@@ -1,4 +1,4 @@
-"""Pretrained checkpoints that kdcache would use in another way than they were made for are refused; no others are.
+"""Pretrained checkpoints that kdcache would use in another way than they were made for are refused.
 
 The oracles: transformers' own image processors, and which layers of a real model get a gradient.
 """
@@ -21,6 +21,7 @@ from kdcache.checkpoints.faithful import POOLED, check_faithful
 from kdcache.checkpoints.find import find_checkpoint
 from kdcache.errors import ModelError
 from kdcache.modelling.building import in_encoder
+from kdcache.modelling.encoding import check_channels
 from kdcache.modelling.preprocessors import load_preprocessor
 from kdcache.study import Lora
 from tests import tiny_models as tiny
@@ -174,10 +175,36 @@ def test_a_step_of_another_type(tmp_path: Path, key: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [None, {}, {"image_mean": None}, {"do_rescale": False, "do_normalize": None}]
+    "settings",
+    [
+        None,
+        {},
+        SOUND,
+        {"image_mean": MEAN},
+        {"do_rescale": False, "do_normalize": None},
+        {"do_normalize": False, "image_mean": None, "image_std": 0.5},
+    ],
 )
-def test_from_scratch_nothing_is_refused(tmp_path: Path, settings: dict[str, Any] | None) -> None:
-    passes(images(tmp_path, settings, init="scratch"), init="scratch")
+def test_from_scratch_whatever_kdcache_can_compute_is_accepted(
+    tmp_path: Path, settings: dict[str, Any] | None
+) -> None:
+    checkpoint = images(tmp_path, settings, init="scratch")
+    passes(checkpoint, init="scratch")
+    check_channels(load_preprocessor(checkpoint, IMAGES))
+
+
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+@pytest.mark.parametrize("value", [None, 0.5, "0.5", [None] * 3, [float("nan")] * 3])
+def test_from_scratch_a_mean_or_std_that_is_no_list_of_numbers(
+    tmp_path: Path, key: str, value: object
+) -> None:
+    text = message(images(tmp_path, {**SOUND, key: value}, init="scratch"), init="scratch")
+    numbers = {"image_mean": "numbers", "image_std": "numbers above 0"}[key]
+    assert text == (
+        f"preprocessor_config.json: {key}: expected a list of {numbers}, one for each channel, found {value!r}; "
+        "correct it, or leave it out, which means 0.5. kdcache computes (pixels / 255 - image_mean) / image_std, of "
+        "images in RGB or grey"
+    )
 
 
 def test_texts_have_no_image_settings(tmp_path: Path) -> None:

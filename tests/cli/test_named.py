@@ -198,6 +198,16 @@ def test_a_pipe_in_a_checkpoint(project: Path, bert: Path) -> None:
     )
 
 
+def test_f1_chooses_settings_of_two_classes(project: Path) -> None:
+    tuning = {"seeds": [9], "budget": 1, "metric": "f1", "space": {"base": {"epochs": [1]}}}
+    assert looked(tuning=tuning)[0] == []
+    rows = (project / "rows.csv").read_text().replace(",y", ",z", 1)
+    (project / "rows.csv").write_text(rows)
+    assert looked(tuning=tuning)[0] == [
+        "tuning.metric: f1 is for two classes, task 'mine' has 3; use macro_f1"
+    ]
+
+
 def test_images_past_the_first_are_not_decoded(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_files, "TOGETHER", 1)  # bytes in one batch
     names = [f"{row}.png" for row in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,17 @@ def test_what_a_short_form_stands_for(short: Any, seeds: list[int]) -> None:
 def test_what_is_no_short_form(wrong: Any) -> None:
     with pytest.raises(ValueError, match="expected a list of seeds, their number"):
         listed(wrong)
+
+
+def test_the_last_seed_is_one_that_numpy_takes() -> None:
+    assert listed({"first": 2**32 - 2, "count": 2}) == [2**32 - 2, 2**32 - 1]
+    np.random.RandomState(2**32 - 1)
+    with pytest.raises(ValueError, match="between 0 and"):
+        np.random.RandomState(2**32)
+    with pytest.raises(ValueError, match="the last seed would be 4294967296, the largest is 4294967295"):
+        listed({"first": 2**32 - 2, "count": 3})
+    with pytest.raises(ValueError, match="the last seed would be <int of thousands of digits>, the largest"):
+        listed({"first": 10**5000, "count": 3})
 
 
 @pytest.mark.parametrize("other", [True, "3", None, 2.0])

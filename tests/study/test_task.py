@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from kdcache.study import load_study
-from tests.study.samples import ABSENT, ALL_UNLABELLED, STUDY, WITH_UNLABELLED, changed, only_mistake, write
+from kdcache.tasks.labels import read_labels
+from tests.study.samples import (
+    ABSENT,
+    ALL_UNLABELLED,
+    STUDY,
+    WITH_UNLABELLED,
+    changed,
+    mistakes_in,
+    only_mistake,
+    text_of,
+    write,
+)
 
 ONE = [
     ({"tasks.news.source": ABSENT}, "tasks.news.source: missing"),
@@ -40,6 +52,12 @@ ONE = [
      "tasks.news.source: splits belongs to a hub or a saved source"),
     ({"tasks.news.source": {"saved": ""}},
      "tasks.news.source.saved: String should have at least 1 character, found ''"),
+    ({"tasks.news.source": {"files": {"train": "a.csv", "validation": "b.csv", "views": "c.csv"}}},
+     "tasks.news.source: no split can be named views: a logit cache has a folder of that name for other rows; rename"),
+    ({"tasks.digits.source": {"folder": {"train": "a", "validation": "b", "views": "c"}}},
+     "tasks.digits.source: no split can be named views"),
+    ({"tasks.news.source": {"hub": "a/b", "revision": "x", "splits": {"views": "test"}}},
+     "tasks.news.source: no split can be named views"),
     ({"tasks.news.source": {"folder": "birds"}},
      "tasks.news: a folder has the columns image and label; write `image: image`, and leave out text and label"),
     ({"tasks.news.label_noise": 1.0}, "tasks.news.label_noise: Input should be less than 1, found 1.0"),
@@ -52,7 +70,7 @@ ONE = [
      "tasks.news: the source has a split named unlabelled already; leave out unlabelled: rest"),
     ({"tasks.news.text": ABSENT, "tasks.news.max_length": ABSENT}, "tasks.news: give exactly one of text"),
     ({"tasks.news.image": "image"}, "tasks.news: give exactly one of text (one or two columns) and image"),
-    ({"tasks.news.text": "text"}, "tasks.news.text: Input should be a valid list, found 'text'"),
+    ({"tasks.news.text": "text"}, "tasks.news.text: expected a list, such as [text], found 'text'"),
     ({"tasks.news.text": ["a", "b", "c"]}, "tasks.news.text: expected at most 2, found 3"),
     ({"tasks.news.text": ["a", "label"]}, "tasks.news: the label column 'label' is also an input column"),
     ({"tasks.news.max_length": ABSENT}, "tasks.news: a text task needs max_length (tokens)"),
@@ -73,6 +91,33 @@ ONE = [
 @pytest.mark.parametrize(("changes", "expected"), ONE, ids=[expected[:50] for _, expected in ONE])
 def test_a_mistake_in_a_task(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     assert only_mistake(tmp_path, changes).startswith(expected)
+
+
+def test_the_names_of_other_splits_may_be_any(tmp_path: Path) -> None:
+    """The card and manifest of a folder are files with a suffix, so a split of that name is another file or folder."""
+    names = ["train", "validation", "unlabelled", "card", "manifest", "cost", "teacher", "test"]
+    source = {"files": dict.fromkeys(names, "a.csv")}
+    study = load_study(write(tmp_path, changed({"tasks.news.source": source})))
+    assert list(study.tasks["news"].source.split_names) == names
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [("true", "true"), ("false", "false"), ("True", "true"), ('"True"', "True"), ("0", "0"), ("yes", "yes")],
+)
+def test_a_class_may_be_written_as_yaml_reads_it(tmp_path: Path, value: str, name: str) -> None:
+    """With a mistake elsewhere in the task too: the checks between entries then read the key alone."""
+    given = text_of(changed({"tasks.news.positive": "POSITIVE"})).replace("POSITIVE", value)
+    assert load_study(write(tmp_path, given)).tasks["news"].positive == name
+    (mistake,) = mistakes_in(tmp_path, given.replace("max_length: 24", "max_length: 0"))
+    assert mistake.startswith("tasks.news.max_length: ")
+
+
+@pytest.mark.parametrize("value", [True, False])
+def test_a_boolean_is_the_class_of_a_column_of_booleans(tmp_path: Path, value: bool) -> None:
+    study = load_study(write(tmp_path, changed({"tasks.news.positive": value})))
+    classes = read_labels({"train": pa.chunked_array([[True, False]])}, None, regression=False).names
+    assert study.tasks["news"].positive == classes[value]
 
 
 def test_unlabelled_rows_are_the_rest_of_train_or_a_split_of_that_name(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_a_method_may_try_what_all_may_and_its_own(tmp_path: Path) -> None:
         (space(kd={"alpha": []}), "tuning.space.kd.alpha: expected at least 1, found 0"),
         (tuning(space={}), "tuning: tunes nothing; give it a space, of the methods, or teachers, or leave tuning out"),
         (tuning(teachers={}), "tuning.teachers: lists no value; give at least one key"),
-        (tuning(teachers={"alpha": [1]}), "tuning.teachers.alpha: unknown key"),
+        (tuning(teachers={"alpha": [1]}), "tuning.teachers.alpha: unknown key (there are: learning_rate, epochs,"),
         (tuning(teachers={"epochs": [2, 2]}), "tuning.teachers: epochs lists a value twice: 2, 2"),
         (space(kd2={"alpha": [1]}), "tuning.space: no method 'kd2' (there are: all, base, smooth, kd, self_kd)"),
         (space(all={"alpha": [0.1]}), "tuning: space.all: alpha belongs to a method, not to all; write it under"),

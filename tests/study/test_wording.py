@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kdcache.study import load_study
+from kdcache.study.wording import describe_mistake
 from tests.study.samples import ABSENT, changed, mistakes_in, only_mistake, write
 
 ONE = [
@@ -28,7 +29,41 @@ ONE = [
      "regularizers.base: expected a mapping of keys, found None (write {} for none)"),
     ({"distillers.kd.alpha": {"start": 1.0, "stop": 0.0, "end": 0.5}},
      "distillers.kd.alpha.stop: unknown key (there are: start, end)"),
+    ({"students.small.tasks": "news"}, "students.small.tasks: expected a list, such as [news], found 'news'"),
+    ({"tasks.news.metrics": "accuracy"}, "tasks.news.metrics: expected a list, such as [accuracy], found 'accuracy'"),
+    ({"comparison.looks": 5}, "comparison.looks: expected a list, such as [5], found 5"),
+    ({"tasks.news.metrics": {"accuracy": 1}}, "tasks.news.metrics: expected a list, found {'accuracy': 1}"),
+    ({"students.small.lora": {"rank": 1, "alpha": 1, "targets": ""}},
+     "students.small.lora.targets: expected a list, found ''"),
 ]  # fmt: skip
+
+
+KEYS = {
+    "tasks.T": "kind, source, text,",
+    "tasks.T.source": "builtin, files, folder,",
+    "tasks.T.augment": "crop, flip, views, seed)",
+    "students.M": "checkpoint, revision, init,",
+    "students.M.lora": "rank, alpha, dropout, targets)",
+    "students.M.cache": "estimator, eps, n,",
+    "teachers.M": "checkpoint, revision, init,",
+    "teachers.M.lora": "rank, alpha, dropout, targets)",
+    "regularizers.R": "soft_labels, teacher, alpha,",
+    "distillers.R.alpha": "start, end)",
+    "distillers.R.temperature": "start, end)",
+    "comparison": "baseline, alpha, margin,",
+    "tuning": "hold_out, seeds, budget,",
+    "tuning.teachers": "learning_rate, epochs, batch_size, weight_decay, warmup, max_grad_norm)",
+    "tuning.space.R": "learning_rate, epochs, batch_size, weight_decay, warmup, max_grad_norm, alpha,",
+}
+NAMES = ("source", "augment", "lora", "cache", "alpha", "temperature", "teachers", "tuning", "space")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("place", KEYS)
+def test_an_unknown_key_lists_those_of_its_place_whatever_names_are(place: str, name: str) -> None:
+    path = tuple(name if part in ("T", "M", "R") else part for part in place.split("."))
+    said = describe_mistake({"type": "extra_forbidden", "loc": (*path, "zebra")})
+    assert said.startswith(f"{'.'.join(path)}.zebra: unknown key (there are: {KEYS[place]}")
 
 
 PLACES = [

@@ -69,6 +69,20 @@ def test_a_change_is_named(
     assert (place, found, asked) in list(differences(card, task(**{**given, **changes})))
 
 
+def test_the_positive_class_is_the_second_where_nothing_names_it(
+    rows: dict[str, str], tmp_path: Path
+) -> None:
+    given = {**PREPARED, "positive": None, "source": {"files": rows}}
+    second, first = task(**{**given, "positive": "b"}), task(**{**given, "positive": "a"})
+    card = prepared(task(**given), tmp_path)
+    old = card.model_copy(update={"positive": None})  # of kdcache 0.1
+    for same in (card, old):
+        assert list(differences(same, task(**given))) == list(differences(same, second)) == []
+        assert list(differences(same, first)) == [("positive", "b", "a")]
+    card = prepared(first, tmp_path)
+    assert list(differences(card, task(**given))) == [("positive", "a", "b")]
+
+
 def test_other_files_and_splits_are_named(rows: dict[str, str], tmp_path: Path) -> None:
     card = prepared(task(**PREPARED, source={"files": rows}), tmp_path)
     other = {"files": {**rows, "test": "t.csv", "train": "t.csv"}}

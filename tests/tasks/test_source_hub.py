@@ -81,6 +81,40 @@ def test_further_splits_of_a_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert read(loaded, "validation_mismatched") == {"text": ["fine, really"], "label": [1]}
 
 
+@pytest.fixture
+def mirrored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A mirror's folder of the data set, with train and test."""
+    folder = tmp_path / "someone/things/small"
+    folder.mkdir(parents=True)
+    for split in ("train", "test"):
+        parquet(folder / f"{split}.parquet", ROWS)
+    monkeypatch.setenv("KDCACHE_MIRROR", str(tmp_path))
+    return folder
+
+
+@pytest.mark.parametrize("part", ["train[:50%]", "train+test", "test[:1]+train"])
+def test_a_mirror_has_no_parts_of_splits(mirrored: Path, part: str) -> None:
+    with pytest.raises(TaskError) as refused:
+        load_source(hub_task(splits={"validation": part}))
+    assert str(refused.value) == (
+        f"hub data set someone/things (small) at revision {COMMIT}, split {part!r}: a mirror has whole splits alone; "
+        "put these rows there as a file of their own and name it in splits, or unset KDCACHE_MIRROR to ask the hub"
+    )
+
+
+def test_a_split_that_a_mirror_lacks(mirrored: Path) -> None:
+    with pytest.raises(TaskError) as refused:
+        load_source(hub_task())
+    assert str(refused.value) == (
+        f"validation: {mirrored}/validation.parquet: the file does not exist (splits in this folder of the mirror: "
+        "test, train); put it there, or unset KDCACHE_MIRROR to ask the hub"
+    )
+    with pytest.raises(TaskError, match=r"other/train\.parquet: the file does not exist .*mirror: none\)"):
+        load_source(hub_task(name="other"))
+    with pytest.raises(TaskError, match="cannot be read: "):
+        load_source(hub_task(splits={"train": "x" * 300, "validation": "test"}))
+
+
 def test_a_shuffled_hub_data_set_keeps_labels_with_texts(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, hub_rows().select([2, 0]))
     assert read(load_source(hub_task())) == {"text": ["fine, really", "good film"], "label": [1, 1]}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kdcache.errors import TaskError
+from kdcache.errors import KdcacheError, TaskError
 from kdcache.study import UNLABELLED
 from kdcache.system import files
 from kdcache.tasks.card import CARD, TaskCard, rows_fingerprint
@@ -27,13 +27,15 @@ from kdcache.tasks.subsets import stratified, taken
 
 Indices = npt.NDArray[np.int64]
 TRAIN, VALIDATION = "train", "validation"
+HELD_OUT = 1  # names a stream of random numbers of its own
 
 
 def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> TaskCard:
     """Write a task with `fraction` of the train rows as validation, and the others as train.
 
-    The held-out rows are drawn stratified by class (for a regression, at random). All rows keep their hashes and their
-    order, and get new ids 0..n-1. If the folder has this task already, nothing is written.
+    The held-out rows are drawn stratified by class (for a regression, at random), and without regard to label noise.
+    All rows keep their hashes and their order, and get new ids 0..n-1. If the folder has this task already, nothing is
+    written.
 
     Args:
         fraction: the held-out part of train, above 0 and below 1.
@@ -44,7 +46,7 @@ def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> Ta
     """
     train = task.rows(TRAIN, ["row_hash", *(["label"] if task.card.classes else [])])
     labels = train["label"].to_numpy() if task.card.classes else np.zeros(train.num_rows)
-    held = held_out_rows(labels, fraction, seed, task.card.regression)
+    held = held_out_rows(labels, fraction, _stream(task.card, seed), task.card.regression)
     rest = np.setdiff1d(np.arange(train.num_rows), held)
     if not len(held) or not len(rest):
         raise TaskError(
@@ -58,7 +60,14 @@ def hold_out(task: PreparedTask, folder: Path, fraction: float, seed: int) -> Ta
     return card
 
 
-def held_out_rows(labels: npt.NDArray[Any], fraction: float, seed: int, regression: bool) -> Indices:
+def _stream(card: TaskCard, seed: int) -> int | tuple[int, ...]:
+    """The seed of the draw. Label noise has `seed` alone: with the same stream, its rows would be those held out."""
+    return seed if card.label_noise is None else (seed, HELD_OUT)
+
+
+def held_out_rows(
+    labels: npt.NDArray[Any], fraction: float, seed: int | tuple[int, ...], regression: bool
+) -> Indices:
     """The positions in train of the held-out rows, ascending.
 
     Args:
@@ -91,8 +100,12 @@ def _card(card: TaskCard, train: pa.Table, rows: dict[str, Indices], source: dic
 
 
 def _is_there(folder: Path, card: TaskCard) -> bool:
-    has_all_splits = all((folder / f"{split}.parquet").is_file() for split in card.rows)
-    return has_all_splits and (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
+    if not all((folder / f"{split}.parquet").is_file() for split in card.rows):
+        return False
+    try:
+        return (folder / CARD).is_file() and files.read_json(folder / CARD) == card.content
+    except KdcacheError:
+        return False  # a damaged card; the task is written again
 
 
 def _write(task: PreparedTask, folder: Path, rows: dict[str, Indices], card: TaskCard) -> None:

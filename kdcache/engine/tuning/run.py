@@ -126,7 +126,11 @@ def needed_teachers(study: Study) -> list[tuple[str, str]]:
 
 def _hold_out(study: Study, prepared: Path, folder: Path) -> None:
     tuning = declared(study)
-    hold_out(PreparedTask(prepared), folder, tuning.hold_out, tuning.seed)
+    card = hold_out(PreparedTask(prepared), folder, tuning.hold_out, tuning.seed)
+    if tuning.metric == "f1" and card.classes != 2:  # before any trial runs
+        raise TrialError(
+            f"tuning.metric: f1 is for two classes, task {card.name!r} has {card.classes}; use macro_f1"
+        )
 
 
 def _tune_teachers(study: Study, layout: TuningLayout, store: Store | None) -> list[Tuned]:

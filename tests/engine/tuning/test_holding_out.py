@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import hypergeom
 
 from kdcache.engine.tuning.holding_out import held_out_rows, hold_out
 from kdcache.errors import TaskError
+from kdcache.study import Task
+from kdcache.tasks.prepare import prepare_task
 from kdcache.tasks.prepared import PreparedTask
 from tests.engine.tuning.project import LABELS, write_project
 
@@ -59,3 +63,28 @@ def test_the_same_seed_gives_the_same_task_and_writes_it_once(task: PreparedTask
 def test_both_sides_need_rows(task: PreparedTask, fraction: float, sizes: str) -> None:
     with pytest.raises(TaskError, match=f"hold_out {fraction} of {len(LABELS)} train rows leaves {sizes}"):
         hold_out(task, Path("held"), fraction, seed=0)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4])
+def test_held_out_rows_have_their_share_of_label_noise(tmp_path: Path, fraction: float) -> None:
+    """Also with the same seed, 0, for both: rows are held out without regard to whether their labels are wrong."""
+    classes = [str(row % 5) for row in range(1000)]
+    lines = [json.dumps({"text": f"{row} is {label}", "label": label}) for row, label in enumerate(classes)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    files = {split: str(tmp_path / "rows.jsonl") for split in ("train", "validation")}
+    spec = {"text": ["text"], "metrics": ["accuracy"], "max_length": 8, "label_noise": fraction}
+    prepare_task(Task.model_validate({"source": {"files": files}, **spec}), tmp_path / "task")
+    hold_out(PreparedTask(tmp_path / "task"), tmp_path / "held", 0.2, seed=0)
+    held = columns(PreparedTask(tmp_path / "held"), "validation")
+    wrong = sum(text[-1] != str(label) for text, label in zip(held["text"], held["label"], strict=True))
+    # Of 1,000 rows 1,000 * fraction are wrong. How many of 200 drawn ones are is hypergeometric.
+    low, high = hypergeom(1000, round(1000 * fraction), 200).interval(0.9999)
+    assert low <= wrong <= high
+
+
+def test_a_damaged_card_is_written_again(task: PreparedTask) -> None:
+    card = hold_out(task, Path("held"), 0.25, seed=3)
+    whole = Path("held/card.json").read_bytes()
+    Path("held/card.json").write_bytes(whole[:9])
+    assert hold_out(task, Path("held"), 0.25, seed=3) == card
+    assert Path("held/card.json").read_bytes() == whole

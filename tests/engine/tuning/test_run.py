@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 from kdcache.engine.tuning.holding_out import held_out_rows
-from kdcache.engine.tuning.run import Tuned
+from kdcache.engine.tuning.run import Tuned, tune
 from kdcache.errors import TrialError
 from kdcache.logits import LogitCache, LogitWriter
 from kdcache.repro.progress import CHOSEN
@@ -223,3 +223,11 @@ def test_params_that_change_meanwhile_are_noticed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(run.Trying, "scores", lambda self, name, settings: [[0.5]] * len(settings))
     with pytest.raises(TrialError, match="was changed while tune ran"):
         tuned(study)
+
+
+def test_f1_of_three_classes_is_refused_before_anything_runs() -> None:
+    labels = ["no", "yes", "so"] * 12
+    write_project(labels, ["no", "yes", "no"] * 12, tuning={**TUNING, "metric": "f1"})
+    with pytest.raises(TrialError, match="f1 is for two classes, task 'words' has 3; use macro_f1"):
+        tune(load_study("params.yaml"))
+    assert not list(Path("data").rglob("result.json"))
