@@ -45,6 +45,10 @@ def head(
 
     of_tokens = tokens.token_cache(cache)
     if of_tokens is not None:
+        if task is not None:
+            raise CacheError(
+                f"{cache}: is a token cache, whose rows have their tokens in themselves; leave out --task"
+            )
         token_heads = {name: tokens.head_of(of_tokens, name, rows) for name in tokens.names(of_tokens, split)}
         print_json({"path": str(cache), "splits": token_heads}) if as_json else tokens.print_heads(
             token_heads
@@ -86,6 +90,8 @@ def verify(
     """
     if (against is None) != (task is None):
         raise CacheError("verify: --against TEACHER and --task FOLDER go together; give both or neither")
+    if against is not None:
+        _refuse_tokens(cache, "--against cannot run its teacher again")
     checked = _any_kind(cache).verify("quick" if quick else "full")
     answer: dict[str, Any] = {"path": str(cache), **asdict(checked)}
     text = f"{cache}: whole ({checked.level}: {checked.shards} shards, {checked.rows} rows, {checked.bytes} bytes)"
@@ -107,6 +113,7 @@ def stats(cache: Cache, split: Split = None, task: Task = None, as_json: Json = 
     from kdcache.cli.analysis import stats as stats_of
     from kdcache.cli.analysis import task_rows
 
+    _refuse_tokens(cache, "stats describes predicted classes, which its rows do not have")
     opened = _opened(cache)
     answers = []
     for name in _splits(opened, split):
@@ -143,6 +150,8 @@ def diff(
         print_json({"a": str(a), "b": str(b), "splits": {item["split"]: item for item in answers}})
     else:
         printing().print_diffs(str(a), str(b), answers)
+        if pair:
+            tokens.print_largest(answers)
 
 
 @app.command()
@@ -166,6 +175,7 @@ def export(
     """
     from kdcache.cli.exports import write_export
 
+    _refuse_tokens(cache, "export writes logits of classes; the cache's shards are Parquet files already")
     opened = _opened(cache)
     names = _splits(opened, split)
     chosen = write_export(opened, names, out, form, task)
@@ -193,6 +203,8 @@ def ensemble(
         raise CacheError(
             f"{out}: an ensemble is made of two caches or more, found {len(caches)} (OUT comes first)"
         )
+    for cache in caches:
+        _refuse_tokens(cache, "ensemble cannot average distributions of which only a part is stored")
     if not overwrite and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CacheError(
             f"{out}: is there already; name a new folder first (OUT CACHE CACHE ...), or --overwrite"
@@ -273,6 +285,25 @@ def pull(
         )
         typer.echo(f"{folder}: {new}")
         printing().print_info(answer)
+
+
+def _refuse_tokens(path: Path, problem: str) -> None:
+    """Refuse a token cache.
+
+    Args:
+        problem: what the command cannot do with it.
+
+    Raises:
+        CacheError: the folder has a token cache.
+    """
+    from kdcache.logits.manifests import kind_of
+    from kdcache.system.files import user_path
+
+    if kind_of(user_path(path)) == "tokens":
+        raise CacheError(
+            f"{path}: is a token cache, and {problem}; info, head, diff and verify (without --against) take "
+            "token caches"
+        )
 
 
 def _opened(path: Path) -> LogitCache:

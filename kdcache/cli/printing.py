@@ -116,11 +116,14 @@ def _by_class(classes: int, splits: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def print_diffs(a: str, b: str, splits: Sequence[Mapping[str, Any]]) -> None:
-    """Print `analysis.diff` with a column for each split, then the rows that differ most."""
+    """Print `analysis.diff` with a column for each split, then the rows that differ most.
+
+    Of token caches only the columns: their rows have no KL, and `tokens.print_largest` prints them.
+    """
     show(f"a: {cell(a)}\nb: {cell(b)}")
     show(_columns({item["split"]: _flat(item) for item in splits}))
     for item in splits:
-        if any(row["kl"] > 0 for row in item.get("largest", [])):
+        if any(row.get("kl", 0) > 0 for row in item.get("largest", [])):
             show(_largest(item))
 
 
