@@ -23,7 +23,10 @@ class OfflineTrainer(SFTTrainer):
         if not model.training:  # rows of evaluation are not in the cache
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         soft = cache.match(inputs, epoch=int(self.state.epoch or 0)).to(model.device)
-        loss = kdcache.kd_token_loss(model(inputs["input_ids"]).logits, soft, alpha=0.9)
+        outputs = model(inputs["input_ids"])
+        loss = kdcache.kd_token_loss(outputs.logits, soft, alpha=0.9)
+        if outputs.get("aux_loss") is not None:  # it balances a mixture of experts (output_router_logits)
+            loss = loss + self.model.config.router_aux_loss_coef * outputs.aux_loss
         tokens = soft.loss.sum() * self.accelerator.num_processes  # whose gradients are averaged
         return loss * tokens / (num_items_in_batch or tokens)
 

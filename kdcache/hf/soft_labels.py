@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -11,21 +11,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdcache.errors import CacheError
+from kdcache.errors import CacheError, KdcacheError
 from kdcache.hashing.containers import by_position
 from kdcache.logits import LogitCache
 from kdcache.logits.tokens import TokenCache, kd_token_loss
 from kdcache.logits.tokens.apart import mixes
-from kdcache.logits.tokens.inference import model_inputs, without_cache
-from kdcache.logits.tokens.inputs import KEYS, Sequences, padded, read_sequences
+from kdcache.logits.tokens.inference import without_cache
+from kdcache.logits.tokens.inputs import (
+    DOCUMENTS,
+    KEYS,
+    MASKS,
+    Sequences,
+    model_inputs,
+    padded,
+    read_sequences,
+)
+from kdcache.logits.tokens.losses import Divergence, Tail, check_kd
 from kdcache.losses import IGNORED, kd_loss
 
 # Turns the student's logits into the batch's mean loss and the number of items in it (rows with a label, or predicted
 # tokens).
 Target: TypeAlias = Callable[[Tensor], tuple[Tensor, Any]]
 TEACHER = "teacher_logits"
-POSITIONS = "position_ids"
-MASKS = ("loss_mask", "attention_mask")  # 0 for tokens that are not to be predicted
+STARTS, POSITIONS = "document_starts", "position_ids"
+PIECE = 256  # rows that are compared with a cache at once
+ROUTER_WEIGHTS = ("router_aux_loss_coef", "aux_loss_coef")  # names that transformers gives to one number
 
 
 class SoftLabels(Protocol):
@@ -46,6 +56,9 @@ class SoftLabels(Protocol):
 
     def joined(self, rows: Any) -> Any:
         """The rows to train on, with soft labels if they are joined to rows."""
+
+    def check_rows(self, rows: Any) -> None:
+        """Refuse rows for the default collator that have no soft labels, if they are not joined to rows."""
 
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
         """The target of a training batch."""
@@ -86,6 +99,9 @@ class FromLogits:
         except CacheError as error:
             raise CacheError(f"{self.cache.path}: train_dataset: {error}") from None
         return by_position(self.cache.join(rows, self.split, column=TEACHER, **self.by))
+
+    def check_rows(self, rows: Any) -> None:
+        """Nothing: `joined` refuses such rows."""
 
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
         """`kd_loss` of the labels and the logits, over the rows with a label."""
@@ -130,11 +146,18 @@ def _of_labelled(labels: Tensor, mean: Callable[[Tensor, Tensor], Tensor]) -> Ta
 class FromTokens:
     """Soft labels from a language model's distributions. They are found by the tokens of each batch."""
 
-    keys: ClassVar[tuple[str, ...]] = ("loss_mask", "document_starts")
+    keys: ClassVar[tuple[str, ...]] = (*MASKS, *(name for name in DOCUMENTS if name != POSITIONS))
     cache: TokenCache
     split: str
     alpha: float
     temperature: float | None
+    tail: Tail = "bucket"
+    divergence: Divergence = "kl"
+
+    def __post_init__(self) -> None:
+        """Refuse a loss that the cache does not serve, before any step."""
+        header = self.cache.manifest
+        check_kd(header.how, header.temperature, self.alpha, self.temperature, self.tail, self.divergence)
 
     @property
     def collator(self) -> Callable[[list[Any]], Any]:
@@ -167,25 +190,39 @@ class FromTokens:
         """The rows, unchanged."""
         return rows
 
+    def check_rows(self, rows: Any) -> None:
+        """Refuse rows that are not in the cache. Each row is read and hashed once. A stream is not read.
+
+        Raises:
+            CacheError: a row is not in the cache, or cannot be used. The message names the first.
+        """
+        try:
+            placed = by_position(rows)
+        except CacheError:
+            return  # its rows are seen when they are trained on
+        none = np.zeros(0, np.uint64)
+        hashes = [sequences.hashes for sequences in _pieces("train_dataset", placed)]
+        known = np.isin(np.concatenate([none, *hashes]), self.cache.split(self.split).row_hashes)
+        if not known.all():
+            row = int(np.argmin(known))
+            tokens = np.asarray(placed[row]["input_ids"])[:8].tolist()
+            raise CacheError(
+                f"{self.cache.path}: split {self.split!r} has no sequence like row {row} of train_dataset "
+                f"({tokens} ...) and {int((~known).sum()) - 1} more of {len(known)}; write "
+                "the cache from the rows that the trainer gets: packed, cut, masked and tokenised in the same way"
+            )
+
     def target(self, inputs: Mapping[str, Any], epoch: int) -> Target:
         """`kd_token_loss` with the draw of an epoch.
 
         Raises:
-            CacheError: a sequence is not in the cache, or is seen by the student as several documents where the cache
-                has one.
+            CacheError: a sequence is not in the cache, or its `position_ids` are not those of the cache's documents.
         """
         device = _labels(inputs).device
-        own = {
-            name: inputs[name].cpu() if hasattr(inputs[name], "cpu") else inputs[name]
-            for name in (*KEYS, POSITIONS)
-            if name in inputs
-        }
-        _check_positions(own)
-        batch = self.cache.match(own, self.split, epoch=epoch).to(device)
-        return lambda logits: (
-            kd_token_loss(logits, batch, alpha=self.alpha, temperature=self.temperature),
-            batch.loss.sum(),
-        )
+        batch = self.cache.match(_on_cpu(inputs, KEYS), self.split, epoch=epoch).to(device)
+        numbers: dict[str, Any] = {"alpha": self.alpha, "temperature": self.temperature}
+        kinds: dict[str, Any] = {"tail": self.tail, "divergence": self.divergence}
+        return lambda logits: (kd_token_loss(logits, batch, **numbers, **kinds), batch.loss.sum())
 
     def plain_target(self, inputs: Mapping[str, Any]) -> Target:
         """Cross-entropy of the next tokens."""
@@ -203,10 +240,11 @@ class FromTokens:
     def counted(self, batch: Mapping[str, Any]) -> Tensor:
         """The labels [n, L - 1] of the tokens that are predicted: never the first, whether it has a label or not.
 
-        Nor is a token predicted that `loss_mask` or `attention_mask` leaves out, as in the cache.
+        Nor is a token predicted that a mask, such as `loss_mask` or `attention_mask`, leaves out, as in the cache.
         """
         labels = _labels(batch)
-        masks = [_mask(batch[name], labels) for name in MASKS if batch.get(name) is not None]
+        names = (*MASKS, "attention_mask")
+        masks = [_mask(batch[name], labels) for name in names if batch.get(name) is not None]
         for mask in masks:
             labels = labels if mask is None else labels.masked_fill(mask == 0, IGNORED)
         return labels[..., 1:]
@@ -220,29 +258,33 @@ def _mask(values: Any, labels: Tensor) -> Tensor | None:
     return values.to(labels.device) if values.shape == labels.shape else None
 
 
-def _check_positions(batch: Mapping[str, Any]) -> None:
-    """Refuse positions that begin anew where no document starts.
+def _pieces(where: str, rows: Any) -> Iterator[Sequences]:
+    """Rows by position as sequences, some at a time."""
+    many = getattr(rows, "__getitems__", None)  # as torch's DataLoader reads a batch
+    for first in range(0, len(rows), PIECE):
+        places = range(first, min(first + PIECE, len(rows)))
+        piece = many(list(places)) if many else [rows[place] for place in places]
+        yield read_sequences(f"{where} from row {first} on" if first else where, piece)
 
-    From there on the student would not see the tokens before, which the teacher has seen.
+
+def _on_cpu(batch: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Some columns of a batch, where NumPy can read them."""
+    there = {name: batch[name] for name in names if name in batch}
+    return {name: values.cpu() if hasattr(values, "cpu") else values for name, values in there.items()}
+
+
+def document_positions(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The `position_ids` [n, L] by which a model keeps a batch's documents apart; none if each row is one document.
 
     Raises:
-        CacheError: there are such positions. The message has the first.
+        CacheError: the batch has others. They must begin anew where `document_starts` say, and nowhere else.
     """
-    positions = batch.get(POSITIONS)
-    if not isinstance(positions, Tensor) or positions.ndim != 2:  # some families have three for each token
-        return
-    sequences = read_sequences("a batch", batch)
-    table = positions.expand(len(sequences), -1).numpy()
-    pairs = zip(sequences.starts.rows(), sequences.tokens.lengths, strict=True)
-    for number, (starts, length) in enumerate(pairs):
-        anew = np.flatnonzero(np.diff(table[number, :length]) != 1) + 1  # the rest is padding
-        unnamed = np.setdiff1d(anew, starts)
-        if len(unnamed):
-            raise CacheError(
-                f"a batch, row {number}: position_ids begin anew at position {unnamed[0]}, but there are no "
-                "document_starts that say so, and the cache knows documents by these alone; give document_starts (the "
-                "places where documents begin), to write_token_logits too"
-            )
+    ids = batch["input_ids"]
+    sequences = read_sequences("a batch", _on_cpu(batch, ("input_ids", "attention_mask", *DOCUMENTS)))
+    inputs = model_inputs(sequences, ids.shape[1])
+    if batch.get(POSITIONS) is not None or POSITIONS not in inputs:
+        return {}
+    return {POSITIONS: torch.from_numpy(inputs[POSITIONS]).to(ids.device)}
 
 
 def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -250,7 +292,7 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Args:
         rows: mappings with `input_ids`, and optionally `labels`, `loss_mask`, `attention_mask` and `document_starts`;
-            see `kdcache.logits.tokens.inputs.read_sequences`.
+            see `kdcache.logits.tokens.inputs.read_sequences`. `position_ids` that begin anew need `document_starts`.
 
     Returns:
         int64 tensors [n, L]: `input_ids` and `labels` (-100 if nothing is to be predicted). If there is padding, also
@@ -275,6 +317,29 @@ def collate_sequences(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def logits_in(outputs: Any) -> Any:
     """The logits in what a model of transformers returned."""
     return outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
+
+
+def router_loss(outputs: Any, model: Any) -> Any:
+    """The loss that balances a mixture of experts, as transformers adds it to the model's own loss; 0 without one.
+
+    Models have it if `output_router_logits` is set in their config: `router_aux_loss_coef` times `aux_loss`.
+
+    Raises:
+        KdcacheError: neither the model nor its config has the weight.
+    """
+    loss = outputs.get("aux_loss") if isinstance(outputs, Mapping) else getattr(outputs, "aux_loss", None)
+    if loss is None:
+        return 0
+    config = getattr(model, "config", None)
+    places = (model, config, getattr(config, "text_config", None))
+    weights = (getattr(place, name, None) for place in places for name in ROUTER_WEIGHTS)
+    weight = next((weight for weight in weights if weight is not None), None)
+    if weight is None:
+        raise KdcacheError(
+            f"a {type(model).__name__} gives an aux_loss, but neither it nor its config has a weight for it, as "
+            f"{ROUTER_WEIGHTS[0]}; set one (0 leaves the aux_loss out)"
+        )
+    return weight * torch.as_tensor(loss, device=logits_in(outputs).device)
 
 
 def _labels(inputs: Mapping[str, Any]) -> Tensor:

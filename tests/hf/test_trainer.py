@@ -27,7 +27,7 @@ from tests.hf.parts import (
     texts,
     token_cache,
 )
-from tests.launching import run_in_two_processes
+from tests.launching import run_side_by_side
 from tests.logits.tokens.families import causal_model
 
 BY = {"columns": ["text"], "label": "label"}
@@ -199,7 +199,7 @@ def test_every_row_counts_whatever_the_classifiers_own_loss_does(
 
 
 def test_two_processes_take_the_step_of_one(folder: Path, tmp_path: Path) -> None:
-    run_in_two_processes(Path(__file__).with_name("two_processes.py"), folder)
+    run_side_by_side(Path(__file__).with_name("two_processes.py"), folder)
     one = trainer(folder, tmp_path)
     one.train()
     assert_same(one.model, torch.load(folder / "classes.pt", weights_only=True))
@@ -314,29 +314,6 @@ def test_rows_of_several_documents_in_evaluation_alone(tmp_path: Path) -> None:
         made.evaluate(PACKED)
 
 
-def test_positions_that_begin_anew_need_document_starts(tmp_path: Path) -> None:
-    """The student would see two documents, and the cache has one."""
-    rows = [{"input_ids": [5, 6, 7, 8, 9, 4]}, {"input_ids": [9, 4, 3]}]
-    cache = write_token_logits(language_model(1), rows, tmp_path / "cache")
-
-    def run(positions: list[list[int]], starts: Any = None) -> None:
-        batch = {**first_labelled(rows), "position_ids": torch.tensor(positions)}
-        given = {**batch, "document_starts": starts} if starts else batch
-        options = {"train_dataset": rows, "cache": cache}
-        KDTrainer(language_model(0), arguments(tmp_path / "run"), lambda _: given, **options).train()
-
-    run([[0, 1, 2, 3, 4, 5], [0, 1, 2, 0, 0, 0]])  # the second row is padded
-    run([[0, 1, 2, 3, 4, 5]])  # positions of every row
-    message = "position_ids begin anew at position 4, but there are no document_starts .*give document_starts"
-    for starts in (None, [[0], [0]]):
-        with pytest.raises(KdcacheError, match=f"a batch, row 0: {message}"):
-            run([[0, 1, 2, 3, 0, 1], [0, 1, 2, 0, 0, 0]], starts)
-    with pytest.raises(KdcacheError, match=f"row 0: {message}"):
-        run([[0, 1, 2, 0, 0, 1], [0, 1, 2, 0, 0, 0]], [[0, 3], [0]])  # of two places one is named
-    with pytest.raises(KdcacheError, match="row 1: position_ids begin anew at position 1"):
-        run([[0, 1, 2, 3, 4, 5], [0, 0, 1, 0, 0, 0]])
-
-
 def test_a_row_that_changed_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
     rows = texts().to_list()
     rows[5]["text"] = "another text"
@@ -354,6 +331,42 @@ def test_what_would_give_another_loss_is_refused(folder: Path, tmp_path: Path) -
     unlabelled = trainer(folder, tmp_path, data_collator=lambda rows: {"input_ids": torch.tensor([[1]])})
     with pytest.raises(KdcacheError, match="no `labels` in the batch"):
         unlabelled.train()
+
+
+def test_liger_is_refused_before_it_changes_the_model(folder: Path, tmp_path: Path) -> None:
+    """transformers would ask the model to skip the logits in evaluation."""
+    with pytest.raises(
+        KdcacheError, match=r"^use_liger_kernel=True: Liger's fused loss never makes the logits"
+    ):
+        trainer(folder, tmp_path, use_liger_kernel=True)
+
+
+def test_tokens_that_do_not_weigh_the_same_are_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(folder, tmp_path, average_tokens_across_devices=False)  # one process: there is nothing to average
+    monkeypatch.setattr(type(arguments(tmp_path)), "world_size", 2)
+    with pytest.raises(KdcacheError, match=r"^average_tokens_across_devices=False with 2 processes: each"):
+        trainer(folder, tmp_path, average_tokens_across_devices=False)
+
+
+def test_numbers_that_no_loss_has_are_refused_before_training(folder: Path, tmp_path: Path) -> None:
+    for number in ({"alpha": 5.0}, {"alpha": math.nan}, {"temperature": 0.0}, {"temperature": -1.0}):
+        for cache in ("logits", "tokens"):
+            with pytest.raises(KdcacheError, match=f"{next(iter(number))}.*found"):
+                KDTrainer(language_model(0), arguments(tmp_path), cache=folder / cache, **number)
+
+
+def test_options_of_the_other_kind_of_cache_are_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(KdcacheError, match=r"^columns, label: without a meaning for a token cache"):
+        KDTrainer(
+            language_model(0), arguments(tmp_path), cache=folder / "tokens", columns=["text"], label="y"
+        )
+    with pytest.raises(KdcacheError, match=r"^hash_column: without a meaning for a token cache"):
+        KDTrainer(language_model(0), arguments(tmp_path), cache=folder / "tokens", hash_column="h")
+    for other in ({"tail": "renormalise"}, {"divergence": "reverse_kl"}):
+        with pytest.raises(KdcacheError, match=f"^{next(iter(other))}: without a meaning for logits"):
+            KDTrainer(classifier(0), arguments(tmp_path), cache=folder / "logits", **BY, **other)
 
 
 def test_several_gpus_in_one_process_are_refused(

@@ -12,7 +12,7 @@ from kdcache.errors import CacheError
 from kdcache.hashing import fingerprint
 from kdcache.hashing.rows import hash_row
 from kdcache.logits import LogitCache, write_logits
-from tests.launching import run_in_two_processes
+from tests.launching import run_side_by_side
 
 from .conftest import FINGERPRINTS
 from .test_writer import contents
@@ -325,7 +325,7 @@ write(Path(sys.argv[1]), rows_per_shard=int(sys.argv[2]))
 )  # four shards for two processes; one shard, so one has no work
 def test_two_processes_write_the_bytes_of_one(tmp_path, rows_per_shard):
     (tmp_path / "script.py").write_text(SCRIPT)
-    run_in_two_processes(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
+    run_side_by_side(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
     write(tmp_path / "one", rows_per_shard=rows_per_shard)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     manifests = [json.loads(found.pop("manifest.json")) for found in (one, two)]

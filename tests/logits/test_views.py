@@ -5,8 +5,6 @@ import itertools
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from kdcache.hashing import fingerprint
 from kdcache.hashing.rows import hash_row
 from kdcache.logits import format as cache_format
 from kdcache.logits import manifests, records, replay, view_seed
+from tests.launching import run_side_by_side
 
 from .conftest import FINGERPRINTS, rows, write_cache
 from .test_writer import contents
@@ -473,24 +472,14 @@ def test_scores_are_of_all_views(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {root!r})
 from tests.logits.test_views import write
 write(Path(sys.argv[1]))
 """
 
 
 def test_two_processes_write_the_bytes_of_one(tmp_path):
-    root = Path(__file__).parents[2]
-    (tmp_path / "script.py").write_text(SCRIPT.format(root=str(root)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launch, str(tmp_path / "script.py"), str(tmp_path / "two")],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    (tmp_path / "script.py").write_text(SCRIPT)
+    run_side_by_side(tmp_path / "script.py", tmp_path / "two")
     assert write(tmp_path / "one").identity == LogitCache(tmp_path / "two").identity
 
 

@@ -27,7 +27,7 @@ from kdcache.system.devices import has_bfloat16
 from kdcache.training.loop import _optimizer, _share, fine_tune
 from kdcache.training.regularizers import make_loss
 from tests import tiny_models as tiny
-from tests.launching import run_in_two_processes
+from tests.launching import run_side_by_side
 from tests.tiny_models import IMAGE_FAMILIES, TEXT_FAMILIES, card, random_split, same_weights, student
 
 CPU = torch.device("cpu")
@@ -525,7 +525,7 @@ def test_two_processes_give_what_one_gives(still_bert: Path, tmp_path: Path) -> 
     """10 rows in batches of 4: the last batch has 2, one for each process; then each one's share in two parts, too."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    run_in_two_processes(script, still_bert, tmp_path)
+    run_side_by_side(script, still_bert, tmp_path)
     names = [f"{index}-{accumulate}.pt" for index in (0, 1) for accumulate in (1, 2)]
     split = random_split(LENGTHS)
     alone, run = train(student(still_bert), split)

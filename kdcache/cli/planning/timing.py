@@ -159,7 +159,7 @@ def time_language_model(model: Model, card: TaskCard, steps: int = STEPS) -> Spe
         model,
         (first, rows),
         lambda trained, some: fine_tune_tokens(trained, some, hard_targets(some, vocabulary), loss, model, 0),
-        lambda trained: token_likelihoods(trained, rows, vocabulary, model.batch_size),
+        lambda trained: token_likelihoods(trained, rows, model.batch_size),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from kdcache.errors import CacheError
 from kdcache.logits.tokens.estimators import Estimator
 from kdcache.logits.tokens.format import TokenHeader
-from kdcache.logits.tokens.inputs import padded
+from kdcache.logits.tokens.inputs import Sequences, model_inputs, padded
 from kdcache.logits.tokens.rows import TokenRows
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class TokenBatch:
     estimator: Estimator
     vocabulary: int
     temperature: float
+    # What a model is called with: `student(**batch.inputs, use_cache=False)`. Like what the teacher got: `input_ids`,
+    # and `position_ids` where a row has several documents, or else `attention_mask` where rows are padded.
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)  # int64 [n, L] each
 
     @property
     def labels(self) -> Tensor:
@@ -44,11 +48,11 @@ class TokenBatch:
     def to(self, device: Any) -> Self:
         """The same batch on a device."""
         moved = {
-            field.name: value.to(device)
-            for field in fields(self)
-            if hasattr(value := getattr(self, field.name), "to")
+            one.name: value.to(device)
+            for one in fields(self)
+            if hasattr(value := getattr(self, one.name), "to")
         }
-        return replace(self, **moved)
+        return replace(self, **moved, inputs={name: value.to(device) for name, value in self.inputs.items()})
 
     def dense(self) -> Tensor:
         """The targets as probabilities [n, L - 1, V]; zeros where nothing is to be predicted."""
@@ -77,6 +81,8 @@ def batch_of(rows: TokenRows, header: TokenHeader, epoch: int = 0, length: int |
     longest = max(int(lengths.max(initial=1)), length or 1)
     if length is not None and longest > length:
         raise CacheError(f"a row has {longest} tokens, more than {length}")
+    sequences = Sequences(column["tokens"], column["starts"], column["loss"])
+    inputs = {name: torch.from_numpy(values) for name, values in model_inputs(sequences, longest).items()}
     places = _places(lengths, longest)
     loss = padded(column["loss"].rows(), longest, np.bool_)[:, 1:]
     position, token, weight = _entries(rows, header, epoch, places)
@@ -86,7 +92,7 @@ def batch_of(rows: TokenRows, header: TokenHeader, epoch: int = 0, length: int |
     }
     return TokenBatch(
         ids=rows.ids,
-        tokens=torch.from_numpy(padded(column["tokens"].rows(), longest)),
+        tokens=inputs["input_ids"],
         attention_mask=torch.from_numpy(padded([np.ones(int(count)) for count in lengths], longest)),
         loss=torch.from_numpy(loss),
         position=torch.from_numpy(position),
@@ -96,6 +102,7 @@ def batch_of(rows: TokenRows, header: TokenHeader, epoch: int = 0, length: int |
         estimator=header.how,
         vocabulary=header.vocabulary.size,
         temperature=header.temperature,
+        inputs=inputs,
         **tables,
     )
 

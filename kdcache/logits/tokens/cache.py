@@ -92,7 +92,7 @@ class TokenCache:
         Raises:
             CacheError: an id is not in the cache, or `epoch` is no such integer.
         """
-        self._check_epoch(epoch)
+        self.check_epoch(epoch)
         loaded = self._load(split)
         asked = np.asarray(ids.cpu() if hasattr(ids, "cpu") else ids)
         if asked.ndim != 1 or (asked.size and asked.dtype.kind not in "iu"):
@@ -123,7 +123,7 @@ class TokenCache:
             CacheError: a sequence is not in the cache. A distribution belongs to a prefix. So if the same text is
                 packed, cut or tokenised in another way, it is another sequence. Or `epoch` is no such integer.
         """
-        self._check_epoch(epoch)
+        self.check_epoch(epoch)
         sequences = read_sequences(f"{self.path}: split {split!r}", rows)
         loaded, asked = self._load(split), sequences.hashes
         known, order = loaded.by_hash
@@ -143,35 +143,27 @@ class TokenCache:
 
     def join(
         self, batches: Iterable[Any], split: str = "train", *, column: str = "teacher", epoch: int = 0
-    ) -> Iterator[dict[str, Any]]:
+    ) -> JoinedTokens:
         """Your own batches (mappings with `input_ids`), each with its `TokenBatch` as one more column.
+
+        Args:
+            batches: a DataLoader or any other iterable of batches.
+            epoch: an integer of 0 or more; selects draw `epoch` modulo the cache's draws. `set_epoch` of what this
+                returns selects another.
+
+        Returns:
+            An iterable of the same length that can be iterated as often as `batches`.
 
         Raises:
             CacheError: `batches` cannot be iterated, or `epoch` is no integer of 0 or more; or, at the first such
                 batch, it is no mapping or has a sequence that is not in the cache. The message has the batch's number.
         """
-        self._check_epoch(epoch)
         if not isinstance(batches, Iterable) or isinstance(batches, Mapping | str):
             raise CacheError(
                 f"{self.path}: expected batches to join, such as a DataLoader, found {type(batches).__name__}; of one "
                 "batch, take match(batch)"
             )
-        return self._joined(batches, split, column, epoch)
-
-    def _joined(
-        self, batches: Iterable[Any], split: str, column: str, epoch: int
-    ) -> Iterator[dict[str, Any]]:
-        for number, batch in enumerate(batches):
-            if not isinstance(batch, Mapping):
-                raise CacheError(
-                    f"{self.path}: batch {number}: expected a mapping with `input_ids`, found {type(batch).__name__}; "
-                    "use a collate function that returns one"
-                )
-            try:
-                teacher = self.match(batch, split, epoch=epoch)
-            except CacheError as error:
-                raise CacheError(f"batch {number}: {error}") from None
-            yield {**batch, column: teacher.to(getattr(batch["input_ids"], "device", "cpu"))}
+        return JoinedTokens(self, batches, split, column, epoch)
 
     def stream(
         self, split: str, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int | None = 0,
@@ -220,7 +212,7 @@ class TokenCache:
             "versions": manifest.versions,
         }
 
-    def _check_epoch(self, epoch: Any) -> None:
+    def check_epoch(self, epoch: Any) -> None:
         """Refuse an epoch that is no whole number, such as the Trainer's `state.epoch`, which is 0.5 halfway."""
         if not isinstance(epoch, Integral) or isinstance(epoch, bool) or epoch < 0:
             raise CacheError(
@@ -232,6 +224,37 @@ class TokenCache:
         if name not in self._loaded:
             self._loaded[name] = _Loaded(self._disk.load(name))
         return self._loaded[name]
+
+
+class JoinedTokens:
+    """The batches of `data`, each with its targets. As long as `data`, and can be iterated as often."""
+
+    def __init__(self, cache: TokenCache, data: Iterable[Any], split: str, column: str, epoch: int) -> None:
+        self.cache, self.data = cache, data
+        self._split, self._column = split, column
+        self.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.data)  # type: ignore[arg-type]  # a clear TypeError if data has no length
+
+    def set_epoch(self, epoch: int) -> None:
+        """Take draw `epoch` modulo the cache's draws in the next pass. It does not shuffle `data`."""
+        self.cache.check_epoch(epoch)
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch = self._epoch
+        for number, batch in enumerate(self.data):
+            if not isinstance(batch, Mapping):
+                raise CacheError(
+                    f"{self.cache.path}: batch {number}: expected a mapping with `input_ids`, found "
+                    f"{type(batch).__name__}; use a collate function that returns one"
+                )
+            try:
+                teacher = self.cache.match(batch, self._split, epoch=epoch)
+            except CacheError as error:
+                raise CacheError(f"batch {number}: {error}") from None
+            yield {**batch, self._column: teacher.to(getattr(batch["input_ids"], "device", "cpu"))}
 
 
 class TokenStream(LogitStream[TokenRows]):

@@ -19,7 +19,7 @@ from kdcache.hashing.digests import BLAKE2B, Algorithm
 from kdcache.logits.parquet import content_checksum, parquet_bytes
 from kdcache.logits.records import Fingerprints, Layout, Record, Sealed
 from kdcache.logits.tokens.estimators import Estimator, Full, estimator_of
-from kdcache.logits.tokens.rows import Ragged, Shape, TokenRows
+from kdcache.logits.tokens.rows import Growing, Ragged, Shape, TokenRows
 
 FORMAT_VERSION = 2
 GROUP_POSITIONS = 65536  # positions of a row group: a few MiB
@@ -153,7 +153,17 @@ class TokenHeader(Layout):
         return TokenRows(none, np.zeros(0, np.uint64), self.shape, columns)
 
     def whole(self, parts: Iterable[TokenRows], count: int) -> TokenRows:
-        return TokenRows.joined([self.empty(), *parts])
+        ids, hashes = Growing(np.int64), Growing(np.uint64)
+        grown = {name: (Growing(dtype), Growing(np.int64)) for name, dtype in self.columns().items()}
+        for part in parts:
+            ids.add(part.ids)
+            hashes.add(part.row_hashes)
+            for name, (values, lengths) in grown.items():
+                values.add(part.columns[name].values)
+                lengths.add(part.columns[name].lengths)
+            del part  # so that one part at a time is in memory beside the whole
+        columns = {name: Ragged(*(column.whole() for column in pair)) for name, pair in grown.items()}
+        return TokenRows(ids.whole(), hashes.whole(), self.shape, columns)
 
     def own_metadata(self) -> dict[str, Any]:
         return {

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kdcache.errors import CacheError
+from kdcache.logits.options import check_integer
 from kdcache.logits.records import Fingerprints
 from kdcache.logits.shards import checked_header
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import TopK
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inference import ROWS_PER_SHARD
-from kdcache.logits.tokens.inputs import read_sequences
+from kdcache.logits.tokens.inputs import MOST_TOKENS, by_split, read_sequences
 from kdcache.logits.tokens.kept import Kept, half
 from kdcache.logits.tokens.rows import TokenRows
 from kdcache.logits.tokens.sampling import Drawn
@@ -27,7 +28,7 @@ Entries = Mapping[int, float]  # log-probability by token id
 
 
 def import_topk(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]] | Mapping[str, Iterable[Mapping[str, Any]]],
     path: str | Path,
     *,
     k: int,
@@ -39,26 +40,37 @@ def import_topk(
 ) -> TokenCache:
     """Write a top-k token cache from log-probabilities, and open it.
 
+    It begins anew at every call: what an interrupted import left in the folder is removed. A finished cache is not.
+
     Args:
         rows: mappings with `input_ids` [L] and log-probabilities in one of two forms. Either as vLLM gives them, in
             `prompt_logprobs` with L items. Item j is about token j (None for the first). It is a mapping from token id
             to a log-probability, or to an object with one as `.logprob` or ["logprob"]. Or as in a row of DistillKit's
             Parquet, decoded by its codec: `topk_ids` and `topk_logprobs` [L - 1, k], about the next token. They may
-            also be [L, k]; then the last position predicts nothing.
+            also be [L, k]; then the last position predicts nothing. A mapping from split names to such rows makes a
+            cache of several splits, which cannot be added one by one.
         k: how many tokens are kept. A position with fewer tokens is refused. (vLLM adds the actual token, which is used
             for `label_logprob`.)
-        vocabulary: V.
+        vocabulary: V, at least 1 and below 2^31.
         fingerprints: what the log-probabilities come from. They cannot be computed here.
+        split: the split of rows without one.
 
     Returns:
         The cache. Its entropy is computed from the k tokens and one bucket of all others. If the true token is not
         among the given tokens, its `label_logprob` is the whole bucket's, which is an upper bound.
 
     Raises:
-        CacheError: names the row and position, what was expected and what was found.
+        CacheError: names the row and position, what was expected and what was found. Or the folder has a finished
+            cache.
     """
     folder = user_path(path)
     how = TopK(k)
+    check_integer(folder, "vocabulary", vocabulary)
+    if not 1 <= vocabulary < MOST_TOKENS:
+        raise CacheError(
+            f"{folder}: expected a vocabulary of 1 to {MOST_TOKENS - 1} tokens, found {vocabulary}"
+        )
+    splits = by_split(str(folder), rows, split)
     header = checked_header(
         folder,
         TokenHeader,
@@ -69,11 +81,10 @@ def import_topk(
         fingerprints=fingerprints,
     )
     with TokenWriter(folder, TokenManifest, header, resume=False) as writer:
-        for number, row in enumerate(rows):
-            writer.write(
-                split,
-                _row(f"{folder}: split {split!r}, row {number}", number, row, header, how.most(vocabulary)),
-            )
+        for name, given in splits.items():
+            for number, row in enumerate(given):
+                where = f"{folder}: split {name!r}, row {number}"
+                writer.write(name, _row(where, number, row, header, how.most(vocabulary)))
         writer.finish()
     return TokenCache(folder, fingerprints)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +24,16 @@ from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
 from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
+from kdcache.logits.tokens.inputs import model_inputs as model_inputs  # for those who import it from here
 from kdcache.logits.tokens.kept import Kept
-from kdcache.logits.tokens.outputs import InTwo, Outputs, in_two, of_transformers
+from kdcache.logits.tokens.outputs import InTwo, Outputs, in_two, most_positions, of_transformers
 from kdcache.logits.tokens.rows import TokenRows
 from kdcache.system.files import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+log = logging.getLogger(__name__)
 ROWS_PER_SHARD = 256
 SHARD_VALUES = 1 << 26  # values of a full cache's shard
 MOST_ENTRIES = (1 << 31) - 1  # of a shard's column: Arrow counts a list's values in 32 bits
@@ -69,7 +72,8 @@ def write_token_logits(
         temperature: the distributions are softmax(logits / temperature). Only a full cache can be used with other
             temperatures later.
         batch_size: rows that the teacher gets at once. It does not affect the draws.
-        vocabulary: V, if the teacher has more outputs than its tokenizer has tokens. Outputs from V on are cut off.
+        vocabulary: V. Outputs from V on are cut off before the softmax. Default: the highest token id of the tokenizer,
+            plus 1, if it is one of transformers and the teacher has more outputs; else the teacher's outputs.
         tokenizer: a tokenizer of transformers, or any JSON value that stands for one. The manifest has its fingerprint.
         fingerprints: what the distributions come from. Default, for a module: the sequences' hashes, its weights, the
             tokenizer, and its class's name. A change of the class's code is not noticed: then name it in
@@ -83,21 +87,18 @@ def write_token_logits(
         overwrite: replace a complete cache that has other fingerprints or rows.
 
     Raises:
-        CacheError: rows, logits or options cannot be used, the model lets documents of a row see each other, the
-            folder holds another cache, or writing fails.
+        CacheError: rows, logits or options cannot be used, a row is longer than the model's learned positions, the
+            model lets documents of a row see each other, the folder holds another cache, or writing fails.
     """
     folder, how = user_path(path), Threshold() if estimator is None else estimator
     _check_options(folder, how, batch_size, vocabulary, run)
     temperature = number(folder, "temperature", temperature)
     splits = read_splits(str(folder), sequences)
     hashes = {name: rows.hashes for name, rows in splits.items()}
+    _check_lengths(folder, teacher, splits)
     with evaluating(teacher, device) as device:
         model = Teacher(folder, teacher, device, batch_size, splits)
-        size = model.outputs if vocabulary is None else int(vocabulary)
-        if not 1 <= size <= model.outputs:
-            raise CacheError(
-                f"{folder}: expected a vocabulary of 1 to {model.outputs} tokens, found {vocabulary!r}"
-            )
+        size = _vocabulary(folder, vocabulary, tokenizer, model.outputs)
         for name, rows in splits.items():
             rows.check_tokens(f"{folder}: split {name!r}", size)
         _check_apart(folder, teacher, model, size, splits)
@@ -126,6 +127,40 @@ def _check_options(path: Path, how: Any, batch_size: Any, vocabulary: Any, run: 
     if vocabulary is not None:
         check_integer(path, "vocabulary", vocabulary)
     check_text(path, "run", run)
+
+
+def _check_lengths(path: Path, teacher: Any, splits: Mapping[str, Sequences]) -> None:
+    """Refuse rows with more tokens than the model has positions. In torch that is an index error, which says nothing.
+
+    Positions begin anew in each document, so documents are what counts.
+    """
+    most = most_positions(teacher)
+    for name, rows in splits.items() if most else ():
+        longest = rows.longest_documents
+        row = int(longest.argmax()) if len(rows) else 0
+        if len(rows) and longest[row] > most:
+            raise CacheError(
+                f"{path}: split {name!r}, row {row}: has a document of {longest[row]} tokens, the model has learned "
+                f"{most} positions; cut the rows to at most {most} tokens"
+            )
+
+
+def _vocabulary(path: Path, asked: Any, tokenizer: Any, outputs: int) -> int:
+    """V: as asked for, or the tokenizer's if the model has more outputs, or the model's outputs."""
+    if asked is not None:
+        if not 1 <= asked <= outputs:
+            raise CacheError(f"{path}: expected a vocabulary of 1 to {outputs} tokens, found {asked!r}")
+        return int(asked)
+    ids = tokenizer.get_vocab().values() if hasattr(tokenizer, "get_vocab") else ()
+    tokens = max(ids, default=outputs - 1) + 1
+    if tokens >= outputs:
+        return outputs
+    log.warning(
+        "%s: the teacher has %d outputs, its tokenizer %d tokens; the outputs beyond are cut off before the softmax "
+        "(vocabulary=%d would keep them)",
+        path, outputs, tokens, outputs,
+    )  # fmt: skip
+    return tokens
 
 
 def _check_apart(
@@ -307,32 +342,9 @@ class Teacher:
         return {**on_device, **without_cache(self._model)}
 
 
-def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
-    """A batch as a transformers model takes it: padded on the right, with positions that begin anew in each document.
-
-    If rows have several documents there is no attention mask: with a mask, transformers does not keep documents apart.
-    Without, it does for most families of models; `apart.py` tries a model out.
-    A causal model does not need it. It never looks to the right, where the padding is.
-    """
-    lengths = sequences.tokens.lengths
-    longest = max(int(lengths.max()), length or 0)
-    inputs = {"input_ids": padded(sequences.tokens.rows(), longest)}
-    if sequences.are_packed:
-        pairs = zip(sequences.starts.rows(), lengths, strict=True)
-        inputs["position_ids"] = padded([_positions(starts, int(count)) for starts, count in pairs], longest)
-    elif (lengths < longest).any():
-        inputs["attention_mask"] = padded([np.ones(count, np.int64) for count in lengths], longest)
-    return inputs
-
-
 def without_cache(model: Any) -> dict[str, bool]:
     """Further arguments for a model of transformers, so that it keeps a row's documents apart.
 
     If the model caches keys and values (for generation), every token sees all earlier documents of its row.
     """
     return {"use_cache": False} if getattr(getattr(model, "config", None), "use_cache", False) else {}
-
-
-def _positions(starts: npt.NDArray[np.int64], length: int) -> npt.NDArray[np.int64]:
-    sizes = np.diff(starts, append=length)
-    return np.asarray(np.arange(length) - np.repeat(starts, sizes))

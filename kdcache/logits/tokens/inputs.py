@@ -15,7 +15,11 @@ from kdcache.logits.records import SPLIT_NAME
 from kdcache.logits.tokens.rows import Ragged, row_hashes
 
 Ints = npt.NDArray[np.int64]
-KEYS = ("input_ids", "attention_mask", "labels", "loss_mask", "document_starts")
+# Each of these masks has 0 for a token that is not to be predicted, and each of the others says where documents begin.
+MASKS = ("loss_mask", "assistant_masks", "completion_mask")
+DOCUMENTS = ("document_starts", "position_ids", "seq_lengths")
+KEYS = ("input_ids", "attention_mask", "labels", *MASKS, *DOCUMENTS)
+MOST_TOKENS = 1 << 31  # a vocabulary is smaller; so token ids take four bytes, and a hash tells them apart
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,12 @@ class Sequences:
         """Whether a row has several documents."""
         return bool((self.starts.lengths > 1).any())
 
+    @property
+    def longest_documents(self) -> Ints:
+        """How many tokens the longest document of each sequence has, int64 [n]."""
+        pairs = zip(self.starts.rows(), self.tokens.lengths, strict=True)
+        return np.array([np.diff(starts, append=length).max() for starts, length in pairs], np.int64)
+
     def part(self, chosen: npt.NDArray[np.int64] | slice) -> Sequences:
         """Some of the sequences."""
         return Sequences(self.tokens.part(chosen), self.starts.part(chosen), self.loss.part(chosen))
@@ -42,7 +52,7 @@ class Sequences:
         """The sequences' first tokens, at most `length` of each."""
         starts = [row[row < length] for row in self.starts.rows()]
         tokens, loss = ([row[:length] for row in column.rows()] for column in (self.tokens, self.loss))
-        return Sequences(Ragged.of(tokens, np.int64), Ragged.of(starts, np.int64), Ragged.of(loss, np.bool_))
+        return Sequences(Ragged.of(tokens, np.int32), Ragged.of(starts, np.int64), Ragged.of(loss, np.bool_))
 
     def check_tokens(self, where: str, vocabulary: int) -> None:
         """Refuse tokens that are not in the vocabulary.
@@ -70,12 +80,25 @@ def read_splits(where: str, sequences: Any) -> dict[str, Sequences]:
     Raises:
         CacheError: a row or a split's name cannot be used. The message begins with `where`.
     """
-    whole = isinstance(sequences, Mapping) and "input_ids" not in sequences
-    splits = dict(sequences) if whole else {"train": sequences}
+    splits = by_split(where, sequences, "train")
+    return {name: read_sequences(f"{where}: split {name!r}", rows) for name, rows in splits.items()}
+
+
+def by_split(where: str, rows: Any, split: str) -> dict[str, Any]:
+    """Rows by split: those of a mapping without `input_ids`, or else one split's.
+
+    Args:
+        split: the split of rows without one.
+
+    Raises:
+        CacheError: a split's name cannot be used.
+    """
+    whole = isinstance(rows, Mapping) and "input_ids" not in rows
+    splits = dict(rows) if whole else {split: rows}
     for name in splits:
         if not isinstance(name, str) or not SPLIT_NAME.fullmatch(name):
             raise CacheError(f"{where}: {name!r:.80} is no split name (letters, digits, '-' and '_')")
-    return {name: read_sequences(f"{where}: split {name!r}", rows) for name, rows in splits.items()}
+    return splits
 
 
 def read_sequences(where: str, rows: Any) -> Sequences:
@@ -85,20 +108,18 @@ def read_sequences(where: str, rows: Any) -> Sequences:
         where: the beginning of messages.
         rows: mappings by position (a list, a data set, a table), or one mapping of columns (a collated batch). They
             have `input_ids`, and optionally `attention_mask` (0 for padding, on the right), `labels` (-100 for a token
-            that is not to be predicted, else the token itself), `loss_mask` (0 for such a token), and
-            `document_starts`. With both labels and a loss_mask, a token is predicted only if both say so.
+            that is not to be predicted, else the token itself), `loss_mask`, `assistant_masks` or `completion_mask` (0
+            for such a token), and `document_starts`. With several of these masks or labels, a token is predicted only
+            if all say so. `position_ids` and `seq_lengths` are compared with `document_starts`.
 
     Raises:
         CacheError: a row cannot be used. The message names it, and says what was expected and what was found.
     """
-    if isinstance(rows, Mapping):
-        each = _rows_of(where, rows)
-    else:
-        placed = _by_position(where, rows)
-        each = [placed[k] for k in range(len(placed))]
-    read = [_sequence(f"{where}, row {k}", row) for k, row in enumerate(each)]
+    placed = _rows_of(where, rows) if isinstance(rows, Mapping) else _by_position(where, rows)
+    # Row after row: as Python's numbers a row takes ten times the memory of its arrays.
+    read = [_sequence(f"{where}, row {k}", placed[k]) for k in range(len(placed))]
     return Sequences(
-        Ragged.of([row[0] for row in read], np.int64),
+        Ragged.of([row[0] for row in read], np.int32),
         Ragged.of([row[1] for row in read], np.int64),
         Ragged.of([row[2] for row in read], np.bool_),
     )
@@ -107,6 +128,7 @@ def read_sequences(where: str, rows: Any) -> Sequences:
 def _rows_of(where: str, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of a batch, a mapping of columns."""
     columns = {key: batch[key] for key in KEYS if batch.get(key) is not None}
+    shared = _shared_positions(columns)
     if "input_ids" not in columns:
         raise CacheError(
             f"{where}: expected a batch with `input_ids`, found {', '.join(map(repr, batch)) or 'none'}"
@@ -121,7 +143,29 @@ def _rows_of(where: str, batch: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise CacheError(
             f"{where}: the batch's columns must have as many rows as `input_ids`, found {counts}"
         )
-    return [{key: values[k] for key, values in columns.items()} for k in range(counts["input_ids"])]
+    return [
+        {**shared, **{key: values[k] for key, values in columns.items()}} for k in range(counts["input_ids"])
+    ]
+
+
+def _shared_positions(columns: dict[str, Any]) -> dict[str, Any]:
+    """The `position_ids` [1, L] of all rows of a batch, removed from its columns; empty if each row has its own.
+
+    Some families have three for each token: such positions are removed, and not compared.
+    """
+    positions = columns.get("position_ids")
+    dimensions = _dimensions(positions)
+    if positions is None or (dimensions == 2 and len(positions) != 1):
+        return {}
+    del columns["position_ids"]
+    return {"position_ids": positions[0]} if dimensions == 2 else {}
+
+
+def _dimensions(values: Any) -> int:
+    """Of an array, or of lists, whose lengths may differ."""
+    if isinstance(values, list | tuple):
+        return 1 + (_dimensions(values[0]) if values else 0)
+    return getattr(values, "ndim", 0)
 
 
 def _by_position(where: str, rows: Any) -> Any:
@@ -131,17 +175,20 @@ def _by_position(where: str, rows: Any) -> Any:
         raise CacheError(f"{where}: {error}") from None
 
 
-def _sequence(where: str, row: Any) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+def _sequence(where: str, row: Any) -> tuple[npt.NDArray[np.int32], Ints, npt.NDArray[np.bool_]]:
     if not isinstance(row, Mapping) or "input_ids" not in row:
         raise CacheError(f"{where}: expected a mapping with `input_ids`, found {type(row).__name__}")
     tokens = _integers(where, "input_ids", row["input_ids"])
     length = _unpadded(where, row, len(tokens))
-    if length < 1 or tokens[:length].min() < 0:
-        raise CacheError(
-            f"{where}: expected token ids of 0 or more, at least one; found {tokens[:8].tolist()}"
-        )
     tokens = tokens[:length]
-    return tokens, _starts(where, row, length), _loss(where, row, tokens)
+    if length < 1 or tokens.min() < 0 or tokens.max() >= MOST_TOKENS:
+        raise CacheError(
+            f"{where}: expected token ids of 0 or more, below 2^31, at least one; found {tokens[:8].tolist()}"
+        )
+    starts = _starts(where, row, length)
+    _check_positions(where, row, starts, length)
+    _check_lengths(where, row, starts, length)
+    return tokens.astype(np.int32), starts, _loss(where, row, tokens)
 
 
 def _integers(where: str, name: str, values: Any) -> Ints:
@@ -178,6 +225,43 @@ def _starts(where: str, row: Mapping[str, Any], length: int) -> Ints:
     return starts
 
 
+def _check_positions(where: str, row: Mapping[str, Any], starts: Ints, length: int) -> None:
+    """Refuse positions that are not those of the row's documents: a student with them would see other tokens."""
+    given = row.get("position_ids")
+    if given is None or _dimensions(given) != 1:  # some families have three for each token
+        return
+    found, expected = _integers(where, "position_ids", given)[:length], positions_of(starts, length)
+    if len(found) != length:
+        raise CacheError(f"{where}: expected {length} position_ids, found {len(found)}")
+    wrong = np.flatnonzero(found != expected)
+    if len(wrong) and found[wrong[0]] == 0:
+        raise CacheError(
+            f"{where}: position_ids begin anew at position {wrong[0]}, but there are no document_starts that say so, "
+            "and the cache knows documents by these alone; give document_starts (the places where documents begin), "
+            "to write_token_logits too"
+        )
+    if len(wrong):
+        raise CacheError(
+            f"{where}: expected the position {expected[wrong[0]]} at place {wrong[0]} of position_ids, found "
+            f"{found[wrong[0]]}; they must count from 0 in each document, and documents begin where document_starts "
+            f"say: {starts[:8].tolist()}"
+        )
+
+
+def _check_lengths(where: str, row: Mapping[str, Any], starts: Ints, length: int) -> None:
+    """Refuse `seq_lengths`, as TRL gives them for packed rows, that are not those of the row's documents."""
+    given = row.get("seq_lengths")
+    if given is None or _dimensions(given) != 1:  # a single number says nothing about documents
+        return
+    lengths = _integers(where, "seq_lengths", given)
+    if not np.array_equal(lengths, np.diff(starts, append=length)):
+        raise CacheError(
+            f"{where}: expected seq_lengths {np.diff(starts, append=length)[:8].tolist()}, found "
+            f"{lengths[:8].tolist()}; the cache knows documents by document_starts alone, so give these (the places "
+            "where documents begin), to write_token_logits too"
+        )
+
+
 def _loss(where: str, row: Mapping[str, Any], tokens: Ints) -> npt.NDArray[np.bool_]:
     loss = np.ones(len(tokens), np.bool_)
     if row.get("labels") is not None:
@@ -187,10 +271,12 @@ def _loss(where: str, row: Mapping[str, Any], tokens: Ints) -> npt.NDArray[np.bo
             raise CacheError(
                 f"{where}: labels must be the input_ids themselves, or -100; they are shifted by the loss, not before"
             )
-    if row.get("loss_mask") is not None:
-        mask = _integers(where, "loss_mask", row["loss_mask"])[: len(tokens)]
+    for name in MASKS:
+        if row.get(name) is None:
+            continue
+        mask = _integers(where, name, row[name])[: len(tokens)]
         if len(mask) != len(tokens):
-            raise CacheError(f"{where}: expected {len(tokens)} values in loss_mask, found {len(mask)}")
+            raise CacheError(f"{where}: expected {len(tokens)} values in {name}, found {len(mask)}")
         loss &= mask != 0
     loss[0] = False  # nothing predicts the first token
     return np.asarray(loss)
@@ -202,3 +288,29 @@ def padded(rows: Sequence[npt.NDArray[Any]], length: int, dtype: Any = np.int64)
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row
     return table
+
+
+def model_inputs(sequences: Sequences, length: int | None = None) -> dict[str, npt.NDArray[np.int64]]:
+    """A batch as a transformers model takes it: padded on the right, with positions that begin anew in each document.
+
+    If rows have several documents there is no attention mask: with a mask, transformers does not keep documents apart.
+    Without, it does for most families of models; `apart.py` tries a model out.
+    A causal model does not need it. It never looks to the right, where the padding is.
+    """
+    lengths = sequences.tokens.lengths
+    longest = max(int(lengths.max(initial=1)), length or 0)
+    inputs = {"input_ids": padded(sequences.tokens.rows(), longest)}
+    if sequences.are_packed:
+        pairs = zip(sequences.starts.rows(), lengths, strict=True)
+        inputs["position_ids"] = padded(
+            [positions_of(starts, int(count)) for starts, count in pairs], longest
+        )
+    elif (lengths < longest).any():
+        inputs["attention_mask"] = padded([np.ones(count, np.int64) for count in lengths], longest)
+    return inputs
+
+
+def positions_of(starts: npt.NDArray[Any], length: int) -> Ints:
+    """The positions [length] of a row's tokens, which begin anew in each document."""
+    sizes = np.diff(starts, append=length)
+    return np.asarray(np.arange(length) - np.repeat(starts, sizes))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+MORE = 2  # a table of positions may have this many rows more than there are positions, as OPT's has
 HEAD = 256  # least number of positions that a head gets at once: with fewer, reading its weights would take too long
 
 
@@ -56,6 +57,27 @@ class InTwo:
 def of_transformers(model: Any) -> bool:
     """Whether this is a model of transformers itself, not a module around such a model."""
     return hasattr(type(model), "get_output_embeddings")
+
+
+def most_positions(model: Any) -> int | None:
+    """How many positions a model of transformers has in a table; None if it computes them for a row of any length.
+
+    Such a table is an embedding beside that of the tokens (GPT-2, OPT), or a buffer `embed_positions` (GPT-J), with as
+    many rows as the configuration has positions.
+    """
+    import torch
+
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if not isinstance(model, torch.nn.Module) or not isinstance(most, int):
+        return None
+    tokens_of = getattr(model, "get_input_embeddings", None)
+    of_tokens = tokens_of() if tokens_of else None
+    embeddings = [
+        one for one in model.modules() if isinstance(one, torch.nn.Embedding) and one is not of_tokens
+    ]
+    buffers = [one for name, one in model.named_buffers() if name.endswith("embed_positions")]
+    sizes = [one.num_embeddings for one in embeddings] + [len(one) for one in buffers]
+    return most if any(most <= size <= most + MORE for size in sizes) else None
 
 
 def in_two(model: Any, inputs: Mapping[str, Any], logits: Tensor) -> InTwo | None:

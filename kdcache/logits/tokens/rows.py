@@ -59,6 +59,29 @@ class Ragged:
         )
 
 
+class Growing:
+    """An array that is made of pieces, each of which can be forgotten once it is added."""
+
+    def __init__(self, dtype: Any) -> None:
+        self._values: npt.NDArray[Any] = np.empty(0, dtype)
+        self._filled = 0
+
+    def add(self, piece: npt.NDArray[Any]) -> None:
+        """Append the values of a piece."""
+        end = self._filled + len(piece)
+        if end > len(
+            self._values
+        ):  # by an eighth at least; a large array is then moved, not copied, on Linux
+            self._values.resize(max(end, len(self._values) * 9 // 8), refcheck=False)
+        self._values[self._filled : end] = piece
+        self._filled = end
+
+    def whole(self) -> npt.NDArray[Any]:
+        """All values. Nothing can be added afterwards."""
+        self._values.resize(self._filled, refcheck=False)
+        return self._values
+
+
 @dataclass(frozen=True)
 class Shape:
     """The values that decide which lengths of columns fit together."""

@@ -44,22 +44,17 @@ def inputs_of(sequences: Sequences, device: Any) -> dict[str, Tensor]:
     return {name: torch.from_numpy(values).to(device) for name, values in model_inputs(sequences).items()}
 
 
-def token_likelihoods(
-    model: torch.nn.Module, packed: Packed, vocabulary: int, batch_size: int
-) -> Likelihoods:
+def token_likelihoods(model: torch.nn.Module, packed: Packed, batch_size: int) -> Likelihoods:
     """What a model says of every predicted token, on every process; in float32, whatever it was trained in.
 
-    Args:
-        vocabulary: V; the model's outputs beyond it are left out.
+    A probability is one of all outputs, also of those that stand for no token, as in training.
     """
     state = PartialState()
     network = model.to(state.device).eval()
     starts = range(0, len(packed), batch_size)
     mine = list(starts[state.process_index :: state.num_processes])
     found = [
-        _of_batch(
-            network, packed.sequences.part(np.arange(start, min(start + batch_size, len(packed)))), vocabulary
-        )
+        _of_batch(network, packed.sequences.part(np.arange(start, min(start + batch_size, len(packed)))))
         for start in mine
     ]
     if state.num_processes > 1:
@@ -68,7 +63,7 @@ def token_likelihoods(
     return Likelihoods.joined([in_order[start] for start in starts])
 
 
-def _of_batch(network: Any, sequences: Sequences, vocabulary: int) -> Likelihoods:
+def _of_batch(network: Any, sequences: Sequences) -> Likelihoods:
     device = PartialState().device
     length = int(sequences.tokens.lengths.max())
     tokens, loss = (padded(column.rows(), length) for column in (sequences.tokens, sequences.loss))
@@ -76,11 +71,10 @@ def _of_batch(network: Any, sequences: Sequences, vocabulary: int) -> Likelihood
     labels = torch.from_numpy(tokens[:, 1:].reshape(-1)).to(device)[at]
     with torch.no_grad():
         logits = network(**inputs_of(sequences, device)).logits[:, :-1].reshape(len(loss) * (length - 1), -1)
+        step = max(PIECE // logits.shape[1], 1)
         pieces = [
-            _of_positions(logits[where, :vocabulary].float(), label)
-            for where, label in zip(
-                *(torch.split(one, max(PIECE // vocabulary, 1)) for one in (at, labels)), strict=True
-            )
+            _of_positions(logits[where].float(), label)
+            for where, label in zip(torch.split(at, step), torch.split(labels, step), strict=True)
         ]
     return Likelihoods.joined(pieces)
 

@@ -9,6 +9,9 @@
 | designed      | in z_y, the sum of z and lse(z / tau)         | `designed_token_loss`          |
 | teacher, self | against the entries of a token cache          | `kd_token_loss`                |
 
+The softmax, and so lse, is over all outputs of the student. Targets, the mean of z and the sum of z are over the V
+tokens; outputs beyond V have the target 0. Reverse KL alone is over the first V outputs.
+
 Label smoothing is cross-entropy against the smoothed labels here: KL and a constant, alpha log V.
 """
 

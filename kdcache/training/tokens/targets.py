@@ -24,7 +24,7 @@ def hard_targets(packed: Packed, vocabulary: int) -> Targets:
     """The next tokens alone: batches without entries.
 
     Args:
-        vocabulary: V; a model's outputs beyond it are left out of every loss.
+        vocabulary: V; a model's outputs beyond it have the target 0 in every loss.
     """
 
     def of(rows: Rows, _: int) -> TokenBatch:

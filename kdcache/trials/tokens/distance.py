@@ -127,7 +127,7 @@ def _overlap(logits: Tensor, batch: TokenBatch) -> Tensor:
     overlaps = []
     for row, full in zip(logits, batch.full, strict=True):
         teacher = (full * batch.temperature).softmax(1)
-        student = row[:-1, : batch.vocabulary].float().softmax(1)
+        student = row[:-1].float().softmax(1)[:, : batch.vocabulary]
         overlaps.append(torch.minimum(teacher, student).sum(1))
     return torch.stack(overlaps)
 

@@ -42,7 +42,7 @@ def run_on_documents(plan: TrialPlan, watch: Watch) -> tuple[DocumentInputs, Any
 def documents_of(network: Any, inputs: DocumentInputs, split: str, model: Model) -> Documents:
     """A trained model's likelihoods of a split's documents."""
     packed = inputs.packed(split)
-    likelihoods = token_likelihoods(network, packed, inputs.vocabulary, model.batch_size)
+    likelihoods = token_likelihoods(network, packed, model.batch_size)
     lengths = np.bincount(packed.document, minlength=packed.documents)
     hashes = inputs.task.rows(split, ["row_hash"])["row_hash"].to_numpy()
     columns = (likelihoods.nll, likelihoods.confidence, likelihoods.right)

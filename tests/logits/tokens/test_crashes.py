@@ -25,7 +25,7 @@ def write(path: Path, batch_size: int = 3) -> None:
 @pytest.fixture(scope="module")
 def processes():
     """A context whose processes have imported everything already, so that they are killed while writing."""
-    return forked(__name__)
+    return forked()
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,36 @@ def test_the_same_as_a_cache_of_the_teacher(tmp_path, form):
     assert found.verify("full").rows == 9
 
 
+def test_several_splits_are_imported_at_once(tmp_path):
+    splits = {"train": sequences(5), "validation": sequences(3, seed=1)}
+    options = {"k": K, "vocabulary": VOCABULARY, "fingerprints": FINGERPRINTS}
+    expected = write_token_logits(Table(), splits, tmp_path / "a", TopK(K), fingerprints=FINGERPRINTS)
+    given = {name: map(vllm, rows) for name, rows in splits.items()}
+    found = import_topk(given, tmp_path / "b", **options)
+    assert found.splits == ["train", "validation"]
+    assert found.verify("full").rows == 8
+    for name, rows in splits.items():
+        torch.testing.assert_close(found.match(rows, name).dense(), expected.match(rows, name).dense())
+    one = import_topk(map(vllm, splits["train"]), tmp_path / "c", split="test", **options)
+    assert one.splits == ["test"]
+    with pytest.raises(CacheError, match="c d: 'a/b' is no split name"):
+        import_topk({"a/b": []}, tmp_path / "c d", **options)
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "message"),
+    [
+        (2**31, "expected a vocabulary of 1 to 2147483647 tokens, found 2147483648"),
+        (0, "expected a vocabulary of 1 to 2147483647 tokens, found 0"),
+        ("150", "vocabulary must be an integer, found '150'"),
+    ],
+)
+def test_a_vocabulary_that_no_cache_has(tmp_path, vocabulary, message):
+    with pytest.raises(CacheError, match=f"cache: {message}"):
+        import_topk([], tmp_path / "cache", k=K, vocabulary=vocabulary, fingerprints=FINGERPRINTS)
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -15,10 +15,11 @@ import transformers
 
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import RS, Full, Threshold, TokenCache, TopK, write_token_logits
-from tests.launching import run_in_two_processes
+from tests.launching import run_side_by_side
 from tests.logits.test_writer import contents
 
 from .conftest import FINGERPRINTS, Table, write_cache
+from .families import causal_model
 
 FIRST, SECOND, LONG = [3, 5, 7], [2, 4, 6, 8], [1, 9, 9, 1, 9, 9, 1, 5, 5]
 
@@ -63,7 +64,7 @@ write_cache(Path(sys.argv[1]), {"train": 40, "validation": 7}, rows_per_shard=in
 @pytest.mark.parametrize("rows_per_shard", [10, 64])  # five shards for two processes; two, one each
 def test_two_processes_write_the_bytes_of_one(tmp_path: Path, rows_per_shard: int) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    run_in_two_processes(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
+    run_side_by_side(tmp_path / "script.py", tmp_path / "two", rows_per_shard)
     write_cache(tmp_path / "one", {"train": 40, "validation": 7}, rows_per_shard=rows_per_shard, batch_size=5)
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
     manifests = [json.loads(found.pop("manifest.json")) for found in (one, two)]
@@ -231,3 +232,66 @@ def test_options_of_another_type_are_refused(tmp_path: Path, options: Any, messa
             Table(9), [{"input_ids": [1, 2]}], tmp_path / "cache", fingerprints=FINGERPRINTS, **options
         )
     assert not (tmp_path / "cache").exists()
+
+
+class Tokenizer:
+    """A tokenizer whose tokens have the ids 0 to 6, and 8."""
+
+    def get_vocab(self) -> dict[str, int]:
+        return {f"token {token}": token for token in (*range(7), 8)}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "options", "size"),
+    [
+        (12, {"tokenizer": Tokenizer()}, 9),
+        (12, {"tokenizer": Tokenizer(), "vocabulary": 12}, 12),
+        (12, {"tokenizer": "a name"}, 12),
+        (12, {}, 12),
+        (9, {"tokenizer": Tokenizer()}, 9),
+        (8, {"tokenizer": Tokenizer()}, 8),  # the teacher knows fewer tokens than its tokenizer
+    ],
+)
+def test_outputs_without_a_token_are_cut(
+    outputs: int, options: Any, size: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{"input_ids": [1, 2, 3]}]
+    cache = write_token_logits(Table(outputs), rows, tmp_path, Full(), fingerprints=FINGERPRINTS, **options)
+    assert (cache.manifest.vocabulary.size, cache.manifest.vocabulary.outputs) == (size, outputs)
+    expected = Table(outputs)(torch.tensor([rows[0]["input_ids"]]))[0, :-1, :size].softmax(1)
+    np.testing.assert_allclose(cache.batch([0]).dense()[0], expected, rtol=5e-3, atol=1e-6)
+    said = "the teacher has 12 outputs, its tokenizer 9 tokens; the outputs beyond are cut off before the softmax"
+    assert (said in caplog.text) == (size < outputs)
+
+
+@pytest.mark.parametrize(("family", "most"), [("gpt2", 64), ("opt", 64), ("llama", None), ("bloom", None)])
+def test_a_row_longer_than_the_learned_positions(family: str, most: int | None, tmp_path: Path) -> None:
+    """Rotary models and those with ALiBi may go on."""
+    teacher = causal_model(family, **({"max_position_embeddings": 64} if family == "llama" else {}))
+    rows = [{"input_ids": [1, 2]}, {"input_ids": [3] * 65}]
+    splits = {"train": rows[:1], "test": rows}
+    if most is None:
+        assert write_token_logits(teacher, splits, tmp_path / "cache").verify().rows == 3
+        return
+    message = r"cache: split 'test', row 1: has a document of 65 tokens, the model has learned 64 positions; cut the"
+    with pytest.raises(CacheError, match=message):
+        write_token_logits(teacher, splits, tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+    fits = [{"input_ids": [3] * 64}]
+    assert write_token_logits(teacher, fits, tmp_path / "cache").verify().rows == 1
+
+
+def test_positions_of_packed_rows_begin_anew(tmp_path: Path) -> None:
+    row = {"input_ids": [3] * 100, "document_starts": [0, 64]}
+    assert write_token_logits(causal_model("gpt2"), [row], tmp_path).verify().rows == 1
+    with pytest.raises(CacheError, match="row 0: has a document of 65 tokens"):
+        write_token_logits(
+            causal_model("gpt2"), [{**row, "document_starts": [0, 65 - 30]}], tmp_path / "other"
+        )
+
+
+def test_vocabularies_as_large_as_the_positions(tmp_path: Path) -> None:
+    """The table of tokens is not taken for one of positions."""
+    sizes = {"vocab_size": 50, "max_position_embeddings": 50}
+    cache = write_token_logits(causal_model("llama", **sizes), [{"input_ids": [3] * 60}], tmp_path)
+    assert cache.verify().rows == 1

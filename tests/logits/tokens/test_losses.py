@@ -6,7 +6,13 @@ from torch.nn.functional import cross_entropy
 
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import RS, Full, Threshold, TopK, losses, write_token_logits
-from kdcache.logits.tokens.losses import designed_token_loss, kd_token_loss, smoothed_token_loss
+from kdcache.logits.tokens.losses import (
+    check_kd,
+    designed_token_loss,
+    kd_token_loss,
+    smoothed_token_loss,
+    token_log_likelihood,
+)
 
 from .conftest import FINGERPRINTS, VOCABULARY, Table, sequences
 
@@ -158,15 +164,112 @@ def test_half_precision(tmp_path, dtype):
     torch.testing.assert_close(loss, kd_token_loss(logits, batch), rtol=2e-2, atol=2e-2)
 
 
-def test_padded_outputs_get_no_gradient(tmp_path):
+def gradient_of(loss, logits: torch.Tensor) -> torch.Tensor:
+    return torch.autograd.grad(loss, logits)[0].double()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("temperature", "alpha"), [(1.0, 0.0), (1.0, 0.6), (1.0, 1.0), (3.0, 1.0)])
+def test_the_gradient_of_half_precision_is_rounded_once(tmp_path, dtype, temperature, alpha):
+    """Its error is that of the exact gradient, rounded; the student is close to the teacher, so terms cancel."""
+    batch = batch_of(tmp_path, Threshold(1 / 12), temperature=temperature)
+    noise = 0.3 * student(batch).detach()
+    half = (Table()(batch.tokens) + noise).to(dtype).requires_grad_()
+    exact = half.detach().double().requires_grad_()
+    kl = -(batch.dense().double() * (exact[:, :-1] / temperature).log_softmax(2)).sum(2)
+    loss = mean((1 - alpha) * dense_ce(exact, batch) + alpha * temperature**2 * kl, batch)
+    wanted, found = gradient_of(loss, exact), gradient_of(kd_token_loss(half, batch, alpha=alpha), half)
+    rounded = (wanted.to(dtype).double() - wanted).norm()
+    assert (found - wanted).norm() < 1.05 * rounded + 1e-5 * wanted.norm()
+
+
+MORE = VOCABULARY + 10
+PADDED = [
+    (Threshold(1 / 12), {}),
+    (RS(9), {}),
+    (TopK(6), {}),
+    (TopK(6), {"tail": "renormalise"}),
+    (Full(), {}),
+    (Full(), {"divergence": "reverse_kl"}),
+]
+
+
+def dense_kl(
+    z: torch.Tensor, batch, tau: float, tail: str = "bucket", divergence: str = "kl"
+) -> torch.Tensor:
+    """KL at each position, in float64, with a student that has more outputs than there are tokens."""
+    p, log_q = batch.dense().double(), (z / tau).log_softmax(2)[..., :VOCABULARY]
+    if batch.full is not None:
+        p = (batch.full.double() * batch.temperature / tau).softmax(2)
+    if divergence == "reverse_kl":
+        log_q = (z[..., :VOCABULARY] / tau).log_softmax(2)
+        return (log_q.exp() * (log_q - p.log())).sum(2)
+    if tail == "renormalise":
+        p = p / p.sum(2, keepdim=True).clamp_min(1e-30)
+    kl = (torch.xlogy(p, p) - p * log_q).sum(2)
+    if isinstance(batch.estimator, Threshold | RS):
+        return -(p * log_q).sum(2) - batch.entropy.double()
+    if isinstance(batch.estimator, TopK) and tail == "bucket":
+        rest, left = 1 - p.sum(2), (log_q.exp() * (p == 0)).sum(2)
+        kl = kl + rest * (rest / left).log()
+    return kl
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize(("estimator", "options"), PADDED, ids=str)
+@pytest.mark.filterwarnings("ignore:renormalised top-k")
+def test_padded_outputs_have_the_target_0(tmp_path, estimator, options, temperature, alpha):
+    batch = batch_of(tmp_path, estimator, temperature=temperature)
+    logits = student(batch, outputs=MORE)
+    exact = logits.detach().double().requires_grad_()
+    kl = dense_kl(exact[:, :-1], batch, temperature, **options)
+    wanted = mean((1 - alpha) * dense_ce(exact, batch) + alpha * temperature**2 * kl, batch)
+    loss = kd_token_loss(logits, batch, alpha=alpha, **options)
+    found = gradient_of(loss, logits)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found, gradient_of(wanted, exact), rtol=1e-4, atol=1e-7)
+    takes = alpha < 1 or "divergence" not in options
+    assert found[:, :-1, VOCABULARY:][batch.loss].gt(0).all() == takes
+    assert not found[:, -1].any()
+    assert not found[:, :-1][~batch.loss].any()
+
+
+def test_padded_outputs_without_a_teacher(tmp_path):
     batch = batch_of(tmp_path, Threshold(1 / 12))
-    logits = student(batch, outputs=VOCABULARY + 10)
-    loss = kd_token_loss(logits, batch, alpha=0.5)
-    torch.testing.assert_close(loss, kd_token_loss(logits[..., :VOCABULARY], batch, alpha=0.5))
-    (gradient,) = torch.autograd.grad(loss, logits)
-    assert not gradient[..., VOCABULARY:].any()
-    assert not gradient[:, -1].any()
-    assert not gradient[:, :-1][~batch.loss].any()
+    logits = student(batch, outputs=MORE)
+    exact = logits.detach().double().requires_grad_()
+    label = torch.nn.functional.one_hot(batch.labels, MORE).double()
+    tokens = (torch.arange(MORE) < VOCABULARY).double()
+    designed = 0.99 * label + 0.01 / (VOCABULARY - 1) * (tokens - label)
+    soft = torch.where(tokens > 0, designed, 0) ** (1 / 4)
+    soft = soft / soft.sum(2, keepdim=True)
+
+    def cross(target, tau: float = 1.0):
+        return -(target * (exact[:, :-1] / tau).log_softmax(2)).sum(2)
+
+    kl = cross(soft, 4.0) + torch.xlogy(soft, soft).sum(2)
+    expected = [
+        (smoothed_token_loss(logits, batch, 0.0), cross(label)),
+        (smoothed_token_loss(logits, batch, 0.1), cross(0.9 * label + 0.1 * tokens / VOCABULARY)),
+        (-mean(token_log_likelihood(logits, batch).view(batch.loss.shape), batch), cross(label)),
+        (designed_token_loss(logits, batch, 0.5, temperature=4.0), 0.5 * cross(label) + 0.5 * 16 * kl),
+    ]
+    for loss, wanted in expected:
+        torch.testing.assert_close(loss.double(), mean(wanted, batch), rtol=1e-5, atol=1e-5)
+        gradients = gradient_of(loss, logits), gradient_of(mean(wanted, batch), exact)
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("estimator", "options"), PADDED, ids=str)
+@pytest.mark.filterwarnings("ignore:renormalised top-k")
+def test_padded_outputs_that_the_student_rules_out_change_nothing(tmp_path, estimator, options):
+    batch = batch_of(tmp_path, estimator)
+    logits = student(batch)
+    wide = torch.nn.functional.pad(logits, (0, 10), value=-torch.inf)
+    losses_of = [kd_token_loss(z, batch, alpha=0.6, **options) for z in (logits, wide)]
+    torch.testing.assert_close(*losses_of)
+    torch.testing.assert_close(*(gradient_of(loss, logits) for loss in losses_of))
 
 
 def test_without_the_last_position(tmp_path):
@@ -267,11 +370,100 @@ def test_a_token_that_both_models_rule_out_adds_nothing(tmp_path, estimator, opt
     assert not found[..., RULED_OUT].any()
 
 
+def teacher_without_a_token(input_ids, attention_mask=None):
+    return Table()(input_ids).index_fill(2, torch.tensor(RULED_OUT), -torch.inf)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("estimator", "options"), [case for case in PADDED if "divergence" not in case[1]], ids=str
+)
+@pytest.mark.filterwarnings("ignore:renormalised top-k")
+def test_tokens_without_weight_that_the_student_rules_out(tmp_path, estimator, options, alpha, temperature):
+    """With alpha 1 labels are ruled out too: the CE is then infinite, and does not count."""
+    rows = sequences(6, longest=9)
+    cache = write_token_logits(
+        teacher_without_a_token, rows, tmp_path, estimator, temperature=temperature, fingerprints=FINGERPRINTS
+    )
+    batch = cache.batch([4, 1, 0, 5])
+    logits = student(batch)
+    label = torch.nn.functional.one_hot(batch.labels, VOCABULARY).bool()
+    # some tokens stay in the bucket of a top-k cache
+    ruled_out = (batch.dense() == 0) & (torch.arange(VOCABULARY) % 3 < 2) & ~(label & (alpha < 1))
+    ruled_out &= batch.loss[..., None]
+    assert (label & ruled_out).any() == (alpha == 1 and not isinstance(estimator, Full))
+    exact = logits.detach().double().requires_grad_()
+    # a probability of e^-700 is 0, but its logarithm is a number
+    cut = exact[:, :-1].masked_fill(ruled_out, -700.0 * temperature)
+    kl = dense_kl(cut, batch, temperature, **options)
+    ce = -cut.log_softmax(2).gather(2, batch.labels[..., None])[..., 0]
+    wanted = mean((1 - alpha) * ce + alpha * temperature**2 * kl, batch)
+    loss = kd_token_loss(logits[:, :-1].masked_fill(ruled_out, -torch.inf), batch, alpha=alpha, **options)
+    torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradient_of(loss, logits), gradient_of(wanted, exact), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize(("estimator", "options"), PADDED, ids=str)
+@pytest.mark.filterwarnings("ignore:renormalised top-k")
+def test_alpha_0_is_cross_entropy_where_kl_is_infinite(tmp_path, estimator, options, temperature):
+    batch = batch_of(tmp_path, estimator, temperature=temperature)
+    logits = student(batch)
+    label = torch.nn.functional.one_hot(batch.labels, VOCABULARY).bool()
+    z = logits[:, :-1].masked_fill((batch.dense() > 0.02) & ~label, -torch.inf)
+    if "divergence" not in options:
+        assert kd_token_loss(z, batch, **options).isinf()
+    log_q = z.double().log_softmax(2)
+    wanted = mean(-log_q.gather(2, batch.labels[..., None])[..., 0], batch)
+    (gradient,) = torch.autograd.grad(wanted, logits, retain_graph=True)
+    found = [
+        kd_token_loss(z, batch, alpha=0.0, **options),
+        smoothed_token_loss(z, batch, 0.0),
+        designed_token_loss(z, batch, 0.0, temperature=temperature),
+    ]
+    for loss in found:
+        torch.testing.assert_close(loss.double(), wanted, rtol=1e-5, atol=1e-5)
+        (each,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        torch.testing.assert_close(each, gradient, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("how", "options", "message"),
+    [
+        (Threshold(1 / 12), {"alpha": 5.0}, "expected alpha from 0 to 1, found 5.0"),
+        (Full(), {"temperature": 0.0}, "expected a temperature above 0, and finite, found 0.0"),
+        (
+            RS(9),
+            {"temperature": 1.0},
+            r"this cache is of temperature 2; p\^\(1/1\) needs every token's probability",
+        ),
+        (TopK(4), {"tail": "drop"}, "there is no tail 'drop'"),
+        (
+            TopK(4),
+            {"divergence": "reverse_kl"},
+            "reverse KL needs the teacher's log-probability of every token",
+        ),
+    ],
+)
+def test_options_are_checked_without_logits(how, options, message):
+    with pytest.raises(CacheError, match=message):
+        check_kd(how, 2.0, **options)
+
+
+def test_options_that_a_cache_allows():
+    check_kd(RS(9), 2.0)
+    check_kd(TopK(4), 2.0, 0.5, 2.0, "bucket", "kl")
+    check_kd(Full(), 2.0, temperature=1.0, divergence="reverse_kl")
+    with pytest.warns(UserWarning, match="over-confident"):
+        check_kd(TopK(4), 2.0, tail="renormalise")
+
+
 def test_logits_that_do_not_fit(tmp_path):
     batch = batch_of(tmp_path, Threshold(1 / 12))
     logits = student(batch)
     for wrong in (logits[:2], logits[:, :3], logits[0], torch.cat([logits, logits], 1)):
         with pytest.raises(CacheError, match="of the batch's own tokens"):
             kd_token_loss(wrong, batch)
-    with pytest.raises(CacheError, match="need the same tokenizer"):
+    with pytest.raises(CacheError, match=r"need the same tokenizer.*padded outputs.*`vocabulary=`"):
         kd_token_loss(logits[..., :100], batch)

@@ -16,7 +16,6 @@ from kdcache.modelling.tokens.packing import pack
 from tests.tiny_models import card, save_checkpoint
 
 DOCUMENTS = [[7, 9, 11, 9], [15], [21, 22, 23, 24, 25, 26]]
-V = 40
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +25,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_documents_in_one_sequence_do_not_see_each_other(folder: Path) -> None:
     model = build_causal_model(Checkpoint(folder), card(max_length=32), seed=0).eval()
-    found = token_likelihoods(model, pack([np.array(d) for d in DOCUMENTS], 0, 32), V, batch_size=2)
+    found = token_likelihoods(model, pack([np.array(d) for d in DOCUMENTS], 0, 32), batch_size=2)
     nll, sure, right = [], [], []
     for document in DOCUMENTS:  # one at a time, and in plain steps
         tokens = torch.tensor([0, *document, 0])
         with torch.no_grad():
-            logs = model(tokens[None, :-1]).logits[0, :, :V].log_softmax(1)
+            logs = model(tokens[None, :-1]).logits[0].log_softmax(1)
         nll += [-float(logs[at, token]) for at, token in enumerate(tokens[1:])]
         sure += logs.exp().max(1).values.tolist()
         right += [int(row.argmax()) == int(token) for row, token in zip(logs, tokens[1:], strict=True)]
@@ -43,7 +42,7 @@ def test_documents_in_one_sequence_do_not_see_each_other(folder: Path) -> None:
 def test_batches_change_nothing(folder: Path) -> None:
     model = build_causal_model(Checkpoint(folder), card(max_length=32), seed=0)
     packed = pack([np.array(d) for d in DOCUMENTS], 0, 4)
-    one, several = (token_likelihoods(model, packed, V, batch_size=size) for size in (1, 3))
+    one, several = (token_likelihoods(model, packed, batch_size=size) for size in (1, 3))
     np.testing.assert_allclose(one.nll, several.nll, rtol=1e-5)
     assert len(one.nll) == sum(len(document) + 1 for document in DOCUMENTS)
 

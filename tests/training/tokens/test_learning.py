@@ -68,7 +68,7 @@ def teacher(project: Path) -> Path:
 
 def nll(root: Path, network: Any) -> float:
     inputs = inputs_of(root, model(root))
-    return float(token_likelihoods(network, inputs.packed("train"), inputs.vocabulary, 8).nll.mean())
+    return float(token_likelihoods(network, inputs.packed("train"), 8).nll.mean())
 
 
 KD = {"soft_labels": "teacher", "alpha": 0.5}
