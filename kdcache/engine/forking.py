@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import kdcache
+from kdcache.system.preloading import uncollected
 
 SHARED = "KDCACHE_WORKER_SERVER"  # variable: the socket of the server that this process shares with others
 # A trial imports these: the last two when it reads its first rows and its tokenizer. That takes a second.
@@ -162,7 +163,7 @@ def own_server(modules: Sequence[str] = ()) -> ForkServerContext:
     The server ignores a module that does not exist. The worker that needs it reports it.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*PRELOAD, *modules])
+    context.set_forkserver_preload(uncollected([*PRELOAD, *modules]))
     forkserver.ensure_running()
     return context
 

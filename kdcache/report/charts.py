@@ -17,6 +17,7 @@ import altair as alt
 import pandas as pd
 from altair.utils.schemapi import debug_mode
 
+from kdcache.report.bundle import bundled
 from kdcache.results.reading import Metrics
 from kdcache.statistics import wording
 from kdcache.study.metrics import Unit, unit_of
@@ -332,12 +333,8 @@ def write_static(spec: dict[str, Any], svg: Path | None, png: Path | None) -> No
 
 
 def javascript() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`."""
-    import vl_convert
-
-    # The type stub lacks the default of `snippet`.
-    bundle: str = vl_convert.javascript_bundle(vl_version=_version())  # type: ignore[call-arg]
-    return bundle.replace("</script", "<\\/script")
+    """Vega, Vega-Lite and vega-embed as one script that sets `window.vegaEmbed`, to stand in a page."""
+    return bundled(_version()).replace("</script", "<\\/script")
 
 
 def _static_config() -> dict[str, Any]:

@@ -80,8 +80,10 @@ def reproduce(
             project.lock_file_in_order(pipeline.order),
             ExitStack() as held,
         ):
-            workers = server or held.enter_context(SharedServer())
-            environment = workers.start(modelling_modules(work.models))
+            environment = {}
+            if work.models:  # importing torch takes seconds; a stage that finds no server starts its own
+                workers = server or held.enter_context(SharedServer())
+                environment = workers.start(modelling_modules(work.models))
             run = _Run(project, schedule, display, jobs, keep_going, missing, work.idle, environment)
             run.start_beside(beside)
             run.to_the_end(received)

@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from kdcache.errors import KdcacheError
+from kdcache.system.preloading import uncollected
 
 PRELOAD = [
     "dvc.cli",
@@ -45,7 +46,7 @@ class Job:
         self.stages, self.log, self.started = list(stages), log, time.monotonic()
         log.unlink(missing_ok=True)
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOAD)
+        context.set_forkserver_preload(uncollected(PRELOAD))
         self._process = context.Process(
             target=_run,
             args=(self.stages, allow_missing, log, dict(environment)),

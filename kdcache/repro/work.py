@@ -24,7 +24,7 @@ class Work:
     DVC has a stage for every pair of a task and a model, even for pairs that the study excludes. And after a change of
     settle.json DVC runs every stage, even those whose configurations have all their trials already.
 
-    models: those that the study trains, for the modules that have to be imported.
+    models: those that the study trains, for the modules that have to be imported; none if no stage needs a model.
     """
 
     trials: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
     seeds = {layout.configuration(*names): study.seeds_of(*names) for names in study.configurations()}
     known = {path.resolve(): numbers for path, numbers in seeds.items()}
     models = {place(*names).resolve() for names in study.taught() for place in (layout.teacher, layout.cache)}
-    work = Work(models=[*study.teachers.values(), *study.students.values()])
+    work, with_models = Work(), False
     for stage in stages:
         out = pipeline.outs[stage][0].resolve() if pipeline.outs[stage] else None
         if stage == TUNE:
@@ -53,8 +53,12 @@ def expected_work(pipeline: Pipeline, stages: Sequence[str]) -> Work:
             work.trials[stage] = len(known[out]) - (kept if keeps else 0)
             if keeps and not work.trials[stage]:
                 work.idle.add(stage)
-        elif out is not None and out not in models and _is_of_a_model(out, layout):
+        elif out in models:
+            with_models = True
+        elif out is not None and _is_of_a_model(out, layout):
             work.idle.add(stage)
+    if with_models or any(work.trials.values()):
+        work.models.extend([*study.teachers.values(), *study.students.values()])
     return work
 
 

@@ -115,10 +115,16 @@ def test_a_worker_that_dies_between_two_trials_costs_none(tmp_path: Path) -> Non
     assert pids[0] != pids[1]
 
 
-def stage(folder: Path, trials: int) -> subprocess.Popen[bytes]:
-    """A process that runs trials which do not end, two at once; both have begun."""
+def stage(folder: Path, trials: int, imports: bool) -> subprocess.Popen[bytes]:
+    """A process that runs trials which do not end, two at once; both have begun.
+
+    Args:
+        imports: whether a server of its own imports torch, as a stage's does. It takes seconds.
+    """
     code = (
-        "from pathlib import Path; from kdcache.engine import run_trials; from tests.engine.plans import *; "
+        "from pathlib import Path; from kdcache.engine import forking, local, run_trials; "
+        "from tests.engine.plans import *; "
+        f"{'' if imports else 'forking.PRELOAD, local.visible_gpus = (), list; '}"
         f"run_trials(plans(Path({str(folder)!r}), {trials}), tell_pid_and_wait, 2)"
     )
     started = subprocess.Popen(
@@ -133,8 +139,10 @@ def workers_of(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
-def test_workers_end_with_the_stage_that_holds_the_lock(tmp_path: Path, ending: signal.Signals) -> None:
-    started = stage(tmp_path, 2)
+def test_workers_end_with_the_stage_that_holds_the_lock(
+    tmp_path: Path, server: str, ending: signal.Signals
+) -> None:
+    started = stage(tmp_path, 2, imports=server == "shared" or ending == signal.SIGKILL)
     try:
         started.send_signal(ending)
         assert started.wait(10) == -ending
@@ -145,8 +153,8 @@ def test_workers_end_with_the_stage_that_holds_the_lock(tmp_path: Path, ending: 
 
 
 @pytest.mark.parametrize("to_all", [True, False], ids=["Ctrl-C", "the stage alone"])
-def test_an_interrupt_ends_stage_and_workers_at_once(tmp_path: Path, to_all: bool) -> None:
-    started = stage(tmp_path, 4)
+def test_an_interrupt_ends_stage_and_workers_at_once(tmp_path: Path, server: str, to_all: bool) -> None:
+    started = stage(tmp_path, 4, imports=server == "shared")
     try:
         (os.killpg if to_all else os.kill)(started.pid, signal.SIGINT)
         assert started.wait(30) != 0

@@ -47,7 +47,10 @@ def _cluster(_ray_of_a_test: None) -> Iterator[None]:
     ray.shutdown()
 
 
-def test_what_fails_or_dies_is_named_and_the_others_finish(tmp_path: Path) -> None:
+def test_what_fails_or_dies_is_named_and_the_others_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDCACHE_GPUS_PER_TRIAL", "0")  # else one trial after the other, on the only GPU
     with pytest.raises(TrialError) as failed:
         run_trials(plans(tmp_path / "failed", 4), fail_on_odd_seeds, engine="ray")
     assert str(failed.value).splitlines()[1:] == [
@@ -61,7 +64,10 @@ def test_what_fails_or_dies_is_named_and_the_others_finish(tmp_path: Path) -> No
     assert (seeds(tmp_path / "failed"), seeds(tmp_path / "died")) == ([0, 2], [0, 2])
 
 
-def test_a_trial_that_loses_its_worker_once_is_done_again(tmp_path: Path) -> None:
+def test_a_trial_that_loses_its_worker_once_is_done_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDCACHE_GPUS_PER_TRIAL", "0")
     run_trials(plans(tmp_path, 4), die_once_on_odd_seeds, engine="ray", workers=2)
     assert seeds(tmp_path) == [0, 1, 2, 3]
 

@@ -45,18 +45,18 @@ def servers() -> list[int]:
     return [child.pid for child in children if "kdcache.engine.shared_server" in child.cmdline()]
 
 
-def the_server() -> int:
-    """The only one, as soon as it can be recognised: at first it looks like the process that it was forked from."""
-    wait_for(lambda: len(servers()) == 1, 10)
-    return servers()[0]
+def the_server(*others: int) -> int:
+    """The only one besides others, as soon as it can be recognised: at first it looks like its parent."""
+    wait_for(lambda: len(set(servers()) - set(others)) == 1, 10)
+    (server,) = set(servers()) - set(others)
+    return server
 
 
 @pytest.fixture
-def shared(monkeypatch: pytest.MonkeyPatch):
-    with SharedServer() as server:
-        for name, value in server.start().items():
-            monkeypatch.setenv(name, value)
-        yield
+def shared(_shared: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of all tests that do not end it."""
+    for name, value in _shared.items():
+        monkeypatch.setenv(name, value)
 
 
 def test_it_starts_processes_that_have_imported_torch(shared: None) -> None:
@@ -129,14 +129,15 @@ def leave(pipe, code):
 
 
 def test_its_processes_end_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = servers()
     with SharedServer() as server:
         monkeypatch.setenv(SHARED, server.start()[SHARED])
         started = start(tell, ("parents",))
         started.receive()
-        family = psutil.Process(the_server()).children(recursive=True)
+        family = psutil.Process(the_server(*others)).children(recursive=True)
         assert len(family) >= 2
     wait_for(lambda: not any(process.is_running() for process in family), 10)
-    assert servers() == []
+    assert servers() == others
     started.pipe.close()
 
 
@@ -159,17 +160,20 @@ def wait_then_touch(plan: TrialPlan) -> None:
     time.sleep(1)
 
 
-def test_a_killed_server_costs_no_trial(shared: None, tmp_path: Path) -> None:
+def test_a_killed_server_costs_no_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its workers go on; the next ones are forked from a server of the stage's own."""
-    server = the_server()
+    others = servers()
+    with SharedServer() as started:
+        monkeypatch.setenv(SHARED, started.start()[SHARED])
+        server = the_server(*others)
 
-    def kill() -> None:
-        wait_for((tmp_path / "begun").exists, 60)
-        os.kill(server, signal.SIGKILL)
+        def kill() -> None:
+            wait_for((tmp_path / "begun").exists, 60)
+            os.kill(server, signal.SIGKILL)
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    run_trials(plans(tmp_path, 2), wait_then_touch, workers=2)
-    killer.join(10)
-    run_trials(plans(tmp_path / "more", 2), touch, workers=2)
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        run_trials(plans(tmp_path, 2), wait_then_touch, workers=2)
+        killer.join(10)
+        run_trials(plans(tmp_path / "more", 2), touch, workers=2)
     assert seeds(tmp_path) == seeds(tmp_path / "more") == [0, 1]

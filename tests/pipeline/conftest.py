@@ -48,11 +48,21 @@ class Checkout:
     def run(self, *command: str) -> str:
         """Run a command in the checkout; returns its output, standard error included."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            command,
+            cwd=self.folder,
+            env=self.sharing if "kdcache" in command else self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         output = done.stdout + done.stderr
         assert done.returncode == 0, f"{command} failed:\n{output}"
         return output
+
+    @property
+    def sharing(self) -> dict[str, str]:
+        """The environment of `kdcache repro` and `settle`: one worker would import torch in each of their stages."""
+        return {name: value for name, value in self.environment.items() if name != "KDCACHE_WORKERS"}
 
     def repro(self, *options: str) -> list[str]:
         """Run `dvc repro`; returns the names of the stages that ran."""

@@ -123,7 +123,7 @@ def test_a_stage_that_has_seeds_depends_on_settle_json(stage: str) -> None:
 def kill_at(checkout: Checkout, seeds: int) -> None:
     """Settle, and SIGKILL it when the baseline has so many results."""
     process = subprocess.Popen(
-        SETTLE, cwd=checkout.folder, env=checkout.environment, start_new_session=True,
+        SETTLE, cwd=checkout.folder, env=checkout.sharing, start_new_session=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while process.poll() is None and len(checkout.results("base")) < seeds:

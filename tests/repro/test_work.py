@@ -68,6 +68,16 @@ def test_a_configuration_that_has_its_trials_is_idle_when_only_settle_json_has_c
     assert changed.trials["train@news-small-base"] == 2
 
 
+def test_models_are_needed_to_teach_to_cache_and_for_trials_that_are_missing(project: Path) -> None:
+    """For the server that imports torch once for all stages; a stage that finds none starts its own."""
+    finish(0, 1, method="base")
+    asked = {"train_news_small_base": {"settle.json"}}
+    idle = ["prepare@news", "teach@news-eye", "cache@news-eye", "train@news-small-base", "compare"]
+    assert expected_work(pipeline(**asked), idle).models == []
+    for stage in ("teach@news-big", "cache@digits-eye", "train@news-small-smooth"):
+        assert len(expected_work(pipeline(**asked), [*idle, stage]).models) == 4
+
+
 def test_trials_are_not_counted_as_kept_while_what_they_learn_from_may_change(project: Path) -> None:
     finish(0, 1, method="base")
     work = expected_work(pipeline(train_news_small_base=set()), list(OUTS))

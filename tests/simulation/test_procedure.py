@@ -13,7 +13,7 @@ from simulation import intervals, procedure
 from tests.statistics.helpers import make_study, make_trials
 
 PAIRS = {"raw": ("t", "scratch"), "tiny": ("t", "pretrained")}
-STUDIES = 34  # of each kind and family
+STUDIES = 12  # of each kind and family
 
 
 def random_scores(kind: str, seed: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from kdcache.logits import LogitCache
 from kdcache.tasks.prepared import PreparedTask
 from kdcache.trials.scores import trial_scores
 from stages import cache, prepare, teach, train
-from tests.launching import ROOT, run_in_two_processes, run_on_two_machines
+from tests.launching import ROOT, run_in_two_processes, run_on_two_machines, run_side_by_side
 
 KD = ["--task", "digits", "--student", "vit-tiny-scratch", "--regularizer", "kd"]
 TEACHER = ["--task", "digits", "--teacher", "resnet-tiny"]
@@ -75,13 +75,14 @@ def assert_close(two: Path, one: Path) -> None:
         np.testing.assert_allclose(found[split], values, atol=0.05)
 
 
-def test_two_machines_teach_cache_and_distill_as_one_does(
+def test_two_processes_teach_and_cache_and_two_machines_distill_as_one_does(
     tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     prepare_in(tmp_path)
-    for module, (_, arguments) in STAGES.items():
-        run_on_two_machines(Path(module), *arguments, module=True)
+    for module in ("stages.teach", "stages.cache"):
+        run_side_by_side(Path(module), *TEACHER, module=True)
+    run_on_two_machines(Path("stages.train"), *KD, module=True)
 
     rows = [LogitCache(folder / TEACHER_LOGITS).split("train") for folder in (one, tmp_path)]
     np.testing.assert_array_equal(rows[0].ids, rows[1].ids)
@@ -93,7 +94,7 @@ def test_two_machines_teach_cache_and_distill_as_one_does(
 def test_two_processes_of_a_machine_distill_as_one_does(
     tmp_path: Path, one: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the same logits; tests/training and tests/logits have two processes of a machine train and write a cache."""
+    """From the same logits. In tests/training and tests/logits they train and write a cache without the launcher."""
     two = tmp_path / "two"
     shutil.copytree(one, two, symlinks=True, ignore=shutil.ignore_patterns("trials", ".kdcache"))
     monkeypatch.chdir(two)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from kdcache.system import processes
-from tests.launching import run_in_two_processes
+from tests.launching import run_side_by_side
 
 SCRIPT = """
 import os, sys
@@ -30,5 +30,5 @@ def test_one_process_decides_for_itself(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_two_processes_follow_the_main_one_and_only_it_takes_the_lock(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT)
-    run_in_two_processes(tmp_path / "script.py", tmp_path)
+    run_side_by_side(tmp_path / "script.py", tmp_path)
     assert [(tmp_path / f"found-{rank}").read_text() for rank in (0, 1)] == ["0 to do", "0 to do"]

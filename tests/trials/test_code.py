@@ -9,6 +9,7 @@ import random
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,18 +66,16 @@ def without_docstrings(tree: ast.Module) -> ast.Module:
     return tree
 
 
-def mutants(tree: ast.Module) -> list[ast.Module]:
-    """Every module that differs from this one in one constant or one operator."""
-    changed = []
-    for index, node in enumerate(ast.walk(tree)):
+def mutants(statement: ast.stmt) -> Iterator[ast.stmt]:
+    """Every statement that differs from this one in one constant or one operator."""
+    for index, node in enumerate(ast.walk(statement)):
         kinds = [type(node)] if isinstance(node, ast.Constant) else []
         kinds += [type(item) for item in vars(node).values() if type(item) in OPERATORS]
         kinds += [type(item) for item in getattr(node, "ops", []) if type(item) in OPERATORS]
         if kinds:
-            other = copy.deepcopy(tree)
+            other = copy.deepcopy(statement)
             mutate(list(ast.walk(other))[index])
-            changed.append(other)
-    return changed
+            yield other
 
 
 def mutate(node: ast.AST) -> None:
@@ -100,11 +99,20 @@ def mutate(node: ast.AST) -> None:
 
 @pytest.mark.parametrize("name", SOURCES)
 def test_every_changed_constant_or_operator_counts(name: str) -> None:
+    """Each definition is changed by itself: the digests of a file are those of its definitions, none of them twice."""
     tree = without_docstrings(ast.parse(SOURCES[name]))
-    before, all_mutants = of(ast.unparse(tree)), mutants(tree)
-    assert len(all_mutants) > 3
-    for mutant in all_mutants:
-        assert of(ast.unparse(mutant)) != before, ast.unparse(mutant)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+    def of_one(statement: ast.stmt) -> frozenset[str]:
+        return of(ast.unparse(ast.Module([*imports, statement], [])))
+
+    before, changed = [of_one(statement) for statement in tree.body], 0
+    assert sorted(digest for one in before for digest in one) == sorted(of(ast.unparse(tree)))
+    for statement, unchanged in zip(tree.body, before, strict=True):
+        for mutant in mutants(statement):
+            assert of_one(mutant) != unchanged, ast.unparse(mutant)
+            changed += 1
+    assert changed > 3
 
 
 @pytest.mark.parametrize("name", SOURCES)

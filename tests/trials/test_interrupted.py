@@ -30,8 +30,6 @@ from tests.launching import LAUNCH, VARIABLES
 STEPS = 160  # of 40 rows by 4, in 16 epochs
 PATIENCE = 900  # seconds, on a machine that is busy
 KILLS = {"teacher": 20, "trial": 3}
-# Imported once, by the process that all others are forked from.
-PRELOADED = ["kdcache.trials.run", "kdcache.trials.teach", "transformers.models.bert.modeling_bert", __name__]
 RECIPE: dict[str, Any] = {"learning_rate": 0.003, "epochs": 16, "batch_size": 4, "precision": "float32"}
 
 
@@ -100,7 +98,7 @@ def test_killed_again_and_again_at_random(
     monkeypatch.setenv(EVERY, "off")
     MAKERS[what](project, tmp_path / "whole")
     draw, killed = random.Random(what), 0
-    context = forked(*PRELOADED)
+    context = forked()
     while killed < KILLS[what]:
         ours, theirs = multiprocessing.Pipe(duplex=False)
         arguments = (what, project, tmp_path / "interrupted", tmp_path, theirs)

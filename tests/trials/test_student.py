@@ -390,7 +390,7 @@ def keep_in_a_process(root: str, finished: str, pause: float) -> None:
 
 
 def test_a_kill_while_a_model_is_written_leaves_none_or_a_whole_one(finished: Path, project: Path) -> None:
-    context = forked(__name__, "transformers.models.bert.modeling_bert")
+    context = forked()
     trial = Layout(project).trial("films", "of-films", "kd", 0)
     before, seen = contents(trial), set()
     for moment in moments(trial):
