@@ -23,8 +23,7 @@ from kdcache.logits.tokens.apart import mixes
 from kdcache.logits.tokens.cache import TokenCache
 from kdcache.logits.tokens.estimators import KINDS, Estimator, Full, Threshold
 from kdcache.logits.tokens.format import TokenHeader, TokenManifest, Vocabulary
-from kdcache.logits.tokens.inputs import Sequences, padded, read_splits
-from kdcache.logits.tokens.inputs import model_inputs as model_inputs  # for those who import it from here
+from kdcache.logits.tokens.inputs import Sequences, model_inputs, padded, read_splits
 from kdcache.logits.tokens.kept import Kept
 from kdcache.logits.tokens.outputs import InTwo, Outputs, in_two, most_positions, of_transformers
 from kdcache.logits.tokens.rows import TokenRows

@@ -12,8 +12,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from kdcache.logits.tokens.inference import model_inputs
-from kdcache.logits.tokens.inputs import Sequences, padded
+from kdcache.logits.tokens.inputs import Sequences, model_inputs, padded
 from kdcache.modelling.tokens.packing import Packed
 
 PIECE = 1 << 24  # log-probabilities that are worked on at once

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from kdcache.errors import CacheError
 from kdcache.logits.tokens import Full, TokenCache, write_token_logits
 from kdcache.logits.tokens.apart import mixes
-from kdcache.logits.tokens.inference import model_inputs
-from kdcache.logits.tokens.inputs import Sequences
+from kdcache.logits.tokens.inputs import Sequences, model_inputs
 
 from .conftest import FINGERPRINTS, Table
 from .families import APART, MIXING, causal_model
