@@ -77,7 +77,7 @@ def head_of(cache: TokenCache, split: str, rows: int) -> list[dict[str, Any]]:
     """The first rows by id: `id`, `row_hash` (hex), `tokens`, and for each position its entropy, the true token's
     log-probability, and the most probable entries of draw 0.
 
-    In memory is one row group at a time. Of an usual cache, whose ids count from 0, only the first groups are read.
+    In memory is one row group at a time. If ids count from 0, as usual, only the first groups are read.
     """
     first, groups = _first_ids(cache, split, rows)
     heads = []
