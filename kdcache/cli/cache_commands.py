@@ -296,10 +296,9 @@ def _refuse_tokens(path: Path, problem: str) -> None:
     Raises:
         CacheError: the folder has a token cache.
     """
-    from kdcache.logits.manifests import kind_of
-    from kdcache.system.files import user_path
+    from kdcache.cli.tokens import is_token_cache
 
-    if kind_of(user_path(path)) == "tokens":
+    if is_token_cache(path):
         raise CacheError(
             f"{path}: is a token cache, and {problem}; info, head, diff and verify (without --against) take "
             "token caches"
