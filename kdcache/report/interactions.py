@@ -25,8 +25,10 @@ class InteractionLine:
     difference: str
     interval: str
     p: str
+    below_p: str
     n: str
     verdict: str
+    shown: str
     note: str
 
 
@@ -48,8 +50,10 @@ def _interaction(row: dict[str, Any], metrics: Metrics) -> InteractionLine:
         difference=wording.gain(row["interaction"], unit),
         interval=wording.gains(row["ci_low"], row["ci_high"], unit),
         p=wording.p_value(row["p_corrected"]),
+        below_p=wording.p_value(row.get("below_p_corrected")),  # older files lack it
         n=f"{row['n']} {row['unit']}",
         verdict=row["verdict"],
+        shown=slopes.SAID[row["verdict"]],
         note=row["note"],
     )
 

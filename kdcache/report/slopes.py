@@ -17,6 +17,7 @@ from kdcache.study.metrics import unit_of
 
 HEIGHT = 240  # pixels
 STARTS = {"pretrained": "gain_pretrained", "from scratch": "gain_scratch"}
+SAID = {"supported": "supported", "contradicted": "below the margin", "inconclusive": "inconclusive"}
 
 
 def diagrams(metrics: Metrics) -> list[Drawing]:
@@ -46,7 +47,7 @@ def _diagram(rows: list[dict[str, Any]], domain: tuple[float, float]) -> Drawing
     unit = unit_of(rows[0].get("metric", ""))
     title = f"{rows[0]['task']}: {rows[0]['pretrained']} and {rows[0]['scratch']}"
     spec = specification(_chart(rows, domain), HEIGHT)
-    said = "; ".join(f"{row['regularizer']} {_change(row)}, {row['verdict']}" for row in rows)
+    said = "; ".join(f"{row['regularizer']} {_change(row)}, {SAID[row['verdict']]}" for row in rows)
     return Drawing(title, spec, f"{title}. {unit.gained.capitalize()} pretrained, and from scratch: {said}.")
 
 
@@ -63,6 +64,7 @@ def _records(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         | {
             "said": f"{wording.gain(row[gain], unit)} {unit.plural}",
             "more": wording.gain(row["interaction"], unit),
+            "shown": SAID[row["verdict"]],
         }
         | {"interval": wording.gains(row["ci_low"], row["ci_high"], unit)}
         for row in rows
@@ -90,7 +92,7 @@ def _chart(rows: list[dict[str, Any]], domain: tuple[float, float]) -> alt.Layer
     )
     tooltip = [alt.Tooltip(f"{name}:N") for name in ("regularizer", "start")]
     tooltip += [alt.Tooltip("said:N", title="gain"), alt.Tooltip("more:N", title="more from scratch")]
-    tooltip += [alt.Tooltip("interval:N"), alt.Tooltip("verdict:N")]
+    tooltip += [alt.Tooltip("interval:N"), alt.Tooltip("shown:N", title="verdict")]
     points = shared.mark_point(filled=True, size=60, opacity=1).encode(
         shape=alt.Shape("regularizer:N", scale=shapes, legend=legend), tooltip=tooltip
     )
@@ -103,5 +105,5 @@ def _ends() -> alt.Scale:
 
 
 def _dashes() -> alt.Scale:
-    """A solid line if more gain from scratch is shown, a dashed line if not."""
-    return alt.Scale(domain=["supported", "inconclusive"], range=[[1, 0], [5, 4]])
+    """A solid line if more gain from scratch is shown, a dotted one if less than the margin is, else a dashed one."""
+    return alt.Scale(domain=list(SAID), range=[[1, 0], [2, 3], [6, 4]])

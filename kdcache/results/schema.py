@@ -335,6 +335,9 @@ class InteractionRow:
     ci_high: InPoints = None
     p: PValue = None
     p_corrected: PValue = None
+    margin: float
+    below_p: PValue = None
+    below_p_corrected: PValue = None
     family_size: Count = None
     detectable: InPoints = None
     verdict: str = ""

@@ -205,37 +205,47 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
     )
     text = (
         f"Averaged over regularizers, {wording.gain(claim['gain_scratch'], unit)} {unit.plural} from scratch and "
-        f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of {difference}.{_would_take(claim)}"
+        f"{wording.gain(claim['gain_pretrained'], unit)} pretrained: a difference of {difference}{_shown(claim, unit)}."
+        f"{_would_take(claim)}"
     )
-    return text, f"From {_units(claim, rows)}, {_test(claim)}. {_one_by_one(claim, rows)}".strip()
+    return text, f"From {_units(claim, rows)}, {_tests(claim, unit)}. {_one_by_one(claim, rows)}".strip()
 
 
-def _test(claim: Numbers) -> str:
-    """The interaction's p-value; with looks also the one that its verdict is made from."""
-    p = claim["p"]
-    if p is None:
+def _shown(claim: Numbers, unit: Unit) -> str:
+    """That the difference is less than the margin, where that is the answer: the interval is stricter than the test."""
+    if claim["verdict"] != "contradicted":
+        return ""
+    return f", shown to be less than {wording.amount(claim['margin'], unit)}"
+
+
+def _tests(claim: Numbers, unit: Unit) -> str:
+    """Both one-sided tests with their p-values; with looks also the p-values that the verdict is made from."""
+    if claim["p"] is None:
         return "no test possible"
-    corrected = claim.get("p_corrected", p)  # older files lack it
-    for_look = f", {wording.p_value(corrected)} for its look’s share of alpha" if corrected != p else ""
-    return f"one-sided p {_stated(p)}{for_look}"
+    asked = {"p": "above 0"}
+    if "below_p" in claim:  # older files lack it
+        asked["below_p"] = f"below {wording.amount(claim['margin'], unit)}"
+    said = ", ".join(f"{of} with p {_stated(claim[name])}" for name, of in asked.items())
+    corrected = {name: claim.get(f"{name}_corrected", claim[name]) for name in asked}
+    if corrected == {name: claim[name] for name in asked}:
+        return f"tested one-sided: {said}"
+    of_look = wording.listing(wording.p_value(p) for p in corrected.values())
+    return f"tested one-sided: {said} ({of_look} for the look’s share of alpha)"
 
 
 def _would_take(claim: Numbers) -> str:
-    """How many seeds, or pairs of students, an open interaction would take; nothing where it is shown."""
-    key = f"{claim['unit']}_to_show"
-    if claim["verdict"] == "supported" or claim["p"] is None or key not in claim:  # older files lack a key
+    """How many seeds, or pairs of students, would answer an open interaction; nothing where it is answered."""
+    key = f"{claim['unit']}_to_settle"
+    if claim["verdict"] != "inconclusive" or claim["p"] is None or key not in claim:  # older files lack a key
         return ""
-    kind = "pairs of students" if claim["unit"] == "pairs" else "seeds"
-    if claim["interaction"] <= 0:
-        return f" As estimated, no number of {kind} would show it."
-    needed = claim[key]
+    kind, needed = "pairs of students" if claim["unit"] == "pairs" else "seeds", claim[key]
     if needed is None:
-        return f" If it is as large as estimated, more than {power.MOST_SEEDS:,} {kind} would show it."
+        return f" As estimated, more than {power.MOST_SEEDS:,} {kind} would settle it."
     if needed <= claim["n"]:
         return ""  # an early look has only part of alpha: it can leave open what a single look at its seeds would show
-    most = claim.get("seeds_declared")  # older files lack it
-    beyond = f", more than the {most} of this study" if kind == "seeds" and most and needed > most else ""
-    return f" If it is as large as estimated, about {needed} {kind} would show it{beyond}."
+    most = claim["seeds_declared"]
+    beyond = f", more than the {most} of this study" if kind == "seeds" and needed > most else ""
+    return f" As estimated, about {needed} {kind} would settle it{beyond}."
 
 
 def _units(claim: Numbers, rows: ClaimRows) -> str:
@@ -383,7 +393,10 @@ KNOWN: dict[str, Known] = {
         "more gain from scratch",
         "whether they help more from scratch than pretrained",
         {"supported": "Yes", "contradicted": "No"},
-        {"supported": "regularizers help more from scratch than pretrained"},
+        {
+            "supported": "regularizers help more from scratch than pretrained",
+            "contradicted": "regularizers do not help more from scratch than pretrained by the margin",
+        },
         _interaction,
     ),
     "teacher_needed": Known(

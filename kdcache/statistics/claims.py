@@ -92,15 +92,18 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair.
 
-    `seeds_to_show`: with how many seeds the only pair would show it, if the estimate were true (power 0.8).
-    `pairs_to_show`: the same for a pool, whose values are pairs of students. `seeds_declared`: the most seeds that
+    Contradicted if it is shown to exceed it by less than the margin. A gain that is shown, but is less than the margin,
+    is supported.
+
+    `seeds_to_settle`: with how many seeds the only pair would show either, if the estimate were true (power 0.8).
+    `pairs_to_settle`: the same for a pool, whose values are pairs of students. `seeds_declared`: the most seeds that
     the study can have.
     """
     rows = interactions[interactions["regularizer"] == ALL]
     per_pair = rows[rows["scope"] == "pair"]
     row = as_written(per_pair if len(per_pair) == 1 else rows[rows["scope"] == "pooled"])[0]
-    to_show = _to_show(row, study.comparison.alpha)
-    shown = ["task", "scratch", "pretrained", "interaction", "ci_low", "ci_high", "p", "verdict"]
+    to_settle = _to_settle(row, study.comparison.alpha)
+    shown = ["task", "scratch", "pretrained", "interaction", "ci_low", "ci_high", "p", "below_p", "verdict"]
     numbers = (
         "gain_scratch",
         "gain_pretrained",
@@ -109,6 +112,9 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
         "ci_high",
         "p",
         "p_corrected",
+        "margin",
+        "below_p",
+        "below_p_corrected",
         "unit",
         "n",
     )
@@ -117,7 +123,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
         "verdict": row["verdict"],
         **{name: row[name] for name in numbers},
         "look": row["look"],
-        **{f"{unit}_to_show": to_show if row["unit"] == unit else None for unit in ("seeds", "pairs")},
+        **{f"{unit}_to_settle": to_settle if row["unit"] == unit else None for unit in ("seeds", "pairs")},
         "seeds_declared": len(study.seeds),
         "pairs": as_written(per_pair[shown]),
         "per_regularizer_supported": _supported(interactions),
@@ -125,12 +131,13 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     }
 
 
-def _to_show(row: Mapping[str, Any], alpha: float) -> int | None:
-    """How many values would show it; None where the estimate is no gain, or it takes more than `power.MOST_SEEDS`."""
-    if row["sd"] is None or row["interaction"] <= 0:
+def _to_settle(row: Mapping[str, Any], alpha: float) -> int | None:
+    """How many values would answer it, with yes or no; None where it takes more than `power.MOST_SEEDS`."""
+    if row["sd"] is None:
         return None
+    ways = [distance for distance in (row["interaction"], row["margin"] - row["interaction"]) if distance > 0]
     # one-sided at alpha is two-sided at 2 * alpha: the other tail has little power
-    return power.seeds_to_find(row["interaction"], power.Spread(row["sd"]), 2 * alpha)
+    return power.seeds_to_find(max(ways), power.Spread(row["sd"]), 2 * alpha)
 
 
 def _supported(interactions: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,7 +5,8 @@ difference of the differences is evidence. For each seed it is
 
     interaction = (regularizer - baseline | scratch) - (regularizer - baseline | pretrained)   in the metric's unit,
 
-for two students of one architecture (same checkpoint and layers). It is tested against interaction <= 0.
+for two students of one architecture (same checkpoint and layers). Two one-sided tests answer the question. "Yes" is
+tested against interaction <= 0. "No, not by the margin" is tested against interaction >= margin.
 """
 
 from __future__ import annotations
@@ -44,14 +45,16 @@ def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     evidence about other students on this task, not about other tasks; the note says that too.
 
     gain_scratch and gain_pretrained are the mean differences from the baseline; ci_low and ci_high a
-    two-sided interval at 1 - alpha; p is one-sided (interaction > 0), paired t (exact sign-flip without
-    spread). p is corrected over the regularizers by `comparison.family` (pooled rows: all together); `all` is one
-    claim of its own. detectable: the interaction that this one-sided test finds with 80% power. verdict: `supported` if
-    p_corrected <= alpha, else `inconclusive`.
+    two-sided interval at 1 - alpha. p is one-sided (interaction > 0), and so is below_p (interaction < margin): paired
+    t, or exact sign-flip without spread. The margin is the declared one, of a pool the smallest. Each p is corrected
+    over the regularizers by `comparison.family` (pooled rows: all together); `all` is one claim of its own. detectable:
+    the interaction that the first test finds with 80% power. verdict: `supported` if p_corrected <= alpha, else
+    `contradicted` if below_p_corrected <= alpha, else `inconclusive`.
 
-    With looks, every row is tested at each look for which all its trials are there. At a look, p is divided by the
-    look's share of alpha before it is corrected, and intervals are repeated intervals. A row shows the first look that
-    rejects at the family's strictest level, else the last (`look`, from 1; 0 if even the first look lacks trials).
+    With looks, every row is tested at each look for which all its trials are there. At a look, p-values are divided by
+    the look's share of alpha before they are corrected, and intervals are repeated intervals. A row shows the first
+    look at which a test rejects at the family's strictest level, else the last (`look`, from 1; 0 if even the first
+    look lacks trials).
     """
     cells, design = points_table(trials, study), design_of(study)
     at_looks = [
@@ -61,9 +64,12 @@ def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     chosen = []
     for place, (row, key) in enumerate(zip(at_looks[0], keys, strict=True)):
         taken = looks_taken(study, (cells[name] for name in _configurations_of(row, study)))
-        q_of = [_q(rows[place], share) for rows, share in zip(at_looks, design.shares, strict=True)]
-        look = stops_at(q_of[:taken], design.strictest(keys.count(key)))
-        chosen.append(replace(at_looks[look - 1][place], look=look) if look else replace(row, p=None, look=0))
+        smallest = [
+            _smallest_q(rows[place], share) for rows, share in zip(at_looks, design.shares, strict=True)
+        ]
+        look = stops_at(smallest[:taken], design.strictest(keys.count(key)))
+        untested = replace(row, p=None, below_p=None, look=0)
+        chosen.append(replace(at_looks[look - 1][place], look=look) if look else untested)
     return tabulate(InteractionRow, _judged(chosen, keys, study))
 
 
@@ -88,8 +94,12 @@ def _configurations_of(row: InteractionRow, study: Study) -> Iterator[Name]:
         yield from ((task, student, name) for student in students for name in names)
 
 
-def _q(row: InteractionRow, share: float) -> float | None:
-    return None if row.p is None else min(1.0, row.p / share)
+def _smallest_q(row: InteractionRow, share: float) -> float | None:
+    return min((q for p in (row.p, row.below_p) if (q := _q(p, share)) is not None), default=None)
+
+
+def _q(p: float | None, share: float) -> float | None:
+    return None if p is None else min(1.0, p / share)
 
 
 def pairs(study: Study) -> Iterator[Pair]:
@@ -125,7 +135,7 @@ def _pair_row(pair: Pair, name: str, gains: Gains, study: Study, look: int) -> I
     task, scratch, pretrained = pair
     student = study.students[scratch]
     seeds = study.looks[look - 1]
-    missing = seeds - len(gains)
+    missing, metric = seeds - len(gains), study.tasks[task].metrics[0]
     note = f"{missing} of {seeds} seeds lack one of the four trials" if missing else ""
     return InteractionRow(
         scope="pair",
@@ -135,14 +145,16 @@ def _pair_row(pair: Pair, name: str, gains: Gains, study: Study, look: int) -> I
         scratch=scratch,
         pretrained=pretrained,
         regularizer=name,
-        metric=study.tasks[task].metrics[0],
+        metric=metric,
         unit="seeds",
-        **_tested(list(gains.values()), _level(study, look), note),
+        **_tested(list(gains.values()), study.comparison.margin[metric], _level(study, look), note),
     )
 
 
 def _pooled_row(name: str, rows: list[InteractionRow], study: Study, look: int) -> InteractionRow:
-    members = [row for row in rows if row.scope == "pair" and row.regularizer == name and row.n]
+    of_pairs = [row for row in rows if row.scope == "pair" and row.regularizer == name]
+    margin = min(row.margin for row in of_pairs)
+    members = [row for row in of_pairs if row.n]
     metrics = sorted({row.metric for row in members})
     values = [
         (row.gain_scratch, row.gain_pretrained)
@@ -159,7 +171,7 @@ def _pooled_row(name: str, rows: list[InteractionRow], study: Study, look: int) 
         regularizer=name,
         metric="/".join(metrics),
         unit="pairs",
-        **_tested(values, _level(study, look), _pooled_note(members)),
+        **_tested(values, margin, _level(study, look), _pooled_note(members)),
     )
 
 
@@ -180,8 +192,8 @@ def _pooled_note(members: list[InteractionRow]) -> str:
     return f"{note}; differences in different metrics" if several else note
 
 
-def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[str, Any]:
-    """Means, interval and one-sided p of one list of (scratch, pretrained) gains."""
+def _tested(gains: list[tuple[float, float]], margin: float, alpha: float, note: str) -> dict[str, Any]:
+    """Means, interval and both one-sided p of one list of (scratch, pretrained) gains."""
     scratch, pretrained = ([pair[side] for pair in gains] for side in (0, 1))
     result: dict[str, Any] = {}
     if gains:
@@ -191,6 +203,7 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
         interval = significance.mean_interval(d, 1 - alpha)
         result |= {"sd": interval.sd, "ci_low": interval.ci_low, "ci_high": interval.ci_high}
         result["p"] = significance.paired_t(d, 0.0, "greater")
+        result["below_p"] = significance.paired_t(d, margin, "less")
         if significance.constant(d):
             note = "; ".join(filter(None, [note, "no spread: exact sign-flip test"]))
     elif not note:
@@ -198,22 +211,33 @@ def _tested(gains: list[tuple[float, float]], alpha: float, note: str) -> dict[s
     means = [
         significance.settled(float(np.mean(side)), SCALE) if side else None for side in (scratch, pretrained)
     ]
-    return {"n": len(gains), "gain_scratch": means[0], "gain_pretrained": means[1], **result, "note": note}
+    gained = {"gain_scratch": means[0], "gain_pretrained": means[1]}
+    return {"n": len(gains), **gained, "margin": margin, **result, "note": note}
 
 
 def _judged(rows: list[InteractionRow], keys: list[tuple[str, ...]], study: Study) -> list[InteractionRow]:
     """The rows with p-values corrected over their families, and verdicts."""
     comparison, shares = study.comparison, design_of(study).shares
-    q = [_q(row, shares[(row.look or 1) - 1]) for row in rows]
-    corrected = correct_by_family(q, keys, comparison.correction)
+    of_rows = [shares[(row.look or 1) - 1] for row in rows]
+    above, below = (
+        correct_by_family(list(map(_q, p_values, of_rows)), keys, comparison.correction)
+        for p_values in ([row.p for row in rows], [row.below_p for row in rows])
+    )
     judged = []
-    for row, key, p in zip(rows, keys, corrected, strict=True):
+    for row, key, p, below_p in zip(rows, keys, above, below, strict=True):
         size = keys.count(key)
         at = level(_level(study, row.look or 1), size, comparison.correction)
-        detectable = _detectable(row, at)
-        word = "supported" if p is not None and p <= comparison.alpha else "inconclusive"
-        judged.append(replace(row, p_corrected=p, family_size=size, detectable=detectable, verdict=word))
+        corrected = replace(row, p_corrected=p, below_p_corrected=below_p, family_size=size)
+        word = _verdict(corrected, comparison.alpha)
+        judged.append(replace(corrected, detectable=_detectable(row, at), verdict=word))
     return judged
+
+
+def _verdict(row: InteractionRow, alpha: float) -> str:
+    if row.p_corrected is not None and row.p_corrected <= alpha:
+        return "supported"
+    shown = row.below_p_corrected is not None and row.below_p_corrected <= alpha
+    return "contradicted" if shown else "inconclusive"
 
 
 def _key(row: InteractionRow, study: Study) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ such a comparison gets no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -14,6 +14,7 @@ import pandas as pd
 
 from kdcache.statistics.against_teacher_free import methods
 from kdcache.statistics.contests import ALL
+from kdcache.statistics.interactions import pairs
 from kdcache.study import Study
 from kdcache.study.metrics import unit_of
 
@@ -67,17 +68,34 @@ def without_unlearned_cells(
     """
     learning, judged = _Learning(trials, study, majorities), advantages.copy()
     for place, row in _equivalent(advantages):
-        for cell in _cells(row, study):
-            said = learning.nothing(cell, row["look"])
-            if said:
-                note = _joined(row["note"], f"{cell[0]} / {cell[1]}: {said}")
-                judged.loc[place, ["verdict", "note"]] = ["inconclusive", note]
-                break
+        learning.take_back(judged, place, _cells(row, study))
+    return judged
+
+
+def without_unlearned_pairs(
+    interactions: pd.DataFrame, trials: pd.DataFrame, study: Study, majorities: Mapping[str, float]
+) -> pd.DataFrame:
+    """The same for the `contradicted` rows of `compare_inits`: a student that learned nothing cannot gain."""
+    learning, judged = _Learning(trials, study, majorities), interactions.copy()
+    for place, row in interactions[interactions["verdict"] == "contradicted"].iterrows():
+        learning.take_back(judged, place, _cells_of_pairs(row, study))
     return judged
 
 
 def _equivalent(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.Series[Any]]]:
     yield from rows[rows["verdict"] == "equivalent"].iterrows()
+
+
+def _cells_of_pairs(row: pd.Series[Any], study: Study) -> Iterator[Cell]:
+    """Both students of each pair whose gains a row of `compare_inits` compares."""
+    names = (
+        list(study.methods())
+        if row["regularizer"] == ALL
+        else [row["regularizer"], study.comparison.baseline]
+    )
+    for task, *students in pairs(study):
+        if row["scope"] == "pooled" or [task, *students] == [row["task"], row["scratch"], row["pretrained"]]:
+            yield from ((task, student, names) for student in students)
 
 
 def _cells(row: pd.Series[Any], study: Study) -> Iterator[Cell]:
@@ -98,6 +116,15 @@ class _Learning:
     trials: pd.DataFrame
     study: Study
     majorities: Mapping[str, float]
+
+    def take_back(self, judged: pd.DataFrame, place: Any, cells: Iterable[Cell]) -> None:
+        """Make a row `inconclusive` if there is a cell of which nobody learned anything; its note says which."""
+        for cell in cells:
+            said = self.nothing(cell, judged.loc[place, "look"])
+            if said:
+                note = _joined(judged.loc[place, "note"], f"{cell[0]} / {cell[1]}: {said}")
+                judged.loc[place, ["verdict", "note"]] = ["inconclusive", note]
+                return
 
     def nothing(self, cell: Cell, look: Any) -> str:
         """That nobody learned anything, in words; nothing if somebody did, or if the majority's score is unknown."""

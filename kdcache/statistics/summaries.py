@@ -14,7 +14,7 @@ from kdcache.statistics.claim_words import ClaimRows, put_into_words
 from kdcache.statistics.claims import judge_claims
 from kdcache.statistics.interactions import compare_inits
 from kdcache.statistics.judging import VERDICTS
-from kdcache.statistics.learned import without_unlearned_cells
+from kdcache.statistics.learned import without_unlearned_cells, without_unlearned_pairs
 from kdcache.statistics.settling import design_of
 from kdcache.statistics.significance import sign_flip_floor
 from kdcache.statistics.verdicts import compare, points_table, tabulate_scores
@@ -58,10 +58,9 @@ def summarize(
     and from a full one.
     """
     compared = compare(trials, study) if comparisons is None else comparisons
-    interactions = compare_inits(trials, study)
-    taught = without_unlearned_cells(
-        compare_with_teacher_free(trials, study), trials, study, majorities or {}
-    )
+    known = majorities or {}
+    interactions = without_unlearned_pairs(compare_inits(trials, study), trials, study, known)
+    taught = without_unlearned_cells(compare_with_teacher_free(trials, study), trials, study, known)
     facts = {
         "format": FORMAT,
         "study": _study_facts(trials, study, len(compared)),

@@ -160,7 +160,7 @@ def claims() -> list[dict[str, object]]:
         | {"beyond_margin": 0, "undecided": 1},
         plain | {"id": "scratch_some_better", "verdict": "supported", "better": 1},
         plain | {"id": "interaction", "verdict": "inconclusive", "p": 0.13, "unit": "seeds", "n": 5}
-        | {"per_regularizer_supported": shown} | gains,
+        | {"margin": 1.0, "below_p": 0.094, "per_regularizer_supported": shown} | gains,
         plain | {"id": "teacher_needed", "verdict": "contradicted", "teacher_free": ["label_smoothing", "tf_reg"]}
         | {"better": 0, "worse": 1, "equivalent": 0, "inconclusive": 5},
     ]  # fmt: skip
@@ -277,7 +277,15 @@ def interaction() -> list[dict[str, object]]:
         "scratch": "bert-tiny-scratch",
         "pretrained": "bert-tiny",
     }
-    rest = {"unit": "seeds", "n": 5, "ci_low": 0.9, "ci_high": 3.0, "p_corrected": 0.004, "note": ""}
+    rest = {
+        "unit": "seeds",
+        "n": 5,
+        "ci_low": 0.9,
+        "ci_high": 3.0,
+        "p_corrected": 0.004,
+        "below_p_corrected": 0.97,
+        "note": "",
+    }
     gains = {"gain_scratch": 2.4, "gain_pretrained": 0.45, "interaction": 1.95, "verdict": "supported"}
     kd = pair | rest | gains | {"regularizer": "kd"}
     return [kd, kd | {"scope": "pooled", "task": "all", "n": 1, "ci_low": None, "ci_high": None}]

@@ -100,51 +100,58 @@ def test_interaction(metrics: Metrics) -> None:
     claim = claims(metrics)[2]
     assert claim.answer == "Not settled"
     assert plain(claim.sentence).endswith("a difference of +0.42 [−0.50, 1.35].")
-    assert claim.note == "From 5 seeds, one-sided p = 0.130. Pair by pair it is shown for kd in 1 of 1."
+    assert claim.note == (
+        "From 5 seeds, tested one-sided: above 0 with p = 0.130, below 1 point with p = 0.094. "
+        "Pair by pair it is shown for kd in 1 of 1."
+    )
 
 
-def test_an_interaction_with_looks_has_the_p_value_that_its_verdict_is_made_from(metrics: Metrics) -> None:
-    metrics.summary["claims"][2]["p_corrected"] = 0.52  # at a look with a quarter of alpha
-    said = "From 5 seeds, one-sided p = 0.130, 0.520 for its look’s share of alpha. Pair by pair"
-    assert claims(metrics)[2].note.startswith(said)
-    metrics.summary["claims"][2]["p_corrected"] = 0.13
-    assert claims(metrics)[2].note.startswith("From 5 seeds, one-sided p = 0.130. Pair by pair")
-
-
-def test_an_open_interaction_says_how_many_seeds_would_show_it(metrics: Metrics) -> None:
+def test_an_interaction_with_looks_has_the_p_values_that_its_verdict_is_made_from(metrics: Metrics) -> None:
     claim = metrics.summary["claims"][2]
-    claim["seeds_to_show"] = 34
-    would_take = "[−0.50, 1.35]. If it is as large as estimated, about 34 seeds would show it"
-    assert plain(claims(metrics)[2].sentence).endswith(
-        f"{would_take}."
-    )  # a file from before `seeds_declared`
+    claim |= {"p_corrected": 0.52, "below_p_corrected": 0.376}  # at a look with a quarter of alpha
+    said = "with p = 0.094 (0.520 and 0.376 for the look’s share of alpha). Pair by pair"
+    assert said in claims(metrics)[2].note
+    del claim["below_p"]  # a file from before it
+    said = (
+        "From 5 seeds, tested one-sided: above 0 with p = 0.130 (0.520 for the look’s share of alpha). Pair"
+    )
+    assert claims(metrics)[2].note.startswith(said)
+
+
+def test_an_interaction_that_is_denied_is_less_than_the_margin(metrics: Metrics) -> None:
+    metrics.summary["claims"][2]["verdict"] = "contradicted"
+    claim = claims(metrics)[2]
+    assert claim.answer == "No"
+    assert plain(claim.sentence).endswith(
+        "a difference of +0.42 [−0.50, 1.35], shown to be less than 1 point."
+    )
+
+
+def test_an_open_interaction_says_how_many_seeds_would_settle_it(metrics: Metrics) -> None:
+    claim = metrics.summary["claims"][2]
+    claim |= {"seeds_to_settle": 34, "seeds_declared": 34}
+    would_take = "[−0.50, 1.35]. As estimated, about 34 seeds would settle it"
+    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")
     claim["seeds_declared"] = 33
     assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}, more than the 33 of this study.")
-    claim["seeds_declared"] = 34
-    assert plain(claims(metrics)[2].sentence).endswith(f"{would_take}.")
-    claim["seeds_to_show"] = 5  # an early look, which had a part of alpha only
-    assert "would show it" not in claims(metrics)[2].sentence
-    claim["seeds_to_show"] = None
-    more = "[−0.50, 1.35]. If it is as large as estimated, more than 1,000 seeds would show it."
+    claim["seeds_to_settle"] = 5  # an early look, which had a part of alpha only
+    assert "would settle it" not in claims(metrics)[2].sentence
+    claim["seeds_to_settle"] = None
+    more = "[−0.50, 1.35]. As estimated, more than 1,000 seeds would settle it."
     assert plain(claims(metrics)[2].sentence).endswith(more)
-    claim |= {"seeds_to_show": 34, "verdict": "supported"}
-    assert "would show it" not in claims(metrics)[2].sentence
+    claim |= {"seeds_to_settle": 34, "verdict": "supported"}
+    assert "would settle it" not in claims(metrics)[2].sentence
 
 
-def test_an_open_interaction_of_a_pool_says_how_many_pairs_would_show_it(metrics: Metrics) -> None:
+def test_an_open_interaction_of_a_pool_says_how_many_pairs_would_settle_it(metrics: Metrics) -> None:
     """Each pair of students is one value, so seeds are not what it lacks."""
     claim = metrics.summary["claims"][2]
-    claim |= {"unit": "pairs", "n": 3, "seeds_to_show": None, "seeds_declared": 5}
-    assert "would show it" not in claims(metrics)[2].sentence  # a file from before `pairs_to_show`
-    claim["pairs_to_show"] = 12
-    would_take = "If it is as large as estimated, about 12 pairs of students would show it."
+    claim |= {"unit": "pairs", "n": 3, "seeds_declared": 5}
+    claim.pop("pairs_to_settle", None)
+    assert "would settle it" not in claims(metrics)[2].sentence  # a file from before `pairs_to_settle`
+    claim["pairs_to_settle"] = 12
+    would_take = "As estimated, about 12 pairs of students would settle it."
     assert plain(claims(metrics)[2].sentence).endswith(f"[−0.50, 1.35]. {would_take}")
-
-
-def test_an_interaction_that_points_the_other_way_is_not_promised(metrics: Metrics) -> None:
-    claim = metrics.summary["claims"][2]
-    claim |= {"seeds_to_show": None, "interaction": -0.2}
-    assert plain(claims(metrics)[2].sentence).endswith("As estimated, no number of seeds would show it.")
 
 
 @pytest.mark.parametrize(("stopped_by", "answer"), [("maximum", "Undecided"), ("", "Not settled")])
@@ -176,8 +183,11 @@ def test_a_claim_that_goes_on_alone_is_undecided_at_the_last_look(
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
-        (("bbc-headlines", "bbc-headlines"), "From 2 pairs of students, all on bbc-headlines, one-sided"),
-        (("bbc-headlines", "digits"), "From 2 pairs of students on 2 tasks, one-sided"),
+        (
+            ("bbc-headlines", "bbc-headlines"),
+            "From 2 pairs of students, all on bbc-headlines, tested one-sided",
+        ),
+        (("bbc-headlines", "digits"), "From 2 pairs of students on 2 tasks, tested one-sided"),
     ],
 )
 def test_a_pool_says_what_it_speaks_of(metrics: Metrics, tasks: tuple[str, str], said: str) -> None:

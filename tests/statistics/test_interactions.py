@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from kdcache.statistics.interactions import compare_inits, pairs
 from tests.statistics.helpers import make_study, make_trials
@@ -33,18 +34,54 @@ def test_by_hand() -> None:
     assert numbers == pytest.approx((4, 1, 3, 1.5**0.5))
     assert row["p"] == pytest.approx(stats.t.sf(3 / math.sqrt(1.5 / 5), 4), abs=1e-9)
     assert (row["p_corrected"], row["verdict"]) == (row["p"], "supported")
+    assert (row["margin"], row["below_p"]) == (
+        1,
+        pytest.approx(stats.t.cdf(2 / math.sqrt(1.5 / 5), 4), abs=1e-9),
+    )
     # one regularizer only, so the mean over regularizers is the same; one pair, so nothing to pool
     assert frame.loc[("pair", "all"), "interaction"] == pytest.approx(3)
     assert frame.loc[("pooled", "all"), "note"] == "one pair: nothing to pool, see its own row"
     assert pd.isna(frame.loc[("pooled", "all"), "p"])
 
 
-def test_the_test_is_one_sided() -> None:
+def test_the_tests_are_one_sided() -> None:
     trials = make_trials(cells({"raw": [1, 1, 2, 1, 0], "tiny": [3, 4, 5, 3, 5]}))
     row = compare_inits(trials, make_study(students=PAIR)).iloc[0]
     assert row["interaction"] == pytest.approx(-3)
     assert row["p"] > 0.99
-    assert row["verdict"] == "inconclusive"
+    # per seed: -2 -3 -3 -2 -5; against the margin of 1 they are -3 -4 -4 -3 -6
+    assert row["below_p"] == pytest.approx(
+        stats.ttest_1samp([-3, -4, -4, -3, -6], 0, alternative="less").pvalue
+    )
+    assert (row["below_p_corrected"], row["verdict"]) == (row["below_p"], "contradicted")
+
+
+@pytest.mark.parametrize(
+    ("margin", "verdict"), [(0.5, "inconclusive"), (1.0, "inconclusive"), (2.0, "contradicted")]
+)
+def test_whether_the_gain_is_less_than_the_margin(margin: float, verdict: str) -> None:
+    scratch = [1.5, 0.2, 0.9, -0.4, 1.3]  # mean 0.7, sd 0.78: not shown to be above 0, nor below 1
+    trials = make_trials(cells({"raw": scratch, "tiny": [0] * 5}))
+    row = compare_inits(trials, make_study(students=PAIR, margin={"accuracy": margin})).iloc[0]
+    expected = stats.ttest_1samp(scratch, margin, alternative="less").pvalue
+    assert (row["below_p"], row["verdict"]) == (pytest.approx(expected, abs=1e-9), verdict)
+
+
+def test_a_gain_that_is_shown_and_less_than_the_margin_is_supported() -> None:
+    trials = make_trials(cells({"raw": [0.4, 0.5, 0.6, 0.5, 0.5], "tiny": [0] * 5}))
+    row = compare_inits(trials, make_study(students=PAIR)).iloc[0]
+    assert row["below_p"] < 0.001
+    assert row["verdict"] == "supported"
+
+
+def test_both_tests_are_corrected_over_the_regularizers() -> None:
+    mild = cells({"raw": [1.1, 0.2, 0.4, -0.4, 0.7], "tiny": [0] * 5}, method="mild")
+    strong = cells({"raw": [0.9, 0.1, -0.2, 0.8, 0.6], "tiny": [0] * 5}, method="strong")
+    frame = compare_inits(make_trials(mild | strong), make_study(students=PAIR, methods=["mild", "strong"]))
+    rows = frame[(frame["scope"] == "pair") & (frame["regularizer"] != "all")]
+    for one in ("p", "below_p"):
+        expected = multipletests(rows[one], method="holm")[1]
+        assert rows[f"{one}_corrected"].tolist() == pytest.approx(expected.tolist(), abs=1e-9)
 
 
 def test_pooled_over_pairs_takes_their_means() -> None:
@@ -54,6 +91,7 @@ def test_pooled_over_pairs_takes_their_means() -> None:
     row = frame[(frame["scope"] == "pooled") & (frame["regularizer"] == "smooth")].iloc[0]
     assert (row["unit"], row["n"], row["interaction"]) == ("pairs", 2, pytest.approx(2))
     assert row["p"] == pytest.approx(stats.ttest_1samp([3, 1], 0, alternative="greater").pvalue, abs=1e-9)
+    assert row["below_p"] == pytest.approx(stats.ttest_1samp([3, 1], 1, alternative="less").pvalue, abs=1e-9)
     assert row["note"] == "2 pairs, all on one task: about other students on it, not about other tasks"
 
 
@@ -89,7 +127,7 @@ def test_no_spread_and_no_trials() -> None:
     row = compare_inits(
         make_trials(cells({"raw": [3] * 5, "tiny": [1] * 5})), make_study(students=PAIR)
     ).iloc[0]
-    assert (row["p"], row["note"]) == (1 / 32, "no spread: exact sign-flip test")
+    assert (row["p"], row["below_p"], row["note"]) == (1 / 32, 1, "no spread: exact sign-flip test")
     table = {("news", "tiny", "base"): [80.0] * 5}
     frame = compare_inits(make_trials(table), make_study(students=PAIR))
     assert frame["n"].tolist() == [0] * len(frame)

@@ -9,7 +9,13 @@ import pytest
 
 from kdcache.statistics import compare, summarize
 from kdcache.statistics.against_teacher_free import compare_with_teacher_free
-from kdcache.statistics.learned import unlearned_seeds, without_unlearned, without_unlearned_cells
+from kdcache.statistics.interactions import compare_inits
+from kdcache.statistics.learned import (
+    unlearned_seeds,
+    without_unlearned,
+    without_unlearned_cells,
+    without_unlearned_pairs,
+)
 from kdcache.study import Study
 from tests.statistics.helpers import make_study, make_trials
 from tests.statistics.test_against_teacher_free import PAIR, taught_study
@@ -123,3 +129,30 @@ def test_a_row_about_one_kind_of_student_is_kept_where_only_the_other_learned_no
 
 def needed(summary: dict[str, Any]) -> dict[str, Any]:
     return next(claim for claim in summary["claims"] if claim["id"] == "teacher_needed")
+
+
+@pytest.mark.parametrize(("learned", "verdict"), [(80.0, "contradicted"), (47.3, "inconclusive")])
+@pytest.mark.parametrize("student", ["tiny", "raw"])
+def test_a_student_that_learned_nothing_is_no_evidence_against_a_larger_gain(
+    student: str, learned: float, verdict: str
+) -> None:
+    scores = {"tiny": 80.0, "raw": 80.0} | {student: learned}
+    points = {
+        ("news", name, method): list(
+            scores[name] - 0.1 * np.roll(np.arange(5), 2 * place + (method == "base"))
+        )
+        for place, name in enumerate(scores)
+        for method in ("base", "smooth")
+    }
+    trials, plan = make_trials(points), make_study(students=PAIR)
+    rows = compare_inits(trials, plan)
+    known = rows["n"] > 1  # the pool has a single pair
+    assert set(rows["verdict"][known]) == {"contradicted"}
+    found = without_unlearned_pairs(rows, trials, plan, {"news": 47.3})[known]
+    assert set(found["verdict"]) == {verdict}
+    said = f"news / {student}: no seed of either does better than one answer for every row, 47.3"
+    assert set(found["note"]) == ({said} if verdict == "inconclusive" else {""})
+    claims = {
+        one["id"]: one["verdict"] for one in summarize(trials, plan, majorities={"news": 47.3})["claims"]
+    }
+    assert claims["interaction"] == verdict

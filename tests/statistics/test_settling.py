@@ -125,6 +125,17 @@ def test_an_answered_claim_keeps_the_seeds_that_answered_it() -> None:
     assert settled(study, table).counts["news"]["tiny"] == {"base": 8, "mild": 8}
 
 
+def test_a_claim_that_is_denied_gets_no_more_seeds() -> None:
+    study = make_study(students=PAIR, methods=["mild"], settle="claims", **LOOKS)
+    # "tiny" has its verdict at the first look; that "raw" gains less than 1 point more is shown at the second
+    table = points(study, {("tiny", "mild"): (0, 0.1, 12), ("raw", "mild"): (0.2, 0.5, 12)})
+    first = make_trials({name: row[:4] for name, row in table.items()})
+    assert compare_inits(first, study).iloc[0]["verdict"] == "inconclusive"
+    ended = settled(study, table)
+    assert ended.verdicts == {"equivalent": 2}
+    assert ended.counts["news"]["raw"] == ended.counts["news"]["tiny"] == {"base": 8, "mild": 8}
+
+
 def with_two_distillers(settle: str) -> Study:
     """Two pairs of students, and two kinds of KD, of which one may answer the claim while the other is open."""
     students = PAIR | {"other-raw": ("o", "scratch"), "other": ("o", "pretrained")}
@@ -221,3 +232,17 @@ def test_what_it_asks_for_is_enough_for_the_next_look(seed: int) -> None:
     assert standing(make_trials({c: v.tolist() for c, v in scores.items()}), study) == now
     replayed = replay_study({c: dict(enumerate(v[: counts[c]])) for c, v in scores.items()}, study)
     assert all(outcome.stopped_by for outcome in replayed.outcomes.values())
+
+
+def test_a_gain_that_is_larger_by_the_margin_is_seldom_denied_at_any_look() -> None:
+    """300 studies in which the truth lies on the margin, judged at every look."""
+    study, rng = make_study(students=PAIR, methods=["mild"], **LOOKS), np.random.default_rng(5)
+    denied = 0
+    for _ in range(300):
+        noise = rng.normal(0, 0.8, (4, 12))
+        gains = {("tiny", "base"): 0, ("tiny", "mild"): 0, ("raw", "base"): 0, ("raw", "mild"): 1.0}
+        cells = {
+            ("news", *name): 80 + gain + row for (name, gain), row in zip(gains.items(), noise, strict=True)
+        }
+        denied += compare_inits(make_trials(cells), study).iloc[0]["verdict"] == "contradicted"
+    assert 0 < denied / 300 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300)
