@@ -14,10 +14,10 @@ from simulation.procedure import (
     against_baseline,
     differences,
     holm,
-    interaction_pair,
-    interaction_pooled,
+    interaction_differences,
     judge,
     paired_t,
+    pooled_differences,
     tost,
 )
 
@@ -52,10 +52,12 @@ def some_better(scores: Array, margin: float) -> Claim:
     return better, np.all(no_gain.reshape(len(scores), -1), axis=-1) & ~better
 
 
-def interaction(scores: Array) -> Claim:
+def interaction(scores: Array, margin: float) -> Claim:
     """(c) interaction: the mean gain is larger from scratch; of the only pair, or pooled over pairs."""
-    p = interaction_pair(scores)[:, 0, -1] if scores.shape[1] == 1 else interaction_pooled(scores)[:, -1]
-    return p <= ALPHA, np.zeros(len(p), dtype=bool)
+    one = scores.shape[1] == 1
+    d = interaction_differences(scores)[:, 0, -1] if one else pooled_differences(scores)[:, -1]
+    supported = paired_t(d, 0.0, "greater") <= ALPHA
+    return supported, ~supported & (paired_t(d, margin, "less") <= ALPHA)
 
 
 def teacher_needed(scores: Array, margin: float) -> Claim:

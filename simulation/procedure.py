@@ -148,9 +148,14 @@ def interaction_pair(scores: Array, family: Family = "student") -> Array:
 
 def interaction_pooled(scores: Array) -> Array:
     """The same over two or more pairs, with each pair's mean as one value, [repetitions, regularizers + 1]."""
-    scratch, pretrained = (np.moveaxis(gains.mean(axis=-1), 1, -1) for gains in _gains(scores))
-    p = paired_t(differences(scratch, pretrained), 0.0, "greater")
+    p = paired_t(pooled_differences(scores), 0.0, "greater")
     return np.concatenate([holm(p[:, :-1]), p[:, -1:]], axis=-1)
+
+
+def pooled_differences(scores: Array) -> Array:
+    """Per pair the mean of `interaction_differences` over the seeds, [repetitions, regularizers + 1, tasks]."""
+    scratch, pretrained = (np.moveaxis(gains.mean(axis=-1), 1, -1) for gains in _gains(scores))
+    return differences(scratch, pretrained)
 
 
 def _gains(scores: Array) -> tuple[Array, Array]:
