@@ -209,6 +209,10 @@ def _plan_design(plan: Mapping[str, Any]) -> list[str]:
             f"if {case['assumed']}: {case['likely']} trials {_cost(case['cost'])}, {case['low']} to {case['high']} in "
             f"8 of 10 studies; {case['decided']:.1f} of {case['comparisons']} comparisons decided ({words})"
         )
+    if design["forecasts"] and design["settle"] == "claims":
+        lines.append(
+            "settle is claims: a claim that is open when the comparisons are not takes more, up to the most"
+        )
     if not design["forecasts"]:
         lines.append("how many trials are likely: say --sd, the standard deviation of paired differences")
     return lines

@@ -101,6 +101,18 @@ def test_looks_cost_something_between_the_first_and_the_last(capsys: pytest.Capt
     assert "at least 4 trials (unknown hours, logits 408.0 kB), at most 8 trials" in out
 
 
+@pytest.mark.parametrize("settle", ["verdicts", "claims"])
+def test_a_forecast_of_the_comparisons_says_that_claims_may_take_more(
+    capsys: pytest.CaptureFixture[str], settle: str
+) -> None:
+    looks = f"comparison: {{looks: [2, 4], settle: {settle}, "
+    Path("params.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: 4").replace("comparison: {", looks))
+    asked = ("--rows", "films=4000,1000,2", "--sd", "0.001", "--effects", "50")
+    _, out, _ = run(capsys, *asked)
+    assert ("a claim that is open when the comparisons are not takes more" in out) == (settle == "claims")
+    assert json.loads(run(capsys, *asked, "--json")[1])["design"]["settle"] == settle
+
+
 @pytest.mark.parametrize("text", ["films", "films=10", "films=10,2,3,4,5", "films=-1,2"])
 def test_rows_that_are_none(capsys: pytest.CaptureFixture[str], text: str) -> None:
     code, _, err = run(capsys, "--rows", text)

@@ -24,7 +24,7 @@ Family: TypeAlias = list[
 def describe_design(
     study: Study, comparisons: Path, sd: float | None, effects: Sequence[float] | None
 ) -> dict[str, Any]:
-    """The looks, the smallest and largest number of trials, and a forecast for each assumption.
+    """The looks, the smallest and largest number of trials, and a forecast of the comparisons for each assumption.
 
     Args:
         comparisons: comparisons.csv of this study. Its spreads and differences are assumed if `sd` is not given.
@@ -45,6 +45,7 @@ def describe_design(
     return {
         "looks": study.looks,
         "shares": list(design_of(study).shares),
+        "settle": study.comparison.settle,
         "least": configurations * study.looks[0],
         "most": configurations * study.looks[-1],
         "forecasts": [_described(name, forecast) for name, forecast in cases],
