@@ -13,7 +13,7 @@ import math
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from kdcache.logits.tokens.arrays import by_numpy, dots, places_of, sums, take_rows
+from kdcache.logits.tokens.arrays import by_numpy, dots, places_of, sums, take, take_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 SIZE = 16  # tokens of a block
 BITS = 1 / math.log(2)  # bits in a nat
 PASS = 1 << 19  # values of a pass, on a CPU
+NEARLY = 0.99  # weights that are computed anew may be rounded otherwise: where a loop ends, torch.exp2 does
 
 
 class Distributions:
@@ -30,10 +31,8 @@ class Distributions:
         logits: float32 [n, V], log-probabilities, or values that differ from them by a constant per row; -inf is fine.
 
     Attributes:
-        weights: [n x blocks, SIZE], exp(logits - the row's largest); after the V-th token, zeros. `split_off` sets the
-            weights of the tokens that it takes out to zero.
         blocks: how many blocks a row has.
-        sums: [n, blocks], the blocks' weights.
+        sums: [n, blocks], the blocks' weights: sums of exp(logits - the row's largest). `split_off` takes tokens out.
         totals: [n], the weight of all of a row's tokens.
     """
 
@@ -41,18 +40,19 @@ class Distributions:
         n, vocabulary = logits.shape
         self.logits = logits
         self.blocks = -(-vocabulary // SIZE)
-        weights = logits.new_empty(n, self.blocks * SIZE)
-        self.weights = weights.view(-1, SIZE)
+        self._logits_of_blocks = _whole_blocks(logits, self.blocks).reshape(-1, SIZE)
+        self._bounds = logits.new_full((n,), math.inf)  # tokens of such a weight are taken out
         self.sums = logits.new_empty(n, self.blocks)
         self._largest, self._products = logits.new_empty(n), logits.new_empty(n)
-        step = max(PASS // vocabulary, 1) if by_numpy(logits) else max(n, 1)
+        step = max(min(PASS // vocabulary, n), 1) if by_numpy(logits) else max(n, 1)
+        room = logits.new_zeros(step, self.blocks * SIZE)  # after the V-th token it stays zero
         for start in range(0, n, step):
             at = slice(start, start + step)
-            given, made = logits[at], weights[at]
+            given, weights = logits[at], room[: n - start]
             self._largest[at] = given.amax(1)
-            _powers(given, self._largest[at], made)
-            self.sums[at] = sums(made.view(-1, self.blocks, SIZE))
-            self._products[at] = dots(made[:, :vocabulary], given)
+            _powers(given, self._largest[at], weights[:, :vocabulary])
+            self.sums[at] = sums(weights.view(-1, self.blocks, SIZE))
+            self._products[at] = dots(weights[:, :vocabulary], given)
         self.totals = self.sums.sum(1)
 
     @cached_property
@@ -70,39 +70,55 @@ class Distributions:
 
     def entropies(self) -> Tensor:
         """Entropies in nats, [n]; NaN if the logits are not all finite or -inf. Call this before `split_off`."""
+        import torch
+
         found = self.normalizers - self._products / self.totals
         if not bool(found.isfinite().all()):  # 0 * -inf
-            weights = self.weights.view(len(self.logits), -1)[:, : self.logits.shape[1]]
+            every = torch.arange(self.sums.numel(), device=self.sums.device)
+            weights = self.weights_of(every).view(len(self.logits), -1)[:, : self.logits.shape[1]]
             products = dots(weights, self.logits.masked_fill(weights == 0, 0))
             found = self.normalizers - products / self.totals
         return found
 
+    def weights_of(self, block: Tensor) -> Tensor:
+        """The weights [m, SIZE] of the tokens in some blocks [m]: zeros after the V-th token, and for tokens taken out.
+
+        They are computed anew: a search looks into few blocks, and to keep the weights of all would take longer.
+        """
+        row = block // self.blocks
+        logits = take_rows(self._logits_of_blocks, block)
+        weights = _powers(logits, take(self._largest, row), logits)
+        return weights.masked_fill_(weights >= take(self._bounds, row)[:, None], 0)
+
     def split_off(self, eps: float) -> tuple[Tensor, Tensor]:
-        """Take all tokens with probability eps or more out of `weights` and `sums`.
+        """Take all tokens with probability eps or more out of the weights and `sums`.
 
         Returns:
             (rows [m], tokens [m]), in order.
         """
         bounds = eps * self.totals
-        # A block weighs at least as much as its heaviest token, in floating point too.
-        at = places_of(self.sums >= bounds[:, None])
-        weights = take_rows(self.weights, at)
-        heavy = weights >= bounds[at // self.blocks][:, None]
-        rest = weights.masked_fill(heavy, 0)
-        self.weights[at] = rest
-        self.sums.view(-1)[at] = sums(rest)
+        at = places_of(self.sums >= NEARLY * bounds[:, None])  # a block weighs as much as its heaviest token
+        weights = self.weights_of(at)
+        heavy = weights >= take(bounds, at // self.blocks)[:, None]
+        self.sums.view(-1)[at] = sums(weights.masked_fill(heavy, 0))
+        self._bounds = bounds
         which, token = heavy.nonzero(as_tuple=True)
         block = at[which]
         row = block // self.blocks
         return row, (block - row * self.blocks) * SIZE + token
 
 
-def _powers(logits: Tensor, largest: Tensor, powers: Tensor) -> None:
-    """exp(logits - largest), followed by zeros. It is computed by powers of two, which takes half the time."""
+def _whole_blocks(logits: Tensor, blocks: int) -> Tensor:
+    """The logits, followed by those of tokens without any probability up to the last block's end."""
+    from torch.nn.functional import pad
+
+    missing = blocks * SIZE - logits.shape[1]
+    return pad(logits, (0, missing), value=-math.inf) if missing else logits
+
+
+def _powers(logits: Tensor, largest: Tensor, out: Tensor) -> Tensor:
+    """exp(logits - largest). It is computed by powers of two, which takes half the time."""
     import torch
 
-    vocabulary = logits.shape[1]
-    powers[:, vocabulary:] = 0
-    part = powers[:, :vocabulary]
-    torch.add(-BITS * largest[:, None], logits, alpha=BITS, out=part)
-    torch.exp2(part, out=part)
+    torch.add(-BITS * largest[:, None], logits, alpha=BITS, out=out)
+    return torch.exp2(out, out=out)

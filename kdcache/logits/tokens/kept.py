@@ -49,6 +49,7 @@ class Kept:
             at = slice(start, start + len(logits))
             pieces.append(self._piece(logits[:, :size], labels[at], numbers[at], start))
             start = at.stop
+            del logits  # so that the next ones get the same memory
         return self.assembled(pieces)
 
     def _piece(

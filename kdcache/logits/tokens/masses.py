@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kdcache.logits.tokens.arrays import array, cumulated, search, take, take_rows
+from kdcache.logits.tokens.arrays import array, cumulated, search, take
 from kdcache.logits.tokens.distributions import SIZE, Distributions
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Masses:
         block = search(self._line[1:], point)
         start = take(self._line, block)
         share = ((point - start).double() + 0.5) / (take(self._line, block + 1) - start)
-        found = block * SIZE + _within(take_rows(self._given.weights, block), share)
+        found = block * SIZE + _within(self._given.weights_of(block), share)
         return array(found) - rows * (self._given.blocks * SIZE)
 
 

@@ -39,8 +39,8 @@ class Outputs:
         with torch.inference_mode():
             for start in range(0, len(places), size):
                 chosen = values.index_select(0, places[start : start + size])
-                logits = (chosen if self.head is None else self.head(chosen)).float()
-                yield from torch.split(logits, step)
+                # They have no name here, which would hold them while the next ones are made: these get the same memory.
+                yield from torch.split((chosen if self.head is None else self.head(chosen)).float(), step)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def test_logits_that_are_no_distribution_have_no_entropy(bad):
 def test_weights_are_the_probabilities():
     logits = 4 * torch.randn(9, 50, generator=torch.Generator().manual_seed(1))
     given = Distributions(logits)
-    assert (given.blocks, tuple(given.weights.shape)) == (4, (9 * 4, SIZE))
-    weights = given.weights.view(9, 64)
+    assert given.blocks == 4
+    weights = given.weights_of(torch.arange(9 * 4)).view(9, 64)
     np.testing.assert_allclose(weights[:, :50] / given.totals[:, None], logits.double().softmax(1), rtol=3e-6)
     assert (weights[:, 50:] == 0).all()
-    np.testing.assert_allclose(given.sums, given.weights.view(9, 4, SIZE).sum(2), rtol=1e-6)
+    np.testing.assert_allclose(given.sums, weights.view(9, 4, SIZE).sum(2), rtol=1e-6)
     np.testing.assert_allclose(given.logprobs(), logits.double().log_softmax(1), atol=2e-6)
 
 
@@ -49,7 +49,8 @@ def test_split_off():
     rows, tokens = given.split_off(0.24)
     assert (rows.tolist(), tokens.tolist()) == ([0, 0, 0, 1], [0, 1, 2, 2])
     np.testing.assert_allclose(given.sums[:, 0] / given.totals, [0, 0.2], rtol=1e-6)
-    np.testing.assert_allclose(given.weights[1, :3] / given.totals[1], [0.1, 0.1, 0], rtol=1e-6)
+    rest = given.weights_of(torch.tensor([1]))[0, :3]
+    np.testing.assert_allclose(rest / given.totals[1], [0.1, 0.1, 0], rtol=1e-6)
     assert [len(part) for part in given.split_off(0.24)] == [0, 0]
 
 
@@ -59,7 +60,7 @@ def test_passes_over_a_few_positions_at_a_time_change_nothing(monkeypatch, vocab
     whole = Distributions(logits)
     monkeypatch.setattr("kdcache.logits.tokens.distributions.PASS", 7 * vocabulary)
     parts = Distributions(logits)
-    assert torch.equal(whole.weights, parts.weights)
+    assert torch.equal(whole.sums, parts.sums)
     assert torch.equal(whole.totals, parts.totals)
     assert torch.equal(whole.entropies(), parts.entropies())
 

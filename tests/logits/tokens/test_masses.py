@@ -21,7 +21,7 @@ def test_every_point_finds_its_token(vocabulary):
     of = Distributions(given)
     masses = Masses(of)
     np.testing.assert_allclose(masses.totals / ONE, 1, atol=1e-6)
-    weights = of.weights.view(5, -1)[:, :vocabulary].double()
+    weights = of.weights_of(torch.arange(5 * of.blocks)).view(5, -1)[:, :vocabulary].double()
     probabilities = weights / weights.sum(1, keepdim=True)
     for row in range(5):
         ends = list(accumulate(probabilities[row].tolist()))
