@@ -211,7 +211,7 @@ def _plan_design(plan: Mapping[str, Any]) -> list[str]:
         )
     if design["forecasts"] and design["settle"] == "claims":
         lines.append(
-            "settle is claims: a claim that is open when the comparisons are not takes more, up to the most"
+            f"with settle: claims, a claim that stays open takes more trials, at most {design['most']['trials']}"
         )
     if not design["forecasts"]:
         lines.append("how many trials are likely: say --sd, the standard deviation of paired differences")

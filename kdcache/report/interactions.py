@@ -53,7 +53,7 @@ def _interaction(row: dict[str, Any], metrics: Metrics) -> InteractionLine:
         below_p=wording.p_value(row.get("below_p_corrected")),  # older files lack it
         n=f"{row['n']} {row['unit']}",
         verdict=row["verdict"],
-        shown=slopes.SAID[row["verdict"]],
+        shown=wording.verdict_words(slopes.SAID[row["verdict"]], row.get("negligible", False)),
         note=row["note"],
     )
 

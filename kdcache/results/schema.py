@@ -327,6 +327,7 @@ class InteractionRow:
     metric: str
     unit: str  # what n counts: seeds or pairs
     n: int
+    margin: float
     gain_scratch: InPoints = None
     gain_pretrained: InPoints = None
     interaction: InPoints = None
@@ -335,12 +336,12 @@ class InteractionRow:
     ci_high: InPoints = None
     p: PValue = None
     p_corrected: PValue = None
-    margin: float
     below_p: PValue = None
     below_p_corrected: PValue = None
     family_size: Count = None
     detectable: InPoints = None
     verdict: str = ""
+    negligible: bool = False
     look: Count = None
     note: str
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from kdcache.statistics import power, wording
 from kdcache.statistics.judging import VERDICTS
+from kdcache.statistics.learned import unlearned_of
 from kdcache.study.metrics import POINTS, Unit, unit_of
 
 NONE_GOES_ON = "No comparison with the baseline goes on, so nobody gets more seeds."
@@ -62,6 +63,11 @@ class ClaimRows:
         rows = (row for row in self.interactions if row["scope"] == "pair")
         return {(row["task"], row["scratch"], row["pretrained"]) for row in rows}
 
+    @property
+    def pooled(self) -> list[dict[str, Any]]:
+        """The rows of `teacher_needed` over all tasks and students."""
+        return [row for row in self.teacher_needed if row["scope"] == "pooled" and row["init"] == "all"]
+
     def pool(self, pairs: int) -> str:
         """The pairs of a pool in words: "6 pairs of students on 2 tasks", "3 pairs of students, all on digits"."""
         tasks = sorted({task for task, _, _ in self.pairs})
@@ -104,9 +110,19 @@ def _why_ended(claim: Numbers, rows: ClaimRows) -> str:
         return ""
     if claim["id"] not in WITH_LOOKS:
         return NONE_GOES_ON
+    unlearned = _unlearned(claim, rows)
+    if unlearned:
+        return f"More seeds would not help: {unlearned}."
     if rows.last_look is None:
         return f"{NONE_GOES_ON} {WITH_CLAIMS}"
     return AT_THE_LAST_LOOK if claim["look"] == rows.last_look else ""
+
+
+def _unlearned(claim: Numbers, rows: ClaimRows) -> str:
+    """Where nobody learned anything, if that is why the claim is open."""
+    if claim["id"] == "interaction":
+        return unlearned_of([str(claim.get("note", ""))])
+    return unlearned_of(str(row.get("note", "")) for row in rows.pooled)
 
 
 def put_in_short(verdicts: Mapping[str, str], comparisons: pd.DataFrame) -> str:
@@ -212,10 +228,10 @@ def _interaction(claim: Numbers, rows: ClaimRows) -> Words:
 
 
 def _shown(claim: Numbers, unit: Unit) -> str:
-    """That the difference is less than the margin, where that is the answer: the interval is stricter than the test."""
-    if claim["verdict"] != "contradicted":
+    """That the difference is less than the margin, where that is shown: the interval is stricter than the test."""
+    if claim["verdict"] != "contradicted" and not claim.get("negligible"):  # older files lack it
         return ""
-    return f", shown to be less than {wording.amount(claim['margin'], unit)}"
+    return f", shown to be less than {wording.amount(claim['margin'], unit)} (one-sided)"
 
 
 def _tests(claim: Numbers, unit: Unit) -> str:
@@ -238,9 +254,13 @@ def _would_take(claim: Numbers) -> str:
     key = f"{claim['unit']}_to_settle"
     if claim["verdict"] != "inconclusive" or claim["p"] is None or key not in claim:  # older files lack a key
         return ""
+    if unlearned_of([claim.get("note", "")]):
+        return ""
     kind, needed = "pairs of students" if claim["unit"] == "pairs" else "seeds", claim[key]
     if needed is None:
         return f" As estimated, more than {power.MOST_SEEDS:,} {kind} would settle it."
+    if kind != "seeds" and claim["n"] <= 2:
+        return ""  # the spread of two values says next to nothing
     if needed <= claim["n"]:
         return ""  # an early look has only part of alpha: it can leave open what a single look at its seeds would show
     most = claim["seeds_declared"]
@@ -258,9 +278,9 @@ def _one_by_one(claim: Numbers, rows: ClaimRows) -> str:
     """For which regularizers single pairs of students show the interaction, each tested and corrected."""
     counts = Counter(row["regularizer"] for row in claim["per_regularizer_supported"])
     if not counts:
-        return "No regularizer shows it in any pair of students."
+        return "No regularizer is shown to gain more from scratch in any pair of students."
     said = (f"{name} in {n} of {len(rows.pairs)}" for name, n in counts.most_common())
-    return f"Pair by pair it is shown for {wording.listing(said)}."
+    return f"Pair by pair a larger gain is shown for {wording.listing(said)}."
 
 
 def _stated(p: float) -> str:
@@ -329,7 +349,7 @@ def _would_settle(rows: pd.DataFrame) -> str:
 def _teacher(claim: Numbers, rows: ClaimRows) -> Words:
     """KD against the mean of the teacher-free regularizers, from the pooled rows of summary.json."""
     free = [str(name) for name in claim.get("teacher_free", [])]
-    pooled = [row for row in rows.teacher_needed if row["scope"] == "pooled" and row["init"] == "all"]
+    pooled = rows.pooled
     if not pooled or not free:
         return str(claim.get("sentence", "")), ""
     against = free[0] if len(free) == 1 else f"the mean of {wording.listing(free)}"
@@ -392,7 +412,7 @@ KNOWN: dict[str, Known] = {
         "Do they help more from scratch than pretrained?",
         "more gain from scratch",
         "whether they help more from scratch than pretrained",
-        {"supported": "Yes", "contradicted": "No"},
+        {"supported": "Yes", "contradicted": "Not by the margin"},
         {
             "supported": "regularizers help more from scratch than pretrained",
             "contradicted": "regularizers do not help more from scratch than pretrained by the margin",

@@ -92,8 +92,8 @@ def some_better(rows: pd.DataFrame, study: Study) -> dict[str, Any]:
 def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     """The mean gain from scratch exceeds the mean gain when pretrained: over the pool of pairs, or the only pair.
 
-    Contradicted if it is shown to exceed it by less than the margin. A gain that is shown, but is less than the margin,
-    is supported.
+    Contradicted if only this is shown: if it exceeds it, then by less than the margin. Supported and negligible if both
+    are shown.
 
     `seeds_to_settle`: with how many seeds the only pair would show either, if the estimate were true (power 0.8).
     `pairs_to_settle`: the same for a pool, whose values are pairs of students. `seeds_declared`: the most seeds that
@@ -121,6 +121,7 @@ def interaction(interactions: pd.DataFrame, study: Study) -> dict[str, Any]:
     return {
         "id": "interaction",
         "verdict": row["verdict"],
+        "negligible": row["negligible"],
         **{name: row[name] for name in numbers},
         "look": row["look"],
         **{f"{unit}_to_settle": to_settle if row["unit"] == unit else None for unit in ("seeds", "pairs")},

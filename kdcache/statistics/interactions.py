@@ -49,7 +49,8 @@ def compare_inits(trials: pd.DataFrame, study: Study) -> pd.DataFrame:
     t, or exact sign-flip without spread. The margin is the declared one, of a pool the smallest. Each p is corrected
     over the regularizers by `comparison.family` (pooled rows: all together); `all` is one claim of its own. detectable:
     the interaction that the first test finds with 80% power. verdict: `supported` if p_corrected <= alpha, else
-    `contradicted` if below_p_corrected <= alpha, else `inconclusive`.
+    `contradicted` if below_p_corrected <= alpha, else `inconclusive`. negligible: supported, and below_p_corrected <=
+    alpha as well.
 
     With looks, every row is tested at each look for which all its trials are there. At a look, p-values are divided by
     the look's share of alpha before they are corrected, and intervals are repeated intervals. A row shows the first
@@ -228,16 +229,11 @@ def _judged(rows: list[InteractionRow], keys: list[tuple[str, ...]], study: Stud
         size = keys.count(key)
         at = level(_level(study, row.look or 1), size, comparison.correction)
         corrected = replace(row, p_corrected=p, below_p_corrected=below_p, family_size=size)
-        word = _verdict(corrected, comparison.alpha)
-        judged.append(replace(corrected, detectable=_detectable(row, at), verdict=word))
+        more, less = (p is not None and p <= comparison.alpha for p in (p, below_p))
+        word = "supported" if more else "contradicted" if less else "inconclusive"
+        detectable = _detectable(row, at)
+        judged.append(replace(corrected, detectable=detectable, verdict=word, negligible=more and less))
     return judged
-
-
-def _verdict(row: InteractionRow, alpha: float) -> str:
-    if row.p_corrected is not None and row.p_corrected <= alpha:
-        return "supported"
-    shown = row.below_p_corrected is not None and row.below_p_corrected <= alpha
-    return "contradicted" if shown else "inconclusive"
 
 
 def _key(row: InteractionRow, study: Study) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ such a comparison gets no verdict.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -20,6 +20,7 @@ from kdcache.study.metrics import unit_of
 
 ROUNDING = 1e-4  # the tolerance of comparisons, since the files have six digits
 NOTHING_LEARNED = "nothing learned"  # the outcome of a comparison
+NO_BETTER = "no seed of either does better than one answer for every row"
 Cell: TypeAlias = tuple[str, str, Sequence[str]]  # task, student, and the methods that are compared
 
 
@@ -49,7 +50,7 @@ def without_unlearned(
         majorities: by task, the score of one answer for every row, in the task's first metric and its unit.
     """
     learning, judged = _Learning(trials, study, majorities), comparisons.copy()
-    for place, row in _equivalent(comparisons):
+    for place, row in comparisons[comparisons["verdict"] == "equivalent"].iterrows():
         sides = (row["regularizer"], study.comparison.baseline)
         said = learning.nothing((row["task"], row["student"], sides), row["look"])
         if said:
@@ -66,24 +67,14 @@ def without_unlearned_cells(
     For a pooled row one task and student of which nobody learned anything are enough: the difference of zero there
     would make the mean smaller.
     """
-    learning, judged = _Learning(trials, study, majorities), advantages.copy()
-    for place, row in _equivalent(advantages):
-        learning.take_back(judged, place, _cells(row, study))
-    return judged
+    return _Learning(trials, study, majorities).take_back(advantages, "equivalent", _cells)
 
 
 def without_unlearned_pairs(
     interactions: pd.DataFrame, trials: pd.DataFrame, study: Study, majorities: Mapping[str, float]
 ) -> pd.DataFrame:
     """The same for the `contradicted` rows of `compare_inits`: a student that learned nothing cannot gain."""
-    learning, judged = _Learning(trials, study, majorities), interactions.copy()
-    for place, row in interactions[interactions["verdict"] == "contradicted"].iterrows():
-        learning.take_back(judged, place, _cells_of_pairs(row, study))
-    return judged
-
-
-def _equivalent(rows: pd.DataFrame) -> Iterator[tuple[Any, pd.Series[Any]]]:
-    yield from rows[rows["verdict"] == "equivalent"].iterrows()
+    return _Learning(trials, study, majorities).take_back(interactions, "contradicted", _cells_of_pairs)
 
 
 def _cells_of_pairs(row: pd.Series[Any], study: Study) -> Iterator[Cell]:
@@ -107,6 +98,12 @@ def _cells(row: pd.Series[Any], study: Study) -> Iterator[Cell]:
             yield task, student, (row["regularizer"], *others)
 
 
+def unlearned_of(notes: Iterable[str]) -> str:
+    """The part of a row's note that says where nobody learned anything; nothing if no note does."""
+    parts = (part for note in notes for part in note.split("; "))
+    return next((part for part in parts if NO_BETTER in part), "")
+
+
 def _joined(note: Any, said: str) -> str:
     return "; ".join(filter(None, [str(note), said]))
 
@@ -117,14 +114,17 @@ class _Learning:
     study: Study
     majorities: Mapping[str, float]
 
-    def take_back(self, judged: pd.DataFrame, place: Any, cells: Iterable[Cell]) -> None:
-        """Make a row `inconclusive` if there is a cell of which nobody learned anything; its note says which."""
-        for cell in cells:
-            said = self.nothing(cell, judged.loc[place, "look"])
-            if said:
-                note = _joined(judged.loc[place, "note"], f"{cell[0]} / {cell[1]}: {said}")
-                judged.loc[place, ["verdict", "note"]] = ["inconclusive", note]
-                return
+    def take_back(
+        self, rows: pd.DataFrame, verdict: str, cells_of: Callable[[pd.Series[Any], Study], Iterable[Cell]]
+    ) -> pd.DataFrame:
+        """The rows, with a verdict made `inconclusive` where nobody learned anything of a cell; the note says which."""
+        judged = rows.copy()
+        for place, row in rows[rows["verdict"] == verdict].iterrows():
+            reasons = ((cell, self.nothing(cell, row["look"])) for cell in cells_of(row, self.study))
+            found = next((f"{task} / {student}: {said}" for (task, student, _), said in reasons if said), "")
+            if found:
+                judged.loc[place, ["verdict", "note"]] = ["inconclusive", _joined(row["note"], found)]
+        return judged
 
     def nothing(self, cell: Cell, look: Any) -> str:
         """That nobody learned anything, in words; nothing if somebody did, or if the majority's score is unknown."""
@@ -134,7 +134,7 @@ class _Learning:
         used, metric = self._used(task, student, names, int(look)), self.study.tasks[task].metrics[0]
         if len(unlearned_seeds(used, metric, self.majorities[task])) < len(used):
             return ""
-        return f"no seed of either does better than one answer for every row, {self.majorities[task]:.4g}"
+        return f"{NO_BETTER}, {self.majorities[task]:.4g}"
 
     def _used(self, task: str, student: str, names: Sequence[str], look: int) -> pd.DataFrame:
         """The trials of some methods that have a score, up to a look."""

@@ -148,9 +148,11 @@ class Study(Params):
         params.yaml that has to be decided before the trials.
 
         More than one means that it was changed after trials had been judged; error rates then hold for none of them.
+        `settle` may be changed at any time: it decides which looks are taken, not how they are judged.
         """
         now = {"seeds": in_short(self.seeds), **self.comparison.model_dump(mode="json")}
-        return [declaration for declaration in self._declared if declaration != now] + [now]
+        others = (declared for declared in self._declared if {**declared, "settle": now["settle"]} != now)
+        return [*others, now]
 
     def seeds_of(self, task: str, student: str, regularizer: str) -> list[int]:
         """The seeds that a configuration has now: all of them, or in a study with looks the first few.

@@ -109,7 +109,7 @@ def test_a_forecast_of_the_comparisons_says_that_claims_may_take_more(
     Path("params.yaml").write_text(STUDY.replace("seeds: [0, 1]", "seeds: 4").replace("comparison: {", looks))
     asked = ("--rows", "films=4000,1000,2", "--sd", "0.001", "--effects", "50")
     _, out, _ = run(capsys, *asked)
-    assert ("a claim that is open when the comparisons are not takes more" in out) == (settle == "claims")
+    assert ("a claim that stays open takes more trials, at most 8\n" in out) == (settle == "claims")
     assert json.loads(run(capsys, *asked, "--json")[1])["design"]["settle"] == settle
 
 

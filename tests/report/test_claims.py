@@ -102,7 +102,7 @@ def test_interaction(metrics: Metrics) -> None:
     assert plain(claim.sentence).endswith("a difference of +0.42 [−0.50, 1.35].")
     assert claim.note == (
         "From 5 seeds, tested one-sided: above 0 with p = 0.130, below 1 point with p = 0.094. "
-        "Pair by pair it is shown for kd in 1 of 1."
+        "Pair by pair a larger gain is shown for kd in 1 of 1."
     )
 
 
@@ -121,10 +121,38 @@ def test_an_interaction_with_looks_has_the_p_values_that_its_verdict_is_made_fro
 def test_an_interaction_that_is_denied_is_less_than_the_margin(metrics: Metrics) -> None:
     metrics.summary["claims"][2]["verdict"] = "contradicted"
     claim = claims(metrics)[2]
-    assert claim.answer == "No"
+    assert claim.answer == "Not by the margin"
     assert plain(claim.sentence).endswith(
-        "a difference of +0.42 [−0.50, 1.35], shown to be less than 1 point."
+        "a difference of +0.42 [−0.50, 1.35], shown to be less than 1 point (one-sided)."
     )
+
+
+def test_a_larger_gain_that_is_less_than_the_margin_says_so(metrics: Metrics) -> None:
+    metrics.summary["claims"][2] |= {"verdict": "supported", "negligible": True}
+    claim = claims(metrics)[2]
+    assert (claim.answer, "shown to be less than 1 point" in claim.sentence) == ("Yes", True)
+    metrics.summary["claims"][2]["negligible"] = False
+    assert "shown to be less" not in claims(metrics)[2].sentence
+
+
+@pytest.mark.parametrize("place", ["interaction", "teacher_needed"])
+def test_a_claim_that_is_open_because_nobody_learned_says_so(metrics: Metrics, place: str) -> None:
+    said = "a / raw: no seed of either does better than one answer for every row, 47.3"
+    metrics.comparisons["look"], metrics.comparisons["stopped_by"] = 2, "equivalence"
+    metrics.summary["decided"] = {"settle": "claims"}
+    metrics.summary["study"] = {"looks": [2, 4]}
+    for asked in metrics.summary["claims"][2:]:
+        asked["look"] = 1
+    number = 2 if place == "interaction" else 3
+    metrics.summary["claims"][number] |= {"verdict": "inconclusive", "seeds_to_settle": 30}
+    if place == "interaction":
+        metrics.summary["claims"][2]["note"] = f"1 of 5 seeds lack one of the four trials; {said}"
+    else:
+        metrics.summary["teacher_needed"] = [samples.TEACHER | {"note": said}]
+    claim = claims(metrics)[number]
+    assert claim.answer == "Undecided"
+    assert claim.note.endswith(f"More seeds would not help: {said}.")
+    assert "would settle" not in claim.sentence
 
 
 def test_an_open_interaction_says_how_many_seeds_would_settle_it(metrics: Metrics) -> None:
@@ -149,7 +177,11 @@ def test_an_open_interaction_of_a_pool_says_how_many_pairs_would_settle_it(metri
     claim |= {"unit": "pairs", "n": 3, "seeds_declared": 5}
     claim.pop("pairs_to_settle", None)
     assert "would settle it" not in claims(metrics)[2].sentence  # a file from before `pairs_to_settle`
-    claim["pairs_to_settle"] = 12
+    claim |= {"pairs_to_settle": 12, "n": 2}
+    assert (
+        "would settle it" not in claims(metrics)[2].sentence
+    )  # the spread of two pairs says next to nothing
+    claim["n"] = 3
     would_take = "As estimated, about 12 pairs of students would settle it."
     assert plain(claims(metrics)[2].sentence).endswith(f"[−0.50, 1.35]. {would_take}")
 

@@ -71,7 +71,7 @@ def test_a_gain_that_is_shown_and_less_than_the_margin_is_supported() -> None:
     trials = make_trials(cells({"raw": [0.4, 0.5, 0.6, 0.5, 0.5], "tiny": [0] * 5}))
     row = compare_inits(trials, make_study(students=PAIR)).iloc[0]
     assert row["below_p"] < 0.001
-    assert row["verdict"] == "supported"
+    assert (row["verdict"], row["negligible"]) == ("supported", True)
 
 
 def test_both_tests_are_corrected_over_the_regularizers() -> None:

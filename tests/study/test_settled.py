@@ -70,6 +70,13 @@ def test_what_another_study_was_judged_by_is_of_no_concern(tmp_path: Path) -> No
     assert len(study.declarations) == 2
 
 
+def test_what_goes_on_may_be_declared_anew_at_any_time(tmp_path: Path) -> None:
+    params = write(tmp_path, changed(LOOKS))
+    write_settled(settled_beside(params), load_study(params), counts(4, 4))
+    write(tmp_path, changed({**LOOKS, "comparison.settle": "claims"}))
+    assert [one["settle"] for one in load_study(params).declarations] == ["claims"]
+
+
 def test_what_was_declared_before_stays(tmp_path: Path) -> None:
     params = write(tmp_path, changed(LOOKS))
     write_settled(settled_beside(params), load_study(params), counts(4, 4))

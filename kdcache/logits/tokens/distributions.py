@@ -40,7 +40,6 @@ class Distributions:
         n, vocabulary = logits.shape
         self.logits = logits
         self.blocks = -(-vocabulary // SIZE)
-        self._logits_of_blocks = _whole_blocks(logits, self.blocks).reshape(-1, SIZE)
         self._bounds = logits.new_full((n,), math.inf)  # tokens of such a weight are taken out
         self.sums = logits.new_empty(n, self.blocks)
         self._largest, self._products = logits.new_empty(n), logits.new_empty(n)
@@ -86,9 +85,20 @@ class Distributions:
         They are computed anew: a search looks into few blocks, and to keep the weights of all would take longer.
         """
         row = block // self.blocks
-        logits = take_rows(self._logits_of_blocks, block)
+        logits = self._logits_of(row, block - row * self.blocks)
         weights = _powers(logits, take(self._largest, row), logits)
         return weights.masked_fill_(weights >= take(self._bounds, row)[:, None], 0)
+
+    def _logits_of(self, row: Tensor, block: Tensor) -> Tensor:
+        """The logits [m, SIZE] of a block of each of some rows [m]; -inf after the V-th token."""
+        import torch
+
+        vocabulary = self.logits.shape[1]
+        if vocabulary % SIZE == 0 and self.logits.is_contiguous():
+            return take_rows(self.logits.view(-1, SIZE), row * self.blocks + block)
+        token = block[:, None] * SIZE + torch.arange(SIZE, device=block.device)
+        logits = self.logits[row[:, None], token.clamp_max(vocabulary - 1)]
+        return logits.masked_fill_(token >= vocabulary, -math.inf)
 
     def split_off(self, eps: float) -> tuple[Tensor, Tensor]:
         """Take all tokens with probability eps or more out of the weights and `sums`.
@@ -96,24 +106,18 @@ class Distributions:
         Returns:
             (rows [m], tokens [m]), in order.
         """
+        import torch
+
         bounds = eps * self.totals
         at = places_of(self.sums >= NEARLY * bounds[:, None])  # a block weighs as much as its heaviest token
         weights = self.weights_of(at)
         heavy = weights >= take(bounds, at // self.blocks)[:, None]
         self.sums.view(-1)[at] = sums(weights.masked_fill(heavy, 0))
-        self._bounds = bounds
+        self._bounds = torch.minimum(self._bounds, bounds)
         which, token = heavy.nonzero(as_tuple=True)
         block = at[which]
         row = block // self.blocks
         return row, (block - row * self.blocks) * SIZE + token
-
-
-def _whole_blocks(logits: Tensor, blocks: int) -> Tensor:
-    """The logits, followed by those of tokens without any probability up to the last block's end."""
-    from torch.nn.functional import pad
-
-    missing = blocks * SIZE - logits.shape[1]
-    return pad(logits, (0, missing), value=-math.inf) if missing else logits
 
 
 def _powers(logits: Tensor, largest: Tensor, out: Tensor) -> Tensor:
