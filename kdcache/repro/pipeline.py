@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from kdcache.errors import KdcacheError
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
+ENDING = 10  # seconds: the stages of a killed run notice its end and stop, which takes one or two
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Project:
                     for step in steps
                 },
                 outs={step.addressing: [Path(out.fs_path) for out in step.outs] for step in steps},
-                changed={name: _named(status) for name, status in repo.status().items()},
+                changed={name: _named(status) for name, status in _status(repo).items()},
                 superseded={
                     step.addressing for step in steps if _is_superseded(step, graph.successors(step))
                 },
@@ -100,6 +102,18 @@ class Project:
             stages = data["stages"]
             for name in names:
                 stages[name] = stages.pop(name)
+
+
+def _status(repo: Repo) -> dict[str, Any]:
+    """What `dvc status` says. Stages that still hold their outs are waited for, for a short time."""
+    deadline = time.monotonic() + ENDING
+    while True:
+        try:
+            return dict(repo.status())
+        except LockError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
 
 
 def run_together(names: Sequence[str], allow_missing: bool = False) -> None:

@@ -376,10 +376,23 @@ with lock_repo(Repo()):
 """
 
 
-def test_another_dvc_command_is_waited_for(new_project: NewProject) -> None:
-    """`dvc push` has the lock all the time."""
+STILL_WRITING = """
+import time
+from pathlib import Path
+from dvc.repo import Repo
+from dvc.rwlock import rwlock
+repo = Repo()
+with rwlock(repo.tmp_dir, repo.fs, "dvc repro c", [], [str(Path("c.txt").resolve())], False):
+    Path("locked").touch()
+    time.sleep(5)
+"""
+
+
+@pytest.mark.parametrize("code", [LOCKED, STILL_WRITING], ids=["a command", "a stage of a killed run"])
+def test_another_dvc_command_is_waited_for(new_project: NewProject, code: str) -> None:
+    """`dvc push` has the lock all the time. A killed run's stages hold their outs until they notice that it is gone."""
     project = new_project("project")
-    other = project.start(code=LOCKED)
+    other = project.start(code=code)
     while not (project.folder / "locked").exists():
         assert other.poll() is None, other.communicate()
         time.sleep(0.02)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.weightstats import ttost_paired
@@ -102,6 +102,7 @@ def predicted(d: np.ndarray, share: float, margin: float, size: int) -> float:
 @given(seed=st.integers(0, 10**6))
 def test_equal_to_a_plain_loop(seed: int) -> None:
     d = drawn(seed)
+    assume(all(np.ptp(row[:n]) > 0 for row in d for n in LOOKS))  # without spread a t-test has no p
     outcomes = replay(Design.of(LOOKS), family(d), SEEDS).outcomes
     found = [(o.verdict.split(":")[0], o.look) for o in outcomes]
     assert found == plainly(d, [1 / 8, 1 / 8, 1 / 4, 1 / 2], 1.0, 0.1)
