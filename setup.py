@@ -22,7 +22,7 @@ TEMPLATE = (
     ),
     *(
         f"data/models/{name}/*"
-        for name in ("bert-small", "bert-tiny", "gpt2-small", "gpt2-tiny", "resnet-tiny", "vit-tiny")
+        for name in ("bert-small", "bert-micro", "gpt2-small", "gpt2-tiny", "resnet-tiny", "vit-tiny")
     ),
 )
 

@@ -215,7 +215,7 @@ def _look_at(data: Texts) -> tuple[str, int]:
             "few classes (a regression is written by hand, docs/adding-a-task.md)"
         )
     check_source(task)
-    tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-tiny/tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(template.root() / "data/models/bert-micro/tokenizer.json"))
     tokenizer.no_truncation()
     texts = list(_sample(loaded["train"], list(data.text)))
     counts = [len(encoding.ids) for encoding in tokenizer.encode_batch(texts)]

@@ -79,8 +79,8 @@ def test_the_stages_and_the_default_study_are_this_repository_s(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "tasks", "models"),
     [
-        ("default", ["bbc-headlines", "digits"], ["bert-small", "bert-tiny", "resnet-tiny", "vit-tiny"]),
-        ("text", ["bbc-headlines"], ["bert-small", "bert-tiny"]),
+        ("default", ["bbc-headlines", "digits"], ["bert-micro", "bert-small", "resnet-tiny", "vit-tiny"]),
+        ("text", ["bbc-headlines"], ["bert-micro", "bert-small"]),
         ("images", ["digits"], ["resnet-tiny", "vit-tiny"]),
         ("language-model", ["bbc-articles"], ["gpt2-small", "gpt2-tiny"]),
         ("paper", ["cola", "sst2", "mrpc", "qnli", "rte"], []),
@@ -109,7 +109,7 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     assert (tmp_path / "reviews/data/train.csv").read_bytes() == data.train.read_bytes()
     assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
     assert any("kdcache settle" in line for line in said)
-    assert any("kdcache student reviews bert-tiny kd --out DIR" in line for line in said)
+    assert any("kdcache student reviews bert-micro kd --out DIR" in line for line in said)
     assert written(tmp_path / "reviews", "dvc.yaml")["stages"]["prepare"]["deps"] == [
         "data/train.csv",
         "data/validation.csv",
@@ -181,7 +181,7 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    "place", ["data/train.csv", "data/models/bert-tiny/config.json", ".dvc/plots/gains.json"]
+    "place", ["data/train.csv", "data/models/bert-micro/config.json", ".dvc/plots/gains.json"]
 )
 def test_a_file_with_other_content_is_named_and_nothing_is_written(tmp_path: Path, place: str) -> None:
     data = own_data.Texts(*put_rows(tmp_path / "from"), text=["text"], label="mood")
@@ -216,13 +216,13 @@ def test_a_file_in_a_folder_s_place_is_named(tmp_path: Path, place: str) -> None
 
 def test_what_is_there_already_with_the_same_content_stays(tmp_path: Path) -> None:
     train, validation = put_rows(tmp_path / "p" / "data")
-    place = "data/models/bert-tiny/config.json"
+    place = "data/models/bert-micro/config.json"
     (tmp_path / "p" / place).parent.mkdir(parents=True)
     shutil.copy(ROOT / place, tmp_path / "p" / place)
     before = everything(tmp_path / "p")
     init.start_project(tmp_path / "p", data=own_data.Texts(train, validation, text=["text"], label="mood"))
     assert before.items() <= everything(tmp_path / "p").items()
-    assert (tmp_path / "p/data/models/bert-tiny/model.safetensors").is_file()
+    assert (tmp_path / "p/data/models/bert-micro/model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".dvcignore"])

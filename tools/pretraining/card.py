@@ -34,8 +34,9 @@ def _model_rows(trainer: Trainer) -> dict[str, str]:
     recipe = trainer.recipe
     size = sum(p.numel() for p in trainer.model.parameters())
     kind = "WordPiece" if recipe.family == "bert" else "byte-level BPE"
+    layers = "1 layer" if recipe.layers == 1 else f"{recipe.layers} layers"
     return {
-        "architecture": f"{recipe.family}, {recipe.layers} layers, hidden {recipe.hidden}, "
+        "architecture": f"{recipe.family}, {layers}, hidden {recipe.hidden}, "
         f"{recipe.heads} heads, {size / 1e6:.1f}M parameters, saved as fp16",
         "tokenizer": f"{kind}, {recipe.vocab_size} tokens, lowercased, "
         f"at most {recipe.sequence_length} positions",

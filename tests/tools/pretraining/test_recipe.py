@@ -15,7 +15,7 @@ EMBEDDED = Path(__file__).parents[3] / "data/models/pretraining.yaml"
 
 def test_the_embedded_checkpoints_recipes_are_sound():
     names = list(yaml.safe_load(EMBEDDED.read_text()))
-    assert {"bert-tiny", "bert-small", "roberta-tiny", "gpt2-tiny", "gpt2-small"} <= set(names)
+    assert {"bert-micro", "bert-tiny", "bert-small", "roberta-tiny", "gpt2-tiny", "gpt2-small"} <= set(names)
     for name in names:
         assert load_recipe(EMBEDDED, name, tokens=10).tokens == 10
 
