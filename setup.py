@@ -15,6 +15,7 @@ TEMPLATE = (
         "dvc.yaml",
         "params.yaml",
         "studies/paper.yaml",
+        "studies/two-layers.yaml",
         "studies/language-model.yaml",
         "stages/*.py",
         ".dvcignore",

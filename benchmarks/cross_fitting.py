@@ -192,8 +192,8 @@ def page(trials: pd.DataFrame) -> str:
     words = (
         "# Cross-fitting, a prototype\n\n"
         "`python -m benchmarks.cross_fitting benchmarks/results/cross-fitting.jsonl` writes this page: the BBC "
-        f"headlines, teacher ({TEACHER}, {TEACHER_EPOCHS} epochs) and students of studies/two-layers.yaml, temperature {TAU:g}, "
-        f"{len(SEEDS)} seeds, on an AMD EPYC in float32. Each of {FOLDS} teachers lacks one fold. The correction "
+        f"headlines, teacher ({TEACHER}, {TEACHER_EPOCHS} epochs) and students of studies/two-layers.yaml, "
+        f"temperature {TAU:g}, {len(SEEDS)} seeds, on an AMD EPYC in float32. Each of {FOLDS} teachers lacks one fold. The correction "
         "is that of Dao et al. 2021 (arXiv 2104.09732) as in their code, with probabilities of at least "
         f"{LIMIT:g}. Exploratory: intervals (95%, t) are uncorrected, and scores are on validation.\n\n"
         f"The teachers' logits of train, {facts}.\n\n"

@@ -30,6 +30,11 @@ SAMPLE = 2000  # texts whose tokens are counted
 LOOKED_AT = 500  # images whose size and colours are looked at
 SMALL, LARGE = 8, 32  # pixels that the student's images have; the teacher's have twice as many
 SPLITS = ("train", "validation")
+TUNED = "two-layers"  # the file of studies/ whose tuning of teachers these projects have
+WHY_TUNED = (
+    "\nHow long a teacher is trained decides how soft its labels are. `tune` chooses it by nll on a fifth of\n"
+    "train, before any student is trained."
+)
 SMALL_MODELS = (
     "The models are small and start from scratch. For photos, name pre-trained ones (docs/adding-a-model.md)."
 )
@@ -162,10 +167,14 @@ class Images:
 def own_study(project: Path, data: Texts | Images) -> tuple[Any, str]:
     """The template of that kind with the task of these data, and the data in words.
 
+    How long a teacher should be trained on them is not known, so its epochs are tuned.
+
     Raises:
         KdcacheError: the data are not as described.
     """
     study = template.only(template.default_study(), data.modality)
+    study.insert(list(study).index("comparison"), "tuning", template.whole_study(TUNED)["tuning"])
+    study.yaml_set_comment_before_after_key("tuning", before=WHY_TUNED)
     name = project.resolve().name
     task, described = data.task(project)
     study["tasks"] = {name if is_name(name) else "mine": task}

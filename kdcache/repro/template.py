@@ -88,7 +88,7 @@ def only(study: Any, column: str) -> Any:
 
 
 def checkpoints(study: Mapping[str, Any]) -> list[str]:
-    """The small checkpoints of data/models that a study names: "bert-tiny"."""
+    """The small checkpoints of data/models that a study names: "bert-micro"."""
     models = [*study["teachers"].values(), *study["students"].values()]
     paths = (Path(model["checkpoint"]) for model in models)
     return sorted({path.name for path in paths if path.parts[:2] == ("data", "models")})

@@ -106,6 +106,8 @@ def test_a_task_of_one_s_own(tmp_path: Path) -> None:
     }
     assert study.tasks["reviews"].max_length == 40  # 30 words and two marks, in steps of 8
     assert {student.tasks for student in study.students.values()} == {None}
+    assert study.tuning is not None
+    assert study.tuning.teachers is not None  # how long to train a teacher on these rows is not known
     assert (tmp_path / "reviews/data/train.csv").read_bytes() == data.train.read_bytes()
     assert "40 and 40 rows, 2 classes" in (tmp_path / "reviews/params.yaml").read_text()
     assert any("kdcache settle" in line for line in said)
