@@ -85,7 +85,7 @@ def _looks(study: Study) -> Iterator[tuple[str, str]]:
 
 def design_in_words(study: Study) -> str:
     """Such as "after 5, 10, 20 and 40 seeds, with 12.5%, 12.5%, 25% and 50% of alpha"."""
-    shares = wording.listing(f"{100 * share:g}%" for share in design_of(study).shares)
+    shares = wording.listing(f"{100 * share:.3g}%" for share in design_of(study).shares)
     return f"after {wording.listing(map(str, study.looks))} seeds, with {shares} of alpha"
 
 

@@ -1,5 +1,6 @@
 """The token cache: what was written is read, in any order and by any way; other rows are refused."""
 
+import gc
 import json
 import pickle
 import tracemalloc
@@ -159,6 +160,7 @@ def needed_for(path, count):
     needed, rows = {}, sequences(count, vocabulary=1000)
 
     def measured(name, work):
+        gc.collect()  # garbage that is freed meanwhile would hide a part of what is needed
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
         work()
