@@ -18,7 +18,7 @@ from dvc.utils.serialize import load_yaml, modify_yaml
 from kdcache.errors import KdcacheError
 
 PIPELINE, LOCK = "dvc.yaml", "dvc.lock"
-ENDING = 30  # seconds: the stages of a killed run notice its end and stop; one that makes a report takes longest
+ENDING = 30  # seconds that a killed run's stages have to notice its end and stop; a report takes longest
 
 
 @dataclass(frozen=True)
